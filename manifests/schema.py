@@ -1,0 +1,359 @@
+"""What one sample is, and the bytes it becomes: a clip's 16 face crops, spectrograms, sound and times.
+
+A sample is a handful of tar members that share a key::
+
+    KEY.faces.jpg      filmstrip of the 16 aligned crops, side by side, 3584x224
+    KEY.mfcc_16.npy    16 windows [t-s, t+s], float16 [16, rows, 224]; likewise logmel_16, stft_16
+    KEY.mfcc_8.npy     8 windows of every second instant [t-2s, t+2s], float16 [8, rows, 224]
+    KEY.audio.flac     the clip's sound, 16 kHz mono, 16 bit, so that features can be rebuilt
+    KEY.json           who, what, when: `Clip`, times in seconds, transforms, masks, flags, provenance
+
+Everything here may come from a stranger: decoding checks sizes, types and shapes before it allocates, runs no
+parser but JSON's on what is no picture or sound, and accepts only the member names above.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+import reprlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+
+from manifests.records import SchemaError as SchemaError
+from manifests.records import kinds, typed
+
+SCHEMA_VERSION = 1
+
+FRAMES = 16  # instants a clip is sampled at (paper III.B)
+CROP_PX = 224  # side of a face crop
+COLUMNS = 224  # spectrogram columns a window
+SAMPLE_RATE_HZ = 16_000
+JPEG_QUALITY = 95
+
+#: Rows of each feature's spectrogram: MFCC 1..13, mel bands, STFT bins.
+FEATURE_ROWS: Mapping[str, int] = {"mfcc": 13, "logmel": 128, "stft": 224}
+#: The two grids of windows every feature is stored on: 16 of step s, 8 of step 2s.
+GRIDS = (16, 8)
+
+#: Why a clip is left out of the shards: reason -> what it means.
+DROP_REASONS: Mapping[str, str] = {
+    "unreadable": "the file is missing, empty or no recording that can be opened",
+    "decode_error": "the recording is damaged; the decoder's words are kept",
+    "truncated": "the recording ends well before the length its header promises",
+    "too_short": "too few frames for the timeline",
+    "no_video": "the recording has no picture",
+    "no_audio": "no sound in the recording, nor in a separate file",
+    "no_face": "a face was found in fewer than half of the frames",
+    "known_defect": "the corpus's own documentation says this clip is unusable",
+    "timeout": "the clip took longer than the time limit",
+    "worker_died": "the process working on the clip died twice (crash or out of memory)",
+}
+#: What is worth knowing about a clip that was kept: flag -> what it means.
+FLAGS: Mapping[str, str] = {
+    "silent": "the sound is digital silence or close to it",
+    "faces_missing": "no face in some frames; those borrow their neighbours' alignment",
+    "several_faces": "more than one face in the picture; one was followed",
+    "sound_from_file": "the recording has no sound, so the separate sound file was used",
+    "sound_length_mismatch": "sound and picture (or sound file) differ in length",
+    "shared_sound": "the corpus holds the same sound under another label",
+    "sound_damaged": "some of the sound is missing, and silence instead",
+}
+
+#: Most bytes a member may have, by the kind of its file; what the builder writes stays well below.
+MAX_MEMBER_BYTES: Mapping[str, int] = {"jpg": 4 << 20, "npy": 4 << 20, "flac": 32 << 20, "json": 1 << 20}
+
+#: Clip ids and speakers. With the longest suffix a member's name still fits into the 100 bytes a tar header has for it.
+NAME = re.compile(r"[A-Za-z0-9_-]{1,80}")
+_MAX_AUDIO_SAMPLES = 15 * 60 * SAMPLE_RATE_HZ
+#: Row-major 2x3 map.
+Affine = tuple[float, float, float, float, float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """One labelled utterance: who says it and how. Labels are the corpus's own, unmapped."""
+
+    clip_id: str
+    """Key of the sample, unique in its corpus even without regard to case; 1 to 80 of `[A-Za-z0-9_-]`."""
+    speaker: str
+    """Subject id as the corpus writes it, in the same letters; folds are made of these."""
+    emotion: str
+    """Raw emotion, mapped to a class by a label scheme when training."""
+    intensity: str | None = None
+    sentence: str | None = None
+
+    def __post_init__(self) -> None:
+        for field in ("clip_id", "speaker"):
+            value = getattr(self, field)
+            if not NAME.fullmatch(value):
+                raise SchemaError(f"{field} {value!r}: expected 1 to 80 letters, digits, '_' and '-'")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """When the sampled instants are, in presentation seconds of the source (one clock for both streams)."""
+
+    span_seconds: tuple[float, float]
+    """First frame's time and the last frame's end."""
+    instants_seconds: tuple[float, ...]
+    """The 16 instants t_i."""
+    frame_seconds: tuple[float, ...]
+    """Presentation time of the frame shown for each instant."""
+    step_seconds: float
+    """s: a window of the grid of 16 covers [t-s, t+s], of the grid of 8 [t-2s, t+2s]."""
+    audio_start_seconds: float
+    """Time of the first stored sound sample."""
+
+    def __post_init__(self) -> None:
+        for field in ("instants_seconds", "frame_seconds"):
+            found = len(getattr(self, field))
+            if found != FRAMES:
+                raise SchemaError(f"timing.{field}: found {found}, expected {FRAMES}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One built clip.
+
+    Equality is by identity of arrays and of little use; compare encoded members instead.
+    """
+
+    clip: Clip
+    timing: Timing
+    faces: npt.NDArray[np.uint8]
+    """[16, 224, 224, 3] RGB aligned crops."""
+    spectrograms: Mapping[str, npt.NDArray[np.float16]]
+    """`<feature>_<grid>` -> [grid, rows, 224], finite, dB-like units, no per-image scaling."""
+    audio: npt.NDArray[np.int16]
+    """[n] mono at 16 kHz; sample 0 is at `timing.audio_start_seconds`."""
+    transforms: tuple[Affine, ...]
+    """16 affine maps, source pixel -> crop pixel."""
+    face_found: tuple[bool, ...]
+    """16 times whether the crop shows a detected face; the others borrow an interpolated transform."""
+    flags: tuple[str, ...]
+    """Sorted, each one of `FLAGS`."""
+    source: Mapping[str, Any]
+    """Provenance: path relative to the corpus folder, sha256, segment, decoder. JSON values."""
+
+
+def feature_members(features: tuple[str, ...]) -> tuple[str, ...]:
+    """Member suffixes that the given features add to each sample, in tar order."""
+    return tuple(f"{feature}_{grid}.npy" for feature in features for grid in GRIDS)
+
+
+def member_names(features: tuple[str, ...]) -> tuple[str, ...]:
+    """All member suffixes of a sample in tar order."""
+    return ("faces.jpg", *feature_members(features), "audio.flac", "json")
+
+
+def check_member(suffix: str, size: int) -> None:
+    """Raise SchemaError unless a sample may have a member of that name and size in bytes."""
+    if suffix not in _MEMBERS:
+        raise SchemaError(f"{suffix[:80]!r}: unknown member; known are {', '.join(_MEMBERS)}")
+    limit = MAX_MEMBER_BYTES[suffix.rpartition(".")[2]]
+    if not 0 <= size <= limit:
+        raise SchemaError(f"{suffix}: found {size} bytes, expected at most {limit}")
+
+
+def encode_faces(faces: npt.NDArray[np.uint8]) -> bytes:
+    """[16, 224, 224, 3] RGB crops -> JPEG filmstrip of 3584x224."""
+    if faces.shape != (FRAMES, CROP_PX, CROP_PX, 3) or faces.dtype != np.uint8:
+        raise SchemaError(f"faces.jpg: found {faces.dtype} {faces.shape}, expected uint8 (16, 224, 224, 3)")
+    strip = np.ascontiguousarray(faces.transpose(1, 0, 2, 3)).reshape(CROP_PX, FRAMES * CROP_PX, 3)
+    return bytes(simplejpeg.encode_jpeg(strip, quality=JPEG_QUALITY, colorspace="RGB", colorsubsampling="420"))
+
+
+def decode_filmstrip(data: bytes) -> npt.NDArray[np.uint8]:
+    """JPEG filmstrip -> [224, 3584, 3] RGB; the header is checked before anything is decoded."""
+    check_member("faces.jpg", len(data))
+    try:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+        if (height, width) != (CROP_PX, FRAMES * CROP_PX):
+            raise SchemaError(f"faces.jpg: found {width}x{height}, expected {FRAMES * CROP_PX}x{CROP_PX}")
+        strip: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(data, colorspace="RGB")
+    except SchemaError:
+        raise
+    except ValueError as error:
+        raise SchemaError(f"faces.jpg: not a JPEG that can be decoded ({error})") from error
+    return strip
+
+
+def decode_faces(data: bytes) -> npt.NDArray[np.uint8]:
+    """JPEG filmstrip -> [16, 224, 224, 3] RGB (a view into the strip)."""
+    return decode_filmstrip(data).reshape(CROP_PX, FRAMES, CROP_PX, 3).transpose(1, 0, 2, 3)
+
+
+def spectrogram_shape(name: str) -> tuple[int, int, int]:
+    """`<feature>_<grid>` -> (grid, rows, 224). Raises SchemaError for any other name."""
+    feature, _, grid = name.partition("_")
+    if feature not in FEATURE_ROWS or grid not in map(str, GRIDS):
+        raise SchemaError(f"{name[:80]}.npy: unknown member; features are {', '.join(FEATURE_ROWS)}")
+    return int(grid), FEATURE_ROWS[feature], COLUMNS
+
+
+def encode_spectrogram(windows: npt.NDArray[np.float16], name: str = "spectrogram") -> bytes:
+    """[grid, rows, 224] float16 -> npy bytes; `name` is for the error message."""
+    if windows.dtype != np.float16 or not np.isfinite(windows).all():
+        raise SchemaError(f"{name}.npy: found {windows.dtype} {windows.shape}, expected finite float16")
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, np.ascontiguousarray(windows), version=(1, 0), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def decode_spectrogram(data: bytes, name: str) -> npt.NDArray[np.float16]:
+    """npy bytes -> [grid, rows, 224] float16, read-only; `name` is `<feature>_<grid>` and fixes the shape.
+
+    The header is compared with the only right one, never parsed.
+    """
+    shape = spectrogram_shape(name)
+    start = 10 + int.from_bytes(data[8:10], "little")
+    header, body = data[:start], data[start:]
+    promised = f"{{'descr': '<f2', 'fortran_order': False, 'shape': {shape}, }}"
+    if header[:8] != b"\x93NUMPY\x01\x00" or header[10:].rstrip(b" \n") != promised.encode():
+        raise SchemaError(f"{name}.npy: found {header[:120]!r}, expected an npy 1.0 header with {promised}")
+    if len(body) != 2 * math.prod(shape):
+        raise SchemaError(f"{name}.npy: found {len(body)} bytes of data, expected {2 * math.prod(shape)}")
+    windows = np.frombuffer(body, dtype="<f2").reshape(shape)
+    if not np.isfinite(windows).all():
+        raise SchemaError(f"{name}.npy: found values that are no finite numbers")
+    return windows
+
+
+def encode_audio(audio: npt.NDArray[np.int16]) -> bytes:
+    """[n] int16 at 16 kHz mono, n from 1 to 15 minutes' worth -> FLAC bytes (lossless)."""
+    import soundfile  # only samples' sound needs it, and most readers never touch that
+
+    if audio.dtype != np.int16 or audio.ndim != 1 or not 1 <= len(audio) <= _MAX_AUDIO_SAMPLES:
+        raise SchemaError(
+            f"audio.flac: found {audio.dtype} {audio.shape}, expected int16 (n,), n from 1 to {_MAX_AUDIO_SAMPLES}"
+        )
+    buffer = io.BytesIO()
+    soundfile.write(buffer, audio, SAMPLE_RATE_HZ, format="FLAC", subtype="PCM_16")
+    return buffer.getvalue()
+
+
+def decode_audio(data: bytes) -> npt.NDArray[np.int16]:
+    """FLAC bytes -> [n] int16 at 16 kHz mono; the header is checked before anything is decoded."""
+    import soundfile
+
+    check_member("audio.flac", len(data))
+    try:
+        with soundfile.SoundFile(io.BytesIO(data)) as sound:
+            found = (sound.format, sound.subtype, sound.samplerate, sound.channels)
+            if found != ("FLAC", "PCM_16", SAMPLE_RATE_HZ, 1) or not 1 <= sound.frames <= _MAX_AUDIO_SAMPLES:
+                raise SchemaError(
+                    f"audio.flac: found {found}, {sound.frames} samples; expected FLAC of 16 bit, 16 kHz, mono, "
+                    f"1 to {_MAX_AUDIO_SAMPLES} samples"
+                )
+            audio: npt.NDArray[np.int16] = sound.read(dtype="int16")
+            if len(audio) != sound.frames:
+                raise SchemaError(f"audio.flac: found {len(audio)} samples, expected {sound.frames}")
+    except soundfile.SoundFileError as error:
+        raise SchemaError(f"audio.flac: not FLAC that can be decoded ({error})") from error
+    return audio
+
+
+def dump_json(value: object) -> str:
+    """One canonical line of JSON: sorted keys, UTF-8, never NaN. Equal values give equal bytes."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def encode(sample: Sample) -> dict[str, bytes]:
+    """Sample -> member suffix -> bytes, in tar order. Equal samples give equal bytes.
+
+    Raises SchemaError for a sample that `decode` would not take.
+    """
+    members = {"faces.jpg": encode_faces(sample.faces)}
+    for name, windows in sample.spectrograms.items():
+        if windows.shape != spectrogram_shape(name):
+            raise SchemaError(f"{name}.npy: found {windows.shape}, expected {spectrogram_shape(name)}")
+        members[f"{name}.npy"] = encode_spectrogram(windows, name)
+    members["audio.flac"] = encode_audio(sample.audio)
+    members["json"] = _encode_metadata(sample)
+    return members
+
+
+def metadata(sample: Sample) -> dict[str, Any]:
+    """What `KEY.json` says about a sample: what is unknown is "", flags are words in one text, times are fractions.
+
+    Stock readers guess types from a few samples, so nothing here is null, an empty list, or now a whole number and now
+    a fraction.
+    """
+    return {
+        "schema_version": SCHEMA_VERSION,
+        **{name: value or "" for name, value in asdict(sample.clip).items()},
+        "timing": {name: np.asarray(value, dtype=float).tolist() for name, value in asdict(sample.timing).items()},
+        "transforms": np.asarray(sample.transforms, dtype=float).tolist(),
+        "face_found": sample.face_found,
+        "flags": " ".join(sample.flags),
+        "source": dict(sample.source),
+    }
+
+
+def decode_metadata(data: bytes) -> dict[str, Any]:
+    """`KEY.json` bytes -> dict as `metadata` makes it, after checks of size, types and schema version."""
+    check_member("json", len(data))
+    try:
+        meta = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise SchemaError(f"json: cannot be parsed ({type(error).__name__})") from error
+    if not isinstance(meta, dict) or meta.get("schema_version") != SCHEMA_VERSION:
+        found = meta.get("schema_version") if isinstance(meta, dict) else type(meta).__name__
+        raise SchemaError(f"json: found schema version {reprlib.repr(found)}, expected {SCHEMA_VERSION}")
+    _described(meta)
+    return meta
+
+
+def decode(members: Mapping[str, bytes]) -> Sample:
+    """Member suffix -> bytes, back to a Sample. Raises SchemaError naming the member at fault."""
+    for required in _ALWAYS:
+        if required not in members:
+            raise SchemaError(f"{required}: missing from the sample")
+    for name, data in members.items():
+        check_member(name, len(data))
+    described = _described(decode_metadata(members["json"]))
+    arrays = [name.removesuffix(".npy") for name in members if name not in _ALWAYS]
+    return Sample(
+        faces=decode_faces(members["faces.jpg"]),
+        spectrograms={name: decode_spectrogram(members[f"{name}.npy"], name) for name in arrays},
+        audio=decode_audio(members["audio.flac"]),
+        **described,
+    )
+
+
+def _encode_metadata(sample: Sample) -> bytes:
+    try:
+        data = dump_json(metadata(sample)).encode()
+    except (TypeError, ValueError) as error:
+        raise SchemaError(f"json: {sample.clip.clip_id} cannot be written ({error})") from error
+    decode_metadata(data)
+    return data
+
+
+def _described(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Content of `KEY.json` -> the fields of Sample that it tells."""
+    missing = [name for name in (*kinds(Clip), *_DESCRIBED, "flags") if name not in meta]
+    if missing:
+        raise SchemaError(f"json: missing {', '.join(missing)}")
+    clip = typed(Clip, {name: None if meta[name] == "" else meta[name] for name in kinds(Clip)}, "json")
+    found = {name: typed(kinds(Sample)[name], meta[name], f"json.{name}") for name in _DESCRIBED}
+    for name in ("transforms", "face_found"):
+        if len(found[name]) != FRAMES:
+            raise SchemaError(f"json.{name}: found {len(found[name])}, expected {FRAMES}")
+    flags = tuple(typed(str, meta["flags"], "json.flags").split())
+    if not set(flags) <= FLAGS.keys():
+        raise SchemaError(f"json.flags: found {reprlib.repr(meta['flags'])}; known are {', '.join(FLAGS)}")
+    return {"clip": clip, "flags": flags, **found}
+
+
+_ALWAYS = ("faces.jpg", "audio.flac", "json")
+_DESCRIBED = ("timing", "transforms", "face_found", "source")
+_MEMBERS = frozenset(member_names(tuple(FEATURE_ROWS)))

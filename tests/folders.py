@@ -1,0 +1,82 @@
+"""Complete shard folders, made without any recording."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from samples import sample
+
+from builder import run
+from builder.clip import BuiltClip, dropped, planned_row
+from builder.datasets import corpus_named
+from builder.datasets.base import ClipSource, Scan
+from builder.shards import ShardPlan, write_shard
+from manifests.index import (
+    Row,
+    Statistics,
+    dump_dataset,
+    dump_sums,
+    file_sha256,
+    load_dataset,
+    load_sums,
+)
+from manifests.schema import Clip, encode
+
+SPEAKERS = ("anna", "ben", "cleo")
+EMOTIONS = ("fear", "joy")
+#: Everything of this speaker is dropped, so that there is a receipt without a tar.
+DROPPED_SPEAKER = "zoe"
+
+
+def shard_folder(
+    out: Path, features: Sequence[str] = ("mfcc",), speakers: Sequence[str] = SPEAKERS, *, drops: bool = True
+) -> Path:
+    """A finished build of two clips of each speaker and, with `drops`, one speaker of whom nothing could be built."""
+    names = [*speakers, *([DROPPED_SPEAKER] if drops else [])]
+    plans = [_plan(name) for name in names]
+    planned = run.Plan(
+        corpus=corpus_named("folder"),
+        scan=Scan(sources=tuple(source for plan in plans for source in plan.sources)),
+        root=Path("/recordings"),
+        identity={"schema_version": 1, "config": {"dataset": "folder", "features": list(features)}, "versions": {}},
+        shards=tuple(plans),
+    )
+    for name in (".", "receipts", "folds"):
+        (out / name).mkdir(parents=True, exist_ok=True)
+    receipts = [write_shard(out, plan, [_clip(source, features) for source in plan.sources]) for plan in plans]
+    run._write_index(out, planned, receipts, resumed=0)
+    return out
+
+
+def resign(folder: Path) -> None:
+    """Make the index agree with whatever tars and receipts hold now, as whoever tampers with them would."""
+    dataset = load_dataset(folder)
+    shards = [
+        replace(
+            shard,
+            sha256=file_sha256(folder / shard.name),
+            bytes=(folder / shard.name).stat().st_size,
+            receipt_sha256=file_sha256(folder / shard.receipt),
+        )
+        for shard in dataset.shards
+    ]
+    (folder / "dataset.json").write_bytes(dump_dataset(replace(dataset, shards=tuple(shards))))
+    (folder / "SHA256SUMS").write_bytes(dump_sums({name: file_sha256(folder / name) for name in load_sums(folder)}))
+
+
+def _plan(speaker: str) -> ShardPlan:
+    clips = [Clip(clip_id=f"{speaker}-{emotion}", speaker=speaker, emotion=emotion) for emotion in EMOTIONS]
+    sources = tuple(ClipSource(clip=clip, video=Path("/recordings") / f"{clip.clip_id}.mp4") for clip in clips)
+    return ShardPlan(name=f"{speaker}-000.tar", speaker=speaker, sources=sources, digest="d" * 64)
+
+
+def _clip(source: ClipSource, features: Sequence[str]) -> BuiltClip:
+    row = planned_row(source, Path("/recordings"))
+    if row.speaker == DROPPED_SPEAKER:
+        return dropped(row, "no_face", "found a face in 0 of 16 frames, expected 8")
+    made = sample(source.clip, features)
+    row = Row(**{**vars(row), "status": "flagged", "flags": made.flags, "faces_found": 15, "sha256": "0" * 64})
+    statistics = {name: Statistics.of(windows) for name, windows in made.spectrograms.items()}
+    return BuiltClip(row=row, members=encode(made), statistics=statistics)

@@ -1,0 +1,380 @@
+"""Fold schemes: no subject on two sides, whatever is asked, committed or received."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from manifests import folds
+from manifests.folds import SIDES, FoldError, FoldScheme, Split
+
+FACTS = Path(__file__).parents[3] / "shared" / "facts" / "folds"
+COMMITTED = [name for names in folds.COMMITTED.values() for name in names]
+SUBJECTS = {
+    "ravdess": tuple(f"{actor:02d}" for actor in range(1, 25)),
+    "crema-d": tuple(str(actor) for actor in range(1001, 1092)),
+    "iemocap": tuple(f"Ses0{session}{letter}" for session in range(1, 6) for letter in "FM"),
+}
+speakers = st.lists(st.from_regex(r"[a-z]{1,3}", fullmatch=True), min_size=3, max_size=30, unique=True)
+
+each_committed = pytest.mark.parametrize("name", COMMITTED)
+
+
+def split(test: str, validation: str, train: str) -> Split:
+    """Split from space-separated subjects."""
+    return Split(test=tuple(test.split()), validation=tuple(validation.split()), train=tuple(train.split()))
+
+
+def scheme(**changes: Any) -> FoldScheme:
+    """Two folds over the subjects a, b, c, d."""
+    two = {"1": split("a b", "c", "d"), "2": split("c d", "a", "b")}
+    return FoldScheme(**{"name": "mine", "dataset": "folder", "source": "", "note": "", "folds": two} | changes)
+
+
+def sides(one: Split) -> list[set[str]]:
+    return [set(getattr(one, side)) for side in SIDES]
+
+
+# Committed schemes
+
+
+def test_every_committed_file_is_listed() -> None:
+    folder = Path(folds.__file__).parent / "folds"
+    assert {path.name for path in folder.iterdir()} == {f"{name}.json" for name in COMMITTED}
+
+
+@each_committed
+def test_committed_scheme_knows_all_subjects_and_its_source(name: str) -> None:
+    loaded = folds.load_scheme(name)
+    assert loaded.name == name and name in folds.COMMITTED[loaded.dataset]
+    assert loaded.subjects == SUBJECTS[loaded.dataset]
+    assert loaded.source and loaded.note and not loaded.leaves_out
+    for one in loaded.folds.values():
+        assert sum(map(len, sides(one))) == len(set().union(*sides(one))) == len(loaded.subjects)
+
+
+@each_committed
+def test_committed_validation_subjects_are_written_out(name: str) -> None:
+    raw = json.loads((Path(folds.__file__).parent / "folds" / f"{name}.json").read_bytes())
+    assert all(sides["validation"] for sides in raw["folds"].values())
+
+
+@pytest.mark.parametrize("name", [name for name in COMMITTED if name not in ("crema-d-tfds", "iemocap-5fold")])
+def test_committed_validation_is_the_documented_choice(name: str) -> None:
+    for one in folds.load_scheme(name).folds.values():
+        assert one.validation == folds.choose_validation({*one.train, *one.validation})
+
+
+def test_ravdess_6fold_is_four_neighbours_a_fold() -> None:
+    loaded = folds.load_scheme("ravdess-6fold")
+    assert [one.test for one in loaded.folds.values()] == [SUBJECTS["ravdess"][i : i + 4] for i in range(0, 24, 4)]
+
+
+def test_crema_d_folds_are_contiguous() -> None:
+    five, ten = folds.load_scheme("crema-d-5fold"), folds.load_scheme("crema-d-10fold")
+    for loaded in (five, ten):
+        assert sum((one.test for one in loaded.folds.values()), ()) == SUBJECTS["crema-d"]
+    assert [(one.test[0], one.test[-1]) for one in five.folds.values()] == [
+        ("1001", "1018"),
+        ("1019", "1036"),
+        ("1037", "1054"),
+        ("1055", "1072"),
+        ("1073", "1091"),
+    ]
+    assert [len(one.test) for one in ten.folds.values()] == [10] + [9] * 9
+
+
+def test_iemocap_folds_keep_conversations_whole() -> None:
+    for fold, one in folds.load_scheme("iemocap-5fold").folds.items():
+        sessions = [{subject[:5] for subject in side} for side in sides(one)]
+        assert one.test == (f"Ses0{fold}F", f"Ses0{fold}M")
+        assert not sessions[0] & sessions[1] and not sessions[0] & sessions[2] and not sessions[1] & sessions[2]
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [
+        ("ravdess-6fold", "HiCMAE_ravdess"),
+        ("ravdess-emobox", "EmoBox_ravdess"),
+        ("ravdess-5fold", "MMEmotionRecognition_ravdess"),
+        ("crema-d-5fold", "HiCMAE_crema-d"),
+        ("crema-d-5fold", "MAE-DFER_crema-d"),
+        ("crema-d-tfds", "TFDS_crema-d"),
+    ],
+)
+def test_committed_test_subjects_are_the_published_ones(name: str, published: str) -> None:
+    if not FACTS.is_dir():
+        pytest.skip(f"needs the published fold lists in {FACTS}, which are not part of this repository")
+    source = json.loads((FACTS / f"{published}.json").read_bytes())["folds"]
+    for fold, one in folds.load_scheme(name).folds.items():
+        given_sides = source[fold] if isinstance(source[fold], dict) else {"test": source[fold]}
+        for side, subjects in given_sides.items():
+            assert getattr(one, side) == tuple(sorted(f"{subject:>02}" for subject in map(str, subjects)))
+
+
+# Rules
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"folds": {}}, "found no folds"),
+        ({"folds": {"1": split("a", "b", "")}}, "fold 1: found no train subjects"),
+        ({"folds": {"1": split("a b", "b", "c")}}, "fold 1: subject b on two sides"),
+        ({"folds": {"1": split("a", "b b", "c")}}, "fold 1: subject b on two sides or twice on one"),
+        ({"folds": {"1": split("a", "b", "c"), "2": split("a c", "d", "b")}}, "subject a is tested in folds 1 and 2"),
+        ({"folds": {"1": split("a", "b", "c"), "2": split("c", "a", "b")}}, "subject b in no test set"),
+    ],
+)
+def test_a_scheme_that_breaks_the_rules_cannot_be_made(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(FoldError, match=f"^fold scheme mine.*{message}"):
+        scheme(**changes)
+
+
+def test_a_single_split_need_not_test_everyone() -> None:
+    one = scheme(folds={"1": split("a", "b", "c")}, covering=False)
+    assert one.subjects == ("a", "b", "c")
+
+
+@given(st.sets(st.text(min_size=1, max_size=4), min_size=2, max_size=120))
+def test_validation_is_about_a_fifth_and_leaves_some_to_train(subjects: set[str]) -> None:
+    chosen = folds.choose_validation(subjects)
+    assert chosen == tuple(sorted(set(chosen))) and set(chosen) < subjects
+    assert len(chosen) == max(1, round(len(subjects) / 5))
+    assert chosen == folds.choose_validation(sorted(subjects, reverse=True))
+
+
+@given(st.integers(5, 200))
+def test_validation_is_evenly_spaced(count: int) -> None:
+    ids = [f"{i:03d}" for i in range(count)]
+    places = [ids.index(subject) for subject in folds.choose_validation(ids)]
+    gaps = {right - left for left, right in pairwise(places)}
+    assert max(gaps, default=0) - min(gaps, default=0) <= 1
+
+
+@pytest.mark.parametrize("subjects", [[], ["a"], ["a", "a"]])
+def test_validation_needs_two_subjects(subjects: list[str]) -> None:
+    with pytest.raises(FoldError, match="expected at least 2"):
+        folds.choose_validation(subjects)
+
+
+@given(speakers)
+def test_leave_one_speaker_out_tests_each_once_against_all_others(names: list[str]) -> None:
+    made = folds.leave_one_speaker_out("folder", names)
+    assert made == folds.leave_one_speaker_out("folder", reversed(names))
+    assert list(made.folds) == sorted(names)
+    for speaker, one in made.folds.items():
+        assert one.test == (speaker,)
+        assert {*one.validation, *one.train} == set(names) - {speaker}
+
+
+def test_leave_one_speaker_out_of_iemocap_parts_no_conversation() -> None:
+    made = folds.leave_one_speaker_out("iemocap", SUBJECTS["iemocap"])
+    assert len(made.folds) == 10
+    for one in made.folds.values():
+        sessions = [{subject[:5] for subject in side} for side in sides(one)]
+        assert sum(map(len, sessions)) == len(set().union(*sessions)) == 5
+        assert len(one.train) + len(one.validation) == 8
+
+
+@pytest.mark.parametrize(("dataset", "names"), [("folder", ["a", "b"]), ("iemocap", SUBJECTS["iemocap"][:4])])
+def test_leave_one_speaker_out_needs_three(dataset: str, names: list[str]) -> None:
+    with pytest.raises(FoldError, match=f"{dataset}: leave-one-speaker-out found subjects .*; expected at least three"):
+        folds.leave_one_speaker_out(dataset, names)
+
+
+def test_schemes_are_found_by_corpus_and_name() -> None:
+    assert folds.schemes_for("ravdess") == ("ravdess-6fold", "ravdess-emobox", "ravdess-5fold", "loso")
+    assert folds.schemes_for("folder") == ("loso",)
+    assert folds.fold_scheme("ravdess", "ravdess-6fold", []) == folds.load_scheme("ravdess-6fold")
+    assert folds.fold_scheme("folder", "loso", "abc") == folds.leave_one_speaker_out("folder", "abc")
+
+
+def test_an_unknown_scheme_lists_the_valid_ones() -> None:
+    with pytest.raises(FoldError, match=r"unknown fold scheme 'x' for ravdess; valid are ravdess-6fold, .*, loso"):
+        folds.fold_scheme("ravdess", "x", [])
+    with pytest.raises(FoldError, match="'crema-d-5fold' for ravdess; valid are"):
+        folds.fold_scheme("ravdess", "crema-d-5fold", [])
+    with pytest.raises(FoldError, match=r"unknown fold scheme '\.\./x'; committed are"):
+        folds.load_scheme("../x")
+
+
+# Scheme files
+
+
+def scheme_file(**changes: Any) -> bytes:
+    """File of two folds over the subjects a, b, c, d."""
+    two = {"1": {"test": ["b", "a"], "validation": ["c"]}, "2": {"test": ["c", "d"], "validation": ["a"]}}
+    value = {"name": "mine", "dataset": "folder", "source": "me", "note": "", "covering": True, "leaves_out": False}
+    return json.dumps(value | {"folds": two} | changes).encode()
+
+
+def test_a_scheme_file_is_read() -> None:
+    assert folds.parse_scheme(scheme_file(), "x.json") == scheme(source="me")
+
+
+def test_a_scheme_file_may_say_who_trains() -> None:
+    one = {"test": ["a"], "validation": ["b"], "train": ["c"]}
+    read = folds.parse_scheme(scheme_file(folds={"1": one}, covering=False), "x.json")
+    assert read.folds["1"] == split("a", "b", "c")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "not JSON"),
+        (b"\xff", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b" " * ((1 << 20) + 1), "found 1048577 bytes"),
+        (b"[]", r"found \[\]; expected just name, dataset"),
+        (b"{}", "expected just name"),
+        (scheme_file(extra=1), "expected just name"),
+        (scheme_file(name="../mine"), r"name: found '\.\./mine'"),
+        (scheme_file(name="n" * 65), "name: found"),
+        (scheme_file(dataset=3), "dataset: found 3"),
+        (scheme_file(note="n" * 2001), "note: found"),
+        (scheme_file(covering=1), "covering: found 1, expected true or false"),
+        (scheme_file(folds={}), "folds: found {}"),
+        (scheme_file(folds=[]), r"folds: found \[\]"),
+        (scheme_file(folds={"a/b": {}}), "folds: found 'a/b'"),
+        (scheme_file(folds={"1": []}), r"fold 1: found \[\]; expected just validation, test"),
+        (scheme_file(folds={"1": {"test": ["a"], "validation": "bc"}}), "fold 1, validation: found 'bc'"),
+        (scheme_file(folds={"1": {"test": ["a"], "validation": [["b"]]}}), r"found \['b'\]"),
+        (scheme_file(folds={"1": {"test": ["a"], "validation": [1]}}), "found 1, expected up to 64 letters"),
+        (scheme_file(folds={"1": {"test": ["a"], "validation": ["b\n"]}}), "found 'b"),
+        (scheme_file(folds={"1": {"test": ["a"], "validation": ["a"], "train": ["b"]}}), "subject a on two sides"),
+    ],
+)
+def test_a_malformed_scheme_file_is_refused_in_one_line(data: bytes, message: str) -> None:
+    with pytest.raises(FoldError, match=f"^x.json.*({message})") as raised:
+        folds.parse_scheme(data, "x.json")
+    assert "\n" not in str(raised.value) and len(str(raised.value)) < 500
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*SIDES, "1", "folds"]), inner),
+    max_leaves=12,
+)
+
+
+@given(st.sampled_from(["name", "dataset", "source", "note", "covering", "leaves_out", "folds"]), json_values)
+def test_a_hostile_scheme_file_gives_a_scheme_or_a_fold_error(key: str, value: Any) -> None:
+    try:
+        read = folds.parse_scheme(scheme_file(**{key: value}), "x.json")
+    except FoldError as error:
+        assert str(error).startswith("x.json")
+    else:
+        folds.check(read)
+
+
+# What a shard folder holds
+
+SHARDS = {"a-0.tar": "a", "a-1.tar": "a", "b-0.tar": "b", "c-0.tar": "c", "d-0.tar": "d"}
+ROWS = [
+    {"speaker": speaker, "emotion": emotion, "clip_id": f"{speaker}{emotion}{i}"}
+    for speaker in "abcd"
+    for emotion, count in (("joy", 2), ("fear", 1))
+    for i in range(count)
+]
+
+
+def test_assignment_lists_shards_subjects_and_clips() -> None:
+    assigned = folds.assign(scheme(), SHARDS, ROWS)
+    assert assigned["folds"]["1"] == {
+        "train": {"shards": ["d-0.tar"], "subjects": ["d"], "clips": {"fear": 1, "joy": 2}},
+        "validation": {"shards": ["c-0.tar"], "subjects": ["c"], "clips": {"fear": 1, "joy": 2}},
+        "test": {
+            "shards": ["a-0.tar", "a-1.tar", "b-0.tar"],
+            "subjects": ["a", "b"],
+            "clips": {"fear": 2, "joy": 4},
+        },
+    }
+    assert assigned["absent"] == assigned["left_out"] == []
+    assert (assigned["name"], assigned["dataset"]) == ("mine", "folder")
+
+
+def test_assignment_does_not_depend_on_order() -> None:
+    backwards = {shard: SHARDS[shard] for shard in reversed(SHARDS)}
+    assert json.dumps(folds.assign(scheme(), SHARDS, ROWS)) == json.dumps(
+        folds.assign(scheme(), backwards, reversed(ROWS))
+    )
+
+
+def test_subjects_that_were_not_built_are_absent() -> None:
+    assigned = folds.assign(scheme(), {"a-0.tar": "a"}, ROWS[:3])
+    assert assigned["absent"] == ["b", "c", "d"]
+    assert assigned["folds"]["1"]["test"]["subjects"] == ["a"]
+    assert assigned["folds"]["1"]["train"] == {"shards": [], "subjects": [], "clips": {}}
+
+
+def test_a_built_subject_unknown_to_the_scheme_is_refused() -> None:
+    shards = SHARDS | {"e-0.tar": "e"}
+    with pytest.raises(FoldError, match="fold scheme mine: subject e built but unknown to the scheme; use loso"):
+        folds.assign(scheme(), shards, ROWS)
+    assigned = folds.assign(scheme(leaves_out=True), shards, ROWS)
+    assert assigned["left_out"] == ["e"]
+    assert "e-0.tar" not in json.dumps(assigned)
+
+
+def test_a_clip_of_a_speaker_without_a_shard_is_refused() -> None:
+    with pytest.raises(FoldError, match="found a clip of 'z', who has no shard"):
+        folds.assign(scheme(), SHARDS, [*ROWS, {"speaker": "z", "emotion": "joy"}])
+
+
+@given(speakers, st.data())
+def test_every_clip_is_on_one_side_of_every_fold(names: list[str], data: st.DataObject) -> None:
+    shards = {f"{name}-{part}.tar": name for name in names for part in range(data.draw(st.integers(1, 3)))}
+    rows = data.draw(st.lists(st.fixed_dictionaries({"speaker": st.sampled_from(names), "emotion": st.just("joy")})))
+    assigned = folds.assign(folds.leave_one_speaker_out("folder", names), shards, rows)
+    for fold in assigned["folds"].values():
+        found = [shard for side in SIDES for shard in fold[side]["shards"]]
+        assert sorted(found) == sorted(shards)
+        assert sum(fold[side]["clips"].get("joy", 0) for side in SIDES) == len(rows)
+    assert folds.read_assignment(json.dumps(assigned).encode(), shards, "x.json") == assigned
+
+
+Change = Callable[[Any], object]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda a: a.update(extra=1), "expected just schema_version"),
+        (lambda a: a.update(schema_version=99), "found schema version 99, expected 1"),
+        (lambda a: a.update(name="a/b"), "name: found 'a/b'"),
+        (lambda a: a.update(source=None), "source: found None"),
+        (lambda a: a.update(absent="e"), "absent: found 'e'"),
+        (lambda a: a.update(left_out=["/e"]), "left_out: found '/e'"),
+        (lambda a: a.update(folds=None), "folds: found None"),
+        (lambda a: a["folds"]["1"].pop("train"), "fold 1: found .* expected just train, validation, test"),
+        (lambda a: a["folds"]["1"].update(train=[]), r"fold 1, train: found \[\]"),
+        (lambda a: a["folds"]["1"]["train"].update(subjects=["../d"]), r"fold 1, train: found '\.\./d'"),
+        (lambda a: a["folds"]["1"]["train"].update(shards=["a-0.tar"]), "those of its subjects"),
+        (lambda a: a["folds"]["1"]["train"].update(shards=["../d-0.tar"]), "those of its subjects"),
+        (lambda a: a["folds"]["1"]["test"]["shards"].pop(), "expected 3, those of its subjects"),
+        (lambda a: a["folds"]["1"]["train"].update(clips={"joy": True}), "clips: found {'joy': True}"),
+        (lambda a: a["folds"]["1"]["train"].update(clips={"joy": -1}), "clips: found {'joy': -1}"),
+        (lambda a: a["folds"]["1"]["train"].update(clips=[]), r"clips: found \[\]"),
+        (lambda a: a["folds"]["1"].update(train=a["folds"]["1"]["test"]), "subjects a, b on two sides"),
+    ],
+)
+def test_a_malformed_fold_file_is_refused_in_one_line(change: Change, message: str) -> None:
+    assigned: Any = folds.assign(scheme(), SHARDS, ROWS)
+    change(assigned)
+    with pytest.raises(FoldError, match=f"^x.json.*{message}") as raised:
+        folds.read_assignment(json.dumps(assigned).encode(), SHARDS, "x.json")
+    assert "\n" not in str(raised.value)
+
+
+def test_a_fold_file_of_other_shards_is_refused() -> None:
+    data = json.dumps(folds.assign(scheme(), SHARDS, ROWS)).encode()
+    with pytest.raises(FoldError, match="fold 1, train: found shards"):
+        folds.read_assignment(data, SHARDS | {"b-0.tar": "d"}, "x.json")

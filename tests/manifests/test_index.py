@@ -1,0 +1,674 @@
+"""The index of a shard folder: it survives being written, no stranger's does harm, and verify finds all damage."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from folders import resign
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from samples import sample
+
+from manifests import index
+from manifests.index import Dataset, ManifestError, Receipt, Row, Shard, Statistics
+from manifests.schema import Clip, SchemaError, encode
+
+SHARD = "anna-000.tar"
+RECEIPT = "receipts/anna-000.json"
+MEMBERS = encode(sample(Clip(clip_id="anna-joy", speaker="anna", emotion="joy")))
+FLAC = MEMBERS["audio.flac"]
+
+
+@pytest.fixture(scope="module")
+def scratch(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished build that every example of a property test damages and mends again."""
+    return Path(shutil.copytree(whole, tmp_path_factory.mktemp("scratch") / "shards"))
+
+
+# Round trips
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+words = st.from_regex(r"[A-Za-z0-9_-]{1,80}", fullmatch=True)
+optional = st.none() | texts
+digests = st.from_regex(r"[0-9a-f]{64}", fullmatch=True)
+rows = st.builds(
+    Row,
+    clip_id=words,
+    speaker=words,
+    emotion=texts,
+    intensity=optional,
+    sentence=optional,
+    status=st.sampled_from(index.STATUSES),
+    reason=optional,
+    detail=optional,
+    flags=st.lists(texts, max_size=3).map(tuple),
+    faces_found=st.none() | st.integers(0, 16),
+    source=texts,
+    sha256=st.none() | digests,
+    sound=optional,
+    sound_sha256=st.none() | digests,
+    shard=st.none() | st.just(SHARD),
+)
+sums = st.floats(-1e15, 1e15)
+statistics = st.fixed_dictionaries(
+    {
+        name: st.builds(
+            Statistics,
+            count=st.integers(1, 1 << 40),
+            total=st.lists(sums, min_size=13, max_size=13).map(tuple),
+            squares=st.lists(sums, min_size=13, max_size=13).map(tuple),
+        )
+        for name in ("mfcc_16", "mfcc_8")
+    }
+)
+places = st.dictionaries(
+    words,
+    st.dictionaries(st.sampled_from(["faces.jpg", "json"]), st.tuples(st.integers(0, 500), st.integers(0, 500))),
+    max_size=3,
+)
+json_texts = st.dictionaries(texts, optional | st.booleans() | st.integers(-(1 << 50), 1 << 50), max_size=3)
+
+
+def shard_of(speaker: str, sha256: str, size: int, sums_: dict[str, Statistics]) -> Shard:
+    return Shard(
+        name=f"{speaker}-012.tar",
+        speaker=speaker,
+        sha256=sha256,
+        bytes=size,
+        samples=size,
+        receipt_sha256=sha256,
+        statistics=sums_,
+    )
+
+
+@given(st.lists(rows, max_size=4))
+@settings(max_examples=30)
+def test_rows_survive(tmp_path_factory: pytest.TempPathFactory, before: list[Row]) -> None:
+    folder = tmp_path_factory.mktemp("rows")
+    (folder / "clips.jsonl").write_bytes(index.dump_rows(before))
+    assert list(index.load_rows(folder)) == before
+
+
+@given(
+    plan=texts,
+    sha256=st.none() | digests,
+    members=places,
+    rows=st.lists(rows, max_size=2).map(tuple),
+    statistics=statistics,
+)
+@settings(max_examples=30)
+def test_receipts_survive(tmp_path_factory: pytest.TempPathFactory, **made: Any) -> None:
+    path = tmp_path_factory.mktemp("receipt") / "a.json"
+    before = Receipt(shard="anna-007.tar", speaker="anna", bytes=1000, **made)
+    path.write_bytes(index.dump_receipt(before))
+    assert index.load_receipt(path) == before
+
+
+@given(
+    about=json_texts,
+    counts=st.dictionaries(texts, st.integers(0, 1 << 50), max_size=3),
+    shards=st.lists(st.builds(shard_of, words, digests, st.integers(0, 1 << 50), statistics), max_size=3),
+    names=st.lists(words, max_size=2).map(tuple),
+    complete=st.booleans(),
+    other=json_texts,
+)
+@settings(max_examples=30)
+def test_datasets_survive(tmp_path_factory: pytest.TempPathFactory, **made: Any) -> None:
+    folder = tmp_path_factory.mktemp("dataset")
+    before = Dataset(
+        dataset="crema-d",
+        complete=made["complete"],
+        identity={**made["other"], "config": {"features": ["mfcc"]}},
+        about=made["about"],
+        label_schemes=made["names"],
+        fold_schemes=made["names"],
+        counts=made["counts"],
+        shards=tuple({shard.name: shard for shard in made["shards"]}.values()),
+    )
+    (folder / "dataset.json").write_bytes(index.dump_dataset(before))
+    after = index.load_dataset(folder)
+    assert after == before
+    assert after.features == ("mfcc",)
+
+
+@given(st.dictionaries(st.from_regex(r"(folds/)?[\w. -]{1,20}[a-z]", fullmatch=True), digests, min_size=1))
+@settings(max_examples=30)
+def test_sums_survive(tmp_path_factory: pytest.TempPathFactory, before: dict[str, str]) -> None:
+    folder = tmp_path_factory.mktemp("sums")
+    (folder / "SHA256SUMS").write_bytes(index.dump_sums(before))
+    assert index.load_sums(folder) == before
+
+
+windows = arrays.arrays(
+    np.float16, st.tuples(st.integers(1, 4), st.just(3), st.integers(1, 9)), elements=st.floats(-500, 500, width=16)
+)
+
+
+@given(windows)
+def test_statistics_give_mean_and_deviation(values: np.ndarray) -> None:
+    found = Statistics.of(values)
+    mean = np.array(found.total) / found.count
+    deviation = np.sqrt(np.maximum(np.array(found.squares) / found.count - mean**2, 0))
+    np.testing.assert_allclose(mean, values.astype(float).mean(axis=(0, 2)), atol=1e-9)
+    np.testing.assert_allclose(deviation, values.astype(float).std(axis=(0, 2)), atol=1e-4)
+
+
+@given(windows, windows)
+def test_statistics_add_up_to_those_of_all_together(one: np.ndarray, other: np.ndarray) -> None:
+    columns = min(one.shape[2], other.shape[2])
+    one, other = one[:, :, :columns], other[:, :, :columns]
+    added, together = Statistics.of(one) + Statistics.of(other), Statistics.of(np.concatenate([one, other]))
+    assert added.count == together.count
+    np.testing.assert_allclose(added.total, together.total, rtol=1e-12, atol=1e-9)
+    np.testing.assert_allclose(added.squares, together.squares, rtol=1e-12, atol=1e-9)
+
+
+# A stranger's index
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    value = json.loads(path.read_bytes())
+    change(value)
+    path.write_text(json.dumps(value))
+
+
+def first_shard(**changes: Any) -> Callable[[dict[str, Any]], object]:
+    return lambda value: value["shards"][0].update(changes)
+
+
+def config(**changes: Any) -> Callable[[dict[str, Any]], object]:
+    return lambda value: value["identity"]["config"].update(changes)
+
+
+def mfcc_16(**changes: Any) -> Callable[[dict[str, Any]], object]:
+    return lambda value: value["shards"][0]["statistics"]["mfcc_16"].update(changes)
+
+
+HOSTILE_DATASETS: dict[str, Callable[[dict[str, Any]], object]] = {
+    "parent": first_shard(name="../anna-000.tar"),
+    "absolute": first_shard(name="/anna-000.tar"),
+    "scheme": first_shard(name="https://x/anna-000.tar"),
+    "pipe": first_shard(name="pipe:cat anna-000.tar"),
+    "line end": first_shard(name="anna-000.tar\n"),
+    "other digits": first_shard(name="anna-٠٠٠.tar"),
+    "compressed": first_shard(name="anna-000.tar.gz"),
+    "another speaker's": first_shard(name="ben-000.tar"),
+    "speaker": first_shard(speaker="../anna"),
+    "no text": first_shard(name=None),
+    "hash": first_shard(sha256="0" * 63),
+    "upper case": first_shard(receipt_sha256="A" * 64),
+    "size text": first_shard(bytes="1"),
+    "size negative": first_shard(bytes=-1),
+    "samples true": first_shard(samples=True),
+    "samples negative": first_shard(samples=-5),
+    "statistics absent": first_shard(statistics={}),
+    "statistics unknown": first_shard(statistics={"../x": {"count": 1, "total": [], "squares": []}}),
+    "statistics short": mfcc_16(total=[0.0] * 12),
+    "statistics of nothing": mfcc_16(count=0),
+    "statistics not finite": mfcc_16(squares=[float("nan")] * 13),
+    "statistics text": mfcc_16(squares="0" * 13),
+    "shard twice": lambda value: value["shards"].append(value["shards"][0]),
+    "shards no list": lambda value: value.update(shards={"a": 1}),
+    "a shard no object": lambda value: value.update(shards=["anna-000.tar"]),
+    "fold scheme elsewhere": lambda value: value.update(fold_schemes=["../../secret"]),
+    "label scheme": lambda value: value.update(label_schemes="ravdess-8"),
+    "features text": config(features="mfcc"),
+    "features none": config(features=[]),
+    "features unknown": config(features=["mfcc", "../x"]),
+    "features odd": config(features=[{}]),
+    "features of no shard": config(features=["mfcc", "stft"]),
+    "identity": lambda value: value.update(identity=[]),
+    "no config": lambda value: value.update(identity={}),
+    "dataset": lambda value: value.update(dataset="a/b"),
+    "complete": lambda value: value.update(complete="yes"),
+    "counts": lambda value: value.update(counts={"built": 1.5}),
+    "unknown key": lambda value: value.update(run="rm"),
+    "absent key": lambda value: value.pop("about"),
+    "version": lambda value: value.update(schema_version=2),
+    "no version": lambda value: value.pop("schema_version"),
+    "odd version": lambda value: value.update(schema_version=[1]),
+}
+HOSTILE_RECEIPTS: dict[str, Callable[[dict[str, Any]], object]] = {
+    "shard": lambda value: value.update(shard="../anna-000.tar"),
+    "size": lambda value: value.update(bytes="1"),
+    "clip id": lambda value: value["members"].update({"../x": {}}),
+    "member": lambda value: value["members"].update({"x": {"evil.sh": [0, 1]}}),
+    "before": lambda value: value["members"].update({"x": {"json": [-1, 1]}}),
+    "beyond": lambda value: value["members"].update({"x": {"json": [value["bytes"], 1]}}),
+    "huge": lambda value: value["members"].update({"x": {"json": [0, 10**13]}}),
+    "negative": lambda value: value["members"].update({"x": {"json": [0, -1]}}),
+    "no pair": lambda value: value["members"].update({"x": {"json": [0]}}),
+    "fraction": lambda value: value["members"].update({"x": {"json": [0.5, 1]}}),
+    "no rows": lambda value: value.pop("rows"),
+    "row": lambda value: value["rows"].append([]),
+    "statistics": lambda value: value["statistics"].update(chroma_16={"count": 1, "total": [], "squares": []}),
+}
+HOSTILE_ROWS: dict[str, dict[str, Any]] = {
+    "status": {"status": "done"},
+    "no status": {"status": None},
+    "shard": {"shard": "/etc/passwd"},
+    "flags": {"flags": "silent"},
+    "flag": {"flags": [1]},
+    "faces": {"faces_found": "16"},
+    "clip id": {"clip_id": 5},
+    "unknown": {"x": 1},
+}
+NO_OBJECTS: dict[str, bytes] = {
+    "empty": b"",
+    "cut": b'{"a": ',
+    "list": b"[]",
+    "text": b'"x"',
+    "deep": b"[" * 100_000,
+    "deep object": b'{"a":' * 100_000,
+    "bytes": b"\xff\xfe\xfd",
+    "digits": b'{"schema_version": ' + b"9" * 5000 + b"}",
+}
+
+
+def parametrized(cases: dict[str, Any]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("case", cases.values(), ids=cases)
+
+
+@parametrized(HOSTILE_DATASETS)
+def test_hostile_dataset_is_refused(folder: Path, case: Callable[[dict[str, Any]], object]) -> None:
+    edit(folder / "dataset.json", case)
+    with pytest.raises(ManifestError, match=r"dataset\.json"):
+        index.load_dataset(folder)
+    with pytest.raises(ManifestError):
+        index.verify(folder)
+
+
+@parametrized(HOSTILE_RECEIPTS)
+def test_hostile_receipt_is_refused(folder: Path, case: Callable[[dict[str, Any]], object]) -> None:
+    edit(folder / RECEIPT, case)
+    with pytest.raises(ManifestError, match=r"anna-000\.json"):
+        index.load_receipt(folder / RECEIPT)
+    resign(folder)
+    assert [problem.file for problem in index.verify(folder, full=True)] == [SHARD]
+
+
+@parametrized(HOSTILE_ROWS)
+def test_hostile_row_is_refused_with_its_line(folder: Path, case: dict[str, Any]) -> None:
+    lines = (folder / "clips.jsonl").read_bytes().splitlines()
+    lines[2] = json.dumps(json.loads(lines[2]) | case).encode()
+    (folder / "clips.jsonl").write_bytes(b"\n".join(lines))
+    with pytest.raises(ManifestError, match=r"clips\.jsonl:3: "):
+        list(index.load_rows(folder))
+    with pytest.raises(ManifestError):
+        Row.from_json(json.loads(lines[2]))
+
+
+@parametrized(NO_OBJECTS)
+def test_what_is_no_object_is_refused(folder: Path, case: bytes) -> None:
+    for name in ("dataset.json", "receipts/anna-000.json", "clips.jsonl"):
+        (folder / name).write_bytes(case or b"\n")
+    with pytest.raises(ManifestError, match=r"dataset\.json"):
+        index.load_dataset(folder)
+    with pytest.raises(ManifestError, match=r"anna-000\.json"):
+        index.load_receipt(folder / RECEIPT)
+    with pytest.raises(ManifestError, match=r"clips\.jsonl:1"):
+        list(index.load_rows(folder))
+
+
+@pytest.mark.parametrize("name", ["dataset.json", "SHA256SUMS", RECEIPT, "clips.jsonl"])
+def test_huge_index_is_not_read(folder: Path, name: str) -> None:
+    with (folder / name).open("wb") as file:
+        file.truncate(10**12)  # sparse
+    readers = [
+        index.load_dataset,
+        index.load_sums,
+        lambda f: index.load_receipt(f / RECEIPT),
+        lambda f: [*index.load_rows(f)],
+    ]
+    refused = []
+    for reader in readers:
+        try:
+            reader(folder)
+        except ManifestError as error:
+            refused.append(str(error))
+    assert len(refused) == 1
+    assert name in refused[0]
+
+
+@pytest.mark.parametrize("name", ["dataset.json", "SHA256SUMS"])
+def test_without_an_index_there_is_nothing_to_verify(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    with pytest.raises(ManifestError, match=f"{name}: not there"):
+        index.verify(folder)
+    (folder / name).mkdir()
+    with pytest.raises(ManifestError, match=f"{name}: not there"):
+        index.verify(folder)
+
+
+def test_rows_need_their_file(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="not there"):
+        list(index.load_rows(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "../x", "a/../x", "/etc/passwd", "a/b/c", "", ".", "..", "a/", "/a", "https://x/y", "C:\\x", "a\\b", "s3:x",
+        "a\x1b[31m", "a\rb", "x" * 300,
+    ],
+)  # fmt: skip
+def test_sums_name_files_of_the_folder_only(folder: Path, line: str) -> None:
+    (folder / "SHA256SUMS").write_text(f"{'0' * 64}  {line}\n", newline="")
+    with pytest.raises(ManifestError, match=r"SHA256SUMS:1: .*expected a SHA-256 and a plain name"):
+        index.verify(folder)
+
+
+@pytest.mark.parametrize("text", [b"", b"\n", b"0" * 63 + b"  a\n", b"0" * 64 + b" a\n", b"G" * 64 + b"  a\n", b"\xff"])
+def test_sums_are_lines_of_sha256(folder: Path, text: bytes) -> None:
+    (folder / "SHA256SUMS").write_bytes(text)
+    with pytest.raises(ManifestError, match="SHA256SUMS:1"):
+        index.verify(folder)
+
+
+def test_sums_name_a_file_once(folder: Path) -> None:
+    with (folder / "SHA256SUMS").open("a") as file:
+        file.write(f"{'0' * 64}  README.md\n")
+    with pytest.raises(ManifestError, match=r"SHA256SUMS:\d+: .*once"):
+        index.verify(folder)
+
+
+# A whole folder
+
+
+def test_whole_folder_is_whole(whole: Path) -> None:
+    heard: list[str] = []
+    assert index.verify(whole) == []
+    assert index.verify(whole, full=True, on_file=heard.append) == []
+    on_disk = {path.relative_to(whole).as_posix() for path in whole.rglob("*") if path.is_file()}
+    assert set(heard) == on_disk - {"SHA256SUMS"}
+
+
+def test_views_and_hidden_files_are_nobodys_business(folder: Path) -> None:
+    for name in ("report.html", ".lock", ".DS_Store"):
+        (folder / name).write_bytes(b"x")
+    assert index.verify(folder, full=True) == []
+
+
+def test_coreutils_agree(whole: Path) -> None:
+    if shutil.which("sha256sum") is None:
+        pytest.skip("needs the sha256sum of coreutils")
+    subprocess.run(["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"], cwd=whole, check=True)
+
+
+def test_receipts_say_where_members_lie(whole: Path) -> None:
+    receipt = index.load_receipt(whole / RECEIPT)
+    data = (whole / SHARD).read_bytes()
+    for suffix, (offset, size) in receipt.members["anna-joy"].items():
+        assert data[offset : offset + size] == MEMBERS[suffix]
+
+
+# Damage
+
+
+def flip(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+def cut_last_sample(folder: Path) -> None:
+    """What a copy that was broken off can leave: a shorter tar without an error."""
+    members = index.load_receipt(folder / RECEIPT).members["anna-joy"]
+    start = min(offset for offset, _ in members.values())
+    with (folder / SHARD).open("r+b") as file:
+        file.truncate(start - 512)
+    assert len(index.member_places(folder / SHARD)) == 1
+
+
+def link(folder: Path, name: str) -> None:
+    (folder / name).rename(folder.parent / "elsewhere")
+    (folder / name).symlink_to(folder.parent / "elsewhere")
+
+
+def edit_sums(change: Callable[[str], str]) -> Callable[[Path], None]:
+    def edit_file(folder: Path) -> None:
+        path = folder / "SHA256SUMS"
+        path.write_text("".join(change(line) for line in path.read_text().splitlines(keepends=True)))
+
+    return edit_file
+
+
+def without(name: str) -> Callable[[Path], None]:
+    return edit_sums(lambda line: "" if line.endswith(f"  {name}\n") else line)
+
+
+def other_hash(name: str) -> Callable[[Path], None]:
+    return edit_sums(lambda line: f"{'0' * 64}  {name}\n" if line.endswith(f"  {name}\n") else line)
+
+
+def unfinished(folder: Path) -> None:
+    dataset = index.load_dataset(folder)
+    (folder / "dataset.json").write_bytes(index.dump_dataset(replace(dataset, complete=False)))
+
+
+def add_line(folder: Path) -> None:
+    with (folder / "SHA256SUMS").open("a") as file:
+        file.write(f"{'0' * 64}  not-there.txt\n")
+
+
+#: Damage -> (how it is done, files that must be named, whether the quick look sees it too).
+DAMAGE: dict[str, tuple[Callable[[Path], object], set[str], bool]] = {
+    "tar flipped": (lambda f: flip(f / SHARD, 5000), {SHARD}, False),
+    "tar flipped at its end": (lambda f: flip(f / SHARD, -1), {SHARD}, False),
+    "tar cut at a member": (cut_last_sample, {SHARD}, True),
+    "tar longer": (lambda f: (f / SHARD).write_bytes((f / SHARD).read_bytes() + b"\0"), {SHARD}, True),
+    "tar missing": (lambda f: (f / SHARD).unlink(), {SHARD}, True),
+    "tar of another": (lambda f: shutil.copy(f / "ben-000.tar", f / SHARD), {SHARD}, False),
+    "tar extra": (lambda f: shutil.copy(f / SHARD, f / "anna-001.tar"), {"anna-001.tar"}, True),
+    "tar a link": (lambda f: link(f, SHARD), {SHARD}, True),
+    "tar a folder": (lambda f: [(f / SHARD).unlink(), (f / SHARD).mkdir()], {SHARD}, True),
+    "file extra": (lambda f: (f / "folds/notes.txt").write_text("x"), {"folds/notes.txt"}, True),
+    "file with a bad name": (lambda f: (f / "a\x1b[31m\n").write_text("x"), {"a\x1b[31m\n"}, True),
+    "folder a link": (lambda f: link(f, "receipts"), {"receipts"}, True),
+    "receipt flipped": (lambda f: flip(f / RECEIPT, 200), {RECEIPT}, False),
+    "receipt missing": (lambda f: (f / RECEIPT).unlink(), {RECEIPT}, True),
+    "receipt of a dropped shard missing": (
+        lambda f: (f / "receipts/zoe-000.json").unlink(),
+        {"receipts/zoe-000.json"},
+        True,
+    ),
+    "fold flipped": (lambda f: flip(f / "folds/loso.json", 50), {"folds/loso.json"}, False),
+    "rows flipped": (lambda f: flip(f / "clips.jsonl", 50), {"clips.jsonl"}, False),
+    "card missing": (lambda f: (f / "README.md").unlink(), {"README.md"}, True),
+    "dataset.json edited": (
+        lambda f: edit(f / "dataset.json", lambda value: value["counts"].update(built=99)),
+        {"dataset.json"},
+        False,
+    ),
+    "dataset.json unfinished": (unfinished, {"dataset.json"}, True),
+    "dataset.json a link": (lambda f: link(f, "dataset.json"), {"dataset.json"}, True),
+    "sum of a tar altered": (other_hash(SHARD), {"SHA256SUMS", SHARD}, True),
+    "sum of a tar absent": (without(SHARD), {"SHA256SUMS"}, True),
+    "sum of a receipt altered": (other_hash(RECEIPT), {"SHA256SUMS", RECEIPT}, True),
+    "sum of a receipt absent": (without(RECEIPT), {"SHA256SUMS"}, True),
+    "sum of the card altered": (other_hash("README.md"), {"README.md"}, False),
+    "sum of the card absent": (without("README.md"), {"SHA256SUMS"}, True),
+    "sum of dataset.json absent": (without("dataset.json"), {"SHA256SUMS"}, True),
+    "sum of nothing": (add_line, {"SHA256SUMS"}, True),
+}
+
+
+@parametrized(DAMAGE)
+def test_damage_is_found_and_the_file_named(
+    folder: Path, case: tuple[Callable[[Path], object], set[str], bool]
+) -> None:
+    damage, files, quick = case
+    damage(folder)
+    assert {problem.file for problem in index.verify(folder, full=True)} == files
+    assert bool(index.verify(folder)) == quick
+
+
+def test_several_faults_are_all_named(folder: Path) -> None:
+    flip(folder / SHARD, 600)
+    (folder / "ben-000.tar").unlink()
+    (folder / "extra").write_text("x")
+    assert {problem.file for problem in index.verify(folder, full=True)} == {SHARD, "ben-000.tar", "extra"}
+
+
+def test_a_file_that_cannot_be_read_is_a_problem(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(path: Path) -> str:
+        raise OSError(5, "Input/output error", str(path))
+
+    monkeypatch.setattr(index, "file_sha256", broken)
+    found = {problem.file: problem.found for problem in index.verify(folder, full=True)}
+    assert "Input/output error" in found[SHARD]
+
+
+def test_problems_are_one_line_that_a_terminal_can_show(folder: Path) -> None:
+    (folder / "a\x1b[31m\n\udcff").write_text("x")
+    (problem,) = index.verify(folder)
+    assert str(problem).isprintable()
+    assert "a\\x1b[31m\\n\\udcff" in str(problem)
+
+
+@given(st.data())
+@settings(max_examples=150)
+def test_no_change_of_any_byte_goes_unseen(scratch: Path, whole: Path, data: st.DataObject) -> None:
+    names = sorted(path.relative_to(whole).as_posix() for path in whole.rglob("*") if path.is_file())
+    name = data.draw(st.sampled_from(names))
+    before = (whole / name).read_bytes()
+    at = data.draw(st.integers(0, len(before)))
+    after = before[:at] + data.draw(st.binary(max_size=8)) + before[at + data.draw(st.integers(0, 8)) :]
+    (scratch / name).write_bytes(after)
+    try:
+        seen = bool(index.verify(scratch, full=True))
+    except ManifestError:
+        seen = True
+    (scratch / name).write_bytes(before)
+    assert seen == (after != before)
+
+
+# Hostile tars
+
+
+def tar_of(*members: tuple[tarfile.TarInfo, bytes], kind: int = tarfile.USTAR_FORMAT) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=kind) as archive:
+        for member, data in members:
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def named(name: str, kind: bytes = tarfile.REGTYPE, **fields: Any) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    for field, value in {"type": kind, **fields}.items():
+        setattr(member, field, value)
+    return member
+
+
+def claiming(size: int) -> bytes:
+    member = named("a.json")
+    member.size = size
+    return member.tobuf(tarfile.GNU_FORMAT) + bytes(1024)
+
+
+PLAIN = (named("a.json"), b"{}")
+HOSTILE_TARS: dict[str, bytes] = {
+    "empty file": b"",
+    "zeros then noise": b"noise" * 200,
+    "parent": tar_of((named("../a.json"), b"{}")),
+    "absolute": tar_of((named("/a.json"), b"{}")),
+    "in a folder": tar_of((named("b/a.json"), b"{}")),
+    "hidden": tar_of((named(".json"), b"{}")),
+    "no suffix": tar_of((named("a"), b"{}")),
+    "space": tar_of((named("a b.json"), b"{}")),
+    "unknown suffix": tar_of((named("a.pickle"), b"{}")),
+    "link": tar_of((named("a.json", tarfile.SYMTYPE, linkname="/etc/passwd"), b"")),
+    "hard link": tar_of(PLAIN, (named("b.json", tarfile.LNKTYPE, linkname="a.json"), b"")),
+    "device": tar_of((named("a.json", tarfile.CHRTYPE, devmajor=1, devminor=5), b"")),
+    "pipe": tar_of((named("a.json", tarfile.FIFOTYPE), b"")),
+    "folder": tar_of((named("a.json", tarfile.DIRTYPE), b"")),
+    "contiguous": tar_of((named("a.json", tarfile.CONTTYPE), b"{}")),
+    "twice": tar_of(PLAIN, PLAIN),
+    "long name": tar_of((named("a" * 90 + ".json"), b"{}"), kind=tarfile.GNU_FORMAT),
+    "very long name": tar_of((named("a" * 300 + ".json"), b"{}"), kind=tarfile.GNU_FORMAT),
+    "path in a header": tar_of((named("a.json", pax_headers={"path": "b.json"}), b"{}"), kind=tarfile.PAX_FORMAT),
+    "size in a header": tar_of((named("a.json", pax_headers={"size": "1"}), b"{}"), kind=tarfile.PAX_FORMAT),
+    "no number": tar_of((named("a.json", pax_headers={"size": "x"}), b"{}"), kind=tarfile.PAX_FORMAT),
+    "large": tar_of((named("a.json"), bytes(2 << 20))),
+    "terabytes": claiming(10**13),
+    "negative": claiming(-512),
+    "compressed": gzip.compress(tar_of(PLAIN)),
+}  # fmt: skip
+
+
+@parametrized(HOSTILE_TARS)
+def test_hostile_tar_is_refused(folder: Path, case: bytes) -> None:
+    (folder / SHARD).write_bytes(case)
+    with pytest.raises(SchemaError) as caught:
+        index.member_places(folder / SHARD)
+    assert len(str(caught.value)) < 300
+    resign(folder)
+    assert [problem.file for problem in index.verify(folder, full=True)] == [SHARD]
+
+
+def test_plain_tar_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(tar_of(PLAIN, (named("a.audio.flac"), FLAC)))
+    assert index.member_places(tmp_path / "a.tar") == {"a": {"json": (512, 2), "audio.flac": (1536, len(FLAC))}}
+
+
+def test_samples_have_all_members(folder: Path) -> None:
+    """Even where tar, receipt and index agree on a sample without its description."""
+    receipt = index.load_receipt(folder / RECEIPT)
+    data = (folder / SHARD).read_bytes()
+    kept = [
+        (named(f"{key}.{suffix}"), data[offset : offset + size])
+        for key, suffixes in receipt.members.items()
+        for suffix, (offset, size) in suffixes.items()
+        if suffix != "json"
+    ]
+    (folder / SHARD).write_bytes(tar_of(*kept))
+    members = index.member_places(folder / SHARD)
+    (folder / RECEIPT).write_bytes(index.dump_receipt(replace(receipt, members=members)))
+    resign(folder)
+    problems = index.verify(folder, full=True)
+    assert [problem.file for problem in problems] == [SHARD, SHARD]
+    assert "json" in problems[0].expected
+    assert {problem.found.split()[0] for problem in problems} == {"anna-joy", "anna-fear"}
+
+
+def test_receipt_and_tar_must_agree(folder: Path) -> None:
+    edit(folder / RECEIPT, lambda value: value["members"]["anna-joy"].update(json=[0, 1]))
+    resign(folder)
+    assert [problem.file for problem in index.verify(folder, full=True)] == [RECEIPT]
+
+
+def test_promised_samples_must_be_there(folder: Path) -> None:
+    edit(folder / "dataset.json", first_shard(samples=3))
+    resign(folder)
+    (problem,) = index.verify(folder, full=True)
+    assert (problem.file, problem.found, problem.expected) == (SHARD, "2 samples", "3")
+
+
+@given(at=st.integers(0, 2048), replaced=st.integers(0, 600), by=st.binary(max_size=600))
+@settings(max_examples=200)
+def test_damaged_tar_headers_raise_nothing_else(
+    tmp_path_factory: pytest.TempPathFactory, at: int, replaced: int, by: bytes
+) -> None:
+    tar = tmp_path_factory.getbasetemp() / "damaged.tar"
+    data = tar_of(PLAIN, (named("b.json", pax_headers={"mtime": "0.0"}), b"{}"), kind=tarfile.PAX_FORMAT)
+    tar.write_bytes(data[:at] + by + data[at + replaced :])
+    try:
+        places = index.member_places(tar)
+    except SchemaError as error:
+        assert "damaged.tar" in str(error)
+    else:
+        assert all(offset + size <= tar.stat().st_size for each in places.values() for offset, size in each.values())

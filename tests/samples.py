@@ -1,0 +1,44 @@
+"""Samples made without any recording, nor the builder."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from manifests.schema import Clip, Sample, Timing, spectrogram_shape
+
+
+def sample(clip: Clip | None = None, features: Sequence[str] = ("mfcc",), **changes: Any) -> Sample:
+    """A sample whose content depends on the clip's id alone; `changes` replace fields."""
+    clip = clip or Clip(clip_id="anna-joy", speaker="anna", emotion="joy", sentence="hello")
+    rng = np.random.default_rng(zlib.crc32(clip.clip_id.encode()))
+    fields = {
+        "clip": clip,
+        "timing": timing(),
+        "faces": np.repeat(np.repeat(rng.integers(0, 256, (16, 14, 14, 3), np.uint8), 16, axis=1), 16, axis=2),
+        "spectrograms": {
+            f"{feature}_{grid}": rng.normal(-40, 20, spectrogram_shape(f"{feature}_{grid}")).astype(np.float16)
+            for feature in features
+            for grid in (16, 8)
+        },
+        "audio": rng.integers(-3000, 3000, 4000, np.int16),
+        "transforms": ((0.5, -0.1, 3.25, 0.1, 0.5, 7.75),) * 16,
+        "face_found": (True,) * 15 + (False,),
+        "flags": ("faces_missing",),
+        "source": {"path": f"{clip.clip_id}.mp4", "sha256": "0" * 64, "decoder": "pyav"},
+    }
+    return Sample(**(fields | changes))
+
+
+def timing() -> Timing:
+    """Instants of a clip of 1.6 s that begins at 0.05 s."""
+    return Timing(
+        span_seconds=(0.05, 1.65),
+        instants_seconds=tuple(0.1 + 0.1 * i for i in range(16)),
+        frame_seconds=tuple(0.11 + 0.1 * i for i in range(16)),
+        step_seconds=0.1,
+        audio_start_seconds=-0.02,
+    )
