@@ -1,0 +1,1 @@
+"""Offline preprocessor: a folder of talking-face recordings -> verified WebDataset shards."""

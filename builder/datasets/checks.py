@@ -1,0 +1,118 @@
+"""What every corpus needs when it is scanned: listing files, finding the folder, refusing what cannot be built."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from builder.datasets.base import ClipSource, Corpus, CorpusError
+
+#: Suffixes of files that look like recordings.
+MEDIA_SUFFIXES = frozenset(
+    {".avi", ".flac", ".flv", ".m4a", ".m4v", ".mkv", ".mov", ".mp3", ".mp4", ".mpeg", ".mpg", ".ogg", ".wav", ".webm"}
+)
+
+_POINTER = b"version https://git-lfs"
+_MAX_POINTER_BYTES = 1024
+
+
+def visible_files(folder: Path, depth: int) -> list[Path]:
+    """Files at most `depth` levels below a folder, sorted, without hidden ones (`._*` among them).
+
+    A folder that does not exist holds none. Raises CorpusError for a folder that cannot be listed.
+    """
+    found: list[Path] = []
+    for parent, folders, files in os.walk(folder, onerror=_refuse_unlisted, followlinks=True):
+        level = len(Path(parent).relative_to(folder).parts) + 1
+        folders[:] = [name for name in folders if level < depth and not name.startswith(".")]
+        found += [Path(parent, name) for name in files if not name.startswith(".")]
+    return sorted(found)
+
+
+def is_media(path: Path) -> bool:
+    """Whether the name looks like a recording's; the content is not looked at."""
+    return path.suffix.lower() in MEDIA_SUFFIXES
+
+
+def corpus_folder(root: Path, holds_corpus: Callable[[Path], bool], layout: str) -> Path:
+    """The corpus's own folder: `root`, or the only folder in it that holds the corpus.
+
+    Raises CorpusError, saying what `layout` was expected, where there is none or more than one.
+    """
+    try:
+        if holds_corpus(root):
+            return root
+        inside = [path for path in sorted(root.iterdir()) if path.is_dir() and holds_corpus(path)]
+    except OSError as error:
+        raise _cannot_list(error) from error
+    if len(inside) > 1:
+        raise CorpusError(f"{root}: holds the corpus twice, in {inside[0].name} and {inside[1].name}; name one of them")
+    if not inside:
+        raise CorpusError(f"{root}: the corpus is not here; expected {layout}")
+    return inside[0]
+
+
+def chosen_options(corpus: Corpus, options: Mapping[str, str]) -> dict[str, str]:
+    """Options given, over the corpus's defaults. Raises CorpusError for an unknown option or value."""
+    for option, value in options.items():
+        if option not in corpus.options:
+            valid = ", ".join(corpus.options) or "none"
+            raise CorpusError(f"{corpus.name}: unknown option {option!r}; valid are: {valid}")
+        allowed = corpus.options[option]
+        if allowed and value not in allowed:
+            raise CorpusError(f"{corpus.name}: option {option} is {value!r}; valid are: {', '.join(allowed)}")
+    defaults = {option: allowed[0] for option, allowed in corpus.options.items() if allowed}
+    return defaults | dict(options)
+
+
+def refuse_pointers(sources: Iterable[ClipSource]) -> None:
+    """Raise CorpusError if git-lfs left its small text pointers in place of recordings."""
+    media = sorted({path for source in sources for path in (source.video, source.sound) if path is not None})
+    pointers = [path for path in media if _is_pointer(path)]
+    if pointers:
+        raise CorpusError(
+            f"{pointers[0]}: a git-lfs pointer, not a recording ({len(pointers)} of {len(media)} files are); "
+            "run git lfs pull in the corpus folder"
+        )
+
+
+def refuse_twins(sources: Iterable[ClipSource]) -> None:
+    """Raise CorpusError for two clips with one id, or ids or speakers that differ only in case.
+
+    Ids and speakers become file names, and some file systems ignore case.
+    """
+    clips: dict[str, ClipSource] = {}
+    speakers: dict[str, ClipSource] = {}
+    for source in sources:
+        first = clips.setdefault(source.clip.clip_id.lower(), source)
+        if first is not source:
+            raise CorpusError(
+                f"{first.video} and {source.video}: the same clip id {source.clip.clip_id}; "
+                "expected ids that differ in more than case; rename or remove one"
+            )
+        first = speakers.setdefault(source.clip.speaker.lower(), source)
+        if first.clip.speaker != source.clip.speaker:
+            raise CorpusError(
+                f"{first.video} and {source.video}: speakers {first.clip.speaker} and {source.clip.speaker} "
+                "differ only in case; expected one spelling"
+            )
+
+
+def _is_pointer(path: Path) -> bool:
+    try:
+        if path.stat().st_size > _MAX_POINTER_BYTES:
+            return False
+        with path.open("rb") as file:
+            return file.read(len(_POINTER)) == _POINTER
+    except OSError:
+        return False  # whatever cannot be opened is dropped, with its reason, when its turn comes
+
+
+def _refuse_unlisted(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise _cannot_list(error) from error
+
+
+def _cannot_list(error: OSError) -> CorpusError:
+    return CorpusError(f"{error.filename}: cannot be listed ({error.strerror}); check its permissions")

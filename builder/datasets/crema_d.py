@@ -1,0 +1,171 @@
+"""CREMA-D: 7,442 clips of 91 actors, each saying one of twelve sentences in one of six emotions.
+
+`VideoFlash/*.flv` hold picture and sound; `AudioWAV/*.wav` (16 kHz mono) stand in where a recording has no
+sound. File names::
+
+    ACTOR_SENTENCE_EMOTION_LEVEL
+    ACTOR     1001..1091
+    SENTENCE  DFA IEO IOM ITH ITS IWL IWW MTI TAI TIE TSI WSI
+    EMOTION   ANG DIS FEA HAP NEU SAD, as acted
+    LEVEL     XX unspecified, LO, MD, HI
+
+The clip id is the name without its suffix. `inventory/crema-d.csv` lists every clip, the hashes of its files
+and the crowd's vote; `inventory/crema-d-defects.json` lists known faults and where they are documented.
+
+Option `labels`: `acted`, the emotion of the name (the published counts are these), or `voted`, the crowd's vote
+on picture and sound together; a clip whose vote is tied is then not taken.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder.datasets.base import ClipSource, Corpus, Scan
+from builder.datasets.checks import corpus_folder, is_media, visible_files
+from manifests import folds, labels
+from manifests.schema import Clip
+
+LABELS = ("acted", "voted")
+
+_INVENTORY = Path(__file__).parent / "inventory"
+_VOTES = {"A": "ANG", "D": "DIS", "F": "FEA", "H": "HAP", "N": "NEU", "S": "SAD"}
+_LAYOUT = "VideoFlash/*.flv and, as a fallback for the sound, AudioWAV/*.wav"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A clip in the corpus's inventory; hashes and sizes are those of the published files."""
+
+    clip: str
+    flv_sha256: str
+    flv_bytes: int
+    wav_sha256: str
+    wav_bytes: int
+    vote: str
+    """Letters of the emotions with most votes on picture and sound together, joined by `:` where they tie."""
+
+    @property
+    def acted(self) -> str:
+        """Raw emotion the actor was asked for."""
+        return self.clip.split("_")[2]
+
+    @property
+    def voted(self) -> str | None:
+        """Raw emotion the crowd saw and heard, None where its vote is tied."""
+        return _VOTES.get(self.vote)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Defects:
+    """What is known to be wrong with published files."""
+
+    source: str
+    note: str
+    unusable: Mapping[str, str]
+    """Clip id -> why."""
+    flags: Mapping[str, tuple[str, ...]]
+    """Clip id -> flags of `manifests.schema.FLAGS`."""
+    older_wav_names: Mapping[str, str]
+    """Name that a WAV has in older copies of the corpus, without suffix -> clip id."""
+
+
+def inventory() -> dict[str, Entry]:
+    """Clip id -> entry, for the complete corpus."""
+    with (_INVENTORY / "crema-d.csv").open(encoding="utf-8", newline="") as file:
+        rows = [
+            Entry(
+                clip=row["clip"],
+                flv_sha256=row["flv_sha256"],
+                flv_bytes=int(row["flv_size"]),
+                wav_sha256=row["wav_sha256"],
+                wav_bytes=int(row["wav_size"]),
+                vote=row["vote"],
+            )
+            for row in csv.DictReader(file)
+        ]
+    return {row.clip: row for row in rows}
+
+
+def defects() -> Defects:
+    """Known defects of the corpus."""
+    data = json.loads((_INVENTORY / "crema-d-defects.json").read_text(encoding="utf-8"))
+    flags = {clip: tuple(names) for clip, names in data.pop("flags").items()}
+    return Defects(flags=flags, **data)
+
+
+def scan(root: Path, options: Mapping[str, str]) -> Scan:
+    """Clips of the inventory in `root/VideoFlash`, or in that of the one corpus folder inside `root`."""
+    folder = corpus_folder(root, lambda path: (path / "VideoFlash").is_dir(), _LAYOUT)
+    known = inventory()
+    voted = options.get("labels", LABELS[0]) == "voted"
+    emotions = {clip: entry.voted if voted else entry.acted for clip, entry in known.items()}
+    labelled = {clip: emotion for clip, emotion in emotions.items() if emotion is not None}
+    flaws = defects()
+    sounds = _sounds(folder, flaws)
+    videos = [path for path in visible_files(folder / "VideoFlash", 1) if is_media(path)]
+    taken = {path for path in videos if path.stem in labelled and _is_flv(path)}
+    left = [path for path in videos if path not in taken]
+    return Scan(
+        root=folder,
+        sources=tuple(_source(path, labelled[path.stem], sounds.get(path.stem), flaws) for path in sorted(taken)),
+        missing=_missing(folder, known, videos, sounds),
+        ignored=tuple((path.relative_to(folder).as_posix(), _why_not(path, known)) for path in left),
+        expected_clips=len(labelled),
+    )
+
+
+def _is_flv(path: Path) -> bool:
+    return path.suffix.lower() == ".flv"
+
+
+def _sounds(folder: Path, flaws: Defects) -> dict[str, Path]:
+    """Clip id -> WAV, under its present or its older name."""
+    wavs = [path for path in visible_files(folder / "AudioWAV", 1) if path.suffix.lower() == ".wav"]
+    return {flaws.older_wav_names.get(path.stem, path.stem): path for path in wavs}
+
+
+def _source(video: Path, emotion: str, sound: Path | None, flaws: Defects) -> ClipSource:
+    actor, sentence, _, level = video.stem.split("_")
+    return ClipSource(
+        clip=Clip(clip_id=video.stem, speaker=actor, emotion=emotion, intensity=level, sentence=sentence),
+        video=video,
+        sound=sound,
+        known_defect=flaws.unusable.get(video.stem),
+        known_flags=flaws.flags.get(video.stem, ()),
+    )
+
+
+def _missing(
+    folder: Path, known: Mapping[str, Entry], videos: list[Path], sounds: Mapping[str, Path]
+) -> tuple[str, ...]:
+    """Files of the inventory that are absent; WAVs count only where they were fetched at all."""
+    flvs = known.keys() - {path.stem for path in videos if _is_flv(path)}
+    wavs = known.keys() - sounds.keys() if (folder / "AudioWAV").is_dir() else set()
+    return tuple(sorted([f"VideoFlash/{clip}.flv" for clip in flvs] + [f"AudioWAV/{clip}.wav" for clip in wavs]))
+
+
+def _why_not(path: Path, known: Mapping[str, Entry]) -> str:
+    if path.stem in known and _is_flv(path):
+        return f"the crowd's vote is tied: {known[path.stem].vote}"
+    return "not in the inventory of CREMA-D"
+
+
+CORPUS = Corpus(
+    name="crema-d",
+    title="CREMA-D: Crowd-sourced Emotional Multimodal Actors Dataset",
+    homepage="https://github.com/CheyneyComputerScience/CREMA-D",
+    licence="ODbL 1.0, contents DbCL 1.0",
+    redistributable=True,
+    citation=(
+        "Cao H, Cooper DG, Keutmann MK, Gur RC, Nenkova A, Verma R (2014) CREMA-D: Crowd-sourced Emotional Multimodal "
+        "Actors Dataset. IEEE Transactions on Affective Computing 5(4): 377-390. doi:10.1109/TAFFC.2014.2336244"
+    ),
+    label_schemes=labels.schemes_for("crema-d"),
+    fold_schemes=folds.COMMITTED["crema-d"],
+    scan=scan,
+    options={"labels": LABELS},
+)

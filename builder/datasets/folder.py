@@ -1,0 +1,190 @@
+"""Any folder of recordings with a table that says who speaks in which, and how.
+
+The table is `clips.csv` in the folder, or the file that the option `csv` names; UTF-8, a header line, then a
+line for each clip::
+
+    clip       recording, path relative to the folder
+    speaker    letters, digits, '_' and '-'; subjects of the folds
+    emotion    any text; every distinct one is a class
+    intensity  optional, as are the columns below and their cells
+    sentence
+    sound      separate sound file, relative path, used where the recording has no sound
+    start,end  the clip within the recording, seconds; both or neither
+
+The clip id is the path without its suffix, every character but letters, digits, '_' and '-' made '_'; a clip that
+is part of a recording adds its start in milliseconds, so that one recording can hold many clips.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+from builder.datasets.base import ClipSource, Corpus, CorpusError, Scan
+from builder.datasets.checks import is_media, visible_files
+from manifests.schema import Clip, SchemaError
+
+REQUIRED = ("clip", "speaker", "emotion")
+OPTIONAL = ("intensity", "sentence", "sound", "start", "end")
+
+_DEFAULT_TABLE = "clips.csv"
+_DEPTH = 8  # how deep recordings that the table does not name are looked for
+_MAX_SPEAKER = 64  # what fold files allow
+_MAX_CLIP_ID = 200  # clip ids become file names
+
+Row = Mapping[str, str]
+
+
+def scan(root: Path, options: Mapping[str, str]) -> Scan:
+    """Clips of the table. Raises CorpusError, naming the line, for a table that cannot be used."""
+    table = options.get("csv", _DEFAULT_TABLE)
+    rows = {f"{root / table}:{number}": row for number, row in _read(root / _inside(table, "option csv"))}
+    sources = {where: _source(root, row, where) for where, row in rows.items()}
+    _refuse_twins(sources)
+    named = {path for source in sources.values() for path in (source.video, source.sound) if path is not None}
+    present = [source for source in sources.values() if _exists(source.video)]
+    return Scan(
+        sources=tuple(_without_absent_sound(source) for source in present),
+        missing=tuple(sorted(path.relative_to(root).as_posix() for path in named if not _exists(path))),
+        ignored=tuple(
+            (path.relative_to(root).as_posix(), f"not named in {table}")
+            for path in visible_files(root, _DEPTH)
+            if is_media(path) and path not in named
+        ),
+    )
+
+
+def _read(table: Path) -> list[tuple[int, Row]]:
+    """(line number, column -> cell) of every row, cells stripped."""
+    try:
+        text = table.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise CorpusError(f"{table}: no such file; expected a table with columns {', '.join(REQUIRED)}") from error
+    except UnicodeDecodeError as error:
+        raise CorpusError(f"{table}: not UTF-8 (byte {error.start}); save it as UTF-8") from error
+    except OSError as error:
+        raise CorpusError(f"{table}: cannot be read ({error.strerror}); check its permissions") from error
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if cells]
+    except csv.Error as error:
+        raise CorpusError(f"{table}:{reader.line_num}: not a table ({error}); separate cells by commas") from error
+    header = _header(lines, table)
+    return [(number, _row(header, cells, f"{table}:{number}")) for number, cells in lines[1:]]
+
+
+def _header(lines: list[tuple[int, list[str]]], table: Path) -> list[str]:
+    header = lines[0][1] if lines else []
+    known = {*REQUIRED, *OPTIONAL}
+    if not set(REQUIRED) <= set(header) <= known or len(set(header)) != len(header):
+        raise CorpusError(
+            f"{table}:1: found columns {', '.join(header)[:200] or 'none'}; expected {', '.join(REQUIRED)} "
+            f"and any of {', '.join(OPTIONAL)}, each once"
+        )
+    if len(lines) == 1:
+        raise CorpusError(f"{table}: found no rows, expected one for each clip")
+    return header
+
+
+def _row(header: list[str], cells: list[str], where: str) -> Row:
+    if len(cells) != len(header):
+        raise CorpusError(f"{where}: found {len(cells)} cells, expected {len(header)} ({', '.join(header)})")
+    row = dict.fromkeys(OPTIONAL, "") | dict(zip(header, cells, strict=True))
+    empty = [column for column in REQUIRED if not row[column]]
+    if empty:
+        raise CorpusError(f"{where}: found no {empty[0]}, expected one in every row")
+    return row
+
+
+def _source(root: Path, row: Row, where: str) -> ClipSource:
+    """Source of one row; whether its files exist is looked at later."""
+    video, segment = root / _inside(row["clip"], where), _segment(row, where)
+    return ClipSource(
+        clip=_clip(row, segment, where),
+        video=video,
+        sound=root / _inside(row["sound"], where) if row["sound"] else None,
+        segment_seconds=segment,
+    )
+
+
+def _clip(row: Row, segment: tuple[float, float] | None, where: str) -> Clip:
+    clip_id = re.sub(r"[^A-Za-z0-9_-]", "_", PurePosixPath(row["clip"]).with_suffix("").as_posix())
+    if segment is not None:
+        clip_id += f"_{round(segment[0] * 1000)}"
+    for name, value, limit in (("speaker", row["speaker"], _MAX_SPEAKER), ("clip id", clip_id, _MAX_CLIP_ID)):
+        if len(value) > limit:
+            raise CorpusError(f"{where}: {name} {value[:20]}... has {len(value)} characters, expected at most {limit}")
+    try:
+        return Clip(
+            clip_id=clip_id,
+            speaker=row["speaker"],
+            emotion=row["emotion"],
+            intensity=row["intensity"] or None,
+            sentence=row["sentence"] or None,
+        )
+    except SchemaError as error:
+        raise CorpusError(f"{where}: {error}") from error
+
+
+def _segment(row: Row, where: str) -> tuple[float, float] | None:
+    if not row["start"] and not row["end"]:
+        return None
+    try:
+        start, end = float(row["start"]), float(row["end"])
+    except ValueError:
+        start, end = math.nan, math.nan
+    if not 0 <= start < end < math.inf:
+        raise CorpusError(
+            f"{where}: found start {row['start']!r} and end {row['end']!r}; expected seconds, 0 <= start < end"
+        )
+    return start, end
+
+
+def _inside(name: str, where: str) -> PurePosixPath:
+    """A path relative to the folder that stays in it."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or not path.name or ".." in path.parts or "\0" in name:
+        raise CorpusError(f"{where}: found path {name!r}; expected a file below the folder, without '..'")
+    return path
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name too long for the file system, a folder that may not be read
+        return False
+
+
+def _refuse_twins(sources: Mapping[str, ClipSource]) -> None:
+    """Raise CorpusError for rows whose clip ids are equal but for case."""
+    rows: dict[str, str] = {}
+    for where, source in sources.items():
+        first = rows.setdefault(source.clip.clip_id.lower(), where)
+        if first != where:
+            raise CorpusError(
+                f"{first} and {where}: the same clip id {source.clip.clip_id}; rename a file or remove a row"
+            )
+
+
+def _without_absent_sound(source: ClipSource) -> ClipSource:
+    absent = source.sound is not None and not _exists(source.sound)
+    return replace(source, sound=None) if absent else source
+
+
+CORPUS = Corpus(
+    name="folder",
+    title="Recordings of one's own",
+    homepage="",
+    licence="whatever their owner says; shards hold faces and voices, which are personal data",
+    redistributable=False,
+    citation="none",
+    label_schemes=(),
+    fold_schemes=(),
+    scan=scan,
+    options={"csv": ()},
+)

@@ -1,0 +1,184 @@
+"""IEMOCAP: dialogues of two actors a session, five sessions, labelled turn by turn.
+
+Files, N = 1..5, by signed licence; nothing of it may be passed on::
+
+    SessionN/dialog/avi/DivX/DIALOG.avi            both actors side by side
+    SessionN/dialog/EmoEvaluation/DIALOG.txt       labels; the folders beside these files hold single raters' answers
+    SessionN/sentences/wav/DIALOG/TURN.wav         the sound of one turn, 16 kHz mono
+
+    DIALOG  Ses0NX_<scene>    scene impro.. or script..; X the actor, F or M, who wears the markers
+    TURN    DIALOG_Yiii       Y the actor, F or M, who talks; the speaker is Ses0NY, not Ses0NX
+
+Label files, after a header line that begins with `%`, hold for each turn a line, then its raters' answers::
+
+    [start - end]<TAB>TURN<TAB>emotion<TAB>[valence, activation, dominance]
+    C-E2:<TAB>Neutral;<TAB>()
+
+with times in seconds of the AVI. The clip id is TURN, the sentence is DIALOG.
+
+Option `emotions`: `four` takes the turns labelled ang, hap, exc, sad or neu (5,531 clips), `all` those with
+any label but oth (other) and xxx (no agreement).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder.datasets.base import ClipSource, Corpus, CorpusError, Region, Scan
+from builder.datasets.checks import corpus_folder, visible_files
+from manifests import folds, labels
+from manifests.schema import Clip
+
+FOUR = frozenset({"ang", "hap", "exc", "sad", "neu"})
+NO_EMOTION = frozenset({"oth", "xxx"})
+RAW_EMOTIONS = FOUR | {"fru", "sur", "fea", "dis"} | NO_EMOTION
+FOUR_CLASS_TURNS = 5531
+
+_SESSIONS = tuple(f"Session{number}" for number in range(1, 6))
+_LAYOUT = "Session1 ... Session5 with dialog/EmoEvaluation/*.txt and dialog/avi/DivX/*.avi"
+_LABEL = re.compile(
+    r"\[(?P<start>\d+(?:\.\d+)?) *- *(?P<end>\d+(?:\.\d+)?)\]\s+"
+    r"(?P<turn>Ses0[1-5][FM]_(?:impro|script)[0-9A-Za-z_]*_[FM][0-9A-Za-z]{3})\s+(?P<emotion>[a-z]{3})\b.*"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """One labelled turn of a dialogue."""
+
+    name: str
+    segment_seconds: tuple[float, float]
+    emotion: str
+
+    @property
+    def dialog(self) -> str:
+        """`Ses01M_impro01` of `Ses01M_impro01_F000`."""
+        return self.name.rpartition("_")[0]
+
+    @property
+    def speaker(self) -> str:
+        """Session and the talker's letter: `Ses01F` of `Ses01M_impro01_F000`."""
+        return self.name[:5] + _talker(self.name)
+
+
+def region(turn: str) -> Region:
+    """Half of the picture the talker of a turn is in: whoever wears the markers sits on the left."""
+    return "left" if _talker(turn) == turn[5] else "right"
+
+
+def parse_labels(text: str, where: str) -> Iterator[Turn]:
+    """Turns of one label file. Raises CorpusError, naming the line of `where`, for a label that cannot be read."""
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.lstrip().startswith("["):
+            continue  # header, a rater's answer or nothing
+        match = _LABEL.fullmatch(line.strip())
+        if match is None:
+            raise CorpusError(
+                f"{where}:{number}: found {line.strip()[:80]!r}, expected [start - end] TURN emotion [V, A, D]; "
+                "restore the file from the corpus"
+            )
+        yield _turn(match, f"{where}:{number}")
+
+
+def scan(root: Path, options: Mapping[str, str]) -> Scan:
+    """Labelled turns of the sessions in `root`, or in the one folder inside it that holds sessions."""
+    folder = corpus_folder(root, lambda path: any((path / session).is_dir() for session in _SESSIONS), _LAYOUT)
+    wanted = FOUR if options.get("emotions", "four") == "four" else RAW_EMOTIONS - NO_EMOTION
+    sources: list[ClipSource] = []
+    missing: list[str] = []
+    ignored: list[tuple[str, str]] = []
+    for session in _SESSIONS:
+        found = _scan_session(folder / session, wanted)
+        sources += found.sources
+        missing += [f"{session}/{name}" for name in found.missing]
+        ignored += [(f"{session}/{name}", why) for name, why in found.ignored]
+    return Scan(
+        root=folder,
+        sources=tuple(sources),
+        missing=tuple(sorted(missing)),
+        ignored=tuple(sorted(ignored)),
+        expected_clips=FOUR_CLASS_TURNS if wanted == FOUR else None,
+    )
+
+
+def _scan_session(session: Path, wanted: frozenset[str]) -> Scan:
+    """Turns of one session; names in the result are relative to its folder."""
+    label_files = [path for path in visible_files(session / "dialog" / "EmoEvaluation", 1) if path.suffix == ".txt"]
+    if not label_files:
+        return Scan(sources=(), missing=("dialog/EmoEvaluation",))
+    turns = [turn for path in label_files for turn in _read_labels(path)]
+    taken = [turn for turn in turns if turn.emotion in wanted]
+    videos = _by_stem(session / "dialog" / "avi" / "DivX", ".avi")
+    sounds = _by_stem(session / "sentences" / "wav", ".wav")
+    missing = {f"dialog/avi/DivX/{turn.dialog}.avi" for turn in taken if turn.dialog not in videos}
+    if (session / "sentences" / "wav").is_dir():
+        missing |= {_wav(turn) for turn in taken if turn.name not in sounds}
+    return Scan(
+        sources=tuple(
+            _source(turn, videos[turn.dialog], sounds.get(turn.name)) for turn in taken if turn.dialog in videos
+        ),
+        missing=tuple(missing),
+        ignored=tuple((_wav(turn), f"labelled {turn.emotion}") for turn in turns if turn.emotion not in wanted),
+    )
+
+
+def _talker(turn: str) -> str:
+    return turn.rpartition("_")[2][0]
+
+
+def _wav(turn: Turn) -> str:
+    return f"sentences/wav/{turn.dialog}/{turn.name}.wav"
+
+
+def _by_stem(folder: Path, suffix: str) -> dict[str, Path]:
+    return {path.stem: path for path in visible_files(folder, 2) if path.suffix.lower() == suffix}
+
+
+def _read_labels(path: Path) -> list[Turn]:
+    """Turns of a label file; raters' remarks are in no known encoding, so every byte is let through."""
+    try:
+        text = path.read_bytes().decode("latin-1")
+    except OSError as error:
+        raise CorpusError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+    return list(parse_labels(text, str(path)))
+
+
+def _turn(match: re.Match[str], where: str) -> Turn:
+    start, end, emotion = float(match["start"]), float(match["end"]), match["emotion"]
+    if not start < end < math.inf:
+        raise CorpusError(f"{where}: found a turn from {start} to {end} seconds; expected it to end after its start")
+    if emotion not in RAW_EMOTIONS:
+        raise CorpusError(f"{where}: unknown emotion {emotion!r}; expected one of {', '.join(sorted(RAW_EMOTIONS))}")
+    return Turn(name=match["turn"], segment_seconds=(start, end), emotion=emotion)
+
+
+def _source(turn: Turn, video: Path, sound: Path | None) -> ClipSource:
+    return ClipSource(
+        clip=Clip(clip_id=turn.name, speaker=turn.speaker, emotion=turn.emotion, sentence=turn.dialog),
+        video=video,
+        sound=sound,
+        segment_seconds=turn.segment_seconds,
+        region=region(turn.name),
+    )
+
+
+CORPUS = Corpus(
+    name="iemocap",
+    title="IEMOCAP: Interactive Emotional Dyadic Motion Capture Database",
+    homepage="https://sail.usc.edu/iemocap/",
+    licence="IEMOCAP licence of the University of Southern California, by signature; no redistribution",
+    redistributable=False,
+    citation=(
+        "Busso C, Bulut M, Lee CC, Kazemzadeh A, Mower E, Kim S, Chang JN, Lee S, Narayanan SS (2008) IEMOCAP: "
+        "interactive emotional dyadic motion capture database. Language Resources and Evaluation 42(4): 335-359. "
+        "doi:10.1007/s10579-008-9076-6"
+    ),
+    label_schemes=labels.schemes_for("iemocap"),
+    fold_schemes=folds.COMMITTED["iemocap"],
+    scan=scan,
+    options={"emotions": ("four", "all")},
+)

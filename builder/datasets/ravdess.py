@@ -1,0 +1,106 @@
+"""RAVDESS, the speech videos with sound: 1,440 clips, 24 actors.
+
+A folder `Actor_NN` for each actor, as the archives `Video_Speech_Actor_NN.zip` unpack. File names::
+
+    MM-CC-EE-II-SS-RR-AA.mp4
+    MM  modality    01 picture and sound, 02 picture only, 03 sound only; only 01 is taken
+    CC  channel     01 speech, 02 song; only 01 is taken
+    EE  emotion     01 neutral, 02 calm, 03 happy, 04 sad, 05 angry, 06 fearful, 07 disgust, 08 surprised
+    II  intensity   01 normal, 02 strong; neutral is never strong
+    SS  statement   01 "Kids are talking by the door", 02 "Dogs are sitting by the door"
+    RR  repetition  01, 02
+    AA  actor       01..24; odd ones are male
+
+So 60 clips an actor: 4 neutral and 8 of each other emotion. The clip id is the name without its suffix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import product
+from pathlib import Path
+
+from builder.datasets.base import ClipSource, Corpus, CorpusError, Scan
+from builder.datasets.checks import is_media, visible_files
+from manifests import folds, labels
+from manifests.schema import Clip
+
+EMOTIONS = {
+    "01": "neutral",
+    "02": "calm",
+    "03": "happy",
+    "04": "sad",
+    "05": "angry",
+    "06": "fearful",
+    "07": "disgust",
+    "08": "surprised",
+}
+INTENSITIES = {"01": "normal", "02": "strong"}
+STATEMENTS = {"01": "Kids are talking by the door", "02": "Dogs are sitting by the door"}
+REPETITIONS = ("01", "02")
+ACTORS = tuple(f"{number:02d}" for number in range(1, 25))
+
+_LAYOUT = "Actor_01 ... Actor_24 with 01-01-*.mp4 (unpack the archives Video_Speech_Actor_NN.zip)"
+_DEPTH = 4  # <parent>/<corpus>/Video_Speech_Actor_NN/Actor_NN/<file>, one more than needed from the corpus itself
+
+
+def inventory() -> dict[str, Clip]:
+    """Clip id -> clip, for every name the grammar allows: the complete corpus."""
+    codes = product(EMOTIONS, INTENSITIES, STATEMENTS, REPETITIONS, ACTORS)
+    clips = (_clip(*code) for code in codes if code[:2] != ("01", "02"))
+    return {clip.clip_id: clip for clip in clips}
+
+
+def scan(root: Path, options: Mapping[str, str]) -> Scan:
+    """Every speech video with sound below `root`; it may hold the actors' folders or be their parent."""
+    del options  # there are none
+    known = inventory()
+    media = [path for path in visible_files(root, _DEPTH) if is_media(path)]
+    taken = {path for path in media if path.stem in known and path.suffix.lower() == ".mp4"}
+    if not taken:
+        raise CorpusError(f"{root}: found no speech video of RAVDESS; expected {_LAYOUT}")
+    absent = known.keys() - {path.stem for path in taken}
+    return Scan(
+        sources=tuple(ClipSource(clip=known[path.stem], video=path) for path in sorted(taken)),
+        missing=tuple(sorted(f"Actor_{clip_id[-2:]}/{clip_id}.mp4" for clip_id in absent)),
+        ignored=tuple((path.relative_to(root).as_posix(), _why_not(path)) for path in media if path not in taken),
+        expected_clips=len(known),
+    )
+
+
+def _clip(emotion: str, intensity: str, statement: str, repetition: str, actor: str) -> Clip:
+    return Clip(
+        clip_id="-".join(("01", "01", emotion, intensity, statement, repetition, actor)),
+        speaker=actor,
+        emotion=EMOTIONS[emotion],
+        intensity=INTENSITIES[intensity],
+        sentence=STATEMENTS[statement],
+    )
+
+
+def _why_not(path: Path) -> str:
+    match path.stem.split("-"):
+        case ["02", _, _, _, _, _, _]:
+            return "picture only"
+        case ["03", _, _, _, _, _, _]:
+            return "sound only"
+        case ["01", "02", _, _, _, _, _]:
+            return "song, not speech"
+    return "no name of a RAVDESS speech video"
+
+
+CORPUS = Corpus(
+    name="ravdess",
+    title="RAVDESS: Ryerson Audio-Visual Database of Emotional Speech and Song (speech)",
+    homepage="https://zenodo.org/records/1188976",
+    licence="CC BY-NC-SA 4.0",
+    redistributable=True,
+    citation=(
+        "Livingstone SR, Russo FA (2018) The Ryerson Audio-Visual Database of Emotional Speech and Song (RAVDESS): "
+        "A dynamic, multimodal set of facial and vocal expressions in North American English. "
+        "PLoS ONE 13(5): e0196391. doi:10.1371/journal.pone.0196391"
+    ),
+    label_schemes=labels.schemes_for("ravdess"),
+    fold_schemes=folds.COMMITTED["ravdess"],
+    scan=scan,
+)
