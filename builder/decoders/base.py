@@ -1,0 +1,176 @@
+"""What a decoder gives back, and what both decoders share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import soxr
+
+from builder.timeline import Seconds, Timeline, TooShort
+from manifests.schema import DROP_REASONS, SAMPLE_RATE_HZ
+
+#: (frame times [n], end of the last frame) in seconds -> when to sample. Raises TooShort.
+Plan = Callable[[Seconds, float], Timeline]
+#: Start and end in presentation seconds.
+Segment = tuple[float, float]
+
+#: Containers of recordings; lists of other files (concat, HLS, DASH) are not among them.
+CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,flv,avi,mpeg,mpegts,matroska,webm,asf,ogg,wav,mp3,flac,aac"
+#: Picture this much shorter than promised means the recording was cut.
+TRUNCATION_SECONDS = 0.25
+#: A last frame that claims to last longer than this is not believed.
+LONGEST_FRAME_SECONDS = 1.0
+#: Share of the sound that may be missing before the recording counts as damaged.
+SOUND_DAMAGE = 0.1
+#: Sound that is this far from where it should follow leaves a gap or overlap; closer is rounded times.
+JITTER_SECONDS = 0.015
+
+
+class MediaError(Exception):
+    """A clip that cannot be decoded; `reason` is one of `DROP_REASONS`, `detail` says what was found."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        assert reason in DROP_REASONS
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """The frames shown at a timeline's instants."""
+
+    frames: tuple[npt.NDArray[np.uint8], ...]
+    """16 frames [H, W, 3] RGB, upright, square pixels; one array may appear several times."""
+    frame_seconds: tuple[float, ...]
+    """Presentation time of each of the 16."""
+    timeline: Timeline
+    frame_count: int
+    """Frames in the whole recording or segment."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sound:
+    """Mono sound with its place in time."""
+
+    samples: npt.NDArray[np.int16]
+    """[n] at 16 kHz."""
+    start_seconds: float
+    """Presentation time of sample 0."""
+    damaged: bool = False
+    """Some of it is missing, and silence instead."""
+
+    @property
+    def end_seconds(self) -> float:
+        """Presentation time just after the last sample."""
+        return self.start_seconds + len(self.samples) / SAMPLE_RATE_HZ
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoundChunk:
+    """What one packet decodes to."""
+
+    seconds: float
+    """Presentation time of the first sample."""
+    samples: npt.NDArray[np.float32]
+    """[n] mono at the recording's own rate, -1 to 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameTimes:
+    """When the frames of a clip are shown."""
+
+    seconds: Seconds
+    """[n] ascending presentation times; n may be 0."""
+    end_seconds: float
+    """When the last one ends; meaningless without frames."""
+
+    @classmethod
+    def of(cls, seconds: Seconds, last_seconds: float) -> FrameTimes:
+        """From the frames' times and how long the last one says it lasts, which is often 0 or left out.
+
+        Then it lasts as long as frames usually do in this recording.
+        """
+        if not len(seconds):
+            return cls(seconds=seconds, end_seconds=0.0)
+        usual = float(np.median(np.diff(seconds))) if len(seconds) > 1 else 0.0
+        lasts = min(max(last_seconds, usual), LONGEST_FRAME_SECONDS)
+        return cls(seconds=seconds, end_seconds=float(seconds[-1]) + lasts)
+
+    def timeline(self, plan: Plan) -> Timeline:
+        """Apply the plan; a clip too short for it is a MediaError like any other."""
+        try:
+            return plan(self.seconds, self.end_seconds)
+        except TooShort as error:
+            raise MediaError("too_short", str(error)) from error
+
+
+def check_complete(found_end_seconds: float, promised_end_seconds: float | None) -> None:
+    """Decoders call a cut file a success, so compare what came with what was promised."""
+    if promised_end_seconds is not None and found_end_seconds < promised_end_seconds - TRUNCATION_SECONDS:
+        raise MediaError("truncated", f"found {found_end_seconds:.2f} s, expected {promised_end_seconds:.2f} s")
+
+
+def check_segment(times: FrameTimes, segment: Segment) -> None:
+    """A recording may end before a turn in it does."""
+    if not len(times.seconds):
+        raise MediaError("truncated", f"found no frame between {segment[0]:.2f} and {segment[1]:.2f} s")
+    check_complete(times.end_seconds, segment[1])
+
+
+def assemble_sound(
+    chunks: Sequence[SoundChunk], rate_hz: int, segment: Segment | None, lost_samples: int = 0
+) -> Sound | None:
+    """Chunks -> one line of 16 kHz sound, each where its time says; None where there is not one sample.
+
+    `lost_samples` are those of packets that failed; some decoders skip damage without failing, which leaves gaps.
+    Raises MediaError where much of the sound is missing.
+    """
+    if not sum(len(chunk.samples) for chunk in chunks):
+        return None
+    line, start, gaps = _lay_out(chunks, rate_hz)
+    missing = max(gaps, lost_samples)
+    if missing > SOUND_DAMAGE * len(line):
+        seconds = (missing / rate_hz, len(line) / rate_hz)
+        raise MediaError("decode_error", f"sound: found {seconds[0]:.2f} of {seconds[1]:.2f} s missing")
+    if segment is not None:
+        line, start = _cut(line, start, rate_hz, segment)
+        if not len(line):
+            return None
+    if rate_hz != SAMPLE_RATE_HZ:
+        line = soxr.resample(line, rate_hz, SAMPLE_RATE_HZ)
+    # 16 bit here, before any feature is computed, so that features made from the stored sound are the same.
+    samples = np.clip(np.rint(line * 32768.0), -32768, 32767).astype(np.int16)
+    return Sound(samples=samples, start_seconds=start, damaged=missing > 0)
+
+
+def _lay_out(chunks: Sequence[SoundChunk], rate_hz: int) -> tuple[npt.NDArray[np.float32], float, int]:
+    """Chunks on one line of samples, its start, and how many samples the gaps between them have.
+
+    Small errors of rounded times are ignored, real gaps become silence.
+    """
+    start = chunks[0].seconds
+    places: list[int] = []
+    follows = gaps = 0
+    for chunk in chunks:
+        place = max(0, round((chunk.seconds - start) * rate_hz))
+        if abs(place - follows) <= JITTER_SECONDS * rate_hz:
+            place = follows
+        gaps += max(0, place - follows)
+        places.append(place)
+        follows = place + len(chunk.samples)
+    line = np.zeros(max(p + len(c.samples) for p, c in zip(places, chunks, strict=True)), dtype=np.float32)
+    for place, chunk in zip(places, chunks, strict=True):
+        line[place : place + len(chunk.samples)] = chunk.samples
+    return line, start, gaps
+
+
+def _cut(
+    line: npt.NDArray[np.float32], start: float, rate_hz: int, segment: Segment
+) -> tuple[npt.NDArray[np.float32], float]:
+    first = max(0, round((segment[0] - start) * rate_hz))
+    last = max(first, round((segment[1] - start) * rate_hz))
+    return line[first:last], start + first / rate_hz

@@ -1,0 +1,195 @@
+"""Reads recordings with an ffmpeg process: the second decoder, for files that PyAV cannot read.
+
+Two runs for the picture, since the frames to keep depend on the times of all: one lists them, one takes them out.
+The program is the system's `ffmpeg`, or the one that comes with imageio-ffmpeg.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import ffmpeg
+import imageio_ffmpeg
+import numpy as np
+import numpy.typing as npt
+
+from builder.datasets.base import ClipSource
+from builder.decoders.base import (
+    CONTAINERS,
+    FrameTimes,
+    MediaError,
+    Picture,
+    Plan,
+    Segment,
+    Sound,
+    SoundChunk,
+    assemble_sound,
+    check_complete,
+    check_segment,
+)
+from builder.timeline import nearest_frames
+
+#: Read this much around a segment; what lies outside is left out by its time.
+MARGIN_SECONDS = 1.0
+#: Seconds of processor time after which ffmpeg gives up by itself.
+TIME_LIMIT_SECONDS = 600
+
+#: Neither drop nor repeat a frame, and keep its own time however near the next one is.
+_EVERY_FRAME = {"fps_mode": "passthrough", "enc_time_base": "demux"}
+
+_TIME_BASE = re.compile(r"showinfo.*config in time_base: (\d+)/(\d+)")
+_FRAME = re.compile(r"showinfo.* n: *\d+ pts: *(-?\d+) .* duration: *(\d+) .* s:(\d+)x(\d+) ")
+_VIDEO = re.compile(r"Video:(?!.*attached pic)")
+_SOUND = re.compile(r"ashowinfo.* n:\d+ pts:(-?\d+) .* channels:(\d+) .* rate:(\d+) nb_samples:(\d+)")
+_ERROR = re.compile(r"\[(?:error|fatal|panic)\] (.*)")
+_LOST = re.compile(r"\[error\] Error submitting packet to decoder")
+_DURATION = re.compile(r"Duration: (\d+):(\d+):([\d.]+), start: (-?[\d.]+)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Frames:
+    """What the first run tells of the picture."""
+
+    numbers: tuple[int, ...]
+    """Place of each frame of the clip in ffmpeg's output."""
+    times: FrameTimes
+    size: tuple[int, int]
+    """Width and height, upright."""
+
+
+def read(source: ClipSource, plan: Plan) -> tuple[Picture, Sound | None]:
+    """Decode a clip's picture at the instants the plan asks for, and its sound (None where it has none).
+
+    Raises MediaError.
+    """
+    described = _describe(source.video)
+    if not _VIDEO.search(described):
+        raise MediaError("no_video", "found no picture in it")
+    sound = _sound(source.video, source.segment_seconds) if "Audio:" in described else None
+    frames = _list_frames(source, sound.end_seconds if sound else 0.0, described)
+    timeline = frames.times.timeline(plan)
+    chosen = nearest_frames(frames.times.seconds, timeline.instants_seconds).tolist()
+    taken = _take_frames(source, frames, sorted(set(chosen)))
+    picture = Picture(
+        frames=tuple(taken[i] for i in chosen),
+        frame_seconds=tuple(frames.times.seconds[chosen].tolist()),
+        timeline=timeline,
+        frame_count=len(frames.numbers),
+    )
+    return picture, sound
+
+
+def read_sound(path: Path) -> Sound | None:
+    """Decode a separate sound file; None where there is not one sample. Raises MediaError."""
+    return _sound(path, None) if "Audio:" in _describe(path) else None
+
+
+@cache
+def program() -> str:
+    """Path of the ffmpeg program."""
+    return str(imageio_ffmpeg.get_ffmpeg_exe())
+
+
+def _input(path: Path, segment: Segment | None) -> Any:
+    """The file as ffmpeg's input. `file:` and the whitelists keep names and contents from reaching anything else."""
+    around = {} if segment is None else {"ss": max(0.0, segment[0] - MARGIN_SECONDS)}
+    if segment is not None:
+        around["t"] = segment[1] + MARGIN_SECONDS - around["ss"]
+    return ffmpeg.input(
+        f"file:{path}", threads=1, protocol_whitelist="file", format_whitelist=CONTAINERS, **around
+    )
+
+
+def _run(output: Any) -> tuple[bytes, str]:
+    """Run ffmpeg; what it wrote, and its log."""
+    flags = ("-nostdin", "-hide_banner", "-copyts", "-loglevel", "level+info", "-timelimit", str(TIME_LIMIT_SECONDS))
+    command = output.global_args(*flags).compile(cmd=program())
+    done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, check=False)
+    return done.stdout, done.stderr.decode("utf-8", "replace")
+
+
+def _describe(path: Path) -> str:
+    """What ffmpeg says of a file's streams. Raises MediaError where it cannot open it."""
+    _, log = _run(ffmpeg.output(_input(path, None), "pipe:", format="null", t=0, c="copy", map="0"))
+    if "Input #0" not in log:
+        words = (_ERROR.findall(log) or ["no reason given"])[-1].replace(f"file:{path}", path.name)
+        raise MediaError("unreadable", f"not a recording that can be opened ({words})")
+    return log
+
+
+def _list_frames(source: ClipSource, sound_end_seconds: float, described: str) -> _Frames:
+    """Decode all of the picture for its times. What is missing at the end is said before what is damaged."""
+    segment = source.segment_seconds
+    shown = _square(_input(source.video, segment).video).filter("showinfo")
+    _, log = _run(shown.output("pipe:", format="null", **_EVERY_FRAME))
+    frames = _parse_frames(log, segment)
+    if segment is not None:
+        check_segment(frames.times, segment)
+    elif len(frames.times.seconds):
+        check_complete(max(frames.times.end_seconds, sound_end_seconds), _promised_end_seconds(described))
+    complaints = _ERROR.findall(log)
+    if complaints or not len(frames.times.seconds):
+        raise MediaError("decode_error", (complaints or ["found no frame that can be decoded"])[0])
+    return frames
+
+
+def _parse_frames(log: str, segment: Segment | None) -> _Frames:
+    base = _TIME_BASE.search(log)
+    found = [tuple(map(int, match.groups())) for match in _FRAME.finditer(log)]
+    if base is None or not found:
+        return _Frames(numbers=(), times=FrameTimes.of(np.empty(0), 0.0), size=(0, 0))
+    numerator, denominator = map(int, base.groups())
+    seconds = np.array([pts for pts, *_ in found], dtype=np.float64) * numerator / denominator
+    start, end = segment or (-np.inf, np.inf)
+    inside = np.flatnonzero((seconds >= start) & (seconds < end))
+    last = found[inside[-1]][1] * numerator / denominator if len(inside) else 0.0
+    return _Frames(
+        numbers=tuple(inside.tolist()), times=FrameTimes.of(seconds[inside], last), size=(found[0][2], found[0][3])
+    )
+
+
+def _square(video: Any) -> Any:
+    """Square pixels, by the same interpolation as the first decoder."""
+    return video.filter("scale", w="iw*sar", h="ih", flags="bilinear")
+
+
+def _take_frames(source: ClipSource, frames: _Frames, wanted: Sequence[int]) -> dict[int, npt.NDArray[np.uint8]]:
+    """Frames by their place in the clip."""
+    choice = "+".join(f"eq(n,{frames.numbers[i]})" for i in wanted)
+    video = _square(_input(source.video, source.segment_seconds).video).filter("select", choice)
+    output = video.output("pipe:", format="rawvideo", pix_fmt="rgb24", sws_flags="bilinear", **_EVERY_FRAME)
+    raw, _ = _run(output)
+    width, height = frames.size
+    pictures = np.frombuffer(raw, dtype=np.uint8).reshape(-1, height, width, 3)
+    return dict(zip(wanted, pictures, strict=True))
+
+
+def _sound(path: Path, segment: Segment | None) -> Sound | None:
+    """Packets that fail leave gaps; `assemble_sound` judges how much may be missing."""
+    shown = _input(path, segment).audio.filter("ashowinfo")
+    raw, log = _run(shown.output("pipe:", format="f32le", acodec="pcm_f32le"))
+    found = [tuple(map(int, match.groups())) for match in _SOUND.finditer(log)]
+    if not found:
+        return None
+    _, channels, rate_hz, _ = found[0]
+    mono = np.frombuffer(raw, dtype="<f4").reshape(-1, channels).mean(axis=1)
+    ends = np.cumsum([samples for *_, samples in found])
+    chunks = [
+        SoundChunk(seconds=pts / rate_hz, samples=mono[end - samples : end])
+        for (pts, _, _, samples), end in zip(found, ends, strict=True)
+    ]
+    return assemble_sound(chunks, rate_hz, segment, len(_LOST.findall(log)) * len(chunks[0].samples))
+
+
+def _promised_end_seconds(log: str) -> float | None:
+    match = _DURATION.search(log)
+    if match is None:
+        return None
+    hours, minutes, seconds, start = map(float, match.groups())
+    return hours * 3600 + minutes * 60 + seconds + start

@@ -1,0 +1,285 @@
+"""Reads recordings with PyAV, in this process and on one thread.
+
+Packets are read first, for their times; so the frames to keep are known before the first one is decoded,
+and a clip costs one decode and the memory of 16 frames, however long it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import av.logging
+import numpy as np
+import numpy.typing as npt
+from av.video.reformatter import VideoReformatter
+
+from builder.datasets.base import ClipSource
+from builder.decoders.base import (
+    CONTAINERS,
+    FrameTimes,
+    MediaError,
+    Picture,
+    Plan,
+    Segment,
+    Sound,
+    SoundChunk,
+    assemble_sound,
+    check_complete,
+    check_segment,
+)
+from builder.timeline import nearest_frames
+
+#: Read this much before a segment, so that decoding starts at a key frame before it.
+SEEK_MARGIN_SECONDS = 1.0
+#: Packets are stored in decoding order; after the segment's end read this much further for late ones.
+REORDER_SECONDS = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Packets:
+    """A clip as it lies in the file: read, not decoded."""
+
+    video: Any
+    """The picture's stream, or None."""
+    audio: Any
+    """The sound's stream, or None."""
+    packets: tuple[Any, ...]
+    segment: Segment | None
+    promised_end_seconds: float | None
+    """When the header says that all of it ends."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Times:
+    """Presentation times in the stream's time base."""
+
+    pts: tuple[int, ...]
+    """Ascending."""
+    last: int
+    """How long the last frame says it lasts; 0 where it does not say."""
+
+    def seconds(self, base: Fraction) -> FrameTimes:
+        """The same in seconds."""
+        pts = np.asarray([*self.pts, self.last], dtype=np.float64) * base.numerator / base.denominator
+        return FrameTimes.of(pts[:-1], float(pts[-1]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Frames:
+    """What decoding all of a clip's picture left behind."""
+
+    times: _Times
+    kept: dict[int, npt.NDArray[np.uint8]]
+    """pts -> upright RGB frame, for those asked for."""
+
+
+def read(source: ClipSource, plan: Plan) -> tuple[Picture, Sound | None]:
+    """Decode a clip's picture at the instants the plan asks for, and its sound (None where it has none).
+
+    Raises MediaError.
+    """
+    with _opened(source.video) as container:
+        clip = _demux(container, source.segment_seconds)
+        if clip.video is None:
+            raise MediaError("no_video", "found no picture in it")
+        base = clip.video.time_base
+        promised = _packet_times(clip)
+        _check_complete(clip, promised.seconds(base))
+        frames = _decode_frames(clip, set(_wanted(plan, promised, base)))
+        sound = _decode_sound(clip)
+    if frames.times.pts != promised.pts:
+        # The packets' times were not the frames' times. Now these are known: decode once more, for them.
+        with _opened(source.video) as container:
+            wanted = set(_wanted(plan, frames.times, base))
+            frames = _decode_frames(_demux(container, source.segment_seconds), wanted)
+    return _picture(plan, frames, base), sound
+
+
+def read_sound(path: Path) -> Sound | None:
+    """Decode a separate sound file; None where there is not one sample. Raises MediaError."""
+    with _opened(path) as container:
+        return _decode_sound(_demux(container, None))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """An opened container of a known kind. A file object, not a name: no name can reach a protocol."""
+    with path.open("rb") as file:
+        try:
+            container = av.open(file, options={"format_whitelist": CONTAINERS, "protocol_whitelist": "none"})
+        except av.FFmpegError as error:
+            raise MediaError("unreadable", f"not a recording that can be opened ({error.strerror})") from error
+        with container:
+            yield container
+
+
+def _demux(container: Any, segment: Segment | None) -> _Packets:
+    """All packets of the clip's first picture and first sound stream."""
+    video, audio = _first(container.streams.video), _first(container.streams.audio)
+    streams = [stream for stream in (video, audio) if stream is not None]
+    packets: list[Any] = []
+    unfinished = set(streams)
+    try:
+        if segment is not None:
+            container.seek(max(0, int((segment[0] - SEEK_MARGIN_SECONDS) * 1_000_000)))
+        for packet in container.demux(*streams) if streams else ():
+            packets.append(packet)
+            if segment is not None and _is_past(packet, segment[1] + REORDER_SECONDS):
+                unfinished.discard(packet.stream)
+                if not unfinished:
+                    break
+    except av.FFmpegError as error:
+        raise MediaError("decode_error", str(error)) from error
+    promised = None if container.duration is None else (container.duration + (container.start_time or 0)) / 1_000_000
+    return _Packets(
+        video=video, audio=audio, packets=tuple(packets), segment=segment, promised_end_seconds=promised
+    )
+
+
+def _first(streams: Sequence[Any]) -> Any:
+    """The first stream that can be decoded, or None. Cover pictures of sound files are no picture."""
+    cover = av.stream.Disposition.attached_pic
+    return next((s for s in streams if s.codec_context is not None and not s.disposition & cover), None)
+
+
+def _is_past(packet: Any, seconds: float) -> bool:
+    return packet.dts is not None and packet.dts * packet.time_base > seconds
+
+
+def _packet_times(clip: _Packets) -> _Times:
+    """Times of the clip's frames as its packets tell them; none where a packet does not."""
+    packets = [p for p in clip.packets if p.stream is clip.video and p.size and not p.is_discard]
+    if any(p.pts is None for p in packets):
+        return _Times(pts=(), last=0)
+    return _times((p.pts, p.duration) for p in packets if _inside(p.pts, clip))
+
+
+def _times(found: Iterable[tuple[int, int | None]]) -> _Times:
+    """(pts, duration) pairs in any order -> times."""
+    ordered = sorted((pts, duration or 0) for pts, duration in found)
+    return _Times(pts=tuple(pts for pts, _ in ordered), last=ordered[-1][1] if ordered else 0)
+
+
+def _inside(pts: int, clip: _Packets) -> bool:
+    if clip.segment is None:
+        return True
+    return clip.segment[0] <= float(pts * clip.video.time_base) < clip.segment[1]
+
+
+def _check_complete(clip: _Packets, times: FrameTimes) -> None:
+    """Hold what is in the file against what its header promises, or the segment asks for."""
+    if not len(times.seconds) and any(p.size and p.pts is None for p in clip.packets):
+        return  # the packets do not tell
+    if clip.segment is not None:
+        check_segment(times, clip.segment)
+        return
+    check_complete(times.end_seconds, _promised_picture_end(clip.video))
+    check_complete(max(times.end_seconds, _last_packet_end(clip)), clip.promised_end_seconds)
+
+
+def _promised_picture_end(stream: Any) -> float | None:
+    """When the header says the picture ends; None where it does not say."""
+    start = float((stream.start_time or 0) * stream.time_base)
+    lengths = []
+    if stream.duration:
+        lengths.append(float(stream.duration * stream.time_base))
+    if stream.frames and stream.average_rate:
+        lengths.append(float(stream.frames / stream.average_rate))
+    return start + max(lengths) if lengths else None
+
+
+def _last_packet_end(clip: _Packets) -> float:
+    ends = ((p.pts + (p.duration or 0)) * p.time_base for p in clip.packets if p.pts is not None and p.size)
+    return float(max(ends, default=0))
+
+
+def _wanted(plan: Plan, times: _Times, base: Fraction) -> list[int]:
+    """pts of the 16 frames to show."""
+    if not times.pts:
+        return []
+    found = times.seconds(base)
+    return [times.pts[i] for i in nearest_frames(found.seconds, found.timeline(plan).instants_seconds)]
+
+
+def _decode_frames(clip: _Packets, wanted: set[int]) -> _Frames:
+    """Decode every frame, since each may need the ones before it; keep the wanted ones."""
+    clip.video.codec_context.thread_count = 1
+    to_rgb = VideoReformatter()
+    found: list[tuple[int, int | None]] = []
+    kept: dict[int, npt.NDArray[np.uint8]] = {}
+    with _complaints() as complaints:
+        for packet in (p for p in clip.packets if p.stream is clip.video):
+            for frame in _decoded(packet):
+                if frame.pts is None or not _inside(frame.pts, clip):
+                    continue
+                found.append((frame.pts, frame.duration))
+                if frame.pts in wanted:
+                    kept[frame.pts] = _upright_rgb(frame, to_rgb, clip.video)
+    if complaints or not found:
+        raise MediaError("decode_error", (complaints or ["found no frame that can be decoded"])[0])
+    return _Frames(times=_times(found), kept=kept)
+
+
+@contextmanager
+def _complaints() -> Iterator[list[str]]:
+    """What the decoder logs as an error: it hides damage in the picture and goes on, but says so."""
+    messages: list[str] = []
+    av.logging.set_level(av.logging.ERROR)
+    with av.logging.Capture() as logs:
+        yield messages
+    messages += [f"{name}: {text.strip()}" for level, name, text in logs if level <= av.logging.ERROR]
+
+
+def _decoded(packet: Any) -> list[Any]:
+    try:
+        return list(packet.decode())
+    except av.FFmpegError as error:
+        raise MediaError("decode_error", str(error)) from error
+
+
+def _upright_rgb(frame: Any, to_rgb: VideoReformatter, stream: Any) -> npt.NDArray[np.uint8]:
+    """RGB with square pixels, turned as the container says."""
+    aspect = stream.sample_aspect_ratio or 1
+    width = round(frame.width * aspect) if aspect != 1 else frame.width
+    rgb = to_rgb.reformat(frame, width=width, height=frame.height, format="rgb24").to_ndarray()
+    turns = round(frame.rotation / 90) % 4
+    return np.ascontiguousarray(np.rot90(rgb, turns)) if turns else rgb
+
+
+def _picture(plan: Plan, frames: _Frames, base: Fraction) -> Picture:
+    times = frames.times.seconds(base)
+    timeline = times.timeline(plan)
+    chosen = nearest_frames(times.seconds, timeline.instants_seconds)
+    return Picture(
+        frames=tuple(frames.kept[frames.times.pts[i]] for i in chosen),
+        frame_seconds=tuple(times.seconds[chosen].tolist()),
+        timeline=timeline,
+        frame_count=len(times.seconds),
+    )
+
+
+def _decode_sound(clip: _Packets) -> Sound | None:
+    """Decode the clip's sound to one mono line at 16 kHz. A packet that fails leaves a gap."""
+    if clip.audio is None:
+        return None
+    clip.audio.codec_context.thread_count = 1
+    planar = av.AudioResampler(format="fltp")
+    chunks: list[SoundChunk] = []
+    lost_seconds = 0.0
+    for packet in (p for p in clip.packets if p.stream is clip.audio):
+        try:
+            chunks += [_chunk(f) for frame in packet.decode() for f in planar.resample(frame) if f.pts is not None]
+        except av.FFmpegError:
+            lost_seconds += float((packet.duration or 0) * packet.time_base)
+    return assemble_sound(chunks, clip.audio.rate, clip.segment, round(lost_seconds * clip.audio.rate))
+
+
+def _chunk(frame: Any) -> SoundChunk:
+    """Channels are averaged: a stereo recording of one voice is that voice."""
+    return SoundChunk(seconds=float(frame.pts * frame.time_base), samples=frame.to_ndarray().mean(axis=0))

@@ -1,0 +1,249 @@
+"""Frames -> 16 aligned face crops: find, follow, align.
+
+A full-range detector finds the face in the whole frame; a refined face mesh on a box twice its size gives irises and
+mouth (the mesh alone misses faces under an eighth of the frame's width). From then on the mesh follows the face from
+its own last place; the detector is asked again where it loses it, and half-way, to count faces. Everything
+depends on the clip's frames alone, never on other clips, workers or runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from manifests.schema import CROP_PX
+
+Align = Literal["frame", "clip", "none"]
+Frame = npt.NDArray[np.uint8]
+Points = npt.NDArray[np.float64]
+
+#: Where irises and mouth corners lie in a crop, (x, y) in pixels: eyes level, 68 px apart, room for an open mouth.
+TEMPLATE_PX: Points = np.array([[78.0, 84.0], [146.0, 84.0], [86.0, 158.0], [138.0, 158.0]])
+#: How much each of them counts in the fit. Irises decide; mouth corners steady the roll of a face turned away.
+WEIGHTS = np.array([1.0, 1.0, 0.05, 0.05])
+#: Mesh indices of the same: irises' centres, mouth corners, the one on the left of the picture first.
+LANDMARKS = (468, 473, 61, 291)
+#: Mesh indices of the face's outline: forehead, chin, both cheeks. Of 478 points only these and the above are read.
+OUTLINE = (10, 152, 234, 454)
+
+#: Frames the detector always looks at, to find the face and to count faces.
+DETECTION_FRAMES = (0, 8)
+#: Side of the box given to the mesh, in face boxes.
+BOX_SCALE = 2.0
+MIN_CONFIDENCE = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Faces:
+    """Where the followed face is in 16 frames."""
+
+    points: Points
+    """[16, 4, 2] irises and mouth corners in frame pixels; NaN where no face was found."""
+    boxes: Points
+    """[16, 4] x0, y0, x1, y1 around the face's outline in frame pixels; NaN where no face was found."""
+    several: bool
+    """More than one face was seen."""
+
+    @property
+    def found(self) -> npt.NDArray[np.bool_]:
+        """[16] where a face was found."""
+        return np.isfinite(self.points[:, 0, 0])
+
+
+class FaceFinder:
+    """The detector and the mesh, loaded once a process. Make it after a process is spawned, never before a fork."""
+
+    def __init__(self) -> None:
+        warnings.filterwarnings("ignore", message="SymbolDatabase.GetPrototype")  # mediapipe's, at every process
+        with quiet():
+            import mediapipe
+
+            solutions = mediapipe.solutions
+            self._detector = solutions.face_detection.FaceDetection(
+                model_selection=1, min_detection_confidence=MIN_CONFIDENCE
+            )
+            self._mesh = solutions.face_mesh.FaceMesh(
+                static_image_mode=True, max_num_faces=1, refine_landmarks=True, min_detection_confidence=MIN_CONFIDENCE
+            )
+            blank = np.zeros((64, 64, 3), dtype=np.uint8)
+            self._detector.process(blank)
+            self._mesh.process(blank)
+
+    def detect(self, frame: Frame) -> Points:
+        """[faces, 4] boxes x0, y0, x1, y1 in pixels, the largest first."""
+        height, width = frame.shape[:2]
+        found = self._detector.process(frame).detections or []
+        relative = [d.location_data.relative_bounding_box for d in found]
+        boxes = np.array([[b.xmin, b.ymin, b.xmin + b.width, b.ymin + b.height] for b in relative]).reshape(-1, 4)
+        boxes *= [width, height, width, height]
+        return boxes[np.argsort(-_areas(boxes), kind="stable")]
+
+    def mesh(self, frame: Frame, box: Points) -> Points | None:
+        """[8, 2] landmarks, then outline, in frame pixels of the face in the box; or None."""
+        x0, y0, x1, y1 = search_area(box, frame.shape)
+        if x1 - x0 < 2 or y1 - y0 < 2:
+            return None
+        found = self.bare_mesh(np.ascontiguousarray(frame[y0:y1, x0:x1]))
+        if not found:
+            return None
+        mesh = found[0].landmark
+        relative = np.array([(mesh[i].x, mesh[i].y) for i in (*LANDMARKS, *OUTLINE)])
+        return relative * (x1 - x0, y1 - y0) + (x0, y0)
+
+    def bare_mesh(self, area: Frame) -> Any:
+        """mediapipe's own answer for a piece of a frame: meshes with coordinates from 0 to 1, or None."""
+        return self._mesh.process(area).multi_face_landmarks
+
+    def count(self, frame: Frame, boxes: Points) -> int:
+        """How many of the detected boxes the mesh agrees are faces: the detector alone sees some in hair and hands."""
+        meshes = [self.mesh(frame, box) for box in boxes]
+        return sum(mesh is not None and _holds(box, _bounds(mesh)) for box, mesh in zip(boxes, meshes, strict=True))
+
+    def follow(self, frames: Sequence[Frame]) -> Faces:
+        """Follow one face through the frames: the largest at first, then whichever is nearest to where it was."""
+        points = np.full((len(frames), len(LANDMARKS), 2), np.nan)
+        boxes = np.full((len(frames), 4), np.nan)
+        several = False
+        last: Points | None = None
+        for i, frame in enumerate(frames):
+            mesh = None if last is None else self.mesh(frame, last)
+            if mesh is None or i in DETECTION_FRAMES:
+                detected = self.detect(frame)
+                several |= len(detected) > 1 and self.count(frame, detected) > 1
+                if mesh is None and len(detected):
+                    mesh = self.mesh(frame, _nearest(detected, last))
+            if mesh is not None:
+                last = boxes[i] = _bounds(mesh)
+                points[i] = mesh[: len(LANDMARKS)]
+        return Faces(points=points, boxes=boxes, several=several)
+
+
+def transforms(faces: Faces, frame_seconds: Sequence[float], align: Align) -> Points:
+    """[16, 2, 3] maps from frame to crop pixels. At least one face must have been found.
+
+    `frame`: eyes level and at one distance in every crop; a frame without a face borrows from its neighbours in time.
+    `clip`: one map for the clip, so that the head's motion stays. `none`: the face's box, neither turned nor scaled
+    to the eyes.
+    """
+    if align == "none":
+        return _box_maps(_interpolated(faces.boxes, frame_seconds))
+    points = _interpolated(faces.points, frame_seconds)
+    if align == "clip":
+        points = np.broadcast_to(points.mean(axis=0), points.shape)
+    return similarity(points)
+
+
+def similarity(points: Points) -> Points:
+    """[n, 4, 2] points -> [n, 2, 3] weighted least-squares similarity maps onto the template.
+
+    In complex numbers a similarity is z -> a z + b, and its fit has a closed form.
+    """
+    z, target = _complex(points), _complex(TEMPLATE_PX)
+    weights = WEIGHTS / WEIGHTS.sum()
+    z_mean, target_mean = (z * weights).sum(-1, keepdims=True), (target * weights).sum()
+    spread = (weights * np.abs(z - z_mean) ** 2).sum(-1)
+    a = (weights * np.conj(z - z_mean) * (target - target_mean)).sum(-1) / spread
+    b = target_mean - a * z_mean[..., 0]
+    return np.stack([np.stack([a.real, -a.imag, b.real], -1), np.stack([a.imag, a.real, b.imag], -1)], -2)
+
+
+def warp(frame: Frame, matrix: Points) -> Frame:
+    """One frame -> [224, 224, 3] crop; outside the frame is black. A large face is first shrunk by averaging."""
+    shrink = int(1 / max(float(np.hypot(matrix[0, 0], matrix[1, 0])), 1e-3))
+    if shrink > 1:
+        frame = cv2.resize(frame, None, fx=1 / shrink, fy=1 / shrink, interpolation=cv2.INTER_AREA)
+        matrix = np.hstack([matrix[:, :2] * shrink, matrix[:, 2:]])
+    return cv2.warpAffine(frame, matrix, (CROP_PX, CROP_PX), flags=cv2.INTER_LINEAR)
+
+
+def model_hashes() -> dict[str, str]:
+    """SHA-256 of the model files that decide where faces are; found without loading mediapipe."""
+    spec = importlib.util.find_spec("mediapipe")
+    if spec is None or spec.origin is None:
+        return {}
+    modules = Path(spec.origin).parent / "modules"
+    names = (
+        "face_detection/face_detection_full_range_sparse.tflite",
+        "face_detection/face_detection_short_range.tflite",
+        "face_landmark/face_landmark_with_attention.tflite",
+    )
+    return {name: hashlib.sha256((modules / name).read_bytes()).hexdigest() for name in names}
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence file descriptor 2: mediapipe's native log takes no other hint."""
+    kept = os.dup(2)
+    with Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _areas(boxes: Points) -> Points:
+    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+
+
+def _bounds(points: Points) -> Points:
+    """[n, 2] points -> the box x0, y0, x1, y1 around them."""
+    return np.concatenate([points.min(axis=0), points.max(axis=0)])
+
+
+def _holds(box: Points, face: Points) -> bool:
+    """The face's centre lies in the box."""
+    centre = (face[:2] + face[2:]) / 2
+    return bool((box[:2] <= centre).all() and (centre <= box[2:]).all())
+
+
+def search_area(box: Points, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """A square of twice the box, as far as it lies in the frame: x0, y0, x1, y1 in whole pixels."""
+    centre_x, centre_y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+    reach = BOX_SCALE * max(box[2] - box[0], box[3] - box[1]) / 2
+    x = np.clip(np.rint([centre_x - reach, centre_x + reach]), 0, shape[1]).astype(int)
+    y = np.clip(np.rint([centre_y - reach, centre_y + reach]), 0, shape[0]).astype(int)
+    return int(x[0]), int(y[0]), int(x[1]), int(y[1])
+
+
+def _nearest(boxes: Points, last: Points | None) -> Points:
+    """The box whose centre is nearest to the last one's; the largest where there is no last one."""
+    if last is None:
+        return boxes[0]
+    offsets = (boxes[:, :2] + boxes[:, 2:] - last[:2] - last[2:]) / 2
+    return boxes[int(np.argmin(np.hypot(offsets[:, 0], offsets[:, 1])))]
+
+
+def _complex(points: Points) -> Any:
+    return points[..., 0] + 1j * points[..., 1]
+
+
+def _interpolated(values: Points, seconds: Sequence[float]) -> Points:
+    """Fill rows of NaN in [16, ...] from the nearest rows before and after, in proportion to time."""
+    flat = values.reshape(len(values), -1)
+    known = np.isfinite(flat[:, 0])
+    times = np.asarray(seconds)
+    columns = [np.interp(times, times[known], column[known]) for column in flat.T]
+    return np.stack(columns, axis=1).reshape(values.shape)
+
+
+def _box_maps(boxes: Points) -> Points:
+    """[n, 4] face boxes -> [n, 2, 3] maps of a square around each, a little larger than the face."""
+    side = 1.25 * np.maximum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
+    scale = CROP_PX / side
+    shift_x = CROP_PX / 2 - scale * (boxes[:, 0] + boxes[:, 2]) / 2
+    shift_y = CROP_PX / 2 - scale * (boxes[:, 1] + boxes[:, 3]) / 2
+    zero = np.zeros_like(scale)
+    return np.stack([np.stack([scale, zero, shift_x], -1), np.stack([zero, scale, shift_y], -1)], -2)

@@ -1,0 +1,152 @@
+"""Sound and windows -> spectrograms: the T±1 pictures of sound that stand beside the 16 faces (paper III.B, IV.B.1).
+
+Windows overlap by half, and the grid of 8 has twice the hop of the grid of 16: most columns are in several windows.
+So all columns of both grids are laid on one line of samples, and each spectrum is computed once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+import scipy.fft
+import scipy.signal
+
+from builder.timeline import Timeline
+from manifests.schema import FEATURE_ROWS, GRIDS, SAMPLE_RATE_HZ
+
+Floats = npt.NDArray[np.float32]
+
+PRE_EMPHASIS = 0.97
+FRAME_SAMPLES = 400  # 25 ms
+FFT_SAMPLES = 512
+MFCC_BANDS = 40
+LIFTER = 22
+#: 448 points and no Nyquist bin: the 224 rows that an image of the encoder has.
+STFT_SAMPLES = 2 * FEATURE_ROWS["stft"]
+#: Frames worked on at once: these fit a processor's cache, all together take three times as long.
+BLOCK_FRAMES = 256
+#: Power that silence is raised to, -120 dB: below the noise that 16 bit rounding makes anyway.
+POWER_FLOOR = 1e-12
+
+
+def spectrograms(
+    audio: npt.NDArray[np.int16], audio_start_seconds: float, timeline: Timeline, features: Sequence[str]
+) -> dict[str, npt.NDArray[np.float16]]:
+    """All features on both grids: `<feature>_<grid>` -> [grid, rows, 224] float16.
+
+    Column j of a window is the analysis frame centred at `timeline.column_seconds(grid)[:, j]`; sound outside
+    the recording is silence.
+
+    Args:
+        audio: [n] mono at 16 kHz.
+        audio_start_seconds: presentation time of sample 0.
+        timeline: the instants and their step.
+        features: names in `manifests.schema.FEATURE_ROWS`.
+    """
+    centres = {grid: _nearest_samples(timeline.column_seconds(grid) - audio_start_seconds) for grid in GRIDS}
+    needed = np.unique(np.concatenate([each.ravel() for each in centres.values()]))
+    signal, places = _reaching(audio, needed)
+    parts: dict[str, list[Floats]] = {feature: [] for feature in features}
+    for block in np.array_split(places, -(-len(needed) // BLOCK_FRAMES)):
+        frames = analysis_frames(signal, block)
+        for feature in features:
+            parts[feature].append(FEATURES[feature](frames))
+    result = {}
+    for feature in features:
+        columns = np.concatenate(parts[feature]).astype(np.float16)
+        for grid in GRIDS:
+            windows = columns[np.searchsorted(needed, centres[grid])]  # [grid, 224, rows]
+            result[f"{feature}_{grid}"] = np.ascontiguousarray(windows.transpose(0, 2, 1))
+    return result
+
+
+def _nearest_samples(seconds: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    return np.rint(seconds * SAMPLE_RATE_HZ).astype(np.int64)
+
+
+def _reaching(audio: npt.NDArray[np.int16], centres: npt.NDArray[np.int64]) -> tuple[Floats, npt.NDArray[np.int64]]:
+    """Pre-emphasised sound with a frame of silence on both sides, and where in it the centres are.
+
+    Centres further out move to that silence: a recording whose clock jumps costs no memory.
+    """
+    half = FRAME_SAMPLES // 2
+    signal = np.pad(pre_emphasis(audio.astype(np.float32) / 32768.0), FRAME_SAMPLES)
+    return signal, np.clip(centres, -half, len(audio) + half) + FRAME_SAMPLES
+
+
+def analysis_frames(signal: Floats, centres: npt.NDArray[np.int64]) -> Floats:
+    """[n, 400] Hamming-windowed frames around the given samples of a signal that reaches around all of them."""
+    starts = np.lib.stride_tricks.sliding_window_view(signal, FRAME_SAMPLES)
+    return starts[centres - FRAME_SAMPLES // 2] * _hamming()
+
+
+def pre_emphasis(signal: Floats) -> Floats:
+    """y[n] = x[n] - 0.97 x[n-1]."""
+    return np.append(signal[:1], signal[1:] - np.float32(PRE_EMPHASIS) * signal[:-1])
+
+
+def power(frames: Floats, fft_samples: int = FFT_SAMPLES) -> Floats:
+    """[n, 400] frames -> [n, bins] power spectra, |X|^2 / N."""
+    spectrum = scipy.fft.rfft(frames, fft_samples, axis=1)
+    return (spectrum.real**2 + spectrum.imag**2) / np.float32(fft_samples)
+
+
+def mfcc(frames: Floats) -> Floats:
+    """[n, 400] frames -> [n, 13] cepstral coefficients 1..13.
+
+    The paper's numbers: 40 mel bands, 20 log10 of power, orthonormal DCT-II, sinusoidal lifter 22.
+    """
+    bands = np.maximum(power(frames) @ _mfcc_bands(), POWER_FLOOR)
+    cepstrum = scipy.fft.dct(20 * np.log10(bands), type=2, axis=1, norm="ortho")
+    rows = np.arange(FEATURE_ROWS["mfcc"], dtype=np.float32)
+    lifter = 1 + (LIFTER / 2) * np.sin(np.pi * rows / LIFTER)
+    return cepstrum[:, 1 : len(rows) + 1] * lifter.astype(np.float32)
+
+
+def logmel(frames: Floats) -> Floats:
+    """[n, 400] frames -> [n, 128] mel bands in dB."""
+    return _decibel(power(frames) @ _logmel_bands())
+
+
+def stft(frames: Floats) -> Floats:
+    """[n, 400] frames -> [n, 224] STFT bins in dB, 0 Hz to just under Nyquist."""
+    return _decibel(power(frames, STFT_SAMPLES)[:, : FEATURE_ROWS["stft"]])
+
+
+FEATURES: dict[str, Callable[[Floats], Floats]] = {"mfcc": mfcc, "logmel": logmel, "stft": stft}
+assert FEATURES.keys() == FEATURE_ROWS.keys()
+
+
+def _decibel(power_: Floats) -> Floats:
+    return 10 * np.log10(np.maximum(power_, POWER_FLOOR))
+
+
+@cache
+def _hamming() -> Floats:
+    return scipy.signal.get_window("hamming", FRAME_SAMPLES, fftbins=False).astype(np.float32)
+
+
+@cache
+def _mfcc_bands() -> Floats:
+    """[257, 40] triangles between FFT bins, equal steps of the mel scale 2595 log10(1 + f/700) from 0 Hz to Nyquist.
+
+    Their corners lie on whole bins, as in the paper's published code; librosa's do not.
+    """
+    top_mel = 2595 * np.log10(1 + SAMPLE_RATE_HZ / 2 / 700)
+    corners_hz = 700 * (10 ** (np.linspace(0, top_mel, MFCC_BANDS + 2) / 2595) - 1)
+    corners = np.floor((FFT_SAMPLES + 1) * corners_hz / SAMPLE_RATE_HZ)
+    left, centre, right = corners[:-2], corners[1:-1], corners[2:]
+    bins = np.arange(FFT_SAMPLES // 2 + 1)[:, None]
+    rising, falling = (bins - left) / (centre - left), (right - bins) / (right - centre)
+    return np.maximum(0, np.minimum(rising, falling)).astype(np.float32)
+
+
+@cache
+def _logmel_bands() -> Floats:
+    """[257, 128] librosa's mel bands."""
+    import librosa  # takes seconds and 150 MB to load, so only where this feature is asked for
+
+    return librosa.filters.mel(sr=SAMPLE_RATE_HZ, n_fft=FFT_SAMPLES, n_mels=FEATURE_ROWS["logmel"]).T
