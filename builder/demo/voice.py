@@ -1,0 +1,130 @@
+"""Speech-like sound by the source-filter model: glottal pulses and breath through formant resonators.
+
+Two manners of speaking. *Lively*: raised and swinging pitch, bright and pressed, raised larynx, quick syllables.
+*Dull*: lowered flat pitch, soft spectral tilt, breathy, slow syllables. Both swell with the same slow envelope
+that opens the jaw; what tells them apart is heard only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import signal
+
+from builder.demo.cast import CAST, Speaker
+from builder.demo.plan import Curve, Manner, Take, Voice, smoothstep
+
+RATE_HZ = 48_000
+#: First three formants of [a e i o u] in an average tract, in Hz; those above hardly move with the vowel.
+_VOWELS_HZ = ((750, 1250, 2600), (480, 1850, 2550), (310, 2200, 2950), (500, 900, 2450), (340, 800, 2300))
+_UPPER_FORMANTS_HZ = (3500, 4500, 5500, 6600, 7700)
+_BANDWIDTHS_HZ = np.array([80.0, 100.0, 140.0, 200.0, 280.0, 360.0, 440.0, 520.0])
+_SPEECH_RMS_DB = -23.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Manner:
+    """Where a manner of speaking leads to at full strength; half way between the two is a neutral voice."""
+
+    pitch: float
+    """Factor on the speaker's pitch."""
+    swing: float
+    """Share of the pitch that its swings reach."""
+    brightness: float
+    """0: soft and steeply tilted, 1: pressed and bright."""
+    breath_db: float
+    """Level of the breath under the pulses."""
+    formants: float
+    """Factor on the speaker's formants: a raised larynx shortens the tract."""
+
+
+_MANNERS: Mapping[Manner, _Manner] = {
+    "lively": _Manner(pitch=1.35, swing=0.22, brightness=1.0, breath_db=-34.0, formants=1.10),
+    "dull": _Manner(pitch=0.85, swing=0.03, brightness=0.0, breath_db=-19.0, formants=0.92),
+}
+
+
+def speak(speaker: str, take: Take, manner: Manner, voice: Voice) -> npt.NDArray[np.int16]:
+    """[n] mono sound at 48 kHz, exactly as long as the take's frames."""
+    who, how = CAST[speaker], _MANNERS[manner]
+    seconds = np.arange(round(take.duration_seconds * RATE_HZ)) / RATE_HZ
+    rng = np.random.default_rng(voice.noise_seed)
+    strength = voice.onset.at(seconds, take.duration_seconds)
+    syllable = np.cumsum(np.full(len(seconds), voice.syllables_hz / RATE_HZ))
+    source = _source(_pitch_hz(who, how, voice, seconds, strength), how, strength, rng)
+    spoken = _articulate(source, who.formant_scale * how.formants, voice.vowels, syllable)
+    spoken *= take.envelope(seconds) * (0.3 + 0.7 * np.sin(np.pi * syllable) ** 2)
+    spoken *= 10 ** ((_SPEECH_RMS_DB + take.loudness_db) / 20) / np.sqrt(np.mean(spoken**2))
+    room = _room(len(seconds), rng) * 10 ** ((_SPEECH_RMS_DB + voice.noise_db) / 20 + 0.5)
+    return np.round(np.clip(spoken + room, -0.99, 0.99) * 32767).astype(np.int16)
+
+
+def silence(take: Take) -> npt.NDArray[np.int16]:
+    """[n] digital silence as long as the take's frames."""
+    return np.zeros(round(take.duration_seconds * RATE_HZ), dtype=np.int16)
+
+
+def _pitch_hz(who: Speaker, how: _Manner, voice: Voice, seconds: Curve, strength: Curve) -> Curve:
+    swings = np.sum([w * np.sin(2 * np.pi * f * seconds + p) for w, f, p in voice.pitch], axis=0)
+    declination = 1.0 - 0.04 * seconds
+    manner = 1.0 + (how.pitch - 1.0) * strength
+    return who.pitch_hz * voice.pitch_shift * manner * declination * (1.0 + how.swing * strength * swings)
+
+
+def _source(pitch_hz: Curve, how: _Manner, strength: Curve, rng: np.random.Generator) -> Curve:
+    """[n] glottal pulses with jitter and shimmer, soft or bright, and breath; without strength, a neutral voice."""
+    jitter = signal.lfilter([1.0], [1.0, -0.999], rng.normal(0.0, 0.0006, len(pitch_hz)))
+    cycles = np.floor(np.cumsum(pitch_hz * (1.0 + jitter)) / RATE_HZ)
+    pulses = np.diff(cycles, prepend=0.0) * (1.0 + 0.08 * rng.normal(size=len(pitch_hz)))
+    pulses *= np.sqrt(RATE_HZ / pitch_hz)
+    soft, bright = _lowpass(pulses, (140.0, 350.0)), _lowpass(pulses, (700.0, 9000.0))
+    bright = bright * (_rms(soft) / _rms(bright))
+    breath = _lowpass(rng.normal(size=len(pitch_hz)), (900.0,))
+    breath *= _rms(soft) / _rms(breath)
+    brightness = np.clip(0.5 + (how.brightness - 0.5) * strength, 0.0, 1.0)
+    breath_db = -26.0 + (how.breath_db + 26.0) * strength
+    return soft * (1.0 - brightness) ** 2 + bright * brightness**2 + breath * 10 ** (breath_db / 20)
+
+
+def _articulate(source: Curve, formant_scale: float, vowels: tuple[int, ...], syllable: Curve) -> Curve:
+    """[n] the source through the vowels' formants, gliding from syllable to syllable."""
+    here = np.floor(syllable).astype(int)
+    glide = smoothstep((syllable - here - 0.75) / 0.25)
+    now, then = np.take(vowels, here, mode="wrap"), np.take(vowels, here + 1, mode="wrap")
+    total = np.zeros_like(source)
+    for vowel in sorted(set(vowels)):
+        weight = (now == vowel) * (1.0 - glide) + (then == vowel) * glide
+        resonant = signal.sosfilt(_formants(_VOWELS_HZ[vowel], formant_scale), source)
+        total += weight * resonant / _rms(resonant)
+    return total
+
+
+def _formants(vowel_hz: tuple[int, ...], scale: float) -> npt.NDArray[np.float64]:
+    """[8, 6] second-order sections, one resonator a formant, unit gain at 0 Hz."""
+    centres_hz = np.array(vowel_hz + _UPPER_FORMANTS_HZ) * scale
+    radius = np.exp(-np.pi * _BANDWIDTHS_HZ / RATE_HZ)
+    a1, a2 = -2.0 * radius * np.cos(2 * np.pi * centres_hz / RATE_HZ), radius**2
+    one, zero = np.ones_like(a1), np.zeros_like(a1)
+    return np.stack([1.0 + a1 + a2, zero, zero, one, a1, a2], axis=1)
+
+
+def _lowpass(x: Curve, corners_hz: tuple[float, ...]) -> Curve:
+    """One pole at each corner: 6 dB an octave each."""
+    for corner in corners_hz:
+        pole = np.exp(-2 * np.pi * corner / RATE_HZ)
+        x = signal.lfilter([1.0 - pole], [1.0, -pole], x)
+    return x
+
+
+def _room(samples: int, rng: np.random.Generator) -> Curve:
+    """[n] low rumble and hiss, rms 1."""
+    hiss = rng.normal(size=samples)
+    noise = _lowpass(hiss, (600.0,)) + 0.05 * hiss
+    return noise / _rms(noise)
+
+
+def _rms(x: Curve) -> float:
+    return float(np.sqrt(np.mean(x**2)))
