@@ -1,0 +1,70 @@
+# Every target only calls a command line. Settings: DATASET DATA OUT WORKERS FEATURE TIMELINE ALIGN DECODER OPTION ARGS.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV   := .venv
+RUN    := $(VENV)/bin/python
+PIP    := $(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+DATASET ?= demo
+OUT     ?= shards/$(DATASET)
+DATA    ?= data/$(DATASET)
+
+WHERE    := --dataset $(DATASET) --data '$(DATA)' --out '$(OUT)'
+SETTINGS := $(if $(FEATURE),--feature '$(FEATURE)') $(if $(TIMELINE),--timeline $(TIMELINE)) \
+            $(if $(STEP),--step $(STEP)) $(if $(ALIGN),--align $(ALIGN)) $(if $(DECODER),--decoder $(DECODER)) \
+            $(foreach option,$(OPTION),--option $(option))
+
+.PHONY: help
+help:  ## Show this help
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | expand -t 18
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/builder.ok: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "setting up the builder in $(VENV) (once)"
+	$(PIP) --editable '.[builder]'
+	$(PIP) --no-deps mediapipe
+	@touch $@
+
+$(VENV)/test.ok: $(VENV)/builder.ok
+	@echo "setting up the tests in $(VENV) (once)"
+	$(PIP) --editable '.[builder,test]'
+	@touch $@
+
+.PHONY: shards plan verify report doctor
+shards: $(VENV)/builder.ok  ## Build shards: DATASET=demo|ravdess|crema-d|iemocap|folder DATA=folder OUT=folder
+	@$(RUN) -m builder shards $(WHERE) $(SETTINGS) $(if $(WORKERS),--workers $(WORKERS)) \
+	    $(if $(ALLOW_DROPS),--allow-drops) $(ARGS)
+
+plan: $(VENV)/builder.ok  ## Say what would be built, what is absent and what is defective
+	@$(RUN) -m builder plan $(WHERE) $(SETTINGS) $(if $(ALL),--all) $(ARGS)
+
+verify: $(VENV)/builder.ok  ## Hold built shards against their index (QUICK=1: sizes only)
+	@$(RUN) -m manifests verify '$(OUT)' $(if $(QUICK),--quick)
+
+report: $(VENV)/builder.ok  ## Make report.html of built shards again
+	@$(RUN) -m builder report $(WHERE) $(ARGS)
+
+doctor: $(VENV)/builder.ok  ## Load every backend, check disk, memory and corpus, say what to do
+	@$(RUN) -m builder.doctor $(WHERE)
+
+.PHONY: test test-slow lint bench-build
+test: $(VENV)/test.ok lint  ## Lint, types, import contracts and tests
+	@$(RUN) -m pytest $(ARGS)
+
+test-slow: $(VENV)/test.ok  ## The tests that take minutes
+	@$(RUN) -m pytest -m slow $(ARGS)
+
+lint: $(VENV)/test.ok  ## Ruff, mypy, import contracts
+	@$(VENV)/bin/ruff check --quiet . && $(VENV)/bin/ruff format --quiet --check . && $(VENV)/bin/mypy --no-error-summary \
+	    && $(VENV)/bin/lint-imports --no-cache >/dev/null || { $(VENV)/bin/lint-imports --no-cache; exit 1; }
+
+bench-build: $(VENV)/builder.ok  ## CPU a clip takes against the floor, and where it goes
+	@$(RUN) -m builder.bench --dataset $(DATASET) --data '$(DATA)' $(ARGS)
+
+.PHONY: clean
+clean:  ## Remove the environment; shards and data stay
+	rm -rf $(VENV)

@@ -1,0 +1,29 @@
+"""Command line of the builder: python -m builder {shards,plan,report}."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; its exit status, or 130 after Ctrl-C."""
+    try:
+        from builder import cli  # loads every backend: takes a second, and may fail
+    except ImportError as error:
+        return _failed(f"{error}; run make doctor", 2)
+    except KeyboardInterrupt:
+        return _failed("stopped", 130)
+    try:
+        return cli.run(arguments)
+    except KeyboardInterrupt:
+        return _failed("stopped; the same command goes on where this one was", 130)
+
+
+def _failed(message: str, status: int) -> int:
+    sys.stderr.write(f"error: {message}\n")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

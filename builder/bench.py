@@ -1,0 +1,146 @@
+"""What a clip costs, beside the least it could cost, both on one thread in one run: python -m builder.bench.
+
+The floor is what no builder of these shards can avoid: decode every frame, run the bare face mesh 16 times, encode
+the filmstrip. Clips are measured in turn, floor and build next to each other, so that a noisy machine is as
+noisy for both; figures are the sums of each clip's best time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import TYPE_CHECKING, Any
+
+for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(name, "1")
+
+if TYPE_CHECKING:
+    from builder.datasets.base import ClipSource
+
+CORPUS_CLIPS = 7442  # CREMA-D
+CORES = 2
+
+
+@dataclass(kw_only=True)
+class Stopwatch:
+    """Best CPU milliseconds of each named step."""
+
+    best: dict[str, float]
+
+    def time(self, name: str, work: Callable[[], Any]) -> Any:
+        """Run `work`, remember its CPU time if it is the best so far, return its result."""
+        start = time.process_time()
+        result = work()
+        spent = (time.process_time() - start) * 1000
+        self.best[name] = min(spent, self.best.get(name, spent))
+        return result
+
+
+def measure(sources: Sequence[ClipSource], root: Path, repeats: int) -> list[Stopwatch]:
+    """CPU of floor, whole build and each of its steps, per clip."""
+    from builder.clip import ClipBuilder
+    from builder.config import BuildConfig
+    from builder.faces import FaceFinder
+
+    config = BuildConfig(dataset="crema-d")
+    builder, finder = ClipBuilder(config, root), FaceFinder()
+    watches = [Stopwatch(best={}) for _ in sources]
+    for _ in range(repeats):
+        for source, watch in zip(sources, watches, strict=True):
+            _floor(source, finder, watch)
+            watch.time("build", lambda source=source: builder.build(source))
+            _steps(source, finder, watch)
+    return watches
+
+
+def _floor(source: ClipSource, finder: Any, watch: Stopwatch) -> None:
+    """Decode all frames; 16 bare meshes on crops ready-made; encode the filmstrip."""
+    import av
+    import numpy as np
+
+    from builder import media, timeline
+    from builder.faces import search_area
+    from manifests.schema import encode_faces
+
+    def decode_all() -> int:
+        with av.open(str(source.video)) as container:
+            container.streams.video[0].codec_context.thread_count = 1
+            return sum(1 for _ in container.decode(video=0))
+
+    frames = media.decode(source, timeline.uniform).picture.frames
+    boxes = finder.follow(frames).boxes
+    areas = [search_area(box, frame.shape) for box, frame in zip(boxes, frames, strict=True)]
+    crops = [np.ascontiguousarray(f[y0:y1, x0:x1]) for f, (x0, y0, x1, y1) in zip(frames, areas, strict=True)]
+    faces = np.stack([np.resize(crop, (224, 224, 3)) for crop in crops])
+    watch.time("floor: decode all frames", decode_all)
+    watch.time("floor: 16 bare face meshes", lambda: [finder.bare_mesh(crop) for crop in crops])
+    watch.time("floor: encode the filmstrip", lambda: encode_faces(faces))
+
+
+def _steps(source: ClipSource, finder: Any, watch: Stopwatch) -> None:
+    """The build's own steps, one by one."""
+    import numpy as np
+
+    from builder import faces, media, timeline
+    from builder.spectrograms import spectrograms
+    from manifests.schema import encode_audio, encode_faces, encode_spectrogram
+
+    clip = watch.time("step: decode picture and sound", lambda: media.decode(source, timeline.uniform))
+    picture, sound = clip.picture, clip.sound
+    followed = watch.time("step: find and follow the face", lambda: finder.follow(picture.frames))
+    maps = watch.time("step: fit transforms", lambda: faces.transforms(followed, picture.frame_seconds, "frame"))
+    crops = watch.time(
+        "step: warp 16 crops", lambda: np.stack([faces.warp(f, m) for f, m in zip(picture.frames, maps, strict=True)])
+    )
+    arguments = (sound.samples, sound.start_seconds, picture.timeline, ("mfcc",))
+    windows = watch.time("step: spectrograms of both grids", lambda: spectrograms(*arguments))
+    watch.time("step: encode the filmstrip", lambda: encode_faces(crops))
+    watch.time("step: encode the sound", lambda: encode_audio(sound.samples))
+    watch.time("step: encode the spectrograms", lambda: [encode_spectrogram(w) for w in windows.values()])
+
+
+def describe(watches: Sequence[Stopwatch]) -> list[str]:
+    """The table that is printed."""
+    average = {name: mean(watch.best[name] for watch in watches) for name in watches[0].best}
+    floor = sum(value for name, value in average.items() if name.startswith("floor"))
+    build = average["build"]
+    corpus_minutes = build * CORPUS_CLIPS / CORES / 60_000
+    steps = {name: value for name, value in average.items() if name.startswith("step")}
+    rest = build - sum(steps.values())
+    return [
+        f"CPU milliseconds a clip, one thread, mean over {len(watches)} clips of the best of each",
+        *(f"  {value:7.1f}  {name}" for name, value in average.items() if name.startswith("floor")),
+        f"  {floor:7.1f}  floor",
+        *(f"  {value:7.1f}  {name}" for name, value in steps.items()),
+        f"  {rest:7.1f}  rest: hashing, statistics, records",
+        f"  {build:7.1f}  build",
+        f"ratio {build / floor:.2f} (build / floor)",
+        f"{CORPUS_CLIPS} clips: {corpus_minutes:.1f} minutes on {CORES} cores",
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and print."""
+    from builder.datasets import scan_corpus
+
+    parser = argparse.ArgumentParser(prog="python -m builder.bench", description=__doc__)
+    parser.add_argument("--dataset", default="demo")
+    parser.add_argument("--data", type=Path, help="the corpus's folder (default: data/DATASET)")
+    parser.add_argument("--clips", type=int, default=4)
+    parser.add_argument("--repeats", type=int, default=7)
+    options = parser.parse_args(arguments)
+    root = (options.data or Path("data") / options.dataset).absolute()
+    sources = scan_corpus(options.dataset, root).sources[: options.clips]
+    for line in describe(measure(sources, root, options.repeats)):
+        sys.stdout.write(line + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,214 @@
+"""Arguments of `python -m builder`, and what each command says and ends with."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NoReturn, get_args
+
+from builder.config import TIMELINES, BuildConfig, ConfigError
+from builder.datasets import DATASETS
+from builder.datasets.base import CorpusError
+from builder.datasets.demo import make_demo
+from builder.engines import EngineError, Limits
+from builder.faces import Align
+from builder.files import FolderError, describe_os_error
+from builder.media import DECODERS
+from builder.progress import Progress
+from builder.run import Job, Plan, Summary, build, plan
+from manifests.folds import FoldError
+from manifests.index import ManifestError
+from manifests.schema import DROP_REASONS, FEATURE_ROWS, SchemaError
+
+DEMO = "demo"
+#: Errors whose message is all a person needs.
+EXPECTED = (ConfigError, CorpusError, EngineError, FolderError, FoldError, ManifestError, SchemaError)
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; exit status 0 only if all is well, 1 if what was built needs a look, 2 if nothing could be."""
+    options = _parser().parse_args(arguments)
+    try:
+        status = int(options.run(options))
+        sys.stdout.flush()
+        return status
+    except EXPECTED as error:
+        if options.debug:
+            raise
+        return _failed(str(error), 2)
+    except BrokenPipeError:  # whoever reads our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 2
+    except OSError as error:
+        if options.debug:
+            raise
+        return _failed(describe_os_error(error), 2)
+
+
+def _failed(message: str, status: int) -> int:
+    sys.stderr.write(f"error: {message}\n")
+    return status
+
+
+def _say(line: str = "") -> None:
+    sys.stdout.write(line + "\n")
+
+
+def _shards(options: argparse.Namespace) -> int:
+    data = _data(options)
+    job = Job(
+        config=_config(options),
+        data=data,
+        out=options.out or Path("shards") / options.dataset,
+        workers=options.workers,
+        limits=Limits(seconds=options.clip_seconds),
+    )
+    summary = build(job)
+    _say_summary(summary)
+    missing = plan(job.config, data).scan.missing if summary.missing else ()
+    _say(f"report    {_write_report(summary.out, missing)}")
+    failures = summary.failures()
+    if failures and not options.allow_drops:
+        return _failed(f"{'; '.join(failures)}. What was built is kept; ALLOW_DROPS=1 accepts it", 1)
+    return 0
+
+
+def _say_summary(summary: Summary) -> None:
+    counts = summary.counts
+    _say(f"built {counts['built']}   flagged {counts['flagged']}   dropped {counts['dropped']}")
+    for reason, count in sorted(summary.reasons.items()):
+        _say(f"  dropped {count}: {reason}, {DROP_REASONS[reason]}")
+    if summary.missing:
+        _say(f"  {summary.missing} files of the corpus's inventory are absent; make plan names them")
+    _say(f"shards    {summary.out} ({summary.shards} shards, {summary.resumed} of them built before)")
+    _say(f"folds     {', '.join(summary.fold_schemes) or 'none fits what was built'}")
+
+
+def _plan(options: argparse.Namespace) -> int:
+    planned = plan(_config(options), _data(options))
+    for line in describe_plan(planned, every=options.all):
+        _say(line)
+    return 0
+
+
+def describe_plan(planned: Plan, every: bool = False) -> list[str]:
+    """What a build would do, what is absent and what is known to be defective; long lists are cut unless `every`."""
+    scan = planned.scan
+    speakers = {source.clip.speaker for source in scan.sources}
+    complete = f" of {scan.expected_clips} in the complete corpus" if scan.expected_clips else ""
+    defects = [(s.clip.clip_id, s.known_defect) for s in scan.sources if s.known_defect]
+    flagged = [(s.clip.clip_id, ", ".join(s.known_flags)) for s in scan.sources if s.known_flags]
+    return [
+        f"{planned.corpus.title}: {len(scan.sources)} clips{complete}, {len(speakers)} speakers, "
+        f"{len(planned.shards)} shards",
+        *_listed("absent from the inventory", scan.missing, every),
+        *_listed("known to be defective, will be dropped", [f"{clip}: {why}" for clip, why in defects], every),
+        *_listed("known to be odd, will be flagged", [f"{clip}: {why}" for clip, why in flagged], every),
+        *_listed("not taken", [f"{name}: {why}" for name, why in scan.ignored], every),
+    ]
+
+
+def _listed(title: str, items: Sequence[str], every: bool) -> list[str]:
+    shown = items if every else items[:5]
+    more = [f"  ... and {len(items) - len(shown)} more (ALL=1 lists them)"] if len(shown) < len(items) else []
+    return [f"{title}: {len(items)}", *(f"  {item}" for item in shown), *more]
+
+
+def _report(options: argparse.Namespace) -> int:
+    from builder.report import write_picture
+
+    folder = options.out or Path("shards") / options.dataset
+    if options.picture:
+        write_picture(folder, options.picture)
+        _say(f"picture   {options.picture}")
+    else:
+        _say(f"report    {_write_report(folder, ())}")
+    return 0
+
+
+def _write_report(folder: Path, missing: Sequence[str]) -> Path:
+    from builder.report import write_report  # draws pictures: not needed by most commands
+
+    return write_report(folder, missing=missing)
+
+
+def _config(options: argparse.Namespace) -> BuildConfig:
+    pairs = [option.partition("=") for option in options.option]
+    return BuildConfig(
+        dataset=options.dataset,
+        timeline=options.timeline,
+        step_frames=options.step,
+        features=tuple(options.feature.replace(",", " ").split()),
+        align=options.align,
+        decoder=options.decoder,
+        options={name: value for name, _, value in pairs},
+    )
+
+
+def _data(options: argparse.Namespace) -> Path:
+    """The corpus's folder; the demo corpus is made in it first."""
+    folder = options.data or Path("data") / options.dataset
+    if options.dataset == DEMO:
+        with Progress(0, "making the demo corpus") as progress:
+            make_demo(folder, progress=progress.reach)
+    return folder
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="python -m builder", description="Turn a corpus into verified shards.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    shards = _command(commands, "shards", _shards, "build verified shards from a corpus folder")
+    dry = _command(commands, "plan", _plan, "say what would be built, what is absent and what is defective")
+    for command in (shards, dry):
+        _add_settings(command)
+    shards.add_argument("--workers", type=_positive, default=len(os.sched_getaffinity(0)), help="processes (all cores)")
+    shards.add_argument("--clip-seconds", type=_seconds, default=Limits().seconds, help="time limit for one clip")
+    shards.add_argument("--allow-drops", action="store_true", help="accept dropped clips and empty speakers")
+    dry.add_argument("--all", action="store_true", help="list every file")
+    report = _command(commands, "report", _report, "make report.html from built shards")
+    report.add_argument("--picture", type=Path, metavar="FILE", help="instead, draw a few clips as one picture")
+    return parser
+
+
+def _command(commands: object, name: str, run: object, description: str) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=description, description=description)  # type: ignore[attr-defined]
+    command.set_defaults(run=run)
+    command.add_argument("--dataset", default=DEMO, help=f"one of {', '.join(DATASETS)} (default: {DEMO})")
+    command.add_argument("--data", type=Path, help="the corpus's folder (default: data/DATASET)")
+    command.add_argument("--out", type=Path, help="folder of the shards (default: shards/DATASET)")
+    command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return command
+
+
+def _add_settings(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--feature", default="mfcc", help=f"one or more of {', '.join(FEATURE_ROWS)}")
+    command.add_argument("--timeline", default="uniform", help=f"one of {', '.join(TIMELINES)}")
+    command.add_argument("--step", type=_positive, default=BuildConfig(dataset=DEMO).step_frames, help="for fixed")
+    command.add_argument("--align", default="frame", help=f"one of {', '.join(get_args(Align))}")
+    command.add_argument("--decoder", default="pyav", help=f"one of {', '.join(DECODERS)}")
+    command.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="the corpus's own options")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong with the arguments in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; {self.prog} --help says more\n")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number from 1 on")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    with suppress(ValueError):
+        if 0 < float(text) < math.inf:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"found {text!r}, expected seconds, more than 0")

@@ -1,0 +1,166 @@
+"""One clip from its files to the bytes of its members, or the reason why not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from builder import faces, media
+from builder.config import BuildConfig
+from builder.datasets.base import ClipSource
+from builder.faces import FaceFinder, Faces
+from builder.media import DecodedClip, MediaError
+from builder.spectrograms import spectrograms
+from manifests.index import Row, Statistics, file_sha256
+from manifests.schema import FRAMES, Sample, Timing, encode
+
+#: Fewer faces than this in 16 frames and the clip is dropped.
+FEWEST_FACES = FRAMES // 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuiltClip:
+    """What became of one clip."""
+
+    row: Row
+    members: Mapping[str, bytes] | None
+    """Member suffix -> bytes in tar order; None for a dropped clip."""
+    statistics: Mapping[str, Statistics]
+    """Spectrogram name -> sums of its values; {} for a dropped clip."""
+
+
+class ClipBuilder:
+    """Builds clips one after another; holds the face models, so make one a process."""
+
+    def __init__(self, config: BuildConfig, root: Path) -> None:
+        cv2.setNumThreads(1)  # the pool has a process a core; threads inside them would only wait for each other
+        self._config = config
+        self._root = root
+        self._finder = FaceFinder()
+        self._sha256 = lru_cache(maxsize=64)(recording_sha256)  # turns of a dialogue share a recording
+
+    def build(self, source: ClipSource) -> BuiltClip:
+        """Build a clip; whatever is wrong with its recording is recorded in the row, not raised."""
+        row = recorded_row(source, self._root, self._sha256)
+        try:
+            sample = self.sample(source)
+        except MediaError as error:
+            return dropped(row, error.reason, error.detail)
+        except OSError as error:
+            return dropped(row, "unreadable", f"{source.video.name}: {error.strerror or error}")
+        except MemoryError:
+            return dropped(row, "worker_died", "the clip needs more memory than a worker may take")
+        return BuiltClip(
+            row=replace(
+                row,
+                status="flagged" if sample.flags else "built",
+                flags=sample.flags,
+                faces_found=sum(sample.face_found),
+                sound_sha256=sample.source.get("sound_sha256"),
+            ),
+            members=encode(sample),
+            statistics={name: Statistics.of(windows) for name, windows in sample.spectrograms.items()},
+        )
+
+    def sample(self, source: ClipSource) -> Sample:
+        """Decode, find faces, align, make spectrograms. Raises MediaError with the reason to drop the clip for."""
+        clip = media.decode(source, self._config.plan, self._config.decoder)
+        followed = self._finder.follow(clip.picture.frames)
+        found = followed.found
+        if found.sum() < FEWEST_FACES:
+            raise MediaError("no_face", f"found a face in {found.sum()} of {FRAMES} frames, expected {FEWEST_FACES}")
+        maps = faces.transforms(followed, clip.picture.frame_seconds, self._config.align)
+        crops = [faces.warp(frame, matrix) for frame, matrix in zip(clip.picture.frames, maps, strict=True)]
+        timeline, sound = clip.picture.timeline, clip.sound
+        return Sample(
+            clip=source.clip,
+            timing=_timing(clip),
+            faces=np.stack(crops),
+            spectrograms=spectrograms(sound.samples, sound.start_seconds, timeline, self._config.features),
+            audio=sound.samples,
+            transforms=_recorded(maps, clip.origin_px),
+            face_found=tuple(found.tolist()),
+            flags=_flags(clip, followed),
+            source=_provenance(source, self._root, self._sha256, "sound_from_file" in clip.flags)
+            | {"decoder": self._config.decoder},
+        )
+
+
+def planned_row(source: ClipSource, root: Path) -> Row:
+    """The row of a clip before anything was opened."""
+    return Row(
+        **asdict(source.clip),
+        status="planned",
+        source=relative_name(source.video, root),
+        sound=relative_name(source.sound, root) if source.sound else None,
+    )
+
+
+def recording_sha256(path: Path | None) -> str | None:
+    """SHA-256 of a recording; None where it is absent or cannot be read."""
+    try:
+        return file_sha256(path) if path is not None and path.is_file() else None
+    except OSError:
+        return None
+
+
+Sha256 = Callable[[Path | None], str | None]
+
+
+def recorded_row(source: ClipSource, root: Path, sha256: Sha256 = recording_sha256) -> Row:
+    """The row of a clip with its recordings' hashes, so that another build can see whether they changed."""
+    return replace(planned_row(source, root), sha256=sha256(source.video), sound_sha256=sha256(source.sound))
+
+
+def dropped(row: Row, reason: str, detail: str) -> BuiltClip:
+    """A clip that is left out, and why."""
+    return BuiltClip(row=replace(row, status="dropped", reason=reason, detail=detail), members=None, statistics={})
+
+
+def relative_name(path: Path, root: Path) -> str:
+    """A file's name as it is recorded: from the corpus folder on, never where that lies on this machine."""
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+
+
+def _provenance(source: ClipSource, root: Path, sha256: Sha256, sound_used: bool) -> dict[str, Any]:
+    found: dict[str, Any] = {"path": relative_name(source.video, root), "sha256": sha256(source.video)}
+    if sound_used and source.sound is not None:
+        found |= {"sound_path": relative_name(source.sound, root), "sound_sha256": sha256(source.sound)}
+    if source.segment_seconds is not None:
+        found["segment_seconds"] = source.segment_seconds
+    if source.region != "full":
+        found["region"] = source.region
+    return found
+
+
+def _timing(clip: DecodedClip) -> Timing:
+    timeline = clip.picture.timeline
+    return Timing(
+        span_seconds=timeline.span_seconds,
+        instants_seconds=timeline.instants_seconds,
+        frame_seconds=clip.picture.frame_seconds,
+        step_seconds=timeline.step_seconds,
+        audio_start_seconds=clip.sound.start_seconds,
+    )
+
+
+def _recorded(maps: faces.Points, origin_px: tuple[int, int]) -> tuple[tuple[float, ...], ...]:
+    """Maps from pixels of the whole recorded picture, row-major, to a thousandth of a pixel."""
+    shifted = maps.copy()
+    shifted[:, :, 2] -= maps[:, :, :2] @ np.asarray(origin_px, dtype=np.float64)
+    return tuple(tuple(np.round(m, 6).ravel().tolist()) for m in shifted)
+
+
+def _flags(clip: DecodedClip, followed: Faces) -> tuple[str, ...]:
+    flags = set(clip.flags)
+    if not followed.found.all():
+        flags.add("faces_missing")
+    if followed.several:
+        flags.add("several_faces")
+    return tuple(sorted(flags))

@@ -1,0 +1,101 @@
+"""What a build is asked to make. Everything here changes the bytes that come out; how it is run does not."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from importlib import metadata
+from typing import Any, get_args
+
+from builder.decoders.base import Plan
+from builder.faces import Align, model_hashes
+from builder.media import Decoder
+from builder.timeline import FIXED_STEP_FRAMES, fixed, uniform
+from manifests.schema import FEATURE_ROWS, SCHEMA_VERSION, dump_json
+
+TIMELINES = ("uniform", "fixed")
+CLIPS_A_SHARD = 100
+
+#: Packages whose version can change a byte of what is built.
+VERSIONED = ("av", "librosa", "mediapipe", "numpy", "scipy", "simplejpeg", "soundfile", "soxr", "webdataset")
+OPENCV_NAMES = ("opencv-contrib-python-headless", "opencv-python-headless", "opencv-contrib-python", "opencv-python")
+
+
+class ConfigError(ValueError):
+    """A setting is not one of the valid ones; the message lists them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildConfig:
+    """Settings that decide a build's bytes; saved with the shards and hashed."""
+
+    dataset: str
+    timeline: str = "uniform"
+    """`uniform`: 16 instants over the clip. `fixed`: every `step_frames`-th frame from the start."""
+    step_frames: int = FIXED_STEP_FRAMES
+    """For `fixed` only; the paper takes 6."""
+    features: tuple[str, ...] = ("mfcc",)
+    """Spectrograms to store, of `manifests.schema.FEATURE_ROWS`."""
+    align: Align = "frame"
+    decoder: Decoder = "pyav"
+    options: Mapping[str, str] = field(default_factory=dict)
+    """The corpus's own options, e.g. CREMA-D's `labels: voted`."""
+
+    def __post_init__(self) -> None:
+        _check("timeline", self.timeline, TIMELINES)
+        _check("align", self.align, get_args(Align))
+        _check("decoder", self.decoder, get_args(Decoder))
+        for feature in self.features:
+            _check("feature", feature, tuple(FEATURE_ROWS))
+        if not self.features or len(set(self.features)) < len(self.features):
+            raise ConfigError(f"features: found {self.features}, expected one or more different ones")
+        if not 1 <= self.step_frames <= 1000:
+            raise ConfigError(f"step_frames: found {self.step_frames}, expected 1 to 1000")
+
+    @property
+    def plan(self) -> Plan:
+        """The timeline as a function of a clip's frame times."""
+        if self.timeline == "fixed":
+            return partial(fixed, step_frames=self.step_frames)
+        return uniform
+
+
+def identity(config: BuildConfig) -> dict[str, Any]:
+    """All that decides a build's bytes besides the recordings: settings, versions, models."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "config": asdict(config),
+        "versions": _versions(),
+        "models": model_hashes(),
+    }
+
+
+def digest(value: object) -> str:
+    """SHA-256 of a value's canonical JSON."""
+    return hashlib.sha256(dump_json(value).encode()).hexdigest()
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """What changed between two identities, a line each: `config.align: frame -> clip`."""
+    lines: list[str] = []
+    for key in sorted({*before, *now}):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            lines += differences(old, new, f"{prefix}{key}.")
+        elif dump_json(old) != dump_json(new):
+            lines.append(f"{prefix}{key}: {old} -> {new}")
+    return lines
+
+
+def _versions() -> dict[str, str]:
+    installed = {dist.metadata["Name"]: dist.version for dist in metadata.distributions()}
+    found = {name: installed[name] for name in VERSIONED if name in installed}
+    opencv = next((installed[name] for name in OPENCV_NAMES if name in installed), None)
+    return found | ({"opencv": opencv} if opencv else {})
+
+
+def _check(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{name}: found {value!r}, expected one of {', '.join(allowed)}")

@@ -1,0 +1,150 @@
+"""Files that are whole or not there, and a folder that one build at a time may write to."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from io import FileIO
+from pathlib import Path
+from typing import BinaryIO
+
+LOCK_FILE = ".lock"
+_TEMPORARY = ".part"
+
+
+class FolderError(Exception):
+    """The output folder cannot be used; one line that says why and what to do."""
+
+
+class HashingFile:
+    """Counts and hashes what is written through it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._sha256 = hashlib.sha256()
+        self.bytes = 0
+
+    def write(self, data: bytes) -> int:
+        """Write all of `data`."""
+        self._sha256.update(data)
+        self.bytes += len(data)
+        return self._file.write(data)
+
+    @property
+    def sha256(self) -> str:
+        """Hex digest of everything written so far."""
+        return self._sha256.hexdigest()
+
+
+@contextmanager
+def published(path: Path) -> Iterator[HashingFile]:
+    """Write a file that appears under its name whole, flushed and read back, or not at all.
+
+    Renaming stays within one directory, so that it is atomic on network file systems too. Raises OSError.
+    """
+    temporary = path.with_name(f".{path.name}{_TEMPORARY}")
+    try:
+        with _named(path), temporary.open("wb") as raw:
+            file = HashingFile(raw)
+            yield file
+            raw.flush()
+            os.fsync(raw.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    with _named(path):
+        _sync_folder(path.parent)
+    _check_read_back(path, file.sha256)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """A write that fails does not say where; say it."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
+def publish(path: Path, data: bytes) -> str:
+    """Write `data` as a file that is whole or not there; its SHA-256."""
+    with published(path) as file:
+        file.write(data)
+    return file.sha256
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what a killed build was in the middle of writing, in the folder and those right below it."""
+    for path in [*folder.glob(f".*{_TEMPORARY}"), *folder.glob(f"*/.*{_TEMPORARY}")]:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def sole_owner(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock while building. The system frees it when its owner dies, however that happens.
+
+    Raises FolderError, before any work, where another build holds it or the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / LOCK_FILE).open("a+b", buffering=0)
+    except OSError as error:
+        raise FolderError(f"{folder}: cannot be written ({error.strerror}); choose another folder with OUT=") from error
+    with lock:
+        _take(lock, folder)
+        with _named(folder / LOCK_FILE):
+            lock.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        try:
+            yield
+        finally:
+            lock.truncate(0)  # whoever is given the folder need not know the machine
+
+
+def _take(lock: FileIO, folder: Path) -> None:
+    """Lock the file and empty it, or raise FolderError."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.seek(0)
+        owner = lock.read(200).decode(errors="replace").strip() or "another process"
+        raise FolderError(f"{folder}: {owner} is building here; wait for it, or choose another OUT=") from error
+    except OSError as error:
+        raise FolderError(f"{folder}: cannot be locked ({error.strerror}); choose a local folder with OUT=") from error
+    lock.truncate(0)
+
+
+def describe_os_error(error: OSError) -> str:
+    """One line: path, what happened, and the free space where that was it."""
+    if not error.filename:
+        return error.strerror or str(error)
+    path = Path(os.fsdecode(error.filename))
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        home = next((p for p in (path, *path.parents) if p.exists()), Path())
+        free = shutil.disk_usage(home).free
+        return f"{path}: disk full, {free / 1e6:.0f} MB free; make room and run the same command again"
+    return f"{path}: {error.strerror or error}"
+
+
+def _check_read_back(path: Path, expected: str) -> None:
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != expected:
+        path.unlink()
+        raise OSError(errno.EIO, f"read back SHA-256 {found}, expected {expected}; is the disk sound?", str(path))
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

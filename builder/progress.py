@@ -1,0 +1,73 @@
+"""How far long work has come: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from types import TracebackType
+from typing import Any, Self, TextIO
+
+from tqdm import tqdm
+
+#: Seconds between plain lines.
+EVERY_SECONDS = 15.0
+
+
+class Progress:
+    """Counts steps towards a total, and what became of them. Use as a context manager.
+
+    A total of 0 means that it is told later, by `reach`; work that never tells one says nothing.
+    """
+
+    def __init__(self, total: int, what: str, unit: str = "clip", stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._total, self._what, self._unit = total, what, unit
+        self._counts: Counter[str] = Counter()
+        self._done, self._started, self._spoke = 0, time.monotonic(), time.monotonic()
+        self._bar = self._new_bar() if total else None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        elif kind is None and self._total:
+            self._say()
+
+    def step(self, outcome: str | None = None) -> None:
+        """One step done; `outcome` is counted and shown."""
+        self._done += 1
+        if outcome is not None:
+            self._counts[outcome] += 1
+        if self._bar is not None:
+            self._bar.set_postfix(dict(sorted(self._counts.items())), refresh=False)
+            self._bar.update()
+        elif time.monotonic() - self._spoke > EVERY_SECONDS:
+            self._say()
+
+    def reach(self, done: int, total: int) -> None:
+        """Set both counts, for work that tells its own."""
+        self._total = total
+        if self._bar is None:
+            self._bar = self._new_bar()
+        if self._bar is not None:
+            self._bar.total = total
+        for _ in range(done - self._done):
+            self.step()
+
+    def _new_bar(self) -> Any:
+        if not self._stream.isatty():
+            return None
+        return tqdm(total=self._total, desc=self._what, unit=self._unit, file=self._stream)
+
+    def _say(self) -> None:
+        self._spoke = time.monotonic()
+        rate = self._done / max(self._spoke - self._started, 1e-9)
+        counts = "".join(f", {name} {count}" for name, count in sorted(self._counts.items()))
+        left = f", {(self._total - self._done) / rate / 60:.0f} min left" if 0 < self._done < self._total else ""
+        self._stream.write(f"{self._what}: {self._done}/{self._total}{counts} ({rate:.1f} a second{left})\n")
+        self._stream.flush()

@@ -1,0 +1,261 @@
+"""A builder that needs no face models: each recording is a text file that says what becomes of whoever builds it.
+
+`ok` builds, `crash` ends the worker by a segmentation fault, and so on: the functions below that take a source. The
+members of a built clip are its recording's hash in many copies, so equal recordings give equal bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+from builder.clip import BuiltClip, dropped, recorded_row
+from builder.config import BuildConfig
+from builder.datasets.base import ClipSource
+from manifests.index import Row, Statistics
+from manifests.schema import Clip, member_names
+
+TAG = "STAND_IN_TAG"
+
+
+def source(root: Path, name: str, order: str = "ok", **clip: str) -> ClipSource:
+    """Write a recording that holds an order, and say where it is."""
+    video = root / f"{name}.mp4"
+    video.write_text(order, encoding="utf-8")
+    return ClipSource(clip=Clip(**{"clip_id": name, "speaker": "S1", "emotion": "happy"} | clip), video=video)
+
+
+def corpus(root: Path, speakers: Mapping[str, Mapping[str, str]]) -> Path:
+    """A `folder` corpus: speaker -> clip name -> order."""
+    root.mkdir(parents=True, exist_ok=True)
+    lines = ["clip,speaker,emotion"]
+    for speaker, clips in speakers.items():
+        for name, order in clips.items():
+            source(root, name, order)
+            lines.append(f"{name}.mp4,{speaker},{('happy', 'sad')[len(lines) % 2]}")
+    (root / "clips.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return root
+
+
+class StandIn:
+    """Does as the recording says, then builds it."""
+
+    def __init__(self, config: BuildConfig, root: Path) -> None:
+        self._root = root
+
+    def build(self, source: ClipSource) -> BuiltClip:
+        """The recording's order, e.g. `sleep 0.1`, and its members."""
+        order, *arguments = source.video.read_text(encoding="utf-8").split()
+        row = recorded_row(source, self._root)
+        if order == "drop":
+            return dropped(row, arguments[0], "as ordered")
+        copies = int(arguments[0]) if order == "big" else 40
+        if order in ORDERS:
+            ORDERS[order](source, *arguments)
+        return built(row, copies)
+
+
+class InProcessPool:
+    """What `ClipPool` does, without processes."""
+
+    def __init__(self, config: BuildConfig, root: Path, *_: object) -> None:
+        self._builder = StandIn(config, root)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def map(self, sources: list[ClipSource]) -> Iterator[BuiltClip]:
+        """Build every source."""
+        return map(self._builder.build, sources)
+
+
+def built(row: Row, copies: int = 40) -> BuiltClip:
+    """A clip whose every member is its recording's hash, repeated."""
+    digest = hashlib.sha256(f"{row.clip_id} {row.sha256}".encode()).digest()
+    numbers = tuple(float(byte) for byte in digest[:13])
+    return BuiltClip(
+        row=Row(**vars(row) | {"status": "built", "faces_found": 16, "sound_sha256": None}),
+        members=dict.fromkeys(member_names(("mfcc",)), digest * copies),
+        statistics={
+            f"mfcc_{grid}": Statistics(count=grid * 224, total=numbers, squares=tuple(x * x for x in numbers))
+            for grid in (16, 8)
+        },
+    )
+
+
+# --- what a recording may order --------------------------------------------------------------------------------
+
+
+def sleep(source: ClipSource, seconds: str) -> None:
+    """Take this long."""
+    time.sleep(float(seconds))
+
+
+def crash(source: ClipSource) -> None:
+    """End by a segmentation fault, without a core file."""
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def leave(source: ClipSource) -> None:
+    """End as if all were well."""
+    os._exit(0)
+
+
+def fail(source: ClipSource) -> None:
+    """Raise what nobody expects."""
+    raise ValueError("as ordered")
+
+
+def allocate(source: ClipSource, count: str) -> None:
+    """Ask for more memory than there is."""
+    bytearray(int(count))
+
+
+def hang(source: ClipSource) -> None:
+    """Never come back, and have a child that does not either; its process id is left beside the recording."""
+    child = subprocess.Popen(["sleep", "1000"])
+    source.video.with_suffix(".child").write_text(str(child.pid))
+    child.wait()
+
+
+def stop(source: ClipSource) -> None:
+    """Stand still, deaf to everything but SIGKILL."""
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def stammer(source: ClipSource) -> None:
+    """Begin an answer and never finish it."""
+    pipe = sys._getframe(2).f_locals["pipe"]  # `_work`'s own
+    os.write(pipe.fileno(), struct.pack("!i", 1000) + b"so many bytes are not to come")
+    time.sleep(1000)
+
+
+def once(source: ClipSource, *order: str) -> None:
+    """Do something else, but only the first time."""
+    marker = source.video.with_suffix(".once")
+    if not marker.exists():
+        marker.touch()
+        ORDERS[order[0]](source, *order[1:])
+
+
+def call(source: ClipSource, *order: str) -> None:
+    """Write this process's id into the named pipe `caller`, a line, then maybe do something else."""
+    with (source.video.parent / "caller").open("a", encoding="utf-8") as pipe:
+        pipe.write(f"{os.getpid()}\n")
+    if order:
+        ORDERS[order[0]](source, *order[1:])
+
+
+ORDERS: Mapping[str, Callable[..., None]] = {
+    f.__name__: f for f in (sleep, crash, leave, fail, allocate, hang, stop, stammer, once, call)
+}
+
+
+# --- builders that cannot be made ------------------------------------------------------------------------------
+
+
+def dies_at_start(config: BuildConfig, root: Path) -> StandIn:
+    """No worker ever starts."""
+    os._exit(7)
+
+
+def dies_at_first_start(config: BuildConfig, root: Path) -> StandIn:
+    """The first worker does not start, the others do."""
+    try:
+        (root / "started").mkdir()
+    except FileExistsError:
+        return StandIn(config, root)
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+def cannot_be_loaded(config: BuildConfig, root: Path) -> StandIn:
+    """A library is missing."""
+    raise ImportError("libGL.so.1: cannot open shared object file")
+
+
+def hangs_at_start(config: BuildConfig, root: Path) -> StandIn:
+    """Loading never ends."""
+    time.sleep(1000)
+    raise AssertionError
+
+
+# --- processes -------------------------------------------------------------------------------------------------
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that waits to be buried does not."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(")")[2].split()[0] not in "ZX"
+
+
+def children(pid: int) -> list[int]:
+    """Living children of a process."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            stat = path.read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        state, parent = stat.rpartition(")")[2].split()[:2]
+        if int(parent) == pid and state not in "ZX":
+            found.append(int(path.parent.name))
+    return found
+
+
+def tagged(tag: str) -> list[int]:
+    """Processes that run with `TAG=tag` in the environment they were started in."""
+    wanted = f"{TAG}={tag}".encode()
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            environment = path.read_bytes().split(b"\0")
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+        if wanted in environment and is_alive(int(path.parent.name)):
+            found.append(int(path.parent.name))
+    return found
+
+
+def survivors(pids: list[int], seconds: float = 20.0) -> list[int]:
+    """Those of the processes that have not ended after so many seconds; [] as soon as all have."""
+    import select
+
+    end = time.monotonic() + seconds
+    for pid in pids:
+        with _watched(pid) as descriptor:
+            if descriptor is not None:
+                select.select([descriptor], [], [], max(0.0, end - time.monotonic()))
+    return [pid for pid in pids if is_alive(pid)]
+
+
+@contextmanager
+def _watched(pid: int) -> Iterator[Any]:
+    """A descriptor that becomes readable when the process ends; None if it has."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        yield None
+        return
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)

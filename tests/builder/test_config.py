@@ -1,0 +1,137 @@
+"""Settings: wrong ones are refused in a line that lists the right ones, and whatever changes bytes changes the hash."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from builder import config as module
+from builder.config import BuildConfig, ConfigError, differences, digest, identity
+from builder.timeline import TooShort
+from manifests.schema import FEATURE_ROWS
+
+DEFAULT = BuildConfig(dataset="demo")
+
+configs = st.builds(
+    BuildConfig,
+    dataset=st.sampled_from(["ravdess", "crema-d", "iemocap"]),
+    timeline=st.sampled_from(["uniform", "fixed"]),
+    step_frames=st.integers(1, 1000),
+    features=st.lists(st.sampled_from(sorted(FEATURE_ROWS)), min_size=1, unique=True).map(tuple),
+    align=st.sampled_from(["frame", "clip", "none"]),
+    decoder=st.sampled_from(["pyav", "ffmpeg"]),
+    options=st.dictionaries(st.text(max_size=3), st.text(max_size=3), max_size=2),
+)
+scalars = st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=3)
+trees = st.recursive(
+    scalars, lambda inner: st.dictionaries(st.text("abc", max_size=2), inner, max_size=3), max_leaves=6
+)
+mappings = st.dictionaries(st.text("abc", max_size=2), trees, max_size=4)
+
+
+# Settings
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"timeline": "even"}, "timeline: found 'even', expected one of uniform, fixed"),
+        ({"align": "eyes"}, "align: found 'eyes', expected one of frame, clip, none"),
+        ({"decoder": "cv2"}, "decoder: found 'cv2', expected one of pyav, ffmpeg"),
+        ({"features": ("mfcc", "chroma")}, "feature: found 'chroma', expected one of mfcc, logmel, stft"),
+        ({"features": ()}, "features: found (), expected one or more different ones"),
+        ({"features": ("mfcc", "mfcc")}, "features: found ('mfcc', 'mfcc'), expected one or more different ones"),
+        ({"step_frames": 0}, "step_frames: found 0, expected 1 to 1000"),
+        ({"step_frames": 1001}, "step_frames: found 1001, expected 1 to 1000"),
+    ],
+)
+def test_wrong_settings_are_refused_listing_the_right_ones(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        BuildConfig(**{"dataset": "demo"} | changes)
+    assert str(caught.value) == message
+
+
+@given(configs)
+def test_right_settings_survive_being_saved(made: BuildConfig) -> None:
+    saved = json.loads(json.dumps(asdict(made)))
+    assert BuildConfig(**saved | {"features": tuple(saved["features"])}) == made
+
+
+def test_timelines_are_the_ones_named() -> None:
+    frames = np.arange(100) / 25
+    assert DEFAULT.plan(frames, 4.0).instants_seconds[0] == pytest.approx(0.125)
+    fixed = BuildConfig(dataset="demo", timeline="fixed").plan(frames, 4.0)
+    assert fixed.instants_seconds == tuple(frames[:91:6])
+    by_two = BuildConfig(dataset="demo", timeline="fixed", step_frames=2).plan(frames, 4.0)
+    assert by_two.instants_seconds == tuple(frames[:31:2])
+    with pytest.raises(TooShort):
+        BuildConfig(dataset="demo", timeline="fixed", step_frames=7).plan(frames, 4.0)
+
+
+# Hashes
+
+
+@given(configs, configs)
+def test_identities_differ_where_settings_do(one: BuildConfig, other: BuildConfig) -> None:
+    same = digest(asdict(one)) == digest(asdict(other))
+    assert same == (one == other) == (not differences(asdict(one), asdict(other)))
+
+
+def test_digest_does_not_change_between_versions_of_this_project() -> None:
+    """Or every folder built so far would refuse to be continued."""
+    value = {"b": [1, 2.5, None, True], "a": "ä", "c": {"x": ("y",)}}
+    assert digest(value) == digest(dict(reversed(value.items())))
+    assert digest(value) == "4460dba8a06211bd8f93bf935123fba8be9d8decadff6b876008506ea9288c69"
+
+
+def test_identity_is_the_same_every_time_and_after_json() -> None:
+    one, other = identity(DEFAULT), identity(DEFAULT)
+    assert digest(one) == digest(other) == digest(json.loads(json.dumps(one)))
+    assert differences(json.loads(json.dumps(one)), other) == []
+
+
+def test_identity_names_settings_versions_and_models() -> None:
+    found = identity(replace(DEFAULT, options={"labels": "voted"}))
+    assert found["config"]["options"] == {"labels": "voted"}
+    assert found["versions"]["numpy"] == np.__version__
+    assert found["versions"].keys() >= {*module.VERSIONED, "opencv"}
+    assert len(found["models"]) == 3
+
+
+def test_identity_knows_nothing_of_the_machine() -> None:
+    text = json.dumps(identity(DEFAULT))
+    assert "/" not in text.replace("face_detection/", "").replace("face_landmark/", "")
+
+
+# Differences
+
+
+def test_differences_are_lines_with_their_place() -> None:
+    before = {"config": {"align": "frame", "features": ("mfcc",)}, "versions": {"av": "18.1.0", "soxr": "1.0"}}
+    now = {"config": {"align": "clip", "features": ["mfcc"]}, "versions": {"av": "18.1.0", "scipy": "1.17"}}
+    assert differences(before, now) == [
+        "config.align: frame -> clip",
+        "versions.scipy: None -> 1.17",
+        "versions.soxr: 1.0 -> None",
+    ]
+
+
+@given(mappings, mappings)
+def test_no_differences_mean_the_same(one: dict[str, Any], other: dict[str, Any]) -> None:
+    assert differences(one, one) == []
+    assert len(differences(one, other)) == len(differences(other, one))
+    if not differences(one, other):
+        assert digest(without_none(one)) == digest(without_none(other))
+
+
+def without_none(value: Any) -> Any:
+    """An absent setting and one that is null count as the same."""
+    if not isinstance(value, dict):
+        return value
+    return {key: without_none(item) for key, item in value.items() if item is not None}

@@ -1,0 +1,119 @@
+"""Plain lines where nobody watches, a bar where somebody does; the same counts on both."""
+
+from __future__ import annotations
+
+import io
+import os
+import pty
+import re
+from collections.abc import Iterator
+from typing import TextIO
+
+import pytest
+
+from builder import progress
+from builder.progress import EVERY_SECONDS, Progress
+
+
+class Clock:
+    """Stands still unless moved."""
+
+    seconds = 100.0
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(progress, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def terminal() -> Iterator[tuple[TextIO, int]]:
+    """A stream that is a terminal, and the descriptor of whoever watches it."""
+    watcher, end = pty.openpty()
+    with os.fdopen(end, "w") as stream:
+        yield stream, watcher
+    os.close(watcher)
+
+
+def shown(watcher: int) -> str:
+    return os.read(watcher, 1 << 16).decode()
+
+
+def test_plain_lines_now_and_then_and_at_the_end(clock: Clock) -> None:
+    stream = io.StringIO()
+    with Progress(60, "building demo", stream=stream) as progress:
+        for i in range(60):
+            clock.seconds += 2 * EVERY_SECONDS / 40
+            progress.step("flagged" if i % 10 == 0 else "built")
+    rate = 40 / (2 * EVERY_SECONDS)
+    assert stream.getvalue().splitlines() == [
+        f"building demo: 21/60, built 18, flagged 3 ({rate:.1f} a second, 0 min left)",
+        f"building demo: 42/60, built 37, flagged 5 ({rate:.1f} a second, 0 min left)",
+        f"building demo: 60/60, built 54, flagged 6 ({rate:.1f} a second)",
+    ]
+
+
+def test_plain_lines_say_how_long_it_will_take(clock: Clock) -> None:
+    stream = io.StringIO()
+    with Progress(100, "building", stream=stream) as progress:
+        for _ in range(2):
+            clock.seconds += 30
+            progress.step()
+    assert "building: 1/100 (0.0 a second, 50 min left)" in stream.getvalue()
+
+
+def test_nothing_is_said_of_work_that_failed(clock: Clock) -> None:
+    stream = io.StringIO()
+    with pytest.raises(ZeroDivisionError), Progress(2, "building", stream=stream) as progress:
+        progress.step(str(1 / 0))
+    assert stream.getvalue() == ""
+
+
+def test_nothing_is_said_where_there_was_nothing_to_do(terminal: tuple[TextIO, int]) -> None:
+    stream, watcher = terminal
+    plain = io.StringIO()
+    for each in (plain, stream):
+        with Progress(0, "making the demo corpus", stream=each):
+            pass
+    stream.write("end")
+    stream.flush()
+    assert (plain.getvalue(), shown(watcher)) == ("", "end")
+
+
+def test_work_that_tells_its_own_counts(clock: Clock) -> None:
+    stream = io.StringIO()
+    with Progress(0, "making", stream=stream) as progress:
+        progress.reach(3, 8)
+        progress.reach(8, 8)
+    assert stream.getvalue() == f"making: 8/8 ({8 / 1e-9:.1f} a second)\n"
+
+
+def test_a_bar_on_a_terminal(terminal: tuple[TextIO, int]) -> None:
+    stream, watcher = terminal
+    with Progress(3, "building demo", stream=stream) as progress:
+        for outcome in ("built", "dropped", "built"):
+            progress.step(outcome)
+    text = shown(watcher)
+    assert re.search(r"building demo: +0%.* 0/3 ", text)
+    assert re.search(r"building demo: 100%.* 3/3 .*built=2, dropped=1", text)
+    assert text.endswith("\n")
+
+
+def test_a_bar_that_learns_its_total(terminal: tuple[TextIO, int]) -> None:
+    stream, watcher = terminal
+    with Progress(0, "making", stream=stream) as progress:
+        progress.reach(2, 5)
+        progress.reach(5, 5)
+    assert re.search(r"making: 100%.* 5/5 ", shown(watcher))
+
+
+def test_a_bar_leaves_the_line_after_a_failure(terminal: tuple[TextIO, int]) -> None:
+    stream, watcher = terminal
+    with pytest.raises(ZeroDivisionError), Progress(3, "building", stream=stream) as progress:
+        progress.step(str(1 / 0))
+    assert shown(watcher).endswith("\n")
