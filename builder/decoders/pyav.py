@@ -195,8 +195,11 @@ def _promised_picture_end(stream: Any) -> float | None:
 
 
 def _last_packet_end(clip: _Packets) -> float:
-    ends = ((p.pts + (p.duration or 0)) * p.time_base for p in clip.packets if p.pts is not None and p.size)
-    return float(max(ends, default=0))
+    ends = [0.0]
+    for stream in (s for s in (clip.video, clip.audio) if s is not None):
+        told = (p for p in clip.packets if p.stream is stream and p.pts is not None and p.size)
+        ends.append(float(max((p.pts + (p.duration or 0) for p in told), default=0) * stream.time_base))
+    return max(ends)
 
 
 def _wanted(plan: Plan, times: _Times, base: Fraction) -> list[int]:
