@@ -59,8 +59,10 @@ test-slow: $(VENV)/test.ok  ## The tests that take minutes
 	@$(RUN) -m pytest -m slow $(ARGS)
 
 lint: $(VENV)/test.ok  ## Ruff, mypy, import contracts
-	@$(VENV)/bin/ruff check --quiet . && $(VENV)/bin/ruff format --quiet --check . && $(VENV)/bin/mypy --no-error-summary \
-	    && $(VENV)/bin/lint-imports --no-cache >/dev/null || { $(VENV)/bin/lint-imports --no-cache; exit 1; }
+	@$(VENV)/bin/ruff check --quiet .
+	@$(VENV)/bin/ruff format --quiet --check .
+	@$(VENV)/bin/mypy --no-error-summary
+	@said=$$($(VENV)/bin/lint-imports --no-cache 2>&1) || { echo "$$said"; exit 1; }
 
 bench-build: $(VENV)/builder.ok  ## CPU a clip takes against the floor, and where it goes
 	@$(RUN) -m builder.bench --dataset $(DATASET) --data '$(DATA)' $(ARGS)

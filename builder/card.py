@@ -3,27 +3,39 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from manifests.index import Dataset, Row
 from manifests.schema import DROP_REASONS, FLAGS, dump_json, member_names
 
+#: For Hugging Face: which files, and what the members are. Left to guess, it would want torchcodec for the FLAC.
 _FRONT = """\
 ---
 configs:
 - config_name: default
   data_files:
-  - split: all
+  - split: clips
     path: "*.tar"
+dataset_info:
+  features:
+{features}
 ---
 """
+_TYPES = {
+    "faces.jpg": "dtype: image",
+    "audio.flac": "dtype: binary",
+    "json": "dtype: json",
+    "__key__": "dtype: string",
+    "__url__": "dtype: string",
+}
+_ARRAY = "list:\n      list:\n        list: float16"
 
 
 def dataset_card(dataset: Dataset, rows: Sequence[Row]) -> str:
     """What is in the folder, how to read and check it, where it comes from and on what terms."""
     return "\n".join(
         [
-            _FRONT,
+            _front(dataset),
             f"# {dataset.about['title']}: aligned faces and spectrograms",
             "",
             f"{dataset.counts.get('built', 0) + dataset.counts.get('flagged', 0)} clips of "
@@ -46,17 +58,22 @@ def dataset_card(dataset: Dataset, rows: Sequence[Row]) -> str:
     )
 
 
+def _front(dataset: Dataset) -> str:
+    columns = [*member_names(dataset.features), "__key__", "__url__"]
+    features = [f"  - name: {column}\n    {_TYPES.get(column, _ARRAY)}" for column in columns]
+    return _FRONT.format(features="\n".join(features))
+
+
 def _section(title: str, lines: Sequence[str]) -> list[str]:
     return [f"## {title}", "", *(f"- {line}" for line in lines), ""] if lines else []
 
 
-def _counted(values: object) -> list[str]:
-    return [f"{value}: {count}" for value, count in sorted(Counter(values).items())]  # type: ignore[call-overload]
+def _counted(values: Iterable[str]) -> list[str]:
+    return [f"{value}: {count}" for value, count in sorted(Counter(values).items())]
 
 
-def _explained(values: object, meaning: object) -> list[str]:
-    counts = sorted(Counter(values).items())  # type: ignore[call-overload]
-    return [f"{value}: {count} ({meaning[value]})" for value, count in counts]  # type: ignore[index]
+def _explained(values: Iterable[str], meaning: Mapping[str, str]) -> list[str]:
+    return [f"{value}: {count} ({meaning[value]})" for value, count in sorted(Counter(values).items())]
 
 
 def _reading(dataset: Dataset) -> list[str]:
@@ -65,7 +82,7 @@ def _reading(dataset: Dataset) -> list[str]:
         "## Reading and checking",
         "",
         "`sha256sum -c SHA256SUMS` checks every file. Plain WebDataset tars: `webdataset.WebDataset` and Hugging Face",
-        '`datasets` (`load_dataset("webdataset", data_files="*.tar")`) read them. A shard holds one speaker,',
+        '`datasets` (`load_dataset("path/of/this/folder")`) read them. A shard holds one speaker,',
         f"so a fold is a list of shards: {', '.join(schemes) or 'none fits what was built'}.",
         "",
     ]

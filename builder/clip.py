@@ -18,7 +18,7 @@ from builder.faces import FaceFinder, Faces
 from builder.media import DecodedClip, MediaError
 from builder.spectrograms import spectrograms
 from manifests.index import Row, Statistics, file_sha256
-from manifests.schema import FRAMES, Sample, Timing, encode
+from manifests.schema import FRAMES, Sample, SchemaError, Timing, encode
 
 #: Fewer faces than this in 16 frames and the clip is dropped.
 FEWEST_FACES = FRAMES // 2
@@ -50,8 +50,11 @@ class ClipBuilder:
         row = recorded_row(source, self._root, self._sha256)
         try:
             sample = self.sample(source)
+            members = encode(sample)
         except MediaError as error:
             return dropped(row, error.reason, error.detail)
+        except SchemaError as error:
+            return dropped(row, "decode_error", str(error))
         except OSError as error:
             return dropped(row, "unreadable", f"{source.video.name}: {error.strerror or error}")
         except MemoryError:
@@ -64,7 +67,7 @@ class ClipBuilder:
                 faces_found=sum(sample.face_found),
                 sound_sha256=sample.source.get("sound_sha256"),
             ),
-            members=encode(sample),
+            members=members,
             statistics={name: Statistics.of(windows) for name, windows in sample.spectrograms.items()},
         )
 

@@ -19,7 +19,18 @@ TIMELINES = ("uniform", "fixed")
 CLIPS_A_SHARD = 100
 
 #: Packages whose version can change a byte of what is built.
-VERSIONED = ("av", "librosa", "mediapipe", "numpy", "scipy", "simplejpeg", "soundfile", "soxr", "webdataset")
+VERSIONED = (
+    "multimae-der",
+    "av",
+    "librosa",
+    "mediapipe",
+    "numpy",
+    "scipy",
+    "simplejpeg",
+    "soundfile",
+    "soxr",
+    "webdataset",
+)
 OPENCV_NAMES = ("opencv-contrib-python-headless", "opencv-python-headless", "opencv-contrib-python", "opencv-python")
 
 

@@ -9,23 +9,27 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 INSTALL = "run make clean, then the same command again, to set up the environment anew"
 #: Python that uses a backend for what the builder needs it for, and prints what it found.
 BACKENDS = {
-    "numpy, scipy": "import numpy, scipy.fft; scipy.fft.rfft(numpy.ones(512)); print(numpy.__version__, scipy.__version__)",
+    "numpy, scipy": "import numpy as n, scipy.fft; scipy.fft.rfft(n.ones(512)); "
+    "print(n.__version__, scipy.__version__)",
     "opencv (warps)": "import cv2, numpy as n; cv2.warpAffine(n.zeros((9, 9, 3), 'u1'), n.eye(3)[:2], (4, 4)); "
     "print(cv2.__version__)",
     "PyAV (decoding)": "import av; av.CodecContext.create('h264', 'r'); av.CodecContext.create('vp6f', 'r'); "
     "av.CodecContext.create('mp3', 'r'); print(av.__version__)",
     "ffmpeg (demo corpus, second decoder)": "import ffmpeg, imageio_ffmpeg, subprocess as s; "
     "x = imageio_ffmpeg.get_ffmpeg_exe(); "
-    "s.run(ffmpeg.input('testsrc=d=0.1', f='lavfi').output('-', f='null', loglevel='error').compile(cmd=x), check=True); "
+    "f = ffmpeg.input('testsrc=d=0.1', f='lavfi').output('-', f='null', loglevel='error'); "
+    "s.run(f.compile(cmd=x), check=True); "
     "print(s.run([x, '-version'], capture_output=True, text=True).stdout.split(chr(10))[0][:40])",
     "mediapipe (faces)": "from builder.faces import FaceFinder; import skimage.data; "
     "found = FaceFinder().detect(skimage.data.astronaut()); assert len(found) == 1, found; "
@@ -34,12 +38,16 @@ BACKENDS = {
     "s.decode_faces(s.encode_faces(n.zeros((16, 224, 224, 3), 'u1'))); import simplejpeg; print('encodes and decodes')",
     "soundfile (FLAC)": "from manifests import schema as s; import numpy as n; x = n.arange(999, dtype='i2'); "
     "assert (s.decode_audio(s.encode_audio(x)) == x).all(); import soundfile; print(soundfile.__version__)",
-    "soxr, librosa (sound)": "import soxr, librosa.filters, numpy as n; soxr.resample(n.zeros(44100, 'f4'), 44100, 16000); "
-    "librosa.filters.mel(sr=16000, n_fft=512); print(soxr.__version__, librosa.__version__)",
+    "soxr, librosa (sound)": "import soxr, librosa.filters, numpy as n; "
+    "soxr.resample(n.zeros(44100, 'f4'), 44100, 16000); librosa.filters.mel(sr=16000, n_fft=512); "
+    "print(soxr.__version__, librosa.__version__)",
     "webdataset (shards)": "import webdataset; print(webdataset.__version__)",
 }
+#: Loading takes a few seconds; a backend that takes this long never will.
+PATIENCE_SECONDS = 120.0
 MEMORY_GB_A_WORKER = 0.5
-DISK_GB = 5.0
+#: Shards of a whole corpus.
+DISK_GB = {"demo": 0.1, "ravdess": 2.0, "crema-d": 5.0, "iemocap": 8.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +67,7 @@ def examine(dataset: str, data: Path, out: Path) -> Iterator[Check]:
     for name, code in BACKENDS.items():
         yield _backend(name, code)
     yield _memory()
-    yield _disk(out)
+    yield _disk(dataset, out)
     yield _writable(out)
     yield _corpus(dataset, data)
 
@@ -67,19 +75,28 @@ def examine(dataset: str, data: Path, out: Path) -> Iterator[Check]:
 def _python() -> Check:
     version = ".".join(map(str, sys.version_info[:3]))
     ok = (3, 11) <= sys.version_info[:2] < (3, 13)
-    return Check(name="python", ok=ok, found=version, advice="use Python 3.11: make clean; make shards PYTHON=python3.11")
+    return Check(name="python", ok=ok, found=version, advice="run make clean; make shards PYTHON=python3.11")
 
 
 def _backend(name: str, code: str) -> Check:
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    if done.returncode == 0:
-        return Check(name=name, ok=True, found=done.stdout.strip())
-    words = done.stderr.strip().splitlines() or [f"crashed with exit code {done.returncode}"]
-    return Check(name=name, ok=False, found=words[-1], advice=INSTALL)
+    ok, found = _answer([sys.executable, "-c", code])
+    return Check(name=name, ok=ok, found=found, advice=INSTALL)
+
+
+def _answer(command: Sequence[str]) -> tuple[bool, str]:
+    """Whether a process did well, and its last line; or how it ended, where it could not say."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS)
+    except subprocess.TimeoutExpired:
+        return False, f"no answer within {PATIENCE_SECONDS:g} s"
+    if done.returncode < 0:
+        return False, f"crashed ({signal.Signals(-done.returncode).name})"
+    words = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
+    return done.returncode == 0, words[-1] if words else f"exit code {done.returncode}, without a word"
 
 
 def _memory() -> Check:
-    available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
+    available = _available_bytes() / 1e9
     cores = len(os.sched_getaffinity(0))
     needed = MEMORY_GB_A_WORKER * cores
     return Check(
@@ -90,17 +107,25 @@ def _memory() -> Check:
     )
 
 
-def _disk(out: Path) -> Check:
-    home = _existing(out)
-    free = shutil.disk_usage(home).free / 1e9
-    advice = f"CREMA-D takes about {DISK_GB:.0f} GB of shards; make room, or choose another folder with OUT="
-    return Check(name="disk", ok=free > DISK_GB, found=f"{free:.1f} GB free for {out}", advice=advice)
+def _available_bytes() -> int:
+    """Memory that programs can have: free, or only caching files."""
+    with suppress(OSError, KeyError):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return int(dict(line.split(":") for line in lines)["MemAvailable"].split()[0]) * 1024
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _disk(dataset: str, out: Path) -> Check:
+    needed = DISK_GB.get(dataset, 0.0)
+    free = shutil.disk_usage(_existing(out)).free / 1e9
+    advice = f"the shards of {dataset} take about {needed:g} GB; make room, or choose another folder with OUT="
+    return Check(name="disk", ok=free > needed, found=f"{free:.1f} GB free for {out}", advice=advice)
 
 
 def _writable(out: Path) -> Check:
     home = _existing(out)
-    ok = os.access(home, os.W_OK | os.X_OK)
-    found = f"{home} is {'' if ok else 'not '}writable"
+    ok = home.is_dir() and os.access(home, os.W_OK | os.X_OK)
+    found = f"{home} is {'' if ok else 'not '}a folder that can be written to"
     return Check(name="output", ok=ok, found=found, advice="choose another folder with OUT=")
 
 
@@ -115,10 +140,8 @@ def _corpus(dataset: str, data: Path) -> Check:
         "print(len(scan.sources), 'clips,', len(scan.missing), 'files of the inventory absent')"
     )
     command = [sys.executable, "-c", code, dataset, str(data)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    words = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines() or ["no answer"]
-    advice = "name the corpus's folder with DATA="
-    return Check(name="corpus", ok=done.returncode == 0, found=words[-1], advice=advice)
+    ok, found = _answer(command)
+    return Check(name="corpus", ok=ok, found=found, advice="name the corpus's folder with DATA=")
 
 
 def _existing(path: Path) -> Path:

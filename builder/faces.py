@@ -163,7 +163,9 @@ def warp(frame: Frame, matrix: Points) -> Frame:
     shrink = int(1 / max(float(np.hypot(matrix[0, 0], matrix[1, 0])), 1e-3))
     if shrink > 1:
         frame = cv2.resize(frame, None, fx=1 / shrink, fy=1 / shrink, interpolation=cv2.INTER_AREA)
-        matrix = np.hstack([matrix[:, :2] * shrink, matrix[:, 2:]])
+        # The centre of a shrunken pixel lies in the middle of those it stands for, not on the first.
+        centre = matrix @ [(shrink - 1) / 2, (shrink - 1) / 2, 1]
+        matrix = np.column_stack([matrix[:, :2] * shrink, centre])
     return cv2.warpAffine(frame, matrix, (CROP_PX, CROP_PX), flags=cv2.INTER_LINEAR)
 
 

@@ -99,9 +99,7 @@ def plan(config: BuildConfig, data: Path) -> Plan:
     root = scan.root or data.absolute()
     described = identity(config)
     shards = plan_shards(scan.sources, root, digest(described))
-    return Plan(
-        corpus=corpus_named(config.dataset), scan=scan, root=root, identity=described, shards=tuple(shards)
-    )
+    return Plan(corpus=corpus_named(config.dataset), scan=scan, root=root, identity=described, shards=tuple(shards))
 
 
 def build(job: Job) -> Summary:

@@ -399,7 +399,7 @@ def member_places(tar: Path) -> dict[str, dict[str, tuple[int, int]]]:
     places: dict[str, dict[str, tuple[int, int]]] = {}
     for member in _tar_members(tar):
         key, _, suffix = member.name.partition(".")
-        plain = member.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and member.pax_headers.keys() <= {"mtime"}
+        plain = member.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and not member.pax_headers
         if not plain or not NAME.fullmatch(key) or suffix in places.setdefault(key, {}):
             raise SchemaError(
                 f"{tar.name}: found member {member.name[:100]!r}, expected KEY.suffix, once, a regular file"

@@ -47,7 +47,7 @@ def test_help_lists_every_target_that_the_readme_uses() -> None:
 
 def test_every_setting_in_the_readme_is_one_the_makefile_reads() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    named = set(re.findall(r"\b([A-Z][A-Z_]{2,})=", README)) | set(re.findall(r"^\| `([A-Z_]{3,})", README, re.MULTILINE))
+    named = {*re.findall(r"\b([A-Z][A-Z_]{2,})=", README), *re.findall(r"^\| `([A-Z_]{3,})", README, re.MULTILINE)}
     assert len(named) > 8
     assert {name for name in named if f"$({name})" not in makefile} == set()
 

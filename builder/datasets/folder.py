@@ -35,7 +35,7 @@ OPTIONAL = ("intensity", "sentence", "sound", "start", "end")
 _DEFAULT_TABLE = "clips.csv"
 _DEPTH = 8  # how deep recordings that the table does not name are looked for
 _MAX_SPEAKER = 64  # what fold files allow
-_MAX_CLIP_ID = 200  # clip ids become file names
+_MAX_CLIP_ID = 80  # clip ids become names in a tar
 
 Row = Mapping[str, str]
 

@@ -101,9 +101,7 @@ def _input(path: Path, segment: Segment | None) -> Any:
     around = {} if segment is None else {"ss": max(0.0, segment[0] - MARGIN_SECONDS)}
     if segment is not None:
         around["t"] = segment[1] + MARGIN_SECONDS - around["ss"]
-    return ffmpeg.input(
-        f"file:{path}", threads=1, protocol_whitelist="file", format_whitelist=CONTAINERS, **around
-    )
+    return ffmpeg.input(f"file:{path}", threads=1, protocol_whitelist="file", format_whitelist=CONTAINERS, **around)
 
 
 def _run(output: Any) -> tuple[bytes, str]:

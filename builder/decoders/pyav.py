@@ -137,9 +137,7 @@ def _demux(container: Any, segment: Segment | None) -> _Packets:
     except av.FFmpegError as error:
         raise MediaError("decode_error", str(error)) from error
     promised = None if container.duration is None else (container.duration + (container.start_time or 0)) / 1_000_000
-    return _Packets(
-        video=video, audio=audio, packets=tuple(packets), segment=segment, promised_end_seconds=promised
-    )
+    return _Packets(video=video, audio=audio, packets=tuple(packets), segment=segment, promised_end_seconds=promised)
 
 
 def _first(streams: Sequence[Any]) -> Any:

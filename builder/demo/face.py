@@ -90,9 +90,7 @@ def render(speaker: str, take: Take, expression: Expression, picture: Picture) -
         yield _over(colour, alpha, backdrop)
 
 
-def render_crowd(
-    speaker: str, bystander: str, take: Take, expression: Expression, picture: Picture
-) -> Iterator[Image]:
+def render_crowd(speaker: str, bystander: str, take: Take, expression: Expression, picture: Picture) -> Iterator[Image]:
     """As `render`, with a second, smaller face that looks on from behind."""
     figure, behind = _figure(speaker), CAST[bystander]
     camera = _camera(behind, (400.0, 170.0), 0.85)
@@ -420,5 +418,3 @@ def _pattern(backdrop: Backdrop, x: Floats, y: Floats) -> tuple[Floats, float]:
             dots += np.where(np.hypot(x - cx, y - cy) < radius, 1.0, 0.0)[..., None] * np.float32(colour)
         return 1 + dots, 5.0
     return np.ones((*x.shape, 3), dtype=np.float32), 1.0
-
-

@@ -130,6 +130,8 @@ def hang(source: ClipSource) -> None:
     """Never come back, and have a child that does not either; its process id is left beside the recording."""
     child = subprocess.Popen(["sleep", "1000"])
     source.video.with_suffix(".child").write_text(str(child.pid))
+    if (source.video.parent / "caller").exists():
+        call(source)
     child.wait()
 
 

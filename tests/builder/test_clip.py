@@ -71,9 +71,7 @@ def test_a_moving_face_stands_still_in_the_crops(build: ClipBuilder, recording: 
     assert np.abs(middle - middle[0]).mean() < 6  # the portrait itself never changes
 
 
-def test_transforms_map_the_recording_onto_the_crops(
-    build: ClipBuilder, recording: Callable[..., ClipSource]
-) -> None:
+def test_transforms_map_the_recording_onto_the_crops(build: ClipBuilder, recording: Callable[..., ClipSource]) -> None:
     """Warping the recorded frame by the recorded transform gives the crop again, also where only half is used."""
     source = recording((((170, 40, 140),) for _ in range(COUNT)), region="right")
     sample = _made(build.build(source))
@@ -168,7 +166,9 @@ def test_same_clip_same_bytes_whatever_came_before(
 
 
 @pytest.mark.parametrize("align", ["clip", "none"])
-def test_other_alignments_keep_the_heads_motion(recording: Callable[..., ClipSource], align: str, tmp_path: Path) -> None:
+def test_other_alignments_keep_the_heads_motion(
+    recording: Callable[..., ClipSource], align: str, tmp_path: Path
+) -> None:
     source = recording(((40 + i, 40, 150),) for i in range(COUNT))
     builder = ClipBuilder(BuildConfig(dataset="folder", align=align), tmp_path)  # type: ignore[arg-type]
     sample = _made(builder.build(source))

@@ -577,9 +577,7 @@ def test_folder_holds_many_clips_of_one_recording(tmp_path: Path) -> None:
 def test_folder_lists_absent_and_unnamed_files(tmp_path: Path) -> None:
     for name in ("a.mp4", "extra/b.mov", "extra/notes.txt"):
         corpora.put(tmp_path / name)
-    write_table(
-        tmp_path, "a.mp4,x,joy,a.wav", f"gone.mp4,x,joy,{'n' * 300}.wav", header="clip,speaker,emotion,sound"
-    )
+    write_table(tmp_path, "a.mp4,x,joy,a.wav", f"gone.mp4,x,joy,{'n' * 300}.wav", header="clip,speaker,emotion,sound")
     scan = scan_corpus("folder", tmp_path)
     assert [(source.clip.clip_id, source.sound) for source in scan.sources] == [("a", None)]
     assert scan.missing == ("a.wav", "gone.mp4", f"{'n' * 300}.wav")

@@ -179,9 +179,7 @@ def test_nuisances_do_not_depend_on_the_class(
 
 
 def test_lively_speech_has_faster_syllables() -> None:
-    rates = {
-        m: [plan.draw_voice(s, t, m).syllables_hz for s in SPEAKERS for t in (1, 2)] for m in ("lively", "dull")
-    }
+    rates = {m: [plan.draw_voice(s, t, m).syllables_hz for s in SPEAKERS for t in (1, 2)] for m in ("lively", "dull")}
     assert min(rates["lively"]) > 1.5 * max(rates["dull"])
 
 
@@ -381,9 +379,7 @@ def test_an_interrupted_run_is_finished(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("spoil", [Path.unlink, lambda clip: clip.write_bytes(b"half")], ids=["absent", "short"])
-def test_a_spoilt_clip_is_made_again_alone(
-    spoil: Callable[[Path], object], tmp_path: Path, written: list[str]
-) -> None:
+def test_a_spoilt_clip_is_made_again_alone(spoil: Callable[[Path], object], tmp_path: Path, written: list[str]) -> None:
     corpus.make_demo(tmp_path, workers=1)
     written.clear()
     spoil(path_of(tmp_path, "S05_sad_02"))

@@ -202,7 +202,7 @@ HOSTILE_DATASETS: dict[str, Callable[[dict[str, Any]], object]] = {
     "scheme": first_shard(name="https://x/anna-000.tar"),
     "pipe": first_shard(name="pipe:cat anna-000.tar"),
     "line end": first_shard(name="anna-000.tar\n"),
-    "other digits": first_shard(name="anna-٠٠٠.tar"),
+    "other digits": first_shard(name="anna-\u0660\u0660\u0660.tar"),
     "compressed": first_shard(name="anna-000.tar.gz"),
     "another speaker's": first_shard(name="ben-000.tar"),
     "speaker": first_shard(speaker="../anna"),
@@ -574,8 +574,8 @@ def named(name: str, kind: bytes = tarfile.REGTYPE, **fields: Any) -> tarfile.Ta
     return member
 
 
-def claiming(size: int) -> bytes:
-    member = named("a.json")
+def claiming(size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
+    member = named("a.json", kind)
     member.size = size
     return member.tobuf(tarfile.GNU_FORMAT) + bytes(1024)
 
@@ -606,6 +606,11 @@ HOSTILE_TARS: dict[str, bytes] = {
     "large": tar_of((named("a.json"), bytes(2 << 20))),
     "terabytes": claiming(10**13),
     "negative": claiming(-512),
+    "name of terabytes": claiming(10**13, tarfile.GNUTYPE_LONGNAME),
+    "name of exabytes": claiming(1 << 70, tarfile.GNUTYPE_LONGNAME),
+    "header of terabytes": claiming(10**13, tarfile.XHDTYPE),
+    "time in a header": tar_of((named("a.json", mtime=0.5), b"{}"), kind=tarfile.PAX_FORMAT),
+    "no sparse map": tar_of((named("a.json", pax_headers={"GNU.sparse.map": "x"}), b"{}"), kind=tarfile.PAX_FORMAT),
     "compressed": gzip.compress(tar_of(PLAIN)),
 }  # fmt: skip
 
@@ -664,7 +669,7 @@ def test_damaged_tar_headers_raise_nothing_else(
     tmp_path_factory: pytest.TempPathFactory, at: int, replaced: int, by: bytes
 ) -> None:
     tar = tmp_path_factory.getbasetemp() / "damaged.tar"
-    data = tar_of(PLAIN, (named("b.json", pax_headers={"mtime": "0.0"}), b"{}"), kind=tarfile.PAX_FORMAT)
+    data = tar_of(PLAIN, (named("b" * 120 + ".json"), b"{}"), kind=tarfile.GNU_FORMAT)
     tar.write_bytes(data[:at] + by + data[at + replaced :])
     try:
         places = index.member_places(tar)

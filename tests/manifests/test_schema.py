@@ -214,7 +214,7 @@ def test_names_within_the_grammar_pass_and_fit_a_tar_header(name: str) -> None:
     assert len(f"{name}.{max(schema.member_names(ALL), key=len)}") <= 100
 
 
-@pytest.mark.parametrize("name", ["", "a.b", "a/b", "..", "a b", "é", "a\n", "a" * 81, "١"])
+@pytest.mark.parametrize("name", ["", "a.b", "a/b", "..", "a b", "é", "a\n", "a" * 81, "\u0661"])
 @pytest.mark.parametrize("field", ["clip_id", "speaker"])
 def test_other_names_are_refused(field: str, name: str) -> None:
     with pytest.raises(SchemaError, match=f"{field} .*expected 1 to 80"):

@@ -1,0 +1,545 @@
+"""`python -m builder`: what it says, what it ends with, and how it ends when it is interrupted or killed."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn, TextIO
+
+import corpora
+import pytest
+import stand_ins
+from face_clips import face_clip, face_corpus
+from stand_ins import survivors, tagged
+
+from builder import cli, run
+from builder.__main__ import main
+from builder.config import BuildConfig
+from builder.files import sole_owner
+from builder.run import Job, build
+from manifests import index
+
+HERE = Path(__file__).parent
+STAND_IN = (str(HERE / "stand_in_build.py"),)
+REAL = ("-m", "builder")
+STOPPED = "error: stopped; the same command goes on where this one was\n"
+SPEAKERS = {
+    "A": {"a1": "ok", "a2": "ok"},
+    "B": {"b1": "ok", "b2": "ok"},
+    "C": {"c1": "ok", "c2": "ok"},
+}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file and its bytes, what an interrupted build left too, but for the lock and the view."""
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    return {name: path.read_bytes() for name, path in files.items() if name not in (".lock", "report.html")}
+
+
+# --- arguments and exit codes, without processes ---------------------------------------------------------------
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "ClipPool", stand_ins.InProcessPool)
+    monkeypatch.setattr(cli, "_write_report", lambda folder, missing: folder / "report.html")
+
+
+@pytest.fixture
+def idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever starts to build, fails."""
+
+    def refuse(*_: object) -> NoReturn:
+        raise AssertionError("nothing is to be built")
+
+    monkeypatch.setattr(run, "ClipPool", refuse)
+
+
+def command(verb: str, data: Path, out: Path | None = None, *arguments: str) -> list[str]:
+    where = ["--dataset", "folder", "--data", str(data), *(("--out", str(out)) if out else ())]
+    return [verb, *where, *arguments]
+
+
+ALL_CORPORA = "ravdess, crema-d, iemocap, folder"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "lists"),
+    [
+        (["shards", "--dataset", "voxceleb"], f"unknown corpus 'voxceleb'; valid are {ALL_CORPORA}"),
+        (["plan", "--dataset", "voxceleb"], f"unknown corpus 'voxceleb'; valid are {ALL_CORPORA}"),
+        (["shards", "--feature", "lpc"], "feature: found 'lpc', expected one of mfcc, logmel, stft"),
+        (["shards", "--feature", "mfcc,mfcc"], "features: found ('mfcc', 'mfcc'), expected one or more different ones"),
+        (["shards", "--feature", ""], "features: found (), expected one or more different ones"),
+        (["plan", "--timeline", "random"], "timeline: found 'random', expected one of uniform, fixed"),
+        (["plan", "--align", "eyes"], "align: found 'eyes', expected one of frame, clip, none"),
+        (["plan", "--decoder", "opencv"], "decoder: found 'opencv', expected one of pyav, ffmpeg"),
+        (["plan", "--option", "labels=voted"], "folder: unknown option 'labels'; valid are: csv"),
+        (["plan", "--option", "labels"], "folder: unknown option 'labels'; valid are: csv"),
+        (["plan", "--step", "0"], "argument --step: found '0', expected a whole number from 1 on; "),
+        (["shards", "--workers", "many"], "argument --workers: found 'many', expected a whole number from 1 on; "),
+        (["shards", "--clip-seconds", "nan"], "argument --clip-seconds: found 'nan', expected seconds, more than 0; "),
+        (["shard"], "argument COMMAND: invalid choice: 'shard' (choose from 'shards', 'plan', 'report'); "),
+        (["plan", "--speed", "9"], "unrecognized arguments: --speed 9; "),
+        ([], "the following arguments are required: COMMAND; "),
+    ],
+)
+def test_what_is_not_valid_is_one_line_that_lists_what_is(
+    tmp_path: Path, idle: None, capsys: pytest.CaptureFixture[str], arguments: list[str], lists: str
+) -> None:
+    corpora.folder(tmp_path / "data")
+    where = ["--dataset", "folder", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "out")]
+    assert status(arguments[:1] + where * bool(arguments) + arguments[1:] if arguments != ["shard"] else arguments) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith(f"error: {lists}")
+    assert said.err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def status(arguments: Sequence[str]) -> int:
+    """Exit status, whether argparse exits or a command returns."""
+    try:
+        return main(arguments)
+    except SystemExit as exit_:
+        assert isinstance(exit_.code, int)
+        return exit_.code
+
+
+def test_a_traceback_only_with_debug(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = command("plan", tmp_path / "nowhere")
+    assert main(arguments) == 2
+    said = capsys.readouterr().err
+    assert said == f"error: {tmp_path / 'nowhere'}: no such folder; expected the folder of Recordings of one's own\n"
+    with pytest.raises(ValueError, match="no such folder"):
+        main([*arguments, "--debug"])
+
+
+def test_two_clips_with_one_id_stop_the_build_naming_both(
+    tmp_path: Path, idle: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = corpora.folder(tmp_path / "data")
+    table = data / "clips.csv"
+    table.write_text(table.read_text() + "Día 1/ANNA_#joy.mp4,anna,joy,,hello\n", encoding="utf-8")
+    (data / "Día 1" / "ANNA_#joy.mp4").write_bytes(b"placeholder")
+    assert main(command("shards", data, tmp_path / "out")) == 2
+    said = capsys.readouterr().err
+    assert re.fullmatch(r"error: \S*clips.csv:2 and \S*clips.csv:8: the same clip id .*\n", said)
+    assert not (tmp_path / "out").exists()
+
+
+def test_summary_of_a_build(tmp_path: Path, quick: None, capsys: pytest.CaptureFixture[str]) -> None:
+    data = stand_ins.corpus(tmp_path / "data", SPEAKERS)
+    out = tmp_path / "out"
+    assert main(command("shards", data, out)) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "built 6   flagged 0   dropped 0",
+        f"shards    {out} (3 shards, 0 of them built before)",
+        "folds     loso",
+        f"report    {out}/report.html",
+    ]
+    assert main(command("shards", data, out)) == 0
+    assert f"shards    {out} (3 shards, 3 of them built before)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("orders", "failures"),
+    [
+        ({"b1": "drop no_face"}, "1 of 6 clips dropped, more than 2%"),
+        (
+            {"c1": "drop no_face", "c2": "drop truncated"},
+            "2 of 6 clips dropped, more than 2%; nothing was built of speaker C",
+        ),
+    ],
+)
+def test_drops_fail_unless_they_are_allowed(
+    tmp_path: Path, quick: None, capsys: pytest.CaptureFixture[str], orders: dict[str, str], failures: str
+) -> None:
+    data = stand_ins.corpus(tmp_path / "data", SPEAKERS)
+    for name, order in orders.items():
+        (data / f"{name}.mp4").write_text(order)
+    out = tmp_path / "out"
+    assert main(command("shards", data, out)) == 1
+    said = capsys.readouterr()
+    assert f"error: {failures}. What was built is kept; ALLOW_DROPS=1 accepts it\n" in said.err
+    assert f"built {6 - len(orders)}   flagged 0   dropped {len(orders)}\n" in said.out
+    assert "  dropped 1: no_face, a face was found in fewer than half of the frames\n" in said.out
+    assert index.verify(out, full=True) == []
+    kept = contents(out)
+    assert main(command("shards", data, out, "--allow-drops")) == 0
+    assert contents(out) == kept
+    assert "error" not in capsys.readouterr().err
+
+
+def test_another_configuration_is_refused_with_the_difference(
+    tmp_path: Path, quick: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, out = stand_ins.corpus(tmp_path / "data", SPEAKERS), tmp_path / "out"
+    main(command("shards", data, out))
+    before = contents(out)
+    capsys.readouterr()
+    assert main(command("shards", data, out, "--align", "clip", "--timeline", "fixed")) == 2
+    assert capsys.readouterr().err == (
+        f"error: {out}: was built differently (config.align: frame -> clip; config.timeline: uniform -> fixed); "
+        "choose another OUT=, or delete the folder\n"
+    )
+    assert contents(out) == before
+
+
+def test_plan_lists_what_is_absent_defective_and_odd_and_touches_nothing(
+    tmp_path: Path, idle: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> NoReturn:
+        raise AssertionError("no recording is to be opened")
+
+    for reader in ("builder.media.decode", "builder.clip.file_sha256", "manifests.index.file_sha256"):
+        monkeypatch.setattr(reader, refuse)
+    clips = [*corpora.CREMA_D_CLIPS, "1076_MTI_SAD_XX", "1013_WSI_DIS_XX"]
+    data = corpora.crema_d(tmp_path / "data", clips, sounds=False)
+    arguments = ["plan", "--dataset", "crema-d", "--data", str(data), "--out", str(tmp_path / "out")]
+    assert main(arguments) == 0
+    short = capsys.readouterr().out
+    assert re.match(r"CREMA-D.*: 47 clips of 7442 in the complete corpus, 5 speakers, 5 shards\n", short)
+    assert re.search(r"^absent from the inventory: \d+$", short, re.MULTILINE)
+    assert re.search(r"^  \.\.\. and \d+ more \(ALL=1 lists them\)$", short, re.MULTILINE)
+    assert re.search(r"^known to be defective, will be dropped: 1\n  1076_MTI_SAD_XX: ", short, re.MULTILINE)
+    assert re.search(r"^known to be odd, will be flagged: \d+\n  ", short, re.MULTILINE)
+    assert main([*arguments, "--all"]) == 0
+    every = capsys.readouterr().out
+    absent = int(re.search(r"absent from the inventory: (\d+)", every)[1])  # type: ignore[index]
+    assert absent > 7000
+    assert every.count("\n") >= absent
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
+    data = corpora.crema_d(tmp_path / "data", sounds=False)
+    plan = [sys.executable, *REAL, "plan", "--dataset", "crema-d", "--data", str(data), "--all"]
+    process = subprocess.Popen(plan, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.communicate(timeout=60)[1] == b""
+
+
+def test_a_backend_that_cannot_be_loaded_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "soxr.py").write_text("raise ImportError('libsoxr.so.0: cannot open shared object file')")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(HERE.parents[1])])}
+    done = subprocess.run([sys.executable, *REAL, "plan"], env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: libsoxr.so.0: cannot open shared object file; run make doctor\n"
+
+
+# --- interrupted and killed ------------------------------------------------------------------------------------
+
+
+class Running:
+    """A build in a session of its own, as a terminal would start it."""
+
+    def __init__(self, program: Sequence[str], data: Path, out: Path, *arguments: str) -> None:
+        self.tag = uuid.uuid4().hex
+        environment = {**os.environ, stand_ins.TAG: self.tag, "PYTHONPATH": str(HERE.parents[1])}
+        self.process = subprocess.Popen(
+            [sys.executable, *program, *command("shards", data, out, *arguments)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def end(self, number: signal.Signals | None = None, *, group: bool = True) -> tuple[int, str, str]:
+        """Send a signal, wait; exit status, output, errors. No process that it started may be left."""
+        started = tagged(self.tag)
+        if number is not None:
+            (os.killpg if group else os.kill)(self.process.pid, number)
+        out, err = self.process.communicate(timeout=100)
+        assert survivors([*started, *tagged(self.tag)]) == []
+        return self.process.returncode, out, err
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return stand_ins.corpus(tmp_path / "data", SPEAKERS)
+
+
+@pytest.fixture
+def calls(data: Path) -> Iterator[TextIO]:
+    """Reads what clips write that are told to `call` or to `hang`."""
+    os.mkfifo(data / "caller")
+    with os.fdopen(os.open(data / "caller", os.O_RDWR)) as lines:
+        yield lines
+
+
+def resumed(data: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, bytes], dict[str, bytes]]:
+    """Let the clips that hung be built: what the resumed build made, and what an undisturbed one makes."""
+    for video in data.glob("*.mp4"):
+        video.write_text("ok")
+    monkeypatch.setattr(run, "ClipPool", stand_ins.InProcessPool)
+    config = BuildConfig(dataset="folder")
+    build(Job(config=config, data=data, out=out))
+    build(Job(config=config, data=data, out=out.with_name("undisturbed")))
+    return contents(out), contents(out.with_name("undisturbed"))
+
+
+@pytest.mark.parametrize(
+    ("number", "group"),
+    [
+        (signal.SIGKILL, False),
+        (signal.SIGINT, True),
+        pytest.param(signal.SIGKILL, True, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, False, marks=pytest.mark.slow),
+    ],
+)
+def test_an_ended_build_leaves_no_process_and_goes_on(
+    data: Path, calls: TextIO, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, group: bool
+) -> None:
+    """Both workers hang, each with a child of its own, when the signal comes."""
+    for name in ("b1", "b2"):
+        (data / f"{name}.mp4").write_text("hang")
+    out = tmp_path / "out"
+    build = Running(STAND_IN, data, out, "--workers", "2")
+    for _ in range(2):
+        calls.readline()
+    code, said, complained = build.end(number, group=group)
+    assert said == ""
+    if number is signal.SIGINT:
+        assert (code, complained) == (130, STOPPED)
+    else:
+        assert (code, complained) == (-number, "")
+    assert json_complete(out) is False
+    found, expected = resumed(data, out, monkeypatch)
+    assert found == expected
+
+
+def json_complete(out: Path) -> bool:
+    return index.load_dataset(out).complete
+
+
+def test_ctrl_c_while_workers_start(data: Path, tmp_path: Path) -> None:
+    build = Running(STAND_IN, data, tmp_path / "out", "--workers", "2")
+    while build.process.poll() is None and len(stand_ins.children(build.process.pid)) < 3:
+        time.sleep(0.01)  # until there are two workers and multiprocessing's helper
+    code, said, complained = build.end(signal.SIGINT)
+    assert (code, said, complained) == (130, "", STOPPED)
+
+
+def test_ctrl_c_while_the_backends_load(data: Path, tmp_path: Path) -> None:
+    build = Running(REAL, data, tmp_path / "out")
+    maps = Path(f"/proc/{build.process.pid}/maps")
+    while build.process.poll() is None and "numpy" not in maps.read_text():
+        time.sleep(0.01)
+    code, said, complained = build.end(signal.SIGINT)
+    assert (code, said) == (130, "")
+    assert re.fullmatch(r"error: stopped.*\n", complained)
+
+
+def test_a_second_build_is_refused_until_the_first_has_ended(data: Path, calls: TextIO, tmp_path: Path) -> None:
+    (data / "b1.mp4").write_text("once hang")
+    first = Running(STAND_IN, data, tmp_path / "out", "--workers", "1")
+    calls.readline()
+    second = Running(STAND_IN, data, tmp_path / "out")
+    code, said, complained = second.end()
+    owner = f"process {first.process.pid} on {os.uname().nodename}"
+    assert (code, said) == (2, "")
+    assert complained == f"error: {tmp_path / 'out'}: {owner} is building here; wait for it, or choose another OUT=\n"
+    first.end(signal.SIGKILL)
+    with sole_owner(tmp_path / "out"):
+        pass
+
+
+@pytest.mark.slow
+def test_a_crash_and_a_hang_in_one_build(data: Path, tmp_path: Path) -> None:
+    (data / "b1.mp4").write_text("crash")
+    (data / "c1.mp4").write_text("hang")
+    arguments = ("--workers", "2", "--clip-seconds", "2")
+    code, said, complained = Running(STAND_IN, data, tmp_path / "out", *arguments).end()
+    assert code == 1
+    assert "built 4   flagged 0   dropped 2\n  dropped 1: timeout, " in said
+    assert "  dropped 1: worker_died, " in said
+    assert "error: 2 of 6 clips dropped, more than 2%. What was built is kept; ALLOW_DROPS=1 accepts it" in complained
+    assert "Traceback" not in complained
+    assert index.verify(tmp_path / "out", full=True) == []
+
+
+# --- disks that are full or not writable -----------------------------------------------------------------------
+
+MOUNTS = """
+set -e
+mkdir full readonly
+mount -t tmpfs -o size=192k none full
+mount --bind readonly readonly
+mount -o remount,ro,bind readonly
+python=$1; shift
+"$python" "$@" --out readonly/shards && exit 90 || test $? = 2
+"$python" "$@" --out readonly && exit 91 || test $? = 2
+"$python" "$@" --out full && exit 92 || test $? = 2
+find full -type f > left
+mount -o remount,size=10m full
+"$python" "$@" --out full
+"$python" -m manifests verify full
+cp -r full resumed
+"""
+
+
+@pytest.mark.slow
+def test_real_disks_that_are_full_or_read_only(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
+        pytest.skip("needs the right to mount file systems (unshare -m)")
+    for video in data.glob("*.mp4"):
+        video.write_text("big 300")  # 50 kB each, 100 kB a shard
+    build = [sys.executable, *STAND_IN, *command("shards", data, None, "--workers", "1")]
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", MOUNTS, "sh", *build],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, (done.returncode, done.stderr)
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error")]
+    readonly = r"cannot be written \(Read-only file system\); choose another folder with OUT="
+    assert re.fullmatch(rf"error: readonly/shards: {readonly}", errors[0])
+    assert re.fullmatch(rf"error: readonly: {readonly}", errors[1])
+    assert re.fullmatch(r"error: full/\S+: disk full, 0 MB free; make room and run the same command again", errors[2])
+    assert len(errors) == 3
+    left = (tmp_path / "left").read_text().split()
+    assert not [name for name in left if name.endswith(".part")]
+    assert len([name for name in left if name.endswith(".tar")]) < 3
+    monkeypatch.setattr(run, "ClipPool", stand_ins.InProcessPool)
+    run.build(Job(config=BuildConfig(dataset="folder"), data=data, out=tmp_path / "undisturbed"))
+    assert contents(tmp_path / "resumed") == contents(tmp_path / "undisturbed")
+
+
+# --- with faces ------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def unchanged(folder: Path) -> Iterator[None]:
+    before = contents(folder)
+    yield
+    assert contents(folder) == before
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
+    """A corpus of faces, its shards by two workers, and what the build said."""
+    root = tmp_path_factory.mktemp("faces")
+    data = face_corpus(root / "data", ["anna", "ben", "zoe"], 2)
+    (root / "data" / "cut.mp4").write_bytes(face_clip(root / "whole.mp4").read_bytes()[:-4000])
+    table = data / "clips.csv"
+    table.write_text(table.read_text() + "cut.mp4,zoe,sad\n", encoding="utf-8")
+    code, said, complained = Running(REAL, data, root / "out", "--workers", "2", "--allow-drops").end()
+    assert code == 0, complained
+    return data, root / "out", said
+
+
+def test_a_build_of_faces(faces: tuple[Path, Path, str]) -> None:
+    _, out, said = faces
+    assert re.match(r"built 6   flagged 0   dropped 1\n  dropped 1: (decode_error|truncated|unreadable), ", said)
+    assert f"\nshards    {out} (3 shards, 0 of them built before)\nfolds     loso\n" in said
+    assert said.endswith(f"report    {out}/report.html\n")
+    assert (out / "report.html").is_file()
+    assert index.verify(out, full=True) == []
+
+
+def test_one_worker_makes_the_same_bytes(faces: tuple[Path, Path, str], tmp_path: Path) -> None:
+    data, out, _ = faces
+    assert Running(REAL, data, tmp_path / "out", "--workers", "1", "--allow-drops").end()[0] == 0
+    assert contents(tmp_path / "out") == contents(out)
+    assert (tmp_path / "out" / "report.html").read_bytes() == (out / "report.html").read_bytes()
+
+
+@pytest.mark.slow
+def test_three_workers_make_the_same_bytes_from_another_place(faces: tuple[Path, Path, str], tmp_path: Path) -> None:
+    data, out, _ = faces
+    shutil.copytree(data, tmp_path / "moved")
+    assert Running(REAL, tmp_path / "moved", tmp_path / "out", "--workers", "3", "--allow-drops").end()[0] == 0
+    assert contents(tmp_path / "out") == contents(out)
+
+
+def test_the_report_can_be_made_again(faces: tuple[Path, Path, str], capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = faces
+    before = (out / "report.html").read_bytes()
+    (out / "report.html").unlink()
+    with unchanged(out):
+        assert main(["report", "--out", str(out)]) == 0
+    assert capsys.readouterr().out == f"report    {out}/report.html\n"
+    assert (out / "report.html").read_bytes() == before
+
+
+def test_a_report_of_no_build_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", "--out", str(tmp_path)]) == 2
+    assert re.fullmatch(rf"error: {tmp_path}/dataset.json: not there.*\n", capsys.readouterr().err)
+
+
+@pytest.mark.slow
+def test_too_little_memory_drops_clips_and_not_the_machine(tmp_path: Path) -> None:
+    from builder.engines import ClipPool, Limits
+
+    data = face_corpus(tmp_path / "data", ["anna"], 2)
+    planned = run.plan(BuildConfig(dataset="folder"), data)
+    sources = planned.shards[0].sources
+    limits = Limits(memory_bytes=200 << 20)  # less than the face models have already
+    with ClipPool(BuildConfig(dataset="folder"), planned.root, 1, limits) as pool:
+        assert [clip.row.reason for clip in pool.map(sources)] == ["worker_died"] * 2
+
+
+@pytest.mark.slow
+def test_real_clips_of_crema_d(real_clip: Callable[[str], Path], tmp_path: Path) -> None:
+    data = real_clip("crema-d/VideoFlash/1001_DFA_ANG_XX.flv").parents[1]
+    made = []
+    for workers in ("1", "2"):
+        out = tmp_path / workers
+        arguments = [sys.executable, *REAL, "shards", "--dataset", "crema-d", "--data", str(data), "--out", str(out)]
+        done = subprocess.run([*arguments, "--workers", workers], capture_output=True, text=True, timeout=200)
+        assert done.returncode == 0, done.stderr
+        assert re.match(r"built \d+   flagged \d+   dropped 0\n", done.stdout)
+        made.append(contents(out))
+    assert made[0] == made[1]
+    assert len(list(index.load_rows(tmp_path / "1"))) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_twenty_kills_at_random_moments_end_with_the_same_bytes(tmp_path: Path) -> None:
+    """Real recordings, real workers, the whole process group or the parent alone, as chance has it."""
+    data = face_corpus(tmp_path / "data", [f"speaker{i}" for i in range(10)], 6)
+    out = tmp_path / "out"
+    chance = random.Random(1)
+    kills = in_the_midst = 0
+    while kills < 20:
+        build = Running(REAL, data, out, "--workers", "2")
+        wait_for_news(build.process, out)
+        try:
+            build.process.wait(timeout=chance.uniform(0.0, 2.0))
+        except subprocess.TimeoutExpired:
+            build.end(signal.SIGKILL, group=chance.random() < 0.5)
+            kills += 1
+            in_the_midst += 0 < len(list(out.glob("receipts/*.json"))) < 10
+        else:
+            build.end()
+            shutil.rmtree(out)  # it got through: start over
+    assert in_the_midst >= 10
+    assert Running(REAL, data, out, "--workers", "2").end()[0] == 0
+    assert Running(REAL, data, tmp_path / "undisturbed", "--workers", "1").end()[0] == 0
+    assert contents(out) == contents(tmp_path / "undisturbed")
+    assert (out / "report.html").read_bytes() == (tmp_path / "undisturbed" / "report.html").read_bytes()
+
+
+def wait_for_news(build: subprocess.Popen[str], out: Path) -> None:
+    """Until another shard is begun: before that, a build only loads what it needs."""
+    before = set(out.glob("*"))
+    while build.poll() is None and not {path for path in out.glob("*.tar*") if path not in before}:
+        time.sleep(0.02)

@@ -1,0 +1,129 @@
+"""What is wrong with a machine is one line each, with what to do about it, even where nothing can be imported."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import namedtuple
+from pathlib import Path
+
+import corpora
+import pytest
+
+from builder import doctor
+from builder.doctor import BACKENDS, Check, examine, main
+
+FEW = {"numpy, scipy": BACKENDS["numpy, scipy"], "soxr, librosa (sound)": BACKENDS["soxr, librosa (sound)"]}
+
+
+def checks(tmp_path: Path, dataset: str = "demo") -> dict[str, Check]:
+    return {check.name: check for check in examine(dataset, tmp_path / "data", tmp_path / "shards")}
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer backends, for tests that are not about them."""
+    monkeypatch.setattr(doctor, "BACKENDS", {"numpy, scipy": "print('well')"})
+
+
+def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, text: str) -> None:
+    """Put a module in the way of the installed one."""
+    (tmp_path / f"{module}.py").write_text(text)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+
+
+@pytest.mark.slow
+def test_this_machine_is_well(tmp_path: Path) -> None:
+    unwell = [check for check in checks(tmp_path).values() if not check.ok]
+    assert unwell == []
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("raise ImportError('libsoxr.so.0: cannot open shared object file')", "ImportError: libsoxr.so.0: cannot open"),
+        ("import os; os.abort()", "crashed (SIGABRT)"),
+        ("import os; os._exit(3)", "exit code 3, without a word"),
+        ("import time; time.sleep(1000)", "no answer within 0.5 s"),
+    ],
+)
+def test_a_backend_that_cannot_be_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, found: str
+) -> None:
+    monkeypatch.setattr(doctor, "BACKENDS", FEW if "time" not in text else {"soxr, librosa (sound)": "import soxr"})
+    monkeypatch.setattr(doctor, "PATIENCE_SECONDS", 0.5 if "time" in text else 60.0)
+    broken(tmp_path, monkeypatch, "soxr", text)
+    every = checks(tmp_path)
+    unwell = every["soxr, librosa (sound)"]
+    assert not unwell.ok
+    assert unwell.found.startswith(found)
+    assert "\n" not in unwell.found
+    assert unwell.advice == "run make clean, then the same command again, to set up the environment anew"
+    assert all(check.ok for name, check in every.items() if name not in ("soxr, librosa (sound)", "memory"))
+
+
+def test_it_speaks_where_no_backend_can_be_imported(tmp_path: Path) -> None:
+    """The module itself needs nothing but the standard library."""
+    for module in ("numpy", "cv2", "av", "mediapipe", "soundfile", "tqdm"):
+        (tmp_path / f"{module}.py").write_text("raise ImportError('not installed')")
+    command = [sys.executable, "-c", "import builder.doctor"]
+    subprocess.run(command, env={**os.environ, "PYTHONPATH": str(tmp_path)}, check=True, timeout=60)
+
+
+def test_the_command_prints_advice_and_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(doctor, "BACKENDS", {"soxr": "import soxr; print(1)"})
+    broken(tmp_path, monkeypatch, "soxr", "raise ImportError('no soxr')")
+    assert main(["--data", str(tmp_path), "--out", str(tmp_path)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    at = lines.index("FAIL  soxr: ImportError: no soxr")
+    assert lines[at + 1] == "      run make clean, then the same command again, to set up the environment anew"
+    assert sum(line.startswith("ok  ") for line in lines) >= 4
+
+
+def test_the_command_is_content(
+    tmp_path: Path, few: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(doctor, "_available_bytes", lambda: 64 << 30)
+    monkeypatch.setattr(doctor, "DISK_GB", {})
+    assert main(["--data", str(tmp_path), "--out", str(tmp_path)]) == 0
+    assert "FAIL" not in capsys.readouterr().out
+
+
+def test_too_little_disk(tmp_path: Path, few: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: usage(10**12, 10**12 - 3 * 10**9, 3 * 10**9))
+    check = checks(tmp_path, "crema-d")["disk"]
+    assert not check.ok
+    assert check.found == f"3.0 GB free for {tmp_path / 'shards'}"
+    assert check.advice == "the shards of crema-d take about 5 GB; make room, or choose another folder with OUT="
+    assert checks(tmp_path, "demo")["disk"].ok
+
+
+def test_too_little_memory(tmp_path: Path, few: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_available_bytes", lambda: 1_100_000_000)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
+    check = checks(tmp_path)["memory"]
+    assert (check.ok, check.found) == (False, "1.1 GB free; 16 workers take about 8.0 GB")
+    assert check.advice == "use fewer workers: WORKERS=2"
+
+
+def test_an_output_folder_that_is_none(tmp_path: Path, few: None) -> None:
+    (tmp_path / "shards").write_text("a file")
+    check = checks(tmp_path)["output"]
+    assert (check.ok, check.advice) == (False, "choose another folder with OUT=")
+    assert check.found == f"{tmp_path / 'shards'} is not a folder that can be written to"
+
+
+def test_the_corpus_is_looked_at(tmp_path: Path, few: None) -> None:
+    assert checks(tmp_path, "folder")["corpus"] == Check(
+        name="corpus",
+        ok=False,
+        found=f"{tmp_path / 'data'}: no such folder; expected the folder of Recordings of one's own",
+        advice="name the corpus's folder with DATA=",
+    )
+    corpora.folder(tmp_path / "data")
+    check = checks(tmp_path, "folder")["corpus"]
+    assert (check.ok, check.found) == (True, "6 clips, 0 files of the inventory absent")
