@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; its exit status, or 130 after Ctrl-C."""
+    before = signal.signal(signal.SIGINT, _leave)
     try:
         from builder import cli  # loads every backend: takes a second, and may fail
     except ImportError as error:
         return _failed(f"{error}; run make doctor", 2)
-    except KeyboardInterrupt:
-        return _failed("stopped", 130)
+    finally:
+        signal.signal(signal.SIGINT, before)
     try:
         return cli.run(arguments)
     except KeyboardInterrupt:
         return _failed("stopped; the same command goes on where this one was", 130)
+
+
+def _leave(*_: object) -> NoReturn:
+    """Ctrl-C while native modules load: most would make some other error of an exception."""
+    _failed("stopped before anything was begun", 130)
+    sys.stderr.flush()
+    os._exit(130)
 
 
 def _failed(message: str, status: int) -> int:

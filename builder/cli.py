@@ -70,8 +70,7 @@ def _shards(options: argparse.Namespace) -> int:
     )
     summary = build(job)
     _say_summary(summary)
-    missing = plan(job.config, data).scan.missing if summary.missing else ()
-    _say(f"report    {_write_report(summary.out, missing)}")
+    _say(f"report    {_write_report(summary.out, summary.missing)}")
     failures = summary.failures()
     if failures and not options.allow_drops:
         return _failed(f"{'; '.join(failures)}. What was built is kept; ALLOW_DROPS=1 accepts it", 1)
@@ -84,7 +83,8 @@ def _say_summary(summary: Summary) -> None:
     for reason, count in sorted(summary.reasons.items()):
         _say(f"  dropped {count}: {reason}, {DROP_REASONS[reason]}")
     if summary.missing:
-        _say(f"  {summary.missing} files of the corpus's inventory are absent; make plan names them")
+        first = ", ".join(summary.missing[:3])
+        _say(f"  absent from the inventory {len(summary.missing)}: {first} ...; make plan ALL=1 names all")
     _say(f"shards    {summary.out} ({summary.shards} shards, {summary.resumed} of them built before)")
     _say(f"folds     {', '.join(summary.fold_schemes) or 'none fits what was built'}")
 

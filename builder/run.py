@@ -60,7 +60,7 @@ class Summary:
     shards: int
     resumed: int
     """Shards that were finished already."""
-    missing: int
+    missing: tuple[str, ...]
     """Files of the corpus's inventory that are absent."""
     fold_schemes: tuple[str, ...]
     skipped_schemes: Mapping[str, str]
@@ -210,7 +210,7 @@ def _write_index(out: Path, planned: Plan, receipts: Sequence[Receipt], resumed:
         rows=rows,
         shards=len(shards),
         resumed=resumed,
-        missing=len(planned.scan.missing),
+        missing=planned.scan.missing,
         fold_schemes=schemes,
         skipped_schemes=skipped,
     )

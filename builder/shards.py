@@ -10,6 +10,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from webdataset.writer import TarWriter
+
 from builder.clip import BuiltClip, planned_row, recording_sha256
 from builder.config import CLIPS_A_SHARD, digest
 from builder.datasets.base import ClipSource
@@ -64,8 +66,6 @@ def _content(source: ClipSource, root: Path) -> dict[str, Any]:
 
 def write_shard(folder: Path, plan: ShardPlan, clips: Iterable[BuiltClip]) -> Receipt:
     """Write the tar of the clips that were built, then the receipt of all. Clips may come lazily, in plan order."""
-    from webdataset.writer import TarWriter  # brings along torch, where that is installed
-
     path = folder / plan.name
     rows: list[Row] = []
     statistics: list[dict[str, Statistics]] = []

@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from functools import partial
 
-from stand_ins import StandIn
-
-from builder import cli, engines, run
-from builder.__main__ import main
-
 if __name__ == "__main__":
+    from stand_ins import StandIn
+
+    from builder import cli, engines, run
+    from builder.__main__ import main
+
     run.ClipPool = partial(engines.ClipPool, make_builder=StandIn)  # type: ignore[misc,assignment]
     cli._write_report = lambda folder, missing: folder / "report.html"  # type: ignore[assignment]
     sys.exit(main())

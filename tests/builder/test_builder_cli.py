@@ -339,8 +339,7 @@ def test_ctrl_c_while_the_backends_load(data: Path, tmp_path: Path) -> None:
     while build.process.poll() is None and "numpy" not in maps.read_text():
         time.sleep(0.01)
     code, said, complained = build.end(signal.SIGINT)
-    assert (code, said) == (130, "")
-    assert re.fullmatch(r"error: stopped.*\n", complained)
+    assert (code, said, complained) == (130, "", "error: stopped before anything was begun\n")
 
 
 def test_a_second_build_is_refused_until_the_first_has_ended(data: Path, calls: TextIO, tmp_path: Path) -> None:

@@ -31,17 +31,28 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
+class Terminal:
+    """A stream that is a terminal, and its watcher."""
+
+    def __init__(self, stream: TextIO, watcher: int) -> None:
+        self.stream, self._watcher = stream, watcher
+
+    def shown(self) -> str:
+        """Everything written so far; what comes last is a mark of the watcher's own."""
+        self.stream.write("|END|")
+        self.stream.flush()
+        text = ""
+        while not text.endswith("|END|"):
+            text += os.read(self._watcher, 1 << 16).decode()
+        return text.removesuffix("|END|")
+
+
 @pytest.fixture
-def terminal() -> Iterator[tuple[TextIO, int]]:
-    """A stream that is a terminal, and the descriptor of whoever watches it."""
+def terminal() -> Iterator[Terminal]:
     watcher, end = pty.openpty()
     with os.fdopen(end, "w") as stream:
-        yield stream, watcher
+        yield Terminal(stream, watcher)
     os.close(watcher)
-
-
-def shown(watcher: int) -> str:
-    return os.read(watcher, 1 << 16).decode()
 
 
 def test_plain_lines_now_and_then_and_at_the_end(clock: Clock) -> None:
@@ -74,15 +85,12 @@ def test_nothing_is_said_of_work_that_failed(clock: Clock) -> None:
     assert stream.getvalue() == ""
 
 
-def test_nothing_is_said_where_there_was_nothing_to_do(terminal: tuple[TextIO, int]) -> None:
-    stream, watcher = terminal
+def test_nothing_is_said_where_there_was_nothing_to_do(terminal: Terminal) -> None:
     plain = io.StringIO()
-    for each in (plain, stream):
+    for each in (plain, terminal.stream):
         with Progress(0, "making the demo corpus", stream=each):
             pass
-    stream.write("end")
-    stream.flush()
-    assert (plain.getvalue(), shown(watcher)) == ("", "end")
+    assert (plain.getvalue(), terminal.shown()) == ("", "")
 
 
 def test_work_that_tells_its_own_counts(clock: Clock) -> None:
@@ -93,27 +101,24 @@ def test_work_that_tells_its_own_counts(clock: Clock) -> None:
     assert stream.getvalue() == f"making: 8/8 ({8 / 1e-9:.1f} a second)\n"
 
 
-def test_a_bar_on_a_terminal(terminal: tuple[TextIO, int]) -> None:
-    stream, watcher = terminal
-    with Progress(3, "building demo", stream=stream) as progress:
+def test_a_bar_on_a_terminal(terminal: Terminal) -> None:
+    with Progress(3, "building demo", stream=terminal.stream) as progress:
         for outcome in ("built", "dropped", "built"):
             progress.step(outcome)
-    text = shown(watcher)
+    text = terminal.shown()
     assert re.search(r"building demo: +0%.* 0/3 ", text)
     assert re.search(r"building demo: 100%.* 3/3 .*built=2, dropped=1", text)
     assert text.endswith("\n")
 
 
-def test_a_bar_that_learns_its_total(terminal: tuple[TextIO, int]) -> None:
-    stream, watcher = terminal
-    with Progress(0, "making", stream=stream) as progress:
+def test_a_bar_that_learns_its_total(terminal: Terminal) -> None:
+    with Progress(0, "making", stream=terminal.stream) as progress:
         progress.reach(2, 5)
         progress.reach(5, 5)
-    assert re.search(r"making: 100%.* 5/5 ", shown(watcher))
+    assert re.search(r"making: 100%.* 5/5 ", terminal.shown())
 
 
-def test_a_bar_leaves_the_line_after_a_failure(terminal: tuple[TextIO, int]) -> None:
-    stream, watcher = terminal
-    with pytest.raises(ZeroDivisionError), Progress(3, "building", stream=stream) as progress:
+def test_a_bar_leaves_the_line_after_a_failure(terminal: Terminal) -> None:
+    with pytest.raises(ZeroDivisionError), Progress(3, "building", stream=terminal.stream) as progress:
         progress.step(str(1 / 0))
-    assert shown(watcher).endswith("\n")
+    assert terminal.shown().endswith("\n")
