@@ -12,7 +12,6 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 import scipy.fft
-import scipy.signal
 
 from builder.timeline import Timeline
 from manifests.schema import FEATURE_ROWS, GRIDS, SAMPLE_RATE_HZ
@@ -126,7 +125,7 @@ def _decibel(power_: Floats) -> Floats:
 
 @cache
 def _hamming() -> Floats:
-    return scipy.signal.get_window("hamming", FRAME_SAMPLES, fftbins=False).astype(np.float32)
+    return np.hamming(FRAME_SAMPLES).astype(np.float32)
 
 
 @cache

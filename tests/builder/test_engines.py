@@ -102,6 +102,7 @@ def test_sources_are_taken_only_as_far_ahead_as_promised(pool: ClipPool, root: P
     assert (taken, most) == (100, AHEAD * WORKERS)
 
 
+@pytest.mark.slow
 def test_memory_stays_flat_over_ten_thousand_clips(pool: ClipPool, root: Path) -> None:
     one = source(root, "big", "big 300")  # 50 kB a clip, 500 MB in all
     for _ in pool.map([one] * 200):
