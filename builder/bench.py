@@ -46,16 +46,15 @@ def measure(sources: Sequence[ClipSource], root: Path, repeats: int) -> list[Sto
     """CPU of floor, whole build and each of its steps, per clip."""
     from builder.clip import ClipBuilder
     from builder.config import BuildConfig
-    from builder.faces import FaceFinder
 
     config = BuildConfig(dataset="crema-d")
-    builder, finder = ClipBuilder(config, root), FaceFinder()
+    builder = ClipBuilder(config, root)
     watches = [Stopwatch(best={}) for _ in sources]
     for _ in range(repeats):
         for source, watch in zip(sources, watches, strict=True):
-            _floor(source, finder, watch)
+            _floor(source, builder.finder, watch)
             watch.time("build", lambda source=source: builder.build(source))
-            _steps(source, finder, watch)
+            _steps(source, builder.finder, watch)
     return watches
 
 
@@ -118,7 +117,7 @@ def describe(watches: Sequence[Stopwatch]) -> list[str]:
         *(f"  {value:7.1f}  {name}" for name, value in average.items() if name.startswith("floor")),
         f"  {floor:7.1f}  floor",
         *(f"  {value:7.1f}  {name}" for name, value in steps.items()),
-        f"  {rest:7.1f}  rest: hashing, statistics, records",
+        f"  {rest:7.1f}  rest: hashing, statistics, records (what separate measurements leave)",
         f"  {build:7.1f}  build",
         f"ratio {build / floor:.2f} (build / floor)",
         f"{CORPUS_CLIPS} clips: {corpus_minutes:.1f} minutes on {CORES} cores",

@@ -42,7 +42,7 @@ class ClipBuilder:
         cv2.setNumThreads(1)  # the pool has a process a core; threads inside them would only wait for each other
         self._config = config
         self._root = root
-        self._finder = FaceFinder()
+        self.finder = FaceFinder()
         self._sha256 = lru_cache(maxsize=64)(recording_sha256)  # turns of a dialogue share a recording
 
     def build(self, source: ClipSource) -> BuiltClip:
@@ -74,7 +74,7 @@ class ClipBuilder:
     def sample(self, source: ClipSource) -> Sample:
         """Decode, find faces, align, make spectrograms. Raises MediaError with the reason to drop the clip for."""
         clip = media.decode(source, self._config.plan, self._config.decoder)
-        followed = self._finder.follow(clip.picture.frames)
+        followed = self.finder.follow(clip.picture.frames)
         found = followed.found
         if found.sum() < FEWEST_FACES:
             raise MediaError("no_face", f"found a face in {found.sum()} of {FRAMES} frames, expected {FEWEST_FACES}")
