@@ -37,7 +37,7 @@ $(VENV)/test.ok: $(VENV)/builder.ok
 .PHONY: shards plan verify report doctor
 shards: $(VENV)/builder.ok  ## Build shards: DATASET=demo|ravdess|crema-d|iemocap|folder DATA=folder OUT=folder
 	@$(RUN) -m builder shards $(WHERE) $(SETTINGS) $(if $(WORKERS),--workers $(WORKERS)) \
-	    $(if $(ALLOW_DROPS),--allow-drops) $(ARGS)
+	    $(if $(ALLOW_DROPS),--allow-drops) $(if $(PRUNE),--prune) $(ARGS)
 
 plan: $(VENV)/builder.ok  ## Say what would be built, what is absent and what is defective
 	@$(RUN) -m builder plan $(WHERE) $(SETTINGS) $(if $(ALL),--all) $(ARGS)

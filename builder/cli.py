@@ -67,6 +67,7 @@ def _shards(options: argparse.Namespace) -> int:
         out=options.out or Path("shards") / options.dataset,
         workers=options.workers,
         limits=Limits(seconds=options.clip_seconds),
+        prune=options.prune,
     )
     summary = build(job)
     _say_summary(summary)
@@ -168,6 +169,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_settings(command)
     shards.add_argument("--workers", type=_positive, default=len(os.sched_getaffinity(0)), help="processes (all cores)")
     shards.add_argument("--clip-seconds", type=_seconds, default=Limits().seconds, help="time limit for one clip")
+    shards.add_argument("--prune", action="store_true", help="remove finished shards of speakers that are gone")
     shards.add_argument("--allow-drops", action="store_true", help="accept dropped clips and empty speakers")
     dry.add_argument("--all", action="store_true", help="list every file")
     report = _command(commands, "report", _report, "make report.html from built shards")
@@ -179,8 +181,8 @@ def _command(commands: object, name: str, run: object, description: str) -> argp
     command = commands.add_parser(name, help=description, description=description)  # type: ignore[attr-defined]
     command.set_defaults(run=run)
     command.add_argument("--dataset", default=DEMO, help=f"one of {', '.join(DATASETS)} (default: {DEMO})")
-    command.add_argument("--data", type=Path, help="the corpus's folder (default: data/DATASET)")
-    command.add_argument("--out", type=Path, help="folder of the shards (default: shards/DATASET)")
+    command.add_argument("--data", type=_folder, help="the corpus's folder (default: data/DATASET)")
+    command.add_argument("--out", type=_folder, help="folder of the shards (default: shards/DATASET)")
     command.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return command
 
@@ -199,6 +201,10 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message}; {self.prog} --help says more\n")
+
+
+def _folder(text: str) -> Path:
+    return Path(text).expanduser()
 
 
 def _positive(text: str) -> int:

@@ -75,9 +75,12 @@ class BuildConfig:
 
 def identity(config: BuildConfig) -> dict[str, Any]:
     """All that decides a build's bytes besides the recordings: settings, versions, models."""
+    settings = asdict(config)
+    if config.timeline != "fixed":
+        settings["step_frames"] = FIXED_STEP_FRAMES  # changes nothing here
     return {
         "schema_version": SCHEMA_VERSION,
-        "config": asdict(config),
+        "config": settings,
         "versions": _versions(),
         "models": model_hashes(),
     }

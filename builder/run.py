@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from builder.clip import BuiltClip
 from builder.config import BuildConfig, differences, digest, identity
 from builder.datasets import corpus_named, scan_corpus
 from builder.datasets.base import Corpus, Scan
+from builder.datasets.checks import chosen_options
 from builder.engines import ClipPool, Limits
 from builder.files import FolderError, publish, remove_leftovers, sole_owner
 from builder.progress import Progress
@@ -38,6 +39,8 @@ class Job:
     """Folder of the shards."""
     workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
     limits: Limits = field(default_factory=Limits)
+    prune: bool = False
+    """Remove finished shards of speakers that are no longer in the corpus."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +98,7 @@ class Summary:
 
 def plan(config: BuildConfig, data: Path) -> Plan:
     """Scan the corpus and lay out its shards. Raises CorpusError, ConfigError."""
+    config = replace(config, options=chosen_options(corpus_named(config.dataset), config.options))
     scan = scan_corpus(config.dataset, data, config.options)
     root = scan.root or data.absolute()
     described = identity(config)
@@ -113,11 +117,11 @@ def build(job: Job) -> Summary:
         complete = _refuse_other_build(job.out, planned)
         receipts = _finished_shards(job.out, planned)
         todo = [shard for shard in planned.shards if shard.name not in receipts]
-        strays = _strays(job.out, planned)
+        strays = _strays(job.out, planned, job.prune)
         if todo or strays or not complete:
             _mark_unfinished(job.out, planned)
         for path in strays:
-            path.unlink()
+            path.unlink(missing_ok=True)
         resumed = len(receipts)
         for receipt in _build_shards(job, planned, todo):
             receipts[receipt.shard] = receipt
@@ -127,8 +131,9 @@ def build(job: Job) -> Summary:
 def _refuse_other_build(out: Path, planned: Plan) -> bool:
     """Refuse a folder of another configuration, or of no build at all; else say whether a finished build is in it."""
     if not (out / index.DATASET_FILE).exists():
-        if tars := sorted(out.glob("*.tar")):
-            raise FolderError(f"{tars[0]}: a tar, but no {index.DATASET_FILE} says whose; choose another OUT=")
+        others = sorted(path for path in out.rglob("*") if path.is_file() and not path.name.startswith("."))
+        if others:
+            raise FolderError(f"{others[0]}: no {index.DATASET_FILE} says that this is ours; choose an empty OUT=")
         return False
     before = index.load_dataset(out)
     changed = differences(before.identity, planned.identity)
@@ -147,11 +152,23 @@ def _mark_unfinished(out: Path, planned: Plan) -> None:
     publish(out / index.DATASET_FILE, index.dump_dataset(_dataset(planned, complete=False)))
 
 
-def _strays(out: Path, planned: Plan) -> list[Path]:
-    """Tars and receipts that belong to no shard of the plan: their clips or speakers are gone from the corpus."""
-    expected = {name for shard in planned.shards for name in (shard.name, index.receipt_name(shard.name))}
-    present = [*out.glob("*.tar"), *out.glob(f"{index.RECEIPTS}/*.json")]
-    return sorted(path for path in present if path.relative_to(out).as_posix() not in expected)
+def _strays(out: Path, planned: Plan, prune: bool) -> list[Path]:
+    """Finished shards whose speakers or clips are gone from the corpus. Refuses tars that no receipt knows.
+
+    They are removed only when asked: a corpus that is mounted or unpacked by half looks the same.
+    """
+    expected = {shard.name for shard in planned.shards}
+    known = {f"{path.stem}.tar" for path in out.glob(f"{index.RECEIPTS}/*.json")}
+    tars = {path.name for path in out.glob("*.tar")}
+    if foreign := sorted(tars - known - expected):
+        raise FolderError(f"{out / foreign[0]}: a tar that no build made; move it elsewhere, or choose another OUT=")
+    gone = sorted((known | tars) - expected)
+    if gone and not prune:
+        raise FolderError(
+            f"{out}: {len(gone)} finished shards are of speakers or clips that are no longer in the corpus "
+            f"({', '.join(gone[:3])} ...); is all of it there? PRUNE=1 removes them"
+        )
+    return [out / name for shard in gone for name in (shard, index.receipt_name(shard))]
 
 
 def _finished_shards(out: Path, planned: Plan) -> dict[str, Receipt]:

@@ -28,6 +28,9 @@ from manifests.index import (
     receipt_name,
 )
 
+#: Reasons that lie in the machine and its load, not in the recording: another run may do better.
+PASSING = frozenset({"timeout", "worker_died"})
+
 
 @dataclass(frozen=True, kw_only=True)
 class ShardPlan:
@@ -104,6 +107,8 @@ def finished(folder: Path, plan: ShardPlan) -> Receipt | None:
         receipt = load_receipt(path)
     except ManifestError:
         return None  # whatever wrote it was no build of ours; build the shard again
+    if any(row.reason in PASSING for row in receipt.rows):
+        return None
     if receipt.plan != plan.digest or not _tar_is_whole(folder, receipt) or _changed(plan, receipt):
         return None
     return receipt

@@ -47,9 +47,10 @@ def scan(root: Path, options: Mapping[str, str]) -> Scan:
     sources = {where: _source(root, row, where) for where, row in rows.items()}
     _refuse_twins(sources)
     named = {path for source in sources.values() for path in (source.video, source.sound) if path is not None}
-    present = [source for source in sources.values() if _exists(source.video)]
+    any_there = any(_exists(source.video) for source in sources.values())
     return Scan(
-        sources=tuple(_without_absent_sound(source) for source in present),
+        # Clips of the table that are absent stay: the build drops them, with the reason, instead of forgetting them.
+        sources=tuple(_without_absent_sound(source) for source in sources.values() if any_there),
         missing=tuple(sorted(path.relative_to(root).as_posix() for path in named if not _exists(path))),
         ignored=tuple(
             (path.relative_to(root).as_posix(), f"not named in {table}")
@@ -104,6 +105,8 @@ def _row(header: list[str], cells: list[str], where: str) -> Row:
 def _source(root: Path, row: Row, where: str) -> ClipSource:
     """Source of one row; whether its files exist is looked at later."""
     video, segment = root / _inside(row["clip"], where), _segment(row, where)
+    if segment is not None and row["sound"]:
+        raise CorpusError(f"{where}: found sound beside start and end; expected one or the other: cut the sound first")
     return ClipSource(
         clip=_clip(row, segment, where),
         video=video,

@@ -129,6 +129,8 @@ def assemble_sound(
     `lost_samples` are those of packets that failed; some decoders skip damage without failing, which leaves gaps.
     Raises MediaError where much of the sound is missing.
     """
+    if segment is not None:
+        chunks = [chunk for chunk in chunks if _touches(chunk, rate_hz, segment)]
     if not sum(len(chunk.samples) for chunk in chunks):
         return None
     line, start, gaps = _lay_out(chunks, rate_hz)
@@ -145,6 +147,11 @@ def assemble_sound(
     # 16 bit here, before any feature is computed, so that features made from the stored sound are the same.
     samples = np.clip(np.rint(line * 32768.0), -32768, 32767).astype(np.int16)
     return Sound(samples=samples, start_seconds=start, damaged=missing > 0)
+
+
+def _touches(chunk: SoundChunk, rate_hz: int, segment: Segment) -> bool:
+    """What lies outside a segment may be damaged by having been sought into."""
+    return chunk.seconds < segment[1] and chunk.seconds + len(chunk.samples) / rate_hz > segment[0]
 
 
 def _lay_out(chunks: Sequence[SoundChunk], rate_hz: int) -> tuple[npt.NDArray[np.float32], float, int]:

@@ -273,12 +273,21 @@ def _decode_sound(clip: _Packets) -> Sound | None:
     planar = av.AudioResampler(format="fltp")
     chunks: list[SoundChunk] = []
     lost_seconds = 0.0
-    for packet in (p for p in clip.packets if p.stream is clip.audio):
-        try:
-            chunks += [_chunk(f) for frame in packet.decode() for f in planar.resample(frame) if f.pts is not None]
-        except av.FFmpegError:
-            lost_seconds += float((packet.duration or 0) * packet.time_base)
+    with _complaints():  # kept from the terminal; what is lost is counted instead
+        for packet in (p for p in clip.packets if p.stream is clip.audio):
+            try:
+                chunks += [_chunk(f) for frame in packet.decode() for f in planar.resample(frame) if f.pts is not None]
+            except av.FFmpegError:
+                lost_seconds += _seconds_inside(packet, clip.segment)
     return assemble_sound(chunks, clip.audio.rate, clip.segment, round(lost_seconds * clip.audio.rate))
+
+
+def _seconds_inside(packet: Any, segment: Segment | None) -> float:
+    """How much of the clip a packet holds: what was only read on the way to a segment does not count."""
+    seconds = float((packet.duration or 0) * packet.time_base)
+    if segment is None or packet.pts is None:
+        return seconds
+    return seconds if segment[0] <= float(packet.pts * packet.time_base) < segment[1] else 0.0
 
 
 def _chunk(frame: Any) -> SoundChunk:

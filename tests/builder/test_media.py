@@ -691,3 +691,14 @@ def test_real_flv_starts_where_its_stream_does(real_clip: Callable[[str], Path],
     assert clip.picture.timeline.span_seconds[0] == pytest.approx(0.027, abs=1e-6)
     assert clip.sound.start_seconds == pytest.approx(0.0, abs=1e-6)
     assert clip.picture.frames[0].shape == (360, 480, 3)
+
+
+@pytest.mark.parametrize("segment", [(0.4, 1.9), (1.2, 2.7)])
+def test_a_part_of_a_sound_recording_is_not_called_damaged_for_having_been_sought_into(
+    real_clip: Callable[[str], Path], decoder: str, segment: tuple[float, float], capfd: pytest.CaptureFixture[str]
+) -> None:
+    source = factory.source(real_clip("grid/bbaf2n.mpg"), segment_seconds=segment)
+    clip = decode(source, uniform, decoder)
+    assert clip.flags == ()
+    assert clip.sound.start_seconds == pytest.approx(segment[0], abs=1e-3)
+    assert capfd.readouterr().err == ""
