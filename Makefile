@@ -1,4 +1,6 @@
-# Every target only calls a command line. Settings: DATASET DATA OUT WORKERS FEATURE TIMELINE ALIGN DECODER OPTION ARGS.
+# Every target only calls a command line. Builder's settings: DATASET DATA OUT WORKERS FEATURE TIMELINE ALIGN DECODER
+# OPTION ARGS; trainer's: DATASET SHARDS STRATEGY FOLD FEATURE LABELS SCHEME ENCODER WEIGHTS RECIPE SEED RUNS WORKERS
+# DEVICE ARGS.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -7,6 +9,7 @@ VENV   := .venv
 RUN    := $(VENV)/bin/python
 PIP    := $(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
+CHOSEN  := $(DATASET)# by the user: the trainer takes the only corpus built, the builder the demo
 DATASET ?= demo
 OUT     ?= shards/$(DATASET)
 DATA    ?= data/$(DATASET)
@@ -15,6 +18,13 @@ WHERE    := --dataset $(DATASET) --data '$(DATA)' --out '$(OUT)'
 SETTINGS := $(if $(FEATURE),--feature '$(FEATURE)') $(if $(TIMELINE),--timeline $(TIMELINE)) \
             $(if $(STEP),--step $(STEP)) $(if $(ALIGN),--align $(ALIGN)) $(if $(DECODER),--decoder $(DECODER)) \
             $(foreach option,$(OPTION),--option $(option))
+
+RUNS  ?= runs
+LEARN := --runs '$(RUNS)' $(if $(CHOSEN),--dataset $(CHOSEN)) $(if $(SHARDS),--shards '$(SHARDS)') \
+         $(if $(STRATEGY),--strategy $(STRATEGY)) $(if $(FOLD),--fold $(FOLD)) $(if $(SCHEME),--fold-scheme $(SCHEME)) \
+         $(if $(LABELS),--label-scheme $(LABELS)) $(if $(FEATURE),--feature $(FEATURE)) \
+         $(if $(ENCODER),--encoder $(ENCODER)) $(if $(WEIGHTS),--weights '$(WEIGHTS)') $(if $(RECIPE),--recipe $(RECIPE)) \
+         $(if $(SEED),--seed $(SEED)) $(if $(WORKERS),--workers $(WORKERS)) $(if $(DEVICE),--device $(DEVICE))
 
 .PHONY: help
 help:  ## Show this help
@@ -29,9 +39,14 @@ $(VENV)/builder.ok: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) --no-deps mediapipe
 	@touch $@
 
-$(VENV)/test.ok: $(VENV)/builder.ok
+$(VENV)/train.ok: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "setting up the trainer in $(VENV) (once)"
+	$(PIP) --editable '.[train]'
+	@touch $@
+
+$(VENV)/test.ok: $(VENV)/builder.ok $(VENV)/train.ok
 	@echo "setting up the tests in $(VENV) (once)"
-	$(PIP) --editable '.[builder,test]'
+	$(PIP) --editable '.[builder,train,test]'
 	@touch $@
 
 .PHONY: shards plan verify report doctor
@@ -51,7 +66,17 @@ report: $(VENV)/builder.ok  ## Make report.html of built shards again
 doctor: $(VENV)/builder.ok  ## Load every backend, check disk, memory and corpus, say what to do
 	@$(RUN) -m builder.doctor $(WHERE)
 
-.PHONY: test test-slow lint bench-build
+.PHONY: train sweep results
+train: $(VENV)/train.ok  ## Train a strategy on a fold: STRATEGY FOLD DATASET ENCODER WEIGHTS RECIPE LABELS SCHEME
+	@$(RUN) -m train train $(LEARN) $(ARGS)
+
+sweep: $(VENV)/train.ok  ## Train all strategies on all folds, or those of STRATEGY and FOLD; skips what is done
+	@$(RUN) -m train sweep $(LEARN) $(ARGS)
+
+results: $(VENV)/train.ok  ## Set the paper's tables beside all runs, with plots: runs/report
+	@$(RUN) -m train report --runs '$(RUNS)' $(ARGS)
+
+.PHONY: test test-slow lint bench-build bench-load
 test: $(VENV)/test.ok lint  ## Lint, types, import contracts and tests
 	@$(RUN) -m pytest $(ARGS)
 
@@ -66,6 +91,9 @@ lint: $(VENV)/test.ok  ## Ruff, mypy, import contracts
 
 bench-build: $(VENV)/builder.ok  ## CPU a clip takes against the floor, and where it goes
 	@$(RUN) -m builder.bench --dataset $(DATASET) --data '$(DATA)' $(ARGS)
+
+bench-load: $(VENV)/train.ok  ## Clips/s a core that the loader makes of shards, beside bare decoding of the same bytes
+	@$(RUN) -m train.bench_load '$(or $(SHARDS),$(OUT))' $(ARGS)
 
 .PHONY: clean
 clean:  ## Remove the environment; shards and data stay

@@ -1,7 +1,8 @@
 """Label schemes: raw emotion of a corpus -> class index.
 
 Shards store the corpus's own label; a scheme maps it when training, so one build serves every scheme.
-A raw emotion that a scheme does not name is outside of it: such clips are left out, never guessed.
+A raw emotion that a scheme gives no class is outside of it: such clips are left out, never guessed. Those left out on
+purpose are named, so that a label nobody thought of is found.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ class LabelScheme:
     """Class names; the position is the class index."""
     mapping: Mapping[str, str]
     """Raw emotion -> class name."""
+    left_out: frozenset[str] = frozenset()
+    """Raw emotions of the corpus that are left out on purpose; any other that has no class is unexpected."""
 
     def __post_init__(self) -> None:
         used = set(self.mapping.values())
@@ -33,6 +36,8 @@ class LabelScheme:
                 f"label scheme {self.name}: found classes {list(self.classes)} for {sorted(used)}; "
                 "expected distinct classes, each reached by a raw emotion"
             )
+        if both := self.left_out & self.mapping.keys():
+            raise LabelError(f"label scheme {self.name}: found {sorted(both)} mapped and left out; expected either")
 
     def class_index(self, raw: str) -> int | None:
         """Class of a raw emotion, or None where it is outside the scheme and the clip is not used."""
@@ -75,6 +80,7 @@ _SCHEMES = (
         dataset="iemocap",
         classes=("angry", "happy", "sad", "neutral"),
         mapping={"ang": "angry", "hap": "happy", "exc": "happy", "sad": "sad", "neu": "neutral"},
+        left_out=frozenset({"fru", "sur", "fea", "dis"}),
     ),
     LabelScheme(
         name="demo-4",

@@ -91,6 +91,17 @@ def test_classes_and_mapping_must_agree(classes: tuple[str, ...]) -> None:
         LabelScheme(name="mine", dataset="folder", classes=classes, mapping={"j": "joy", "f": "fear"})
 
 
+def test_only_iemocap_leaves_emotions_out_on_purpose() -> None:
+    assert {name: scheme.left_out for name, scheme in LABEL_SCHEMES.items() if scheme.left_out} == {
+        "iemocap-4": {"fru", "sur", "fea", "dis"}
+    }
+
+
+def test_a_raw_emotion_is_not_mapped_and_left_out() -> None:
+    with pytest.raises(LabelError, match=r"label scheme mine: found \['j'\] mapped and left out"):
+        LabelScheme(name="mine", dataset="folder", classes=("joy",), mapping={"j": "joy"}, left_out=frozenset("jf"))
+
+
 @given(st.lists(st.text(min_size=1, max_size=5), min_size=1))
 def test_identity_scheme_does_not_depend_on_order_or_repeats(emotions: list[str]) -> None:
     scheme = identity_scheme("folder", emotions)

@@ -1,0 +1,115 @@
+"""Checkpoints are whole or not there, and damaged ones are named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from small_runs import ENCODER, recipe
+
+from train import checkpoint
+from train.checkpoint import CheckpointError, Checkpoints, Progress, load_trained
+from train.models.videomae import Classifier
+from train.optim import make_optimizer
+from train.runs import Epoch
+
+BEST = Epoch(epoch=2, train_loss=0.5, validation_loss=0.7, validation_uar=0.1 + 0.2)
+
+
+def made(seed: int = 0, steps: int = 1) -> tuple[Classifier, torch.optim.Optimizer]:
+    torch.manual_seed(seed)
+    model = Classifier(ENCODER, 3)
+    optimizer = make_optimizer(model, ENCODER.depth, recipe())
+    for _ in range(steps):
+        model(torch.randn(2, 3, 4, 16, 16)).sum().backward()
+        optimizer.step()
+    return model, optimizer
+
+
+def test_what_is_restored_is_what_was_saved(tmp_path: Path) -> None:
+    kept, told = Checkpoints(folder=tmp_path), Progress(epoch=3, step=2, loss_sum=1 / 3, best=BEST)
+    model, optimizer = made()
+    kept.save(model, optimizer, told, "000000007")
+    other, others = made(seed=1, steps=0)
+    assert kept.restore(other, others) == told
+    for one, two in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(one, two)
+        for name in ("exp_avg", "exp_avg_sq", "step"):
+            assert torch.equal(optimizer.state[one][name], others.state[two][name])
+
+
+def test_without_a_checkpoint_nothing_changes(tmp_path: Path) -> None:
+    model, optimizer = made()
+    before = [parameter.clone() for parameter in model.parameters()]
+    assert Checkpoints(folder=tmp_path).restore(model, optimizer) == Progress()
+    assert all(torch.equal(one, two) for one, two in zip(before, model.parameters(), strict=True))
+
+
+def test_only_the_latest_and_the_best_are_kept(tmp_path: Path) -> None:
+    kept = Checkpoints(folder=tmp_path)
+    model, optimizer = made()
+    for epoch in (1, 2):
+        kept.save_best(model, epoch)
+        kept.save(model, optimizer, Progress(epoch=epoch + 1), f"{epoch:09}")
+    kept.save_best(model, 2)
+    kept.save(model, optimizer, Progress(epoch=4, best=BEST), "000000003")
+    found = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
+    files = ("model.safetensors", "optimizer.pt", "state.json")
+    assert found == ["best-2.safetensors", *(f"checkpoints/000000003/{name}" for name in files)]
+    kept.clear()
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_killed_while_saving_the_one_before_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    kept = Checkpoints(folder=tmp_path)
+    model, optimizer = made()
+    kept.save(model, optimizer, Progress(step=1), "000000001")
+    written = iter(range(1, 9))
+    original = Path.replace, torch.save
+
+    def dying(call):
+        def die(*arguments):
+            if next(written) == step:
+                raise OSError("no space left")
+            return call(*arguments)
+
+        return die
+
+    monkeypatch.setattr(Path, "replace", dying(original[0]))
+    monkeypatch.setattr(checkpoint.torch, "save", dying(original[1]))
+    with pytest.raises(OSError, match="no space"):
+        kept.save(model, optimizer, Progress(step=2), "000000002")
+    monkeypatch.undo()
+    assert kept.restore(*made(seed=1, steps=0)) == Progress(step=1)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "state.json"])
+@pytest.mark.parametrize("keep", [0, 20])
+def test_damaged_checkpoint_is_named(tmp_path: Path, name: str, keep: int) -> None:
+    kept = Checkpoints(folder=tmp_path)
+    model, optimizer = made()
+    kept.save(model, optimizer, Progress(), "000000001")
+    path = tmp_path / "checkpoints" / "000000001" / name
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(CheckpointError, match=r"000000001.*to begin anew"):
+        kept.restore(model, optimizer)
+
+
+def test_optimizer_state_that_would_run_code_is_refused(tmp_path: Path) -> None:
+    kept = Checkpoints(folder=tmp_path)
+    model, optimizer = made()
+    kept.save(model, optimizer, Progress(), "000000001")
+    torch.save({"state": Path}, tmp_path / "checkpoints" / "000000001" / "optimizer.pt")
+    with pytest.raises(CheckpointError):
+        kept.restore(model, optimizer)
+
+
+def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
+    kept = Checkpoints(folder=tmp_path)
+    kept.save_best(made()[0], 1)
+    with pytest.raises(CheckpointError, match="best-1"):
+        load_trained(Classifier(ENCODER, 4), kept.best(1))

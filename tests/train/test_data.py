@@ -1,0 +1,242 @@
+"""Which clips a side of a fold has, and everything that is refused before training."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from shard_factory import SPEAKERS, make_folder, make_sample, sign
+
+from manifests import index
+from manifests.folds import FoldError
+from manifests.index import ManifestError, Statistics
+from manifests.labels import LabelError, label_scheme
+from manifests.schema import Clip, encode
+from train.data import (
+    Clips,
+    DataError,
+    Folder,
+    choose_labels,
+    fold_sides,
+    load_clips,
+    members_for,
+    open_folder,
+    ready_shards,
+    shards_named,
+    spectrogram_sums,
+)
+from train.fusion import STRATEGIES
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_folder(tmp_path_factory.mktemp("data") / "shards", features=("mfcc", "logmel"))
+
+
+@pytest.fixture
+def copy(shards: Path, tmp_path: Path) -> Path:
+    """A folder of its own, to be damaged."""
+    return shutil.copytree(shards, tmp_path / "shards")
+
+
+def clips_of(path: Path, fold: str = "anna", side: str = "train", labels: str | None = None) -> Clips:
+    folder = open_folder(path)
+    sides = fold_sides(folder, fold)
+    scheme = choose_labels(folder.dataset, labels, [e for s in sides.values() for e in s["clips"]])
+    return load_clips(folder, sides[side], scheme, members_for(folder.dataset, STRATEGIES["cfas"], "mfcc"))
+
+
+def test_a_side_has_all_clips_of_its_subjects_by_shard_and_id(shards: Path) -> None:
+    sides = fold_sides(open_folder(shards), "anna")
+    found = {side: clips_of(shards, side=side) for side in sides}
+    for side, clips in found.items():
+        expected = [f"{s}-{e}-{take}" for s in sides[side]["subjects"] for e in ("fear", "joy") for take in (0, 1)]
+        assert [key.decode() for key in clips.keys] == expected
+        assert clips.labels.tolist() == [0, 0, 1, 1] * len(sides[side]["subjects"])
+        assert [clips.speakers[shard] for shard in clips.shard] == [key.partition("-")[0] for key in expected]
+        assert not clips.left_out
+    assert sides["test"]["subjects"] == ["anna"]
+    assert sum(len(clips) for clips in found.values()) == 4 * len(SPEAKERS)
+
+
+def test_members_lie_where_the_clips_say(shards: Path) -> None:
+    clips = clips_of(shards)
+    tar = (shards / clips.shards[clips.shard[-1]]).read_bytes()
+    key = clips.keys[-1].decode()
+    speaker, emotion, _ = key.split("-")
+    sample = make_sample(Clip(clip_id=key, speaker=speaker, emotion=emotion), ("mfcc", "logmel"))
+    for suffix, (offset, size) in zip(clips.members, clips.places[-1].tolist(), strict=True):
+        assert tar[offset : offset + size] == encode(sample)[suffix]
+
+
+def test_a_million_clips_fit(shards: Path) -> None:
+    clips = clips_of(shards)
+    arrays = (clips.shard, clips.keys, clips.labels, clips.places)
+    assert sum(array.nbytes for array in arrays) / len(clips) < 100
+
+
+@pytest.mark.parametrize(
+    ("strategy", "members"),
+    [
+        ("cfas", ("faces.jpg", "mfcc_16.npy")),
+        ("rfas", ("faces.jpg", "mfcc_8.npy")),
+        ("faces", ("faces.jpg",)),
+        ("spectrograms", ("mfcc_16.npy",)),
+    ],
+)
+def test_only_what_a_strategy_needs_is_read(shards: Path, strategy: str, members: tuple[str, ...]) -> None:
+    assert members_for(open_folder(shards).dataset, STRATEGIES[strategy], "mfcc") == members
+
+
+def test_a_feature_that_was_not_built_is_refused(shards: Path) -> None:
+    dataset = open_folder(shards).dataset
+    with pytest.raises(DataError, match=r"found no feature 'stft'; built are mfcc, logmel$"):
+        members_for(dataset, STRATEGIES["cfas"], "stft")
+    with pytest.raises(DataError, match="found no feature 'stft'"):
+        spectrogram_sums(dataset, ["anna-000.tar"], "stft", 16)
+
+
+def test_statistics_are_of_the_training_shards_alone(shards: Path) -> None:
+    folder = open_folder(shards)
+    side = fold_sides(folder, "anna")["train"]
+    sums = spectrogram_sums(folder.dataset, side["shards"], "mfcc", 8)
+    names = [(s, e, take) for s in side["subjects"] for e in ("fear", "joy") for take in (0, 1)]
+    samples = [make_sample(Clip(clip_id=f"{s}-{e}-{t}", speaker=s, emotion=e), ("mfcc", "logmel")) for s, e, t in names]
+    expected = Statistics.of(np.concatenate([sample.spectrograms["mfcc_8"] for sample in samples]))
+    assert sums.count == expected.count
+    np.testing.assert_allclose(sums.total, expected.total)
+    np.testing.assert_allclose(sums.squares, expected.squares)
+    with pytest.raises(DataError, match="found no shards to take statistics of"):
+        spectrogram_sums(folder.dataset, [], "mfcc", 8)
+
+
+def test_an_emotion_that_the_scheme_does_not_know_is_refused(tmp_path: Path) -> None:
+    path = make_folder(tmp_path / "crema", dataset="crema-d", emotions=("ANG", "XXX"), takes=1)
+    with pytest.raises(DataError, match=r"^label scheme crema-d-6: found 'XXX' \(.*clips\); expected only ANG, DIS"):
+        clips_of(path, labels="crema-d-6")
+
+
+def test_an_emotion_left_out_on_purpose_is_counted(tmp_path: Path) -> None:
+    speakers = ("Ses01F", "Ses02F", "Ses03F")
+    path = make_folder(tmp_path / "ie", dataset="iemocap", speakers=speakers, emotions=("ang", "exc", "fru"), takes=1)
+    clips = clips_of(path, fold="Ses01F", side="test", labels="iemocap-4")
+    assert [key.decode() for key in clips.keys] == ["Ses01F-ang-0", "Ses01F-exc-0"]
+    assert clips.labels.tolist() == [0, 1]
+    assert clips.left_out == {"fru": 1}
+
+
+def test_label_schemes_are_chosen_by_name_else_by_corpus(shards: Path, tmp_path: Path) -> None:
+    dataset = open_folder(shards).dataset
+    assert choose_labels(dataset, None, ["joy", "fear"]).classes == ("fear", "joy")
+    with pytest.raises(DataError, match="label scheme crema-d-6 is for crema-d, not folder; valid are none"):
+        choose_labels(dataset, "crema-d-6", [])
+    with pytest.raises(LabelError, match="unknown label scheme 'x'; valid are ravdess-7"):
+        choose_labels(dataset, "x", [])
+    known = make_folder(tmp_path / "c", dataset="crema-d", emotions=("ANG",), takes=1, label_schemes=("crema-d-6",))
+    assert choose_labels(open_folder(known).dataset, None, []) is label_scheme("crema-d-6")
+
+
+def test_unknown_folds_and_schemes_are_refused_with_the_valid_ones(shards: Path) -> None:
+    folder = open_folder(shards)
+    with pytest.raises(DataError, match=r"loso: unknown fold '7'; valid are anna, ben, cleo, dora$"):
+        fold_sides(folder, "7")
+    with pytest.raises(DataError, match=r"unknown fold scheme 'x'; valid are loso$"):
+        fold_sides(folder, "anna", scheme="x")
+    with pytest.raises(DataError, match=r"unknown fold scheme '\.\./dataset'"):
+        fold_sides(folder, "anna", scheme="../dataset")
+
+
+def test_a_fold_that_leaks_a_subject_is_refused(copy: Path) -> None:
+    path = copy / "folds" / "loso.json"
+    folds = json.loads(path.read_text())
+    train, test = folds["folds"]["anna"]["train"], folds["folds"]["anna"]["test"]
+    train["subjects"] += test["subjects"]
+    train["shards"] = sorted(train["shards"] + test["shards"])
+    path.write_text(json.dumps(folds))
+    sign(copy)
+    with pytest.raises(FoldError, match=r"^\S*loso.json, fold anna: subject anna on two sides"):
+        fold_sides(open_folder(copy), "ben")
+
+
+def test_a_fold_file_that_was_changed_is_refused(copy: Path) -> None:
+    path = copy / "folds" / "loso.json"
+    path.write_text(path.read_text() + " ")
+    with pytest.raises(DataError, match=r"loso\.json: found SHA-256 [0-9a-f]{64}, expected [0-9a-f]{64}; build"):
+        fold_sides(open_folder(copy), "anna")
+
+
+def test_a_fold_that_promises_other_clips_is_refused(copy: Path) -> None:
+    path = copy / "folds" / "loso.json"
+    folds = json.loads(path.read_text())
+    folds["folds"]["anna"]["test"]["clips"] = {"fear": 2, "joy": 3}
+    path.write_text(json.dumps(folds))
+    sign(copy)
+    with pytest.raises(DataError, match=r"found clips {'fear': 2, 'joy': 2}, expected {'fear': 2, 'joy': 3}"):
+        clips_of(copy, side="test")
+
+
+def test_a_side_without_built_subjects_is_refused(copy: Path) -> None:
+    folder = open_folder(copy)
+    side = {"shards": [], "subjects": [], "clips": {}}
+    with pytest.raises(DataError, match="found no clip with a class; subjects are none that was built"):
+        load_clips(folder, side, label_scheme("crema-d-6"), ("faces.jpg",))
+
+
+def test_folders_that_are_not_as_promised_are_refused(copy: Path, tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match=r"dataset\.json: not there"):
+        open_folder(tmp_path)
+    (copy / "ben-001.tar").write_bytes(b"")
+    with pytest.raises(DataError, match=r"ben-001\.tar: found a file the index does not know"):
+        open_folder(copy)
+    (copy / "ben-001.tar").unlink()
+    whole = (copy / "ben-000.tar").read_bytes()
+    (copy / "ben-000.tar").write_bytes(whole[:10240])
+    with pytest.raises(DataError, match=rf"ben-000\.tar: found 10240 bytes, expected {len(whole)}; build or fetch"):
+        open_folder(copy)
+    (copy / "ben-000.tar").unlink()
+    (copy / "anna-000.tar").unlink()
+    with pytest.raises(DataError, match=r"anna-000\.tar: found nothing, expected a file \(and 1 more problem"):
+        open_folder(copy)
+
+
+def test_a_shard_that_was_changed_is_named_before_anything_is_decoded(copy: Path) -> None:
+    folder = open_folder(copy)
+    tar = bytearray((copy / "cleo-000.tar").read_bytes())
+    tar[len(tar) // 2] ^= 1
+    (copy / "cleo-000.tar").write_bytes(tar)
+    ready: list[str] = []
+    ready_shards(folder, shards_named(folder.dataset, ["anna-000.tar", "ben-000.tar"]), on_shard=ready.append)
+    assert ready == ["anna-000.tar", "ben-000.tar"]
+    ready_shards(folder, folder.dataset.shards, check="sizes")
+    with pytest.raises(DataError, match=r"cleo-000\.tar: found SHA-256 [0-9a-f]{64}, expected [0-9a-f]{64}"):
+        ready_shards(folder, folder.dataset.shards)
+
+
+def test_a_shard_is_hashed_once_a_process(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, hashed = open_folder(copy), []
+    real = index.file_sha256
+    monkeypatch.setattr(index, "file_sha256", lambda path: hashed.append(path.name) or real(path))
+    for _ in range(2):
+        ready_shards(folder, folder.dataset.shards)
+    assert sorted(hashed) == [f"{speaker}-000.tar" for speaker in SPEAKERS]
+
+
+def test_a_receipt_that_was_changed_is_refused(copy: Path) -> None:
+    path = copy / "receipts" / "ben-000.json"
+    path.write_text(path.read_text().replace("fear", "rage"))
+    with pytest.raises(DataError, match=r"ben-000\.json: found SHA-256"):
+        clips_of(copy, fold="ben", side="test")
+
+
+def test_an_unfinished_build_is_refused(copy: Path) -> None:
+    path = copy / "dataset.json"
+    path.write_text(path.read_text().replace('"complete": true', '"complete": false'))
+    with pytest.raises(DataError, match=r"dataset\.json: found an unfinished build"):
+        open_folder(copy)
+
+
+def test_a_folder_knows_where_it_is(shards: Path) -> None:
+    assert open_folder(str(shards)) == Folder(path=shards, dataset=index.load_dataset(shards), url=None)

@@ -1,0 +1,96 @@
+"""What is decayed, how fast each layer learns, and how the rate goes."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from small_runs import ENCODER, recipe
+from torch import nn
+
+from train.models.videomae import Classifier
+from train.optim import clip_gradient, layer_of, make_optimizer, parameter_groups, rate_at, set_rate
+
+MODEL = Classifier(ENCODER, 3)
+
+
+def test_each_trained_parameter_is_in_one_group() -> None:
+    groups = parameter_groups(MODEL.named_parameters(), ENCODER.depth, recipe())
+    grouped = [id(parameter) for group in groups for parameter in group["params"]]
+    assert sorted(grouped) == sorted(map(id, MODEL.parameters()))
+
+
+def test_biases_and_norms_are_not_decayed() -> None:
+    names = {id(parameter): name for name, parameter in MODEL.named_parameters()}
+    for group in parameter_groups(MODEL.named_parameters(), ENCODER.depth, recipe(weight_decay=0.05)):
+        for parameter in group["params"]:
+            name = names[id(parameter)]
+            plain = name.endswith("bias") or "norm" in name
+            assert group["weight_decay"] == (0.0 if plain else 0.05), name
+
+
+def test_stored_positions_are_not_decayed() -> None:
+    table = [("encoder.pos_embed", nn.Parameter(torch.zeros(1, 4, 16)))]
+    assert parameter_groups(table, 2, recipe())[0]["weight_decay"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("encoder.patch_embed.proj.weight", 0),
+        ("encoder.pos_embed", 0),
+        ("encoder.blocks.0.norm1.weight", 1),
+        ("encoder.blocks.11.mlp.fc1.weight", 12),
+        ("encoder.norm.weight", 25),
+        ("fc_norm.weight", 25),
+        ("head.bias", 25),
+    ],
+)
+def test_layer_of_a_parameter(name: str, layer: int) -> None:
+    assert layer_of(name, depth=24) == layer
+
+
+def test_the_lower_the_layer_the_lower_its_rate() -> None:
+    optimizer = make_optimizer(MODEL, ENCODER.depth, recipe(layer_decay=0.5))
+    set_rate(optimizer, 0.8)
+    assert sorted({group["lr"] for group in optimizer.param_groups}) == pytest.approx([0.1, 0.2, 0.4, 0.8])
+
+
+def test_frozen_parameters_are_left_out() -> None:
+    model = Classifier(ENCODER, 3)
+    model.freeze_encoder()
+    optimizer = make_optimizer(model, ENCODER.depth, recipe())
+    trained = sum(parameter.numel() for group in optimizer.param_groups for parameter in group["params"])
+    assert trained == 2 * 16 + 3 * 16 + 3
+
+
+def test_rate_warms_up_then_falls_to_zero() -> None:
+    told = recipe(epochs=10, warmup_epochs=2, learning_rate=1.0)
+    rates = [rate_at(step, 5, told) for step in range(50)]
+    assert rates[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
+    assert rates[10] == 1.0
+    assert rates[30] == pytest.approx(0.5)
+    assert rates[49] == pytest.approx(0.5 * (1 + math.cos(math.pi * 39 / 40)))
+
+
+@given(st.integers(0, 10_000), st.integers(1, 50))
+def test_constant_rate_is_constant_after_warmup(step: int, steps_per_epoch: int) -> None:
+    told = recipe(curve="constant", warmup_epochs=0, learning_rate=1e-2)
+    assert rate_at(step, steps_per_epoch, told) == 1e-2
+
+
+@given(st.integers(0, 400), st.integers(1, 20), st.floats(0, 4.9))
+def test_rate_is_never_above_the_recipes(step: int, steps_per_epoch: int, warmup: float) -> None:
+    told = recipe(epochs=5, warmup_epochs=warmup)
+    assert 0 <= rate_at(step, steps_per_epoch, told) <= told.learning_rate
+
+
+@pytest.mark.parametrize(("most", "after"), [(1.0, 1.0), (10.0, 5.0), (None, 5.0)])
+def test_gradient_is_clipped_to_its_norm(most: float | None, after: float) -> None:
+    parameter = nn.Parameter(torch.zeros(2))
+    parameter.grad = torch.tensor([3.0, 4.0])
+    assert float(clip_gradient([parameter], most)) == 5.0
+    assert float(parameter.grad.norm()) == pytest.approx(after, rel=1e-5)

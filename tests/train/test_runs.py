@@ -1,0 +1,213 @@
+"""A run is judged once, a folder of runs is believed only where it hangs together, and a sweep says what is missing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import made_up
+import numpy as np
+import pytest
+
+from train import metrics, runs
+from train.evaluate import EvaluationError, Predictions, parse_predictions, summarise
+from train.runs import Epoch, finish, is_done, read_log, read_outcome, run_folder, summarise_runs, sweep
+
+
+def test_a_finished_run_is_read_back_as_it_was(tmp_path: Path) -> None:
+    outcome = made_up.finish(tmp_path)
+    folder = tmp_path / "demo" / "cfas" / "fold-1"
+    assert folder == run_folder(tmp_path, "demo", "cfas", "1")
+    assert read_outcome(folder) == outcome
+    assert sorted(path.name for path in folder.iterdir()) == ["log.jsonl", "predictions.csv", "result.json"]
+    data = (folder / "predictions.csv").read_bytes()
+    again = parse_predictions(data, made_up.CLASSES, "predictions.csv")
+    assert summarise(again, made_up.CLASSES) == outcome.result
+
+
+def test_the_same_predictions_give_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        made_up.finish(tmp_path / name)
+    for file in ("predictions.csv", "result.json"):
+        one, other = (tmp_path / name / "demo/cfas/fold-1" / file for name in ("a", "b"))
+        assert one.read_bytes() == other.read_bytes()
+
+
+def test_a_test_fold_is_read_once(tmp_path: Path) -> None:
+    made_up.finish(tmp_path)
+    with pytest.raises(EvaluationError, match="the test fold was read before"):
+        made_up.finish(tmp_path)
+
+
+def test_a_result_without_all_of_its_fold_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    found = made_up.predictions(("S01", "S02"), 0.8)
+    cut = Predictions(
+        clips=found.clips[1:],
+        speakers=found.speakers[1:],
+        labels=found.labels[1:],
+        probabilities=found.probabilities[1:],
+    )
+    with pytest.raises(EvaluationError, match=r"fold-1, test fold 1: of 32 clips found 1 missing \(S01_000\)"):
+        finish(tmp_path, made_up.run(), cut, made_up.promise(found))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sweep_skips_what_is_done_the_same_way_and_nothing_else(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path, "demo", "cfas", "1")
+    assert not is_done(folder, made_up.protocol())
+    made_up.finish(tmp_path)
+    assert is_done(folder, made_up.protocol())
+    with pytest.raises(
+        EvaluationError, match=r"finished with another recipe \('finetune', 'linear-probe'\); remove it"
+    ):
+        is_done(folder, made_up.protocol(recipe="linear-probe"))
+
+
+def test_a_folder_without_a_result_is_unfinished(tmp_path: Path) -> None:
+    made_up.finish(tmp_path)
+    (tmp_path / "demo/cfas/fold-1/result.json").unlink()
+    assert not is_done(tmp_path / "demo/cfas/fold-1", made_up.protocol())
+    assert sweep(tmp_path) == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"fold": "9"}, "found fold 9, expected one of 1, 2, 3"),
+        ({"epoch": 0}, "found chosen epoch 0, expected 1 to 5"),
+        ({"epoch": 6}, "found chosen epoch 6"),
+        ({"strategy": "../cfas"}, "found name '../cfas'"),
+        ({"dataset": ""}, "found name ''"),
+    ],
+)
+def test_a_run_that_cannot_be_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(EvaluationError) as caught:
+        made_up.run(**changes)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("changes", [{"classes": ()}, {"classes": ("a", "a")}, {"folds": ()}, {"folds": ("1", "1")}])
+def test_a_protocol_that_cannot_be_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(EvaluationError, match="expected"):
+        made_up.protocol(**changes)
+
+
+def edit(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_predictions_that_were_not_judged_are_refused(tmp_path: Path) -> None:
+    made_up.finish(tmp_path)
+    path = tmp_path / "demo/cfas/fold-1/predictions.csv"
+    text = path.read_bytes()
+    path.write_bytes(text[: text.rindex(b"\n", 0, -1) + 1])
+    with pytest.raises(EvaluationError, match=r"predictions\.csv: found other predictions than result\.json"):
+        sweep(tmp_path)
+    edit(path.with_name("result.json"), predictions_sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    with pytest.raises(EvaluationError, match=r"predictions\.csv: found other counts than in result\.json"):
+        sweep(tmp_path)
+    path.unlink()
+    with pytest.raises(EvaluationError, match=r"predictions\.csv: not there"):
+        sweep(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", r"result\.json: not JSON"),
+        ("[]", r"result\.json: found no result of version 1"),
+        ('{"result_version": 2}', r"result\.json: found no result of version 1"),
+        ('{"result_version": 1}', r"result\.json: found no"),
+    ],
+)
+def test_a_damaged_result_is_refused(tmp_path: Path, content: str, message: str) -> None:
+    made_up.finish(tmp_path)
+    (tmp_path / "demo/cfas/fold-1/result.json").write_text(content)
+    with pytest.raises(EvaluationError, match=message):
+        sweep(tmp_path)
+
+
+def test_a_result_with_better_scores_than_its_counts_is_refused(tmp_path: Path) -> None:
+    made_up.finish(tmp_path)
+    path = tmp_path / "demo/cfas/fold-1/result.json"
+    edit(path, result={**json.loads(path.read_text())["result"], "uar": 0.99})
+    with pytest.raises(EvaluationError, match=r"result\.json: found scores that its counts do not give"):
+        sweep(tmp_path)
+
+
+def test_a_run_in_another_place_is_refused(tmp_path: Path) -> None:
+    made_up.finish(tmp_path)
+    shutil.copytree(tmp_path / "demo/cfas/fold-1", tmp_path / "demo/fslf/fold-1")
+    with pytest.raises(EvaluationError, match=r"fslf/fold-1/result\.json: found what belongs into .*cfas/fold-1"):
+        sweep(tmp_path)
+
+
+def test_a_sweep_puts_folds_together_and_lists_those_that_are_missing(tmp_path: Path) -> None:
+    outcomes = [made_up.finish(tmp_path, strategy="fslf", fold=fold) for fold in ("3", "1")]
+    made_up.finish(tmp_path, strategy="cfas", fold="2")
+    cfas, fslf = sweep(tmp_path)
+    assert (cfas.run.strategy, fslf.run.strategy) == ("cfas", "fslf")
+    assert [outcome.run.fold for outcome in fslf.outcomes] == ["1", "3"]
+    assert (fslf.missing, cfas.missing) == (("2",), ("1", "3"))
+
+    wars = [outcome.result.war for outcome in outcomes]
+    assert fslf.war.mean == pytest.approx(np.mean(wars)) and fslf.war.std == pytest.approx(np.std(wars, ddof=1))
+    assert cfas.uar.std is None
+    counts = np.sum([outcome.result.confusion for outcome in outcomes], axis=0)
+    np.testing.assert_array_equal(fslf.pooled.confusion, counts)
+    assert (fslf.pooled.uar, fslf.pooled.clips) == (metrics.uar(counts), 64)
+    assert tuple(fslf.pooled.speakers) == ("S01", "S02", "S05", "S06")
+
+
+def test_runs_that_were_made_in_different_ways_are_not_averaged(tmp_path: Path) -> None:
+    made_up.finish(tmp_path, fold="1")
+    made_up.finish(tmp_path, fold="2", protocol=made_up.protocol(settings="1" * 64, recipe="linear-probe"))
+    with pytest.raises(EvaluationError) as caught:
+        sweep(tmp_path)
+    assert str(caught.value).startswith(
+        "demo, cfas: folds 1 and 2 differ in recipe ('finetune', 'linear-probe'), settings"
+    )
+
+
+def test_a_speaker_tested_twice_is_refused(tmp_path: Path) -> None:
+    first = made_up.finish(tmp_path)
+    second = replace(first, run=replace(first.run, fold="2"))
+    with pytest.raises(EvaluationError, match="demo, cfas: speaker S01 is tested in folds 1 and 2; expected each"):
+        summarise_runs([first, second])
+
+
+def test_a_folder_that_is_empty_or_not_there_has_nothing_to_sweep(tmp_path: Path) -> None:
+    assert sweep(tmp_path) == sweep(tmp_path / "none") == ()
+
+
+def line(epoch: float, **more: float) -> str:
+    return json.dumps({"epoch": epoch, "train_loss": 1.5, "validation_loss": 1, "validation_uar": 0.5, **more}) + "\n"
+
+
+def test_a_log_gives_its_epochs(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    steps = json.dumps({"step": 4, "loss": 0.3}) + "\n"
+    # Epoch 2 was done again after a kill, and the last line was never finished.
+    path.write_text(line(1) + steps + line(2) + line(2, train_loss=0.25, seconds=3) + line(3)[:-9])
+    expected = Epoch(epoch=1, train_loss=1.5, validation_loss=1.0, validation_uar=0.5)
+    assert read_log(path) == (expected, replace(expected, epoch=2, train_loss=0.25))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (line(1) + '{"epo\n' + line(2), r"log\.jsonl:2: not JSON"),
+        (line(1.5), r"log\.jsonl:1\.epoch: found 1\.5"),
+        (line(1, train_loss=float("nan")), r"log\.jsonl:1\.train_loss: found nan"),
+        ('{"epoch": 1, "validation_uar": 0.5}\n', r"log\.jsonl:1: found no"),
+    ],
+)
+def test_a_log_with_a_damaged_line_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / runs.LOG_FILE
+    path.write_text(text)
+    with pytest.raises(EvaluationError, match=message):
+        read_log(path)

@@ -1,0 +1,212 @@
+"""The paper's tables are copied faithfully, ours stand beside them, and nothing in a run's names can run."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import made_up
+import pytest
+
+from train import fusion, tables
+from train.pages import Picture, Row, Section, Table, markdown, page
+from train.published import PUBLISHED
+
+PAPER = Path(__file__).parents[3] / "shared" / "papers" / "multimae-der-paper.txt"
+MARKED = re.compile(r"</?[bu]>")
+
+
+def paper_rows(number: str) -> list[tuple[str, ...]]:
+    """Rows of one of the paper's tables, as its text has them."""
+    text = PAPER.read_text().split(f"TABLE {number}  \n", 1)[1].split("Method\tSSL", 1)[1]
+    lines = text.split("\n\n", 1)[0].splitlines()[1:]
+    return [tuple(MARKED.sub("", line).split("\t")) for line in lines]
+
+
+@pytest.mark.skipif(not PAPER.is_file(), reason="the paper's text is not beside this repository")
+@pytest.mark.parametrize(
+    ("number", "dataset", "count"), [("I", "ravdess", 19), ("II", "crema-d", 17), ("III", "iemocap", 11)]
+)
+def test_the_papers_tables_are_the_papers(number: str, dataset: str, count: int) -> None:
+    def told(value: float | None) -> str:
+        return "—" if value is None else f"{value:.2f}"
+
+    rows = [
+        (entry.method, "✓" if entry.ssl else "×", entry.modality, told(entry.uar), told(entry.war))
+        for entry in PUBLISHED[dataset].paper
+    ]
+    assert len(rows) == count and rows == paper_rows(number)
+
+
+def test_the_best_rows_are_those_of_the_abstract() -> None:
+    best = {dataset: max(entry.war for entry in known.paper) for dataset, known in PUBLISHED.items()}
+    assert best == {"ravdess": 83.61, "crema-d": 79.36, "iemocap": 63.73}
+
+
+def test_every_published_figure_has_a_protocol() -> None:
+    for known in PUBLISHED.values():
+        for entry in (*known.paper, *known.others):
+            assert entry.protocol.classes and entry.protocol.folds and entry.protocol.selection
+    hicmae = [entry for known in PUBLISHED.values() for entry in known.others if entry.method == "HiCMAE-B"]
+    assert [entry.protocol.selection for entry in hicmae] == ["test fold"] * 3
+
+
+def test_the_strategies_are_those_of_the_trainer() -> None:
+    assert tables.STRATEGIES.keys() == fusion.STRATEGIES.keys()
+    for name, modality in tables.STRATEGIES.items():
+        strategy = fusion.STRATEGIES[name]
+        assert ("V" in modality, "A" in modality) == (strategy.faces > 0, strategy.windows > 0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two strategies on the demo, one of them with a fold missing."""
+    folder = tmp_path_factory.mktemp("runs")
+    for fold in made_up.FOLDS:
+        made_up.finish(folder, 0.9, fold=fold, strategy="fslf")
+    for fold in ("1", "3"):
+        made_up.finish(folder, 0.3, fold=fold, strategy="faces")
+    return folder
+
+
+def cells(text: str, section: str, first: str) -> list[str]:
+    """Cells of the Markdown row that begins with `first`, in one section."""
+    part = text.split(f"\n## {section}", 1)[1].split("\n## ", 1)[0]
+    (row,) = [line for line in part.splitlines() if line.startswith(f"| {first} |")]
+    return [cell.strip() for cell in row.strip("|").split("|")]
+
+
+def test_a_report_has_our_rows_beside_the_papers(folder: Path, tmp_path: Path) -> None:
+    path, _ = tables.write_report(folder, tmp_path)
+    text = path.read_text()
+    (fslf,) = [summary for summary in tables.runs.sweep(folder) if summary.run.strategy == "fslf"]
+    row = cells(text, "demo", "ours, fslf")
+    assert row[1:4] == ["×", "V+A", f"{100 * fslf.uar.mean:.2f} ± {100 * fslf.uar.std:.2f}"]
+    low, high = fslf.pooled.interval.war
+    assert row[6] == rf"{100 * fslf.pooled.war:.2f} \[{100 * low:.2f}, {100 * high:.2f}\]"
+    assert row[7:] == ["4 (demo-4)", "3 of 3 (demo-3fold), by subject", "UAR of validation speakers"]
+    assert cells(text, "demo", "ours, faces")[8] == "2 of 3 (demo-3fold), by subject"
+    assert cells(text, "demo", "faces")[-1] == "2"
+    assert cells(text, "demo", "2")[1] == "not run"
+    assert "from a random start" in text
+
+
+def test_what_was_not_run_is_empty(folder: Path, tmp_path: Path) -> None:
+    path, _ = tables.write_report(folder, tmp_path)
+    text = path.read_text()
+    for section in ("demo", "RAVDESS", "CREMA-D", "IEMOCAP"):
+        assert cells(text, section, "ours, rfas") == ["ours, rfas", "", "V+A", "not run", "not run", *[""] * 5]
+    assert cells(text, "RAVDESS", "MultiMAE-DER-FSLF")[3:5] == ["83.23", "83.61"]
+    assert text.index("## demo") < text.index("## RAVDESS")
+
+
+def test_a_report_of_no_runs_is_the_published_tables(tmp_path: Path) -> None:
+    path, html = tables.write_report(tmp_path / "none", tmp_path)
+    assert path.read_text().count("not run") == 2 * 8 * 3
+    assert "<img" not in html.read_text()
+
+
+def test_a_report_names_only_pictures_that_are_there(folder: Path, tmp_path: Path) -> None:
+    path, html = tables.write_report(folder, tmp_path)
+    named = re.findall(r"\]\((figures/[a-z-]+\.png)\)", path.read_text())
+    assert sorted(named) == sorted(str(file.relative_to(tmp_path)) for file in tmp_path.glob("figures/*"))
+    assert len(named) == 5 and html.read_text().count("data:image/png;base64,") == 5
+
+
+def test_the_same_runs_give_the_same_bytes(folder: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        tables.write_report(folder, tmp_path / name)
+    files = sorted(file.relative_to(tmp_path / "a") for file in (tmp_path / "a").rglob("*") if file.is_file())
+    assert len(files) == 7
+    for file in files:
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_the_best_single_modality_is_the_line_where_no_ceiling_is_known(folder: Path) -> None:
+    summaries = tables.runs.sweep(folder)
+    assert tables._ceiling("demo", summaries).war == 0.5
+    line = tables._ceiling("ravdess", summaries)
+    assert line.name == "best single modality (faces)" and line.uar == summaries[0].uar.mean
+    assert tables._ceiling("ravdess", summaries[1:]) is None
+
+
+class Reader(HTMLParser):
+    """Every tag with its attributes, and all the text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+EVIL = '<script>alert(1)</script>"onload=x | `b` [c](d) *e* $f$ &amp;\n# g'
+
+
+def evil_section() -> Section:
+    table = Table(title=EVIL, columns=(EVIL, "b"), rows=(Row(cells=(EVIL, EVIL)),), notes=(EVIL,))
+    return Section(title=EVIL, tables=(table,), pictures=(Picture(name="a.png", text=EVIL, png=b"png"),))
+
+
+def test_no_name_can_become_html() -> None:
+    reader = Reader()
+    text = page(EVIL, EVIL, [evil_section()])
+    reader.feed(text)
+    known = {
+        "html",
+        "head",
+        "meta",
+        "title",
+        "style",
+        "body",
+        "h1",
+        "h2",
+        "h3",
+        "p",
+        "section",
+        "div",
+        "table",
+        "thead",
+    }
+    assert {tag for tag, _ in reader.tags} <= known | {"tbody", "tr", "th", "td", "ul", "li", "img"}
+    (image,) = [attributes for tag, attributes in reader.tags if tag == "img"]
+    assert image == {"alt": EVIL, "src": "data:image/png;base64,cG5n"}
+    assert reader.text.count(EVIL) == 9
+    assert not re.search(r'(src|href)="(?!data:image/png)', text)
+
+
+def test_no_name_can_become_markdown() -> None:
+    text = markdown(EVIL, EVIL, [evil_section()])
+    shown = r"&lt;script&gt;alert(1)&lt;/script&gt;\"onload=x \| \`b\` \[c\](d) \*e\* \$f\$ &amp;amp; \# g".replace(
+        r"\"", '"'
+    )
+    assert text.count(shown) == 9 and "<" not in text
+    row = next(line for line in text.splitlines() if line.startswith("| &lt;") and line.count(shown) == 2)
+    assert len(re.split(r"(?<!\\)\|", row)) == 4
+
+
+def test_runs_on_a_scheme_of_classes_with_evil_names_are_reported(tmp_path: Path) -> None:
+    classes = ("<b>", "$x$", "a|b", "sad")
+    made_up.finish(tmp_path / "runs", dataset="demo", protocol=made_up.protocol(classes=classes, recipe="<i>"))
+    path, html = tables.write_report(tmp_path / "runs", tmp_path / "out")
+    assert "<i>" not in html.read_text() and "&lt;i&gt; of encoder tiny" in path.read_text()
+
+
+def test_one_fold_has_no_deviation(tmp_path: Path) -> None:
+    outcome = made_up.finish(tmp_path / "runs")
+    path, _ = tables.write_report(tmp_path / "runs", tmp_path / "out")
+    assert cells(path.read_text(), "demo", "ours, cfas")[3] == f"{100 * outcome.result.uar:.2f} (one fold)"
+
+
+def test_one_speaker_has_no_interval(tmp_path: Path) -> None:
+    outcome = made_up.finish(tmp_path / "runs")
+    single = replace(outcome, result=replace(outcome.result, interval=None))
+    summary = replace(tables.runs.summarise_runs([outcome]), pooled=single.result)
+    assert tables._pooled(summary) == (f"{100 * outcome.result.uar:.2f}", f"{100 * outcome.result.war:.2f}")

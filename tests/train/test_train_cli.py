@@ -1,0 +1,264 @@
+"""The command line: from shards to a result, stopped and gone on with, and what it refuses in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from shard_factory import EMOTIONS, SPEAKERS, make_folder, sign
+
+from train import cli, cost, session
+from train.models.videomae import ENCODERS, EncoderConfig
+from train.models.weights import load_pretrained
+from train.recipes import RECIPES
+from train.runs import read_outcome
+
+SMALL = EncoderConfig(width=16, depth=1, heads=2, mlp=32, patch=(2, 28, 28), input=(16, 56, 56))
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_folder(tmp_path_factory.mktemp("cli") / "shards" / "folder")
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An encoder that is small enough, under the name `tiny`."""
+    torch.set_num_threads(1)
+    monkeypatch.setitem(ENCODERS, "tiny", SMALL)
+
+
+@pytest.fixture
+def train(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Run a command on the shards; its status, and what it said."""
+
+    def call(*arguments: str, **options: Any) -> tuple[int, str, str]:
+        named = {
+            "shards": shards,
+            "runs": tmp_path / "runs",
+            "encoder": "tiny",
+            "recipe": "tiny",
+            "epochs": 2,
+            **options,
+        }
+        told = [part for name, value in named.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+        status = cli.run([*arguments, *told])
+        said = capsys.readouterr()
+        return status, said.out, said.err
+
+    return call
+
+
+def run_folder(tmp_path: Path, strategy: str = "cfas", fold: str = SPEAKERS[0], runs: str = "runs") -> Path:
+    return tmp_path / runs / "folder" / strategy / f"fold-{fold}"
+
+
+def trained(folder: Path) -> dict[str, torch.Tensor]:
+    return safetensors.torch.load_file(folder / "model" / "model.safetensors")
+
+
+def same(one: Path, other: Path) -> bool:
+    first, second = trained(one), trained(other)
+    equal = all(torch.equal(first[name], second[name]) for name in first)
+    return equal and (one / "predictions.csv").read_bytes() == (other / "predictions.csv").read_bytes()
+
+
+def test_from_shards_to_a_result(train, tmp_path: Path) -> None:
+    status, out, err = train(strategy="cfas", fold=1)
+    assert (status, err.count("\n")) == (0, 2), err
+    outcome = read_outcome(run_folder(tmp_path))
+    assert f"UAR {100 * outcome.result.uar:.2f} %" in out
+    assert "4 clips of 1 unseen speaker (anna)" in out
+    model = load_pretrained(run_folder(tmp_path) / "model")
+    assert model.classes == EMOTIONS
+    assert model.details["run"]["strategy"] == "cfas"
+    config = json.loads((run_folder(tmp_path) / "config.json").read_text())
+    assert config["config"]["recipe"]["name"] == "tiny"
+    assert not (run_folder(tmp_path) / "checkpoints").exists()
+
+
+def test_finished_run_is_not_trained_again(train, tmp_path: Path) -> None:
+    first = train(strategy="faces", fold=1)
+    status, out, err = train(strategy="faces", fold=1)
+    assert (status, out, err) == (0, first[1], "")
+
+
+def test_finished_in_another_way_is_refused(train) -> None:
+    train(strategy="cfas", fold=1)
+    status, _, err = train(strategy="cfas", fold=1, seed=1)
+    assert (status, err.count("\n")) == (1, 1)
+    assert "was finished with another settings" in err
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_workers_do_not_matter(train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: bool) -> None:
+    monkeypatch.setitem(RECIPES, "tiny", replace(RECIPES["tiny"], held=held, batch=4))
+    for workers in (0, 1, 2):
+        assert train(fold=1, workers=workers, runs=tmp_path / f"runs{workers}")[0] == 0
+    homes = [run_folder(tmp_path, runs=f"runs{workers}") for workers in (0, 1, 2)]
+    assert same(homes[0], homes[1])
+    assert same(homes[0], homes[2])
+
+
+def test_begun_with_other_settings_is_refused(train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "asked_to_stop", stopping_at_once)
+    assert train(fold=1)[0] == 130
+    status, _, err = train(fold=1, seed=5)
+    assert status == 1
+    assert "was begun with other settings (protocol.settings" in err or "seed 0, now 5" in err
+
+
+def stopping_at_once():
+    """In place of `asked_to_stop`: asked already."""
+    return nullcontext(lambda: True)
+
+
+def test_stopped_after_each_step_is_the_same_in_the_end(train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RECIPES, "tiny", replace(RECIPES["tiny"], held=False, batch=4))
+    assert train(fold=1, runs=tmp_path / "whole")[0] == 0
+    monkeypatch.setattr(session, "asked_to_stop", stopping_at_once)
+    statuses = [train(fold=1, runs=tmp_path / "parts")[0] for _ in range(5)]
+    assert statuses == [130] * 4 + [0]
+    assert same(run_folder(tmp_path, runs="whole"), run_folder(tmp_path, runs="parts"))
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(shards: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "train", "--shards", str(shards), "--runs", str(tmp_path / "runs")]
+    command += ["--encoder", "tiny", "--recipe", "tiny", "--epochs", "2000", "--workers", "0"]
+    path = os.pathsep.join(sys.path)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path})
+    log, deadline = run_folder(tmp_path) / "log.jsonl", time.monotonic() + 120
+    try:
+        while not log.is_file() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert err.splitlines()[-1].startswith("error: stopped; all that was learnt is saved")
+    assert (run_folder(tmp_path) / "checkpoints").is_dir()
+
+
+def test_sweep_trains_what_is_missing_and_sums_up(train, tmp_path: Path) -> None:
+    train(strategy="faces", fold=1)
+    status, out, err = train("sweep", "--strategy", "faces", "--fold", "1", "2")
+    assert status == 0
+    assert "faces, fold anna\n" not in err
+    assert "faces, fold ben\n" in err
+    assert "2 of 4 folds: UAR" in out.splitlines()[-1]
+    assert "95 % intervals over speakers" in out.splitlines()[-1]
+
+
+def test_report_is_written(train, tmp_path: Path) -> None:
+    train(strategy="faces", fold=1)
+    assert cli.run(["report", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "report")]) == 0
+    assert "faces" in (tmp_path / "report" / "report.md").read_text()
+
+
+def test_probe_trains_on_features_that_are_kept(train, tmp_path: Path) -> None:
+    train(strategy="cfas", fold=1, runs=tmp_path / "first")
+    weights = run_folder(tmp_path, runs="first") / "model"
+    status, _, err = train(fold=1, recipe="linear-probe", weights=weights)
+    assert status == 0, err
+    assert err.count("features of") == 4
+    before, after = trained(weights.parent), trained(run_folder(tmp_path))
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"fc_norm.weight", "fc_norm.bias", "head.weight", "head.bias"}
+    (run_folder(tmp_path) / "result.json").unlink()
+    assert "features of" not in train(fold=1, recipe="linear-probe", weights=weights)[2]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"strategy": "cfs"}, "unknown strategy 'cfs'; valid are cfas, sfas, ffls, fslf, ofos, rfas"),
+        ({"fold": "9"}, "unknown fold '9'; valid are anna, ben, cleo, dora"),
+        ({"fold_scheme": "6fold"}, "unknown fold scheme '6fold'; valid are loso"),
+        ({"label_scheme": "folder-9"}, "folder-9"),
+        ({"encoder": "huge"}, "unknown encoder 'huge'; valid are tiny, base, large"),
+        ({"recipe": "probe"}, "unknown recipe 'probe'; valid are linear-probe, finetune, tiny"),
+        ({"feature": "stft"}, "no feature 'stft'; built are mfcc"),
+        ({"shards": "nowhere"}, "nowhere"),
+        ({"weights": "nowhere.pth"}, "nowhere.pth: found nothing there"),
+        ({"recipe": "linear-probe"}, "expected --weights"),
+        ({"device": "gpu"}, "expected auto, cpu, cuda"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(train, options: dict[str, str], message: str) -> None:
+    status, out, err = train(**options)
+    assert (status, out, err.count("\n")) == (1, "", 1), err
+    assert err.startswith("error: ")
+    assert message in err
+
+
+def test_debug_shows_the_traceback(train) -> None:
+    with pytest.raises(ValueError, match="unknown strategy"):
+        train("--debug", strategy="cfs")
+
+
+def test_leaking_fold_is_refused(train, tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "leaking", takes=1)
+    path = folder / "folds" / "loso.json"
+    told = json.loads(path.read_text())
+    side = told["folds"]["anna"]
+    side["train"] = dict(side["test"])
+    path.write_text(json.dumps(told))
+    sign(folder)
+    status, _, err = train(shards=folder, fold=1)
+    assert (status, err.count("\n")) == (1, 1)
+    assert "anna" in err
+
+
+def test_damaged_shard_is_refused(train, tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "damaged", takes=1)
+    path = folder / "anna-000.tar"
+    data = bytearray(path.read_bytes())
+    data[2000] ^= 1
+    path.write_bytes(bytes(data))
+    status, _, err = train(shards=folder, fold=1)
+    assert (status, err.count("\n")) == (1, 1)
+    assert "anna-000.tar: found SHA-256" in err
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipe_is_shown_as_toml(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    assert cli.run(["--show-recipe", "--recipe", name]) == 0
+    assert tomllib.loads(capsys.readouterr().out)["name"] == name
+
+
+def test_demo_takes_tiny_by_default(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.run(["--show-recipe", "--dataset", "demo"])
+    assert tomllib.loads(capsys.readouterr().out)["name"] == "tiny"
+    cli.run(["--show-recipe", "--dataset", "crema-d"])
+    assert tomllib.loads(capsys.readouterr().out)["name"] == "finetune"
+
+
+def test_without_a_dataset_the_only_one_is_taken(
+    shards: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--encoder", "tiny", "--recipe", "tiny", "--epochs", "1", "--runs", str(tmp_path / "runs")]
+    monkeypatch.chdir(shards.parent.parent)
+    assert cli.run(arguments) == 0
+    (tmp_path / "shards").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert cli.run(arguments) == 1
+    assert "shards: found corpora none, expected just one" in capsys.readouterr().err
+
+
+def test_cost_of_the_large_encoder_is_the_published_one() -> None:
+    assert cost.forward_flop(ENCODERS["large"]) / 2e9 == pytest.approx(596.8, abs=0.05)
+    assert cost.told(90) == "1.5 minutes"
+    assert cost.measured_rate() > 1e6

@@ -1,0 +1,145 @@
+"""What loading costs beside bare decoding of the same bytes, in the same run: python -m train.bench_load FOLDER.
+
+Bare decoding is simplejpeg on each filmstrip and numpy on each spectrogram, the bytes already in memory and the result
+thrown away: what no loader can save. Rates are clips a second of CPU time, all threads together, so that a machine busy
+with other things measures the same; the ways take turns, and the median of each one's rounds counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import io
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import simplejpeg
+import torch
+
+from manifests.folds import Side
+from manifests.index import load_rows
+from manifests.labels import identity_scheme
+from train.data import FACES, Clips, Folder, load_clips, members_for, open_folder
+from train.fusion import STRATEGIES, strategy_named
+from train.loader import Batch, Loader, Schedule
+
+Way = Callable[[], Iterable[Any]]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and print a table; exit status 1 if our loader is slower than it must be, 2 if it cannot be measured."""
+    options = _parser().parse_args(arguments)
+    torch.set_num_threads(1)
+    try:
+        folder = open_folder(options.folder)
+        members = members_for(folder.dataset, strategy_named(options.strategy), options.feature)
+        clips = all_clips(folder, members)
+    except (ValueError, OSError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    rates = measure(_ways(clips, options), rounds=options.rounds, clips=len(clips))
+    sys.stdout.write(table(rates))
+    ours = min(rate for name, rate in rates.items() if name.startswith("loader"))
+    return int(ours < options.least * rates["bare decoding"])
+
+
+def all_clips(folder: Folder, members: tuple[str, ...]) -> Clips:
+    """Every clip of a folder, whatever its folds and labels say."""
+    counts = Counter(row.emotion for row in load_rows(folder.path) if row.shard)
+    shards = folder.dataset.shards
+    side = Side(
+        shards=sorted(shard.name for shard in shards),
+        subjects=sorted({shard.speaker for shard in shards}),
+        clips=dict(counts),
+    )
+    return load_clips(folder, side, identity_scheme(folder.dataset.dataset, counts), members)
+
+
+def measure(ways: Mapping[str, Way], rounds: int, clips: int) -> dict[str, float]:
+    """Clips a CPU second of each way to go through `clips` clips once: the median of rounds, after one to warm up."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds + 1):
+        for name, way in ways.items():
+            start = time.process_time()
+            for _result in way():
+                pass
+            seconds[name].append(time.process_time() - start)
+    return {name: clips / median(times[1:]) for name, times in seconds.items()}
+
+
+def table(rates: Mapping[str, float]) -> str:
+    """A line a way, with its share of the first one's rate."""
+    bare = next(iter(rates.values()))
+    lines = (f"{name:<28}{rate:9.1f} clips/s a core {rate / bare:6.2f}\n" for name, rate in rates.items())
+    return "".join(lines)
+
+
+def _ways(clips: Clips, options: argparse.Namespace) -> dict[str, Way]:
+    """What is measured, bare decoding first."""
+    schedule = Schedule(clips=len(clips), batch_size=options.batch_size)
+    ways: dict[str, Way] = {"bare decoding": _bare(clips)}
+    for workers in options.workers:
+        ways[f"loader, {workers} workers"] = _epochs(Loader(clips, schedule, workers=workers))
+    if options.others:
+        tars = [str(clips.folder / name) for name in clips.shards]
+        for name, way in (("webdataset", _webdataset), ("datasets", _hugging_face)):
+            if importlib.util.find_spec(name):
+                ways[f"{name}'s own loader"] = way(tars, clips.members, options.batch_size)
+    return ways
+
+
+def _bare(clips: Clips) -> Way:
+    """Decode bytes that are in memory already, and drop the result."""
+    tars = [(clips.folder / name).read_bytes() for name in clips.shards]
+    samples = [
+        [tars[shard][offset : offset + size] for offset, size in places]
+        for shard, places in zip(clips.shard, clips.places.tolist(), strict=True)
+    ]
+
+    def decoded(suffix: str, data: bytes) -> Any:
+        if suffix == FACES:
+            return simplejpeg.decode_jpeg(data, colorspace="RGB")
+        return np.load(io.BytesIO(data), allow_pickle=False)
+
+    return lambda: ([decoded(*member) for member in zip(clips.members, sample, strict=True)] for sample in samples)
+
+
+def _epochs(loader: Loader) -> Callable[[], Iterable[Batch]]:
+    return lambda: loader.epoch(0)
+
+
+def _webdataset(tars: Sequence[str], members: tuple[str, ...], batch_size: int) -> Way:
+    import webdataset
+
+    pipeline = webdataset.WebDataset(list(tars), shardshuffle=False, empty_check=False)
+    return lambda: pipeline.decode("rgb8", only=list(members)).to_tuple(*members).batched(batch_size)
+
+
+def _hugging_face(tars: Sequence[str], members: tuple[str, ...], batch_size: int) -> Way:
+    import datasets
+
+    stream = datasets.load_dataset("webdataset", data_files={"train": list(tars)}, split="train", streaming=True)
+    return lambda: stream.select_columns(list(members)).with_format("numpy").iter(batch_size)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m train.bench_load", description=__doc__)
+    parser.add_argument("folder", type=Path, help="folder of shards")
+    parser.add_argument("--strategy", default="cfas", choices=[*STRATEGIES], metavar="NAME", help="what is read")
+    parser.add_argument("--feature", default="mfcc", help="spectrogram that is read")
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="loader threads")
+    parser.add_argument("--batch-size", type=int, default=32, metavar="N")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N")
+    parser.add_argument("--least", type=float, default=0.85, metavar="SHARE", help="of bare decoding's rate")
+    parser.add_argument("--others", action="store_true", help="measure other loaders too, where installed")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,282 @@
+"""Command line of the trainer: what is asked for, what is said, and errors in one line."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from manifests.folds import FoldError
+from manifests.index import ManifestError
+from manifests.labels import LabelError
+from manifests.schema import SchemaError
+from train import cost, runs
+from train.cache import CacheError
+from train.checkpoint import CheckpointError
+from train.config import DEMO, DEMO_DEFAULT, ENCODER_DEFAULT, ConfigError, TrainConfig
+from train.data import DataError, open_folder
+from train.evaluate import EvaluationError, FoldResult
+from train.fusion import STRATEGIES, FusionError
+from train.imaging import ImagingError
+from train.loop import Stopped, TrainingError
+from train.models.layouts import WeightsError
+from train.models.videomae import ENCODERS
+from train.prepare import fold_names, only_folder
+from train.ranks import Ranks, joined
+from train.recipes import RECIPES, Recipe, RecipeError, dump_toml, recipe_named
+from train.runs import Outcome, Summary
+from train.session import Session, prepare, train
+from train.tables import write_report
+
+#: What a user can mend; anything else is a fault of the program and shows its traceback.
+ERRORS = (
+    *(CacheError, CheckpointError, ConfigError, DataError, EvaluationError, FoldError, FusionError, ImagingError),
+    *(LabelError, ManifestError, RecipeError, SchemaError, TrainingError, WeightsError, OSError),
+)
+STOPPED = 130
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; its exit status: 0, 1 after an error, 130 after Ctrl-C."""
+    asked = _parser().parse_args(arguments)
+    try:
+        return _COMMANDS[asked.command](asked)
+    except Stopped:
+        return _failed("stopped; all that was learnt is saved: the same command goes on where this one was", STOPPED)
+    except KeyboardInterrupt:
+        return _failed("stopped; the same command goes on from the last checkpoint", STOPPED)
+    except torch.OutOfMemoryError as error:
+        if asked.debug:
+            raise
+        return _failed(f"{str(error).splitlines()[0]} Try --accumulate {2 * asked.accumulate}", 1)
+    except ERRORS as error:
+        if asked.debug:
+            raise
+        return _failed(" ".join(str(error).split()), 1)
+
+
+def _train(asked: argparse.Namespace) -> int:
+    """Train one strategy on one fold."""
+    if asked.show_recipe:
+        sys.stdout.write(dump_toml(_recipe(asked, _is_demo(asked))))
+        return 0
+    with joined(asked.device) as ranks:
+        (strategy,) = _only(asked.strategy or ["cfas"], "strategy")
+        (fold,) = _only(asked.fold or ["1"], "fold")
+        session = prepare(_config(asked, strategy, fold), ranks, _say)
+        _warn_of_cost(session)
+        outcome = train(session)
+        if ranks.first:
+            _out(_told(outcome))
+    return 0
+
+
+def _sweep(asked: argparse.Namespace) -> int:
+    """Train strategies on folds, but for what is done, and say what they reach over all folds."""
+    with joined(asked.device) as ranks:
+        strategies = asked.strategy or list(STRATEGIES)
+        folds = asked.fold or fold_names(open_folder(_shards(asked)), asked.fold_scheme)
+        configs = [_config(asked, strategy, fold) for strategy in strategies for fold in folds]
+        for config in configs:
+            outcome = _swept(config, ranks)
+            if ranks.first:
+                _out(_told(outcome))
+        if ranks.first:
+            _out("\n".join(map(_summed, runs.sweep(configs[0].home))))
+    return 0
+
+
+def _swept(config: TrainConfig, ranks: Ranks) -> Outcome:
+    session = prepare(config, ranks, _say)
+    if not runs.is_done(session.folder, session.protocol):
+        session.say(f"{config.strategy}, fold {config.fold}")
+    return train(session)
+
+
+def _report(asked: argparse.Namespace) -> int:
+    """Write the report on all runs."""
+    for path in write_report(Path(asked.runs), Path(asked.out or Path(asked.runs) / "report")):
+        _out(str(path))
+    return 0
+
+
+def _config(asked: argparse.Namespace, strategy: str, fold: str) -> TrainConfig:
+    """What was asked for, the corpus's defaults filled in."""
+    demo, shards = _is_demo(asked), _shards(asked)
+    return TrainConfig(
+        shards=shards,
+        strategy=strategy,
+        fold=_fold(shards, fold, asked.fold_scheme),
+        fold_scheme=asked.fold_scheme,
+        label_scheme=asked.label_scheme,
+        feature=asked.feature,
+        encoder=_encoder(asked, demo),
+        weights=asked.weights,
+        recipe=_recipe(asked, demo),
+        seed=asked.seed,
+        runs=asked.runs,
+        workers=asked.workers,
+        device=asked.device,
+        accumulate=asked.accumulate,
+        save_steps=asked.save_steps,
+        check=asked.check,
+        compile=asked.compile,
+    )
+
+
+def _recipe(asked: argparse.Namespace, demo: bool) -> Recipe:
+    default = DEMO_DEFAULT if demo and asked.weights is None and asked.encoder in (None, DEMO_DEFAULT) else "finetune"
+    recipe = recipe_named(asked.recipe or default)
+    if asked.batch is not None:
+        recipe = recipe.with_batch(asked.batch)
+    changes = {name: getattr(asked, name) for name in ("epochs", "learning_rate") if getattr(asked, name) is not None}
+    if "epochs" in changes:
+        changes["warmup_epochs"] = recipe.warmup_epochs * changes["epochs"] / recipe.epochs
+    return replace(recipe, **changes)
+
+
+def _encoder(asked: argparse.Namespace, demo: bool) -> str:
+    return str(asked.encoder or (DEMO_DEFAULT if demo and asked.weights is None else ENCODER_DEFAULT))
+
+
+def _is_demo(asked: argparse.Namespace) -> bool:
+    """Whether the corpus is the demo's; where there is none yet, whether its name would be."""
+    if asked.show_recipe:
+        return asked.dataset == DEMO or (asked.shards is not None and Path(asked.shards).name == DEMO)
+    return open_folder(_shards(asked)).dataset.dataset == DEMO
+
+
+def _shards(asked: argparse.Namespace) -> str:
+    """Folder of shards: the one named, that of the corpus named, or the only one there is."""
+    if asked.shards:
+        return str(asked.shards)
+    root = Path("shards")
+    return str(root / asked.dataset if asked.dataset else only_folder(root))
+
+
+def _fold(shards: str, fold: str, scheme: str | None) -> str:
+    """A fold by name, or by number, from 1, where no fold has that name."""
+    names = fold_names(open_folder(shards), scheme)
+    if fold not in names and fold.isdecimal() and 1 <= int(fold) <= len(names):
+        return names[int(fold) - 1]
+    return fold
+
+
+def _only(names: Sequence[str], what: str) -> Sequence[str]:
+    if len(names) != 1:
+        raise ConfigError(f"{what}: found {', '.join(names)}, expected one; several are for `sweep`")
+    return names
+
+
+def _warn_of_cost(session: Session) -> None:
+    """On a CPU, with an encoder made for a GPU, say what is to come."""
+    if session.ranks.device.type != "cpu" or session.config.encoder == DEMO_DEFAULT:
+        return
+    recipe, forward = session.config.recipe, cost.forward_flop(session.model.encoder.config)
+    clips = {side: sum(session.corpus.sides[side]["clips"].values()) for side in ("train", "validation", "test")}
+    passes = recipe.epochs * (cost.TRAINING_PASSES * clips["train"] + clips["validation"]) + clips["test"]
+    work = forward * (sum(clips.values()) if recipe.frozen else passes)
+    rate = cost.measured_rate() * session.ranks.count
+    session.say(
+        f"on this CPU, at the {rate / 1e9:.0f} GFLOP/s it multiplies matrices with, {recipe.name} of "
+        f"{session.config.encoder} takes {cost.told(work / rate)} or more ({forward / 1e12:.2f} TFLOP a clip forward, "
+        f"{work / 1e12:,.0f} in all); --encoder tiny or a GPU is the way out"
+    )
+
+
+def _told(outcome: Outcome) -> str:
+    """A result for people."""
+    made, result = outcome.run, outcome.result
+    speakers = len(result.speakers)
+    who = (
+        f"{result.clips} clips of {speakers} unseen speaker{'s' if speakers > 1 else ''} ({', '.join(result.speakers)})"
+    )
+    chosen = f"epoch {made.epoch} of {made.epochs}, chosen by {made.protocol.selection}"
+    return f"{made.dataset}, {made.strategy}, fold {made.fold}: {_scores(result)}; {who}; {chosen}"
+
+
+def _summed(summary: Summary) -> str:
+    """A strategy over its folds."""
+    made, done = summary.run, len(summary.outcomes)
+    means = ", ".join(
+        f"{name} {100 * spread.mean:.2f}" + (f" ± {100 * spread.std:.2f} %" if spread.std is not None else " %")
+        for name, spread in (("UAR", summary.uar), ("WAR", summary.war))
+    )
+    return (
+        f"{made.dataset}, {made.strategy}, {done} of {len(made.protocol.folds)} folds: {means}; "
+        f"pooled {_scores(summary.pooled)}"
+    )
+
+
+def _scores(result: FoldResult) -> str:
+    interval = result.interval
+    found = []
+    for name, value in (("UAR", result.uar), ("WAR", result.war)):
+        low, high = getattr(interval, name.lower()) if interval else (None, None)
+        range_ = "" if low is None or high is None else f" ({100 * low:.2f} to {100 * high:.2f})"
+        found.append(f"{name} {100 * value:.2f} %{range_}")
+    more = f", {100 * interval.level:.0f} % intervals over speakers" if interval else ""
+    return ", ".join(found) + more
+
+
+def _out(message: str) -> None:
+    sys.stdout.write(f"{message}\n")
+    sys.stdout.flush()
+
+
+def _say(message: str) -> None:
+    sys.stderr.write(f"{message}\n")
+
+
+def _failed(message: str, status: int) -> int:
+    sys.stderr.write(f"error: {message}\n")
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m train", description="Train, sweep and report.")
+    parser.add_argument("command", nargs="?", choices=tuple(_COMMANDS), default="train", help="train if not given")
+    _add_data(parser.add_argument_group("data"))
+    _add_model(parser.add_argument_group("model and recipe"))
+    _add_running(parser.add_argument_group("running"))
+    return parser
+
+
+def _add_data(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--dataset", help="corpus: shards/<dataset>; the only one built if not given")
+    group.add_argument("--shards", help="folder of shards, or its address, in place of --dataset")
+    group.add_argument("--strategy", nargs="+", help=f"cfas; in a sweep all of {', '.join(STRATEGIES)}")
+    group.add_argument("--fold", nargs="+", help="name or number of the test fold; the first, in a sweep all")
+    group.add_argument("--fold-scheme", help="the corpus's default if not given")
+    group.add_argument("--label-scheme", help="the corpus's default if not given")
+    group.add_argument("--feature", default="mfcc", help="spectrogram: mfcc, or what else was built")
+    group.add_argument("--check", choices=("hashes", "sizes"), default="hashes", help="what is checked of local shards")
+
+
+def _add_model(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--encoder", help=f"{', '.join(ENCODERS)}; {ENCODER_DEFAULT}, or tiny for the demo corpus")
+    group.add_argument("--weights", help="file, folder or hub id the encoder starts from; random if not given")
+    group.add_argument("--recipe", help=f"{', '.join(RECIPES)}; finetune, or tiny for the demo corpus")
+    group.add_argument("--show-recipe", action="store_true", help="print the recipe as TOML and leave")
+    group.add_argument("--epochs", type=int, help="in place of the recipe's")
+    group.add_argument("--batch", type=int, help="clips a step in place of the recipe's; its rate is scaled alike")
+    group.add_argument("--learning-rate", type=float, help="in place of the recipe's")
+    group.add_argument("--seed", type=int, default=0)
+
+
+def _add_running(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--runs", default="runs", help="folder of all runs")
+    group.add_argument("--out", help="folder of the report; runs/report if not given")
+    group.add_argument("--workers", type=int, default=2, help="decoding threads; any number gives the same result")
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    group.add_argument("--accumulate", type=int, default=1, help="micro-batches a step, to need less memory")
+    group.add_argument("--save-steps", type=int, default=500, help="steps between checkpoints")
+    group.add_argument("--compile", choices=("auto", "on", "off"), default="auto", help="auto compiles on a GPU")
+    group.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+_COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {"train": _train, "sweep": _sweep, "report": _report}

@@ -1,0 +1,266 @@
+"""A folder of shards, a fold and a label scheme -> the clips of one side: where each lies and what class it is.
+
+What is told here is checked before training: the folder is complete, no subject is on two sides, every shard used has
+the hash that the index promises, and every emotion has a class or is left out on purpose.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache as remembered
+from functools import reduce
+from operator import add
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from manifests import index, labels
+from manifests.folds import Side, read_assignment
+from manifests.index import Dataset, Receipt, Shard, Statistics
+from manifests.labels import LabelScheme
+from train import cache
+from train.fusion import Strategy
+
+#: `hashes` reads every byte of the shards used, once a process; `sizes` trusts local shards of the right size.
+Check = Literal["hashes", "sizes"]
+
+FACES = "faces.jpg"
+_HASHING_THREADS = 4
+
+
+class DataError(ValueError):
+    """Shards, a fold or labels cannot be used as asked; one line that says what was found and expected."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folder:
+    """A folder of finished shards, here or mirrored."""
+
+    path: Path
+    """Where the index lies, and where shards are read."""
+    dataset: Dataset
+    url: str | None = None
+    """Where shards are fetched from, for a remote folder."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Clips:
+    """n clips and where their members lie, in compact arrays: some 50 bytes a clip."""
+
+    folder: Path
+    shards: tuple[str, ...]
+    """File names."""
+    speakers: tuple[str, ...]
+    """The subject of each shard."""
+    members: tuple[str, ...]
+    """Suffixes of the m members that are read: at most the faces and one spectrogram."""
+    shard: npt.NDArray[np.int32]
+    """[n] place in `shards`."""
+    keys: npt.NDArray[np.bytes_]
+    """[n] clip ids."""
+    labels: npt.NDArray[np.int64]
+    """[n] class indices."""
+    places: npt.NDArray[np.int64]
+    """[n, m, 2] offset and size of each member's bytes in its tar."""
+    left_out: Mapping[str, int]
+    """Raw emotion -> clips that the label scheme leaves out on purpose."""
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+def open_folder(location: str | Path, cache_root: Path | None = None) -> Folder:
+    """A folder by path or by http, https or s3 address; every promised file of a local one is there, of its size.
+
+    Raises DataError for a folder that is not as its index promises, ManifestError for an index that cannot be read,
+    CacheError for a remote folder that cannot be fetched.
+    """
+    if cache.is_remote(str(location)):
+        path = cache.mirror_index(str(location), cache_root or cache.default_root())
+        return Folder(path=path, dataset=index.load_dataset(path), url=str(location))
+    path = Path(location)
+    problems = index.verify(path)
+    if problems:
+        more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
+        raise DataError(f"{path}: {problems[0]}{more}; build or fetch it again")
+    return Folder(path=path, dataset=index.load_dataset(path))
+
+
+def fold_sides(folder: Folder, fold: str, scheme: str | None = None) -> Mapping[str, Side]:
+    """`train`, `validation` and `test` of a fold; the corpus's default scheme if none is named.
+
+    Raises DataError, listing the valid ones, for an unknown fold or scheme; FoldError for one that leaks a subject.
+    """
+    known = folder.dataset.fold_schemes
+    name = scheme or next(iter(known), "")
+    if name not in known:
+        raise DataError(f"{folder.path}: unknown fold scheme {name!r}; valid are {', '.join(known) or 'none'}")
+    file = f"{index.FOLDS}/{name}.json"
+    data = (folder.path / file).read_bytes()
+    speakers = {shard.name: shard.speaker for shard in folder.dataset.shards}
+    folds = read_assignment(data, speakers, str(folder.path / file))["folds"]
+    if fold not in folds:
+        raise DataError(f"{name}: unknown fold {fold!r}; valid are {', '.join(folds)}")
+    _check_hash(folder.path / file, index.load_sums(folder.path).get(file, "no hash"))
+    return folds[fold]
+
+
+def choose_labels(dataset: Dataset, name: str | None, emotions: Sequence[str]) -> LabelScheme:
+    """Label scheme by name, else the corpus's default, else every raw emotion a class of its own.
+
+    Raises LabelError for an unknown scheme, DataError for one of another corpus.
+    """
+    if name is None and not dataset.label_schemes:
+        return labels.identity_scheme(dataset.dataset, emotions)
+    scheme = labels.label_scheme(name or dataset.label_schemes[0])
+    if scheme.dataset != dataset.dataset:
+        valid = ", ".join(labels.schemes_for(dataset.dataset)) or "none"
+        raise DataError(f"label scheme {scheme.name} is for {scheme.dataset}, not {dataset.dataset}; valid are {valid}")
+    return scheme
+
+
+def ready_shards(
+    folder: Folder,
+    shards: Sequence[Shard],
+    check: Check = "hashes",
+    on_shard: Callable[[str], None] | None = None,
+) -> None:
+    """See to it that shards are here and as promised; remote ones are fetched, and always hashed.
+
+    Raises DataError or CacheError naming a shard that is not. `on_shard` hears of each one that is ready.
+    """
+
+    def ready(shard: Shard) -> str:
+        if folder.url is not None:
+            cache.fetch(folder.url, folder.path, shard.receipt, shard.receipt_sha256)
+            cache.fetch(folder.url, folder.path, shard.name, shard.sha256, shard.bytes)
+        elif check == "hashes":
+            _check_hash(folder.path / shard.name, shard.sha256)
+        return shard.name
+
+    with ThreadPoolExecutor(_HASHING_THREADS) as pool:
+        for name in pool.map(ready, shards):
+            if on_shard is not None:
+                on_shard(name)
+
+
+def load_clips(folder: Folder, side: Side, scheme: LabelScheme, members: tuple[str, ...]) -> Clips:
+    """Clips of one side of a fold that have a class, by shard and id; call `ready_shards` first.
+
+    Raises DataError for an emotion that the scheme does not know, for shards that do not hold what the fold or the
+    index promises, and for a side without clips.
+    """
+    _check_known(scheme, side["clips"])
+    classes = {emotion: scheme.class_index(emotion) for emotion in side["clips"]}
+    shards = shards_named(folder.dataset, side["shards"])
+    parts = [_part(_receipt(folder, shard), classes, members) for shard in shards]
+    found = reduce(add, (part.emotions for part in parts), Counter[str]())
+    if found != side["clips"]:
+        raise DataError(f"{folder.path}: found clips {dict(found)}, expected {side['clips']} as the fold promises")
+    if not sum(len(part.keys) for part in parts):
+        who = ", ".join(side["subjects"]) or "none that was built"
+        raise DataError(f"{folder.path}: found no clip with a class; subjects are {who}")
+    return Clips(
+        folder=folder.path,
+        shards=tuple(shard.name for shard in shards),
+        speakers=tuple(shard.speaker for shard in shards),
+        members=members,
+        shard=np.repeat(np.arange(len(parts), dtype=np.int32), [len(part.keys) for part in parts]),
+        keys=np.concatenate([part.keys for part in parts]),
+        labels=np.concatenate([part.labels for part in parts]),
+        places=np.concatenate([part.places for part in parts]),
+        left_out={emotion: count for emotion, count in sorted(found.items()) if classes[emotion] is None},
+    )
+
+
+def shards_named(dataset: Dataset, names: Sequence[str]) -> list[Shard]:
+    """What the index promises of some shards."""
+    known = {shard.name: shard for shard in dataset.shards}
+    return [known[name] for name in names]
+
+
+def members_for(dataset: Dataset, strategy: Strategy, feature: str) -> tuple[str, ...]:
+    """Suffixes of the members that a strategy needs. Raises DataError for a feature that was not built."""
+    _check_feature(dataset, feature)
+    faces = (FACES,) if strategy.faces else ()
+    return (*faces, f"{feature}_{strategy.windows}.npy") if strategy.windows else faces
+
+
+def spectrogram_sums(dataset: Dataset, names: Sequence[str], feature: str, grid: int) -> Statistics:
+    """Sums of a feature's rows over some shards: those of the training side, and of nothing else."""
+    _check_feature(dataset, feature)
+    if not names:
+        raise DataError(f"{dataset.dataset}: found no shards to take statistics of; is the training side empty?")
+    return reduce(add, (shard.statistics[f"{feature}_{grid}"] for shard in shards_named(dataset, names)))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Part:
+    """What one shard adds to `Clips`."""
+
+    emotions: Counter[str]
+    keys: npt.NDArray[np.bytes_]
+    labels: npt.NDArray[np.int64]
+    places: npt.NDArray[np.int64]
+
+
+def _part(receipt: Receipt, classes: Mapping[str, int | None], members: tuple[str, ...]) -> _Part:
+    built = [row for row in receipt.rows if row.shard]
+    if {row.clip_id for row in built} != receipt.members.keys():
+        raise DataError(f"{receipt.shard}: its receipt tells of other clips than it has places for; build it again")
+    used = [row for row in built if classes.get(row.emotion) is not None]
+    places = [_places(receipt, row.clip_id, members) for row in used]
+    return _Part(
+        emotions=Counter(row.emotion for row in built),
+        keys=np.array([row.clip_id for row in used], dtype=np.bytes_),
+        labels=np.array([classes[row.emotion] for row in used], dtype=np.int64),
+        places=np.array(places, dtype=np.int64).reshape(-1, len(members), 2),
+    )
+
+
+def _places(receipt: Receipt, key: str, members: tuple[str, ...]) -> list[tuple[int, int]]:
+    places = receipt.members[key]
+    missing = [suffix for suffix in members if suffix not in places]
+    if missing:
+        raise DataError(f"{receipt.shard}: {key} has no {missing[0]}, found {', '.join(places)}; build it again")
+    return [places[suffix] for suffix in members]
+
+
+def _receipt(folder: Folder, shard: Shard) -> Receipt:
+    path = folder.path / shard.receipt
+    _check_hash(path, shard.receipt_sha256)
+    receipt = index.load_receipt(path)
+    if (receipt.shard, receipt.sha256, receipt.bytes) != (shard.name, shard.sha256, shard.bytes):
+        raise DataError(f"{path}: is the receipt of another {receipt.shard} than the index has; build it again")
+    return receipt
+
+
+def _check_known(scheme: LabelScheme, emotions: Mapping[str, int]) -> None:
+    known = scheme.mapping.keys() | scheme.left_out
+    unknown = {emotion: count for emotion, count in sorted(emotions.items()) if emotion not in known}
+    if unknown:
+        found = ", ".join(f"{emotion!r} ({count} clips)" for emotion, count in unknown.items())
+        raise DataError(f"label scheme {scheme.name}: found {found}; expected only {', '.join(scheme.mapping)}")
+
+
+def _check_feature(dataset: Dataset, feature: str) -> None:
+    if feature not in dataset.features:
+        raise DataError(f"{dataset.dataset}: found no feature {feature!r}; built are {', '.join(dataset.features)}")
+
+
+def _check_hash(path: Path, expected: str) -> None:
+    found = _sha256(path, expected)
+    if found != expected:
+        raise DataError(f"{path}: found SHA-256 {found}, expected {expected}; build or fetch it again")
+
+
+@remembered
+def _sha256(path: Path, expected: str) -> str:
+    """Hash of a file, computed once a process; `expected` is part of what is remembered."""
+    del expected
+    return index.file_sha256(path)

@@ -1,0 +1,175 @@
+"""Six ways to make one video of faces and spectrograms, and the two single modalities (paper III.B).
+
+Shape suffixes: B clips, T = 16 steps of the encoder's input, H = W = 224 pixels. V_i is the i-th face a strategy
+uses, A_i the spectrogram of the same instant. A strategy that uses 8 of each takes every second instant, 0, 2, ..., 14,
+and the windows that are twice as long.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+STEPS = 16
+SIDE_PX = 224
+
+#: Goes into every order that `rfas` draws, so that it is no other draw's; to change it is to change the strategy.
+_RFAS_SALT = "rfas-1"
+
+
+class FusionError(ValueError):
+    """An unknown strategy, or input that is not what a strategy takes."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Pairs:
+    """Images of both modalities, normalised, float; a modality that a strategy does not use has 0 steps."""
+
+    faces: Tensor
+    """[B, 16 | 8 | 0, 3, 224, 224]."""
+    spectrograms: Tensor
+    """[B, 16 | 8 | 0, 3 | 1, 224, 224]; one channel stands for three equal ones."""
+    keys: tuple[str, ...]
+    """B clip ids."""
+
+    @property
+    def rgb_spectrograms(self) -> Tensor:
+        """[B, steps, 3, 224, 224], without a copy."""
+        return self.spectrograms.expand(-1, -1, 3, -1, -1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strategy:
+    """A fusion strategy, and what it must be given: a loader ships just that."""
+
+    name: str
+    faces: int
+    """Faces a clip: 16, 8 or 0."""
+    windows: int
+    """Spectrograms a clip, which is the grid they come from: 16, 8 or 0."""
+    rule: Callable[[Pairs], Tensor]
+
+    def __call__(self, pairs: Pairs) -> Tensor:
+        """Pairs -> video [B, 3, 16, 224, 224]. Raises FusionError for pairs of another shape than declared."""
+        clips = len(pairs.keys)
+        image = (SIDE_PX, SIDE_PX)
+        _check(self, "faces", pairs.faces, [(clips, self.faces, 3, *image)])
+        _check(self, "spectrograms", pairs.spectrograms, [(clips, self.windows, c, *image) for c in (1, 3)])
+        return self.rule(pairs).transpose(1, 2)
+
+
+def strategy_named(name: str) -> Strategy:
+    """Strategy of that name. Raises FusionError, listing the valid ones, where there is none."""
+    if name not in STRATEGIES:
+        raise FusionError(f"unknown strategy {name!r}; valid are {', '.join(STRATEGIES)}")
+    return STRATEGIES[name]
+
+
+def cfas(pairs: Pairs) -> Tensor:
+    """Strategy 1, eq. (1): X_i = Concat(V_i, A_i); both halved in height, the face on top, the spectrogram below.
+
+    Pairs of 16 and 16 -> [B, T, 3, H, W].
+    """
+    return torch.cat([_half_height(pairs.faces), _half_height(pairs.spectrograms).expand(-1, -1, 3, -1, -1)], dim=-2)
+
+
+def sfas(pairs: Pairs) -> Tensor:
+    """Strategy 2, eq. (2): X_i = Add(Norm(V_i), Norm(A_i)), in float, so that no sum can wrap around.
+
+    Norm is what made the pairs: faces by the encoder's statistics, spectrograms by those of the training shards.
+
+    Pairs of 16 and 16 -> [B, T, 3, H, W].
+    """
+    return pairs.faces + pairs.spectrograms
+
+
+def ffls(pairs: Pairs) -> Tensor:
+    """Strategy 3, eq. (3): X = Seq(V_1, ..., V_8, A_1, ..., A_8).
+
+    Pairs of 8 and 8 -> [B, T, 3, H, W].
+    """
+    return torch.cat([pairs.faces, pairs.rgb_spectrograms], dim=1)
+
+
+def fslf(pairs: Pairs) -> Tensor:
+    """Strategy 4, eq. (4): X = Seq(A_1, ..., A_8, V_1, ..., V_8).
+
+    Pairs of 8 and 8 -> [B, T, 3, H, W].
+    """
+    return torch.cat([pairs.rgb_spectrograms, pairs.faces], dim=1)
+
+
+def ofos(pairs: Pairs) -> Tensor:
+    """Strategy 5, eq. (5): X = Seq(V_1, A_1, V_2, A_2, ..., V_8, A_8); a tubelet of two steps holds one of each.
+
+    Pairs of 8 and 8 -> [B, T, 3, H, W].
+    """
+    return torch.stack([pairs.faces, pairs.rgb_spectrograms], dim=2).flatten(1, 2)
+
+
+def rfas(pairs: Pairs) -> Tensor:
+    """Strategy 6, eq. (6): X = Rand(V_1, ..., V_8, A_1, ..., A_8), in an order that belongs to the clip: `clip_order`.
+
+    Pairs of 8 and 8 -> [B, T, 3, H, W].
+    """
+    sequences = ffls(pairs)
+    orders = np.array([clip_order(key) for key in pairs.keys], dtype=np.int64).reshape(-1, STEPS)
+    clips = torch.arange(len(sequences), device=sequences.device)
+    return sequences[clips[:, None], torch.from_numpy(orders).to(sequences.device)]
+
+
+def faces(pairs: Pairs) -> Tensor:
+    """The paper's V rows: X_i = V_i.
+
+    Pairs of 16 and 0 -> [B, T, 3, H, W].
+    """
+    return pairs.faces
+
+
+def spectrograms(pairs: Pairs) -> Tensor:
+    """The paper's A rows: X_i = A_i.
+
+    Pairs of 0 and 16 -> [B, T, 3, H, W].
+    """
+    return pairs.rgb_spectrograms
+
+
+def clip_order(key: str) -> tuple[int, ...]:
+    """The order of 0..15 that belongs to a clip id: step t shows place `order[t]` of `ffls`.
+
+    It sorts the 16 two-byte numbers in a SHA-256 of the id: the same in every epoch, process, version and machine.
+    """
+    digest = hashlib.sha256(f"{_RFAS_SALT} {key}".encode()).digest()
+    return tuple(np.frombuffer(digest, dtype=">u2").argsort(kind="stable").tolist())
+
+
+def _half_height(images: Tensor) -> Tensor:
+    """[..., 224, 224] -> [..., 112, 224]: bilinear at a scale of exactly 2 is the mean of each two rows."""
+    return images.unflatten(-2, (SIDE_PX // 2, 2)).mean(dim=-2)
+
+
+def _check(strategy: Strategy, what: str, found: Tensor, expected: Iterable[tuple[int, ...]]) -> None:
+    shapes = list(expected)
+    if tuple(found.shape) not in shapes or not found.is_floating_point():
+        wanted = " or ".join(map(str, shapes))
+        raise FusionError(f"{strategy.name}: found {what} {found.dtype} {tuple(found.shape)}, expected float {wanted}")
+
+
+_STRATEGIES = (
+    Strategy(name="cfas", faces=16, windows=16, rule=cfas),
+    Strategy(name="sfas", faces=16, windows=16, rule=sfas),
+    Strategy(name="ffls", faces=8, windows=8, rule=ffls),
+    Strategy(name="fslf", faces=8, windows=8, rule=fslf),
+    Strategy(name="ofos", faces=8, windows=8, rule=ofos),
+    Strategy(name="rfas", faces=8, windows=8, rule=rfas),
+    Strategy(name="faces", faces=16, windows=0, rule=faces),
+    Strategy(name="spectrograms", faces=0, windows=16, rule=spectrograms),
+)
+
+#: Name -> strategy: the paper's six in its order, then its V-only and A-only rows.
+STRATEGIES: Mapping[str, Strategy] = {strategy.name: strategy for strategy in _STRATEGIES}

@@ -1,0 +1,153 @@
+"""Where weights come from: a file, a folder or the Hugging Face hub, read without executing anything in them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from train.models.layouts import WeightsError
+
+WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+
+#: Files that weights have in a folder or on the hub; the first found counts.
+_NAMES = (WEIGHTS_FILE, "pytorch_model.bin")
+#: Where training code puts the state dict, beside its optimizer and settings; the first found counts.
+_WRAPPERS = ("model", "module", "state_dict")
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_MAX_CONFIG_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What a checkpoint holds."""
+
+    where: str
+    """What errors call it: the file, or the hub id and the file."""
+    state: Mapping[str, Tensor]
+    """Its own keys -> dense floating-point tensors on the CPU."""
+    settings: Mapping[str, Any]
+    """Content of the `config.json` beside it, {} without one; JSON values."""
+
+
+def read_source(source: str | Path) -> Source:
+    """Read a checkpoint file, the one in a folder, or that of a hub id. Raises WeightsError for anything else."""
+    path, where = _locate(source)
+    return Source(where=where, state=_state_dict(_read(path), where), settings=_settings(path))
+
+
+def _locate(source: str | Path) -> tuple[Path, str]:
+    """File with the weights, and what errors call it."""
+    path = Path(source)
+    if path.is_file():
+        return path, str(path)
+    if path.is_dir():
+        found = [path / name for name in _NAMES if (path / name).is_file()]
+        if not found:
+            raise WeightsError(f"{path}: found none of {', '.join(_NAMES)}, expected one; or name the file itself")
+        return found[0], str(found[0])
+    if _HUB_ID.fullmatch(str(source)):
+        return _download(str(source))
+    raise WeightsError(f"{source}: found nothing there, expected a checkpoint, a folder or a hub id such as owner/name")
+
+
+def _download(hub_id: str) -> tuple[Path, str]:
+    """Weights of a model on the hub, in the hub library's own cache, the configuration beside them."""
+    try:
+        from huggingface_hub import hf_hub_download  # needed for hub ids alone
+        from huggingface_hub.errors import EntryNotFoundError
+    except ImportError as error:
+        raise WeightsError(
+            f"{hub_id}: found no such file or folder; to get it from the hub, pip install huggingface_hub"
+        ) from error
+    for name in _NAMES:
+        try:
+            hf_hub_download(hub_id, CONFIG_FILE)
+            return Path(hf_hub_download(hub_id, name)), f"{hub_id}/{name}"
+        except (EntryNotFoundError, OSError, ValueError) as error:  # no such file, model, network or name
+            problem = error
+    raise WeightsError(
+        f"{hub_id}: found no such file or folder, and on the hub no {CONFIG_FILE} with {' or '.join(_NAMES)} "
+        f"({_first_line(problem)}); check the name and the network"
+    ) from problem
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """`config.json` beside weights of a usual name, else {}."""
+    beside = path.parent / CONFIG_FILE
+    if path.name not in _NAMES or not beside.is_file():
+        return {}
+    if beside.stat().st_size > _MAX_CONFIG_BYTES:
+        raise WeightsError(f"{beside}: found more than {_MAX_CONFIG_BYTES} bytes, expected a model's configuration")
+    try:
+        settings = json.loads(beside.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(f"{beside}: found no JSON ({_first_line(error)}); get the file again") from error
+    if not isinstance(settings, dict):
+        raise WeightsError(f"{beside}: found {type(settings).__name__}, expected a JSON object")
+    return settings
+
+
+def _read(path: Path) -> object:
+    """Content of a checkpoint file."""
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        # Official checkpoints keep their settings in an argparse.Namespace. Allowing it is safe: it is a bag of
+        # attributes, making one runs no code of a file's choice, and nothing becomes callable that was not before.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        raise WeightsError(f"{path}: {_refusal(error)}") from error
+    except (SafetensorError, OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError) as error:
+        raise WeightsError(f"{path}: found no whole checkpoint ({_first_line(error)}); get the file again") from error
+
+
+def _refusal(error: pickle.UnpicklingError) -> str:
+    """What to say of a pickle that torch's restricted unpickler would not read."""
+    found = re.search(r"GLOBAL (\S+)", str(error))
+    if found is None:
+        return "found no checkpoint, or one with more than tensors in it; expected a state dict; get the file again"
+    return (
+        f"refused, for it asks for {found[1]}, which could run code; expected nothing but tensors. If you trust its "
+        "author, load it yourself once and save the state dict with safetensors.torch.save_file"
+    )
+
+
+def _state_dict(content: object, where: str) -> dict[str, Tensor]:
+    """The checkpoint's tensors, out of what they are wrapped in."""
+    for wrapper in _WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+            break
+    if not isinstance(content, Mapping):
+        raise WeightsError(f"{where}: found {type(content).__name__}, expected a state dict")
+    for key, value in content.items():
+        if not (isinstance(key, str) and isinstance(value, Tensor) and _plain(value)):
+            raise WeightsError(
+                f"{where}: {str(key)[:80]}: found {type(value).__name__}, expected dense floating-point tensors, "
+                f"at the top or in one of {', '.join(_WRAPPERS)}"
+            )
+    return dict(content)
+
+
+def _plain(tensor: Tensor) -> bool:
+    """Whether it is dense, floating-point and no larger than its part of the file."""
+    dense = tensor.layout is torch.strided and tensor.device.type == "cpu" and tensor.is_floating_point()
+    return dense and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

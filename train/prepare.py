@@ -1,0 +1,146 @@
+"""From a configuration to all that a training needs, checked before anything is computed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+
+from manifests import index
+from manifests.folds import Side, read_assignment
+from manifests.labels import LabelScheme
+from train import data
+from train.config import TrainConfig
+from train.data import Check, Clips, Folder
+from train.fusion import Strategy, strategy_named
+from train.imaging import Imaging, Standardisation
+from train.models.videomae import ENCODERS, Classifier, EncoderConfig
+from train.models.weights import Weights, load_weights, start_from
+
+SIDES = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """A fold of a folder of shards, every shard of it as promised."""
+
+    folder: Folder
+    strategy: Strategy
+    scheme: LabelScheme
+    fold_scheme: str
+    folds: tuple[str, ...]
+    """All folds of the scheme."""
+    sides: Mapping[str, Side]
+    members: tuple[str, ...]
+    """What the strategy reads of a clip."""
+    standardisation: Standardisation
+    """Of the training shards."""
+
+    @property
+    def name(self) -> str:
+        """The corpus's."""
+        return self.folder.dataset.dataset
+
+    @property
+    def sha256(self) -> str:
+        """Of all shards, whatever the fold."""
+        shards = self.folder.dataset.shards
+        return hashlib.sha256("".join(sorted(shard.sha256 for shard in shards)).encode()).hexdigest()
+
+    def clips(self, side: str) -> Clips:
+        """Clips of `train`, `validation` or `test`. Raises DataError."""
+        return data.load_clips(self.folder, self.sides[side], self.scheme, self.members)
+
+
+def open_corpus(config: TrainConfig) -> Corpus:
+    """See to it that all three sides of the fold are there and as promised; nothing is decoded.
+
+    Raises DataError, FoldError, LabelError, ManifestError or CacheError for what cannot be trained on.
+    """
+    folder = data.open_folder(config.shards)
+    sides = data.fold_sides(folder, config.fold, config.fold_scheme)
+    emotions = sorted({emotion for side in SIDES for emotion in sides[side]["clips"]})
+    strategy = strategy_named(config.strategy)
+    members = data.members_for(folder.dataset, strategy, config.feature)
+    corpus = Corpus(
+        folder=folder,
+        strategy=strategy,
+        scheme=data.choose_labels(folder.dataset, config.label_scheme, emotions),
+        fold_scheme=config.fold_scheme or folder.dataset.fold_schemes[0],
+        folds=fold_names(folder, config.fold_scheme),
+        sides=sides,
+        members=members,
+        standardisation=_standardisation(folder, sides["train"]["shards"], strategy, config.feature),
+    )
+    names = [name for side in SIDES for name in sides[side]["shards"]]
+    data.ready_shards(folder, data.shards_named(folder.dataset, names), cast(Check, config.check))
+    return corpus
+
+
+def fold_names(folder: Folder, scheme: str | None = None) -> tuple[str, ...]:
+    """All folds of a scheme, the corpus's default if none is named. Raises DataError for an unknown one, FoldError."""
+    name = scheme or next(iter(folder.dataset.fold_schemes), "")
+    if name not in folder.dataset.fold_schemes:
+        valid = ", ".join(folder.dataset.fold_schemes) or "none"
+        raise data.DataError(f"{folder.path}: unknown fold scheme {name!r}; valid are {valid}")
+    path = folder.path / index.FOLDS / f"{name}.json"
+    speakers = {shard.name: shard.speaker for shard in folder.dataset.shards}
+    return tuple(read_assignment(path.read_bytes(), speakers, str(path))["folds"])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Start:
+    """A classifier before training, and what is known of its weights."""
+
+    model: Classifier
+    licence: str
+
+
+def make_classifier(config: TrainConfig, classes: int) -> Start:
+    """A classifier on the CPU, from weights or at random; the same for the same seed. Raises WeightsError."""
+    recipe, wanted = config.recipe, ENCODERS[config.encoder]
+    weights = load_weights(config.weights, wanted) if config.weights else None
+    encoder = weights.config if weights else wanted
+    torch.manual_seed(config.seed)
+    model = Classifier(encoder, classes, drop_rate=recipe.drop_path, checkpointing=recipe.checkpointing)
+    if weights:
+        start_from(model, weights)
+    if recipe.frozen:
+        model.freeze_encoder()
+    return Start(model=model, licence=_licence(weights))
+
+
+def make_imaging(config: TrainConfig, corpus: Corpus, encoder: EncoderConfig) -> Imaging:
+    """How this run's batches become input."""
+    return Imaging(
+        strategy=corpus.strategy,
+        classes=len(corpus.scheme.classes),
+        feature=config.feature,
+        standardisation=corpus.standardisation,
+        input_range=encoder.input_range,
+        augmentation=config.recipe.augmentation,
+        seed=config.seed,
+    )
+
+
+def only_folder(root: Path) -> Path:
+    """The only corpus built in a folder of corpora. Raises DataError that lists what is there where there is no one."""
+    found = sorted(path.parent for path in root.glob(f"*/{index.DATASET_FILE}"))
+    if len(found) != 1:
+        listed = ", ".join(path.name for path in found) or "none"
+        raise data.DataError(f"{root}: found corpora {listed}, expected just one; choose with --dataset or --shards")
+    return found[0]
+
+
+def _standardisation(folder: Folder, shards: Sequence[str], strategy: Strategy, feature: str) -> Standardisation:
+    if not strategy.windows:
+        return Standardisation(mean=(), std=())
+    return Standardisation.of(data.spectrogram_sums(folder.dataset, shards, feature, strategy.windows))
+
+
+def _licence(weights: Weights | None) -> str:
+    return weights.licence if weights else "this project's own"
