@@ -17,12 +17,12 @@ from builder.datasets.base import CorpusError
 from builder.datasets.demo import make_demo
 from builder.engines import EngineError, Limits
 from builder.faces import Align
-from builder.files import FolderError, describe_os_error
 from builder.media import DECODERS
-from builder.progress import Progress
 from builder.run import Job, Plan, Summary, build, plan
+from manifests.files import FolderError, describe_os_error
 from manifests.folds import FoldError
 from manifests.index import ManifestError
+from manifests.progress import Progress
 from manifests.schema import DROP_REASONS, FEATURE_ROWS, SchemaError
 
 DEMO = "demo"

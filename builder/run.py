@@ -10,18 +10,18 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
-from builder.card import dataset_card
 from builder.clip import BuiltClip
 from builder.config import BuildConfig, differences, digest, identity
 from builder.datasets import corpus_named, scan_corpus
 from builder.datasets.base import Corpus, Scan
 from builder.datasets.checks import chosen_options
 from builder.engines import ClipPool, Limits
-from builder.files import FolderError, publish, remove_leftovers, sole_owner
-from builder.progress import Progress
 from builder.shards import ShardPlan, finished, plan_shards, write_shard
 from manifests import folds, index
+from manifests.card import dataset_card
+from manifests.files import FolderError, publish, remove_leftovers, sole_owner
 from manifests.index import Dataset, Receipt, Row, Shard
+from manifests.progress import Progress
 from manifests.schema import dump_json
 
 #: Share of clips that may be dropped before a build counts as failed.

@@ -15,7 +15,7 @@ from webdataset.writer import TarWriter
 from builder.clip import BuiltClip, planned_row, recording_sha256
 from builder.config import CLIPS_A_SHARD, digest
 from builder.datasets.base import ClipSource
-from builder.files import publish, published
+from manifests.files import publish, published
 from manifests.index import (
     ManifestError,
     Receipt,

@@ -24,8 +24,8 @@ from safetensors import SafetensorError
 from torch import nn
 from torch.optim import Optimizer
 
+from manifests.files import publish
 from manifests.records import SchemaError, typed
-from train.files import publish
 from train.runs import Epoch
 
 CHECKPOINTS = "checkpoints"

@@ -19,9 +19,9 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from manifests.files import publish
 from train.data import Clips
 from train.feeds import VideoFeed
-from train.files import publish
 from train.imaging import Imaging
 from train.loader import Loader, Schedule
 from train.loop import predict

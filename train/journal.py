@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from train.files import publish
+from manifests.files import publish
 from train.runs import LOG_FILE
 
 Say = Callable[[str], None]

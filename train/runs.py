@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from manifests.files import publish
 from manifests.records import SchemaError, typed
 from manifests.schema import NAME
 from train import metrics
@@ -35,7 +36,6 @@ from train.evaluate import (
     pooled,
     summarise,
 )
-from train.files import publish
 from train.metrics import Spread
 
 CONFIG_FILE = "config.json"

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from manifests.files import publish
 from train import runs
 from train.checkpoint import Checkpoints, load_trained
 from train.config import ConfigError, TrainConfig, protocol
@@ -25,7 +26,6 @@ from train.data import Clips
 from train.evaluate import Predictions, promised
 from train.features import features
 from train.feeds import Feed, HeldFeed, VideoFeed
-from train.files import publish
 from train.imaging import Imaging
 from train.journal import Journal, Say
 from train.loader import Loader, Schedule

@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from manifests.files import publish
 from train import plots, runs
-from train.files import publish
 from train.metrics import DRAWS, LEVEL, Spread
 from train.pages import Picture, Row, Section, Table, markdown, page
 from train.plots import Curve, Line

@@ -32,7 +32,7 @@ import soundfile
 from builder.datasets.base import CorpusError
 from builder.demo import face, plan, voice
 from builder.demo.plan import FPS, Expression, Utterance
-from builder.files import publish, remove_leftovers, sole_owner
+from manifests.files import publish, remove_leftovers, sole_owner
 
 Progress = Callable[[int, int], None]
 

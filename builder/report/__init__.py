@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from builder.files import publish
 from builder.report import contents, page
 from builder.report.choice import choose
 from builder.report.picture import draw
+from manifests.files import publish
 
 __all__ = ["REPORT_FILE", "write_picture", "write_report"]
 

@@ -10,11 +10,11 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from builder.files import FolderError
 from builder.report.axis import Axis, envelope, windows_seconds
 from builder.report.contents import Contents
 from builder.report.figure import FEATURE_TITLES, SHADED, crop_places
 from builder.report.images import Picture, scales, spectrogram
+from manifests.files import FolderError
 from manifests.index import ManifestError, Row
 from manifests.schema import FRAMES, Sample
 

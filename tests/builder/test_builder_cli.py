@@ -25,9 +25,9 @@ from stand_ins import survivors, tagged
 from builder import cli, run
 from builder.__main__ import main
 from builder.config import BuildConfig
-from builder.files import sole_owner
 from builder.run import Job, build
 from manifests import index
+from manifests.files import sole_owner
 
 HERE = Path(__file__).parent
 STAND_IN = (str(HERE / "stand_in_build.py"),)

@@ -23,7 +23,7 @@ from builder.datasets.base import CorpusError
 from builder.demo import corpus, face, plan, voice
 from builder.demo.plan import EMOTIONS, SPEAKERS, Utterance, inventory
 from builder.faces import FaceFinder
-from builder.files import sole_owner
+from manifests.files import sole_owner
 from manifests.schema import Clip
 
 #: A few clips of every kind, few enough to be made in seconds.

@@ -24,7 +24,6 @@ from builder import run
 from builder.clip import BuiltClip, dropped, planned_row
 from builder.datasets import corpus_named
 from builder.datasets.base import ClipSource, Scan
-from builder.files import FolderError
 from builder.report import write_picture, write_report
 from builder.report.axis import Axis, continuous, envelope, windows_seconds
 from builder.report.choice import choose
@@ -32,6 +31,7 @@ from builder.report.figure import SHADED, clip_figure, crop_places, template_mar
 from builder.report.images import Scale, spectrogram
 from builder.report.tables import MOST_LISTED
 from builder.shards import ShardPlan, write_shard
+from manifests.files import FolderError
 from manifests.index import ManifestError, Row, Statistics
 from manifests.schema import COLUMNS, FEATURE_ROWS, Clip, Timing, encode
 

@@ -21,9 +21,9 @@ from builder import run
 from builder.config import BuildConfig
 from builder.datasets.base import CorpusError
 from builder.engines import ClipPool
-from builder.files import FolderError, HashingFile, describe_os_error, sole_owner
 from builder.run import Job, Summary, build
 from manifests import index
+from manifests.files import FolderError, HashingFile, describe_os_error, sole_owner
 
 SPEAKERS = {
     "A": {"a1": "ok", "a2": "drop no_face", "a3": "ok"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import pickle
@@ -717,11 +718,10 @@ def test_a_failed_export_leaves_nothing_half_written(tmp_path: Path, monkeypatch
     save_pretrained(_classifier(), tmp_path / "export", classes=("a", "b", "c"), licence="MIT")
     before = {path.name: path.read_bytes() for path in (tmp_path / "export").iterdir()}
 
-    def fail(state: State, path: Path, metadata: Mapping[str, str]) -> None:
-        path.write_bytes(b"half")
-        raise OSError("no space left on device")
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "no space left on device")
 
-    monkeypatch.setattr(safetensors.torch, "save_file", fail)
+    monkeypatch.setattr("os.fsync", fail)
     with pytest.raises(OSError, match="no space left"):
         save_pretrained(_classifier(classes=2), tmp_path / "export", classes=("a", "b"), licence="MIT")
     assert {path.name: path.read_bytes() for path in (tmp_path / "export").iterdir()} == before

@@ -15,8 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from manifests.files import publish
 from train.models.layouts import Layout, WeightsError, listed, recognise, translate
 from train.models.sources import CONFIG_FILE, WEIGHTS_FILE, Source, read_source
 from train.models.videomae import Classifier, Encoder, EncoderConfig, resize_positions
@@ -119,9 +119,8 @@ def save_pretrained(
         "sha256": fingerprint(model),
     }
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    folder.mkdir(parents=True, exist_ok=True)
-    _publish(folder / WEIGHTS_FILE, lambda path: safetensors.torch.save_file(state, path, metadata={"format": "pt"}))
-    _publish(folder / CONFIG_FILE, lambda path: path.write_text(json.dumps(settings, indent=2) + "\n", "utf-8"))
+    publish(folder / WEIGHTS_FILE, safetensors.torch.save(state, metadata={"format": "pt"}))
+    publish(folder / CONFIG_FILE, (json.dumps(settings, indent=2) + "\n").encode())
 
 
 def load_pretrained(folder: str | Path) -> Pretrained:
@@ -303,13 +302,3 @@ def _of_head(name: str) -> bool:
 def _pair(size: Any) -> tuple[int, ...]:
     """Rows and columns, from one number for both or from two."""
     return (size, size) if isinstance(size, int) else tuple(size)
-
-
-def _publish(path: Path, write: Callable[[Path], object]) -> None:
-    """Have a file written so that it is there whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

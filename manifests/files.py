@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and a folder that one build at a time may write to."""
+"""Files that are whole or not there, and a folder that one process at a time may change."""
 
 from __future__ import annotations
 
@@ -44,12 +44,13 @@ class HashingFile:
 
 @contextmanager
 def published(path: Path) -> Iterator[HashingFile]:
-    """Write a file that appears under its name whole, flushed and read back, or not at all.
+    """Write a file, and the folder it is in, that appears under its name whole, flushed and read back, or not at all.
 
     Renaming stays within one directory, so that it is atomic on network file systems too. Raises OSError.
     """
-    temporary = path.with_name(f".{path.name}{_TEMPORARY}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with _named(path), temporary.open("wb") as raw:
             file = HashingFile(raw)
             yield file

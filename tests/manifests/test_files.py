@@ -15,14 +15,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builder import files
-from builder.files import FolderError, describe_os_error, publish, published, remove_leftovers, sole_owner
+from manifests import files
+from manifests.files import FolderError, describe_os_error, publish, published, remove_leftovers, sole_owner
 
 REPOSITORY = Path(__file__).parents[2]
 HOLDER = """
 import sys
 from pathlib import Path
-from builder.files import sole_owner
+from manifests.files import sole_owner
 with sole_owner(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

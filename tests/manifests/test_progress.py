@@ -11,8 +11,8 @@ from typing import TextIO
 
 import pytest
 
-from builder import progress
-from builder.progress import EVERY_SECONDS, Progress
+from manifests import progress
+from manifests.progress import EVERY_SECONDS, Progress
 
 
 class Clock:
