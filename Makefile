@@ -81,7 +81,7 @@ sweep: $(VENV)/train.ok  ## Train all strategies on all folds, or those of STRAT
 results: $(VENV)/train.ok  ## Set the paper's tables beside all runs, with plots: runs/report
 	@$(RUN) -m train report --runs '$(RUNS)' $(ARGS)
 
-.PHONY: test test-train test-slow lint bench-build bench-load
+.PHONY: test test-train test-slow lint bench-build bench-load bench-train
 test: $(VENV)/test.ok lint  ## Lint, types, import contracts and tests
 	@$(RUN) -m pytest $(ARGS)
 
@@ -102,6 +102,9 @@ bench-build: $(VENV)/builder.ok  ## CPU a clip takes against the floor, and wher
 
 bench-load: $(VENV)/train.ok  ## Clips/s a core that the loader makes of shards, beside bare decoding of the same bytes
 	@$(RUN) -m train.bench_load '$(or $(SHARDS),$(OUT))' $(ARGS)
+
+bench-train: $(VENV)/train.ok  ## Clips/s and MFU of fine-tuning and of frozen features: ENCODER DEVICE ARGS
+	@$(RUN) -m train.bench_train $(if $(ENCODER),--encoder $(ENCODER)) $(if $(DEVICE),--device $(DEVICE)) $(ARGS)
 
 .PHONY: clean
 clean:  ## Remove the environment; shards and data stay

@@ -180,7 +180,7 @@ def _warn_of_cost(session: Session) -> None:
     clips = {side: sum(session.corpus.sides[side]["clips"].values()) for side in ("train", "validation", "test")}
     passes = recipe.epochs * (cost.TRAINING_PASSES * clips["train"] + clips["validation"]) + clips["test"]
     work = forward * (sum(clips.values()) if recipe.frozen else passes)
-    rate = cost.measured_rate() * session.ranks.count
+    rate = cost.measured_rate(session.ranks.device) * session.ranks.count
     session.say(
         f"on this CPU, at the {rate / 1e9:.0f} GFLOP/s it multiplies matrices with, {recipe.name} of "
         f"{session.config.encoder} takes {cost.told(work / rate)} or more ({forward / 1e12:.2f} TFLOP a clip forward, "

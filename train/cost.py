@@ -1,4 +1,4 @@
-"""What a training costs on a CPU, told before it begins."""
+"""What a training costs: operations a clip, and how many of them a device does in a second."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from train.models.videomae import CHANNELS, EncoderConfig
 
 #: Passes' worth of work in a training step: forward, and twice as much backward.
 TRAINING_PASSES = 3
-_SIDE = 1024
-_REPEATS = 3
+#: Side of the matrices that a device is measured with, and how often they are multiplied.
+_SIDES = {"cpu": 1024, "cuda": 8192}
+_REPEATS = {"cpu": 3, "cuda": 30}
 
 
 def forward_flop(encoder: EncoderConfig) -> float:
@@ -23,14 +24,26 @@ def forward_flop(encoder: EncoderConfig) -> float:
     return 2.0 * (embedding + encoder.depth * block)
 
 
-def measured_rate() -> float:
-    """Floating-point operations a second that this machine's CPU multiplies float32 matrices with; takes a moment."""
-    one = torch.ones(_SIDE, _SIDE)
+def measured_rate(device: torch.device) -> float:
+    """Floating-point operations a second of a device that multiplies large matrices; takes a moment.
+
+    float32 on a CPU, bfloat16 on a GPU, as training does.
+    """
+    side, repeats = _SIDES[device.type], _REPEATS[device.type]
+    one = torch.ones(side, side, device=device, dtype=torch.bfloat16 if device.type == "cuda" else torch.float32)
     one @ one
+    synchronise(device)
     began = time.perf_counter()
-    for _ in range(_REPEATS):
+    for _ in range(repeats):
         one @ one
-    return _REPEATS * 2 * _SIDE**3 / (time.perf_counter() - began)
+    synchronise(device)
+    return repeats * 2 * side**3 / (time.perf_counter() - began)
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until a GPU has done all it was asked for; a CPU always has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def told(seconds: float) -> str:

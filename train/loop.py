@@ -85,7 +85,7 @@ def _train_epoch(job: Training, progress: Progress) -> Progress:
     loss_sum = torch.tensor(progress.loss_sum if job.ranks.first else 0.0, dtype=torch.float64)
     loss_sum = loss_sum.to(job.ranks.device)
     for step, pieces in enumerate(job.training.steps(progress.epoch, first), first):
-        loss_sum += _take_step(job, progress.epoch, step, pieces)
+        loss_sum += take_step(job, progress.epoch, step, pieces)
         job.journal.step()
         stop, last = job.ranks.any(job.stop()), step + 1 == len(schedule)
         if stop or last or (step + 1) % job.save_steps == 0:
@@ -97,7 +97,7 @@ def _train_epoch(job: Training, progress: Progress) -> Progress:
     return progress
 
 
-def _take_step(job: Training, epoch: int, step: int, pieces: Any) -> Tensor:
+def take_step(job: Training, epoch: int, step: int, pieces: Any) -> Tensor:
     """One step of the optimizer; the sum of this rank's losses, [] on the device."""
     schedule, done = job.training.schedule, _steps_before(job, epoch) + step
     torch.manual_seed(_draw(job.seed, epoch, step, job.ranks.rank))
