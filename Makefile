@@ -44,14 +44,9 @@ $(VENV)/train.ok: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) --editable '.[train]'
 	@touch $@
 
-$(VENV)/test.ok: $(VENV)/builder.ok
+$(VENV)/test.ok: $(VENV)/builder.ok $(VENV)/train.ok
 	@echo "setting up the tests in $(VENV) (once)"
-	$(PIP) --editable '.[builder,test]'
-	@touch $@
-
-$(VENV)/test-train.ok: $(VENV)/test.ok $(VENV)/train.ok
-	@echo "setting up the trainer's tests in $(VENV) (once)"
-	$(PIP) --editable '.[builder,train,test,test-train]'
+	$(PIP) --editable '.[builder,train,test]'
 	@touch $@
 
 .PHONY: shards plan verify report doctor
@@ -81,15 +76,15 @@ sweep: $(VENV)/train.ok  ## Train all strategies on all folds, or those of STRAT
 results: $(VENV)/train.ok  ## Set the paper's tables beside all runs, with plots: runs/report
 	@$(RUN) -m train report --runs '$(RUNS)' $(ARGS)
 
-.PHONY: test test-train test-slow lint bench-build bench-load bench-train
+.PHONY: test test-slow prove lint bench-build bench-load bench-train
 test: $(VENV)/test.ok lint  ## Lint, types, import contracts and tests
 	@$(RUN) -m pytest $(ARGS)
 
-test-train: $(VENV)/test-train.ok  ## The trainer's tests (they need torch)
-	@$(RUN) -m pytest tests/train $(ARGS)
-
 test-slow: $(VENV)/test.ok  ## The tests that take minutes
 	@$(RUN) -m pytest -m slow $(ARGS)
+
+prove: $(VENV)/test.ok  ## Inject every fault that the README lists and print what was seen
+	@$(RUN) tests/prove $(ARGS)
 
 lint: $(VENV)/test.ok  ## Ruff, mypy, import contracts
 	@$(VENV)/bin/ruff check --quiet .

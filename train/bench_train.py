@@ -293,7 +293,7 @@ def _models(wanted: Sequence[str]) -> Sequence[str]:
     """Those asked for, without transformers where it is absent and was not asked for by name."""
     here = importlib.util.find_spec("transformers") is not None
     if wanted and "transformers" in wanted and not here:
-        raise ConfigError("transformers: not installed; pip install '.[test-train]', or --models ours")
+        raise ConfigError("transformers: not installed; pip install '.[test]', or --models ours")
     return wanted or [model for model in MODELS if here or model == "ours"]
 
 

@@ -1,0 +1,301 @@
+"""What can go wrong, what must then happen, and the tests that make it go wrong: the fault matrix as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A fault, its expected end, and the tests that inject it."""
+
+    number: str
+    fault: str
+    expected: str
+    tests: tuple[str, ...]
+    """Node ids of pytest below `tests/`, without parameters."""
+
+
+def _case(number: str, fault: str, expected: str, **files: tuple[str, ...] | str) -> Case:
+    """A case whose tests are given as package_module=("of_what", ...): file tests/package/test_module.py."""
+    tests = []
+    for place, names in files.items():
+        package, _, module = place.partition("_")
+        for name in (names,) if isinstance(names, str) else names:
+            tests.append(f"{package}/test_{module}.py::test_{name}")
+    return Case(number=number, fault=fault, expected=expected, tests=tuple(tests))
+
+
+FAULTS = (
+    _case(
+        "1",
+        "killed at any write, fsync or rename",
+        "the next run resumes; final bytes equal an undisturbed build",
+        builder_run=(
+            "killed_at_any_write_then_resumed_ends_with_the_same_bytes",
+            "killed_again_and_again_ends_with_the_same_bytes",
+            "killed_while_following_a_changed_corpus",
+        ),
+        train_checkpoint="killed_while_saving_the_one_before_is_there",
+        train_loop="killed_between_checkpoints_is_as_if_it_had_not_been",
+    ),
+    _case(
+        "2",
+        "disk full",
+        "non-zero exit with path and free space; nothing half-published",
+        builder_run="disk_full_at_any_write_says_where_and_leaves_nothing_half_published",
+        builder_builder_cli="real_disks_that_are_full_or_read_only",
+        manifests_files="a_full_disk_is_told_with_the_free_space",
+    ),
+    _case("3", "output not writable", "fails before any work", builder_run="not_writable_fails_before_any_work"),
+    _case(
+        "4",
+        "cut MP4",
+        "drop `truncated`",
+        builder_media=(
+            "cut_mp4_is_truncated",
+            "recording_cut_between_packets_is_truncated",
+            "mp4_cut_before_its_index_is_unreadable",
+        ),
+    ),
+    _case(
+        "5",
+        "damaged in the middle",
+        "drop `decode_error` with the decoder's words",
+        builder_media=("damaged_picture_is_a_decode_error", "damaged_sound_is_a_decode_error"),
+    ),
+    _case(
+        "6, 7",
+        "no sound, or an empty stream",
+        "drop `no_audio`, or the file beside it",
+        builder_media=(
+            "recording_without_sound",
+            "recording_with_an_empty_sound_stream",
+            "separate_sound_file_stands_in",
+        ),
+        builder_clip="recording_without_sound_uses_the_file_beside_it",
+    ),
+    _case(
+        "8",
+        "silent sound",
+        "kept, flagged `silent`, every number finite",
+        builder_media="silence_is_kept_and_flagged",
+        builder_clip="silence_is_kept_flagged_and_finite",
+    ),
+    _case(
+        "9",
+        "Git LFS pointers instead of media",
+        "stops early: git lfs pull",
+        builder_media="git_lfs_pointer_says_what_to_run",
+        builder_datasets="lfs_pointers_are_refused",
+    ),
+    _case(
+        "10, 11",
+        "no face, or in some frames only",
+        "drop `no_face`, counted; else kept, the mask says which",
+        builder_clip=(
+            "too_few_faces_drop_the_clip",
+            "frames_without_a_face_are_marked_and_borrow_their_neighbours_place",
+        ),
+        builder_report="drops_by_reason_emotion_and_speaker",
+    ),
+    _case(
+        "12",
+        "two faces",
+        "the corpus's rule, flagged",
+        builder_clip=("two_faces_are_flagged_and_the_larger_is_followed", "only_the_talkers_half_is_looked_at"),
+    ),
+    _case(
+        "13",
+        "variable frame rate",
+        "sampled by presentation time",
+        builder_media="variable_frame_rate_is_sampled_by_presentation_time",
+    ),
+    _case("14", "rotation in the metadata", "upright", builder_media="rotated_pictures_come_out_upright"),
+    _case("15", "one frame", "drop `too_short`", builder_media="one_frame_is_too_short"),
+    _case(
+        "16",
+        "streams that start apart",
+        "aligned within half a frame and one hop",
+        builder_clapper=(
+            "white_frame_is_shown_within_half_a_frame_of_the_clap",
+            "click_lies_within_one_hop_of_the_clap_in_the_right_windows",
+        ),
+        builder_media="sound_that_starts_late_and_ends_early_keeps_its_place",
+    ),
+    _case("17", "wrong extension", "content decides", builder_media="content_decides_not_the_name"),
+    _case(
+        "18",
+        "unicode, spaces, `#` in names",
+        "work",
+        builder_media=("names_with_special_characters", "relative_names_that_look_like_something_else"),
+    ),
+    _case(
+        "19",
+        "two files with one clip id",
+        "stops, naming both",
+        builder_run="two_files_with_one_clip_id_stop_the_build_naming_both",
+        builder_datasets="crema_d_suffixes_equal_but_for_case_are_refused",
+    ),
+    _case(
+        "20, 21",
+        "two builds in one folder; a lock left behind",
+        "the second refuses, naming the owner; taken over",
+        builder_run=("a_second_build_is_refused_naming_the_owner", "a_lock_left_behind_is_taken_over"),
+        builder_builder_cli="a_second_build_is_refused_until_the_first_has_ended",
+        manifests_files="a_killed_owners_lock_is_free",
+    ),
+    _case(
+        "22",
+        "clocks set back",
+        "no decision looks at times of files",
+        builder_run="nothing_is_built_twice_whatever_the_clock_says",
+    ),
+    _case(
+        "23",
+        "worker segfaults or runs out of memory",
+        "retried once, then dropped `worker_died`; the rest goes on",
+        builder_engines="clips_that_end_their_worker_are_dropped_and_the_rest_goes_on",
+        builder_builder_cli=("a_crash_and_a_hang_in_one_build", "too_little_memory_drops_clips_and_not_the_machine"),
+    ),
+    _case(
+        "24",
+        "decoder hangs",
+        "whole process tree ended, drop `timeout`",
+        builder_engines=(
+            "children_of_a_hung_worker_end_with_it",
+            "clips_that_end_their_worker_are_dropped_and_the_rest_goes_on",
+        ),
+    ),
+    _case(
+        "25",
+        "damaged, missing or extra shard",
+        "named with expected and found; never skipped",
+        manifests_index=("damage_is_found_and_the_file_named", "no_change_of_any_byte_goes_unseen"),
+        train_data="a_shard_that_was_changed_is_named_before_anything_is_decoded",
+        train_loader="a_damaged_member_names_its_shard_and_clip",
+    ),
+    _case(
+        "26",
+        "resumed with another configuration",
+        "refused with the difference",
+        builder_run=(
+            "another_configuration_is_refused_naming_the_difference",
+            "other_versions_are_refused_naming_them",
+        ),
+    ),
+    _case(
+        "27",
+        "a recording changed since",
+        "found by its hash, built again",
+        builder_run="only_the_shards_of_what_changed_are_built_again",
+    ),
+    _case(
+        "28",
+        "network file systems",
+        "renamed within one folder, read back and hashed",
+        manifests_files=("what_reads_back_otherwise_is_not_left_there", "data_are_on_the_disk_before_the_name_is"),
+        builder_run="a_file_system_without_locks_is_named",
+    ),
+    _case(
+        "29",
+        "more than 2 % dropped, or a speaker left empty",
+        "non-zero, says so, keeps what it built; --allow-drops",
+        builder_run=(
+            "more_than_two_per_cent_is_a_failure_that_keeps_what_was_built",
+            "an_empty_speaker_is_a_failure",
+        ),
+        builder_builder_cli="drops_fail_unless_they_are_allowed",
+    ),
+    _case(
+        "30",
+        "fewer shards than ranks x workers",
+        "still exact",
+        train_loader=(
+            "all_ranks_together_see_each_clip_once_and_take_equal_steps",
+            "a_rank_without_clips_in_the_last_step_gets_an_empty_batch",
+        ),
+    ),
+    _case(
+        "31",
+        "a subject on two sides of a fold",
+        "refused",
+        manifests_folds="a_malformed_fold_file_is_refused_in_one_line",
+        train_data="a_fold_that_leaks_a_subject_is_refused",
+        train_train_cli="leaking_fold_is_refused",
+    ),
+    _case(
+        "32",
+        "Ctrl-C",
+        "clean, with the line that resumes",
+        builder_builder_cli=(
+            "ctrl_c_while_workers_start",
+            "ctrl_c_while_the_backends_load",
+            "an_ended_build_leaves_no_process_and_goes_on",
+        ),
+        train_train_cli="ctrl_c_saves_and_says_how_to_go_on",
+    ),
+    _case(
+        "33",
+        "unknown corpus, strategy, fold, scheme",
+        "one line that lists the valid ones",
+        builder_builder_cli=("what_is_not_valid_is_one_line_that_lists_what_is", "a_traceback_only_with_debug"),
+        train_train_cli="what_cannot_be_is_refused_in_one_line",
+    ),
+)
+
+SAFETY = (
+    _case(
+        "S1",
+        "hostile members: npy that claims terabytes, picture and sound bombs, deep JSON",
+        "one error, nothing allocated",
+        manifests_schema=(
+            "hostile_member_is_refused_by_name",
+            "claimed_sizes_allocate_nothing",
+            "random_bytes_raise_nothing_else",
+        ),
+    ),
+    _case(
+        "S2",
+        "hostile tars: links, devices, compressed, path escapes",
+        "refused; never extracted",
+        manifests_index=("hostile_tar_is_refused", "damaged_tar_headers_raise_nothing_else"),
+    ),
+    _case(
+        "S3",
+        "hostile index and folds: `..`, absolute names, `pipe:`, huge files",
+        "refused, the line named",
+        manifests_index=(
+            "hostile_dataset_is_refused",
+            "hostile_receipt_is_refused",
+            "sums_name_files_of_the_folder_only",
+            "huge_index_is_not_read",
+        ),
+        manifests_folds="a_hostile_scheme_file_gives_a_scheme_or_a_fold_error",
+    ),
+    _case(
+        "S4",
+        "checkpoints that run code, or claim more than they hold",
+        "refused; the canary stays alive",
+        train_weights=(
+            "the_bomb_below_is_live",
+            "a_pickle_that_runs_code_is_refused_and_does_not",
+            "tensors_that_claim_more_than_the_file_holds_are_refused",
+        ),
+        train_checkpoint="optimizer_state_that_would_run_code_is_refused",
+    ),
+    _case(
+        "S5",
+        "media that name other files (ffconcat, playlists in an .mp4)",
+        "not followed",
+        builder_media=("lists_of_other_files_are_not_followed", "what_is_no_recording_is_unreadable"),
+    ),
+    _case(
+        "S6",
+        "markup in names, in report.html",
+        "escaped; nothing is fetched, nothing runs",
+        builder_report=("every_text_of_a_folder_is_escaped", "nothing_is_fetched_and_nothing_runs"),
+    ),
+)
+
+MATRIX = (*FAULTS, *SAFETY)

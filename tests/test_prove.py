@@ -1,0 +1,38 @@
+"""The fault matrix names tests that exist, and says what was seen of them."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+sys.path.insert(0, str(TESTS / "prove"))
+
+from matrix import MATRIX  # noqa: E402 - a folder of scripts, not a package
+
+
+def test_every_named_test_exists() -> None:
+    for test in {test for case in MATRIX for test in case.tests}:
+        file, _, name = test.partition("::")
+        assert re.search(rf"^def {name}\(", (TESTS / file).read_text("utf-8"), re.MULTILINE), test
+
+
+def test_every_case_has_a_number_of_its_own_and_a_test() -> None:
+    assert len({case.number for case in MATRIX}) == len(MATRIX)
+    assert all(case.tests for case in MATRIX)
+    numbers = [number for case in MATRIX for number in case.number.split(", ") if number.isdecimal()]
+    assert [int(number) for number in numbers] == list(range(1, 34))
+
+
+@pytest.mark.parametrize("arguments", [("--case", "33")], ids=str)
+def test_the_table_says_what_was_seen(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="the case needs the trainer")
+    table = tmp_path / "table.md"
+    command = [sys.executable, str(TESTS / "prove"), *arguments, "--table", str(table)]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=TESTS.parent, timeout=200)
+    assert ended.returncode == 0, ended.stdout
+    assert re.search(r"^\| 33 \| .* \| \d+ checks as expected \|$", table.read_text("utf-8"), re.MULTILINE)
