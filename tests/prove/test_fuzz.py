@@ -1,0 +1,309 @@
+"""Property-based fuzzing: whatever stands in a file from outside, its parser answers or raises its documented error.
+
+Each parser is given files that were whole and then damaged: bytes cut, overwritten and inserted, or, where the file is
+JSON, any value anywhere replaced, removed or added. What is found here becomes a test of its own beside the parser's.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import random
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+TESTS = Path(__file__).parents[1]
+sys.path += [str(TESTS), str(TESTS / "builder")]
+
+import corpora  # noqa: E402 - helpers of the other tests
+from folders import shard_folder  # noqa: E402
+from samples import sample  # noqa: E402
+
+from builder.datasets import iemocap, scan_corpus  # noqa: E402
+from builder.datasets.base import CorpusError  # noqa: E402
+from manifests import folds, index, schema  # noqa: E402
+
+QUICK, THOROUGH = 100, 4000
+
+#: What attackers and accidents put where something else belongs.
+HOSTILE = (
+    *(None, True, -1, 0, 2**63, 1e308, "", "..", "../x", "/etc/passwd", "a/../b", "pipe:cat", "file:///x", "x" * 5000),
+    *("\x00", "\n", "\ud800", "é", [], {}, [[]] * 50, {"a": {"b": {}}}, float("nan"), float("inf")),
+)
+
+
+@dataclass(frozen=True)
+class Parser:
+    """One reader of bytes from outside."""
+
+    whole: Callable[[Path], bytes]
+    """A file's bytes as they should be, from a finished folder of shards."""
+    read: Callable[[bytes, Path], object]
+    """Reads such bytes; the folder is one to write in, a copy of the finished one."""
+    errors: tuple[type[Exception], ...]
+
+
+def _file(name: str, read: Callable[[Path], object], *errors: type[Exception]) -> Parser:
+    """A file of a folder of shards."""
+
+    def put(data: bytes, folder: Path) -> object:
+        (folder / name).write_bytes(data)
+        return read(folder)
+
+    return Parser(lambda folder: (folder / name).read_bytes(), put, errors)
+
+
+def _speakers(folder: Path) -> dict[str, str]:
+    return {path.name: path.name.removesuffix("-000.tar") for path in folder.glob("*.tar")}
+
+
+_INDEX_ERRORS = (index.ManifestError, schema.SchemaError)
+_LABELS = corpora.iemocap_label_file(
+    [(0.5, 2.25, "Ses01F_impro01_F000", "hap"), (2.5, 4.0, "Ses01F_impro01_M000", "neu")]
+)
+
+PARSERS = {
+    "dataset.json": _file(index.DATASET_FILE, index.load_dataset, *_INDEX_ERRORS),
+    "clips.jsonl": _file(index.CLIPS_FILE, lambda folder: list(index.load_rows(folder)), *_INDEX_ERRORS),
+    "SHA256SUMS": _file(index.SUMS_FILE, index.load_sums, *_INDEX_ERRORS),
+    "receipt": _file(
+        "receipts/anna-000.json", lambda folder: index.load_receipt(folder / "receipts/anna-000.json"), *_INDEX_ERRORS
+    ),
+    "tar": _file("anna-000.tar", lambda folder: index.member_places(folder / "anna-000.tar"), schema.SchemaError),
+    "fold file": Parser(
+        lambda folder: (folder / "folds/loso.json").read_bytes(),
+        lambda data, folder: folds.read_assignment(data, _speakers(folder), "x"),
+        (folds.FoldError,),
+    ),
+    "fold scheme": Parser(
+        lambda folder: (Path(folds.__file__).parent / "folds/ravdess-6fold.json").read_bytes(),
+        lambda data, folder: folds.parse_scheme(data, "x"),
+        (folds.FoldError,),
+    ),
+    "IEMOCAP labels": Parser(
+        lambda folder: _LABELS.encode(),
+        lambda data, folder: list(iemocap.parse_labels(data.decode(errors="replace"), "x")),
+        (CorpusError,),
+    ),
+    **{
+        f"member {name}": Parser(
+            lambda folder, name=name: schema.encode(sample())[name],
+            lambda data, folder, name=name: schema.decode({**schema.encode(sample()), name: data}),
+            (schema.SchemaError,),
+        )
+        for name in schema.member_names(("mfcc",))
+    },
+}
+
+VERIFIED = ("dataset.json", "clips.jsonl", "SHA256SUMS", "receipts/anna-000.json", "anna-000.tar", "folds/loso.json")
+
+
+def damaged(data: bytes, source: random.Random) -> bytes:
+    """A few cuts, overwritings and insertions."""
+    for _ in range(source.randint(1, 4)):
+        at, length = source.randrange(len(data) + 1), source.choice((0, 1, 2, 8, 100))
+        by = source.choice(
+            (b"", b"\x00", b"\xff" * 8, b"{", b'"', b"9" * 30, source.randbytes(source.choice((1, 8, 64))))
+        )
+        data = data[:at] + by + data[at + length :]
+    return data
+
+
+def altered(data: bytes, source: random.Random) -> bytes:
+    """JSON, or lines of JSON, with a few values replaced, removed or added anywhere; other files as they are."""
+    lines = data.split(b"\n") if data.count(b"\n") > 1 and data.lstrip().startswith(b'{"') else [data]
+    at = source.randrange(max(len(lines) - 1, 1))
+    try:
+        value = json.loads(lines[at])
+    except ValueError:
+        return data
+    for _ in range(source.randint(1, 3)):
+        holders = [value, *(inner for inner in _inside(value) if isinstance(inner, dict | list) and inner)]
+        _change(source.choice(holders), source)
+    lines[at] = json.dumps(value).encode()
+    return b"\n".join(lines)
+
+
+def _inside(value: Any) -> Iterator[Any]:
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield inner
+        yield from _inside(inner)
+
+
+def _change(holder: Any, source: random.Random) -> None:
+    places = list(holder) if isinstance(holder, dict) else list(range(len(holder)))
+    place, hostile = source.choice(places or [0]), copy.deepcopy(source.choice(HOSTILE))
+    what = source.randrange(4)
+    if what == 0 and places:
+        del holder[place]
+    elif what == 1 and isinstance(holder, dict):
+        holder[str(source.choice(HOSTILE))[:40]] = hostile
+    elif what == 1:
+        holder.append(hostile)
+    elif places:
+        holder[place] = hostile
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished folder that is not changed."""
+    return shard_folder(tmp_path_factory.mktemp("fuzz") / "whole")
+
+
+@pytest.fixture(scope="module")
+def scratch(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy to damage."""
+    return Path(shutil.copytree(whole, tmp_path_factory.mktemp("fuzz") / "scratch"))
+
+
+def _efforts() -> list[Any]:
+    return [pytest.param(QUICK, id="quick"), pytest.param(THOROUGH, id="thorough", marks=pytest.mark.slow)]
+
+
+def _tried(examples: int, attempt: Callable[[random.Random], None]) -> None:
+    """An attempt with each of many random numbers, the same ones in every run; a failure tells the smallest."""
+
+    @settings(max_examples=examples, database=None, suppress_health_check=list(HealthCheck))
+    @given(st.randoms(use_true_random=False))
+    def tried(source: random.Random) -> None:
+        attempt(source)
+
+    tried()
+
+
+@pytest.mark.parametrize("examples", _efforts())
+@pytest.mark.parametrize("name", PARSERS)
+def test_a_damaged_file_gives_a_value_or_the_documented_error(
+    name: str, examples: int, whole: Path, scratch: Path, record_property: Callable[[str, object], None]
+) -> None:
+    parser = PARSERS[name]
+    data, refused = parser.whole(whole), 0
+
+    def attempt(source: random.Random) -> None:
+        nonlocal refused
+        bad = source.choice((damaged, altered))(data, source)
+        try:
+            parser.read(bad, scratch)
+        except parser.errors as error:
+            refused += 1
+            assert "\n" not in str(error)
+
+    _tried(examples, attempt)
+    assert refused > examples / 20  # what is damaged is mostly noticed; else nothing was tried here
+    parser.read(data, scratch)
+    record_property("fuzzed", f"{name}: {examples} damaged, {refused} refused")
+
+
+@pytest.mark.parametrize("examples", _efforts())
+def test_a_damaged_folder_is_told_of_and_nothing_else(examples: int, whole: Path, scratch: Path) -> None:
+    """Any file of a folder is damaged; `verify` names problems, or says that there is no index to read."""
+    unseen = 0
+
+    def attempt(source: random.Random) -> None:
+        nonlocal unseen
+        name = source.choice(VERIFIED)
+        data = (whole / name).read_bytes()
+        bad = source.choice((damaged, altered))(data, source)
+        (scratch / name).write_bytes(bad)
+        try:
+            unseen += not index.verify(scratch, full=True) and bad != data
+        except _INDEX_ERRORS as error:
+            assert "\n" not in str(error)
+        finally:
+            (scratch / name).write_bytes(data)
+
+    _tried(examples // 2, attempt)
+    # SHA256SUMS hashes the rest; its own bytes may change without a change of what it says (a last line's end).
+    assert unseen <= examples / 20
+
+
+NAMES = st.lists(
+    st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=40)
+    | st.from_regex(r"[0-9]{2}(-[0-9]{2}){5,7}\.(mp4|flv|wav)", fullmatch=True)
+    | st.from_regex(r"1[01][0-9]{2}_[A-Z]{3}_[A-Z]{3}_[A-Z]{2}\.(flv|wav)", fullmatch=True)
+    | st.sampled_from(["01-01-03-01-01-01-01.mp4", "1001_DFA_ANG_XX.flv", "clips.csv", ".hidden.mp4", "x.mp4.part"]),
+    max_size=12,
+    unique_by=str.casefold,
+)
+
+
+@pytest.mark.parametrize("examples", _efforts())
+@pytest.mark.parametrize("corpus", ["ravdess", "crema-d", "folder"])
+def test_any_file_names_give_clips_or_one_error(
+    corpus: str, examples: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    root = tmp_path_factory.mktemp("names")
+    inside = {"ravdess": root / "Actor_01", "crema-d": root / "VideoFlash", "folder": root}[corpus]
+
+    @settings(max_examples=examples, database=None, suppress_health_check=list(HealthCheck))
+    @given(NAMES, st.text(max_size=200))
+    def tried(names: list[str], table: str) -> None:
+        shutil.rmtree(root)
+        inside.mkdir(parents=True)
+        for name in names:
+            if name not in (".", "..") and len(name.encode()) < 250:
+                (inside / name).write_bytes(b"\x00\x00\x00\x18ftypmp42")
+        if corpus == "folder":
+            (root / "clips.csv").write_text(f"clip,speaker,emotion\n{table}", "utf-8", errors="replace")
+        try:
+            scan = scan_corpus(corpus, root)
+        except CorpusError as error:
+            assert "\n" not in str(error)
+        else:
+            assert all(schema.NAME.fullmatch(source.clip.clip_id) for source in scan.sources)
+
+    tried()
+
+
+@pytest.mark.parametrize("examples", _efforts())
+@pytest.mark.parametrize("kind", ["safetensors", "torch"])
+def test_a_damaged_checkpoint_gives_weights_or_the_documented_error(kind: str, examples: int, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason="checkpoints need torch")
+    import safetensors.torch
+
+    from train.models.videomae import Encoder, EncoderConfig
+    from train.models.weights import WeightsError, load_weights
+
+    config = EncoderConfig(width=384, depth=1, heads=6, mlp=8, patch=(2, 16, 16), input=(16, 224, 224))
+    state = {name: tensor.contiguous() for name, tensor in Encoder(config).state_dict().items()}
+    buffer = io.BytesIO()
+    torch.save({"model": state}, buffer)
+    data = {"safetensors": safetensors.torch.save(state), "torch": buffer.getvalue()}[kind]
+    path = tmp_path / ("model.safetensors" if kind == "safetensors" else "model.pth")
+
+    def keys(source: random.Random) -> bytes:
+        """The state dict under other keys, and with other shapes."""
+        changed = dict(state)
+        name = source.choice(list(changed))
+        tensor = changed.pop(name)
+        changed[source.choice((name, f"encoder.{name}", name.replace("blocks.0", "blocks.9"), "", "x" * 300))] = (
+            source.choice((tensor, tensor.flatten(), tensor[:0], tensor.half(), torch.zeros(())))
+        ).contiguous()
+        out = io.BytesIO()
+        torch.save(changed, out)
+        return safetensors.torch.save(changed) if kind == "safetensors" else out.getvalue()
+
+    def ends(source: random.Random) -> bytes:
+        """Damage where a file's structure is: near its beginning or its end."""
+        at = source.choice((slice(0, 3000), slice(len(data) - 3000, len(data))))
+        return data[: at.start] + damaged(data[at], source) + data[at.stop :]
+
+    def attempt(source: random.Random) -> None:
+        path.write_bytes(source.choice((keys, ends))(source))
+        try:
+            load_weights(path)
+        except WeightsError as error:
+            assert "\n" not in str(error)
+
+    _tried(examples // 5, attempt)
+    path.write_bytes(data)
+    assert load_weights(path).config.width == config.width
