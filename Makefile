@@ -6,8 +6,8 @@
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   := .venv
-RUN    := $(VENV)/bin/python
-PIP    := $(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PY     := $(VENV)/bin/python
+PIP    := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 CHOSEN  := $(DATASET)# by the user: the trainer takes the only corpus built, the builder the demo
 DATASET ?= demo
@@ -51,40 +51,46 @@ $(VENV)/test.ok: $(VENV)/builder.ok $(VENV)/train.ok
 
 .PHONY: shards plan verify report doctor
 shards: $(VENV)/builder.ok  ## Build shards: DATASET=demo|ravdess|crema-d|iemocap|folder DATA=folder OUT=folder
-	@$(RUN) -m builder shards $(WHERE) $(SETTINGS) $(if $(WORKERS),--workers $(WORKERS)) \
+	@$(PY) -m builder shards $(WHERE) $(SETTINGS) $(if $(WORKERS),--workers $(WORKERS)) \
 	    $(if $(ALLOW_DROPS),--allow-drops) $(if $(PRUNE),--prune) $(ARGS)
 
 plan: $(VENV)/builder.ok  ## Say what would be built, what is absent and what is defective
-	@$(RUN) -m builder plan $(WHERE) $(SETTINGS) $(if $(ALL),--all) $(ARGS)
+	@$(PY) -m builder plan $(WHERE) $(SETTINGS) $(if $(ALL),--all) $(ARGS)
 
 verify: $(VENV)/builder.ok  ## Hold built shards against their index (QUICK=1: sizes only)
-	@$(RUN) -m manifests verify '$(OUT)' $(if $(QUICK),--quick)
+	@$(PY) -m manifests verify '$(OUT)' $(if $(QUICK),--quick)
 
 report: $(VENV)/builder.ok  ## Make report.html of built shards again
-	@$(RUN) -m builder report $(WHERE) $(ARGS)
+	@$(PY) -m builder report $(WHERE) $(ARGS)
 
 doctor: $(VENV)/builder.ok  ## Load every backend, check disk, memory and corpus, say what to do
-	@$(RUN) -m builder.doctor $(WHERE)
+	@$(PY) -m builder.doctor $(WHERE)
 
-.PHONY: train sweep results
+.PHONY: train sweep results predict export
 train: $(VENV)/train.ok  ## Train a strategy on a fold: STRATEGY FOLD DATASET ENCODER WEIGHTS RECIPE LABELS SCHEME
-	@$(RUN) -m train train $(LEARN) $(ARGS)
+	@$(PY) -m train train $(LEARN) $(ARGS)
 
 sweep: $(VENV)/train.ok  ## Train all strategies on all folds, or those of STRATEGY and FOLD; skips what is done
-	@$(RUN) -m train sweep $(LEARN) $(ARGS)
+	@$(PY) -m train sweep $(LEARN) $(ARGS)
 
 results: $(VENV)/train.ok  ## Set the paper's tables beside all runs, with plots: runs/report
-	@$(RUN) -m train report --runs '$(RUNS)' $(ARGS)
+	@$(PY) -m train report --runs '$(RUNS)' $(ARGS)
+
+predict: $(VENV)/train.ok $(VENV)/builder.ok  ## Say what a run makes of recordings: RUN=folder CLIP="a.mp4 b.flv", or SHARDS=folder
+	@$(PY) -m train predict --run '$(RUN)' $(if $(SHARDS),--shards '$(SHARDS)') $(CLIP) $(ARGS)
+
+export: $(VENV)/train.ok  ## Write a finished run as a folder to hand on: RUN=folder OUT=folder
+	@$(PY) -m train export --run '$(RUN)' --out '$(OUT)' $(ARGS)
 
 .PHONY: test test-slow prove lint bench-build bench-load bench-train
 test: $(VENV)/test.ok lint  ## Lint, types, import contracts and tests
-	@$(RUN) -m pytest $(ARGS)
+	@$(PY) -m pytest $(ARGS)
 
 test-slow: $(VENV)/test.ok  ## The tests that take minutes
-	@$(RUN) -m pytest -m slow $(ARGS)
+	@$(PY) -m pytest -m slow $(ARGS)
 
 prove: $(VENV)/test.ok  ## Inject every fault that the README lists and print what was seen
-	@$(RUN) tests/prove $(ARGS)
+	@$(PY) tests/prove $(ARGS)
 
 lint: $(VENV)/test.ok  ## Ruff, mypy, import contracts
 	@$(VENV)/bin/ruff check --quiet .
@@ -93,13 +99,13 @@ lint: $(VENV)/test.ok  ## Ruff, mypy, import contracts
 	@said=$$($(VENV)/bin/lint-imports --no-cache 2>&1) || { echo "$$said"; exit 1; }
 
 bench-build: $(VENV)/builder.ok  ## CPU a clip takes against the floor, and where it goes
-	@$(RUN) -m builder.bench --dataset $(DATASET) --data '$(DATA)' $(ARGS)
+	@$(PY) -m builder.bench --dataset $(DATASET) --data '$(DATA)' $(ARGS)
 
 bench-load: $(VENV)/train.ok  ## Clips/s a core that the loader makes of shards, beside bare decoding of the same bytes
-	@$(RUN) -m train.bench_load '$(or $(SHARDS),$(OUT))' $(ARGS)
+	@$(PY) -m train.bench_load '$(or $(SHARDS),$(OUT))' $(ARGS)
 
 bench-train: $(VENV)/train.ok  ## Clips/s and MFU of fine-tuning and of frozen features: ENCODER DEVICE ARGS
-	@$(RUN) -m train.bench_train $(if $(ENCODER),--encoder $(ENCODER)) $(if $(DEVICE),--device $(DEVICE)) $(ARGS)
+	@$(PY) -m train.bench_train $(if $(ENCODER),--encoder $(ENCODER)) $(if $(DEVICE),--device $(DEVICE)) $(ARGS)
 
 .PHONY: clean
 clean:  ## Remove the environment; shards and data stay

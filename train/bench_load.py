@@ -12,7 +12,6 @@ import importlib.util
 import io
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
@@ -22,10 +21,7 @@ import numpy as np
 import simplejpeg
 import torch
 
-from manifests.folds import Side
-from manifests.index import load_rows
-from manifests.labels import identity_scheme
-from train.data import FACES, Clips, Folder, load_clips, members_for, open_folder
+from train.data import FACES, Clips, all_clips, members_for, open_folder
 from train.fusion import STRATEGIES, strategy_named
 from train.loader import Batch, Loader, Schedule
 
@@ -39,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         folder = open_folder(options.folder)
         members = members_for(folder.dataset, strategy_named(options.strategy), options.feature)
-        clips = all_clips(folder, members)
+        clips, _ = all_clips(folder, members)
     except (ValueError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
@@ -47,18 +43,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sys.stdout.write(table(rates))
     ours = min(rate for name, rate in rates.items() if name.startswith("loader"))
     return int(ours < options.least * rates["bare decoding"])
-
-
-def all_clips(folder: Folder, members: tuple[str, ...]) -> Clips:
-    """Every clip of a folder, whatever its folds and labels say."""
-    counts = Counter(row.emotion for row in load_rows(folder.path) if row.shard)
-    shards = folder.dataset.shards
-    side = Side(
-        shards=sorted(shard.name for shard in shards),
-        subjects=sorted({shard.speaker for shard in shards}),
-        clips=dict(counts),
-    )
-    return load_clips(folder, side, identity_scheme(folder.dataset.dataset, counts), members)
 
 
 def measure(ways: Mapping[str, Way], rounds: int, clips: int) -> dict[str, float]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from manifests.files import publish
 from manifests.folds import FoldError
 from manifests.index import ManifestError
 from manifests.labels import LabelError
@@ -17,14 +19,26 @@ from manifests.schema import SchemaError
 from train import cost, runs
 from train.cache import CacheError
 from train.checkpoint import CheckpointError
-from train.config import DEMO, DEMO_DEFAULT, ENCODER_DEFAULT, ConfigError, TrainConfig
+from train.config import DEMO, DEMO_DEFAULT, ENCODER_DEFAULT, ConfigError, TrainConfig, device_for
 from train.data import DataError, open_folder
 from train.evaluate import EvaluationError, FoldResult
+from train.export import export
 from train.fusion import STRATEGIES, FusionError
 from train.imaging import ImagingError
 from train.loop import Stopped, TrainingError
 from train.models.layouts import WeightsError
 from train.models.videomae import ENCODERS
+from train.predict import (
+    PredictError,
+    Predictor,
+    Said,
+    dump_said,
+    load_predictor,
+    predict_recordings,
+    predict_shards,
+    predicted,
+    score,
+)
 from train.prepare import fold_names, only_folder
 from train.ranks import Ranks, joined
 from train.recipes import RECIPES, Recipe, RecipeError, dump_toml, recipe_named
@@ -35,14 +49,17 @@ from train.tables import write_report
 #: What a user can mend; anything else is a fault of the program and shows its traceback.
 ERRORS = (
     *(CacheError, CheckpointError, ConfigError, DataError, EvaluationError, FoldError, FusionError, ImagingError),
-    *(LabelError, ManifestError, RecipeError, SchemaError, TrainingError, WeightsError, OSError),
+    *(LabelError, ManifestError, PredictError, RecipeError, SchemaError, TrainingError, WeightsError, OSError),
 )
 STOPPED = 130
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run a command; its exit status: 0, 1 after an error, 130 after Ctrl-C."""
-    asked = _parser().parse_args(arguments)
+    told = list(sys.argv[1:] if arguments is None else arguments)
+    asked = _parser().parse_args(
+        told if told and (told[0] in _COMMANDS or told[0] in ("-h", "--help")) else ["train", *told]
+    )
     try:
         return _COMMANDS[asked.command](asked)
     except Stopped:
@@ -52,7 +69,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except torch.OutOfMemoryError as error:
         if asked.debug:
             raise
-        return _failed(f"{str(error).splitlines()[0]} Try --accumulate {2 * asked.accumulate}", 1)
+        advice = f" Try --accumulate {2 * asked.accumulate}" if "accumulate" in asked else ""
+        return _failed(f"{str(error).splitlines()[0]}{advice}", 1)
     except ERRORS as error:
         if asked.debug:
             raise
@@ -95,6 +113,42 @@ def _swept(config: TrainConfig, ranks: Ranks) -> Outcome:
     if not runs.is_done(session.folder, session.protocol):
         session.say(f"{config.strategy}, fold {config.fold}")
     return train(session)
+
+
+def _predict(asked: argparse.Namespace) -> int:
+    """Say what a trained classifier makes of recordings or of shards; exit status 1 if a recording cannot be used."""
+    if bool(asked.clips) == bool(asked.shards):
+        raise ConfigError("predict: expected recordings, or --shards with a folder of shards")
+    predictor = load_predictor(Path(asked.run))
+    ranks = Ranks(device=device_for(asked.device))
+    if asked.shards:
+        said = predict_shards(predictor, asked.shards, ranks, speakers=asked.speaker or (), workers=asked.workers)
+    else:
+        said = predict_recordings(predictor, list(map(Path, asked.clips)), ranks, workers=asked.workers)
+    if asked.out:
+        publish(Path(asked.out), dump_said(predictor, said))
+    _out("\n".join(_lines_said(predictor, said)))
+    return int(any(one.probabilities is None for one in said))
+
+
+def _lines_said(predictor: Predictor, said: Sequence[Said]) -> Iterator[str]:
+    """A line a clip, then the scores where there are labels."""
+    width = max((len(one.clip) for one in said), default=0)
+    for one in said:
+        name, share = predicted(predictor, one)
+        yield f"{one.clip:<{width}}  {name}  {share:.3f}" if name else f"{one.clip:<{width}}  not built: {one.reason}"
+    result, seen = score(predictor, said)
+    if seen:
+        yield f"not scored: {seen} clips of speakers that the classifier was trained on or chosen by"
+    if result:
+        yield f"{_scores(result)}; {result.clips} clips of unseen speakers ({', '.join(result.speakers)})"
+
+
+def _export(asked: argparse.Namespace) -> int:
+    """Write a finished run as a folder to hand on."""
+    outcome = export(Path(asked.run), Path(asked.out))
+    _out(f"{asked.out}: {_told(outcome)}")
+    return 0
 
 
 def _report(asked: argparse.Namespace) -> int:
@@ -238,12 +292,39 @@ def _failed(message: str, status: int) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m train", description="Train, sweep and report.")
-    parser.add_argument("command", nargs="?", choices=tuple(_COMMANDS), default="train", help="train if not given")
-    _add_data(parser.add_argument_group("data"))
-    _add_model(parser.add_argument_group("model and recipe"))
-    _add_running(parser.add_argument_group("running"))
+    parser = argparse.ArgumentParser(prog="python -m train", description="Train, judge and use classifiers.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, what in (("train", "train one strategy on one fold"), ("sweep", "train strategies on folds")):
+        command = _command(commands, name, what)
+        _add_data(command.add_argument_group("data"))
+        _add_model(command.add_argument_group("model and recipe"))
+        _add_running(command.add_argument_group("running"))
+    report = _command(commands, "report", "set the paper's tables beside all runs")
+    report.add_argument("--runs", default="runs", help="folder of all runs")
+    report.add_argument("--out", help="folder of the report; runs/report if not given")
+    _add_predict(_command(commands, "predict", "say what a trained classifier makes of recordings or shards"))
+    told = _command(commands, "export", "write a finished run as a folder to hand on")
+    told.add_argument("--run", required=True, help="folder of the run")
+    told.add_argument("--out", required=True, help="folder to write")
     return parser
+
+
+def _command(commands: Any, name: str, what: str) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(
+        name, help=what, description=what[0].upper() + what[1:] + "."
+    )
+    command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return command
+
+
+def _add_predict(command: argparse.ArgumentParser) -> None:
+    command.add_argument("clips", nargs="*", metavar="clip.mp4", help="recordings; they need the builder")
+    command.add_argument("--run", required=True, help="folder of a finished run, or an exported one")
+    command.add_argument("--shards", help="folder of shards, or its address, in place of recordings")
+    command.add_argument("--speaker", nargs="+", help="of the shards only these speakers")
+    command.add_argument("--out", help="write what is said as CSV, too")
+    command.add_argument("--workers", type=int, default=2, help="decoding threads")
+    command.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
 
 
 def _add_data(group: argparse._ArgumentGroup) -> None:
@@ -270,13 +351,17 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
 
 def _add_running(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--runs", default="runs", help="folder of all runs")
-    group.add_argument("--out", help="folder of the report; runs/report if not given")
     group.add_argument("--workers", type=int, default=2, help="decoding threads; any number gives the same result")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     group.add_argument("--accumulate", type=int, default=1, help="micro-batches a step, to need less memory")
     group.add_argument("--save-steps", type=int, default=500, help="steps between checkpoints")
     group.add_argument("--compile", choices=("auto", "on", "off"), default="auto", help="auto compiles on a GPU")
-    group.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
-_COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {"train": _train, "sweep": _sweep, "report": _report}
+_COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "train": _train,
+    "sweep": _sweep,
+    "report": _report,
+    "predict": _predict,
+    "export": _export,
+}

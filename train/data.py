@@ -178,6 +178,23 @@ def load_clips(folder: Folder, side: Side, scheme: LabelScheme, members: tuple[s
     )
 
 
+def all_clips(
+    folder: Folder, members: tuple[str, ...], names: Sequence[str] | None = None
+) -> tuple[Clips, tuple[str, ...]]:
+    """Every clip of some shards, of all if none are named, whatever folds and label schemes say, and what labels mean.
+
+    Labels are places in the raw emotions that are returned. Call `ready_shards` first. Raises DataError.
+    """
+    shards = shards_named(folder.dataset, names) if names is not None else folder.dataset.shards
+    known = {shard.name for shard in shards}
+    counts = Counter(row.emotion for row in index.load_rows(folder.path) if row.shard in known)
+    side = Side(
+        shards=sorted(known), subjects=sorted({shard.speaker for shard in shards}), clips=dict(sorted(counts.items()))
+    )
+    scheme = labels.identity_scheme(folder.dataset.dataset, counts)
+    return load_clips(folder, side, scheme, members), scheme.classes
+
+
 def shards_named(dataset: Dataset, names: Sequence[str]) -> list[Shard]:
     """What the index promises of some shards."""
     known = {shard.name: shard for shard in dataset.shards}

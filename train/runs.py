@@ -3,6 +3,7 @@
     runs/<dataset>/<strategy>/fold-<fold>/
         config.json       everything the run was started with; written by the loop
         log.jsonl         lines that are JSON objects; one with `validation_uar` ends an epoch: see `Epoch`
+        model/            classifier of the chosen epoch, to be loaded, exported and predicted with
         predictions.csv   what the model said of each clip of the test fold: see `train.evaluate`
         result.json       `Outcome`: what was trained, how, and its scores; written last, so that it says "done"
 
@@ -42,6 +43,7 @@ CONFIG_FILE = "config.json"
 LOG_FILE = "log.jsonl"
 PREDICTIONS_FILE = "predictions.csv"
 RESULT_FILE = "result.json"
+MODEL = "model"
 RESULT_VERSION = 1
 
 _MAX_BYTES = 1 << 28

@@ -34,11 +34,10 @@ from train.models.videomae import CHANNELS, Classifier
 from train.models.weights import fingerprint, save_pretrained
 from train.optim import make_optimizer
 from train.prepare import Corpus, make_classifier, make_imaging, open_corpus
+from train.provenance import Provenance
 from train.ranks import Ranks
-from train.runs import CONFIG_FILE, Outcome, Protocol, Run
+from train.runs import CONFIG_FILE, MODEL, Outcome, Protocol, Run
 
-#: Folder, in a run's, of the chosen epoch's classifier.
-MODEL = "model"
 #: Folder, among the runs, of frozen features.
 FEATURES = ".features"
 #: Most bytes of a side's inputs that are held in memory.
@@ -228,7 +227,7 @@ def _test(session: Session, epoch: int) -> Outcome:
         epochs=config.recipe.epochs,
     )
     if session.ranks.first:
-        details = {"run": asdict(run), "standardisation": asdict(session.imaging.standardisation)}
+        details = _provenance(session, run).to_json()
         classes = session.protocol.classes
         save_pretrained(
             session.model, session.folder / MODEL, classes=classes, licence=session.licence, details=details
@@ -236,6 +235,18 @@ def _test(session: Session, epoch: int) -> Outcome:
         runs.finish(config.home, run, _predictions(clips, logits), promised(clips))
     session.ranks.wait()
     return runs.read_outcome(session.folder)
+
+
+def _provenance(session: Session, run: Run) -> Provenance:
+    corpus = session.corpus
+    return Provenance(
+        run=run,
+        standardisation=session.imaging.standardisation,
+        build=corpus.folder.dataset.identity["config"],
+        about=corpus.folder.dataset.about,
+        mapping=corpus.scheme.mapping,
+        seen=tuple(sorted({*corpus.sides["train"]["subjects"], *corpus.sides["validation"]["subjects"]})),
+    )
 
 
 def _predictions(clips: Clips, logits: Tensor) -> Predictions:

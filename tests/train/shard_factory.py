@@ -16,6 +16,8 @@ from manifests.schema import Clip, Sample, Timing, encode, spectrogram_shape
 
 SPEAKERS = ("anna", "ben", "cleo", "dora")
 EMOTIONS = ("fear", "joy")
+#: Of a build, as far as they change what a clip looks like.
+SETTINGS = {"timeline": "uniform", "step_frames": 6, "align": "frame", "decoder": "pyav"}
 
 
 def make_folder(
@@ -40,8 +42,8 @@ def make_folder(
     described = Dataset(
         dataset=dataset,
         complete=True,
-        identity={"config": {"dataset": dataset, "features": list(features)}},
-        about={},
+        identity={"config": {"dataset": dataset, "features": list(features), **SETTINGS}},
+        about={"title": "A folder", "licence": "CC0 1.0", "citation": "Nobody, 2026"},
         label_schemes=label_schemes,
         fold_schemes=(folds.LOSO,),
         counts={"built": len(rows)},

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
 import tomllib
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -150,6 +152,68 @@ def test_ctrl_c_saves_and_says_how_to_go_on(shards: Path, tmp_path: Path) -> Non
     assert process.returncode == 130
     assert err.splitlines()[-1].startswith("error: stopped; all that was learnt is saved")
     assert (run_folder(tmp_path) / "checkpoints").is_dir()
+
+
+def command(shards: Path, runs: Path) -> list[str]:
+    """Augmented fine-tuning as a program of its own: 3 epochs of 4 steps, a checkpoint after each."""
+    told = {"shards": shards, "runs": runs, "encoder": "tiny", "recipe": "finetune", "epochs": 3, "batch": 2}
+    told |= {"save-steps": 1, "workers": 1}
+    return [sys.executable, "-m", "train", "train", *(part for name in told for part in (f"--{name}", str(told[name])))]
+
+
+def program(shards: Path, runs: Path) -> subprocess.Popen[bytes]:
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command(shards, runs), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=env)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files of a run that was let be."""
+    runs = tmp_path_factory.mktemp("undisturbed")
+    assert program(shards, runs).wait(timeout=200) == 0
+    return runs / "folder" / "cfas" / f"fold-{SPEAKERS[0]}"
+
+
+def test_killed_in_the_middle_of_an_epoch_ends_with_the_same_bytes(
+    shards: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    home = run_folder(tmp_path)
+    process, deadline = program(shards, tmp_path / "runs"), time.monotonic() + 120
+    while not list(home.glob("checkpoints/00000000[67]")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert not (home / "result.json").exists()
+    assert program(shards, tmp_path / "runs").wait(timeout=200) == 0
+    for name in ("model/model.safetensors", "predictions.csv"):
+        assert (home / name).read_bytes() == (undisturbed / name).read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+def test_kills_at_random_moments_end_with_the_same_bytes(
+    shards: Path, undisturbed: Path, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    """200 kills, spread over as many trainings as they take."""
+    source, kills, finished = random.Random(0), 0, 0
+    while kills < 200:
+        runs = tmp_path / f"runs-{finished}"
+        while True:
+            process = program(shards, runs)
+            try:
+                status = process.wait(timeout=source.uniform(2.0, 6.0) if kills < 200 else 200)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                kills += 1
+            else:
+                assert status == 0
+                break
+        home = runs / "folder" / "cfas" / f"fold-{SPEAKERS[0]}"
+        for name in ("model/model.safetensors", "predictions.csv"):
+            assert (home / name).read_bytes() == (undisturbed / name).read_bytes()
+        finished += 1
+    record_property("seen", f"{kills} random kills of train in {finished} trainings, all ended with the same bytes")
 
 
 def test_sweep_trains_what_is_missing_and_sums_up(train, tmp_path: Path) -> None:
