@@ -19,6 +19,7 @@ from builder.engines import ClipPool, Limits
 from builder.shards import ShardPlan, finished, plan_shards, write_shard
 from manifests import folds, index
 from manifests.card import dataset_card
+from manifests.croissant import croissant
 from manifests.files import FolderError, publish, remove_leftovers, sole_owner
 from manifests.index import Dataset, Receipt, Row, Shard
 from manifests.progress import Progress
@@ -219,6 +220,10 @@ def _write_index(out: Path, planned: Plan, receipts: Sequence[Receipt], resumed:
     sums |= {shard.name: shard.sha256 for shard in shards}
     sums |= {f"{index.FOLDS}/{name}.json": index.file_sha256(out / index.FOLDS / f"{name}.json") for name in schemes}
     sums[index.CLIPS_FILE] = publish(out / index.CLIPS_FILE, index.dump_rows(rows))
+    described = croissant(
+        dataset, clips_bytes=(out / index.CLIPS_FILE).stat().st_size, clips_sha256=sums[index.CLIPS_FILE]
+    )
+    sums[index.CROISSANT_FILE] = publish(out / index.CROISSANT_FILE, described)
     sums["README.md"] = publish(out / "README.md", dataset_card(dataset, rows).encode())
     sums[index.DATASET_FILE] = publish(out / index.DATASET_FILE, index.dump_dataset(dataset))
     publish(out / index.SUMS_FILE, index.dump_sums(sums))
