@@ -1,6 +1,6 @@
 # Every target only calls a command line. Builder's settings: DATASET DATA OUT WORKERS FEATURE TIMELINE ALIGN DECODER
-# OPTION ARGS; trainer's: DATASET SHARDS STRATEGY FOLD FEATURE LABELS SCHEME ENCODER WEIGHTS RECIPE SEED RUNS WORKERS
-# DEVICE ARGS.
+# OPTION ARGS; sharing's: DATASET OUT DEST AFFIRM PUBLIC NO_REPORT PRUNE ARGS; trainer's: DATASET SHARDS STRATEGY FOLD
+# FEATURE LABELS SCHEME ENCODER WEIGHTS RECIPE SEED RUNS WORKERS DEVICE ARGS.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -44,6 +44,11 @@ $(VENV)/train.ok: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) --editable '.[train]'
 	@touch $@
 
+$(VENV)/share.ok: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "setting up sharing in $(VENV) (once)"
+	$(PIP) --editable '.[hub,s3]'
+	@touch $@
+
 $(VENV)/test.ok: $(VENV)/builder.ok $(VENV)/train.ok
 	@echo "setting up the tests in $(VENV) (once)"
 	$(PIP) --editable '.[builder,train,test]'
@@ -65,6 +70,11 @@ report: $(VENV)/builder.ok  ## Make report.html of built shards again
 
 doctor: $(VENV)/builder.ok  ## Load every backend, check disk, memory and corpus, say what to do
 	@$(PY) -m builder.doctor $(WHERE)
+
+.PHONY: share
+share: $(VENV)/share.ok  ## Copy finished shards to DEST=folder|s3://bucket/path|hf://datasets/owner/name, checked there
+	@$(PY) -m manifests share '$(OUT)' '$(DEST)' $(if $(AFFIRM),--affirm '$(AFFIRM)') $(if $(PUBLIC),--public) \
+	    $(if $(NO_REPORT),--no-report) $(if $(PRUNE),--prune) $(ARGS)
 
 .PHONY: train sweep results predict export
 train: $(VENV)/train.ok  ## Train a strategy on a fold: STRATEGY FOLD DATASET ENCODER WEIGHTS RECIPE LABELS SCHEME

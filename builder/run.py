@@ -19,6 +19,7 @@ from builder.engines import ClipPool, Limits
 from builder.shards import ShardPlan, finished, plan_shards, write_shard
 from manifests import folds, index
 from manifests.card import dataset_card
+from manifests.croissant import croissant
 from manifests.files import FolderError, publish, remove_leftovers, sole_owner
 from manifests.index import Dataset, Receipt, Row, Shard
 from manifests.progress import Progress
@@ -115,6 +116,7 @@ def build(job: Job) -> Summary:
     planned = plan(job.config, job.data)
     with sole_owner(job.out):
         complete = _refuse_other_build(job.out, planned)
+        remove_leftovers(job.out)
         receipts = _finished_shards(job.out, planned)
         todo = [shard for shard in planned.shards if shard.name not in receipts]
         strays = _strays(job.out, planned, job.prune)
@@ -148,7 +150,6 @@ def _mark_unfinished(out: Path, planned: Plan) -> None:
     """Say that a build is under way here, and by which configuration, before anything changes."""
     for name in (index.RECEIPTS, index.FOLDS):
         (out / name).mkdir(exist_ok=True)
-    remove_leftovers(out)
     publish(out / index.DATASET_FILE, index.dump_dataset(_dataset(planned, complete=False)))
 
 
@@ -219,6 +220,10 @@ def _write_index(out: Path, planned: Plan, receipts: Sequence[Receipt], resumed:
     sums |= {shard.name: shard.sha256 for shard in shards}
     sums |= {f"{index.FOLDS}/{name}.json": index.file_sha256(out / index.FOLDS / f"{name}.json") for name in schemes}
     sums[index.CLIPS_FILE] = publish(out / index.CLIPS_FILE, index.dump_rows(rows))
+    described = croissant(
+        dataset, clips_bytes=(out / index.CLIPS_FILE).stat().st_size, clips_sha256=sums[index.CLIPS_FILE]
+    )
+    sums[index.CROISSANT_FILE] = publish(out / index.CROISSANT_FILE, described)
     sums["README.md"] = publish(out / "README.md", dataset_card(dataset, rows).encode())
     sums[index.DATASET_FILE] = publish(out / index.DATASET_FILE, index.dump_dataset(dataset))
     publish(out / index.SUMS_FILE, index.dump_sums(sums))

@@ -1,14 +1,18 @@
-"""Command line for whoever receives a folder of shards: python -m manifests verify FOLDER."""
+"""Command line for whoever gives or receives a folder of shards: python -m manifests COMMAND FOLDER ..."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from manifests.index import ManifestError, load_dataset, verify
+from manifests import terms
+from manifests.files import describe_os_error
+from manifests.index import Dataset, ManifestError, Problem, load_dataset, verify
 from manifests.schema import SchemaError
+from manifests.sharing.destinations import Destination, ShareError, destination
+from manifests.sharing.share import NotWholeError, Shared, Wish, share
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -18,26 +22,84 @@ def main(arguments: Sequence[str] | None = None) -> int:
     check = commands.add_parser("verify", help="hold a folder of shards against its index")
     check.add_argument("folder", type=Path)
     check.add_argument("--quick", action="store_true", help="sizes only, no hashes")
+    check.set_defaults(run=_verify)
+    _add_share(commands.add_parser("share", help="copy a finished folder to where others read it"))
     options = parser.parse_args(arguments)
     try:
-        return _verify(options.folder, full=not options.quick)
-    except (ManifestError, SchemaError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
+        return int(options.run(options))
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped; the same command goes on where this one was\n")
+        return 130
+    except (ManifestError, SchemaError, ShareError, OSError) as error:
+        sys.stderr.write(f"error: {describe_os_error(error) if isinstance(error, OSError) else error}\n")
         return 2
 
 
-def _verify(folder: Path, full: bool) -> int:
-    problems = verify(folder, full=full)
-    for problem in problems:
-        sys.stdout.write(f"BAD  {problem}\n")
+def _verify(options: argparse.Namespace) -> int:
+    problems = verify(options.folder, full=not options.quick)
     if problems:
-        return 1
-    dataset = load_dataset(folder)
+        return _bad(problems)
+    dataset = load_dataset(options.folder)
     size = sum(shard.bytes for shard in dataset.shards) / 1e6
     samples = sum(shard.samples for shard in dataset.shards)
-    how = "every hash and member" if full else "every size"
+    how = "every size" if options.quick else "every hash and member"
     sys.stdout.write(f"whole: {samples} samples in {len(dataset.shards)} shards, {size:.1f} MB ({how})\n")
     return 0
+
+
+def _bad(problems: Iterable[Problem]) -> int:
+    for problem in problems:
+        sys.stdout.write(f"BAD  {problem}\n")
+    return 1
+
+
+def _add_share(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("destination", help="a folder, s3://bucket/path or hf://datasets/owner/name")
+    parser.add_argument("--affirm", metavar="WORDS", help="that the receiver holds the licence, where it is needed")
+    parser.add_argument(
+        "--public", action="store_true", help="everybody may see it (a repository is private otherwise)"
+    )
+    parser.add_argument(
+        "--no-report", dest="report", action="store_false", help="leave out report.html, it shows faces"
+    )
+    parser.add_argument("--prune", action="store_true", help="remove there what is gone from the folder")
+    parser.set_defaults(run=_share)
+
+
+def _share(options: argparse.Namespace) -> int:
+    _say_terms(load_dataset(options.folder))
+    wish = Wish(affirmed=options.affirm, public=options.public, report=options.report, prune=options.prune)
+    there = destination(options.destination)
+    try:
+        shared = share(options.folder, there, wish)
+    except NotWholeError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return _bad(error.problems)
+    _say_shared(shared, there)
+    return 0
+
+
+def _say_terms(dataset: Dataset) -> None:
+    licence = terms.known_licence(dataset)
+    asks = f" ({licence.asks}; {licence.url})" if licence else ""
+    sys.stdout.write(f"licence of the recordings: {terms.about(dataset, 'licence') or 'not stated'}{asks}\n")
+    sys.stdout.write(f"{terms.PERSONAL_DATA} report.html shows faces too.\n")
+    sys.stdout.flush()
+
+
+def _say_shared(shared: Shared, there: Destination) -> None:
+    what = (
+        f"sent {shared.sent} of {shared.files} files ({shared.sent_bytes / 1e6:.1f} MB)"
+        if shared.sent
+        else "nothing to send"
+    )
+    sys.stdout.write(f"{what}; all {shared.bytes / 1e6:.1f} MB are at {there.address}, every hash checked\n")
+    if shared.removed:
+        kept = f"; {there.keeps_history} still hold it" if there.keeps_history else ""
+        sys.stdout.write(f"removed there: {', '.join(shared.removed)}{kept}\n")
+    if shared.others:
+        sys.stdout.write(f"left alone there, not ours: {', '.join(map(terms.one_line, shared.others))}\n")
 
 
 if __name__ == "__main__":

@@ -35,11 +35,13 @@ from manifests.schema import (
 
 DATASET_FILE = "dataset.json"
 CLIPS_FILE = "clips.jsonl"
+CROISSANT_FILE = "croissant.json"
+SHARED_FILE = "SHARED.json"
 SUMS_FILE = "SHA256SUMS"
 RECEIPTS = "receipts"
 FOLDS = "folds"
 #: Files beside the promised ones that say nothing about samples.
-VIEWS = frozenset({"report.html", SUMS_FILE})
+VIEWS = frozenset({"report.html", SHARED_FILE, SUMS_FILE})
 
 STATUSES = ("planned", "built", "flagged", "dropped")
 
@@ -335,8 +337,9 @@ def verify(folder: Path, full: bool = False, on_file: Callable[[str], None] | No
 
 
 def _receipts(dataset: Dataset, sums: Mapping[str, str]) -> set[str]:
-    """Every shard's, and those of shards whose clips were all dropped, which only the sums know."""
-    return {shard.receipt for shard in dataset.shards} | {name for name in sums if name.startswith(f"{RECEIPTS}/")}
+    """Every shard's, and what only the sums know: those of shards without a clip, and Croissant metadata, if any."""
+    known = {name for name in sums if name.startswith(f"{RECEIPTS}/") or name == CROISSANT_FILE}
+    return {shard.receipt for shard in dataset.shards} | known
 
 
 def _unlisted(folder: Path, promised: Sequence[str]) -> Iterator[Problem]:
