@@ -77,10 +77,13 @@ report: $(VENV)/builder.ok  ## Make report.html of built shards again
 doctor: $(VENV)/builder.ok  ## Load every backend, check disk, memory and corpus, say what to do
 	@$(PY) -m builder.doctor $(WHERE)
 
-.PHONY: share
+.PHONY: share withdraw
 share: $(VENV)/share.ok  ## Copy finished shards to DEST=folder|s3://bucket/path|hf://datasets/owner/name, checked there
 	@$(PY) -m manifests share '$(OUT)' '$(DEST)' $(if $(AFFIRM),--affirm '$(AFFIRM)') $(if $(PUBLIC),--public) \
 	    $(if $(NO_REPORT),--no-report) $(if $(PRUNE),--prune) $(ARGS)
+
+withdraw: $(VENV)/share.ok  ## Remove SPEAKER="1001 1002" from finished shards; the rest keeps its hashes
+	@$(PY) -m manifests withdraw '$(OUT)' $(SPEAKER) $(ARGS)
 
 .PHONY: train sweep results predict export
 train: $(VENV)/train.ok  ## Train a strategy on a fold: STRATEGY FOLD DATASET ENCODER WEIGHTS RECIPE LABELS SCHEME

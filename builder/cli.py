@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -44,7 +45,7 @@ def _shards(options: argparse.Namespace) -> int:
     )
     summary = build(job)
     _say_summary(summary)
-    say(f"report    {_write_report(summary.out, summary.missing)}")
+    say(f"report    {_write_report(summary.out)}")
     failures = summary.failures()
     if failures and not options.allow_drops:
         return failed(f"{'; '.join(failures)}. What was built is kept; ALLOW_DROPS=1 accepts it", 1)
@@ -52,13 +53,15 @@ def _shards(options: argparse.Namespace) -> int:
 
 
 def _say_summary(summary: Summary) -> None:
-    counts = summary.counts
+    counts = Counter(summary.counts)
     say(f"built {counts['built']}   flagged {counts['flagged']}   dropped {counts['dropped']}")
     for reason, count in sorted(summary.reasons.items()):
         say(f"  dropped {count}: {reason}, {DROP_REASONS[reason]}")
     if summary.missing:
         first = ", ".join(summary.missing[:3])
         say(f"  absent from the inventory {len(summary.missing)}: {first} ...; make plan ALL=1 names all")
+    if summary.withdrawn:
+        say(f"  left out, since they were withdrawn from this folder: {', '.join(summary.withdrawn)}")
     say(f"shards    {summary.out} ({summary.shards} shards, {summary.resumed} of them built before)")
     say(f"folds     {', '.join(summary.fold_schemes) or 'none fits what was built'}")
 
@@ -101,14 +104,14 @@ def _report(options: argparse.Namespace) -> int:
         write_picture(folder, options.picture)
         say(f"picture   {options.picture}")
     else:
-        say(f"report    {_write_report(folder, ())}")
+        say(f"report    {_write_report(folder)}")
     return 0
 
 
-def _write_report(folder: Path, missing: Sequence[str]) -> Path:
+def _write_report(folder: Path) -> Path:
     from builder.report import write_report  # draws pictures: not needed by most commands
 
-    return write_report(folder, missing=missing)
+    return write_report(folder)
 
 
 def _config(options: argparse.Namespace) -> BuildConfig:

@@ -21,8 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from builder.config import BuildConfig, differences, digest, versions
-from builder.datasets import corpus_named
-from builder.datasets.base import ClipSource, Scan
+from builder.datasets.base import ClipSource
 from builder.rows import BuiltClip
 from builder.shards import ShardPlan, whole, write_shard
 from builder.spectrograms import spectrograms
@@ -43,6 +42,7 @@ from manifests.schema import (
     feature_members,
     member_names,
 )
+from manifests.writing import mark_unfinished, write_index
 
 #: Packages whose version can change a bit of a spectrogram.
 VERSIONED = ("librosa", "multimae-der", "numpy", "scipy")
@@ -99,12 +99,15 @@ def make_features(job: Job) -> Summary:
     with sole_owner(job.out, "TO="):
         complete = _refuse_other(job.out, made_by)
         remove_leftovers(job.out)
-        done = {plan.name: receipt for plan in plans if (receipt := whole(job.out, plan))}
+        done = {plan.name for plan in plans if whole(job.out, plan)}
         todo = [plan for plan in plans if plan.name not in done]
+        described = replace(source, identity=made_by)
         if todo or not complete:
-            _mark_unfinished(job.out, source, made_by)
-        receipts = done | {receipt.shard: receipt for receipt in _make(job, todo)}
-        _write_index(job.out, source, made_by, [receipts[plan.name] for plan in plans])
+            for name in (index.RECEIPTS, index.FOLDS):
+                (job.out / name).mkdir(exist_ok=True)
+            mark_unfinished(job.out, described)
+        _make(job, todo)
+        write_index(job.out, described, [plan.name for plan in plans])
     changed = differences(source.identity.get("versions", {}), made_by[MADE_FROM]["versions"])
     return Summary(
         dataset=index.load_dataset(job.out),
@@ -215,7 +218,7 @@ def _source(row: Row) -> ClipSource:
     return ClipSource(clip=clip, video=Path(row.source))
 
 
-def _make(job: Job, plans: Sequence[ShardPlan]) -> Iterator[Receipt]:
+def _make(job: Job, plans: Sequence[ShardPlan]) -> None:
     """Make shard after shard, `job.workers` at a time."""
     tasks = [Task(shards=job.shards, out=job.out, features=job.features, plan=plan) for plan in plans]
     if not tasks:
@@ -224,8 +227,7 @@ def _make(job: Job, plans: Sequence[ShardPlan]) -> Iterator[Receipt]:
         Progress(len(tasks), f"making {' and '.join(job.features)}", unit="shard") as progress,
         closing(_mapped(tasks, min(job.workers, len(tasks)))) as receipts,
     ):
-        for receipt in receipts:
-            yield receipt
+        for _ in receipts:
             progress.step()
 
 
@@ -297,21 +299,3 @@ def _members(tar: BinaryIO, receipt: Receipt, clip_id: str) -> dict[str, bytes]:
         tar.seek(offset)
         members[suffix] = tar.read(size)
     return members
-
-
-def _mark_unfinished(out: Path, source: Dataset, made_by: Mapping[str, Any]) -> None:
-    run, planned = _as_build(source, made_by)
-    run._mark_unfinished(out, planned)
-
-
-def _write_index(out: Path, source: Dataset, made_by: Mapping[str, Any], receipts: Sequence[Receipt]) -> None:
-    run, planned = _as_build(source, made_by)
-    run._write_index(out, planned, receipts, resumed=0)
-
-
-def _as_build(source: Dataset, made_by: Mapping[str, Any]) -> tuple[Any, Any]:
-    """A build's own module, and a plan for it: to be dropped once what writes an index can be had without a build."""
-    from builder import run
-
-    corpus = corpus_named(source.dataset)
-    return run, run.Plan(corpus=corpus, scan=Scan(sources=()), root=Path(), identity=made_by, shards=())

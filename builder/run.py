@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
@@ -17,16 +16,17 @@ from builder.datasets.base import Corpus, Scan
 from builder.datasets.checks import chosen_options
 from builder.engines import ClipPool, Limits
 from builder.shards import ShardPlan, finished, plan_shards, write_shard
-from manifests import folds, index
-from manifests.card import dataset_card
-from manifests.croissant import croissant
-from manifests.files import FolderError, publish, remove_leftovers, sole_owner
-from manifests.index import Dataset, Receipt, Row, Shard
+from manifests import index
+from manifests.files import FolderError, remove_leftovers, sole_owner
+from manifests.index import Dataset
 from manifests.progress import Progress
-from manifests.schema import dump_json
+from manifests.sharing.withdraw import under_way
+from manifests.writing import Written, mark_unfinished, write_index
 
 #: Share of clips that may be dropped before a build counts as failed.
 DROPS_ALLOWED = 0.02
+#: Absent files of a corpus's inventory that the index names.
+MISSING_NAMED = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +53,13 @@ class Plan:
     root: Path
     identity: Mapping[str, object]
     shards: tuple[ShardPlan, ...]
+    withdrawn: tuple[str, ...] = ()
+    """Speakers who were withdrawn from the output folder: their shards are not planned."""
+
+    def without(self, withdrawn: tuple[str, ...]) -> Plan:
+        """The same but for speakers who were withdrawn."""
+        kept = tuple(shard for shard in self.shards if shard.speaker not in withdrawn)
+        return replace(self, shards=kept, withdrawn=withdrawn)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,35 +67,26 @@ class Summary:
     """What a build did."""
 
     out: Path
-    rows: tuple[Row, ...]
+    counts: Mapping[str, int]
+    """Clips built, flagged, dropped."""
+    reasons: Mapping[str, int]
+    """Clips dropped, by reason."""
+    empty_speakers: tuple[str, ...]
+    """Speakers of whom nothing was built."""
     shards: int
     resumed: int
-    """Shards that were finished already."""
+    """Of these, finished already."""
     missing: tuple[str, ...]
     """Files of the corpus's inventory that are absent."""
     fold_schemes: tuple[str, ...]
     skipped_schemes: Mapping[str, str]
     """Fold scheme -> why it does not fit what was built."""
-
-    @property
-    def counts(self) -> Counter[str]:
-        """Clips built, flagged, dropped."""
-        return Counter(row.status for row in self.rows)
-
-    @property
-    def reasons(self) -> Counter[str]:
-        """Clips dropped, by reason."""
-        return Counter(row.reason for row in self.rows if row.reason)
-
-    @property
-    def empty_speakers(self) -> list[str]:
-        """Speakers of whom nothing was built."""
-        kept = {row.speaker for row in self.rows if row.shard}
-        return sorted({row.speaker for row in self.rows} - kept)
+    withdrawn: tuple[str, ...] = ()
+    """Speakers who were withdrawn from the folder, and so left out."""
 
     def failures(self) -> list[str]:
         """Why a person should look before using the shards; [] where all is well."""
-        dropped, total = self.counts["dropped"], len(self.rows)
+        dropped, total = self.counts.get("dropped", 0), sum(self.counts.values())
         lines = []
         if dropped > DROPS_ALLOWED * total:
             lines.append(f"{dropped} of {total} clips dropped, more than {DROPS_ALLOWED:.0%}")
@@ -115,42 +113,40 @@ def build(job: Job) -> Summary:
     """
     planned = plan(job.config, job.data)
     with sole_owner(job.out):
-        complete = _refuse_other_build(job.out, planned)
+        before = _earlier_build(job.out, planned)
         remove_leftovers(job.out)
-        receipts = _finished_shards(job.out, planned)
-        todo = [shard for shard in planned.shards if shard.name not in receipts]
+        if before:
+            planned = planned.without(before.withdrawn)
+        done = _finished_shards(job.out, planned)
+        todo = [shard for shard in planned.shards if shard.name not in done]
         strays = _strays(job.out, planned, job.prune)
-        if todo or strays or not complete:
-            _mark_unfinished(job.out, planned)
+        if todo or strays or not (before and before.complete):
+            for name in (index.RECEIPTS, index.FOLDS):
+                (job.out / name).mkdir(exist_ok=True)
+            mark_unfinished(job.out, _described(planned))
         for path in strays:
             path.unlink(missing_ok=True)
-        resumed = len(receipts)
-        for receipt in _build_shards(job, planned, todo):
-            receipts[receipt.shard] = receipt
-        return _write_index(job.out, planned, [receipts[shard.name] for shard in planned.shards], resumed)
+        _build_shards(job, planned, todo)
+        written = write_index(job.out, _described(planned), [shard.name for shard in planned.shards])
+        return _summary(job.out, planned, written, done)
 
 
-def _refuse_other_build(out: Path, planned: Plan) -> bool:
-    """Refuse a folder of another configuration, or of no build at all; else say whether a finished build is in it."""
+def _earlier_build(out: Path, planned: Plan) -> Dataset | None:
+    """The build that a folder holds, if any. Refuses one of another configuration, and a folder of no build at all."""
+    if under_way(out):
+        raise FolderError(f"{out}: a withdrawal was begun here and not ended; run make withdraw again first")
     if not (out / index.DATASET_FILE).exists():
         others = sorted(path for path in out.rglob("*") if path.is_file() and not path.name.startswith("."))
         if others:
             raise FolderError(f"{others[0]}: no {index.DATASET_FILE} says that this is ours; choose an empty OUT=")
-        return False
+        return None
     before = index.load_dataset(out)
     changed = differences(before.identity, planned.identity)
     if changed:
         raise FolderError(
             f"{out}: was built differently ({'; '.join(changed)}); choose another OUT=, or delete the folder"
         )
-    return before.complete
-
-
-def _mark_unfinished(out: Path, planned: Plan) -> None:
-    """Say that a build is under way here, and by which configuration, before anything changes."""
-    for name in (index.RECEIPTS, index.FOLDS):
-        (out / name).mkdir(exist_ok=True)
-    publish(out / index.DATASET_FILE, index.dump_dataset(_dataset(planned, complete=False)))
+    return before
 
 
 def _strays(out: Path, planned: Plan, prune: bool) -> list[Path]:
@@ -172,22 +168,22 @@ def _strays(out: Path, planned: Plan, prune: bool) -> list[Path]:
     return [out / name for shard in gone for name in (shard, index.receipt_name(shard))]
 
 
-def _finished_shards(out: Path, planned: Plan) -> dict[str, Receipt]:
-    """Receipts of shards that need no work."""
+def _finished_shards(out: Path, planned: Plan) -> set[str]:
+    """Shards that need no work."""
     begun = [shard for shard in planned.shards if (out / index.receipt_name(shard.name)).exists()]
     if not begun:
-        return {}
-    receipts = {}
+        return set()
+    whole = set()
     with Progress(len(begun), "checking finished shards", unit="shard") as progress:
         for shard in begun:
-            receipt = finished(out, shard)
-            if receipt is not None:
-                receipts[shard.name] = receipt
-            progress.step("whole" if receipt else "to build again")
-    return receipts
+            found = finished(out, shard) is not None
+            if found:
+                whole.add(shard.name)
+            progress.step("whole" if found else "to build again")
+    return whole
 
 
-def _build_shards(job: Job, planned: Plan, todo: Sequence[ShardPlan]) -> Iterator[Receipt]:
+def _build_shards(job: Job, planned: Plan, todo: Sequence[ShardPlan]) -> None:
     """Build shard after shard, from one stream of clips that keeps every worker busy across their borders."""
     sources = [source for shard in todo for source in shard.sources]
     if not sources:
@@ -199,7 +195,7 @@ def _build_shards(job: Job, planned: Plan, todo: Sequence[ShardPlan]) -> Iterato
         closing(_counted(pool.map(sources), progress)) as clips,
     ):
         for shard in todo:
-            yield write_shard(job.out, shard, islice(clips, len(shard.sources)))
+            write_shard(job.out, shard, islice(clips, len(shard.sources)))
 
 
 def _counted(clips: Iterable[BuiltClip], progress: Progress) -> Iterator[BuiltClip]:
@@ -208,65 +204,27 @@ def _counted(clips: Iterable[BuiltClip], progress: Progress) -> Iterator[BuiltCl
         yield clip
 
 
-def _write_index(out: Path, planned: Plan, receipts: Sequence[Receipt], resumed: int) -> Summary:
-    """Everything that is said about the shards, the sums last."""
-    rows = tuple(row for receipt in receipts for row in receipt.rows)
-    kept = [receipt for receipt in receipts if receipt.sha256 is not None]
-    sums = {receipt_name: index.file_sha256(out / receipt_name) for receipt_name in map(_receipt_name, receipts)}
-    shards = tuple(_shard(receipt, sums[_receipt_name(receipt)]) for receipt in kept)
-    schemes, skipped = _write_folds(out, planned, shards, rows)
-    counts = Counter(row.status for row in rows)
-    dataset = _dataset(planned, complete=True, shards=shards, fold_schemes=schemes, counts=dict(sorted(counts.items())))
-    sums |= {shard.name: shard.sha256 for shard in shards}
-    sums |= {f"{index.FOLDS}/{name}.json": index.file_sha256(out / index.FOLDS / f"{name}.json") for name in schemes}
-    sums[index.CLIPS_FILE] = publish(out / index.CLIPS_FILE, index.dump_rows(rows))
-    described = croissant(
-        dataset, clips_bytes=(out / index.CLIPS_FILE).stat().st_size, clips_sha256=sums[index.CLIPS_FILE]
-    )
-    sums[index.CROISSANT_FILE] = publish(out / index.CROISSANT_FILE, described)
-    sums["README.md"] = publish(out / "README.md", dataset_card(dataset, rows).encode())
-    sums[index.DATASET_FILE] = publish(out / index.DATASET_FILE, index.dump_dataset(dataset))
-    publish(out / index.SUMS_FILE, index.dump_sums(sums))
+def _summary(out: Path, planned: Plan, written: Written, done: Container[str]) -> Summary:
     return Summary(
         out=out,
-        rows=rows,
-        shards=len(shards),
-        resumed=resumed,
+        counts=written.dataset.counts,
+        reasons=written.reasons,
+        empty_speakers=written.empty_speakers,
+        shards=len(written.dataset.shards),
+        resumed=sum(shard.name in done for shard in written.dataset.shards),
         missing=planned.scan.missing,
-        fold_schemes=schemes,
-        skipped_schemes=skipped,
+        fold_schemes=written.dataset.fold_schemes,
+        skipped_schemes=written.skipped_schemes,
+        withdrawn=planned.withdrawn,
     )
 
 
-def _receipt_name(receipt: Receipt) -> str:
-    return index.receipt_name(receipt.shard)
-
-
-def _shard(receipt: Receipt, receipt_sha256: str) -> Shard:
-    assert receipt.sha256 is not None
-    return Shard(
-        name=receipt.shard,
-        speaker=receipt.speaker,
-        sha256=receipt.sha256,
-        bytes=receipt.bytes,
-        samples=len(receipt.members),
-        receipt_sha256=receipt_sha256,
-        statistics=receipt.statistics,
-    )
-
-
-def _dataset(
-    planned: Plan,
-    *,
-    complete: bool,
-    shards: tuple[Shard, ...] = (),
-    fold_schemes: tuple[str, ...] = (),
-    counts: Mapping[str, int] | None = None,
-) -> Dataset:
+def _described(planned: Plan) -> Dataset:
+    """All that is said of the shards but what they hold."""
     corpus = planned.corpus
     return Dataset(
         dataset=corpus.name,
-        complete=complete,
+        complete=False,
         identity=planned.identity,
         about={
             "title": corpus.title,
@@ -276,28 +234,7 @@ def _dataset(
             "redistributable": corpus.redistributable,
         },
         label_schemes=corpus.label_schemes,
-        fold_schemes=fold_schemes,
-        counts=counts or {},
-        shards=shards,
+        missing=len(planned.scan.missing),
+        missing_names=tuple(planned.scan.missing[:MISSING_NAMED]),
+        withdrawn=planned.withdrawn,
     )
-
-
-def _write_folds(
-    out: Path, planned: Plan, shards: Sequence[Shard], rows: Sequence[Row]
-) -> tuple[tuple[str, ...], dict[str, str]]:
-    """`folds/<scheme>.json` for every scheme that fits what was built; the others with the reason."""
-    for old in (out / index.FOLDS).glob("*.json"):
-        old.unlink()
-    speakers = {shard.name: shard.speaker for shard in shards}
-    kept = [asdict(row) for row in rows if row.shard]
-    written, skipped = [], {}
-    for name in folds.schemes_for(planned.corpus.name):
-        try:
-            scheme = folds.fold_scheme(planned.corpus.name, name, speakers.values())
-            assignment = folds.assign(scheme, speakers, kept)
-        except folds.FoldError as error:
-            skipped[name] = str(error)
-        else:
-            publish(out / index.FOLDS / f"{name}.json", (dump_json(assignment) + "\n").encode())
-            written.append(name)
-    return tuple(written), skipped

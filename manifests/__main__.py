@@ -8,11 +8,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from manifests import terms
-from manifests.files import describe_os_error
+from manifests.files import FolderError, describe_os_error
 from manifests.index import Dataset, ManifestError, Problem, load_dataset, verify
 from manifests.schema import SchemaError
 from manifests.sharing.destinations import Destination, ShareError, destination
 from manifests.sharing.share import NotWholeError, Shared, Wish, share
+from manifests.sharing.withdraw import WithdrawError, withdraw
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,13 +25,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     check.add_argument("--quick", action="store_true", help="sizes only, no hashes")
     check.set_defaults(run=_verify)
     _add_share(commands.add_parser("share", help="copy a finished folder to where others read it"))
+    leave = commands.add_parser("withdraw", help="remove speakers from a finished folder")
+    leave.add_argument("folder", type=Path)
+    leave.add_argument("speaker", nargs="+")
+    leave.set_defaults(run=_withdraw)
     options = parser.parse_args(arguments)
     try:
         return int(options.run(options))
     except KeyboardInterrupt:
         sys.stderr.write("stopped; the same command goes on where this one was\n")
         return 130
-    except (ManifestError, SchemaError, ShareError, OSError) as error:
+    except (FolderError, ManifestError, SchemaError, ShareError, WithdrawError, OSError) as error:
         sys.stderr.write(f"error: {describe_os_error(error) if isinstance(error, OSError) else error}\n")
         return 2
 
@@ -100,6 +105,21 @@ def _say_shared(shared: Shared, there: Destination) -> None:
         sys.stdout.write(f"removed there: {', '.join(shared.removed)}{kept}\n")
     if shared.others:
         sys.stdout.write(f"left alone there, not ours: {', '.join(map(terms.one_line, shared.others))}\n")
+
+
+def _withdraw(options: argparse.Namespace) -> int:
+    gone = withdraw(options.folder, options.speaker)
+    who = ", ".join(gone.speakers)
+    if not gone.shards:
+        sys.stdout.write(f"{who}: withdrawn before; nothing of them is here\n")
+        return 0
+    sys.stdout.write(f"{who}: removed {gone.shards} shards, {gone.clips} clips, {gone.bytes / 1e6:.1f} MB\n")
+    if gone.report_removed:
+        sys.stdout.write("report.html showed faces and is gone; make report draws it anew\n")
+    if gone.skipped_schemes:
+        sys.stdout.write(f"fold schemes that no longer fit: {', '.join(gone.skipped_schemes)}\n")
+    sys.stdout.write("copies that were handed on still hold them: make share DEST=... PRUNE=1 for each place\n")
+    return 0
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
+from manifests.records import OneLineError
 from manifests.schema import SCHEMA_VERSION
 
 LOSO = "loso"
@@ -41,7 +42,7 @@ _MAX_ASSIGNMENT_BYTES = 1 << 28  # leave-one-speaker-out grows with the square o
 _MAX_TEXT = 2000
 
 
-class FoldError(ValueError):
+class FoldError(OneLineError):
     """A fold scheme or a fold file cannot be used; one line that says where, what was found and expected."""
 
 

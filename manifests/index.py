@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from manifests.records import typed
+from manifests.records import OneLineError, printable, typed
 from manifests.schema import (
     FEATURE_ROWS,
     NAME,
@@ -52,7 +52,7 @@ _MAX_ROW_BYTES = 1 << 20
 _Record = TypeVar("_Record")
 
 
-class ManifestError(ValueError):
+class ManifestError(OneLineError):
     """An index file is absent, damaged or not of this kind; the message names it."""
 
 
@@ -194,10 +194,16 @@ class Dataset:
     """Files in `folds/`, the default first."""
     counts: Mapping[str, int] = field(default_factory=dict)
     """Clips built, flagged, dropped."""
+    missing: int = 0
+    """Files of the corpus's inventory that were not there."""
+    missing_names: tuple[str, ...] = ()
+    """The first of them."""
+    withdrawn: tuple[str, ...] = ()
+    """Speakers who were withdrawn, sorted; a build into the folder leaves them out."""
     shards: tuple[Shard, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in (self.dataset, *self.label_schemes, *self.fold_schemes):
+        for name in (self.dataset, *self.label_schemes, *self.fold_schemes, *self.withdrawn):
             if not NAME.fullmatch(name):
                 raise ManifestError(f"found name {name[:80]!r}, expected 1 to 80 letters, digits, '_' and '-'")
         if len({shard.name for shard in self.shards}) < len(self.shards):
@@ -307,8 +313,7 @@ class Problem:
     expected: str
 
     def __str__(self) -> str:
-        line = f"{self.file}: found {self.found}, expected {self.expected}"
-        return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)  # names on a disk can hold anything
+        return printable(f"{self.file}: found {self.found}, expected {self.expected}")
 
 
 def verify(folder: Path, full: bool = False, on_file: Callable[[str], None] | None = None) -> list[Problem]:

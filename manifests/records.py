@@ -23,7 +23,19 @@ _SCALARS = (str, int, float, bool)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-class SchemaError(ValueError):
+def printable(text: str) -> str:
+    """Text from a stranger, in one line that does nothing to whatever shows it but be read."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+class OneLineError(ValueError):
+    """Its message may quote what a stranger wrote, and is shown on a terminal."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
+
+
+class SchemaError(OneLineError):
     """A sample or a member breaks the contract; the message names it, what was found and expected."""
 
 

@@ -23,6 +23,7 @@ from manifests.index import (
     load_sums,
 )
 from manifests.schema import Clip, encode
+from manifests.writing import write_index
 
 SPEAKERS = ("anna", "ben", "cleo")
 EMOTIONS = ("fear", "joy")
@@ -45,8 +46,9 @@ def shard_folder(
     )
     for name in (".", "receipts", "folds"):
         (out / name).mkdir(parents=True, exist_ok=True)
-    receipts = [write_shard(out, plan, [_clip(source, features) for source in plan.sources]) for plan in plans]
-    run._write_index(out, planned, receipts, resumed=0)
+    for plan in plans:
+        write_shard(out, plan, [_clip(source, features) for source in plan.sources])
+    write_index(out, run._described(planned), [plan.name for plan in plans])
     return out
 
 

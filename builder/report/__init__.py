@@ -20,20 +20,19 @@ REPORT_FILE = "report.html"
 _PICTURE_CLIPS = 3
 
 
-def write_report(folder: Path, *, clips: int = 24, missing: Sequence[str] = ()) -> Path:
+def write_report(folder: Path, *, clips: int = 24) -> Path:
     """Make `report.html` in a folder of shards: one file that asks for nothing from anywhere else.
 
     Args:
         folder: a finished build.
         clips: how many clips to show with faces, sound and time marks.
-        missing: files of the corpus's inventory that the scan did not find.
 
     Raises ManifestError, naming the file that is not as it should be, and OSError.
     """
     found = contents.load(folder)
     shown = list(contents.samples(found, choose(found.rows, clips)))
     path = folder / REPORT_FILE
-    publish(path, page.render(found, shown, missing).encode(errors="replace"))
+    publish(path, page.render(found, shown).encode(errors="replace"))
     return path
 
 

@@ -31,8 +31,8 @@ _ALIGNMENTS = {
 }
 
 
-def render(contents: Contents, shown: Shown, missing: Sequence[str]) -> str:
-    """The whole page. `shown` are the clips to draw, `missing` the files that the corpus's inventory lacks."""
+def render(contents: Contents, shown: Shown) -> str:
+    """The whole page. `shown` are the clips to draw."""
     ids = [row.clip_id for row, _ in shown]
     sections = [
         ("counts", "Clips by emotion and speaker", _counts(contents)),
@@ -40,7 +40,7 @@ def render(contents: Contents, shown: Shown, missing: Sequence[str]) -> str:
         ("flagged", "Kept, but flagged", tables.flags(contents, ids)),
         ("clips", "Clips as they were sampled", _clips(contents.dataset, shown)),
         ("folds", "Folds", tables.folds(contents)),
-        *([("missing", "Missing from the corpus", _missing(missing))] if missing else []),
+        *([("missing", "Missing from the corpus", _missing(contents.dataset))] if contents.dataset.missing else []),
         ("made", "How it was made", _made(contents.dataset)),
     ]
     links = (element("a", title, href=f"#{key}") for key, title, _ in sections)
@@ -225,9 +225,10 @@ def _shown(value: object) -> Markup:
     return element("code", text[:300])
 
 
-def _missing(missing: Sequence[str]) -> Markup:
-    count = element("p", f"{len(missing):,} files that the corpus is known to hold were not there:", class_="warn")
-    return joined([count, tables.listed(sorted(missing), "file")])
+def _missing(dataset: Dataset) -> Markup:
+    text = f"{dataset.missing:,} files that the corpus is known to hold were not there; the first of them:"
+    count = element("p", text, class_="warn")
+    return joined([count, tables.listed(sorted(dataset.missing_names)[: tables.MOST_LISTED], "file")])
 
 
 def _made(dataset: Dataset) -> Markup:

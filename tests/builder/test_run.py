@@ -24,6 +24,7 @@ from builder.engines import ClipPool
 from builder.run import Job, Summary, build
 from manifests import index
 from manifests.files import FolderError, HashingFile, describe_os_error, sole_owner
+from manifests.sharing.withdraw import UNDER_WAY, withdraw
 
 SPEAKERS = {
     "A": {"a1": "ok", "a2": "drop no_face", "a3": "ok"},
@@ -319,7 +320,7 @@ def test_nothing_is_built_twice_whatever_the_clock_says(data: Path, out: Path, m
         os.utime(path, (4e9 - seconds, 4e9 - seconds))
     monkeypatch.setattr(run, "ClipPool", no_pool)
     summary = build(job(data, out))
-    assert (summary.shards, summary.resumed) == (3, 4)
+    assert (summary.shards, summary.resumed) == (3, 3)
     assert contents(out) == before
 
 
@@ -418,7 +419,7 @@ def test_a_damaged_shard_is_built_again(data: Path, out: Path) -> None:
     build(job(data, out))
     before = contents(out)
     (out / "C-000.tar").write_bytes(before["C-000.tar"][:-512])
-    assert build(job(data, out)).resumed == 3
+    assert build(job(data, out)).resumed == 2
     assert contents(out) == before
 
 
@@ -495,9 +496,37 @@ def test_any_number_of_workers_makes_the_same_bytes(data: Path, out: Path, poole
 def test_clips_that_kill_their_worker_are_in_the_index(data: Path, out: Path, pooled: None) -> None:
     (data / "a1.mp4").write_text("crash")
     (data / "c1.mp4").write_text("once crash")
-    summary = build(job(data, out))
-    rows = {row.clip_id: row for row in summary.rows}
+    build(job(data, out))
+    rows = {row.clip_id: row for row in index.load_rows(out)}
     assert (rows["a1"].reason, rows["c1"].status) == ("worker_died", "built")
-    assert [row.clip_id for row in index.load_rows(out)] == sorted(rows)
+    assert list(rows) == sorted(rows)
     assert index.verify(out, full=True) == []
-    assert build(job(data, out)).resumed == 3  # another try may do better
+    assert build(job(data, out)).resumed == 2  # another try may do better
+
+
+def test_who_was_withdrawn_is_left_out_of_later_builds(data: Path, out: Path) -> None:
+    build(job(data, out))
+    (gone, *_) = sorted({row.speaker for row in index.load_rows(out)})
+    withdraw(out, [gone])
+    after = contents(out)
+    summary = build(job(data, out))
+    assert summary.withdrawn == (gone,)
+    assert summary.resumed == summary.shards
+    assert contents(out) == after
+    assert index.verify(out, full=True) == []
+
+
+def test_a_withdrawal_that_was_killed_is_ended_before_anything_is_built(data: Path, out: Path) -> None:
+    build(job(data, out))
+    (out / UNDER_WAY).write_text('["a"]')
+    with pytest.raises(FolderError, match="a withdrawal was begun here and not ended"):
+        build(job(data, out))
+
+
+def test_absent_files_of_the_inventory_are_in_the_index(data: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scan = run.scan_corpus
+    absent = tuple(f"absent-{number:03}.mp4" for number in range(run.MISSING_NAMED + 5))
+    monkeypatch.setattr(run, "scan_corpus", lambda *arguments: replace(scan(*arguments), missing=absent))
+    build(job(data, out))
+    dataset = index.load_dataset(out)
+    assert (dataset.missing, dataset.missing_names) == (len(absent), absent[: run.MISSING_NAMED])

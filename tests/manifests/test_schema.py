@@ -6,7 +6,7 @@ import io
 import json
 import math
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from samples import sample, timing
 
-from manifests import schema
+from manifests import records, schema
 from manifests.schema import FEATURE_ROWS, FLAGS, FRAMES, Clip, SchemaError
 
 ALL = tuple(FEATURE_ROWS)
@@ -413,3 +413,9 @@ def test_any_value_anywhere_in_the_description_raises_nothing_else(field: str, v
         assert str(error).startswith("json")
     else:
         assert schema.decode_metadata(schema.dump_json(schema.metadata(after)).encode())
+
+
+def test_what_a_stranger_wrote_is_quoted_in_one_line() -> None:
+    with pytest.raises(SchemaError) as caught:
+        records.typed(Mapping[str, float], {"clear\n\x1b[2J": "it"}, "counts")
+    assert str(caught.value) == r"counts.clear\n\x1b[2J: found 'it', expected a finite number"

@@ -195,7 +195,7 @@ def test_a_damaged_file_gives_a_value_or_the_documented_error(
             parser.read(bad, scratch)
         except parser.errors as error:
             refused += 1
-            assert "\n" not in str(error)
+            assert str(error).isprintable()
 
     _tried(examples, attempt)
     assert refused > examples / 20  # what is damaged is mostly noticed; else nothing was tried here
@@ -217,7 +217,7 @@ def test_a_damaged_folder_is_told_of_and_nothing_else(examples: int, whole: Path
         try:
             unseen += not index.verify(scratch, full=True) and bad != data
         except _INDEX_ERRORS as error:
-            assert "\n" not in str(error)
+            assert str(error).isprintable()
         finally:
             (scratch / name).write_bytes(data)
 
@@ -257,7 +257,7 @@ def test_any_file_names_give_clips_or_one_error(
         try:
             scan = scan_corpus(corpus, root)
         except CorpusError as error:
-            assert "\n" not in str(error)
+            assert str(error).isprintable()
         else:
             assert all(schema.NAME.fullmatch(source.clip.clip_id) for source in scan.sources)
 
@@ -302,7 +302,7 @@ def test_a_damaged_checkpoint_gives_weights_or_the_documented_error(kind: str, e
         try:
             load_weights(path)
         except WeightsError as error:
-            assert "\n" not in str(error)
+            assert str(error).isprintable()
 
     _tried(examples // 5, attempt)
     path.write_bytes(data)
