@@ -1,6 +1,6 @@
 # Every target only calls a command line. Builder's settings: DATASET DATA OUT WORKERS FEATURE TIMELINE ALIGN DECODER
-# OPTION ARGS; trainer's: DATASET SHARDS STRATEGY FOLD FEATURE LABELS SCHEME ENCODER WEIGHTS RECIPE SEED RUNS WORKERS
-# DEVICE ARGS.
+# OPTION ARGS; of `corpus` also FROM CHECK ALL REPLACE KEEP, of `features` TO; trainer's: DATASET SHARDS STRATEGY FOLD
+# FEATURE LABELS SCHEME ENCODER WEIGHTS RECIPE SEED RUNS WORKERS DEVICE ARGS.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -54,10 +54,18 @@ $(VENV)/test-train.ok: $(VENV)/test.ok $(VENV)/train.ok
 	$(PIP) --editable '.[builder,train,test,test-train]'
 	@touch $@
 
-.PHONY: shards plan verify report doctor
+.PHONY: corpus shards features plan verify report doctor
+corpus: $(VENV)/builder.ok  ## Fetch the originals of DATASET=ravdess|crema-d, or say how to get them (CHECK=1: only check)
+	@$(RUN) -m builder corpus --dataset $(DATASET) --data '$(DATA)' $(if $(FROM),--from '$(FROM)') \
+	    $(if $(CHECK),--check) $(if $(ALL),--all) $(if $(REPLACE),--replace) $(if $(KEEP),--keep-archives) $(ARGS)
+
 shards: $(VENV)/builder.ok  ## Build shards: DATASET=demo|ravdess|crema-d|iemocap|folder DATA=folder OUT=folder
 	@$(RUN) -m builder shards $(WHERE) $(SETTINGS) $(if $(WORKERS),--workers $(WORKERS)) \
 	    $(if $(ALLOW_DROPS),--allow-drops) $(if $(PRUNE),--prune) $(ARGS)
+
+features: $(VENV)/builder.ok  ## Make FEATURE=logmel of the sound in OUT's shards, without recordings: shards in TO=folder
+	@$(RUN) -m builder features '$(OUT)' --feature '$(FEATURE)' $(if $(TO),--out '$(TO)') \
+	    $(if $(WORKERS),--workers $(WORKERS)) $(ARGS)
 
 plan: $(VENV)/builder.ok  ## Say what would be built, what is absent and what is defective
 	@$(RUN) -m builder plan $(WHERE) $(SETTINGS) $(if $(ALL),--all) $(ARGS)

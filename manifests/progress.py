@@ -17,7 +17,8 @@ EVERY_SECONDS = 15.0
 class Progress:
     """Counts steps towards a total, and what became of them. Use as a context manager.
 
-    A total of 0 means that it is told later, by `reach`; work that never tells one says nothing.
+    A total of 0 means that it is told later, by `reach`; work that never tells one says nothing. A unit of `B` is
+    bytes, shown as MB.
     """
 
     def __init__(self, total: int, what: str, unit: str = "clip", stream: TextIO | None = None) -> None:
@@ -38,14 +39,14 @@ class Progress:
         elif kind is None and self._total:
             self._say()
 
-    def step(self, outcome: str | None = None) -> None:
-        """One step done; `outcome` is counted and shown."""
-        self._done += 1
+    def step(self, outcome: str | None = None, by: int = 1) -> None:
+        """One step done, of `by` units; `outcome` is counted and shown."""
+        self._done += by
         if outcome is not None:
             self._counts[outcome] += 1
         if self._bar is not None:
             self._bar.set_postfix(dict(sorted(self._counts.items())), refresh=False)
-            self._bar.update()
+            self._bar.update(by)
         elif time.monotonic() - self._spoke > EVERY_SECONDS:
             self._say()
 
@@ -62,12 +63,16 @@ class Progress:
     def _new_bar(self) -> Any:
         if not self._stream.isatty():
             return None
-        return tqdm(total=self._total, desc=self._what, unit=self._unit, file=self._stream)
+        scale = self._unit == "B"
+        return tqdm(total=self._total, desc=self._what, unit=self._unit, unit_scale=scale, file=self._stream)
 
     def _say(self) -> None:
         self._spoke = time.monotonic()
         rate = self._done / max(self._spoke - self._started, 1e-9)
         counts = "".join(f", {name} {count}" for name, count in sorted(self._counts.items()))
         left = f", {(self._total - self._done) / rate / 60:.0f} min left" if 0 < self._done < self._total else ""
-        self._stream.write(f"{self._what}: {self._done}/{self._total}{counts} ({rate:.1f} a second{left})\n")
+        told = f"{self._done}/{self._total}{counts} ({rate:.1f} a second{left})"
+        if self._unit == "B":
+            told = f"{self._done / 1e6:.1f}/{self._total / 1e6:.1f} MB{counts} ({rate / 1e6:.1f} MB a second{left})"
+        self._stream.write(f"{self._what}: {told}\n")
         self._stream.flush()

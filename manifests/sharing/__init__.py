@@ -1,0 +1,1 @@
+"""Folders of shards on their way between labs: published, fetched, withdrawn from."""
