@@ -1,6 +1,4 @@
-# Every target only calls a command line. Builder's settings: DATASET DATA OUT WORKERS FEATURE TIMELINE ALIGN DECODER
-# OPTION ARGS; sharing's: DATASET OUT DEST AFFIRM PUBLIC NO_REPORT PRUNE ARGS; trainer's: DATASET SHARDS STRATEGY FOLD
-# FEATURE LABELS SCHEME ENCODER WEIGHTS RECIPE SEED RUNS WORKERS DEVICE ARGS.
+# Every target only calls a command line; `make help` says what each takes, README.md what the settings mean.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -54,10 +52,18 @@ $(VENV)/test.ok: $(VENV)/builder.ok $(VENV)/train.ok
 	$(PIP) --editable '.[builder,train,test]'
 	@touch $@
 
-.PHONY: shards plan verify report doctor
+.PHONY: corpus shards features plan verify report doctor
+corpus: $(VENV)/builder.ok  ## Fetch the originals of DATASET=ravdess|crema-d, or say how to get them (CHECK=1: only check)
+	@$(PY) -m builder corpus --dataset $(DATASET) --data '$(DATA)' $(if $(FROM),--from '$(FROM)') \
+	    $(if $(CHECK),--check) $(if $(ALL),--all) $(if $(REPLACE),--replace) $(if $(KEEP),--keep-archives) $(ARGS)
+
 shards: $(VENV)/builder.ok  ## Build shards: DATASET=demo|ravdess|crema-d|iemocap|folder DATA=folder OUT=folder
 	@$(PY) -m builder shards $(WHERE) $(SETTINGS) $(if $(WORKERS),--workers $(WORKERS)) \
 	    $(if $(ALLOW_DROPS),--allow-drops) $(if $(PRUNE),--prune) $(ARGS)
+
+features: $(VENV)/builder.ok  ## Make FEATURE=logmel of the sound in OUT's shards, without recordings: shards in TO=folder
+	@$(PY) -m builder features '$(OUT)' --feature '$(FEATURE)' $(if $(TO),--out '$(TO)') \
+	    $(if $(WORKERS),--workers $(WORKERS)) $(ARGS)
 
 plan: $(VENV)/builder.ok  ## Say what would be built, what is absent and what is defective
 	@$(PY) -m builder plan $(WHERE) $(SETTINGS) $(if $(ALL),--all) $(ARGS)

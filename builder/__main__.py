@@ -1,25 +1,31 @@
-"""Command line of the builder: python -m builder {shards,plan,report}."""
+"""Command line of the builder: python -m builder {shards,plan,report,corpus,features}."""
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+#: Commands that need no backend for recordings, so that they work where one cannot be loaded.
+LIGHT = ("corpus", "features")
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; its exit status, or 130 after Ctrl-C."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
     before = signal.signal(signal.SIGINT, _leave)
     try:
-        from builder import cli  # loads every backend: takes a second, and may fail
+        # Loads every backend for all but the light commands: takes a second, and may fail.
+        cli = importlib.import_module("builder.light" if given[:1] and given[0] in LIGHT else "builder.cli")
     except ImportError as error:
         return _failed(f"{error}; run make doctor", 2)
     finally:
         signal.signal(signal.SIGINT, before)
     try:
-        return cli.run(arguments)
+        return int(cli.run(given))
     except KeyboardInterrupt:
         return _failed("stopped; the same command goes on where this one was", 130)
 

@@ -5,58 +5,31 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn, get_args
+from typing import get_args
 
-from builder.config import TIMELINES, BuildConfig, ConfigError
+from builder import console, light
+from builder.config import TIMELINES, BuildConfig
+from builder.console import failed, say
 from builder.datasets import DATASETS
-from builder.datasets.base import CorpusError
 from builder.datasets.demo import make_demo
 from builder.engines import EngineError, Limits
 from builder.faces import Align
 from builder.media import DECODERS
 from builder.run import Job, Plan, Summary, build, plan
-from manifests.files import FolderError, describe_os_error
-from manifests.folds import FoldError
-from manifests.index import ManifestError
 from manifests.progress import Progress
-from manifests.schema import DROP_REASONS, FEATURE_ROWS, SchemaError
+from manifests.schema import DROP_REASONS, FEATURE_ROWS
 
 DEMO = "demo"
 #: Errors whose message is all a person needs.
-EXPECTED = (ConfigError, CorpusError, EngineError, FolderError, FoldError, ManifestError, SchemaError)
+EXPECTED = (*light.EXPECTED, EngineError)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run a command; exit status 0 only if all is well, 1 if what was built needs a look, 2 if nothing could be."""
-    options = _parser().parse_args(arguments)
-    try:
-        status = int(options.run(options))
-        sys.stdout.flush()
-        return status
-    except EXPECTED as error:
-        if options.debug:
-            raise
-        return _failed(str(error), 2)
-    except BrokenPipeError:  # whoever reads our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 2
-    except OSError as error:
-        if options.debug:
-            raise
-        return _failed(describe_os_error(error), 2)
-
-
-def _failed(message: str, status: int) -> int:
-    sys.stderr.write(f"error: {message}\n")
-    return status
-
-
-def _say(line: str = "") -> None:
-    sys.stdout.write(line + "\n")
+    return console.run(_parser(), arguments, EXPECTED)
 
 
 def _shards(options: argparse.Namespace) -> int:
@@ -71,29 +44,29 @@ def _shards(options: argparse.Namespace) -> int:
     )
     summary = build(job)
     _say_summary(summary)
-    _say(f"report    {_write_report(summary.out, summary.missing)}")
+    say(f"report    {_write_report(summary.out, summary.missing)}")
     failures = summary.failures()
     if failures and not options.allow_drops:
-        return _failed(f"{'; '.join(failures)}. What was built is kept; ALLOW_DROPS=1 accepts it", 1)
+        return failed(f"{'; '.join(failures)}. What was built is kept; ALLOW_DROPS=1 accepts it", 1)
     return 0
 
 
 def _say_summary(summary: Summary) -> None:
     counts = summary.counts
-    _say(f"built {counts['built']}   flagged {counts['flagged']}   dropped {counts['dropped']}")
+    say(f"built {counts['built']}   flagged {counts['flagged']}   dropped {counts['dropped']}")
     for reason, count in sorted(summary.reasons.items()):
-        _say(f"  dropped {count}: {reason}, {DROP_REASONS[reason]}")
+        say(f"  dropped {count}: {reason}, {DROP_REASONS[reason]}")
     if summary.missing:
         first = ", ".join(summary.missing[:3])
-        _say(f"  absent from the inventory {len(summary.missing)}: {first} ...; make plan ALL=1 names all")
-    _say(f"shards    {summary.out} ({summary.shards} shards, {summary.resumed} of them built before)")
-    _say(f"folds     {', '.join(summary.fold_schemes) or 'none fits what was built'}")
+        say(f"  absent from the inventory {len(summary.missing)}: {first} ...; make plan ALL=1 names all")
+    say(f"shards    {summary.out} ({summary.shards} shards, {summary.resumed} of them built before)")
+    say(f"folds     {', '.join(summary.fold_schemes) or 'none fits what was built'}")
 
 
 def _plan(options: argparse.Namespace) -> int:
     planned = plan(_config(options), _data(options))
     for line in describe_plan(planned, every=options.all):
-        _say(line)
+        say(line)
     return 0
 
 
@@ -126,9 +99,9 @@ def _report(options: argparse.Namespace) -> int:
     folder = options.out or Path("shards") / options.dataset
     if options.picture:
         write_picture(folder, options.picture)
-        _say(f"picture   {options.picture}")
+        say(f"picture   {options.picture}")
     else:
-        _say(f"report    {_write_report(folder, ())}")
+        say(f"report    {_write_report(folder, ())}")
     return 0
 
 
@@ -161,56 +134,42 @@ def _data(options: argparse.Namespace) -> Path:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m builder", description="Turn a corpus into verified shards.")
+    parser = console.Parser(prog="python -m builder", description="Turn a corpus into verified shards.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     shards = _command(commands, "shards", _shards, "build verified shards from a corpus folder")
     dry = _command(commands, "plan", _plan, "say what would be built, what is absent and what is defective")
     for command in (shards, dry):
         _add_settings(command)
-    shards.add_argument("--workers", type=_positive, default=len(os.sched_getaffinity(0)), help="processes (all cores)")
+    shards.add_argument(
+        "--workers", type=console.positive, default=len(os.sched_getaffinity(0)), help="processes (all cores)"
+    )
     shards.add_argument("--clip-seconds", type=_seconds, default=Limits().seconds, help="time limit for one clip")
     shards.add_argument("--prune", action="store_true", help="remove finished shards of speakers that are gone")
     shards.add_argument("--allow-drops", action="store_true", help="accept dropped clips and empty speakers")
     dry.add_argument("--all", action="store_true", help="list every file")
     report = _command(commands, "report", _report, "make report.html from built shards")
     report.add_argument("--picture", type=Path, metavar="FILE", help="instead, draw a few clips as one picture")
+    light.add_commands(commands)
     return parser
 
 
 def _command(commands: object, name: str, run: object, description: str) -> argparse.ArgumentParser:
-    command = commands.add_parser(name, help=description, description=description)  # type: ignore[attr-defined]
-    command.set_defaults(run=run)
+    command = console.command(commands, name, run, description)
     command.add_argument("--dataset", default=DEMO, help=f"one of {', '.join(DATASETS)} (default: {DEMO})")
-    command.add_argument("--data", type=_folder, help="the corpus's folder (default: data/DATASET)")
-    command.add_argument("--out", type=_folder, help="folder of the shards (default: shards/DATASET)")
-    command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    command.add_argument("--data", type=console.folder, help="the corpus's folder (default: data/DATASET)")
+    command.add_argument("--out", type=console.folder, help="folder of the shards (default: shards/DATASET)")
     return command
 
 
 def _add_settings(command: argparse.ArgumentParser) -> None:
     command.add_argument("--feature", default="mfcc", help=f"one or more of {', '.join(FEATURE_ROWS)}")
     command.add_argument("--timeline", default="uniform", help=f"one of {', '.join(TIMELINES)}")
-    command.add_argument("--step", type=_positive, default=BuildConfig(dataset=DEMO).step_frames, help="for fixed")
+    command.add_argument(
+        "--step", type=console.positive, default=BuildConfig(dataset=DEMO).step_frames, help="for fixed"
+    )
     command.add_argument("--align", default="frame", help=f"one of {', '.join(get_args(Align))}")
     command.add_argument("--decoder", default="pyav", help=f"one of {', '.join(DECODERS)}")
     command.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="the corpus's own options")
-
-
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong with the arguments in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}; {self.prog} --help says more\n")
-
-
-def _folder(text: str) -> Path:
-    return Path(text).expanduser()
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number from 1 on")
-    return int(text)
 
 
 def _seconds(text: str) -> float:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,23 +15,13 @@ from builder.config import BuildConfig
 from builder.datasets.base import ClipSource
 from builder.faces import FaceFinder, Faces
 from builder.media import DecodedClip, MediaError
+from builder.rows import BuiltClip, Sha256, dropped, recorded_row, recording_sha256, relative_name
 from builder.spectrograms import spectrograms
-from manifests.index import Row, Statistics, file_sha256
+from manifests.index import Statistics
 from manifests.schema import FRAMES, Sample, SchemaError, Timing, encode
 
 #: Fewer faces than this in 16 frames and the clip is dropped.
 FEWEST_FACES = FRAMES // 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class BuiltClip:
-    """What became of one clip."""
-
-    row: Row
-    members: Mapping[str, bytes] | None
-    """Member suffix -> bytes in tar order; None for a dropped clip."""
-    statistics: Mapping[str, Statistics]
-    """Spectrogram name -> sums of its values; {} for a dropped clip."""
 
 
 class ClipBuilder:
@@ -93,42 +82,6 @@ class ClipBuilder:
             source=_provenance(source, self._root, self._sha256, "sound_from_file" in clip.flags)
             | {"decoder": self._config.decoder},
         )
-
-
-def planned_row(source: ClipSource, root: Path) -> Row:
-    """The row of a clip before anything was opened."""
-    return Row(
-        **asdict(source.clip),
-        status="planned",
-        source=relative_name(source.video, root),
-        sound=relative_name(source.sound, root) if source.sound else None,
-    )
-
-
-def recording_sha256(path: Path | None) -> str | None:
-    """SHA-256 of a recording; None where it is absent or cannot be read."""
-    try:
-        return file_sha256(path) if path is not None and path.is_file() else None
-    except OSError:
-        return None
-
-
-Sha256 = Callable[[Path | None], str | None]
-
-
-def recorded_row(source: ClipSource, root: Path, sha256: Sha256 = recording_sha256) -> Row:
-    """The row of a clip with its recordings' hashes, so that another build can see whether they changed."""
-    return replace(planned_row(source, root), sha256=sha256(source.video), sound_sha256=sha256(source.sound))
-
-
-def dropped(row: Row, reason: str, detail: str) -> BuiltClip:
-    """A clip that is left out, and why."""
-    return BuiltClip(row=replace(row, status="dropped", reason=reason, detail=detail), members=None, statistics={})
-
-
-def relative_name(path: Path, root: Path) -> str:
-    """A file's name as it is recorded: from the corpus folder on, never where that lies on this machine."""
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
 
 
 def _provenance(source: ClipSource, root: Path, sha256: Sha256, sound_used: bool) -> dict[str, Any]:

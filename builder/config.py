@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib import metadata
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from builder.decoders.base import Plan
-from builder.faces import Align, model_hashes
-from builder.media import Decoder
 from builder.timeline import FIXED_STEP_FRAMES, fixed, uniform
 from manifests.schema import FEATURE_ROWS, SCHEMA_VERSION, dump_json
+
+Align = Literal["frame", "clip", "none"]
+Decoder = Literal["pyav", "ffmpeg"]
 
 TIMELINES = ("uniform", "fixed")
 CLIPS_A_SHARD = 100
@@ -75,13 +76,15 @@ class BuildConfig:
 
 def identity(config: BuildConfig) -> dict[str, Any]:
     """All that decides a build's bytes besides the recordings: settings, versions, models."""
+    from builder.faces import model_hashes  # loads OpenCV: shards without recordings need neither
+
     settings = asdict(config)
     if config.timeline != "fixed":
         settings["step_frames"] = FIXED_STEP_FRAMES  # changes nothing here
     return {
         "schema_version": SCHEMA_VERSION,
         "config": settings,
-        "versions": _versions(),
+        "versions": versions(),
         "models": model_hashes(),
     }
 
@@ -103,7 +106,8 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str =
     return lines
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Package -> version, of those installed here whose version can change a byte."""
     installed = {dist.metadata["Name"]: dist.version for dist in metadata.distributions()}
     found = {name: installed[name] for name in VERSIONED if name in installed}
     opencv = next((installed[name] for name in OPENCV_NAMES if name in installed), None)

@@ -16,15 +16,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from builder.config import Align
 from manifests.schema import CROP_PX
 
-Align = Literal["frame", "clip", "none"]
 Frame = npt.NDArray[np.uint8]
 Points = npt.NDArray[np.float64]
 

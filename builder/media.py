@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
+from builder.config import Decoder
 from builder.datasets.base import ClipSource, Region
 from builder.decoders import ffmpeg, pyav
 from builder.decoders.base import MediaError, Picture, Plan, Sound
@@ -20,7 +20,6 @@ from manifests.schema import SAMPLE_RATE_HZ
 
 __all__ = ["DecodedClip", "Decoder", "MediaError", "Plan", "decode"]
 
-Decoder = Literal["pyav", "ffmpeg"]
 DECODERS = {"pyav": pyav, "ffmpeg": ffmpeg}
 
 #: Difference between where sound and picture start or end that is worth a flag.

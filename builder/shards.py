@@ -12,9 +12,9 @@ from typing import Any
 
 from webdataset.writer import TarWriter
 
-from builder.clip import BuiltClip, planned_row, recording_sha256
 from builder.config import CLIPS_A_SHARD, digest
 from builder.datasets.base import ClipSource
+from builder.rows import BuiltClip, planned_row, recording_sha256
 from manifests.files import publish, published
 from manifests.index import (
     ManifestError,
@@ -100,6 +100,14 @@ def write_shard(folder: Path, plan: ShardPlan, clips: Iterable[BuiltClip]) -> Re
 
 def finished(folder: Path, plan: ShardPlan) -> Receipt | None:
     """The shard's receipt, if it is of this plan, its tar is whole and its recordings are still the same."""
+    receipt = whole(folder, plan)
+    if receipt is None or any(row.reason in PASSING for row in receipt.rows) or _changed(plan, receipt):
+        return None
+    return receipt
+
+
+def whole(folder: Path, plan: ShardPlan) -> Receipt | None:
+    """The shard's receipt, if it is of this plan and its tar is whole; recordings are not looked at."""
     path = folder / receipt_name(plan.name)
     if not path.is_file():
         return None
@@ -107,11 +115,7 @@ def finished(folder: Path, plan: ShardPlan) -> Receipt | None:
         receipt = load_receipt(path)
     except ManifestError:
         return None  # whatever wrote it was no build of ours; build the shard again
-    if any(row.reason in PASSING for row in receipt.rows):
-        return None
-    if receipt.plan != plan.digest or not _tar_is_whole(folder, receipt) or _changed(plan, receipt):
-        return None
-    return receipt
+    return receipt if receipt.plan == plan.digest and _tar_is_whole(folder, receipt) else None
 
 
 def _tar_is_whole(folder: Path, receipt: Receipt) -> bool:

@@ -51,7 +51,7 @@ def published(path: Path) -> Iterator[HashingFile]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _named(path), temporary.open("wb") as raw:
+        with named(path), temporary.open("wb") as raw:
             file = HashingFile(raw)
             yield file
             raw.flush()
@@ -61,14 +61,14 @@ def published(path: Path) -> Iterator[HashingFile]:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
-    with _named(path):
+    with named(path):
         _sync_folder(path.parent)
     _check_read_back(path, file.sha256)
 
 
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """A write that fails does not say where; say it."""
+def named(path: Path) -> Iterator[None]:
+    """A write that fails does not say where; say it: `path` becomes the file name of an OSError that has none."""
     try:
         yield
     except OSError as error:
@@ -90,19 +90,22 @@ def remove_leftovers(folder: Path) -> None:
 
 
 @contextmanager
-def sole_owner(folder: Path) -> Iterator[None]:
+def sole_owner(folder: Path, setting: str = "OUT=") -> Iterator[None]:
     """Hold the folder's lock while building. The system frees it when its owner dies, however that happens.
 
-    Raises FolderError, before any work, where another build holds it or the folder cannot be written.
+    `setting` is what people choose the folder with. Raises FolderError, before any work, where another build holds it
+    or the folder cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / LOCK_FILE).open("a+b", buffering=0)
     except OSError as error:
-        raise FolderError(f"{folder}: cannot be written ({error.strerror}); choose another folder with OUT=") from error
+        raise FolderError(
+            f"{folder}: cannot be written ({error.strerror}); choose another folder with {setting}"
+        ) from error
     with lock:
-        _take(lock, folder)
-        with _named(folder / LOCK_FILE):
+        _take(lock, folder, setting)
+        with named(folder / LOCK_FILE):
             lock.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         try:
             yield
@@ -110,16 +113,18 @@ def sole_owner(folder: Path) -> Iterator[None]:
             lock.truncate(0)  # whoever is given the folder need not know the machine
 
 
-def _take(lock: FileIO, folder: Path) -> None:
+def _take(lock: FileIO, folder: Path, setting: str) -> None:
     """Lock the file and empty it, or raise FolderError."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         lock.seek(0)
         owner = lock.read(200).decode(errors="replace").strip() or "another process"
-        raise FolderError(f"{folder}: {owner} is building here; wait for it, or choose another OUT=") from error
+        raise FolderError(f"{folder}: {owner} is building here; wait for it, or choose another {setting}") from error
     except OSError as error:
-        raise FolderError(f"{folder}: cannot be locked ({error.strerror}); choose a local folder with OUT=") from error
+        raise FolderError(
+            f"{folder}: cannot be locked ({error.strerror}); choose a local folder with {setting}"
+        ) from error
     lock.truncate(0)
 
 

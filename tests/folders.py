@@ -9,9 +9,9 @@ from pathlib import Path
 from samples import sample
 
 from builder import run
-from builder.clip import BuiltClip, dropped, planned_row
 from builder.datasets import corpus_named
 from builder.datasets.base import ClipSource, Scan
+from builder.rows import BuiltClip, dropped, planned_row
 from builder.shards import ShardPlan, write_shard
 from manifests.index import (
     Row,

@@ -52,6 +52,36 @@ class Scan:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Original:
+    """One file at a corpus's public home."""
+
+    name: str
+    """Relative to the home's folder, and to the corpus folder here."""
+    bytes: int
+    sha256: str | None = None
+    md5: str | None = None
+    """One of the two; neither where the home is to be asked for it."""
+    holds: tuple[str, ...] = ()
+    """For a zip, the files in it that belong into the corpus folder, by names relative to that."""
+    needed: bool = True
+    """Whether the builder misses it where it is absent."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Home:
+    """Where everybody can download a corpus."""
+
+    address: str
+    """`https://host`; a mirror may stand in for it."""
+    folder: str
+    """Where the files are, relative to the address."""
+    originals: Callable[[], tuple[Original, ...]]
+    """Every file that the builder can use."""
+    record: str | None = None
+    """Zenodo's record, relative to the address, that tells each file's MD5; None where originals have their sums."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Corpus:
     """One corpus: how to scan it, and what must be said wherever its shards go."""
 
@@ -68,5 +98,8 @@ class Corpus:
     """Names of committed schemes in `manifests/folds`, the default first; empty: leave-one-speaker-out is made."""
     scan: Callable[[Path, Mapping[str, str]], Scan]
     """(folder, options) -> Scan. Reads names and small text files only, never media. Raises CorpusError."""
+    home: Home | None = None
+    how_to_get: str = ""
+    """What to do to have the recordings, where they cannot be downloaded."""
     options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Option name -> allowed values, the default first, e.g. CREMA-D's `labels: (acted, voted)`; () allows any text."""

@@ -69,7 +69,7 @@ def chosen_options(corpus: Corpus, options: Mapping[str, str]) -> dict[str, str]
 def refuse_pointers(sources: Iterable[ClipSource]) -> None:
     """Raise CorpusError if git-lfs left its small text pointers in place of recordings."""
     media = sorted({path for source in sources for path in (source.video, source.sound) if path is not None})
-    pointers = [path for path in media if _is_pointer(path)]
+    pointers = [path for path in media if is_pointer(path)]
     if pointers:
         raise CorpusError(
             f"{pointers[0]}: a git-lfs pointer, not a recording ({len(pointers)} of {len(media)} files are); "
@@ -99,7 +99,8 @@ def refuse_twins(sources: Iterable[ClipSource]) -> None:
             )
 
 
-def _is_pointer(path: Path) -> bool:
+def is_pointer(path: Path) -> bool:
+    """Whether git-lfs left its small text pointer in place of the file."""
     try:
         if path.stat().st_size > _MAX_POINTER_BYTES:
             return False

@@ -24,13 +24,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder.datasets.base import ClipSource, Corpus, Scan
+from builder.datasets.base import ClipSource, Corpus, Home, Original, Scan
 from builder.datasets.checks import corpus_folder, is_media, visible_files
 from manifests import folds, labels
 from manifests.schema import Clip
 
 LABELS = ("acted", "voted")
 
+#: The repository's state that the inventory lists. Its recordings are in Git LFS, which this address resolves.
+_REPOSITORY = "media/CheyneyComputerScience/CREMA-D/1658cd342dff90010aa843eaeebd53610a08b1dc"
 _INVENTORY = Path(__file__).parent / "inventory"
 _VOTES = {"A": "ANG", "D": "DIS", "F": "FEA", "H": "HAP", "N": "NEU", "S": "SAD"}
 _LAYOUT = "VideoFlash/*.flv and, as a fallback for the sound, AudioWAV/*.wav"
@@ -95,6 +97,17 @@ def defects() -> Defects:
     data = json.loads((_INVENTORY / "crema-d-defects.json").read_text(encoding="utf-8"))
     flags = {clip: tuple(names) for clip, names in data.pop("flags").items()}
     return Defects(flags=flags, **data)
+
+
+def originals() -> tuple[Original, ...]:
+    """Every recording; the separate WAVs are for the few that have no sound of their own."""
+    entries = inventory().values()
+    videos = [(f"VideoFlash/{entry.clip}.flv", entry.flv_bytes, entry.flv_sha256, True) for entry in entries]
+    sounds = [(f"AudioWAV/{entry.clip}.wav", entry.wav_bytes, entry.wav_sha256, False) for entry in entries]
+    return tuple(
+        Original(name=name, bytes=size, sha256=sha256, needed=needed)
+        for name, size, sha256, needed in (*videos, *sounds)
+    )
 
 
 def scan(root: Path, options: Mapping[str, str]) -> Scan:
@@ -167,5 +180,6 @@ CORPUS = Corpus(
     label_schemes=labels.schemes_for("crema-d"),
     fold_schemes=folds.COMMITTED["crema-d"],
     scan=scan,
+    home=Home(address="https://media.githubusercontent.com", folder=_REPOSITORY, originals=originals),
     options={"labels": LABELS},
 )

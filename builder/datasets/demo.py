@@ -77,4 +77,5 @@ CORPUS = Corpus(
     label_schemes=schemes_for("demo"),
     fold_schemes=(),
     scan=scan,
+    how_to_get="there is nothing to download: make shards makes it in data/demo",
 )

@@ -189,5 +189,6 @@ CORPUS = Corpus(
     label_schemes=(),
     fold_schemes=(),
     scan=scan,
+    how_to_get="there is nothing to download: these are recordings of your own, listed in clips.csv",
     options={"csv": ()},
 )

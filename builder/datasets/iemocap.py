@@ -180,5 +180,9 @@ CORPUS = Corpus(
     label_schemes=labels.schemes_for("iemocap"),
     fold_schemes=folds.COMMITTED["iemocap"],
     scan=scan,
+    how_to_get=(
+        "ask for it with the release form at https://sail.usc.edu/iemocap/iemocap_release.htm; once the university has "
+        "sent a link, unpack the release and name its folder, which holds Session1 ... Session5"
+    ),
     options={"emotions": ("four", "all")},
 )

@@ -12,15 +12,17 @@ A folder `Actor_NN` for each actor, as the archives `Video_Speech_Actor_NN.zip` 
     AA  actor       01..24; odd ones are male
 
 So 60 clips an actor: 4 neutral and 8 of each other emotion. The clip id is the name without its suffix.
+`inventory/ravdess.csv` lists the archives; Zenodo tells their checksums.
 """
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
 
-from builder.datasets.base import ClipSource, Corpus, CorpusError, Scan
+from builder.datasets.base import ClipSource, Corpus, CorpusError, Home, Original, Scan
 from builder.datasets.checks import is_media, visible_files
 from manifests import folds, labels
 from manifests.schema import Clip
@@ -40,6 +42,8 @@ STATEMENTS = {"01": "Kids are talking by the door", "02": "Dogs are sitting by t
 REPETITIONS = ("01", "02")
 ACTORS = tuple(f"{number:02d}" for number in range(1, 25))
 
+_RECORD = "records/1188976"
+_INVENTORY = Path(__file__).parent / "inventory"
 _LAYOUT = "Actor_01 ... Actor_24 with 01-01-*.mp4 (unpack the archives Video_Speech_Actor_NN.zip)"
 _DEPTH = 4  # <parent>/<corpus>/Video_Speech_Actor_NN/Actor_NN/<file>, one more than needed from the corpus itself
 
@@ -49,6 +53,20 @@ def inventory() -> dict[str, Clip]:
     codes = product(EMOTIONS, INTENSITIES, STATEMENTS, REPETITIONS, ACTORS)
     clips = (_clip(*code) for code in codes if code[:2] != ("01", "02"))
     return {clip.clip_id: clip for clip in clips}
+
+
+def originals() -> tuple[Original, ...]:
+    """The archives of the speech videos, an actor each. Half of their files, without sound, are of no use here."""
+    with (_INVENTORY / "ravdess.csv").open(encoding="utf-8", newline="") as file:
+        sizes = {row["archive"]: int(row["size"]) for row in csv.DictReader(file)}
+    return tuple(
+        Original(
+            name=f"Video_Speech_Actor_{actor}.zip",
+            bytes=sizes[f"Video_Speech_Actor_{actor}.zip"],
+            holds=tuple(_path(clip_id) for clip_id in inventory() if clip_id.endswith(f"-{actor}")),
+        )
+        for actor in ACTORS
+    )
 
 
 def scan(root: Path, options: Mapping[str, str]) -> Scan:
@@ -62,10 +80,14 @@ def scan(root: Path, options: Mapping[str, str]) -> Scan:
     absent = known.keys() - {path.stem for path in taken}
     return Scan(
         sources=tuple(ClipSource(clip=known[path.stem], video=path) for path in sorted(taken)),
-        missing=tuple(sorted(f"Actor_{clip_id[-2:]}/{clip_id}.mp4" for clip_id in absent)),
+        missing=tuple(sorted(map(_path, absent))),
         ignored=tuple((path.relative_to(root).as_posix(), _why_not(path)) for path in media if path not in taken),
         expected_clips=len(known),
     )
+
+
+def _path(clip_id: str) -> str:
+    return f"Actor_{clip_id[-2:]}/{clip_id}.mp4"
 
 
 def _clip(emotion: str, intensity: str, statement: str, repetition: str, actor: str) -> Clip:
@@ -103,4 +125,5 @@ CORPUS = Corpus(
     label_schemes=labels.schemes_for("ravdess"),
     fold_schemes=folds.COMMITTED["ravdess"],
     scan=scan,
+    home=Home(address="https://zenodo.org", folder=f"{_RECORD}/files", record=f"api/{_RECORD}", originals=originals),
 )

@@ -89,7 +89,7 @@ ALL_CORPORA = "ravdess, crema-d, iemocap, folder"
         (["plan", "--step", "0"], "argument --step: found '0', expected a whole number from 1 on; "),
         (["shards", "--workers", "many"], "argument --workers: found 'many', expected a whole number from 1 on; "),
         (["shards", "--clip-seconds", "nan"], "argument --clip-seconds: found 'nan', expected seconds, more than 0; "),
-        (["shard"], "argument COMMAND: invalid choice: 'shard' (choose from 'shards', 'plan', 'report'); "),
+        (["shard"], "argument COMMAND: invalid choice: 'shard' (choose from 'shards', 'plan', 'report', "),
         (["plan", "--speed", "9"], "unrecognized arguments: --speed 9; "),
         ([], "the following arguments are required: COMMAND; "),
     ],
@@ -202,7 +202,7 @@ def test_plan_lists_what_is_absent_defective_and_odd_and_touches_nothing(
     def refuse(*_: object) -> NoReturn:
         raise AssertionError("no recording is to be opened")
 
-    for reader in ("builder.media.decode", "builder.clip.file_sha256", "manifests.index.file_sha256"):
+    for reader in ("builder.media.decode", "builder.rows.file_sha256", "manifests.index.file_sha256"):
         monkeypatch.setattr(reader, refuse)
     clips = [*corpora.CREMA_D_CLIPS, "1076_MTI_SAD_XX", "1013_WSI_DIS_XX"]
     data = corpora.crema_d(tmp_path / "data", clips, sounds=False)

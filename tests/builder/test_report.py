@@ -21,7 +21,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder import run
-from builder.clip import BuiltClip, dropped, planned_row
 from builder.datasets import corpus_named
 from builder.datasets.base import ClipSource, Scan
 from builder.report import write_picture, write_report
@@ -30,6 +29,7 @@ from builder.report.choice import choose
 from builder.report.figure import SHADED, clip_figure, crop_places, template_marks
 from builder.report.images import Scale, spectrogram
 from builder.report.tables import MOST_LISTED
+from builder.rows import BuiltClip, dropped, planned_row
 from builder.shards import ShardPlan, write_shard
 from manifests.files import FolderError
 from manifests.index import ManifestError, Row, Statistics

@@ -1,0 +1,1 @@
+"""A corpus's originals: what of them is in a folder, and how the rest comes from their public home."""

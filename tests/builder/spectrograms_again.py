@@ -1,0 +1,12 @@
+"""`python spectrograms_again.py ARGUMENTS`: the builder's command line where no face model can be loaded."""
+
+from __future__ import annotations
+
+import sys
+
+sys.modules["mediapipe"] = None  # type: ignore[assignment]  # whoever imports it, fails
+
+if __name__ == "__main__":
+    from builder.__main__ import main
+
+    sys.exit(main())

@@ -1,0 +1,13 @@
+"""`python stand_in_home.py INVENTORY ARGUMENTS`: the builder's command line with another inventory of CREMA-D."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    from builder.__main__ import main
+    from builder.datasets import crema_d
+
+    crema_d._INVENTORY = Path(sys.argv[1])
+    sys.exit(main(sys.argv[2:]))

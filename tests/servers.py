@@ -1,0 +1,173 @@
+"""A web server on 127.0.0.1 that serves a folder, and misbehaves as it is told to.
+
+with FileServer(folder) as server:
+    server.misbehave("S01-000.tar", Fault(status=503), Fault(drop_after=1000))  # the first two answers
+    ...  # read server.url
+    assert server.asked == ["S01-000.tar", "S01-000.tar", "S01-000.tar"]
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections import defaultdict, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import unquote, urlsplit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """What is wrong with one answer; several things may be."""
+
+    status: int | None = None
+    """Answered with this status and no content."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Added, such as `Location` or `Retry-After`; they take the place of the server's own."""
+    drop_after: int | None = None
+    """Bytes of content that are sent before the connection is cut."""
+    length: int | None = None
+    """Told as Content-Length in place of the truth."""
+    change: Callable[[bytes], bytes] | None = None
+    """Makes other content of the file's, before a range is cut out of it."""
+    no_range: bool = False
+    """A range is not heeded: the whole file is sent."""
+    hold: threading.Event | None = None
+    """Nothing is sent before this is set."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What was asked for."""
+
+    name: str
+    """Path without its first slash and without a query, decoded."""
+    method: str
+    headers: Mapping[str, str]
+    """Names in small letters."""
+
+    @property
+    def first_byte(self) -> int:
+        """Of the range that was asked for."""
+        found = re.fullmatch(r"bytes=(\d+)-\d*", self.headers.get("range", ""))
+        return int(found[1]) if found else 0
+
+
+class FileServer:
+    """Serves a folder over HTTP/1.1, with ranges, to any number of clients at once. Use as a context manager."""
+
+    def __init__(self, folder: Path, *, prefix: str = "") -> None:
+        """Names are paths below the folder; `prefix` comes before them in the address, and is not part of them."""
+        self.folder = folder
+        self.requests: list[Request] = []
+        """All so far."""
+        self.allow: Callable[[Request], bool] = lambda _: True
+        """Whether a request is answered at all; 401 if not."""
+        self._prefix = prefix.strip("/")
+        self._next: defaultdict[str, deque[Fault]] = defaultdict(deque)
+        self._always: dict[str, Fault] = {}
+        self._server = _Quiet(("127.0.0.1", 0), partial(_Handler, self))
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    @property
+    def url(self) -> str:
+        """Of the folder, without a slash at its end."""
+        return f"http://127.0.0.1:{self._server.server_port}/{self._prefix}".rstrip("/")
+
+    @property
+    def asked(self) -> list[str]:
+        """Names that were got, in order, each as often as it was; not those whose head alone was asked for."""
+        return [request.name for request in self.requests if request.method == "GET"]
+
+    def misbehave(self, name: str, *faults: Fault, always: Fault | None = None) -> None:
+        """The next answers for a name, one fault each; and all answers after them."""
+        self._next[name].extend(faults)
+        if always is not None:
+            self._always[name] = always
+
+    def behave(self) -> None:
+        """From now on nothing is wrong, and nothing was asked."""
+        self._next.clear()
+        self._always.clear()
+        self.requests.clear()
+
+    def note(self, method: str, path: str, headers: Mapping[str, str]) -> tuple[Request, Fault]:
+        """Write a request down; what is to be wrong with its answer."""
+        name = unquote(urlsplit(path).path).strip("/").removeprefix(self._prefix).strip("/")
+        request = Request(name=name, method=method, headers={key.lower(): value for key, value in headers.items()})
+        self.requests.append(request)
+        waiting = self._next[name]
+        return request, waiting.popleft() if waiting else self._always.get(name, Fault())
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def __init__(self, owner: FileServer, *args: Any) -> None:
+        self._owner = owner
+        super().__init__(*args)
+
+    def do_GET(self) -> None:
+        request, fault = self._owner.note(self.command, self.path, dict(self.headers))
+        if fault.hold is not None:
+            fault.hold.wait()
+        path = self._owner.folder / request.name
+        if fault.status is not None:
+            self._send(fault.status, b"", {}, fault)
+        elif not self._owner.allow(request):
+            self._send(401, b"", {}, fault)
+        elif not path.resolve().is_relative_to(self._owner.folder.resolve()) or not path.is_file():
+            self._send(404, b"", {}, fault)
+        else:
+            self._send_file(path.read_bytes(), request, fault)
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def _send_file(self, data: bytes, request: Request, fault: Fault) -> None:
+        data = fault.change(data) if fault.change else data
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("range", ""))
+        if not asked or fault.no_range:
+            self._send(200, data, {"Accept-Ranges": "none" if fault.no_range else "bytes"}, fault)
+            return
+        first, last = int(asked[1]), min(int(asked[2] or len(data)), len(data) - 1)
+        if first >= len(data):
+            self._send(416, b"", {"Content-Range": f"bytes */{len(data)}"}, fault)
+        else:
+            self._send(206, data[first : last + 1], {"Content-Range": f"bytes {first}-{last}/{len(data)}"}, fault)
+
+    def _send(self, status: int, data: bytes, headers: Mapping[str, str], fault: Fault) -> None:
+        told = {"Content-Length": str(len(data) if fault.length is None else fault.length), **headers, **fault.headers}
+        self.send_response(status)
+        for name, value in told.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data[: fault.drop_after])
+        if fault.drop_after is not None or fault.length is not None:
+            self.close_connection = True
+
+    def log_message(self, *args: object) -> None:
+        """Say nothing."""
+
+
+class _Quiet(ThreadingHTTPServer):
+    """Clients that go away are no news."""
+
+    daemon_threads = True
+
+    def handle_error(self, *args: object) -> None:
+        """Say nothing: what a client sees is what a test looks at."""
