@@ -17,6 +17,8 @@ SETTINGS := $(if $(FEATURE),--feature '$(FEATURE)') $(if $(TIMELINE),--timeline 
             $(if $(STEP),--step $(STEP)) $(if $(ALIGN),--align $(ALIGN)) $(if $(DECODER),--decoder $(DECODER)) \
             $(foreach option,$(OPTION),--option $(option))
 
+STORES := $(if $(filter s3://% hf://%,$(SHARDS)),$(VENV)/share.ok)# what it takes to read shards there
+
 RUNS  ?= runs
 LEARN := --runs '$(RUNS)' $(if $(CHOSEN),--dataset $(CHOSEN)) $(if $(SHARDS),--shards '$(SHARDS)') \
          $(if $(STRATEGY),--strategy $(STRATEGY)) $(if $(FOLD),--fold $(FOLD)) $(if $(SCHEME),--fold-scheme $(SCHEME)) \
@@ -77,16 +79,21 @@ report: $(VENV)/builder.ok  ## Make report.html of built shards again
 doctor: $(VENV)/builder.ok  ## Load every backend, check disk, memory and corpus, say what to do
 	@$(PY) -m builder.doctor $(WHERE)
 
-.PHONY: share
+.PHONY: share fetch
 share: $(VENV)/share.ok  ## Copy finished shards to DEST=folder|s3://bucket/path|hf://datasets/owner/name, checked there
 	@$(PY) -m manifests share '$(OUT)' '$(DEST)' $(if $(AFFIRM),--affirm '$(AFFIRM)') $(if $(PUBLIC),--public) \
 	    $(if $(NO_REPORT),--no-report) $(if $(PRUNE),--prune) $(ARGS)
 
+fetch: $(VENV)/share.ok  ## Bring shards FROM=folder|https://|s3://|hf://datasets/owner/name; of FOLD=k SPLIT="train test" only
+	@$(PY) -m manifests fetch '$(FROM)' '$(OUT)' $(if $(FOLD),--fold $(FOLD)) $(if $(SPLIT),--split $(SPLIT)) \
+	    $(if $(SCHEME),--fold-scheme $(SCHEME)) $(if $(CHOSEN)$(filter shards/%,$(OUT)),--dataset $(DATASET)) \
+	    $(if $(PRUNE),--prune) $(ARGS)
+
 .PHONY: train sweep results predict export
-train: $(VENV)/train.ok  ## Train a strategy on a fold: STRATEGY FOLD DATASET ENCODER WEIGHTS RECIPE LABELS SCHEME
+train: $(VENV)/train.ok $(STORES)  ## Train a strategy on a fold: STRATEGY FOLD DATASET ENCODER WEIGHTS RECIPE LABELS SCHEME
 	@$(PY) -m train train $(LEARN) $(ARGS)
 
-sweep: $(VENV)/train.ok  ## Train all strategies on all folds, or those of STRATEGY and FOLD; skips what is done
+sweep: $(VENV)/train.ok $(STORES)  ## Train all strategies on all folds, or those of STRATEGY and FOLD; skips what is done
 	@$(PY) -m train sweep $(LEARN) $(ARGS)
 
 results: $(VENV)/train.ok  ## Set the paper's tables beside all runs, with plots: runs/report

@@ -63,6 +63,8 @@ def place_at(address: str) -> Place:
     Credentials come from where their owner keeps them, never from the address: ~/.netrc for http(s); AWS's environment
     and files for s3 (`FSSPEC_S3_ANON=true` for a public bucket); the hub's own login.
     """
+    if not address:
+        raise PlaceError(f"found no address, expected {KINDS}")
     if not is_remote(address):
         return Directory(path=Path(address).expanduser().absolute())
     parts = _split(address)
@@ -216,7 +218,7 @@ def _hub(address: str) -> Web:
         raise PlaceError(f"{address}: needs huggingface_hub; install it with pip") from error
 
     def url(name: str) -> str:
-        return huggingface_hub.hf_hub_url(
+        told: str = huggingface_hub.hf_hub_url(
             found["repository"],
             name,
             subfolder=found["folder"],
@@ -224,6 +226,7 @@ def _hub(address: str) -> Web:
             revision=found["revision"] and unquote(found["revision"]),
             endpoint=os.environ.get("HF_ENDPOINT"),
         )
+        return told
 
     token = huggingface_hub.get_token()
     return Web(address=address.rstrip("/"), url=url, authorization=token and f"Bearer {token}")
