@@ -17,6 +17,8 @@ SETTINGS := $(if $(FEATURE),--feature '$(FEATURE)') $(if $(TIMELINE),--timeline 
             $(if $(STEP),--step $(STEP)) $(if $(ALIGN),--align $(ALIGN)) $(if $(DECODER),--decoder $(DECODER)) \
             $(foreach option,$(OPTION),--option $(option))
 
+STORES := $(if $(filter s3://% hf://%,$(SHARDS) $(FROM) $(DEST)),$(VENV)/stores.ok)# what it takes to reach them
+
 RUNS  ?= runs
 LEARN := --runs '$(RUNS)' $(if $(CHOSEN),--dataset $(CHOSEN)) $(if $(SHARDS),--shards '$(SHARDS)') \
          $(if $(STRATEGY),--strategy $(STRATEGY)) $(if $(FOLD),--fold $(FOLD)) $(if $(SCHEME),--fold-scheme $(SCHEME)) \
@@ -42,8 +44,13 @@ $(VENV)/train.ok: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) --editable '.[train]'
 	@touch $@
 
-$(VENV)/share.ok: pyproject.toml constraints.txt | $(VENV)/bin/python
-	@echo "setting up sharing in $(VENV) (once)"
+$(VENV)/core.ok: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "setting up what reads shards in $(VENV) (once)"
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/stores.ok: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "setting up buckets and the hub in $(VENV) (once)"
 	$(PIP) --editable '.[hub,s3]'
 	@touch $@
 
@@ -68,7 +75,7 @@ features: $(VENV)/builder.ok  ## Make FEATURE=logmel of the sound in OUT's shard
 plan: $(VENV)/builder.ok  ## Say what would be built, what is absent and what is defective
 	@$(PY) -m builder plan $(WHERE) $(SETTINGS) $(if $(ALL),--all) $(ARGS)
 
-verify: $(VENV)/builder.ok  ## Hold built shards against their index (QUICK=1: sizes only)
+verify: $(VENV)/core.ok  ## Hold built shards against their index (QUICK=1: sizes only)
 	@$(PY) -m manifests verify '$(OUT)' $(if $(QUICK),--quick)
 
 report: $(VENV)/builder.ok  ## Make report.html of built shards again
@@ -77,19 +84,24 @@ report: $(VENV)/builder.ok  ## Make report.html of built shards again
 doctor: $(VENV)/builder.ok  ## Load every backend, check disk, memory and corpus, say what to do
 	@$(PY) -m builder.doctor $(WHERE)
 
-.PHONY: share withdraw
-share: $(VENV)/share.ok  ## Copy finished shards to DEST=folder|s3://bucket/path|hf://datasets/owner/name, checked there
+.PHONY: share fetch withdraw
+share: $(VENV)/core.ok $(STORES)  ## Copy finished shards to DEST=folder|s3://bucket/path|hf://datasets/owner/name, checked there
 	@$(PY) -m manifests share '$(OUT)' '$(DEST)' $(if $(AFFIRM),--affirm '$(AFFIRM)') $(if $(PUBLIC),--public) \
 	    $(if $(NO_REPORT),--no-report) $(if $(PRUNE),--prune) $(ARGS)
 
-withdraw: $(VENV)/share.ok  ## Remove SPEAKER="1001 1002" from finished shards; the rest keeps its hashes
+fetch: $(VENV)/core.ok $(STORES)  ## Bring shards FROM=folder|https://|s3://|hf://datasets/owner/name; of FOLD=k SPLIT="train test" only
+	@$(PY) -m manifests fetch '$(FROM)' '$(OUT)' $(if $(FOLD),--fold $(FOLD)) $(if $(SPLIT),--split $(SPLIT)) \
+	    $(if $(SCHEME),--fold-scheme $(SCHEME)) $(if $(CHOSEN)$(filter shards/%,$(OUT)),--dataset $(DATASET)) \
+	    $(if $(PRUNE),--prune) $(ARGS)
+
+withdraw: $(VENV)/core.ok  ## Remove SPEAKER="1001 1002" from finished shards; the rest keeps its hashes
 	@$(PY) -m manifests withdraw '$(OUT)' $(SPEAKER) $(ARGS)
 
 .PHONY: train sweep results predict export
-train: $(VENV)/train.ok  ## Train a strategy on a fold: STRATEGY FOLD DATASET ENCODER WEIGHTS RECIPE LABELS SCHEME
+train: $(VENV)/train.ok $(STORES)  ## Train a strategy on a fold: STRATEGY FOLD DATASET ENCODER WEIGHTS RECIPE LABELS SCHEME
 	@$(PY) -m train train $(LEARN) $(ARGS)
 
-sweep: $(VENV)/train.ok  ## Train all strategies on all folds, or those of STRATEGY and FOLD; skips what is done
+sweep: $(VENV)/train.ok $(STORES)  ## Train all strategies on all folds, or those of STRATEGY and FOLD; skips what is done
 	@$(PY) -m train sweep $(LEARN) $(ARGS)
 
 results: $(VENV)/train.ok  ## Set the paper's tables beside all runs, with plots: runs/report

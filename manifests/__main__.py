@@ -9,11 +9,13 @@ from pathlib import Path
 
 from manifests import terms
 from manifests.files import FolderError, describe_os_error
-from manifests.index import Dataset, ManifestError, Problem, load_dataset, verify
-from manifests.schema import SchemaError
+from manifests.index import Dataset, Problem, load_dataset, shards_here, verify
+from manifests.records import OneLineError
 from manifests.sharing.destinations import Destination, ShareError, destination
+from manifests.sharing.fetch import SPLITS, THREADS, FetchError, Wanted, fetch
+from manifests.sharing.places import KINDS
 from manifests.sharing.share import NotWholeError, Shared, Wish, share
-from manifests.sharing.withdraw import WithdrawError, withdraw
+from manifests.sharing.withdraw import withdraw
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     check.add_argument("--quick", action="store_true", help="sizes only, no hashes")
     check.set_defaults(run=_verify)
     _add_share(commands.add_parser("share", help="copy a finished folder to where others read it"))
+    _add_fetch(commands.add_parser("fetch", help="bring what a fold needs of a published folder, or all of it"))
     leave = commands.add_parser("withdraw", help="remove speakers from a finished folder")
     leave.add_argument("folder", type=Path)
     leave.add_argument("speaker", nargs="+")
@@ -35,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("stopped; the same command goes on where this one was\n")
         return 130
-    except (FolderError, ManifestError, SchemaError, ShareError, WithdrawError, OSError) as error:
+    except (FolderError, OneLineError, ShareError, OSError) as error:
         sys.stderr.write(f"error: {describe_os_error(error) if isinstance(error, OSError) else error}\n")
         return 2
 
@@ -44,15 +47,52 @@ def _verify(options: argparse.Namespace) -> int:
     problems = verify(options.folder, full=not options.quick)
     if problems:
         return _bad(problems)
-    dataset = load_dataset(options.folder)
-    size = sum(shard.bytes for shard in dataset.shards) / 1e6
-    samples = sum(shard.samples for shard in dataset.shards)
     how = "every size" if options.quick else "every hash and member"
-    sys.stdout.write(f"whole: {samples} samples in {len(dataset.shards)} shards, {size:.1f} MB ({how})\n")
+    sys.stdout.write(f"{_held(options.folder)} ({how})\n")
     return 0
 
 
-def _bad(problems: Iterable[Problem]) -> int:
+def _held(folder: Path) -> str:
+    """What a folder has, of all that was published."""
+    every = load_dataset(folder).shards
+    here = shards_here(folder, load_dataset(folder))
+    samples, size = sum(shard.samples for shard in here), sum(shard.bytes for shard in here) / 1e6
+    if len(here) == len(every):
+        return f"whole: {samples} samples in {len(here)} shards, {size:.1f} MB"
+    all_samples = sum(shard.samples for shard in every)
+    return f"part: {samples} of {all_samples} samples in {len(here)} of {len(every)} shards, {size:.1f} MB"
+
+
+def _add_fetch(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", help=KINDS)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--dataset", help="corpus that is expected there")
+    parser.add_argument("--fold", help="name or number of a fold; everything if not given")
+    parser.add_argument("--fold-scheme", help="the corpus's default if not given")
+    parser.add_argument("--split", nargs="+", choices=SPLITS, default=[], help="train brings the validation side, too")
+    parser.add_argument("--prune", action="store_true", help="remove here what was withdrawn or replaced there")
+    parser.add_argument("--threads", type=int, default=THREADS, help="files brought at once")
+    parser.set_defaults(run=_fetch)
+
+
+def _fetch(options: argparse.Namespace) -> int:
+    if options.fold is None and (options.split or options.fold_scheme):
+        raise FetchError("found a split or a scheme, but no fold; name one with --fold (make: FOLD=)")
+    wanted = options.fold and Wanted(fold=options.fold, scheme=options.fold_scheme, splits=tuple(options.split))
+    told = {name: getattr(options, name) for name in ("dataset", "prune", "threads")}
+    report = fetch(options.source, options.folder, wanted, **told)
+    _bad(report.problems)
+    kept = len(report.here) - report.moved
+    moved = f"{report.moved} shards moved, {report.moved_bytes / 1e6:.1f} MB" if report.moved else "nothing to move"
+    sys.stdout.write(f"{moved}; {kept} of {len(report.here)} shards were here\n")
+    if report.problems:
+        sys.stdout.write(f"{len(report.problems)} not fetched; the same command tries them again\n")
+        return 1
+    sys.stdout.write(f"{options.folder}: {_held(options.folder)}\n")
+    return 0
+
+
+def _bad(problems: Iterable[Problem | str]) -> int:
     for problem in problems:
         sys.stdout.write(f"BAD  {problem}\n")
     return 1

@@ -38,10 +38,11 @@ CLIPS_FILE = "clips.jsonl"
 CROISSANT_FILE = "croissant.json"
 SHARED_FILE = "SHARED.json"
 SUMS_FILE = "SHA256SUMS"
+FETCHED_FILE = "fetched.json"
 RECEIPTS = "receipts"
 FOLDS = "folds"
 #: Files beside the promised ones that say nothing about samples.
-VIEWS = frozenset({"report.html", SHARED_FILE, SUMS_FILE})
+VIEWS = frozenset({"report.html", FETCHED_FILE, SHARED_FILE, SUMS_FILE})
 
 STATUSES = ("planned", "built", "flagged", "dropped")
 
@@ -215,6 +216,28 @@ class Dataset:
         return tuple(self.identity["config"]["features"])
 
 
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Sides of a fold."""
+
+    scheme: str
+    fold: str
+    sides: tuple[str, ...]
+    """Some of `folds.SIDES`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fetched:
+    """`fetched.json`: what of a published folder was fetched on purpose. Of this copy alone, and in no sums."""
+
+    source: str
+    """Where from: a path or an address."""
+    selections: tuple[Selection, ...]
+    """What was asked for; none for everything."""
+    shards: tuple[str, ...] | None
+    """Names of the shards that are to be here, sorted; None for all."""
+
+
 def receipt_name(shard: str) -> str:
     """`1001-000.tar` -> `receipts/1001-000.json`."""
     return f"{RECEIPTS}/{shard.removesuffix('.tar')}.json"
@@ -236,6 +259,26 @@ def load_dataset(folder: Path) -> Dataset:
     dataset = _record(Dataset, value, str(path))
     _check_features(dataset, str(path))
     return dataset
+
+
+def dump_fetched(fetched: Fetched) -> bytes:
+    """Fetched -> bytes of `fetched.json`."""
+    return (json.dumps(asdict(fetched), sort_keys=True, indent=1) + "\n").encode()
+
+
+def load_fetched(folder: Path) -> Fetched | None:
+    """Read `fetched.json`; None for a folder that was not fetched. Raises ManifestError."""
+    path = folder / FETCHED_FILE
+    return _record(Fetched, read_json(path), str(path)) if path.is_file() else None
+
+
+def shards_here(folder: Path, dataset: Dataset) -> tuple[Shard, ...]:
+    """Shards that are to be in a folder: all, unless a part was fetched on purpose. Raises ManifestError."""
+    fetched = load_fetched(folder)
+    if fetched is None or fetched.shards is None:
+        return dataset.shards
+    wanted = set(fetched.shards)
+    return tuple(shard for shard in dataset.shards if shard.name in wanted)
 
 
 def dump_receipt(receipt: Receipt) -> bytes:
@@ -320,7 +363,8 @@ def verify(folder: Path, full: bool = False, on_file: Callable[[str], None] | No
     """Hold a folder against its index: all that is not as promised, every bad file named.
 
     Quick: each promised file is there, of the right size, and nothing else is. Full: every hash, and every shard's
-    members where the receipt says. `on_file` hears of each file before it is checked.
+    members where the receipt says. Shards that were not fetched on purpose need not be there, nor their receipts.
+    `on_file` hears of each file before it is checked.
 
     Raises ManifestError where the index itself cannot be read.
     """
@@ -331,14 +375,27 @@ def verify(folder: Path, full: bool = False, on_file: Callable[[str], None] | No
     promised = promised_files(dataset, _receipts(dataset, sums))
     problems = [*_unlisted(folder, promised), *_disagreeing_sums(dataset, sums, promised)]
     sizes = {shard.name: shard.bytes for shard in dataset.shards}
+    here = shards_here(folder, dataset)
+    elsewhere = _elsewhere(folder, dataset, here, promised)
     for name in promised:
+        if name in elsewhere:
+            continue
         if on_file is not None:
             on_file(name)
         problems += _check_file(folder, name, sizes.get(name), sums.get(name), full)
     if full and not problems:
         suffixes = set(member_names(dataset.features))
-        problems = [problem for shard in dataset.shards for problem in _check_members(folder, shard, suffixes)]
+        problems = [problem for shard in here for problem in _check_members(folder, shard, suffixes)]
     return problems
+
+
+def _elsewhere(folder: Path, dataset: Dataset, here: Sequence[Shard], promised: Iterable[str]) -> set[str]:
+    """Promised shards and receipts that are neither to be in a folder nor in it."""
+    if len(here) == len(dataset.shards):
+        return set()
+    wanted = {name for shard in here for name in (shard.name, shard.receipt)}
+    of_shards = (name for name in promised if name.endswith(".tar") or name.startswith(f"{RECEIPTS}/"))
+    return {name for name in of_shards if name not in wanted and not (folder / name).exists()}
 
 
 def _receipts(dataset: Dataset, sums: Mapping[str, str]) -> set[str]:

@@ -87,8 +87,18 @@ class Checkpoints:
         try:
             state = torch.load(latest / OPTIMIZER_FILE, map_location="cpu", weights_only=True)
             optimizer.load_state_dict(state)
+        except (pickle.UnpicklingError, OSError, EOFError, RuntimeError, ValueError, LookupError) as error:
+            raise _damaged(latest, error) from error
+        return self.progress()
+
+    def progress(self) -> Progress:
+        """How far the latest checkpoint is. Raises CheckpointError for one that is damaged."""
+        latest = self.latest()
+        if latest is None:
+            return Progress()
+        try:
             progress: Progress = typed(Progress, json.loads((latest / STATE_FILE).read_bytes()), str(latest))
-        except (pickle.UnpicklingError, SchemaError, OSError, EOFError, RuntimeError, ValueError, LookupError) as error:
+        except (SchemaError, OSError, ValueError) as error:
             raise _damaged(latest, error) from error
         return progress
 

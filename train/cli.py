@@ -16,8 +16,9 @@ from manifests.folds import FoldError
 from manifests.index import ManifestError
 from manifests.labels import LabelError
 from manifests.schema import SchemaError
+from manifests.sharing.fetch import fold_named
+from manifests.sharing.places import PlaceError
 from train import cost, runs
-from train.cache import CacheError
 from train.checkpoint import CheckpointError
 from train.config import DEMO, DEMO_DEFAULT, ENCODER_DEFAULT, ConfigError, TrainConfig, device_for
 from train.data import DataError, open_folder
@@ -48,8 +49,8 @@ from train.tables import write_report
 
 #: What a user can mend; anything else is a fault of the program and shows its traceback.
 ERRORS = (
-    *(CacheError, CheckpointError, ConfigError, DataError, EvaluationError, FoldError, FusionError, ImagingError),
-    *(LabelError, ManifestError, PredictError, RecipeError, SchemaError, TrainingError, WeightsError, OSError),
+    *(CheckpointError, ConfigError, DataError, EvaluationError, FoldError, FusionError, ImagingError, LabelError),
+    *(ManifestError, PlaceError, PredictError, RecipeError, SchemaError, TrainingError, WeightsError, OSError),
 )
 STOPPED = 130
 
@@ -88,7 +89,7 @@ def _train(asked: argparse.Namespace) -> int:
         session = prepare(_config(asked, strategy, fold), ranks, _say)
         _warn_of_cost(session)
         outcome = train(session)
-        if ranks.first:
+        if ranks.first and outcome:
             _out(_told(outcome))
     return 0
 
@@ -101,14 +102,15 @@ def _sweep(asked: argparse.Namespace) -> int:
         configs = [_config(asked, strategy, fold) for strategy in strategies for fold in folds]
         for config in configs:
             outcome = _swept(config, ranks)
-            if ranks.first:
+            if ranks.first and outcome:
                 _out(_told(outcome))
         if ranks.first:
-            _out("\n".join(map(_summed, runs.sweep(configs[0].home))))
+            for summary in runs.sweep(configs[0].home):
+                _out(_summed(summary))
     return 0
 
 
-def _swept(config: TrainConfig, ranks: Ranks) -> Outcome:
+def _swept(config: TrainConfig, ranks: Ranks) -> Outcome | None:
     session = prepare(config, ranks, _say)
     if not runs.is_done(session.folder, session.protocol):
         session.say(f"{config.strategy}, fold {config.fold}")
@@ -214,10 +216,7 @@ def _shards(asked: argparse.Namespace) -> str:
 
 def _fold(shards: str, fold: str, scheme: str | None) -> str:
     """A fold by name, or by number, from 1, where no fold has that name."""
-    names = fold_names(open_folder(shards), scheme)
-    if fold not in names and fold.isdecimal() and 1 <= int(fold) <= len(names):
-        return names[int(fold) - 1]
-    return fold
+    return fold_named(fold_names(open_folder(shards), scheme), fold)
 
 
 def _only(names: Sequence[str], what: str) -> Sequence[str]:

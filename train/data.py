@@ -1,16 +1,19 @@
 """A folder of shards, a fold and a label scheme -> the clips of one side: where each lies and what class it is.
 
-What is told here is checked before training: the folder is complete, no subject is on two sides, every shard used has
-the hash that the index promises, and every emotion has a class or is left out on purpose.
+What is told here is checked before training: the folder is as promised, no subject is on two sides, and every emotion
+has a class or is left out on purpose. Shards, here or at an address, are hashed before anything of them is decoded, in
+the background where training can go on meanwhile.
 """
 
 from __future__ import annotations
 
+import hashlib
+import os
+import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache as remembered
 from functools import reduce
 from operator import add
 from pathlib import Path
@@ -23,14 +26,19 @@ from manifests import index, labels
 from manifests.folds import Side, read_assignment
 from manifests.index import Dataset, Receipt, Shard, Statistics
 from manifests.labels import LabelScheme
-from train import cache
+from manifests.sharing.fetch import mirror_index, promises
+from manifests.sharing.places import Place, is_remote, place_at
+from manifests.sharing.transfer import bring
 from train.fusion import Strategy
+from train.supply import Supply
 
 #: `hashes` reads every byte of the shards used, once a process; `sizes` trusts local shards of the right size.
 Check = Literal["hashes", "sizes"]
 
 FACES = "faces.jpg"
-_HASHING_THREADS = 4
+_THREADS = 8
+#: Files that were found to have a hash, each hashed once a process.
+_VERIFIED: set[tuple[Path, str]] = set()
 
 
 class DataError(ValueError):
@@ -44,8 +52,16 @@ class Folder:
     path: Path
     """Where the index lies, and where shards are read."""
     dataset: Dataset
-    url: str | None = None
+    here: frozenset[str]
+    """Names of the shards that can be read: all, but for a folder of which a part was fetched."""
+    place: Place | None = None
     """Where shards are fetched from, for a remote folder."""
+    source: str = ""
+    """Where the rest of a part is to be had."""
+
+    def lacks(self, sides: Sequence[Side]) -> list[str]:
+        """Names of the shards of some sides that are not here."""
+        return sorted({name for side in sides for name in side["shards"]} - self.here)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -75,20 +91,35 @@ class Clips:
 
 
 def open_folder(location: str | Path, cache_root: Path | None = None) -> Folder:
-    """A folder by path or by http, https or s3 address; every promised file of a local one is there, of its size.
+    """A folder by path or by address; every file that is to be in a local one is there, of its size.
 
     Raises DataError for a folder that is not as its index promises, ManifestError for an index that cannot be read,
-    CacheError for a remote folder that cannot be fetched.
+    PlaceError for a remote folder that cannot be fetched.
     """
-    if cache.is_remote(str(location)):
-        path = cache.mirror_index(str(location), cache_root or cache.default_root())
-        return Folder(path=path, dataset=index.load_dataset(path), url=str(location))
+    if is_remote(str(location)):
+        return _open_remote(str(location), cache_root or default_root())
     path = Path(location)
     problems = index.verify(path)
     if problems:
         more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
         raise DataError(f"{path}: {problems[0]}{more}; build or fetch it again")
-    return Folder(path=path, dataset=index.load_dataset(path))
+    dataset, fetched = index.load_dataset(path), index.load_fetched(path)
+    here = frozenset(shard.name for shard in index.shards_here(path, dataset))
+    return Folder(path=path, dataset=dataset, here=here, source=fetched.source if fetched else "")
+
+
+def default_root() -> Path:
+    """Where remote folders are kept: `multimae-der` in the user's cache folder."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "multimae-der"
+
+
+def _open_remote(address: str, root: Path) -> Folder:
+    """What is said about the shards is fetched here, not the shards."""
+    place = place_at(address)
+    name = place.address.rpartition("/")[2]
+    path = root / f"{name}-{hashlib.sha256(place.address.encode()).hexdigest()[:12]}"
+    dataset = mirror_index(place, path)
+    return Folder(path=path, dataset=dataset, here=frozenset(shard.name for shard in dataset.shards), place=place)
 
 
 def fold_sides(folder: Folder, fold: str, scheme: str | None = None) -> Mapping[str, Side]:
@@ -124,33 +155,24 @@ def choose_labels(dataset: Dataset, name: str | None, emotions: Sequence[str]) -
     return scheme
 
 
-def ready_shards(
-    folder: Folder,
-    shards: Sequence[Shard],
-    check: Check = "hashes",
-    on_shard: Callable[[str], None] | None = None,
-) -> None:
-    """See to it that shards are here and as promised; remote ones are fetched, and always hashed.
+def supply(folder: Folder, names: Sequence[str], check: Check = "hashes") -> Supply:
+    """Some shards on their way to being read: remote ones are fetched, and always hashed; local ones if asked.
 
-    Raises DataError or CacheError naming a shard that is not. `on_shard` hears of each one that is ready.
+    What waits for one raises DataError or PlaceError naming a shard that is not as promised.
     """
+    shards = {shard.name: shard for shard in shards_named(folder.dataset, names)}
 
-    def ready(shard: Shard) -> str:
-        if folder.url is not None:
-            cache.fetch(folder.url, folder.path, shard.receipt, shard.receipt_sha256)
-            cache.fetch(folder.url, folder.path, shard.name, shard.sha256, shard.bytes)
-        elif check == "hashes":
-            _check_hash(folder.path / shard.name, shard.sha256)
-        return shard.name
+    def ready(name: str, stop: threading.Event) -> None:
+        if folder.place is not None:
+            _bring(folder, shards[name], stop)
+        else:
+            _check_hash(folder.path / name, shards[name].sha256)
 
-    with ThreadPoolExecutor(_HASHING_THREADS) as pool:
-        for name in pool.map(ready, shards):
-            if on_shard is not None:
-                on_shard(name)
+    return Supply(shards if folder.place is not None or check == "hashes" else (), ready)
 
 
 def load_clips(folder: Folder, side: Side, scheme: LabelScheme, members: tuple[str, ...]) -> Clips:
-    """Clips of one side of a fold that have a class, by shard and id; call `ready_shards` first.
+    """Clips of one side of a fold that have a class, by shard and id; of the shards only the receipts are read.
 
     Raises DataError for an emotion that the scheme does not know, for shards that do not hold what the fold or the
     index promises, and for a side without clips.
@@ -158,7 +180,8 @@ def load_clips(folder: Folder, side: Side, scheme: LabelScheme, members: tuple[s
     _check_known(scheme, side["clips"])
     classes = {emotion: scheme.class_index(emotion) for emotion in side["clips"]}
     shards = shards_named(folder.dataset, side["shards"])
-    parts = [_part(_receipt(folder, shard), classes, members) for shard in shards]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        parts = list(pool.map(lambda shard: _part(_receipt(folder, shard), classes, members), shards))
     found = reduce(add, (part.emotions for part in parts), Counter[str]())
     if found != side["clips"]:
         raise DataError(f"{folder.path}: found clips {dict(found)}, expected {side['clips']} as the fold promises")
@@ -183,7 +206,7 @@ def all_clips(
 ) -> tuple[Clips, tuple[str, ...]]:
     """Every clip of some shards, of all if none are named, whatever folds and label schemes say, and what labels mean.
 
-    Labels are places in the raw emotions that are returned. Call `ready_shards` first. Raises DataError.
+    Labels are places in the raw emotions that are returned. Raises DataError.
     """
     shards = shards_named(folder.dataset, names) if names is not None else folder.dataset.shards
     known = {shard.name for shard in shards}
@@ -250,6 +273,8 @@ def _places(receipt: Receipt, key: str, members: tuple[str, ...]) -> list[tuple[
 
 def _receipt(folder: Folder, shard: Shard) -> Receipt:
     path = folder.path / shard.receipt
+    if folder.place is not None:
+        bring(folder.place, folder.path, promises(shard)[0])
     _check_hash(path, shard.receipt_sha256)
     receipt = index.load_receipt(path)
     if (receipt.shard, receipt.sha256, receipt.bytes) != (shard.name, shard.sha256, shard.bytes):
@@ -271,13 +296,18 @@ def _check_feature(dataset: Dataset, feature: str) -> None:
 
 
 def _check_hash(path: Path, expected: str) -> None:
-    found = _sha256(path, expected)
+    """Raise DataError unless a file has a hash, computed once a process."""
+    if (path, expected) in _VERIFIED:
+        return
+    found = index.file_sha256(path)
     if found != expected:
         raise DataError(f"{path}: found SHA-256 {found}, expected {expected}; build or fetch it again")
+    _VERIFIED.add((path, expected))
 
 
-@remembered
-def _sha256(path: Path, expected: str) -> str:
-    """Hash of a file, computed once a process; `expected` is part of what is remembered."""
-    del expected
-    return index.file_sha256(path)
+def _bring(folder: Folder, shard: Shard, stop: threading.Event) -> None:
+    """Fetch a shard, unless it is known to be here."""
+    place, path = folder.place, folder.path / shard.name
+    if place is not None and (path, shard.sha256) not in _VERIFIED:
+        bring(place, folder.path, promises(shard)[1], stop)
+        _VERIFIED.add((path, shard.sha256))

@@ -28,6 +28,7 @@ from train.loop import predict
 from train.models.videomae import Classifier
 from train.models.weights import fingerprint
 from train.ranks import Ranks
+from train.supply import Supply
 
 VERSION = 1
 _BATCH = 16
@@ -42,6 +43,7 @@ def features(
     cache: Path,
     ranks: Ranks,
     workers: int = 2,
+    supply: Supply | None = None,
     on_shard: Callable[[str], None] | None = None,
 ) -> Tensor:
     """float32 [clips, D] mean tokens of clips, in their order, on the CPU.
@@ -58,7 +60,7 @@ def features(
         if found is None:
             if on_shard:
                 on_shard(name)
-            found = _extract(model, part, imaging, ranks, workers)
+            found = _extract(model, part, imaging, ranks, workers, supply)
             publish(path, safetensors.torch.save({"features": found}))
         parts.append(found)
     return torch.cat(parts)
@@ -72,9 +74,11 @@ def of_shard(clips: Clips, shard: int) -> Clips:
     )
 
 
-def _extract(model: Classifier, clips: Clips, imaging: Imaging, ranks: Ranks, workers: int) -> Tensor:
+def _extract(
+    model: Classifier, clips: Clips, imaging: Imaging, ranks: Ranks, workers: int, supply: Supply | None
+) -> Tensor:
     schedule = Schedule(clips=len(clips), batch_size=_BATCH, shuffle=False)
-    loader = Loader(clips, schedule, workers=workers, pin=ranks.device.type == "cuda")
+    loader = Loader(clips, schedule, workers=workers, pin=ranks.device.type == "cuda", supply=supply)
     model.eval()
     size = model.encoder.config.input
     return predict(model.features, VideoFeed(loader=loader, imaging=imaging, size=size, device=ranks.device), ranks)

@@ -32,6 +32,7 @@ from manifests.schema import (
     spectrogram_shape,
 )
 from train.data import FACES, Clips, DataError
+from train.supply import Supply
 
 #: Batches decoded ahead of the one in use.
 AHEAD = 2
@@ -132,8 +133,13 @@ class Schedule:
 class Loader:
     """Decoded batches of a schedule."""
 
-    def __init__(self, clips: Clips, schedule: Schedule, *, workers: int = 2, pin: bool = False) -> None:
-        """Decode with `workers` threads, ahead of use, or with none, when asked; into pinned memory with `pin`."""
+    def __init__(
+        self, clips: Clips, schedule: Schedule, *, workers: int = 2, pin: bool = False, supply: Supply | None = None
+    ) -> None:
+        """Decode with `workers` threads, ahead of use, or with none, when asked; into pinned memory with `pin`.
+
+        A shard is read once `supply` has made it ready; without one all are.
+        """
         if schedule.clips != len(clips) or workers < 0:
             raise DataError(
                 f"found {schedule.clips} clips scheduled, {workers} workers; expected {len(clips)}, 0 or more"
@@ -141,6 +147,7 @@ class Loader:
         self.clips = clips
         self.schedule = schedule
         self._workers = workers
+        self._supply = supply or Supply((), lambda *_: None)
         self._shards = _Shards([clips.folder / name for name in clips.shards])
         self._buffers = {suffix: _Buffers(schedule.batch_size, suffix, pin) for suffix in clips.members}
 
@@ -151,18 +158,34 @@ class Loader:
     def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
         """Batches of an epoch from step `first` on; steps before it are not decoded.
 
-        Raises DataError naming the shard for bytes that are not what its index promises.
+        Raises DataError naming the shard for bytes that are not what its index promises; PlaceError for one that
+        cannot be fetched.
         """
         order = self.schedule.order(epoch)
-        shares = (order[self.schedule.share(step)] for step in range(first, len(self)))
+        shares = [order[self.schedule.share(step)] for step in range(first, len(self))]
+        if shares and not self._supply.complete:
+            self._supply.first(self._shards_of(np.concatenate(shares)))
         return self._ahead(shares) if self._workers else map(self._read, shares)
 
+    def _shards_of(self, clips: Ints) -> list[str]:
+        """Names of the shards that hold some clips, in the order in which they are needed."""
+        shards, places = np.unique(self.clips.shard[clips], return_index=True)
+        return [self.clips.shards[shard] for shard in shards[np.argsort(places)]]
+
     def _ahead(self, shares: Iterable[Ints]) -> Iterator[Batch]:
-        """Batches in order, each decoded by all threads together, a few before they are asked for."""
+        """Batches in order, each decoded by all threads together, a few before they are asked for.
+
+        While a batch's shards are on their way, those decoded before it are given out.
+        """
         waiting: deque[tuple[Batch, list[Future[None]]]] = deque()
         pool = ThreadPoolExecutor(self._workers, thread_name_prefix="decode")
         try:
             for clips in shares:
+                if not self._supply.complete:
+                    shards = self._shards_of(clips)
+                    while waiting and not self._supply.has(shards):
+                        yield _finished(*waiting.popleft())
+                    self._supply.wait(shards)
                 batch, arrays = self._empty(clips)
                 parts = (range(first, len(clips), self._workers) for first in range(self._workers))
                 waiting.append((batch, [pool.submit(self._fill, arrays, clips, part) for part in parts]))
@@ -174,6 +197,8 @@ class Loader:
             pool.shutdown(cancel_futures=True)
 
     def _read(self, clips: Ints) -> Batch:
+        if not self._supply.complete:
+            self._supply.wait(self._shards_of(clips))
         batch, arrays = self._empty(clips)
         self._fill(arrays, clips, range(len(clips)))
         return batch

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from manifests.index import load_rows
-from train.data import Clips, Folder, all_clips, members_for, open_folder, ready_shards, shards_named
+from train.data import Clips, Folder, all_clips, members_for, open_folder, supply
 from train.evaluate import FoldResult, Predictions, summarise
 from train.feeds import VideoFeed
 from train.fusion import strategy_named
@@ -27,6 +27,7 @@ from train.provenance import Provenance
 from train.ranks import Ranks
 from train.recipes import UNCHANGED
 from train.runs import MODEL
+from train.supply import Supply
 
 _BATCH = 16
 #: Speaker and emotion of a recording of which neither is known.
@@ -90,9 +91,12 @@ def predict_shards(
     if not folder.dataset.shards:
         return []
     names = _shards_of(folder, speakers)
-    ready_shards(folder, shards_named(folder.dataset, names))
     clips, emotions = all_clips(folder, members, names)
-    probabilities = _probabilities(predictor, clips, ranks, workers)
+    on_way = supply(folder, names)
+    try:
+        probabilities = _probabilities(predictor, clips, ranks, workers, on_way)
+    finally:
+        on_way.close()
     mapping = predictor.provenance.mapping if folder.dataset.dataset == run.dataset else {}
     said = [
         Said(
@@ -154,14 +158,14 @@ def predicted(predictor: Predictor, said: Said) -> tuple[str, float]:
     return predictor.classes[best], said.probabilities[best]
 
 
-def _probabilities(predictor: Predictor, clips: Clips, ranks: Ranks, workers: int) -> np.ndarray:
+def _probabilities(predictor: Predictor, clips: Clips, ranks: Ranks, workers: int, on_way: Supply) -> np.ndarray:
     """float32 [n, C], by the same code as an evaluation."""
     model, provenance = predictor.pretrained.model.to(ranks.device), predictor.provenance
     encoder = model.encoder.config
     unlabelled = replace(clips, labels=np.zeros(len(clips), dtype=np.int64))
     schedule = Schedule(clips=len(clips), batch_size=_BATCH, shuffle=False)
     feed = VideoFeed(
-        loader=Loader(unlabelled, schedule, workers=workers, pin=ranks.device.type == "cuda"),
+        loader=Loader(unlabelled, schedule, workers=workers, pin=ranks.device.type == "cuda", supply=on_way),
         imaging=Imaging(
             strategy=strategy_named(provenance.run.strategy),
             classes=len(predictor.classes),
@@ -186,12 +190,13 @@ def _predictions(predictor: Predictor, said: Sequence[Said]) -> Predictions:
 
 
 def _shards_of(folder: Folder, speakers: Sequence[str]) -> list[str]:
-    known = {shard.speaker for shard in folder.dataset.shards}
+    here = [shard for shard in folder.dataset.shards if shard.name in folder.here]
+    known = {shard.speaker for shard in here}
     if unknown := sorted(set(speakers) - known):
         raise PredictError(
             f"{folder.path}: found no speaker {', '.join(unknown)}; there are {', '.join(sorted(known))}"
         )
-    return [shard.name for shard in folder.dataset.shards if not speakers or shard.speaker in speakers]
+    return [shard.name for shard in here if not speakers or shard.speaker in speakers]
 
 
 @contextmanager

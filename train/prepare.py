@@ -12,7 +12,9 @@ import torch
 
 from manifests import index
 from manifests.folds import Side, read_assignment
+from manifests.index import Selection
 from manifests.labels import LabelScheme
+from manifests.sharing.fetch import SPLITS, command
 from train import data
 from train.config import TrainConfig
 from train.data import Check, Clips, Folder
@@ -20,6 +22,7 @@ from train.fusion import Strategy, strategy_named
 from train.imaging import Imaging, Standardisation
 from train.models.videomae import ENCODERS, Classifier, EncoderConfig
 from train.models.weights import Weights, load_weights, start_from
+from train.supply import Supply
 
 SIDES = ("train", "validation", "test")
 
@@ -39,6 +42,8 @@ class Corpus:
     """What the strategy reads of a clip."""
     standardisation: Standardisation
     """Of the training shards."""
+    supply: Supply
+    """Shards of the sides that are here, on their way to being read."""
 
     @property
     def name(self) -> str:
@@ -51,22 +56,29 @@ class Corpus:
         shards = self.folder.dataset.shards
         return hashlib.sha256("".join(sorted(shard.sha256 for shard in shards)).encode()).hexdigest()
 
+    @property
+    def has_test(self) -> bool:
+        """Whether the test side is here; of a folder that was fetched in part it may not be."""
+        return not self.folder.lacks([self.sides["test"]])
+
     def clips(self, side: str) -> Clips:
         """Clips of `train`, `validation` or `test`. Raises DataError."""
         return data.load_clips(self.folder, self.sides[side], self.scheme, self.members)
 
 
 def open_corpus(config: TrainConfig) -> Corpus:
-    """See to it that all three sides of the fold are there and as promised; nothing is decoded.
+    """See to it that what is needed of the fold is there, and not against its labels; nothing is decoded.
 
-    Raises DataError, FoldError, LabelError, ManifestError or CacheError for what cannot be trained on.
+    Raises DataError, FoldError, LabelError, ManifestError or PlaceError for what cannot be trained on.
     """
     folder = data.open_folder(config.shards)
     sides = data.fold_sides(folder, config.fold, config.fold_scheme)
     emotions = sorted({emotion for side in SIDES for emotion in sides[side]["clips"]})
     strategy = strategy_named(config.strategy)
     members = data.members_for(folder.dataset, strategy, config.feature)
-    corpus = Corpus(
+    _check_here(folder, sides, config)
+    needed = [name for side in SIDES for name in sides[side]["shards"] if name in folder.here]
+    return Corpus(
         folder=folder,
         strategy=strategy,
         scheme=data.choose_labels(folder.dataset, config.label_scheme, emotions),
@@ -75,10 +87,26 @@ def open_corpus(config: TrainConfig) -> Corpus:
         sides=sides,
         members=members,
         standardisation=_standardisation(folder, sides["train"]["shards"], strategy, config.feature),
+        supply=data.supply(folder, needed, cast(Check, config.check)),
     )
-    names = [name for side in SIDES for name in sides[side]["shards"]]
-    data.ready_shards(folder, data.shards_named(folder.dataset, names), cast(Check, config.check))
-    return corpus
+
+
+def fetch_line(folder: Folder, config: TrainConfig, split: str) -> str:
+    """The command that brings what is not here of a fold."""
+    scheme = config.fold_scheme or folder.dataset.fold_schemes[0]
+    return command(folder.source, folder.path, Selection(scheme=scheme, fold=config.fold, sides=SPLITS[split]))
+
+
+def _check_here(folder: Folder, sides: Mapping[str, Side], config: TrainConfig) -> None:
+    """Raise DataError unless the fold can be trained on."""
+    wanted = [sides[side] for side in SPLITS["train"]]
+    absent = folder.lacks(wanted)
+    if absent:
+        of = sum(len(side["shards"]) for side in wanted)
+        raise data.DataError(
+            f"{folder.path}: of {of} training and validation shards of fold {config.fold} found {of - len(absent)}; "
+            f"fetch the rest: {fetch_line(folder, config, 'train')}"
+        )
 
 
 def fold_names(folder: Folder, scheme: str | None = None) -> tuple[str, ...]:

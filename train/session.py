@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from manifests.files import publish
 from train import runs
-from train.checkpoint import Checkpoints, load_trained
+from train.checkpoint import Checkpoints, Progress, load_trained
 from train.config import ConfigError, TrainConfig, protocol
 from train.data import Clips
 from train.evaluate import Predictions, promised
@@ -33,7 +33,7 @@ from train.loop import Training, fit, predict
 from train.models.videomae import CHANNELS, Classifier
 from train.models.weights import fingerprint, save_pretrained
 from train.optim import make_optimizer
-from train.prepare import Corpus, make_classifier, make_imaging, open_corpus
+from train.prepare import Corpus, fetch_line, make_classifier, make_imaging, open_corpus
 from train.provenance import Provenance
 from train.ranks import Ranks
 from train.runs import CONFIG_FILE, MODEL, Outcome, Protocol, Run
@@ -82,7 +82,13 @@ class Session:
     def _video_feed(self, clips: Clips, *, training: bool) -> VideoFeed:
         schedule = self._schedule(len(clips), shuffle=training)
         return VideoFeed(
-            loader=Loader(clips, schedule, workers=self.config.workers, pin=self.ranks.device.type == "cuda"),
+            loader=Loader(
+                clips,
+                schedule,
+                workers=self.config.workers,
+                pin=self.ranks.device.type == "cuda",
+                supply=self.corpus.supply,
+            ),
             imaging=self.imaging,
             size=self.model.encoder.config.input,
             device=self.ranks.device,
@@ -131,6 +137,7 @@ class Session:
             cache=self.config.home / FEATURES,
             ranks=self.ranks,
             workers=self.config.workers,
+            supply=self.corpus.supply,
             on_shard=lambda name: self.say(f"features of {name}"),
         )
 
@@ -160,26 +167,57 @@ def prepare(config: TrainConfig, ranks: Ranks, say: Say) -> Session:
     )
 
 
-def train(session: Session) -> Outcome:
+def train(session: Session) -> Outcome | None:
     """Train the run, or what is left of it, then read the test fold once. A finished run is only read.
 
+    None where the test fold is not here: the model is kept, and the same run tests it another time.
+
     Raises EvaluationError for a run that was finished in another way, ConfigError for one begun with other settings,
-    Stopped when asked to stop, and what the loop raises.
+    Stopped when asked to stop, DataError or PlaceError for a shard that is not as promised, and what the loop raises.
     """
     if runs.is_done(session.folder, session.protocol):
         return runs.read_outcome(session.folder)
     _begin(session)
     checkpoints = Checkpoints(folder=session.folder)
+    try:
+        progress = checkpoints.progress()
+        if progress.epoch <= session.config.recipe.epochs:
+            progress = _fitted(session, checkpoints)
+        if progress.best is None:
+            raise ConfigError(f"{session.folder}: found no epoch to choose; remove the folder to begin anew")
+        load_trained(session.trained, checkpoints.best(progress.best.epoch))
+        return _concluded(session, checkpoints, progress.best.epoch)
+    finally:
+        session.corpus.supply.close()
+
+
+def _fitted(session: Session, checkpoints: Checkpoints) -> Progress:
     journal = Journal(session.folder if session.ranks.first else None, session.say)
     try:
-        with asked_to_stop() as stop:
-            best = fit(_training(session, checkpoints, journal, stop)).best
+        with asked_to_stop(session.corpus.supply.interrupt) as stop:
+            return fit(_training(session, checkpoints, journal, stop))
     finally:
         journal.close()
-    if best is None:
-        raise ConfigError(f"{session.folder}: found no epoch to choose; remove the folder to begin anew")
-    load_trained(session.trained, checkpoints.best(best.epoch))
-    outcome = _test(session, best.epoch)
+
+
+def _concluded(session: Session, checkpoints: Checkpoints, epoch: int) -> Outcome | None:
+    """Keep the chosen epoch's weights, which are in the model, and judge the run by them if the test fold is here."""
+    config = session.config
+    run = Run(
+        dataset=session.corpus.name,
+        strategy=config.strategy,
+        fold=config.fold,
+        protocol=session.protocol,
+        epoch=epoch,
+        epochs=config.recipe.epochs,
+    )
+    if session.ranks.first:
+        _save_model(session, run)
+    if not session.corpus.has_test:
+        line = fetch_line(session.corpus.folder, config, "test")
+        session.say(f"trained; the test fold is not here: {line} brings it, then the same command as now tests, once")
+        return None
+    outcome = _test(session, run)
     if session.ranks.first:
         checkpoints.clear()
     return outcome
@@ -214,25 +252,18 @@ def _callable(session: Session, trained: nn.Module) -> Callable[[Tensor], Tensor
     return trained
 
 
-def _test(session: Session, epoch: int) -> Outcome:
+def _save_model(session: Session, run: Run) -> None:
+    details = _provenance(session, run).to_json()
+    classes = session.protocol.classes
+    save_pretrained(session.model, session.folder / MODEL, classes=classes, licence=session.licence, details=details)
+
+
+def _test(session: Session, run: Run) -> Outcome:
     """Predict the test fold with the weights in the model, and judge the run by it."""
-    clips, config = session.corpus.clips("test"), session.config
+    clips = session.corpus.clips("test")
     logits = predict(session.trained, session.feed("test"), session.ranks)
-    run = Run(
-        dataset=session.corpus.name,
-        strategy=config.strategy,
-        fold=config.fold,
-        protocol=session.protocol,
-        epoch=epoch,
-        epochs=config.recipe.epochs,
-    )
     if session.ranks.first:
-        details = _provenance(session, run).to_json()
-        classes = session.protocol.classes
-        save_pretrained(
-            session.model, session.folder / MODEL, classes=classes, licence=session.licence, details=details
-        )
-        runs.finish(config.home, run, _predictions(clips, logits), promised(clips))
+        runs.finish(session.config.home, run, _predictions(clips, logits), promised(clips))
     session.ranks.wait()
     return runs.read_outcome(session.folder)
 
@@ -300,8 +331,8 @@ def _told(session: Session) -> dict[str, Any]:
 
 
 @contextmanager
-def asked_to_stop() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C and SIGTERM are noted, so that the step in hand ends first; a second Ctrl-C is as ever."""
+def asked_to_stop(on_asked: Callable[[], None]) -> Iterator[Callable[[], bool]]:
+    """Ctrl-C and SIGTERM are noted, and told, so that the step in hand ends first; a second Ctrl-C is as ever."""
     asked: list[int] = []
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
@@ -309,6 +340,7 @@ def asked_to_stop() -> Iterator[Callable[[], bool]]:
         del frame
         asked.append(number)
         signal.signal(signal.SIGINT, before[signal.SIGINT])
+        on_asked()
 
     for number in before:
         signal.signal(number, note)

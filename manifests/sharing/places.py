@@ -21,6 +21,8 @@ from typing import IO, Any, Protocol
 from urllib.error import HTTPError
 from urllib.parse import quote, unquote, urlsplit
 
+from manifests.records import OneLineError
+
 KINDS = "a folder, http(s)://host/folder, s3://bucket/folder or hf://datasets/owner/name"
 CHUNK_BYTES = 1 << 20
 
@@ -30,7 +32,7 @@ _PASSING_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 _HUB = re.compile(r"hf://datasets/(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^/@?#]+))?(?:/(?P<folder>[^@?#]+))?")
 
 
-class PlaceError(ValueError):
+class PlaceError(OneLineError):
     """A file of a place cannot be had, or is not what was promised; one line that names it."""
 
 
@@ -63,6 +65,8 @@ def place_at(address: str) -> Place:
     Credentials come from where their owner keeps them, never from the address: ~/.netrc for http(s); AWS's environment
     and files for s3 (`FSSPEC_S3_ANON=true` for a public bucket); the hub's own login.
     """
+    if not address:
+        raise PlaceError(f"found no address, expected {KINDS}")
     if not is_remote(address):
         return Directory(path=Path(address).expanduser().absolute())
     parts = _split(address)

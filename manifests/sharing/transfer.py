@@ -89,7 +89,7 @@ def bring(place: Place, folder: Path, promise: Promise, stop: threading.Event | 
     if promise.kept_by(path):
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
+    part = part_of(path)
     with _locked(part) as file:
         if promise.kept_by(path):  # by another process, while this one waited
             return False
@@ -97,6 +97,11 @@ def bring(place: Place, folder: Path, promise: Promise, stop: threading.Event | 
         with named(path):
             part.replace(path)
     return True
+
+
+def part_of(path: Path) -> Path:
+    """Where a file is until it is whole."""
+    return path.with_name(f".{path.name}.part")
 
 
 @dataclass(frozen=True, kw_only=True)

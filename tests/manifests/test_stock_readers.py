@@ -1,4 +1,4 @@
-"""Shards are read by the field's own readers, without this project: webdataset and Hugging Face datasets."""
+"""Shards, here or on a web server, are read by the field's own readers: webdataset and Hugging Face datasets."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import webdataset
 from samples import sample
+from servers import FileServer
 
 from manifests import index, schema
 from manifests.schema import Clip, Sample
@@ -23,6 +24,13 @@ pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 @pytest.fixture(scope="module")
 def shards(whole: Path) -> list[str]:
     return sorted(str(path) for path in whole.glob("*.tar"))
+
+
+@pytest.fixture(scope="module")
+def urls(whole: Path, shards: list[str]) -> Iterator[list[str]]:
+    """Addresses of the same shards on a web server."""
+    with FileServer(whole, prefix="lab/shards") as server:
+        yield [f"{server.url}/{Path(shard).name}" for shard in shards]
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +58,13 @@ def same_as_ours(read: dict[str, Any], members: dict[str, bytes]) -> None:
             assert read["json"][name] == value
 
 
-def test_webdataset_gives_the_same_bytes(shards: list[str], ours: dict[str, dict[str, bytes]]) -> None:
+@pytest.mark.parametrize("where", ["shards", "urls"])
+def test_webdataset_gives_the_same_bytes(
+    where: str, request: pytest.FixtureRequest, ours: dict[str, dict[str, bytes]]
+) -> None:
     read = {
         each["__key__"]: {name: value for name, value in each.items() if not name.startswith("__")}
-        for each in webdataset.WebDataset(shards, shardshuffle=False)
+        for each in webdataset.WebDataset(request.getfixturevalue(where), shardshuffle=False)
     }
     assert read == ours
 
@@ -93,13 +104,20 @@ def features(datasets: Any) -> Any:
     )
 
 
-@pytest.mark.parametrize("streaming", [True, False])
+@pytest.mark.parametrize(("where", "streaming"), [("shards", True), ("shards", False), ("urls", True)])
 def test_datasets_reads_the_same_values(
-    datasets: Any, shards: list[str], ours: dict[str, dict[str, bytes]], tmp_path: Path, streaming: bool
+    datasets: Any,
+    where: str,
+    request: pytest.FixtureRequest,
+    ours: dict[str, dict[str, bytes]],
+    tmp_path: Path,
+    streaming: bool,
 ) -> None:
+    if where == "urls":
+        pytest.importorskip("aiohttp")
     read = datasets.load_dataset(
         "webdataset",
-        data_files={"clips": shards},
+        data_files={"clips": request.getfixturevalue(where)},
         split="clips",
         features=features(datasets),
         streaming=streaming,

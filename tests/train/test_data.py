@@ -24,9 +24,8 @@ from train.data import (
     load_clips,
     members_for,
     open_folder,
-    ready_shards,
-    shards_named,
     spectrogram_sums,
+    supply,
 )
 from train.fusion import STRATEGIES
 
@@ -207,21 +206,21 @@ def test_a_shard_that_was_changed_is_named_before_anything_is_decoded(copy: Path
     tar = bytearray((copy / "cleo-000.tar").read_bytes())
     tar[len(tar) // 2] ^= 1
     (copy / "cleo-000.tar").write_bytes(tar)
-    ready: list[str] = []
-    ready_shards(folder, shards_named(folder.dataset, ["anna-000.tar", "ben-000.tar"]), on_shard=ready.append)
-    assert ready == ["anna-000.tar", "ben-000.tar"]
-    ready_shards(folder, folder.dataset.shards, check="sizes")
+    names = [shard.name for shard in folder.dataset.shards]
+    supply(folder, names[:2]).wait(names[:2])
+    supply(folder, names, check="sizes").wait(names)
     with pytest.raises(DataError, match=r"cleo-000\.tar: found SHA-256 [0-9a-f]{64}, expected [0-9a-f]{64}"):
-        ready_shards(folder, folder.dataset.shards)
+        supply(folder, names).wait(names)
 
 
 def test_a_shard_is_hashed_once_a_process(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, hashed = open_folder(copy), []
     real = index.file_sha256
     monkeypatch.setattr(index, "file_sha256", lambda path: hashed.append(path.name) or real(path))
+    names = [f"{speaker}-000.tar" for speaker in SPEAKERS]
     for _ in range(2):
-        ready_shards(folder, folder.dataset.shards)
-    assert sorted(hashed) == [f"{speaker}-000.tar" for speaker in SPEAKERS]
+        supply(folder, names).wait(names)
+    assert sorted(hashed) == names
 
 
 def test_a_receipt_that_was_changed_is_refused(copy: Path) -> None:
@@ -239,4 +238,5 @@ def test_an_unfinished_build_is_refused(copy: Path) -> None:
 
 
 def test_a_folder_knows_where_it_is(shards: Path) -> None:
-    assert open_folder(str(shards)) == Folder(path=shards, dataset=index.load_dataset(shards), url=None)
+    names = frozenset(f"{speaker}-000.tar" for speaker in SPEAKERS)
+    assert open_folder(str(shards)) == Folder(path=shards, dataset=index.load_dataset(shards), here=names)

@@ -1,0 +1,290 @@
+"""One file from a place to a disk: whatever the connection does, what is there in the end is what was promised."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from servers import Fault, FileServer
+
+from manifests.sharing import transfer
+from manifests.sharing.places import PlaceError, place_at
+from manifests.sharing.transfer import CancelledError, Promise, WrongBytesError, bring
+
+NAME = "anna-000.tar"
+DATA = random.Random(0).randbytes(3_000_000)
+PROMISE = Promise(name=NAME, sha256=hashlib.sha256(DATA).hexdigest(), bytes=len(DATA))
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[FileServer]:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / NAME).write_bytes(DATA)
+    with FileServer(tmp_path / "there", prefix="shards") as running:
+        yield running
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Path:
+    return tmp_path / "here"
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many tries as ever, one right after the other."""
+    monkeypatch.setattr(transfer, "PAUSES_SECONDS", (0.0,) * len(transfer.PAUSES_SECONDS))
+
+
+def fetched(server: FileServer, here: Path, promise: Promise = PROMISE) -> bool:
+    return bring(place_at(server.url), here, promise)
+
+
+def flipped(data: bytes) -> bytes:
+    return data[:-600] + bytes([data[-600] ^ 1]) + data[-599:]
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_comes_once_and_nothing_lies_beside_it(server: FileServer, here: Path) -> None:
+    assert fetched(server, here)
+    assert (here / NAME).read_bytes() == DATA
+    assert not fetched(server, here)
+    assert server.asked == [NAME]
+    assert names(here) == [NAME]
+
+
+def test_a_cut_connection_is_gone_on_from_where_it_was_cut(server: FileServer, here: Path) -> None:
+    server.misbehave(NAME, Fault(drop_after=1_000_000), Fault(drop_after=500_000))
+    assert fetched(server, here)
+    assert (here / NAME).read_bytes() == DATA
+    assert [request.first_byte for request in server.requests] == [0, 1_000_000, 1_500_000]
+
+
+def test_a_server_without_ranges_is_asked_from_the_start(server: FileServer, here: Path) -> None:
+    server.misbehave(NAME, Fault(drop_after=1_000_000), always=Fault(no_range=True))
+    assert fetched(server, here)
+    assert (here / NAME).read_bytes() == DATA
+    assert len(server.asked) == 2
+
+
+def test_what_another_run_left_is_gone_on_with(server: FileServer, here: Path) -> None:
+    here.mkdir()
+    (here / f".{NAME}.part").write_bytes(DATA[:1234])
+    fetched(server, here)
+    assert (here / NAME).read_bytes() == DATA
+    assert [request.first_byte for request in server.requests] == [1234]
+
+
+@pytest.mark.parametrize("left", [b"of another file", DATA[:-1] + b"x", DATA + b"too much"])
+def test_what_another_run_left_is_hashed_again(server: FileServer, here: Path, left: bytes) -> None:
+    here.mkdir()
+    (here / f".{NAME}.part").write_bytes(left)
+    fetched(server, here)
+    assert (here / NAME).read_bytes() == DATA
+    assert server.requests[-1].first_byte == 0
+
+
+def test_a_damaged_file_is_mended(server: FileServer, here: Path) -> None:
+    fetched(server, here)
+    (here / NAME).write_bytes(flipped(DATA))
+    assert fetched(server, here)
+    assert (here / NAME).read_bytes() == DATA
+
+
+def test_a_link_in_the_file_s_place_gives_way(server: FileServer, here: Path, tmp_path: Path) -> None:
+    here.mkdir()
+    (tmp_path / "elsewhere").write_bytes(b"mine")
+    (here / NAME).symlink_to(tmp_path / "elsewhere")
+    fetched(server, here)
+    assert not (here / NAME).is_symlink()
+    assert (tmp_path / "elsewhere").read_bytes() == b"mine"
+
+
+def test_wrong_bytes_are_tried_once_more_and_refused(server: FileServer, here: Path) -> None:
+    server.misbehave(NAME, always=Fault(change=flipped))
+    found = hashlib.sha256(flipped(DATA)).hexdigest()
+    with pytest.raises(WrongBytesError) as caught:
+        fetched(server, here)
+    assert str(caught.value).startswith(f"{server.url}/{NAME}: found SHA-256 {found}, expected {PROMISE.sha256};")
+    assert [request.first_byte for request in server.requests] == [0, 0]
+    assert names(here) == []
+    server.behave()
+    assert fetched(server, here)
+
+
+def test_wrong_bytes_once_are_no_harm(server: FileServer, here: Path) -> None:
+    server.misbehave(NAME, Fault(change=flipped))
+    assert fetched(server, here)
+    assert (here / NAME).read_bytes() == DATA
+
+
+@pytest.mark.parametrize("change", [lambda data: data[:-1], lambda data: b""])
+def test_a_shorter_file_is_refused(server: FileServer, here: Path, change) -> None:
+    server.misbehave(NAME, always=Fault(change=change))
+    with pytest.raises(WrongBytesError, match=rf"found {len(change(DATA))} bytes, expected {len(DATA)}; "):
+        fetched(server, here)
+
+
+def test_a_longer_file_is_refused_and_not_taken_in(server: FileServer, here: Path) -> None:
+    server.misbehave(NAME, always=Fault(change=lambda data: data * 100))
+    with pytest.raises(WrongBytesError, match=rf"found more than {len(DATA)} bytes, expected that; "):
+        fetched(server, here)
+
+
+def test_a_file_of_no_promised_size_has_a_limit(server: FileServer, here: Path) -> None:
+    with pytest.raises(WrongBytesError, match="found more than 1000 bytes, expected at most that"):
+        fetched(server, here, Promise(name=NAME, sha256=PROMISE.sha256, most_bytes=1000))
+
+
+def test_a_length_that_is_told_too_long_is_no_harm(server: FileServer, here: Path) -> None:
+    server.misbehave(NAME, Fault(length=len(DATA) + 5))
+    fetched(server, here)
+    assert (here / NAME).read_bytes() == DATA
+
+
+def test_a_length_that_is_told_too_short_is_refused(server: FileServer, here: Path) -> None:
+    server.misbehave(NAME, always=Fault(length=77))
+    with pytest.raises(WrongBytesError, match=f"found 77 bytes, expected {len(DATA)}"):
+        fetched(server, here)
+
+
+def test_a_file_without_a_promise_is_fetched_anew(server: FileServer, here: Path) -> None:
+    promise = Promise(name=NAME)
+    server.misbehave(NAME, Fault(drop_after=10))
+    assert fetched(server, here, promise)
+    (server.folder / NAME).write_bytes(b"other")
+    assert fetched(server, here, promise)
+    assert (here / NAME).read_bytes() == b"other"
+    assert {request.first_byte for request in server.requests} == {0}
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+def test_a_busy_server_is_asked_again(server: FileServer, here: Path, status: int) -> None:
+    server.misbehave(NAME, Fault(status=status, headers={"Retry-After": "0"}), Fault(status=status))
+    assert fetched(server, here)
+    assert len(server.asked) == 3
+
+
+def test_a_server_that_never_answers_is_given_up_and_what_came_is_kept(server: FileServer, here: Path) -> None:
+    server.misbehave(NAME, Fault(drop_after=1_000_000), always=Fault(status=503))
+    with pytest.raises(PlaceError, match=rf"^{server.url}/{NAME}: cannot be fetched for now \(HTTP 503\); run again"):
+        fetched(server, here)
+    assert len(server.asked) == 1 + len(transfer.PAUSES_SECONDS)
+    server.behave()
+    fetched(server, here)
+    assert [request.first_byte for request in server.requests] == [1_000_000]
+
+
+@pytest.mark.parametrize("promise", [PROMISE, Promise(name=NAME)])
+def test_a_connection_that_always_ends_at_the_same_byte_is_given_up(
+    server: FileServer, here: Path, promise: Promise
+) -> None:
+    server.misbehave(NAME, always=Fault(drop_after=1000, no_range=True))
+    with pytest.raises(PlaceError, match=f"the connection ended {len(DATA) - 1000} bytes too early.*; run again"):
+        fetched(server, here, promise)
+
+
+@pytest.mark.parametrize(("status", "says"), [(404, "not there"), (403, "may not be read"), (418, "cannot be fetched")])
+def test_a_refusal_is_final(server: FileServer, here: Path, status: int, says: str) -> None:
+    server.misbehave(NAME, always=Fault(status=status))
+    with pytest.raises(PlaceError, match=rf"{NAME}: {says} \(HTTP {status}\)"):
+        fetched(server, here)
+    assert server.asked == [NAME]
+    assert names(here) == []
+
+
+def test_no_server_at_all_is_told(here: Path, tmp_path: Path) -> None:
+    with FileServer(tmp_path) as gone:
+        url = gone.url
+    with pytest.raises(PlaceError, match=rf"^{url}/{NAME}: cannot be fetched \(.*refused.*\); run again to go on$"):
+        bring(place_at(url), here, PROMISE)
+
+
+def test_several_at_once_fetch_a_file_once(server: FileServer, here: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        moved = list(pool.map(lambda _: fetched(server, here), range(8)))
+    assert sorted(moved) == [False] * 7 + [True]
+    assert server.asked == [NAME]
+    assert names(here) == [NAME]
+
+
+def in_another_process(server: FileServer, here: Path, before: str = "") -> subprocess.Popen[str]:
+    """A process that fetches the file, and prints whether it had to."""
+    script = (
+        f"{before}\nimport sys\nfrom pathlib import Path\nfrom manifests.sharing.places import place_at\n"
+        "from manifests.sharing.transfer import Promise, bring\n"
+        f"promise = Promise(name={NAME!r}, sha256={PROMISE.sha256!r}, bytes={PROMISE.bytes})\n"
+        "print(bring(place_at(sys.argv[1]), Path(sys.argv[2]), promise))\n"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", script, server.url, str(here)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_several_processes_fetch_a_file_once(server: FileServer, here: Path) -> None:
+    processes = [in_another_process(server, here) for _ in range(3)]
+    said = sorted(process.communicate(timeout=60)[0].strip() for process in processes)
+    assert said == ["False", "False", "True"]
+    assert server.asked == [NAME]
+
+
+def test_a_killed_process_leaves_no_lock_and_what_it_had(server: FileServer, here: Path) -> None:
+    never = threading.Event()
+    server.misbehave(NAME, Fault(drop_after=1_000_000), Fault(hold=never))
+    process = in_another_process(server, here)
+    while len(server.asked) < 2:
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait(timeout=60) == -signal.SIGKILL
+    process.communicate()
+    never.set()
+    server.behave()
+    assert fetched(server, here)
+    assert [request.first_byte for request in server.requests] == [1_000_000]
+    assert names(here) == [NAME]
+
+
+def test_a_disk_that_takes_no_more_is_named(server: FileServer, here: Path) -> None:
+    limit = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))"
+    process = in_another_process(server, here, before=limit)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert err.splitlines()[-1] == f"OSError: [Errno 27] File too large: '{here / f'.{NAME}.part'}'"
+    assert names(here) == [f".{NAME}.part"]
+    fetched(server, here)
+    assert server.requests[-1].first_byte == 2_000_000
+
+
+def test_who_asks_to_stop_is_heard(server: FileServer, here: Path) -> None:
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(CancelledError, match="stopped; run again to go on"):
+        bring(place_at(server.url), here, PROMISE, stop)
+    server.misbehave(NAME, always=Fault(status=503, headers={"Retry-After": "300"}))
+    with pytest.raises(CancelledError):  # no rest is taken
+        bring(place_at(server.url), here, PROMISE, stop)
+
+
+def test_md5_is_checked_where_a_place_tells_nothing_else(server: FileServer, here: Path) -> None:
+    digest = hashlib.md5(DATA).hexdigest()
+    assert fetched(server, here, Promise(name=NAME, md5=digest))
+    assert not fetched(server, here, Promise(name=NAME, md5=digest))
+    with pytest.raises(WrongBytesError, match=f"found MD5 {digest}, expected {'0' * 32}"):
+        fetched(server, here, Promise(name=NAME, md5="0" * 32))
+    assert (here / NAME).read_bytes() == DATA

@@ -1,0 +1,118 @@
+"""Shards that are made ready in the background: in the order of need, each once, and no failure unheard."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from train.data import DataError
+from train.supply import Supply
+
+NAMES = [f"s{number}" for number in range(6)]
+
+
+class Worker:
+    """Makes shards ready, one at a time and only when let."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+        self.let = threading.Semaphore(0)
+        self.bad: set[str] = set()
+
+    def __call__(self, name: str, stop: threading.Event) -> None:
+        self.begun.append(name)
+        if not stop.is_set():
+            self.let.acquire()
+        if name in self.bad:
+            raise DataError(f"{name}: bad")
+
+
+@pytest.fixture
+def worker() -> Worker:
+    return Worker()
+
+
+def test_what_is_needed_first_is_made_ready_first(worker: Worker) -> None:
+    supply = Supply(NAMES, worker, threads=1)
+    supply.first(["s4", "s2", "unknown"])
+    worker.let.release(2)
+    supply.wait(["s4", "s2"])
+    supply.first(["s5", "s2"])
+    worker.let.release(4)
+    supply.wait(["s5"])
+    supply.close()
+    assert worker.begun[:2] == ["s4", "s2"]
+    assert "s5" in worker.begun[2:4]  # one may have been in hand
+
+
+def test_nothing_is_begun_before_it_is_asked_for(worker: Worker) -> None:
+    supply = Supply(NAMES, worker)
+    assert not supply.complete
+    assert worker.begun == []
+    supply.close()
+    assert worker.begun == []
+
+
+def test_each_is_made_ready_once_for_all_who_wait(worker: Worker) -> None:
+    supply = Supply(NAMES, worker, threads=3)
+    worker.let.release(len(NAMES))
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(supply.wait, [NAMES] * 8))
+    assert sorted(worker.begun) == NAMES
+
+
+def test_who_waits_goes_on_as_soon_as_what_it_needs_is_there(worker: Worker) -> None:
+    supply = Supply(NAMES, worker, threads=1)
+    assert not supply.has(["s0"])
+    assert supply.has([])
+    worker.let.release()
+    supply.wait(["s0"])
+    assert supply.has(["s0"])
+    assert not supply.has(["s0", "s1"])
+    worker.let.release(len(NAMES))
+    supply.close()
+
+
+def test_a_failure_is_told_to_whoever_asks_next_and_ends_the_rest(worker: Worker) -> None:
+    worker.bad = {"s1"}
+    supply = Supply(NAMES, worker, threads=1)
+    worker.let.release(len(NAMES))
+    with pytest.raises(DataError, match=r"^s1: bad$"):
+        supply.wait(["s5"])
+    with pytest.raises(DataError, match=r"^s1: bad$"):
+        supply.has(["s0"])  # though it is ready
+    supply.close()
+    assert not supply.complete
+
+
+def test_closing_ends_what_is_in_hand(worker: Worker) -> None:
+    def hear(name: str, stop: threading.Event) -> None:
+        worker.begun.append(name)
+        assert stop.wait(60)
+
+    supply = Supply(NAMES, hear, threads=2)
+    supply.first([])
+    supply.close()
+    assert len(worker.begun) <= 2
+
+
+def test_an_interrupt_ends_the_wait_for_what_is_not_ready_alone(worker: Worker) -> None:
+    supply = Supply(NAMES, worker, threads=1)
+    worker.let.release()
+    supply.wait(["s0"])
+    threading.Timer(0.05, supply.interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        supply.wait(["s1"])
+    supply.wait(["s0"])
+    with pytest.raises(KeyboardInterrupt):
+        supply.wait(["s2"])
+    worker.let.release(len(NAMES))
+    supply.close()
+
+
+def test_without_shards_there_is_nothing_to_wait_for() -> None:
+    supply = Supply((), lambda *_: None)
+    assert supply.complete
+    supply.wait(["any"])
