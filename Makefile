@@ -17,6 +17,9 @@ SETTINGS := $(if $(FEATURE),--feature '$(FEATURE)') $(if $(TIMELINE),--timeline 
             $(if $(STEP),--step $(STEP)) $(if $(ALIGN),--align $(ALIGN)) $(if $(DECODER),--decoder $(DECODER)) \
             $(foreach option,$(OPTION),--option $(option))
 
+MACHINES := $(if $(RANK),--rank $(RANK)) $(if $(WORLD_SIZE),--world-size $(WORLD_SIZE)) \
+            $(if $(ENGINE),--engine $(ENGINE)) $(if $(SCHEDULER),--scheduler $(SCHEDULER))
+
 STORES := $(if $(filter s3://% hf://%,$(SHARDS) $(FROM) $(DEST)),$(VENV)/stores.ok)# what it takes to reach them
 
 RUNS  ?= runs
@@ -54,6 +57,11 @@ $(VENV)/stores.ok: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) --editable '.[hub,s3]'
 	@touch $@
 
+$(VENV)/dask.ok: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "setting up Dask in $(VENV) (once)"
+	$(PIP) --editable '.[dask]'
+	@touch $@
+
 $(VENV)/test.ok: $(VENV)/builder.ok $(VENV)/train.ok
 	@echo "setting up the tests in $(VENV) (once)"
 	$(PIP) --editable '.[builder,train,test]'
@@ -64,8 +72,8 @@ corpus: $(VENV)/builder.ok  ## Fetch the originals of DATASET=ravdess|crema-d, o
 	@$(PY) -m builder corpus --dataset $(DATASET) --data '$(DATA)' $(if $(FROM),--from '$(FROM)') \
 	    $(if $(CHECK),--check) $(if $(ALL),--all) $(if $(REPLACE),--replace) $(if $(KEEP),--keep-archives) $(ARGS)
 
-shards: $(VENV)/builder.ok  ## Build shards: DATASET=demo|ravdess|crema-d|iemocap|folder DATA=folder OUT=folder
-	@$(PY) -m builder shards $(WHERE) $(SETTINGS) $(if $(WORKERS),--workers $(WORKERS)) \
+shards: $(VENV)/builder.ok $(if $(filter dask,$(ENGINE)),$(VENV)/dask.ok)  ## Build shards: DATASET=demo|ravdess|crema-d|iemocap|folder DATA=folder OUT=folder
+	@$(PY) -m builder shards $(WHERE) $(SETTINGS) $(MACHINES) $(if $(WORKERS),--workers $(WORKERS)) \
 	    $(if $(ALLOW_DROPS),--allow-drops) $(if $(PRUNE),--prune) $(ARGS)
 
 features: $(VENV)/builder.ok  ## Make FEATURE=logmel of the sound in OUT's shards, without recordings: shards in TO=folder

@@ -12,18 +12,21 @@ from pathlib import Path
 from typing import get_args
 
 from builder import console, light
-from builder.config import TIMELINES, BuildConfig
+from builder.config import TIMELINES, BuildConfig, ConfigError
 from builder.console import failed, say
 from builder.datasets import DATASETS
 from builder.datasets.demo import make_demo
-from builder.engines import EngineError, Limits
+from builder.engines import DaskCluster, Engine, LocalPool
 from builder.faces import Align
 from builder.media import DECODERS
-from builder.run import Job, Plan, Summary, build, plan
+from builder.pool import EngineError, Limits
+from builder.run import Job, Part, PartSummary, Plan, Summary, build, plan
 from manifests.progress import Progress
 from manifests.schema import DROP_REASONS, FEATURE_ROWS
 
 DEMO = "demo"
+DASK = "dask"
+ENGINES = ("local", DASK)
 #: Errors whose message is all a person needs.
 EXPECTED = (*light.EXPECTED, EngineError)
 
@@ -39,11 +42,15 @@ def _shards(options: argparse.Namespace) -> int:
         config=_config(options),
         data=data,
         out=options.out or Path("shards") / options.dataset,
-        workers=options.workers,
+        engine=_engine(options),
+        part=_part(options),
         limits=Limits(seconds=options.clip_seconds),
         prune=options.prune,
     )
     summary = build(job)
+    if isinstance(summary, PartSummary):
+        _say_part(summary)
+        return 0
     _say_summary(summary)
     say(f"report    {_write_report(summary.out)}")
     failures = summary.failures()
@@ -64,6 +71,27 @@ def _say_summary(summary: Summary) -> None:
         say(f"  left out, since they were withdrawn from this folder: {', '.join(summary.withdrawn)}")
     say(f"shards    {summary.out} ({summary.shards} shards, {summary.resumed} of them built before)")
     say(f"folds     {', '.join(summary.fold_schemes) or 'none fits what was built'}")
+
+
+def _engine(options: argparse.Namespace) -> Engine:
+    if options.engine == DASK:
+        return DaskCluster(scheduler=options.scheduler, workers=options.workers)
+    if options.scheduler:
+        raise ConfigError(f"--scheduler (make: SCHEDULER=): is for --engine {DASK} (make: ENGINE={DASK}) alone")
+    return LocalPool(workers=options.workers)
+
+
+def _part(options: argparse.Namespace) -> Part | None:
+    if options.rank is None and options.world_size is None:
+        return None
+    if options.rank is None or options.world_size is None:
+        raise ConfigError("--rank and --world-size (make: RANK=, WORLD_SIZE=): found one of them, expected both")
+    return Part(rank=options.rank, world_size=options.world_size)
+
+
+def _say_part(summary: PartSummary) -> None:
+    say(f"part      {summary.mine} shards, {summary.resumed} of them built before")
+    say(f"shards    {summary.out}: {summary.there} of {summary.total} are there; the last part to end writes the index")
 
 
 def _plan(options: argparse.Namespace) -> int:
@@ -146,6 +174,10 @@ def _parser() -> argparse.ArgumentParser:
     shards.add_argument(
         "--workers", type=console.positive, default=len(os.sched_getaffinity(0)), help="processes (all cores)"
     )
+    shards.add_argument("--engine", choices=ENGINES, default=ENGINES[0], help="where shards are built")
+    shards.add_argument("--scheduler", default="", help="a Dask cluster's address; made on this machine if not given")
+    shards.add_argument("--rank", type=int, help="which part this machine builds, from 0, of ...")
+    shards.add_argument("--world-size", type=int, help="... so many, each started by itself, on one file system")
     shards.add_argument("--clip-seconds", type=_seconds, default=Limits().seconds, help="time limit for one clip")
     shards.add_argument("--prune", action="store_true", help="remove finished shards of speakers that are gone")
     shards.add_argument("--allow-drops", action="store_true", help="accept dropped clips and empty speakers")

@@ -1,273 +1,198 @@
-"""Where clips are built: a pool of spawned processes on this machine.
+"""Where shards are built: in processes of this machine, or by the workers of a Dask cluster.
 
-Each worker has a thread of the parent to itself, which gives it one clip and waits for the answer. So no two
-processes share anything that a dying one could leave locked, pipe and memory never hold more than was asked for, and
-workers go on while the main thread writes a shard. A worker that crashes costs the clip it held (after one retry), one
-that hangs costs it at once; the build goes on.
+The unit is a shard. Building one may be begun anywhere, twice and at once: its tar and receipt appear in the output
+folder whole, with the same bytes. So a machine that dies costs what it had in hand. Every machine finds recordings and
+output under the same paths.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
-import resource
-import signal
+import socket
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from multiprocessing import resource_tracker
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
-from builder.clip import BuiltClip, ClipBuilder, dropped, recorded_row
-from builder.config import BuildConfig
-from builder.datasets.base import ClipSource
+from builder.clip import ClipBuilder
+from builder.config import BuildConfig, digest, identity
+from builder.pool import ClipPool, EngineError, Limits, MakeBuilder
+from builder.rows import BuiltClip
+from builder.shards import ShardPlan, finished, write_shard
+from manifests.index import Receipt, Row, receipt_name
 
-#: Clips under way, built or waiting for the one whose turn it is, for each worker; bounds the parent's memory.
-AHEAD = 8
-#: A clip that kills its worker is tried this often; so is starting a worker.
-ATTEMPTS = 2
-#: Loading the face models takes a second or two; a worker that takes this long is stuck.
-START_SECONDS = 300.0
-#: An orphaned worker whose interpreter is stuck ends this long after its clip should have ended.
-ORPHAN_GRACE_SECONDS = 30.0
-#: A killed process is gone at once, unless the system itself waits for a dead disk; it is left behind then.
-END_SECONDS = 5.0
-#: Libraries that start threads of their own, which only spin where every core has a worker already.
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+#: Shards given out for each thread of a cluster: one in hand, one to go on with.
+GIVEN_OUT = 2
+#: A cluster without a worker is waited for so long, and so is a file that another machine wrote, to be seen here.
+PATIENCE_SECONDS = 60.0
 
-
-class EngineError(Exception):
-    """Workers cannot work on this machine; one line that says why and what to do."""
+OnRow = Callable[[Row], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
-    """What a worker may take."""
+class Work:
+    """What all shards of a build have in common. Goes to other machines as it is."""
 
-    seconds: float = 120.0
-    """Time for one clip."""
-    memory_bytes: int = 8 << 30
-    """Address space of one worker."""
+    config: BuildConfig
+    root: Path
+    """The corpus's folder, absolute."""
+    out: Path
+    """Folder of the shards, absolute."""
+    identity: str
+    """Digest of all that decides the bytes: whoever has another one must not build."""
+    limits: Limits = field(default_factory=Limits)
+    make_builder: MakeBuilder = ClipBuilder
 
 
-class Builder(Protocol):
-    """What a worker holds: made once, then asked for clip after clip."""
+class Engine(Protocol):
+    """Builds shards somewhere."""
 
-    def build(self, source: ClipSource) -> BuiltClip:
-        """Build one clip; what is wrong with its recording is in the row."""
+    def build(self, work: Work, shards: Sequence[ShardPlan], on_row: OnRow) -> None:
+        """Build shards into `work.out`, in any order; `on_row` hears of each clip. Raises EngineError, OSError."""
         ...
 
 
-MakeBuilder = Callable[[BuildConfig, Path], Builder]
+@dataclass(frozen=True, kw_only=True)
+class LocalPool:
+    """Processes of this machine. One stream of clips keeps all of them busy across the shards' borders."""
+
+    workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+
+    def build(self, work: Work, shards: Sequence[ShardPlan], on_row: OnRow) -> None:
+        """Build shards in their order."""
+        sources = [source for shard in shards for source in shard.sources]
+        workers = min(self.workers, len(sources))
+        with (
+            ClipPool(work.config, work.root, workers, work.limits, work.make_builder) as pool,
+            closing(_told(pool.map(sources), on_row)) as clips,
+        ):
+            for shard in shards:
+                write_shard(work.out, shard, islice(clips, len(shard.sources)))
 
 
-class ClipPool:
-    """Builds clips in `workers` processes, which are started when needed. Use as a context manager."""
+@dataclass(frozen=True, kw_only=True)
+class DaskCluster:
+    """Workers of a Dask cluster, each of whose threads has one process for clips."""
 
-    def __init__(
-        self, config: BuildConfig, root: Path, workers: int, limits: Limits, make_builder: MakeBuilder = ClipBuilder
-    ) -> None:
-        self._root = root
-        self._limits = limits
-        self._ahead = AHEAD * workers
-        self._work = (make_builder, config, root, limits)
-        self._threads = ThreadPoolExecutor(workers, "worker", initializer=_leave_interrupts_to_main)
-        self._mine = threading.local()
-        self._lock = threading.Lock()  # over the set below, and over starting: multiprocessing keeps a set of its own
-        self._alive: set[_Worker] = set()
-        self._closed = False
+    scheduler: str = ""
+    """Its address, `tcp://host:8786`; with none, a cluster of this machine alone is made and ended with the build."""
+    workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    """Of the cluster that is made."""
 
-    def __enter__(self) -> Self:
-        for name in THREAD_VARIABLES:
-            os.environ.setdefault(name, "1")
-        resource_tracker.ensure_running()  # started by the first worker's thread it would let interrupts in again
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._closed = True
-            for worker in self._alive:
-                worker.kill()
-        self._threads.shutdown(cancel_futures=True)
-        for worker in tuple(self._alive):
-            self._end(worker)
-
-    def map(self, sources: Iterable[ClipSource]) -> Iterator[BuiltClip]:
-        """Build every source; results in the order of the sources, however long each took.
-
-        Sources are taken as there is room for them. Raises EngineError where a worker cannot start.
-        """
-        under_way: deque[Future[BuiltClip]] = deque()
-        try:
-            for source in sources:
-                under_way.append(self._threads.submit(self._build, source))
-                if len(under_way) == self._ahead:
-                    yield under_way.popleft().result()
-            while under_way:
-                yield under_way.popleft().result()
-        finally:
-            for future in under_way:
-                future.cancel()
-
-    def _build(self, source: ClipSource) -> BuiltClip:
-        """Build one clip in this thread's worker; a worker that does not survive it is replaced for the next."""
-        cause = ""
-        for _ in range(ATTEMPTS):
-            worker = self._worker()
-            try:
-                return worker.build(source, self._limits.seconds)
-            except TimeoutError:
-                self._end(worker)
-                return self._given_up(source, "timeout", f"not finished after {self._limits.seconds:g} s")
-            except EOFError:
-                cause = self._end(worker)
-        return self._given_up(source, "worker_died", f"{cause}, {ATTEMPTS} times")
-
-    def _given_up(self, source: ClipSource, reason: str, detail: str) -> BuiltClip:
-        return dropped(recorded_row(source, self._root), reason, detail)
-
-    def _worker(self) -> _Worker:
-        """This thread's worker, ready. Raises EngineError."""
-        if getattr(self._mine, "worker", None) not in self._alive:
-            self._mine.worker = self._start()
-        worker: _Worker = self._mine.worker
-        return worker
-
-    def _start(self) -> _Worker:
-        cause = ""
-        for _ in range(ATTEMPTS):
-            worker = self._spawn()
-            try:
-                complaint = worker.answer(START_SECONDS)
-            except TimeoutError as error:
-                self._end(worker)
-                raise EngineError(f"a worker did not start within {START_SECONDS:g} s; run make doctor") from error
-            except EOFError:
-                cause = self._end(worker)
-                continue
-            if complaint is not None:
-                self._end(worker)
-                raise EngineError(f"a worker cannot start: {complaint}; run make doctor")
-            return worker
-        raise EngineError(f"a worker died while starting ({cause}, {ATTEMPTS} times); run make doctor")
-
-    def _spawn(self) -> _Worker:
-        with self._lock:
-            if self._closed:
-                raise EngineError("the pool is closed")
-            try:
-                worker = _Worker(self._work)
-            except OSError as error:
-                raise EngineError(f"cannot start a worker ({error.strerror}); use fewer, WORKERS=1") from error
-            self._alive.add(worker)
-        return worker
-
-    def _end(self, worker: _Worker) -> str:
-        """End a worker and all it started; how it died."""
-        worker.kill()
-        with self._lock:
-            self._alive.discard(worker)
-            return worker.bury()
-
-
-class _Worker:
-    """A process and this end of its pipe. One thread talks to it; any may kill it."""
-
-    def __init__(self, work: tuple[MakeBuilder, BuildConfig, Path, Limits]) -> None:
-        context = multiprocessing.get_context("spawn")  # mediapipe hangs in a forked process
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_work, args=(theirs, *work), daemon=True)
-        try:
-            self._process.start()
-        except OSError:
-            self._pipe.close()
-            raise
-        finally:
-            theirs.close()
-
-    def build(self, source: ClipSource, seconds: float) -> BuiltClip:
-        """Raises TimeoutError for a clip that takes longer, EOFError if the worker died."""
-        with self._watched(seconds):
-            self._pipe.send(source)
-        clip: BuiltClip = self.answer(seconds)
-        return clip
-
-    def answer(self, seconds: float) -> Any:
-        """The worker's next message. Raises TimeoutError if none comes in time, EOFError if the worker died."""
-        if not self._pipe.poll(seconds):
-            raise TimeoutError
-        with self._watched(seconds):
-            return self._pipe.recv()
+    def build(self, work: Work, shards: Sequence[ShardPlan], on_row: OnRow) -> None:
+        """Build shards in the order in which workers finish them."""
+        with self._client() as client:
+            for receipt in _gathered(client, work, shards):
+                _await_receipt(work.out, receipt)
+                for row in receipt.rows:
+                    on_row(row)
 
     @contextmanager
-    def _watched(self, seconds: float) -> Iterator[None]:
-        """A worker that stops in the middle of a message is killed, too. Raises EOFError if it is dead."""
-        watch = threading.Timer(seconds, self.kill)
-        watch.start()
+    def _client(self) -> Iterator[Any]:
+        """A connection to a cluster with at least one worker. Raises EngineError."""
         try:
-            yield
-        except OSError as error:
-            raise EOFError from error
-        finally:
-            watch.cancel()
-
-    def kill(self) -> None:
-        """Kill the worker and every process it started: it leads a process group of its own."""
-        with suppress(ProcessLookupError, PermissionError, ValueError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        with suppress(ValueError):  # buried
-            self._process.kill()
-
-    def bury(self) -> str:
-        """Free what is left of a killed worker; how it died."""
-        self._pipe.close()
-        self._process.join(END_SECONDS)
-        code = self._process.exitcode
-        with suppress(ValueError):  # still there
-            self._process.close()
-        if code is None:
-            return "cannot be killed"
-        return f"exit code {code}" if code >= 0 else f"ended by {signal.Signals(-code).name}"
+            import dask
+            from distributed import Client, LocalCluster
+        except ImportError as error:
+            raise EngineError(f"Dask cannot be loaded ({error}); pip install '.[dask]' brings it") from error
+        with ExitStack() as stack:
+            # Workers of a cluster of our own may start processes; those of others are asked whether they may.
+            stack.enter_context(dask.config.set({"distributed.worker.daemon": False}))
+            cluster: Any = self.scheduler or stack.enter_context(
+                LocalCluster(n_workers=self.workers, threads_per_worker=1, dashboard_address=None, memory_limit=0)
+            )
+            try:
+                client = stack.enter_context(Client(cluster, timeout=PATIENCE_SECONDS))
+                client.wait_for_workers(1, timeout=PATIENCE_SECONDS)
+            except (OSError, ValueError) as error:
+                raise EngineError(f"{self.scheduler}: found no Dask cluster with workers ({error})") from error
+            yield client
 
 
-def _leave_interrupts_to_main() -> None:
-    """Ctrl-C is the main thread's to handle. Workers inherit this, so even one that still starts is not interrupted."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def build_shard(work: Work, shard: ShardPlan) -> Receipt:
+    """Build one shard with one process, unless it is finished already. Raises EngineError, OSError."""
+    receipt = finished(work.out, shard)
+    return receipt or write_shard(work.out, shard, _own_pool(work).map(shard.sources))
 
 
-def _work(pipe: Any, make_builder: MakeBuilder, config: BuildConfig, root: Path, limits: Limits) -> None:
-    """A worker's life: say that it is ready (None, or words why not), then a built clip for every source."""
-    os.setsid()
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+def _told(clips: Iterable[BuiltClip], on_row: OnRow) -> Iterator[BuiltClip]:
+    for clip in clips:
+        on_row(clip.row)
+        yield clip
+
+
+# --- on a cluster, where the build is started ------------------------------------------------------------------
+
+
+def _gathered(client: Any, work: Work, shards: Sequence[ShardPlan]) -> Iterator[Receipt]:
+    """Receipts as shards are finished; so many are given out that no worker waits, and no more."""
+    from distributed import as_completed
+
+    def submit(shard: ShardPlan) -> Any:
+        return client.submit(build_shard, work, shard, key=f"{shard.name}-{shard.digest}", pure=False)
+
+    waiting = iter(shards)
+    first = islice(waiting, GIVEN_OUT * max(1, sum(client.nthreads().values())))
+    for done in (running := as_completed(map(submit, first))):
+        yield _receipt(done)
+        for shard in islice(waiting, 1):
+            running.add(submit(shard))
+
+
+def _receipt(done: Any) -> Receipt:
+    from distributed.client import FutureCancelledError
+    from distributed.scheduler import KilledWorker
+
     try:
-        builder = make_builder(config, root)
-    except (ImportError, OSError, RuntimeError) as error:
-        pipe.send(f"{type(error).__name__}: {error}")
-        return
-    _limit_memory(limits.memory_bytes)
-    pipe.send(None)
-    with suppress(EOFError, ConnectionError):  # the parent is gone
-        while True:
-            source = pipe.recv()
-            signal.setitimer(signal.ITIMER_REAL, limits.seconds + ORPHAN_GRACE_SECONDS)
-            clip = builder.build(source)
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            pipe.send(clip)
+        receipt: Receipt = done.result()
+    except KilledWorker as error:
+        raise EngineError(f"{done.key}: every Dask worker that was to build it died; run make doctor there") from error
+    except FutureCancelledError as error:
+        raise EngineError(f"{done.key}: the Dask scheduler is gone; start it and run the same command again") from error
+    return receipt
 
 
-def _die_with_parent() -> None:
-    """Wait for the parent's end, however it came, and take down whatever this worker started."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os.killpg(0, signal.SIGKILL)
+def _await_receipt(out: Path, receipt: Receipt) -> None:
+    """Network file systems may show another machine's file late. Raises EngineError for one that never comes."""
+    path = out / receipt_name(receipt.shard)
+    end = time.monotonic() + PATIENCE_SECONDS
+    while not path.is_file():
+        if time.monotonic() > end:
+            raise EngineError(f"{path}: was built, but is not to be seen here; OUT= must be on a disk that all share")
+        time.sleep(0.2)
 
 
-def _limit_memory(wanted_bytes: int) -> None:
-    _, most = resource.getrlimit(resource.RLIMIT_AS)
-    limit = wanted_bytes if most == resource.RLIM_INFINITY else min(wanted_bytes, most)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, most))
+# --- on a cluster, where shards are built ----------------------------------------------------------------------
+
+_mine = threading.local()
+
+
+def _own_pool(work: Work) -> ClipPool:
+    """This thread's process for clips, kept from shard to shard: loading the face models takes a second or two."""
+    wanted = (work.config, work.root, work.limits, work.make_builder)
+    if getattr(_mine, "work", None) != wanted:
+        if multiprocessing.current_process().daemon:
+            raise EngineError(
+                f"the Dask worker on {socket.gethostname()} may not start processes; "
+                "start it with DASK_DISTRIBUTED__WORKER__DAEMON=False in its environment"
+            )
+        _check_same_build(work)
+        if hasattr(_mine, "pool"):
+            _mine.pool.__exit__()
+        _mine.pool = ClipPool(work.config, work.root, 1, work.limits, work.make_builder).__enter__()
+        _mine.work = wanted
+    pool: ClipPool = _mine.pool
+    return pool
+
+
+def _check_same_build(work: Work) -> None:
+    """Raise EngineError where other versions or models would make other bytes."""
+    if digest(identity(work.config)) != work.identity:
+        raise EngineError(
+            f"{socket.gethostname()}: has other versions of what builds clips; install the same constraints.txt there"
+        )

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Collection, Container, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 
-from builder.clip import BuiltClip
-from builder.config import BuildConfig, differences, digest, identity
+from builder.config import BuildConfig, ConfigError, differences, digest, identity
 from builder.datasets import corpus_named, scan_corpus
 from builder.datasets.base import Corpus, Scan
 from builder.datasets.checks import chosen_options
-from builder.engines import ClipPool, Limits
-from builder.shards import ShardPlan, finished, plan_shards, write_shard
+from builder.engines import Engine, LocalPool, Work
+from builder.pool import Limits
+from builder.shards import ShardPlan, finished, is_there, plan_shards
 from manifests import index
-from manifests.files import FolderError, remove_leftovers, sole_owner
+from manifests.files import BusyError, FolderError, joint_owner, remove_leftovers, sole_owner
 from manifests.index import Dataset
 from manifests.progress import Progress
 from manifests.sharing.withdraw import under_way
@@ -30,6 +28,22 @@ MISSING_NAMED = 100
 
 
 @dataclass(frozen=True, kw_only=True)
+class Part:
+    """The share of one machine in a build that several do together, each started by itself."""
+
+    rank: int
+    world_size: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.world_size:
+            raise ConfigError(f"rank: found {self.rank} of {self.world_size}, expected 0 to world size - 1")
+
+    def of(self, shards: Sequence[ShardPlan]) -> Sequence[ShardPlan]:
+        """Every `world_size`-th shard, so that neighbours, often alike in length, are spread."""
+        return shards[self.rank :: self.world_size]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Job:
     """What to build, from where, to where, and how; only `config` decides the bytes."""
 
@@ -38,7 +52,9 @@ class Job:
     """The corpus's folder."""
     out: Path
     """Folder of the shards."""
-    workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    engine: Engine = field(default_factory=LocalPool)
+    part: Part | None = None
+    """None for all of it."""
     limits: Limits = field(default_factory=Limits)
     prune: bool = False
     """Remove finished shards of speakers that are no longer in the corpus."""
@@ -48,6 +64,8 @@ class Job:
 class Plan:
     """What a build would do, before any work."""
 
+    config: BuildConfig
+    """With all of the corpus's options."""
     corpus: Corpus
     scan: Scan
     root: Path
@@ -95,6 +113,20 @@ class Summary:
         return lines
 
 
+@dataclass(frozen=True, kw_only=True)
+class PartSummary:
+    """What one of several machines did, if others have yet to do theirs."""
+
+    out: Path
+    mine: int
+    """Shards of this part."""
+    resumed: int
+    """Of these, finished already."""
+    there: int
+    total: int
+    """Shards of the whole build."""
+
+
 def plan(config: BuildConfig, data: Path) -> Plan:
     """Scan the corpus and lay out its shards. Raises CorpusError, ConfigError."""
     config = replace(config, options=chosen_options(corpus_named(config.dataset), config.options))
@@ -102,33 +134,80 @@ def plan(config: BuildConfig, data: Path) -> Plan:
     root = scan.root or data.absolute()
     described = identity(config)
     shards = plan_shards(scan.sources, root, digest(described))
-    return Plan(corpus=corpus_named(config.dataset), scan=scan, root=root, identity=described, shards=tuple(shards))
+    return Plan(
+        config=config,
+        corpus=corpus_named(config.dataset),
+        scan=scan,
+        root=root,
+        identity=described,
+        shards=tuple(shards),
+    )
 
 
-def build(job: Job) -> Summary:
-    """Build all shards that are not there yet, then the index over all.
+def build(job: Job) -> Summary | PartSummary:
+    """Build all shards that are not there yet, then the index over all; of a part, the index once all parts are there.
 
     Killed at any point, the same call goes on where it was, and ends with the same bytes. Raises CorpusError,
     FolderError, EngineError, OSError; nothing already built is lost.
     """
     planned = plan(job.config, job.data)
+    if job.part is not None:
+        return _build_part(job, planned, job.part)
     with sole_owner(job.out):
         before = _earlier_build(job.out, planned)
         remove_leftovers(job.out)
-        if before:
-            planned = planned.without(before.withdrawn)
-        done = _finished_shards(job.out, planned)
-        todo = [shard for shard in planned.shards if shard.name not in done]
-        strays = _strays(job.out, planned, job.prune)
-        if todo or strays or not (before and before.complete):
-            for name in (index.RECEIPTS, index.FOLDS):
-                (job.out / name).mkdir(exist_ok=True)
-            mark_unfinished(job.out, _described(planned))
-        for path in strays:
-            path.unlink(missing_ok=True)
+        planned = planned.without(before.withdrawn if before else ())
+        done = _build_missing(job, planned, planned.shards, before)
+        return _finish(job, planned, done)
+
+
+def _build_part(job: Job, planned: Plan, part: Part) -> Summary | PartSummary:
+    """Whoever ends when nobody else is at work and all shards are there writes the index."""
+    with joint_owner(job.out):
+        before = _earlier_build(job.out, planned)
+        planned = planned.without(before.withdrawn if before else ())
+        mine = part.of(planned.shards)
+        done = _build_missing(job, planned, mine, before)
+    with suppress(BusyError), sole_owner(job.out):
+        if all(is_there(job.out, shard) for shard in planned.shards):
+            return _finish(job, planned, done)
+    there = sum(is_there(job.out, shard) for shard in planned.shards)
+    return PartSummary(out=job.out, mine=len(mine), resumed=len(done), there=there, total=len(planned.shards))
+
+
+def _build_missing(job: Job, planned: Plan, shards: Sequence[ShardPlan], before: Dataset | None) -> Collection[str]:
+    """Build those shards that are not finished yet; the others' names."""
+    strays = _strays(job.out, planned, job.prune)
+    done = _finished_shards(job.out, shards)
+    todo = [shard for shard in shards if shard.name not in done]
+    if todo or strays or not (before and before.complete):
+        for name in (index.RECEIPTS, index.FOLDS):
+            (job.out / name).mkdir(exist_ok=True)
+        mark_unfinished(job.out, _described(planned))
+    if todo:
         _build_shards(job, planned, todo)
-        written = write_index(job.out, _described(planned), [shard.name for shard in planned.shards])
-        return _summary(job.out, planned, written, done)
+    return done
+
+
+def _build_shards(job: Job, planned: Plan, todo: Sequence[ShardPlan]) -> None:
+    work = Work(
+        config=planned.config,
+        root=planned.root,
+        out=job.out.absolute(),
+        identity=digest(planned.identity),
+        limits=job.limits,
+    )
+    with Progress(sum(len(shard.sources) for shard in todo), f"building {job.config.dataset}") as progress:
+        job.engine.build(work, todo, lambda row: progress.step(row.status))
+
+
+def _finish(job: Job, planned: Plan, done: Container[str]) -> Summary:
+    """Everything that is said about the shards, once all are there; what workers left that died is removed."""
+    remove_leftovers(job.out)
+    for path in _strays(job.out, planned, job.prune):
+        path.unlink(missing_ok=True)
+    written = write_index(job.out, _described(planned), [shard.name for shard in planned.shards])
+    return _summary(job.out, planned, written, done)
 
 
 def _earlier_build(out: Path, planned: Plan) -> Dataset | None:
@@ -168,9 +247,9 @@ def _strays(out: Path, planned: Plan, prune: bool) -> list[Path]:
     return [out / name for shard in gone for name in (shard, index.receipt_name(shard))]
 
 
-def _finished_shards(out: Path, planned: Plan) -> set[str]:
+def _finished_shards(out: Path, shards: Sequence[ShardPlan]) -> set[str]:
     """Shards that need no work."""
-    begun = [shard for shard in planned.shards if (out / index.receipt_name(shard.name)).exists()]
+    begun = [shard for shard in shards if (out / index.receipt_name(shard.name)).exists()]
     if not begun:
         return set()
     whole = set()
@@ -181,27 +260,6 @@ def _finished_shards(out: Path, planned: Plan) -> set[str]:
                 whole.add(shard.name)
             progress.step("whole" if found else "to build again")
     return whole
-
-
-def _build_shards(job: Job, planned: Plan, todo: Sequence[ShardPlan]) -> None:
-    """Build shard after shard, from one stream of clips that keeps every worker busy across their borders."""
-    sources = [source for shard in todo for source in shard.sources]
-    if not sources:
-        return
-    workers = min(job.workers, len(sources))
-    with (
-        ClipPool(job.config, planned.root, workers, job.limits) as pool,
-        Progress(len(sources), f"building {job.config.dataset}") as progress,
-        closing(_counted(pool.map(sources), progress)) as clips,
-    ):
-        for shard in todo:
-            write_shard(job.out, shard, islice(clips, len(shard.sources)))
-
-
-def _counted(clips: Iterable[BuiltClip], progress: Progress) -> Iterator[BuiltClip]:
-    for clip in clips:
-        progress.step(clip.row.status)
-        yield clip
 
 
 def _summary(out: Path, planned: Plan, written: Written, done: Container[str]) -> Summary:

@@ -108,6 +108,21 @@ def finished(folder: Path, plan: ShardPlan) -> Receipt | None:
 
 def whole(folder: Path, plan: ShardPlan) -> Receipt | None:
     """The shard's receipt, if it is of this plan and its tar is whole; recordings are not looked at."""
+    receipt = _receipt(folder, plan)
+    if receipt is None or not _has_its_size(folder, receipt):
+        return None
+    if receipt.sha256 is not None and file_sha256(folder / receipt.shard) != receipt.sha256:
+        return None
+    return receipt
+
+
+def is_there(folder: Path, plan: ShardPlan) -> bool:
+    """Whether the shard has a receipt of this plan and a tar of the size that it promises; nothing is hashed."""
+    receipt = _receipt(folder, plan)
+    return receipt is not None and _has_its_size(folder, receipt)
+
+
+def _receipt(folder: Path, plan: ShardPlan) -> Receipt | None:
     path = folder / receipt_name(plan.name)
     if not path.is_file():
         return None
@@ -115,14 +130,14 @@ def whole(folder: Path, plan: ShardPlan) -> Receipt | None:
         receipt = load_receipt(path)
     except ManifestError:
         return None  # whatever wrote it was no build of ours; build the shard again
-    return receipt if receipt.plan == plan.digest and _tar_is_whole(folder, receipt) else None
+    return receipt if receipt.plan == plan.digest else None
 
 
-def _tar_is_whole(folder: Path, receipt: Receipt) -> bool:
+def _has_its_size(folder: Path, receipt: Receipt) -> bool:
     path = folder / receipt.shard
     if receipt.sha256 is None:
         return not path.exists()
-    return path.is_file() and path.stat().st_size == receipt.bytes and file_sha256(path) == receipt.sha256
+    return path.is_file() and path.stat().st_size == receipt.bytes
 
 
 def _changed(plan: ShardPlan, receipt: Receipt) -> bool:

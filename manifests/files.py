@@ -6,8 +6,10 @@ import errno
 import fcntl
 import hashlib
 import os
+import secrets
 import shutil
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import FileIO
@@ -16,10 +18,16 @@ from typing import BinaryIO
 
 LOCK_FILE = ".lock"
 _TEMPORARY = ".part"
+#: Whoever joins others waits so long for one who is about to be done alone.
+_PATIENCE_SECONDS = 60.0
 
 
 class FolderError(Exception):
     """The output folder cannot be used; one line that says why and what to do."""
+
+
+class BusyError(FolderError):
+    """Somebody else is at work in the folder."""
 
 
 class HashingFile:
@@ -48,7 +56,7 @@ def published(path: Path) -> Iterator[HashingFile]:
 
     Renaming stays within one directory, so that it is atomic on network file systems too. Raises OSError.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY}")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_TEMPORARY}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with named(path), temporary.open("wb") as raw:
@@ -93,9 +101,25 @@ def remove_leftovers(folder: Path) -> None:
 def sole_owner(folder: Path, setting: str = "OUT=") -> Iterator[None]:
     """Hold the folder's lock while building. The system frees it when its owner dies, however that happens.
 
-    `setting` is what people choose the folder with. Raises FolderError, before any work, where another build holds it
-    or the folder cannot be written.
+    `setting` is what people choose the folder with. Raises BusyError, before any work, where another build holds it,
+    FolderError where the folder cannot be written.
     """
+    with _owned(folder, setting, fcntl.LOCK_EX):
+        yield
+
+
+@contextmanager
+def joint_owner(folder: Path, setting: str = "OUT=") -> Iterator[None]:
+    """Hold the folder's lock together with others, of this machine or of several, who build parts of it.
+
+    Raises as `sole_owner` does.
+    """
+    with _owned(folder, setting, fcntl.LOCK_SH):
+        yield
+
+
+@contextmanager
+def _owned(folder: Path, setting: str, kind: int) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / LOCK_FILE).open("a+b", buffering=0)
@@ -104,7 +128,7 @@ def sole_owner(folder: Path, setting: str = "OUT=") -> Iterator[None]:
             f"{folder}: cannot be written ({error.strerror}); choose another folder with {setting}"
         ) from error
     with lock:
-        _take(lock, folder, setting)
+        _take(lock, folder, setting, kind)
         with named(folder / LOCK_FILE):
             lock.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         try:
@@ -113,19 +137,30 @@ def sole_owner(folder: Path, setting: str = "OUT=") -> Iterator[None]:
             lock.truncate(0)  # whoever is given the folder need not know the machine
 
 
-def _take(lock: FileIO, folder: Path, setting: str) -> None:
-    """Lock the file and empty it, or raise FolderError."""
+def _take(lock: FileIO, folder: Path, setting: str, kind: int) -> None:
+    """Lock the file, and empty it if it is to be one's own; or raise FolderError."""
+    end = time.monotonic() + (_PATIENCE_SECONDS if kind == fcntl.LOCK_SH else 0)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        lock.seek(0)
-        owner = lock.read(200).decode(errors="replace").strip() or "another process"
-        raise FolderError(f"{folder}: {owner} is building here; wait for it, or choose another {setting}") from error
+        while not _locked(lock, kind):
+            if time.monotonic() >= end:
+                lock.seek(0)
+                owner = lock.read(200).decode(errors="replace").partition("\n")[0] or "another process"
+                raise BusyError(f"{folder}: {owner} is building here; wait for it, or choose another {setting}")
+            time.sleep(0.2)
     except OSError as error:
         raise FolderError(
             f"{folder}: cannot be locked ({error.strerror}); choose a local folder with {setting}"
         ) from error
-    lock.truncate(0)
+    if kind == fcntl.LOCK_EX:
+        lock.truncate(0)
+
+
+def _locked(lock: FileIO, kind: int) -> bool:
+    try:
+        fcntl.flock(lock, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def describe_os_error(error: OSError) -> str:

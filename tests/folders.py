@@ -9,6 +9,7 @@ from pathlib import Path
 from samples import sample
 
 from builder import run
+from builder.config import BuildConfig
 from builder.datasets import corpus_named
 from builder.datasets.base import ClipSource, Scan
 from builder.rows import BuiltClip, dropped, planned_row
@@ -38,6 +39,7 @@ def shard_folder(
     names = [*speakers, *([DROPPED_SPEAKER] if drops else [])]
     plans = [_plan(name) for name in names]
     planned = run.Plan(
+        config=BuildConfig(dataset="folder"),
         corpus=corpus_named("folder"),
         scan=Scan(sources=tuple(source for plan in plans for source in plan.sources)),
         root=Path("/recordings"),

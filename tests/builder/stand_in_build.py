@@ -8,9 +8,9 @@ from functools import partial
 if __name__ == "__main__":
     from stand_ins import StandIn
 
-    from builder import cli, engines, run
+    from builder import cli, run
     from builder.__main__ import main
 
-    run.ClipPool = partial(engines.ClipPool, make_builder=StandIn)  # type: ignore[misc,assignment]
-    cli._write_report = lambda folder, missing: folder / "report.html"  # type: ignore[assignment]
+    run.Work = partial(run.Work, make_builder=StandIn)  # type: ignore[misc,assignment]
+    cli._write_report = lambda folder: folder / "report.html"  # type: ignore[assignment]
     sys.exit(main())

@@ -111,6 +111,12 @@ def crash(source: ClipSource) -> None:
     os.kill(os.getpid(), signal.SIGSEGV)
 
 
+def bereave(source: ClipSource) -> None:
+    """Kill whoever started the worker."""
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(1000)
+
+
 def leave(source: ClipSource) -> None:
     """End as if all were well."""
     os._exit(0)
@@ -164,7 +170,7 @@ def call(source: ClipSource, *order: str) -> None:
 
 
 ORDERS: Mapping[str, Callable[..., None]] = {
-    f.__name__: f for f in (sleep, crash, leave, fail, allocate, hang, stop, stammer, once, call)
+    f.__name__: f for f in (sleep, crash, bereave, leave, fail, allocate, hang, stop, stammer, once, call)
 }
 
 

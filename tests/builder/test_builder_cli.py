@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,18 +19,15 @@ import corpora
 import pytest
 import stand_ins
 from face_clips import face_clip, face_corpus
-from stand_ins import survivors, tagged
+from running import HERE, REAL, STAND_IN, Running, command, contents
 
-from builder import cli, run
+from builder import cli, engines, run
 from builder.__main__ import main
 from builder.config import BuildConfig
 from builder.run import Job, build
 from manifests import index
 from manifests.files import sole_owner
 
-HERE = Path(__file__).parent
-STAND_IN = (str(HERE / "stand_in_build.py"),)
-REAL = ("-m", "builder")
 STOPPED = "error: stopped; the same command goes on where this one was\n"
 SPEAKERS = {
     "A": {"a1": "ok", "a2": "ok"},
@@ -40,19 +36,13 @@ SPEAKERS = {
 }
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    """Every file and its bytes, what an interrupted build left too, but for the lock and the view."""
-    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-    return {name: path.read_bytes() for name, path in files.items() if name not in (".lock", "report.html")}
-
-
 # --- arguments and exit codes, without processes ---------------------------------------------------------------
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "ClipPool", stand_ins.InProcessPool)
-    monkeypatch.setattr(cli, "_write_report", lambda folder, missing: folder / "report.html")
+    monkeypatch.setattr(engines, "ClipPool", stand_ins.InProcessPool)
+    monkeypatch.setattr(cli, "_write_report", lambda folder: folder / "report.html")
 
 
 @pytest.fixture
@@ -62,12 +52,7 @@ def idle(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> NoReturn:
         raise AssertionError("nothing is to be built")
 
-    monkeypatch.setattr(run, "ClipPool", refuse)
-
-
-def command(verb: str, data: Path, out: Path | None = None, *arguments: str) -> list[str]:
-    where = ["--dataset", "folder", "--data", str(data), *(("--out", str(out)) if out else ())]
-    return [verb, *where, *arguments]
+    monkeypatch.setattr(engines, "ClipPool", refuse)
 
 
 ALL_CORPORA = "ravdess, crema-d, iemocap, folder"
@@ -242,31 +227,6 @@ def test_a_backend_that_cannot_be_loaded_is_one_line(tmp_path: Path) -> None:
 # --- interrupted and killed ------------------------------------------------------------------------------------
 
 
-class Running:
-    """A build in a session of its own, as a terminal would start it."""
-
-    def __init__(self, program: Sequence[str], data: Path, out: Path, *arguments: str) -> None:
-        self.tag = uuid.uuid4().hex
-        environment = {**os.environ, stand_ins.TAG: self.tag, "PYTHONPATH": str(HERE.parents[1])}
-        self.process = subprocess.Popen(
-            [sys.executable, *program, *command("shards", data, out, *arguments)],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-
-    def end(self, number: signal.Signals | None = None, *, group: bool = True) -> tuple[int, str, str]:
-        """Send a signal, wait; exit status, output, errors. No process that it started may be left."""
-        started = tagged(self.tag)
-        if number is not None:
-            (os.killpg if group else os.kill)(self.process.pid, number)
-        out, err = self.process.communicate(timeout=100)
-        assert survivors([*started, *tagged(self.tag)]) == []
-        return self.process.returncode, out, err
-
-
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     return stand_ins.corpus(tmp_path / "data", SPEAKERS)
@@ -284,7 +244,7 @@ def resumed(data: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[dic
     """Let the clips that hung be built: what the resumed build made, and what an undisturbed one makes."""
     for video in data.glob("*.mp4"):
         video.write_text("ok")
-    monkeypatch.setattr(run, "ClipPool", stand_ins.InProcessPool)
+    monkeypatch.setattr(engines, "ClipPool", stand_ins.InProcessPool)
     config = BuildConfig(dataset="folder")
     build(Job(config=config, data=data, out=out))
     build(Job(config=config, data=data, out=out.with_name("undisturbed")))
@@ -416,7 +376,7 @@ def test_real_disks_that_are_full_or_read_only(data: Path, tmp_path: Path, monke
     left = (tmp_path / "left").read_text().split()
     assert not [name for name in left if name.endswith(".part")]
     assert len([name for name in left if name.endswith(".tar")]) < 3
-    monkeypatch.setattr(run, "ClipPool", stand_ins.InProcessPool)
+    monkeypatch.setattr(engines, "ClipPool", stand_ins.InProcessPool)
     run.build(Job(config=BuildConfig(dataset="folder"), data=data, out=tmp_path / "undisturbed"))
     assert contents(tmp_path / "resumed") == contents(tmp_path / "undisturbed")
 
@@ -485,7 +445,7 @@ def test_a_report_of_no_build_is_one_line(tmp_path: Path, capsys: pytest.Capture
 
 @pytest.mark.slow
 def test_too_little_memory_drops_clips_and_not_the_machine(tmp_path: Path) -> None:
-    from builder.engines import ClipPool, Limits
+    from builder.pool import ClipPool, Limits
 
     data = face_corpus(tmp_path / "data", ["anna"], 2)
     planned = run.plan(BuildConfig(dataset="folder"), data)

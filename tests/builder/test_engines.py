@@ -1,255 +1,232 @@
-"""The pool of workers: results in order, bounded memory, and every way in which a worker can fail."""
+"""Every engine makes the same bytes, whatever dies on the way; programs, processes and clusters are real ones."""
 
 from __future__ import annotations
 
 import os
-import random
-import resource
+import shutil
 import signal
-import threading
-from collections.abc import Callable, Iterator
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TextIO
 
 import pytest
 import stand_ins
-from stand_ins import StandIn, source, survivors
+from running import STAND_IN, Running, contents
 
 from builder import engines
-from builder.clip import BuiltClip
 from builder.config import BuildConfig
-from builder.datasets.base import ClipSource
-from builder.engines import AHEAD, ClipPool, EngineError, Limits
+from builder.engines import DaskCluster, Work, build_shard
+from builder.pool import EngineError
+from builder.run import plan
+from manifests import index
 
-WORKERS = 2
-CLIP_SECONDS = 1.5
-MEMORY_BYTES = 4 << 30
-
-MakePool = Callable[..., ClipPool]
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("recordings")
-
-
-@pytest.fixture(scope="module")
-def make_pool(root: Path) -> MakePool:
-    def make(builder: engines.MakeBuilder = StandIn, workers: int = WORKERS) -> ClipPool:
-        limits = Limits(seconds=CLIP_SECONDS, memory_bytes=MEMORY_BYTES)
-        return ClipPool(BuildConfig(dataset="folder"), root, workers, limits, builder)
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def pool(make_pool: MakePool) -> Iterator[ClipPool]:
-    """One pool for all tests: what one does to its workers must not harm the next."""
-    with make_pool() as pool:
-        yield pool
+SPEAKERS = {name: {f"{name.lower()}{clip}": "sleep 0.02" for clip in range(4)} for name in "ABCDE"}
+LOCAL, RANKS, DASK = "local", "two ranks", "dask"
+#: Arguments of each program that an engine takes.
+ENGINES = {
+    LOCAL: [("--workers", "2")],
+    RANKS: [("--workers", "1", "--rank", str(rank), "--world-size", "2") for rank in range(2)],
+    DASK: [("--workers", "2", "--engine", "dask")],
+}
+BY_ENGINE = pytest.mark.parametrize("engine", ENGINES)
 
 
 @pytest.fixture
-def calls(root: Path) -> Iterator[TextIO]:
-    """Reads what clips ordered to `call` write: their worker's process id, a line each."""
-    (root / "caller").unlink(missing_ok=True)
-    os.mkfifo(root / "caller")
-    with os.fdopen(os.open(root / "caller", os.O_RDWR)) as lines:
-        yield lines
+def data(tmp_path: Path) -> Path:
+    return stand_ins.corpus(tmp_path / "data", SPEAKERS)
 
 
-def around(root: Path, order: str) -> list[ClipSource]:
-    """Clips that build, with one in their midst that does something else."""
-    orders = [*["ok"] * 3, order, *["ok"] * 3]
-    return [source(root, f"{order.replace(' ', '_')}-{i}", each) for i, each in enumerate(orders)]
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
 
 
-def outcomes(clips: list[BuiltClip]) -> list[tuple[str, str | None]]:
-    return [(clip.row.status, clip.row.reason) for clip in clips]
+def started(engine: str, data: Path, out: Path, *arguments: str) -> list[Running]:
+    return [Running(STAND_IN, data, out, *own, *arguments) for own in ENGINES[engine]]
 
 
-BUILT = ("built", None)
+def ended(programs: list[Running]) -> list[tuple[int, str, str]]:
+    """All are waited for before any is judged."""
+    return [program.end() for program in programs]
 
 
-# --- order and memory ------------------------------------------------------------------------------------------
+def undisturbed(data: Path, *arguments: str) -> dict[str, bytes]:
+    """What one worker makes of a corpus to which nothing happens any more."""
+    out = data.with_name("undisturbed")
+    assert Running(STAND_IN, data, out, "--workers", "1", "--allow-drops", *arguments).end()[0] == 0
+    return contents(out)
 
 
-def test_results_come_in_the_order_of_the_sources(pool: ClipPool, root: Path) -> None:
-    pauses = random.Random(0).choices([0.0, 0.001, 0.02], k=60)
-    sources = [source(root, f"order-{i:02d}", f"sleep {pause}") for i, pause in enumerate(pauses)]
-    clips = list(pool.map(sources))
-    assert [clip.row.clip_id for clip in clips] == [each.clip.clip_id for each in sources]
-    assert len({clip.row.sha256 for clip in clips}) == 3
+# --- one conformance suite over all ----------------------------------------------------------------------------
 
 
-def test_no_source_no_clip(pool: ClipPool) -> None:
-    assert list(pool.map([])) == []
+@BY_ENGINE
+def test_equal_bytes_with_a_clip_that_is_poison_and_one_that_hangs(engine: str, data: Path, out: Path) -> None:
+    (data / "b1.mp4").write_text("crash")
+    (data / "d2.mp4").write_text("hang")
+    arguments = ("--clip-seconds", "2", "--allow-drops")
+    for status, said, complained in ended(started(engine, data, out, *arguments)):
+        assert status == 0, (said, complained)
+    reasons = {row.clip_id: row.reason for row in index.load_rows(out) if row.reason}
+    assert reasons == {"b1": "worker_died", "d2": "timeout"}
+    assert index.verify(out, full=True) == []
+    assert contents(out) == undisturbed(data, "--clip-seconds", "2")
 
 
-def test_sources_are_taken_only_as_far_ahead_as_promised(pool: ClipPool, root: Path) -> None:
-    taken = 0
-
-    def sources() -> Iterator[ClipSource]:
-        nonlocal taken
-        for _ in range(100):
-            taken += 1
-            yield one
-
-    one = source(root, "ahead")
-    most = 0
-    for given, _ in enumerate(pool.map(sources())):
-        most = max(most, taken - given)
-    assert (taken, most) == (100, AHEAD * WORKERS)
-
-
-@pytest.mark.slow
-def test_memory_stays_flat_over_ten_thousand_clips(pool: ClipPool, root: Path) -> None:
-    one = source(root, "big", "big 300")  # 50 kB a clip, 500 MB in all
-    for _ in pool.map([one] * 200):
-        pass
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    count = sum(1 for _ in pool.map(one for _ in range(10_000)))
-    assert count == 10_000
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000  # kB
+@BY_ENGINE
+@pytest.mark.parametrize(
+    "group", [pytest.param(True, id="with all it started", marks=pytest.mark.slow), pytest.param(False, id="alone")]
+)
+def test_killed_then_resumed_ends_with_the_same_bytes(engine: str, group: bool, data: Path, out: Path) -> None:
+    os.mkfifo(data / "caller")
+    (data / "c2.mp4").write_text("once call sleep 1000")
+    with os.fdopen(os.open(data / "caller", os.O_RDWR)) as calls:
+        programs = started(engine, data, out)
+        calls.readline()
+        for program in programs:
+            assert program.end(signal.SIGKILL, group=group)[0] in (-signal.SIGKILL, 0)  # a rank may have been done
+    assert not index.load_dataset(out).complete
+    assert [status for status, *_ in ended(started(engine, data, out))] == [0] * len(programs)
+    assert contents(out) == undisturbed(data)
 
 
-def test_workers_go_on_while_nobody_takes_results(pool: ClipPool, root: Path, calls: TextIO) -> None:
-    """As at the border of two shards, where the main thread writes and hashes."""
-    clips = pool.map([source(root, f"border-{i}", "call") for i in range(100)])
-    next(clips)
-    called = [calls.readline() for _ in range(AHEAD * WORKERS)]  # never ends if a worker starves
-    assert len(called) == AHEAD * WORKERS
+@pytest.mark.parametrize("engine", [pytest.param(LOCAL, marks=pytest.mark.slow), DASK])
+def test_every_shard_built_twice_at_once(engine: str, data: Path, out: Path) -> None:
+    """Whoever is one of one rank does all of it, and bars nobody else from doing the same."""
+    own = ENGINES[engine][0][:2] + (("--engine", "dask") if engine == DASK else ())
+    twins = [Running(STAND_IN, data, out, *own, "--rank", "0", "--world-size", "1") for _ in range(2)]
+    assert [status for status, *_ in ended(twins)] == [0, 0]
+    assert index.verify(out, full=True) == []
+    assert contents(out) == undisturbed(data)
 
 
-def test_messages_larger_than_any_pipe_pass_both_ways(pool: ClipPool, root: Path) -> None:
-    sources = [source(root, f"large-{i}", "big 20000", sentence="la" * 500_000) for i in range(12)]
-    assert outcomes(list(pool.map(sources))) == [BUILT] * 12
+def test_a_dask_worker_that_is_killed_costs_nothing(data: Path, out: Path) -> None:
+    (data / "c2.mp4").write_text("once bereave")
+    status, said, complained = started(DASK, data, out)[0].end()
+    assert status == 0, complained
+    assert "built 20   flagged 0   dropped 0\n" in said
+    assert contents(out) == undisturbed(data)
 
 
-# --- workers that fail -----------------------------------------------------------------------------------------
-
-DIED, LATE = "worker_died", ("timeout", f"not finished after {CLIP_SECONDS} s")
-FAILURES = {
-    "crash": (DIED, "ended by SIGSEGV, 2 times"),
-    "stammer": (DIED, "ended by SIGKILL, 2 times"),
-    "hang": LATE,
-    "once crash": (None, None),
-}
-MORE_FAILURES = {
-    "leave": (DIED, "exit code 0, 2 times"),
-    "fail": (DIED, "exit code 1, 2 times"),
-    f"allocate {2 * MEMORY_BYTES}": (DIED, "exit code 1, 2 times"),
-    "stop": LATE,
-    "once leave": (None, None),
-    "once stop": LATE,
-}
+def test_a_clip_that_kills_every_dask_worker_ends_the_build_in_one_line(data: Path, out: Path) -> None:
+    (data / "c2.mp4").write_text("bereave")
+    status, _, complained = started(DASK, data, out)[0].end()
+    assert status == 2
+    assert complained.splitlines()[-1].startswith("error: C-000.tar-")
+    assert complained.endswith(": every Dask worker that was to build it died; run make doctor there\n")
 
 
-@pytest.mark.parametrize("failures", [FAILURES, pytest.param(MORE_FAILURES, marks=pytest.mark.slow)])
-def test_clips_that_end_their_worker_are_dropped_and_the_rest_goes_on(
-    make_pool: MakePool, root: Path, failures: dict[str, tuple[str | None, str | None]]
-) -> None:
-    """And nothing of the workers is left: no descriptor, no process, no thread."""
-    with make_pool(workers=1) as first:  # multiprocessing's own helper starts with the first pool
-        list(first.map([source(root, "first")]))
-    before = traces()
-    orders = [order for failing in failures for order in ("ok", failing)]
-    with make_pool() as pool:
-        clips = list(pool.map([source(root, f"failure-{i}", order) for i, order in enumerate(orders)]))
-    assert traces() == before
-    assert [clip.row.clip_id for clip in clips] == [f"failure-{i}" for i in range(len(orders))]
-    assert outcomes(clips[::2]) == [BUILT] * len(failures)
-    assert {o: (c.row.reason, c.row.detail) for o, c in zip(failures, clips[1::2], strict=True)} == failures
-    assert all((clip.members is None) == (clip.row.status == "dropped") for clip in clips)
-    assert all(clip.row.sha256 for clip in clips)  # so that another build sees whether a recording has changed
+# --- parts -----------------------------------------------------------------------------------------------------
 
 
-def traces() -> tuple[int, int, int]:
-    """Open descriptors, child processes (zombies too) and threads of this process."""
-    tasks = Path("/proc/self/task").iterdir()
-    children = [child for task in tasks for child in (task / "children").read_text().split()]
-    return len(list(Path("/proc/self/fd").iterdir())), len(children), threading.active_count()
-
-
-def test_a_worker_killed_from_outside_costs_nothing(pool: ClipPool, root: Path, calls: TextIO) -> None:
-    killer = threading.Thread(target=lambda: os.kill(int(calls.readline()), signal.SIGKILL))
-    killer.start()
-    clips = list(pool.map(around(root, "once call stop")))
-    killer.join()
-    assert outcomes(clips) == [BUILT] * 7
-
-
-def test_children_of_a_hung_worker_end_with_it(pool: ClipPool, root: Path) -> None:
-    hung = source(root, "with-child", "hang")
-    assert outcomes(list(pool.map([hung]))) == [("dropped", "timeout")]
-    assert survivors([int(hung.video.with_suffix(".child").read_text())]) == []
-
-
-def test_sources_that_cannot_be_read_end_the_map(pool: ClipPool, root: Path) -> None:
-    def sources() -> Iterator[ClipSource]:
-        yield source(root, "first")
-        raise LookupError("no more")
-
-    with pytest.raises(LookupError):
-        list(pool.map(sources()))
-    assert outcomes(list(pool.map([source(root, "next")]))) == [BUILT]
-
-
-# --- starting and ending ---------------------------------------------------------------------------------------
+def test_the_last_part_to_end_writes_the_index(data: Path, out: Path) -> None:
+    part = [("--rank", str(rank), "--world-size", "3", "--workers", "1") for rank in range(3)]
+    for rank, there in ((2, 1), (0, 3)):
+        status, said, _ = Running(STAND_IN, data, out, *part[rank]).end()
+        assert (status, said.splitlines()[-1]) == (
+            0,
+            f"shards    {out}: {there} of 5 are there; the last part to end writes the index",
+        )
+        assert not index.load_dataset(out).complete
+    assert "built 20   flagged 0   dropped 0\n" in Running(STAND_IN, data, out, *part[1]).end()[1]
+    assert contents(out) == undisturbed(data)
 
 
 @pytest.mark.parametrize(
-    ("builder", "message"),
+    ("arguments", "message"),
     [
-        (stand_ins.dies_at_start, r"a worker died while starting \(exit code 7, 2 times\); run make doctor"),
-        (stand_ins.cannot_be_loaded, r"a worker cannot start: ImportError: libGL.so.1: .*; run make doctor"),
+        (("--rank", "3", "--world-size", "3"), "rank: found 3 of 3, expected 0 to world size - 1"),
+        (("--rank", "0"), "--rank and --world-size (make: RANK=, WORLD_SIZE=): found one of them, expected both"),
+        (("--scheduler", "tcp://x"), "--scheduler (make: SCHEDULER=): is for --engine dask (make: ENGINE=dask) alone"),
     ],
 )
-def test_workers_that_cannot_start_end_the_build_in_one_line(
-    make_pool: MakePool, root: Path, builder: engines.MakeBuilder, message: str
-) -> None:
-    with make_pool(builder, workers=1) as pool, pytest.raises(EngineError, match=f"^{message}$"):
-        list(pool.map(around(root, "ok")))
+def test_what_cannot_be_is_refused(arguments: tuple[str, ...], message: str, data: Path, out: Path) -> None:
+    assert Running(STAND_IN, data, out, *arguments).end() == (2, "", f"error: {message}\n")
 
 
-def test_a_worker_that_never_starts_ends_the_build_in_one_line(
-    make_pool: MakePool, root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(engines, "START_SECONDS", 0.1)
-    message = r"^a worker did not start within 0.1 s; run make doctor$"
-    with make_pool(stand_ins.hangs_at_start, workers=1) as pool, pytest.raises(EngineError, match=message):
-        list(pool.map(around(root, "ok")))
+def test_a_part_and_a_whole_build_do_not_meet(data: Path, out: Path) -> None:
+    os.mkfifo(data / "caller")
+    (data / "a1.mp4").write_text("call sleep 1000")
+    with os.fdopen(os.open(data / "caller", os.O_RDWR)) as calls:
+        part = Running(STAND_IN, data, out, "--rank", "0", "--world-size", "2")
+        calls.readline()
+        status, _, complained = Running(STAND_IN, data, out).end()
+        part.end(signal.SIGKILL)
+    owner = f"process {part.process.pid} on {os.uname().nodename}"
+    assert (status, complained) == (
+        2,
+        f"error: {out}: {owner} is building here; wait for it, or choose another OUT=\n",
+    )
 
 
-def test_a_worker_that_dies_while_starting_is_started_again(make_pool: MakePool, root: Path) -> None:
-    with make_pool(stand_ins.dies_at_first_start, workers=1) as pool:
-        assert outcomes(list(pool.map(around(root, "ok")))) == [BUILT] * 7
-    assert (root / "started").is_dir()
+# --- a cluster that others have started ------------------------------------------------------------------------
 
 
-def test_too_many_processes_is_one_line(make_pool: MakePool, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise BlockingIOError(11, "Resource temporarily unavailable")
+@contextmanager
+def cluster(folder: Path, **environment: str) -> Iterator[str]:
+    """Address of a scheduler with one worker, each a program as `dask scheduler` and `dask worker` start it."""
+    file = folder / "scheduler.json"
+    dask = shutil.which("dask", path=Path(sys.executable).parent)
+    paths = {"PYTHONPATH": os.pathsep.join((str(Path(__file__).parents[2]), str(Path(__file__).parent)))}
+    with ExitStack() as stack:
+        for arguments in (
+            ("scheduler", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)),
+            ("worker", "--nthreads", "1", "--no-dashboard", "--scheduler-file", str(file)),
+        ):
+            program = subprocess.Popen(
+                [str(dask), *arguments],
+                env=os.environ | paths | environment,
+                cwd=folder,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            stack.callback(program.wait, timeout=60)
+            stack.callback(program.terminate)
+            while not file.exists():
+                assert program.poll() is None
+                time.sleep(0.05)
+        yield index.read_json(file)["address"]
 
-    monkeypatch.setattr("multiprocessing.util.spawnv_passfds", refuse)
-    with make_pool() as pool, pytest.raises(EngineError, match=r"\(Resource temporarily unavailable\); use fewer"):
-        list(pool.map(around(root, "ok")))
+
+def test_a_cluster_of_others(data: Path, out: Path, tmp_path: Path) -> None:
+    with cluster(tmp_path, DASK_DISTRIBUTED__WORKER__DAEMON="False") as address:
+        ours = Running(STAND_IN, data, out, "--engine", "dask", "--scheduler", address)
+        status, _, complained = ours.end()
+    assert status == 0, complained
+    assert contents(out) == undisturbed(data)
 
 
-def test_leaving_the_pool_ends_busy_workers_at_once(make_pool: MakePool, root: Path, calls: TextIO) -> None:
-    with make_pool() as pool:
-        clips = pool.map([source(root, "done"), *(source(root, f"busy-{i}", "call sleep 1000") for i in range(9))])
-        assert next(clips).row.clip_id == "done"
-        workers = [int(calls.readline()) for _ in range(WORKERS)]
-    assert [pid for pid in workers if stand_ins.is_alive(pid)] == []
+def test_a_cluster_whose_workers_may_not_start_processes(data: Path, out: Path, tmp_path: Path) -> None:
+    with cluster(tmp_path) as address:
+        status, _, complained = Running(STAND_IN, data, out, "--engine", "dask", "--scheduler", address).end()
+    assert status == 2
+    assert complained.splitlines()[-1] == (
+        f"error: the Dask worker on {os.uname().nodename} may not start processes; "
+        "start it with DASK_DISTRIBUTED__WORKER__DAEMON=False in its environment"
+    )
 
 
-def test_workers_hear_no_interrupt_and_lead_their_own_group(make_pool: MakePool, root: Path, calls: TextIO) -> None:
-    """Ctrl-C reaches every process of the terminal's group; workers must not answer it, not even while they start."""
-    with make_pool() as pool:
-        list(pool.map([source(root, f"asked-{i}", "call") for i in range(8)]))
-        for worker in {int(calls.readline()) for _ in range(8)}:
-            status = Path(f"/proc/{worker}/status").read_text()
-            blocked = next(line for line in status.splitlines() if line.startswith("SigBlk")).split()[1]
-            assert int(blocked, 16) >> (signal.SIGINT - 1) & 1
-            assert os.getpgid(worker) == os.getsid(worker) == worker
+def work(data: Path, out: Path, identity: str = "another") -> Work:
+    return Work(config=BuildConfig(dataset="folder"), root=data, out=out, identity=identity)
+
+
+def test_a_cluster_that_is_not_there(data: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "PATIENCE_SECONDS", 0.5)
+    with pytest.raises(EngineError, match=r"^tcp://127\.0\.0\.1:9: found no Dask cluster with workers"):
+        DaskCluster(scheduler="tcp://127.0.0.1:9").build(work(data, out), (), print)
+
+
+def test_without_dask_the_line_says_what_brings_it(data: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "dask", None)
+    with pytest.raises(EngineError, match=r"pip install '\.\[dask\]' brings it"):
+        DaskCluster().build(work(data, out), (), print)
+
+
+def test_a_machine_with_other_versions_does_not_build(data: Path, out: Path) -> None:
+    shard = plan(BuildConfig(dataset="folder"), data).shards[0]
+    with pytest.raises(EngineError, match=r"has other versions .*; install the same constraints\.txt there"):
+        build_shard(work(data, out), shard)
+    assert not out.exists()

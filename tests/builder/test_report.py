@@ -21,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder import run
+from builder.config import BuildConfig
 from builder.datasets import corpus_named
 from builder.datasets.base import ClipSource, Scan
 from builder.report import write_picture, write_report
@@ -81,6 +82,7 @@ def folder_of(out: Path, clips: Iterable[BuiltClip], features: Sequence[str] = (
         (out / name).mkdir(parents=True, exist_ok=True)
     plans = [_plan(speaker, speakers[speaker]) for speaker in sorted(speakers)]
     planned = run.Plan(
+        config=BuildConfig(dataset="folder"),
         corpus=corpus_named("folder"),
         scan=Scan(sources=()),
         root=ROOT,

@@ -17,10 +17,11 @@ from typing import Any, NoReturn
 import pytest
 import stand_ins
 
-from builder import run
+from builder import engines, run
 from builder.config import BuildConfig
 from builder.datasets.base import CorpusError
-from builder.engines import ClipPool
+from builder.engines import LocalPool
+from builder.pool import ClipPool
 from builder.run import Job, Summary, build
 from manifests import index
 from manifests.files import FolderError, HashingFile, describe_os_error, sole_owner
@@ -39,7 +40,7 @@ IDENTITY = run.identity(BuildConfig(dataset="folder"))
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No processes, no face models, and no search for the versions of what is installed."""
-    monkeypatch.setattr(run, "ClipPool", stand_ins.InProcessPool)
+    monkeypatch.setattr(engines, "ClipPool", stand_ins.InProcessPool)
     monkeypatch.setattr(run, "identity", lambda config: IDENTITY | {"config": asdict(config)})
 
 
@@ -54,7 +55,7 @@ def out(tmp_path: Path) -> Path:
 
 
 def job(data: Path, out: Path, **config: Any) -> Job:
-    return Job(config=BuildConfig(dataset="folder", **config), data=data, out=out, workers=1)
+    return Job(config=BuildConfig(dataset="folder", **config), data=data, out=out, engine=LocalPool(workers=1))
 
 
 def contents(folder: Path) -> Contents:
@@ -215,7 +216,7 @@ def test_disk_full_at_any_write_says_where_and_leaves_nothing_half_published(
 def test_not_writable_fails_before_any_work(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    monkeypatch.setattr(run, "ClipPool", no_pool)
+    monkeypatch.setattr(engines, "ClipPool", no_pool)
     file = tmp_path / "file"
     file.write_text("mine")
     out = file if where == "a file" else file / "shards"
@@ -247,7 +248,7 @@ def test_a_file_that_reads_back_otherwise_is_not_published(
 
 def test_a_second_build_is_refused_naming_the_owner(data: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build(job(data, out))
-    monkeypatch.setattr(run, "ClipPool", no_pool)
+    monkeypatch.setattr(engines, "ClipPool", no_pool)
     before = contents(out)
     with sole_owner(out):
         owner = f"process {os.getpid()} on {os.uname().nodename} is building here"
@@ -318,7 +319,7 @@ def test_nothing_is_built_twice_whatever_the_clock_says(data: Path, out: Path, m
     before = contents(out)
     for seconds, path in enumerate([*data.rglob("*"), *out.rglob("*"), data, out]):
         os.utime(path, (4e9 - seconds, 4e9 - seconds))
-    monkeypatch.setattr(run, "ClipPool", no_pool)
+    monkeypatch.setattr(engines, "ClipPool", no_pool)
     summary = build(job(data, out))
     assert (summary.shards, summary.resumed) == (3, 3)
     assert contents(out) == before
@@ -428,7 +429,7 @@ def test_lost_index_files_are_written_again(data: Path, out: Path, monkeypatch: 
     before = contents(out)
     for name in ("clips.jsonl", "SHA256SUMS", "README.md", "folds/loso.json"):
         (out / name).unlink()
-    monkeypatch.setattr(run, "ClipPool", no_pool)
+    monkeypatch.setattr(engines, "ClipPool", no_pool)
     build(job(data, out))
     assert contents(out) == before
 
@@ -481,14 +482,15 @@ def test_an_empty_speaker_is_a_failure(tmp_path: Path) -> None:
 
 @pytest.fixture
 def pooled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "ClipPool", partial(ClipPool, make_builder=stand_ins.StandIn))
+    monkeypatch.setattr(engines, "ClipPool", ClipPool)
+    monkeypatch.setattr(run, "Work", partial(run.Work, make_builder=stand_ins.StandIn))
 
 
 def test_any_number_of_workers_makes_the_same_bytes(data: Path, out: Path, pooled: None) -> None:
     (data / "a3.mp4").write_text("sleep 0.2")
     expected = undisturbed(data)  # by one worker
     for workers in (2, 3):
-        build(Job(config=BuildConfig(dataset="folder"), data=data, out=out, workers=workers))
+        build(Job(config=BuildConfig(dataset="folder"), data=data, out=out, engine=LocalPool(workers=workers)))
         assert contents(out) == expected
         shutil.rmtree(out)
 

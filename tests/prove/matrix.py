@@ -155,14 +155,14 @@ FAULTS = (
         "23",
         "worker segfaults or runs out of memory",
         "retried once, then dropped `worker_died`; the rest goes on",
-        builder_engines="clips_that_end_their_worker_are_dropped_and_the_rest_goes_on",
+        builder_pool="clips_that_end_their_worker_are_dropped_and_the_rest_goes_on",
         builder_builder_cli=("a_crash_and_a_hang_in_one_build", "too_little_memory_drops_clips_and_not_the_machine"),
     ),
     _case(
         "24",
         "decoder hangs",
         "whole process tree ended, drop `timeout`",
-        builder_engines=(
+        builder_pool=(
             "children_of_a_hung_worker_end_with_it",
             "clips_that_end_their_worker_are_dropped_and_the_rest_goes_on",
         ),
