@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 import pytest
 import stand_ins
+from kills import KILLS, killed_at_random
 
 from builder import engines, run
 from builder.config import BuildConfig
@@ -177,6 +178,23 @@ def test_killed_while_following_a_changed_corpus(data: Path, out: Path) -> None:
         shutil.rmtree(out)
         shutil.copytree(data.parent / "before", out)
     assert points > 40
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_kills_at_random_moments_end_with_the_same_bytes(
+    data: Path, out: Path, record_property: Callable[[str, object], None]
+) -> None:
+    expected = undisturbed(data)
+
+    def ended() -> None:
+        assert contents(out) == expected
+        shutil.rmtree(out)
+
+    builds = killed_at_random(
+        lambda: build(job(data, out)), lambda: check_nothing_half_published(out, {}, expected), ended
+    )
+    record_property("seen", f"{KILLS} random kills of build in {builds} builds, all ended with the same bytes")
 
 
 # --- disk full, not writable -----------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ import pytest
 import webdataset
 from folders import SPEAKERS, shard_folder
 from hub_stand_in import Repository
+from kills import KILLS, killed_at_random
 from licences import licensed_as
 
 from manifests import index
@@ -326,6 +327,20 @@ def test_killed_while_replacing_an_older_version(small: Path, grown: Path, tmp_p
         assert without_mark(contents(far)) == contents(small)
         shutil.rmtree(far)
     assert at > 15
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_killed_at_random_moments_it_never_looks_whole_and_ends_alike(
+    small: Path, far: Path, record_property: Callable[[str, object], None]
+) -> None:
+    def ended() -> None:
+        assert without_mark(contents(far)) == contents(small)
+        assert not list(far.rglob("*.part"))
+        shutil.rmtree(far)
+
+    shares = killed_at_random(lambda: to(small, far), lambda: check_no_half_truth(far, small), ended)
+    record_property("seen", f"{KILLS} random kills of share in {shares} shares, all ended with the same bytes")
 
 
 # --- terms -----------------------------------------------------------------------------------------------------

@@ -35,7 +35,10 @@ FAULTS = (
             "killed_at_any_write_then_resumed_ends_with_the_same_bytes",
             "killed_again_and_again_ends_with_the_same_bytes",
             "killed_while_following_a_changed_corpus",
+            "kills_at_random_moments_end_with_the_same_bytes",
         ),
+        manifests_share="killed_at_random_moments_it_never_looks_whole_and_ends_alike",
+        train_train_cli="kills_at_random_moments_end_with_the_same_bytes",
         train_checkpoint="killed_while_saving_the_one_before_is_there",
         train_loop="killed_between_checkpoints_is_as_if_it_had_not_been",
     ),
@@ -296,6 +299,118 @@ SAFETY = (
         "escaped; nothing is fetched, nothing runs",
         builder_report=("every_text_of_a_folder_is_escaped", "nothing_is_fetched_and_nothing_runs"),
     ),
+    _case(
+        "S7",
+        "hostile places: redirects to files, names that lead elsewhere, passwords in addresses",
+        "refused, and not told to others",
+        manifests_places=(
+            "a_redirect_elsewhere_is_not_followed",
+            "a_redirect_is_followed_with_the_range_and_without_the_password",
+            "credentials_have_no_place_in_an_address_and_are_not_told",
+            "the_hub_s_token_is_for_the_hub_alone",
+        ),
+        manifests_fetch="names_that_lead_elsewhere_are_refused",
+        builder_downloads="an_archive_that_would_write_elsewhere_is_refused",
+    ),
+    _case(
+        "S8",
+        "random damage to every file that a stranger may send",
+        "a value or the documented error in one line",
+        prove_fuzz=(
+            "a_damaged_file_gives_a_value_or_the_documented_error",
+            "a_damaged_folder_is_told_of_and_nothing_else",
+            "any_file_names_give_clips_or_one_error",
+            "a_damaged_checkpoint_gives_weights_or_the_documented_error",
+        ),
+    ),
 )
 
-MATRIX = (*FAULTS, *SAFETY)
+SHARING = (
+    _case(
+        "H1",
+        "share killed at any change of the far end, in a folder or a bucket",
+        "never looks whole; the next run ends alike",
+        manifests_share=(
+            "killed_anywhere_it_never_looks_whole_and_goes_on",
+            "killed_while_replacing_an_older_version",
+            "killed_while_sending_to_a_bucket",
+        ),
+    ),
+    _case(
+        "H2",
+        "what arrives at the far end is damaged, or was replaced there",
+        "noticed by its hash, sent again",
+        manifests_share=(
+            "only_what_is_not_right_there_is_sent_again",
+            "wrong_objects_are_sent_again",
+            "what_arrives_damaged_is_noticed",
+        ),
+    ),
+    _case(
+        "H3",
+        "connections cut, lengths that lie, servers that stall",
+        "gone on with where it was cut; given up with what came kept",
+        manifests_transfer=(
+            "a_cut_connection_is_gone_on_from_where_it_was_cut",
+            "a_length_that_is_told_too_long_is_no_harm",
+            "a_length_that_is_told_too_short_is_refused",
+            "a_longer_file_is_refused_and_not_taken_in",
+            "a_server_that_never_answers_is_given_up_and_what_came_is_kept",
+        ),
+    ),
+    _case(
+        "H4",
+        "wrong bytes from a server",
+        "refused with file, found and expected before anything is decoded",
+        manifests_transfer="wrong_bytes_are_tried_once_more_and_refused",
+        manifests_fetch="one_wrong_shard_does_not_keep_the_rest",
+        train_remote="wrong_bytes_are_never_decoded",
+        train_sharing="training_begins_while_shards_arrive_and_a_wrong_one_ends_it_until_it_is_mended",
+    ),
+    _case(
+        "H5",
+        "fetch killed at any change, or several at once",
+        "nothing half has its name; each shard comes once",
+        manifests_fetch=(
+            "killed_at_any_change_nothing_half_has_its_name_and_the_next_run_ends_alike",
+            "a_run_that_was_ended_is_gone_on_with",
+            "several_processes_fetch_each_shard_once",
+        ),
+    ),
+    _case(
+        "H6",
+        "withdrawal killed at any change",
+        "the same command ends it; nothing is built before",
+        manifests_withdraw="killed_at_any_change_the_same_command_ends_it",
+        builder_run=(
+            "a_withdrawal_that_was_killed_is_ended_before_anything_is_built",
+            "who_was_withdrawn_is_left_out_of_later_builds",
+        ),
+        manifests_fetch="a_speaker_who_was_withdrawn_there_is_told_and_removed_when_asked",
+    ),
+    _case(
+        "H7",
+        "the corpus's home drops connections, lies or is gone",
+        "made good, or listed with the rest kept",
+        builder_downloads=(
+            "what_went_wrong_once_is_made_good",
+            "what_stays_wrong_is_listed_and_the_rest_kept",
+            "wrong_bytes_of_an_archive_are_refused_by_its_md5",
+            "a_dead_home_is_not_asked_for_every_file",
+        ),
+    ),
+    _case(
+        "H8",
+        "machines that build together: a driver or worker killed, poison and hung clips, a shard built twice",
+        "every engine ends with the same bytes",
+        builder_engines=(
+            "equal_bytes_with_a_clip_that_is_poison_and_one_that_hangs",
+            "killed_then_resumed_ends_with_the_same_bytes",
+            "every_shard_built_twice_at_once",
+            "a_dask_worker_that_is_killed_costs_nothing",
+            "a_clip_that_kills_every_dask_worker_ends_the_build_in_one_line",
+        ),
+    ),
+)
+
+MATRIX = (*FAULTS, *SAFETY, *SHARING)
