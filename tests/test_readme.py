@@ -18,7 +18,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = [
     line
     for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
-    for line in block.splitlines()
+    for line in block.replace("\\\n", "").splitlines()  # a line may go on in the next
     if line.strip() and not line.startswith("#")
 ]
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
