@@ -7,13 +7,15 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 PIP    := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
+q = '$(subst ','\'',$(1))'# for the shell: folders may have an apostrophe
+
 CHOSEN  := $(DATASET)# by the user: the trainer takes the only corpus built, the builder the demo
 DATASET ?= demo
 OUT     ?= shards/$(DATASET)
 DATA    ?= data/$(DATASET)
 
-WHERE    := --dataset $(DATASET) --data '$(DATA)' --out '$(OUT)'
-SETTINGS := $(if $(FEATURE),--feature '$(FEATURE)') $(if $(TIMELINE),--timeline $(TIMELINE)) \
+WHERE    := --dataset $(DATASET) --data $(call q,$(DATA)) --out $(call q,$(OUT))
+SETTINGS := $(if $(FEATURE),--feature $(call q,$(FEATURE))) $(if $(TIMELINE),--timeline $(TIMELINE)) \
             $(if $(STEP),--step $(STEP)) $(if $(ALIGN),--align $(ALIGN)) $(if $(DECODER),--decoder $(DECODER)) \
             $(foreach option,$(OPTION),--option $(option))
 
@@ -23,10 +25,10 @@ MACHINES := $(if $(RANK),--rank $(RANK)) $(if $(WORLD_SIZE),--world-size $(WORLD
 STORES := $(if $(filter s3://% hf://%,$(SHARDS) $(FROM) $(DEST)),$(VENV)/stores.ok)# what it takes to reach them
 
 RUNS  ?= runs
-LEARN := --runs '$(RUNS)' $(if $(CHOSEN),--dataset $(CHOSEN)) $(if $(SHARDS),--shards '$(SHARDS)') \
+LEARN := --runs $(call q,$(RUNS)) $(if $(CHOSEN),--dataset $(CHOSEN)) $(if $(SHARDS),--shards $(call q,$(SHARDS))) \
          $(if $(STRATEGY),--strategy $(STRATEGY)) $(if $(FOLD),--fold $(FOLD)) $(if $(SCHEME),--fold-scheme $(SCHEME)) \
          $(if $(LABELS),--label-scheme $(LABELS)) $(if $(FEATURE),--feature $(FEATURE)) \
-         $(if $(ENCODER),--encoder $(ENCODER)) $(if $(WEIGHTS),--weights '$(WEIGHTS)') $(if $(RECIPE),--recipe $(RECIPE)) \
+         $(if $(ENCODER),--encoder $(ENCODER)) $(if $(WEIGHTS),--weights $(call q,$(WEIGHTS))) $(if $(RECIPE),--recipe $(RECIPE)) \
          $(if $(SEED),--seed $(SEED)) $(if $(WORKERS),--workers $(WORKERS)) $(if $(DEVICE),--device $(DEVICE))
 
 .PHONY: help
@@ -69,7 +71,7 @@ $(VENV)/test.ok: $(VENV)/builder.ok $(VENV)/train.ok
 
 .PHONY: corpus shards features plan verify report doctor
 corpus: $(VENV)/builder.ok  ## Fetch the originals of DATASET=ravdess|crema-d, or say how to get them (CHECK=1: only check)
-	@$(PY) -m builder corpus --dataset $(DATASET) --data '$(DATA)' $(if $(FROM),--from '$(FROM)') \
+	@$(PY) -m builder corpus --dataset $(DATASET) --data $(call q,$(DATA)) $(if $(FROM),--from $(call q,$(FROM))) \
 	    $(if $(CHECK),--check) $(if $(ALL),--all) $(if $(REPLACE),--replace) $(if $(KEEP),--keep-archives) $(ARGS)
 
 shards: $(VENV)/builder.ok $(if $(filter dask,$(ENGINE)),$(VENV)/dask.ok)  ## Build shards: DATASET=demo|ravdess|crema-d|iemocap|folder DATA=folder OUT=folder
@@ -77,14 +79,14 @@ shards: $(VENV)/builder.ok $(if $(filter dask,$(ENGINE)),$(VENV)/dask.ok)  ## Bu
 	    $(if $(ALLOW_DROPS),--allow-drops) $(if $(PRUNE),--prune) $(ARGS)
 
 features: $(VENV)/builder.ok  ## Make FEATURE=logmel of the sound in OUT's shards, without recordings: shards in TO=folder
-	@$(PY) -m builder features '$(OUT)' --feature '$(FEATURE)' $(if $(TO),--out '$(TO)') \
+	@$(PY) -m builder features $(call q,$(OUT)) --feature $(call q,$(FEATURE)) $(if $(TO),--out $(call q,$(TO))) \
 	    $(if $(WORKERS),--workers $(WORKERS)) $(ARGS)
 
 plan: $(VENV)/builder.ok  ## Say what would be built, what is absent and what is defective
 	@$(PY) -m builder plan $(WHERE) $(SETTINGS) $(if $(ALL),--all) $(ARGS)
 
 verify: $(VENV)/core.ok  ## Hold built shards against their index (QUICK=1: sizes only)
-	@$(PY) -m manifests verify '$(OUT)' $(if $(QUICK),--quick)
+	@$(PY) -m manifests verify $(call q,$(OUT)) $(if $(QUICK),--quick)
 
 report: $(VENV)/builder.ok  ## Make report.html of built shards again
 	@$(PY) -m builder report $(WHERE) $(ARGS)
@@ -94,16 +96,16 @@ doctor: $(VENV)/builder.ok  ## Load every backend, check disk, memory and corpus
 
 .PHONY: share fetch withdraw
 share: $(VENV)/core.ok $(STORES)  ## Copy finished shards to DEST=folder|s3://bucket/path|hf://datasets/owner/name, checked there
-	@$(PY) -m manifests share '$(OUT)' '$(DEST)' $(if $(AFFIRM),--affirm '$(AFFIRM)') $(if $(PUBLIC),--public) \
+	@$(PY) -m manifests share $(call q,$(OUT)) $(call q,$(DEST)) $(if $(AFFIRM),--affirm $(call q,$(AFFIRM))) $(if $(PUBLIC),--public) \
 	    $(if $(NO_REPORT),--no-report) $(if $(PRUNE),--prune) $(ARGS)
 
 fetch: $(VENV)/core.ok $(STORES)  ## Bring shards FROM=folder|https://|s3://|hf://datasets/owner/name; of FOLD=k SPLIT="train test" only
-	@$(PY) -m manifests fetch '$(FROM)' '$(OUT)' $(if $(FOLD),--fold $(FOLD)) $(if $(SPLIT),--split $(SPLIT)) \
+	@$(PY) -m manifests fetch $(call q,$(FROM)) $(call q,$(OUT)) $(if $(FOLD),--fold $(FOLD)) $(if $(SPLIT),--split $(SPLIT)) \
 	    $(if $(SCHEME),--fold-scheme $(SCHEME)) $(if $(CHOSEN)$(filter shards/%,$(OUT)),--dataset $(DATASET)) \
 	    $(if $(PRUNE),--prune) $(ARGS)
 
 withdraw: $(VENV)/core.ok  ## Remove SPEAKER="1001 1002" from finished shards; the rest keeps its hashes
-	@$(PY) -m manifests withdraw '$(OUT)' $(SPEAKER) $(ARGS)
+	@$(PY) -m manifests withdraw $(call q,$(OUT)) $(SPEAKER) $(ARGS)
 
 .PHONY: train sweep results predict export
 train: $(VENV)/train.ok $(STORES)  ## Train a strategy on a fold: STRATEGY FOLD DATASET ENCODER WEIGHTS RECIPE LABELS SCHEME
@@ -113,13 +115,13 @@ sweep: $(VENV)/train.ok $(STORES)  ## Train all strategies on all folds, or thos
 	@$(PY) -m train sweep $(LEARN) $(ARGS)
 
 results: $(VENV)/train.ok  ## Set the paper's tables beside all runs, with plots: runs/report
-	@$(PY) -m train report --runs '$(RUNS)' $(ARGS)
+	@$(PY) -m train report --runs $(call q,$(RUNS)) $(ARGS)
 
 predict: $(VENV)/train.ok $(VENV)/builder.ok  ## Say what a run makes of recordings: RUN=folder CLIP="a.mp4 b.flv", or SHARDS=folder
-	@$(PY) -m train predict --run '$(RUN)' $(if $(SHARDS),--shards '$(SHARDS)') $(CLIP) $(ARGS)
+	@$(PY) -m train predict --run $(call q,$(RUN)) $(if $(SHARDS),--shards $(call q,$(SHARDS))) $(CLIP) $(ARGS)
 
 export: $(VENV)/train.ok  ## Write a finished run as a folder to hand on: RUN=folder OUT=folder
-	@$(PY) -m train export --run '$(RUN)' --out '$(OUT)' $(ARGS)
+	@$(PY) -m train export --run $(call q,$(RUN)) --out $(call q,$(OUT)) $(ARGS)
 
 .PHONY: test test-slow prove lint bench-build bench-load bench-train
 test: $(VENV)/test.ok lint  ## Lint, types, import contracts and tests
@@ -138,10 +140,10 @@ lint: $(VENV)/test.ok  ## Ruff, mypy, import contracts
 	@said=$$($(VENV)/bin/lint-imports --no-cache 2>&1) || { echo "$$said"; exit 1; }
 
 bench-build: $(VENV)/builder.ok  ## CPU a clip takes against the floor, and where it goes
-	@$(PY) -m builder.bench --dataset $(DATASET) --data '$(DATA)' $(ARGS)
+	@$(PY) -m builder.bench --dataset $(DATASET) --data $(call q,$(DATA)) $(ARGS)
 
 bench-load: $(VENV)/train.ok  ## Clips/s a core that the loader makes of shards, beside bare decoding of the same bytes
-	@$(PY) -m train.bench_load '$(or $(SHARDS),$(OUT))' $(ARGS)
+	@$(PY) -m train.bench_load $(call q,$(or $(SHARDS),$(OUT))) $(ARGS)
 
 bench-train: $(VENV)/train.ok  ## Clips/s and MFU of fine-tuning and of frozen features: ENCODER DEVICE ARGS
 	@$(PY) -m train.bench_train $(if $(ENCODER),--encoder $(ENCODER)) $(if $(DEVICE),--device $(DEVICE)) $(ARGS)

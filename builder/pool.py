@@ -25,6 +25,7 @@ from typing import Any, Protocol, Self
 from builder.clip import BuiltClip, ClipBuilder, dropped, recorded_row
 from builder.config import BuildConfig
 from builder.datasets.base import ClipSource
+from manifests.records import printable
 
 #: Clips under way, built or waiting for the one whose turn it is, for each worker; bounds the parent's memory.
 AHEAD = 8
@@ -52,6 +53,10 @@ class Limits:
     """Time for one clip."""
     memory_bytes: int = 8 << 30
     """Address space of one worker."""
+
+
+class _FailedError(Exception):
+    """A worker met what its code does not foresee; one line that says what."""
 
 
 class Builder(Protocol):
@@ -125,6 +130,9 @@ class ClipPool:
                 return self._given_up(source, "timeout", f"not finished after {self._limits.seconds:g} s")
             except EOFError:
                 cause = self._end(worker)
+            except _FailedError as error:
+                self._end(worker)
+                cause = str(error)
         return self._given_up(source, "worker_died", f"{cause}, {ATTEMPTS} times")
 
     def _given_up(self, source: ClipSource, reason: str, detail: str) -> BuiltClip:
@@ -190,11 +198,13 @@ class _Worker:
             theirs.close()
 
     def build(self, source: ClipSource, seconds: float) -> BuiltClip:
-        """Raises TimeoutError for a clip that takes longer, EOFError if the worker died."""
+        """Raises TimeoutError for a clip that takes longer, EOFError if the worker died, _FailedError if it failed."""
         with self._watched(seconds):
             self._pipe.send(source)
-        clip: BuiltClip = self.answer(seconds)
-        return clip
+        answer: BuiltClip | str = self.answer(seconds)
+        if isinstance(answer, str):
+            raise _FailedError(answer)
+        return answer
 
     def answer(self, seconds: float) -> Any:
         """The worker's next message. Raises TimeoutError if none comes in time, EOFError if the worker died."""
@@ -240,7 +250,10 @@ def _leave_interrupts_to_main() -> None:
 
 
 def _work(pipe: Any, make_builder: MakeBuilder, config: BuildConfig, root: Path, limits: Limits) -> None:
-    """A worker's life: say that it is ready (None, or words why not), then a built clip for every source."""
+    """A worker's life: say that it is ready (None, or words why not), then a built clip for every source.
+
+    What nobody foresaw is told in words and ends the worker, with a traceback.
+    """
     os.setsid()
     threading.Thread(target=_die_with_parent, daemon=True).start()
     try:
@@ -254,7 +267,11 @@ def _work(pipe: Any, make_builder: MakeBuilder, config: BuildConfig, root: Path,
         while True:
             source = pipe.recv()
             signal.setitimer(signal.ITIMER_REAL, limits.seconds + ORPHAN_GRACE_SECONDS)
-            clip = builder.build(source)
+            try:
+                clip = builder.build(source)
+            except Exception as error:
+                pipe.send(printable(f"{type(error).__name__} {error}".strip()[:200]))
+                raise
             signal.setitimer(signal.ITIMER_REAL, 0)
             pipe.send(clip)
 

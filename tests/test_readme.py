@@ -52,6 +52,14 @@ def test_every_setting_in_the_readme_is_one_the_makefile_reads() -> None:
     assert {name for name in named if f"$({name})" not in makefile} == set()
 
 
+def test_a_folder_may_have_any_name() -> None:
+    name = "it's in $$HOME/a  b"  # make takes $$ for $
+    dry = subprocess.run(
+        ["make", "--dry-run", "plan", f"DATA={name}"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert name.replace("$$", "$") in shlex.split(dry.stdout.splitlines()[-1])
+
+
 @pytest.mark.parametrize("snippet", SNIPPETS)
 def test_code_runs_on_a_shard_folder(tmp_path: Path, snippet: str) -> None:
     folder = shard_folder(tmp_path / "shards" / "demo")

@@ -136,8 +136,8 @@ FAILURES = {
 }
 MORE_FAILURES = {
     "leave": (DIED, "exit code 0, 2 times"),
-    "fail": (DIED, "exit code 1, 2 times"),
-    f"allocate {2 * MEMORY_BYTES}": (DIED, "exit code 1, 2 times"),
+    "fail": (DIED, "ValueError as ordered, 2 times"),
+    f"allocate {2 * MEMORY_BYTES}": (DIED, "MemoryError, 2 times"),
     "stop": LATE,
     "once leave": (None, None),
     "once stop": LATE,
