@@ -85,7 +85,7 @@ class Checkpoints:
             return Progress()
         load_trained(model, latest / MODEL_FILE)
         try:
-            state = torch.load(latest / OPTIMIZER_FILE, map_location="cpu", weights_only=True)
+            state = torch.load(latest / OPTIMIZER_FILE, map_location="cpu", weights_only=True)  # noqa: TID251 - runs no code
             optimizer.load_state_dict(state)
         except (pickle.UnpicklingError, OSError, EOFError, RuntimeError, ValueError, LookupError) as error:
             raise _damaged(latest, error) from error

@@ -108,7 +108,7 @@ def _read(path: Path) -> object:
         # Official checkpoints keep their settings in an argparse.Namespace. Allowing it is safe: it is a bag of
         # attributes, making one runs no code of a file's choice, and nothing becomes callable that was not before.
         with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))  # noqa: TID251
     except pickle.UnpicklingError as error:
         raise WeightsError(f"{path}: {_refusal(error)}") from error
     except (SafetensorError, OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError) as error:
