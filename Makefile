@@ -38,36 +38,20 @@ help:  ## Show this help
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/builder.ok: pyproject.toml constraints.txt | $(VENV)/bin/python
-	@echo "setting up the builder in $(VENV) (once)"
-	$(PIP) --editable '.[builder]'
-	$(PIP) --no-deps mediapipe
-	@touch $@
+NEEDS_core    := .
+NEEDS_builder := .[builder]
+NEEDS_train   := .[train]
+NEEDS_stores  := .[hub,s3]
+NEEDS_dask    := .[dask]
+NEEDS_test    := .[builder,train,test]
 
-$(VENV)/train.ok: pyproject.toml constraints.txt | $(VENV)/bin/python
-	@echo "setting up the trainer in $(VENV) (once)"
-	$(PIP) --editable '.[train]'
-	@touch $@
-
-$(VENV)/core.ok: pyproject.toml constraints.txt | $(VENV)/bin/python
-	@echo "setting up what reads shards in $(VENV) (once)"
-	$(PIP) --editable .
-	@touch $@
-
-$(VENV)/stores.ok: pyproject.toml constraints.txt | $(VENV)/bin/python
-	@echo "setting up buckets and the hub in $(VENV) (once)"
-	$(PIP) --editable '.[hub,s3]'
-	@touch $@
-
-$(VENV)/dask.ok: pyproject.toml constraints.txt | $(VENV)/bin/python
-	@echo "setting up Dask in $(VENV) (once)"
-	$(PIP) --editable '.[dask]'
+$(VENV)/%.ok: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "setting up $(VENV) for $* (once)"
+	$(PIP) --editable '$(NEEDS_$*)'
+	$(if $(filter builder,$*),$(PIP) --no-deps mediapipe)
 	@touch $@
 
 $(VENV)/test.ok: $(VENV)/builder.ok $(VENV)/train.ok
-	@echo "setting up the tests in $(VENV) (once)"
-	$(PIP) --editable '.[builder,train,test]'
-	@touch $@
 
 .PHONY: corpus shards features plan verify report doctor
 corpus: $(VENV)/builder.ok  ## Fetch the originals of DATASET=ravdess|crema-d, or say how to get them (CHECK=1: only check)

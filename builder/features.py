@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from builder import threads
 from builder.config import BuildConfig, differences, digest, versions
 from builder.datasets.base import ClipSource
 from builder.rows import BuiltClip
@@ -46,8 +47,6 @@ from manifests.writing import mark_unfinished, write_index
 
 #: Packages whose version can change a bit of a spectrogram.
 VERSIONED = ("librosa", "multimae-der", "numpy", "scipy")
-#: Libraries that start threads of their own; a build's workers do without, so that a core's work stays on that core.
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 #: Under this, the identity of shards says that their spectrograms were made of stored sound, which, and by what.
 MADE_FROM = "spectrograms_from"
 
@@ -233,8 +232,7 @@ def _make(job: Job, plans: Sequence[ShardPlan]) -> None:
 
 def _mapped(tasks: Sequence[Task], workers: int) -> Iterator[Receipt]:
     """Results of `_make_shard` from so many processes, in order; whatever ends this ends them, too."""
-    for name in THREAD_VARIABLES:
-        os.environ.setdefault(name, "1")
+    threads.one_a_process()
     spawned = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, spawned, initializer=_end_with_parent) as pool:
         with _interrupts_held():

@@ -22,6 +22,7 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, Protocol, Self
 
+from builder import threads
 from builder.clip import BuiltClip, ClipBuilder, dropped, recorded_row
 from builder.config import BuildConfig
 from builder.datasets.base import ClipSource
@@ -37,8 +38,6 @@ START_SECONDS = 300.0
 ORPHAN_GRACE_SECONDS = 30.0
 #: A killed process is gone at once, unless the system itself waits for a dead disk; it is left behind then.
 END_SECONDS = 5.0
-#: Libraries that start threads of their own, which only spin where every core has a worker already.
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
 class EngineError(Exception):
@@ -87,8 +86,7 @@ class ClipPool:
         self._closed = False
 
     def __enter__(self) -> Self:
-        for name in THREAD_VARIABLES:
-            os.environ.setdefault(name, "1")
+        threads.one_a_process()
         resource_tracker.ensure_running()  # started by the first worker's thread it would let interrupts in again
         return self
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from collections.abc import Generator, Mapping, Sequence
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from builder.corpus.stock import promise
 from builder.datasets.base import CorpusError, Original
 from manifests.progress import Progress
 from manifests.sharing.places import Place, PlaceError
-from manifests.sharing.transfer import CancelledError, bring
+from manifests.sharing.transfer import CancelledError, bring, stoppable
 
 #: Files fetched at once; public homes are shared by many.
 CONNECTIONS = 4
@@ -71,7 +70,7 @@ def fetch(
     fetched: list[Original] = []
     stop = threading.Event()
     total = sum(original.bytes - here(root, original) for original in originals)
-    with Progress(total, "fetching", unit="B") as progress, _threads(connections, stop) as pool:
+    with Progress(total, "fetching", unit="B") as progress, stoppable(connections, stop) as pool:
         counted = Counted(place=place, progress=progress, lock=threading.Lock())
         waiting = {pool.submit(_fetch_one, counted, root, each, keep_archives, stop): each for each in originals}
         in_a_row = 0
@@ -126,16 +125,3 @@ def _fetch_one(place: Place, root: Path, original: Original, keep_archives: bool
         unpack(root / original.name, root, original.holds)
         if not keep_archives:
             (root / original.name).unlink()
-
-
-@contextmanager
-def _threads(count: int, stop: threading.Event) -> Iterator[ThreadPoolExecutor]:
-    """Threads that are asked to stop when the block is left by an error, Ctrl-C among them."""
-    pool = ThreadPoolExecutor(count, "fetch")
-    try:
-        yield pool
-    except BaseException:
-        stop.set()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=stop.is_set())

@@ -11,7 +11,7 @@ import shlex
 import shutil
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from manifests.folds import SIDES, Assignment, FoldError, read_assignment
 from manifests.index import Dataset, Fetched, ManifestError, Selection, Shard
 from manifests.progress import Progress
 from manifests.sharing.places import Directory, Place, PlaceError, place_at
-from manifests.sharing.transfer import CancelledError, Promise, bring, part_of
+from manifests.sharing.transfer import CancelledError, Promise, bring, part_of, stoppable
 
 #: Files brought at once.
 THREADS = 8
@@ -286,7 +286,7 @@ def _bring_shards(place: Place, folder: Path, dataset: Dataset, shards: tuple[Sh
         groups[index.RECEIPTS] = tuple(_receipts_alone(folder, dataset))
     sizes = {shard.name: shard.bytes for shard in shards}
     moved, problems, failures, stop = dict[str, int](), list[str](), 0, threading.Event()
-    with Progress(sum(sizes.values()), "fetching", unit="B") as progress, _threads(threads, stop) as pool:
+    with Progress(sum(sizes.values()), "fetching", unit="B") as progress, stoppable(threads, stop) as pool:
         waiting = {pool.submit(_bring, place, folder, group, stop): name for name, group in groups.items()}
         for done in as_completed(waiting):
             name = waiting[done]
@@ -326,16 +326,3 @@ def _receipts_alone(folder: Path, dataset: Dataset) -> Iterator[Promise]:
     for name, sha256 in index.load_sums(folder).items():
         if name.startswith(f"{index.RECEIPTS}/") and name not in known:
             yield Promise(name=name, sha256=sha256)
-
-
-@contextmanager
-def _threads(count: int, stop: threading.Event) -> Iterator[ThreadPoolExecutor]:
-    """Threads that are asked to stop when the block is left by an error, Ctrl-C among them."""
-    pool = ThreadPoolExecutor(count, thread_name_prefix="fetch")
-    try:
-        yield pool
-    except BaseException:
-        stop.set()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=stop.is_set())

@@ -12,6 +12,7 @@ import os
 import random
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from io import FileIO
@@ -97,6 +98,19 @@ def bring(place: Place, folder: Path, promise: Promise, stop: threading.Event | 
         with named(path):
             part.replace(path)
     return True
+
+
+@contextmanager
+def stoppable(count: int, stop: threading.Event) -> Iterator[ThreadPoolExecutor]:
+    """So many threads that are asked to stop when the block is left by an error, Ctrl-C among them."""
+    pool = ThreadPoolExecutor(count, "fetch")
+    try:
+        yield pool
+    except BaseException:
+        stop.set()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=stop.is_set())
 
 
 def part_of(path: Path) -> Path:
