@@ -107,7 +107,7 @@ predict: $(VENV)/train.ok $(VENV)/builder.ok  ## Say what a run makes of recordi
 export: $(VENV)/train.ok  ## Write a finished run as a folder to hand on: RUN=folder OUT=folder
 	@$(PY) -m train export --run $(call q,$(RUN)) --out $(call q,$(OUT)) $(ARGS)
 
-.PHONY: test test-slow prove lint bench-build bench-load bench-train
+.PHONY: test test-slow prove lint bench-build bench-index bench-load bench-train
 test: $(VENV)/test.ok lint  ## Lint, types, import contracts and tests
 	@$(PY) -m pytest $(ARGS)
 
@@ -125,6 +125,9 @@ lint: $(VENV)/test.ok  ## Ruff, mypy, import contracts
 
 bench-build: $(VENV)/builder.ok  ## CPU a clip takes against the floor, and where it goes
 	@$(PY) -m builder.bench --dataset $(DATASET) --data $(call q,$(DATA)) $(ARGS)
+
+bench-index: $(VENV)/test.ok  ## What planning, indexing, checking and opening a fold of a million clips take
+	@$(PY) tests/prove/scale.py $(ARGS)
 
 bench-load: $(VENV)/train.ok  ## Clips/s a core that the loader makes of shards, beside bare decoding of the same bytes
 	@$(PY) -m train.bench_load $(call q,$(or $(SHARDS),$(OUT))) $(ARGS)

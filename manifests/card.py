@@ -10,11 +10,11 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 
 from manifests import folds, terms
-from manifests.index import Dataset, Row
+from manifests.index import Dataset
 from manifests.schema import DROP_REASONS, FLAGS, dump_json, member_names
+from manifests.tally import Tally
 
 #: For Hugging Face: what to list it under, which files, and what the members are. Left to guess, it would want
 #: torchcodec for the FLAC.
@@ -54,45 +54,23 @@ _SIZES = {
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~&!$])")
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Tally:
-    """What the card tells of the clips, counted in one pass."""
-
-    clips: Counter[str] = field(default_factory=Counter)
-    """Speaker -> clips kept."""
-    emotions: Counter[str] = field(default_factory=Counter)
-    reasons: Counter[str] = field(default_factory=Counter)
-    flags: Counter[str] = field(default_factory=Counter)
-
-    @classmethod
-    def of(cls, rows: Iterable[Row]) -> _Tally:
-        tally = cls()
-        for row in rows:
-            tally.flags.update(row.flags)
-            if row.reason:
-                tally.reasons[row.reason] += 1
-            if row.shard:
-                tally.clips[row.speaker] += 1
-                tally.emotions[row.emotion] += 1
-        return tally
-
-
-def dataset_card(dataset: Dataset, rows: Iterable[Row]) -> str:
+def dataset_card(dataset: Dataset, tally: Tally) -> str:
     """What is in the folder, how to fetch, read and check it, where it comes from and on what terms."""
-    tally = _Tally.of(rows)
+    speakers = tally.speakers
+    clips = sum(speakers.values())
     return "\n".join(
         [
-            _front(dataset, tally.clips.total()),
+            _front(dataset, clips),
             f"# {_plain(_title(dataset))}: aligned faces and spectrograms",
             "",
-            f"{tally.clips.total()} clips of {len(tally.clips)} speakers in {len(dataset.shards)} WebDataset shards: "
+            f"{clips} clips of {len(speakers)} speakers in {len(dataset.shards)} WebDataset shards: "
             "16 aligned 224x224 face crops, the spectrograms of the sound around each, and the sound, on one clock.",
             "",
             *_section("Members of a sample", [f"`KEY.{name}`" for name in member_names(dataset.features)]),
             *_section("Clips by emotion", _explained(tally.emotions, {})),
             *_section("Left out", _explained(tally.reasons, DROP_REASONS)),
             *_section("Flagged, kept", _explained(tally.flags, FLAGS)),
-            *_folds(dataset, tally.clips),
+            *_folds(dataset, speakers),
             *_reading(dataset),
             *_terms(dataset),
             *_people(),
@@ -154,6 +132,8 @@ def _folds(dataset: Dataset, clips: Mapping[str, int]) -> list[str]:
 def _scheme(dataset: Dataset, name: str, clips: Mapping[str, int]) -> Iterator[str]:
     if name == folds.LOSO:
         yield f"| {name} | {len(clips)}, one for each speaker | that speaker | about a fifth of the others | the rest |"
+    elif name == folds.GROUPED:
+        yield f"| {name} | 10 | every tenth speaker | about a fifth of the others | the rest |"
     elif name in folds.schemes_for(dataset.dataset):
         for fold, split in folds.load_scheme(name).folds.items():
             sides = (_side(getattr(split, side), clips) for side in reversed(folds.SIDES))

@@ -17,8 +17,8 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Set
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
@@ -26,15 +26,19 @@ from manifests.records import OneLineError
 from manifests.schema import SCHEMA_VERSION
 
 LOSO = "loso"
+GROUPED = "speakers10"
+#: With more speakers, a fold for each is more than anybody trains, and its file grows with their square.
+MOST_LOSO = 200
 SIDES = ("train", "validation", "test")
 
-#: Committed schemes of each corpus, the default first. Every corpus also has leave-one-speaker-out.
+#: Committed schemes of each corpus, the default first. Every corpus also has one that is made of its speakers.
 COMMITTED: Mapping[str, tuple[str, ...]] = {
     "ravdess": ("ravdess-6fold", "ravdess-emobox", "ravdess-5fold"),
     "crema-d": ("crema-d-5fold", "crema-d-10fold", "crema-d-tfds"),
     "iemocap": ("iemocap-5fold",),
 }
 
+_GROUPS = 10
 _FOLDER = Path(__file__).parent / "folds"
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _MAX_SCHEME_BYTES = 1 << 20
@@ -158,20 +162,45 @@ def leave_one_speaker_out(dataset: str, speakers: Iterable[str]) -> FoldScheme:
         source="made from the speakers of the corpus",
         note="each fold tests one speaker; about a fifth of the others, evenly spaced over the sorted ids, validates; "
         "whoever shares the tested speaker's recordings (IEMOCAP) is left out of that fold",
-        folds={speaker: _leave_out(speaker, conversation) for speaker in conversation},
+        folds={
+            speaker: replace(_leave_out({group}, conversation), test=(speaker,))
+            for speaker, group in conversation.items()
+        },
     )
 
 
-def schemes_for(dataset: str) -> tuple[str, ...]:
-    """Names of all fold schemes of a corpus, the default first, leave-one-speaker-out last."""
-    return (*COMMITTED.get(dataset, ()), LOSO)
+def ten_groups_of_speakers(dataset: str, speakers: Iterable[str]) -> FoldScheme:
+    """Scheme `speakers10`: ten folds, each of which tests every tenth speaker; for corpora of very many.
+
+    Speakers recorded in one conversation stay together. Raises FoldError for fewer than thirty conversations.
+    """
+    conversation = {speaker: _conversation(dataset, speaker) for speaker in sorted(set(speakers))}
+    conversations = sorted(set(conversation.values()))
+    if len(conversations) < 3 * _GROUPS:
+        raise FoldError(f"{dataset}: found {len(conversations)} speakers of different recordings, expected 30 or more")
+    groups = {str(number + 1): set(conversations[number::_GROUPS]) for number in range(_GROUPS)}
+    return FoldScheme(
+        name=GROUPED,
+        dataset=dataset,
+        source="made from the speakers of the corpus",
+        note="each fold tests every tenth speaker; about a fifth of the others, evenly spaced over the sorted ids, "
+        "validates; speakers who share recordings (IEMOCAP) stay together",
+        folds={fold: _leave_out(group, conversation) for fold, group in groups.items()},
+    )
+
+
+def schemes_for(dataset: str, speakers: Collection[str] = ()) -> tuple[str, ...]:
+    """Names of all fold schemes of a corpus of some speakers: committed ones, the default first, then a made one."""
+    return (*COMMITTED.get(dataset, ()), LOSO if len(speakers) <= MOST_LOSO else GROUPED)
 
 
 def fold_scheme(dataset: str, name: str, speakers: Iterable[str]) -> FoldScheme:
     """Scheme of a corpus by name: committed, or made from the speakers. Raises FoldError listing valid names."""
-    if name not in schemes_for(dataset):
-        raise FoldError(f"unknown fold scheme {name!r} for {dataset}; valid are {', '.join(schemes_for(dataset))}")
-    return leave_one_speaker_out(dataset, speakers) if name == LOSO else load_scheme(name)
+    made = {LOSO: leave_one_speaker_out, GROUPED: ten_groups_of_speakers}
+    valid = (*COMMITTED.get(dataset, ()), *made)
+    if name not in valid:
+        raise FoldError(f"unknown fold scheme {name!r} for {dataset}; valid are {', '.join(valid)}")
+    return made[name](dataset, speakers) if name in made else load_scheme(name)
 
 
 def load_scheme(name: str) -> FoldScheme:
@@ -279,12 +308,12 @@ def _conversation(dataset: str, speaker: str) -> str:
     return speaker[:5] if dataset == "iemocap" else speaker
 
 
-def _leave_out(speaker: str, conversation: Mapping[str, str]) -> Split:
-    """Split that tests one speaker; `conversation` is speaker -> recording."""
-    others = {other: group for other, group in conversation.items() if group != conversation[speaker]}
-    chosen = choose_validation(others.values())
+def _leave_out(tested: Set[str], conversation: Mapping[str, str]) -> Split:
+    """Split that tests whoever speaks in some recordings; `conversation` is speaker -> recording."""
+    others = {other: group for other, group in conversation.items() if group not in tested}
+    chosen = set(choose_validation(others.values()))
     return Split(
-        test=(speaker,),
+        test=tuple(sorted(speaker for speaker, group in conversation.items() if group in tested)),
         validation=tuple(sorted(other for other, group in others.items() if group in chosen)),
         train=tuple(sorted(other for other, group in others.items() if group not in chosen)),
     )

@@ -283,7 +283,11 @@ def shards_here(folder: Path, dataset: Dataset) -> tuple[Shard, ...]:
 
 def dump_receipt(receipt: Receipt) -> bytes:
     """Receipt -> bytes, a line."""
-    return (dump_json(asdict(receipt)) + "\n").encode()
+    value = vars(receipt) | {
+        "rows": [vars(row) for row in receipt.rows],
+        "statistics": {name: vars(sums) for name, sums in receipt.statistics.items()},
+    }
+    return (dump_json(value) + "\n").encode()
 
 
 def load_receipt(path: Path) -> Receipt:
@@ -293,7 +297,7 @@ def load_receipt(path: Path) -> Receipt:
 
 def dump_rows(rows: Iterable[Row]) -> bytes:
     """Rows -> bytes of `clips.jsonl`."""
-    return "".join(dump_json(asdict(row)) + "\n" for row in rows).encode()
+    return "".join(dump_json(vars(row)) + "\n" for row in rows).encode()
 
 
 def load_rows(folder: Path) -> Iterator[Row]:

@@ -5,7 +5,6 @@ receipts -> clips.jsonl, folds/*.json, croissant.json, README.md, dataset.json, 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from manifests.croissant import croissant
 from manifests.files import publish, published
 from manifests.index import Dataset, Receipt, Shard
 from manifests.schema import dump_json
+from manifests.tally import Tally
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,13 +32,10 @@ class Written:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Tally:
-    """What receipts add up to; rows are counted, not kept."""
+class _Found:
+    """What receipts add up to."""
 
-    statuses: Counter[str]
-    reasons: Counter[str]
-    kept: dict[str, Counter[str]]
-    """Speaker -> raw emotion -> built clips."""
+    tally: Tally
     shards: list[Shard]
     sums: dict[str, str]
 
@@ -54,25 +51,25 @@ def write_index(folder: Path, described: Dataset, shards: Sequence[str]) -> Writ
     `described` tells everything but the shards themselves, their counts and folds. Raises ManifestError for a receipt
     that cannot be read, OSError.
     """
-    tally, clips_bytes = _read_receipts(folder, shards)
-    sums = tally.sums
-    schemes, skipped = _write_folds(folder, described.dataset, tally)
+    found, clips_bytes = _read_receipts(folder, shards)
+    tally, sums = found.tally, found.sums
+    schemes, skipped = _write_folds(folder, described.dataset, found)
     dataset = replace(
         described,
         complete=True,
-        shards=tuple(tally.shards),
+        shards=tuple(found.shards),
         fold_schemes=schemes,
         counts=dict(sorted(tally.statuses.items())),
     )
     metadata = croissant(dataset, clips_bytes=clips_bytes, clips_sha256=sums[index.CLIPS_FILE])
     sums[index.CROISSANT_FILE] = publish(folder / index.CROISSANT_FILE, metadata)
-    sums["README.md"] = publish(folder / "README.md", dataset_card(dataset, index.load_rows(folder)).encode())
+    sums["README.md"] = publish(folder / "README.md", dataset_card(dataset, tally).encode())
     sums[index.DATASET_FILE] = publish(folder / index.DATASET_FILE, index.dump_dataset(dataset))
     publish(folder / index.SUMS_FILE, index.dump_sums(sums))
     return Written(
         dataset=dataset,
         reasons=tally.reasons,
-        empty_speakers=tuple(sorted(speaker for speaker, kept in tally.kept.items() if not kept)),
+        empty_speakers=tuple(sorted(tally.kept.keys() - tally.speakers.keys())),
         skipped_schemes=skipped,
     )
 
@@ -81,31 +78,26 @@ def _without_shards(described: Dataset) -> Dataset:
     return replace(described, complete=False, shards=(), fold_schemes=(), counts={})
 
 
-def _read_receipts(folder: Path, shards: Sequence[str]) -> tuple[_Tally, int]:
+def _read_receipts(folder: Path, shards: Sequence[str]) -> tuple[_Found, int]:
     """Write clips.jsonl from the receipts; what they add up to, and the bytes of clips.jsonl."""
-    tally = _Tally(statuses=Counter(), reasons=Counter(), kept={}, shards=[], sums={})
+    found = _Found(tally=Tally(), shards=[], sums={})
     with published(folder / index.CLIPS_FILE) as clips:
         for name in shards:
             path = folder / index.receipt_name(name)
             receipt = index.load_receipt(path)
             clips.write(index.dump_rows(receipt.rows))
-            _count(tally, receipt, index.file_sha256(path))
-    tally.sums[index.CLIPS_FILE] = clips.sha256
-    return tally, clips.bytes
+            _add(found, receipt, index.file_sha256(path))
+    found.sums[index.CLIPS_FILE] = clips.sha256
+    return found, clips.bytes
 
 
-def _count(tally: _Tally, receipt: Receipt, receipt_sha256: str) -> None:
-    tally.sums[index.receipt_name(receipt.shard)] = receipt_sha256
+def _add(found: _Found, receipt: Receipt, receipt_sha256: str) -> None:
+    found.sums[index.receipt_name(receipt.shard)] = receipt_sha256
     for row in receipt.rows:
-        kept = tally.kept.setdefault(row.speaker, Counter())
-        tally.statuses[row.status] += 1
-        if row.reason:
-            tally.reasons[row.reason] += 1
-        if row.shard:
-            kept[row.emotion] += 1
+        found.tally.add(row)
     if receipt.sha256 is not None:  # else every clip was dropped, and there is no tar
-        tally.sums[receipt.shard] = receipt.sha256
-        tally.shards.append(_shard(receipt, receipt.sha256, receipt_sha256))
+        found.sums[receipt.shard] = receipt.sha256
+        found.shards.append(_shard(receipt, receipt.sha256, receipt_sha256))
 
 
 def _shard(receipt: Receipt, sha256: str, receipt_sha256: str) -> Shard:
@@ -120,27 +112,27 @@ def _shard(receipt: Receipt, sha256: str, receipt_sha256: str) -> Shard:
     )
 
 
-def _write_folds(folder: Path, dataset: str, tally: _Tally) -> tuple[tuple[str, ...], dict[str, str]]:
+def _write_folds(folder: Path, dataset: str, found: _Found) -> tuple[tuple[str, ...], dict[str, str]]:
     """`folds/<scheme>.json` for every scheme that fits what was built; the others with the reason."""
     for old in (folder / index.FOLDS).glob("*.json"):
         old.unlink()
-    speakers = {shard.name: shard.speaker for shard in tally.shards}
+    speakers = {shard.name: shard.speaker for shard in found.shards}
     skipped: dict[str, str] = {}
     written: list[str] = []
-    for name in folds.schemes_for(dataset):
+    for name in folds.schemes_for(dataset, found.tally.speakers):
         try:
             scheme = folds.fold_scheme(dataset, name, speakers.values())
-            assignment = folds.assign(scheme, speakers, _kept_rows(tally))
+            assignment = folds.assign(scheme, speakers, _kept_rows(found.tally))
         except folds.FoldError as error:
             skipped[name] = str(error)
         else:
             file = f"{index.FOLDS}/{name}.json"
-            tally.sums[file] = publish(folder / file, (dump_json(assignment) + "\n").encode())
+            found.sums[file] = publish(folder / file, (dump_json(assignment) + "\n").encode())
             written.append(name)
     return tuple(written), skipped
 
 
-def _kept_rows(tally: _Tally) -> Iterator[dict[str, str]]:
+def _kept_rows(tally: Tally) -> Iterator[dict[str, str]]:
     """Speaker and emotion of every built clip."""
     for speaker, emotions in tally.kept.items():
         for emotion in emotions.elements():

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,9 @@ import yaml
 from markdown_it import MarkdownIt
 
 from builder.datasets import corpus_named
-from manifests import folds
-from manifests.card import dataset_card
+from manifests import card, folds
 from manifests.index import Dataset, Row, load_dataset, load_rows
+from manifests.tally import Tally
 
 LICENCES = {"ravdess": "cc-by-nc-sa-4.0", "crema-d": "odbl", "iemocap": "other", "demo": "other"}
 
@@ -37,6 +38,10 @@ def kept(speaker: str, clips: int, emotion: str = "joy") -> list[Row]:
         Row(clip_id=f"{speaker}-{i}", speaker=speaker, emotion=emotion, status="built", source="x", shard=shard)
         for i in range(clips)
     ]
+
+
+def dataset_card(dataset: Dataset, rows: Iterable[Row]) -> str:
+    return card.dataset_card(dataset, Tally.of(rows))
 
 
 def front(card: str) -> Any:
