@@ -55,7 +55,11 @@ def test_every_setting_in_the_readme_is_one_the_makefile_reads() -> None:
 def test_a_folder_may_have_any_name() -> None:
     name = "it's in $$HOME/a  b"  # make takes $$ for $
     dry = subprocess.run(
-        ["make", "--dry-run", "plan", f"DATA={name}"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["make", "--dry-run", "--no-print-directory", "plan", f"DATA={name}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert name.replace("$$", "$") in shlex.split(dry.stdout.splitlines()[-1])
 

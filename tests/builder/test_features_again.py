@@ -28,6 +28,7 @@ from builder import features
 from builder.__main__ import main
 from builder.config import BuildConfig, ConfigError
 from builder.datasets.demo import make_demo
+from builder.engines import LocalPool
 from builder.features import Job, make_features
 from builder.run import Job as Build
 from builder.run import build
@@ -85,7 +86,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Make:
     def make(*chosen: str, timeline: str = "uniform") -> Path:
         out = root / "-".join((*chosen, timeline))
         config = BuildConfig(dataset="folder", features=chosen, timeline=timeline, step_frames=1)
-        build(Build(config=config, data=data, out=out, workers=1))
+        build(Build(config=config, data=data, out=out, engine=LocalPool(workers=1)))
         return out
 
     return make
@@ -166,7 +167,7 @@ def test_real_clips(real_clip: Callable[[str], Path], tmp_path: Path) -> None:
     data = real_clip("crema-d/VideoFlash/1001_DFA_ANG_XX.flv").parents[1]
     for chosen in (("mfcc",), ("mfcc", "logmel", "stft")):
         config = BuildConfig(dataset="crema-d", features=chosen)
-        build(Build(config=config, data=data, out=tmp_path / chosen[-1], workers=2))
+        build(Build(config=config, data=data, out=tmp_path / chosen[-1], engine=LocalPool(workers=2)))
     make_features(job(tmp_path / "mfcc", tmp_path / "out", "mfcc", "logmel", "stft"))
     assert len(list(members(tmp_path / "out"))) == 4
     assert tars(tmp_path / "out") == tars(tmp_path / "stft")

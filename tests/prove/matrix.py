@@ -411,6 +411,12 @@ SHARING = (
             "a_clip_that_kills_every_dask_worker_ends_the_build_in_one_line",
         ),
     ),
+    _case(
+        "H9",
+        "a million clips in 20,000 shards",
+        "every stage within 2 GB, and no faster in growth than the clips",
+        prove_scale=("a_million_clips_stay_small", "work_grows_with_the_clips_and_not_faster"),
+    ),
 )
 
 MATRIX = (*FAULTS, *SAFETY, *SHARING)
