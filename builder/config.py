@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib import metadata
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from builder.decoders.base import Plan
@@ -76,8 +78,6 @@ class BuildConfig:
 
 def identity(config: BuildConfig) -> dict[str, Any]:
     """All that decides a build's bytes besides the recordings: settings, versions, models."""
-    from builder.faces import model_hashes  # loads OpenCV: shards without recordings need neither
-
     settings = asdict(config)
     if config.timeline != "fixed":
         settings["step_frames"] = FIXED_STEP_FRAMES  # changes nothing here
@@ -87,6 +87,20 @@ def identity(config: BuildConfig) -> dict[str, Any]:
         "versions": versions(),
         "models": model_hashes(),
     }
+
+
+def model_hashes() -> dict[str, str]:
+    """SHA-256 of the model files that decide where faces are; found without loading mediapipe."""
+    spec = importlib.util.find_spec("mediapipe")
+    if spec is None or spec.origin is None:
+        return {}
+    modules = Path(spec.origin).parent / "modules"
+    names = (
+        "face_detection/face_detection_full_range_sparse.tflite",
+        "face_detection/face_detection_short_range.tflite",
+        "face_landmark/face_landmark_with_attention.tflite",
+    )
+    return {name: hashlib.sha256((modules / name).read_bytes()).hexdigest() for name in names}
 
 
 def digest(value: object) -> str:

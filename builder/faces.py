@@ -8,8 +8,6 @@ depends on the clip's frames alone, never on other clips, workers or runs.
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -167,20 +165,6 @@ def warp(frame: Frame, matrix: Points) -> Frame:
         centre = matrix @ [(shrink - 1) / 2, (shrink - 1) / 2, 1]
         matrix = np.column_stack([matrix[:, :2] * shrink, centre])
     return cv2.warpAffine(frame, matrix, (CROP_PX, CROP_PX), flags=cv2.INTER_LINEAR)
-
-
-def model_hashes() -> dict[str, str]:
-    """SHA-256 of the model files that decide where faces are; found without loading mediapipe."""
-    spec = importlib.util.find_spec("mediapipe")
-    if spec is None or spec.origin is None:
-        return {}
-    modules = Path(spec.origin).parent / "modules"
-    names = (
-        "face_detection/face_detection_full_range_sparse.tflite",
-        "face_detection/face_detection_short_range.tflite",
-        "face_landmark/face_landmark_with_attention.tflite",
-    )
-    return {name: hashlib.sha256((modules / name).read_bytes()).hexdigest() for name in names}
 
 
 @contextmanager

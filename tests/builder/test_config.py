@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder import config as module
-from builder.config import BuildConfig, ConfigError, differences, digest, identity
+from builder.config import BuildConfig, ConfigError, differences, digest, identity, model_hashes
 from builder.timeline import TooShort
 from manifests.schema import FEATURE_ROWS
 
@@ -135,3 +135,9 @@ def without_none(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     return {key: without_none(item) for key, item in value.items() if item is not None}
+
+
+def test_model_files_are_known_by_their_hashes() -> None:
+    hashes = model_hashes()
+    assert len(hashes) == 3
+    assert all(len(digest) == 64 for digest in hashes.values())

@@ -414,9 +414,3 @@ def test_faces_of_real_clips_are_found_and_aligned(finder: FaceFinder, real_clip
     message = f"iris error: median {np.median(every):.2f} px, worst {every.max():.2f} px in {worst}"
     assert np.median(every) <= 2, message
     assert every.max() <= 5, message
-
-
-def test_model_files_are_known_by_their_hashes() -> None:
-    hashes = module.model_hashes()
-    assert len(hashes) == 3
-    assert all(len(digest) == 64 for digest in hashes.values())
