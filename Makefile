@@ -113,7 +113,7 @@ predict: $(VENV)/train.ok $(VENV)/builder.ok  ## Say what a run makes of recordi
 export: $(VENV)/train.ok  ## Write a finished run as a folder to hand on: RUN=folder OUT=folder
 	@$(PY) -m train export --run '$(RUN)' --out '$(OUT)' $(ARGS)
 
-.PHONY: test test-slow prove lint bench-build bench-load bench-train
+.PHONY: test test-slow prove lint bench-build bench-load bench-train bench-index
 test: $(VENV)/test.ok lint  ## Lint, types, import contracts and tests
 	@$(PY) -m pytest $(ARGS)
 
@@ -137,6 +137,9 @@ bench-load: $(VENV)/train.ok  ## Clips/s a core that the loader makes of shards,
 
 bench-train: $(VENV)/train.ok  ## Clips/s and MFU of fine-tuning and of frozen features: ENCODER DEVICE ARGS
 	@$(PY) -m train.bench_train $(if $(ENCODER),--encoder $(ENCODER)) $(if $(DEVICE),--device $(DEVICE)) $(ARGS)
+
+bench-index: $(VENV)/builder.ok $(VENV)/train.ok  ## Cost of planning, indexing, verifying and opening a million clips
+	@$(PY) tests/prove/scale.py $(ARGS)
 
 .PHONY: clean
 clean:  ## Remove the environment; shards and data stay

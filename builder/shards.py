@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cache, reduce
 from itertools import groupby
 from pathlib import Path
@@ -59,7 +59,7 @@ def plan_shards(sources: Sequence[ClipSource], root: Path, build_digest: str) ->
 
 def _content(source: ClipSource, root: Path) -> dict[str, Any]:
     """All that is known of a clip before its files are opened."""
-    return asdict(planned_row(source, root)) | {
+    return vars(planned_row(source, root)) | {
         "segment": source.segment_seconds,
         "region": source.region,
         "known_defect": source.known_defect,

@@ -18,7 +18,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
@@ -26,9 +26,13 @@ from manifests.records import OneLineError
 from manifests.schema import SCHEMA_VERSION
 
 LOSO = "loso"
+TEN_FOLDS = "speakers-10fold"
+#: Most speakers that are left out one at a time: each of these folds names all others, so that the file grows with the
+#: square of the speakers. A corpus of more is tested in ten folds instead.
+MOST_LEFT_OUT = 200
 SIDES = ("train", "validation", "test")
 
-#: Committed schemes of each corpus, the default first. Every corpus also has leave-one-speaker-out.
+#: Committed schemes of each corpus, the default first. Every corpus also has one that is made from its speakers.
 COMMITTED: Mapping[str, tuple[str, ...]] = {
     "ravdess": ("ravdess-6fold", "ravdess-emobox", "ravdess-5fold"),
     "crema-d": ("crema-d-5fold", "crema-d-10fold", "crema-d-tfds"),
@@ -38,7 +42,7 @@ COMMITTED: Mapping[str, tuple[str, ...]] = {
 _FOLDER = Path(__file__).parent / "folds"
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _MAX_SCHEME_BYTES = 1 << 20
-_MAX_ASSIGNMENT_BYTES = 1 << 28  # leave-one-speaker-out grows with the square of the speakers
+_MAX_ASSIGNMENT_BYTES = 1 << 28
 _MAX_TEXT = 2000
 
 
@@ -162,16 +166,40 @@ def leave_one_speaker_out(dataset: str, speakers: Iterable[str]) -> FoldScheme:
     )
 
 
-def schemes_for(dataset: str) -> tuple[str, ...]:
-    """Names of all fold schemes of a corpus, the default first, leave-one-speaker-out last."""
-    return (*COMMITTED.get(dataset, ()), LOSO)
+def ten_folds(dataset: str, speakers: Iterable[str]) -> FoldScheme:
+    """Scheme `speakers-10fold`: each fold tests a tenth of the speakers, and validates with a fifth of the others.
+
+    Both are evenly spaced over the sorted ids. Speakers recorded in one conversation stay together. Raises FoldError
+    for fewer than ten conversations.
+    """
+    conversation = {speaker: _conversation(dataset, speaker) for speaker in sorted(set(speakers))}
+    recorded = sorted(set(conversation.values()))
+    if len(recorded) < 10:
+        raise FoldError(f"{dataset}: ten folds found {_listed(conversation)}; expected speakers of ten recordings")
+    return FoldScheme(
+        name=TEN_FOLDS,
+        dataset=dataset,
+        source="made from the speakers of the corpus",
+        note="each fold tests every tenth speaker of the sorted ids; about a fifth of the others, evenly spaced, "
+        "validates; whoever shares recordings (IEMOCAP) is on the same side",
+        folds={str(start + 1): _test(recorded[start::10], conversation) for start in range(10)},
+    )
+
+
+def schemes_for(dataset: str, speakers: Iterable[str] = ()) -> tuple[str, ...]:
+    """Names of all fold schemes of a corpus, the default first, the one that is made from its speakers last."""
+    made = TEN_FOLDS if len(set(speakers)) > MOST_LEFT_OUT else LOSO
+    return (*COMMITTED.get(dataset, ()), made)
 
 
 def fold_scheme(dataset: str, name: str, speakers: Iterable[str]) -> FoldScheme:
     """Scheme of a corpus by name: committed, or made from the speakers. Raises FoldError listing valid names."""
-    if name not in schemes_for(dataset):
-        raise FoldError(f"unknown fold scheme {name!r} for {dataset}; valid are {', '.join(schemes_for(dataset))}")
-    return leave_one_speaker_out(dataset, speakers) if name == LOSO else load_scheme(name)
+    everyone = set(speakers)
+    valid = schemes_for(dataset, everyone)
+    if name not in valid:
+        raise FoldError(f"unknown fold scheme {name!r} for {dataset}; valid are {', '.join(valid)}")
+    make = {LOSO: leave_one_speaker_out, TEN_FOLDS: ten_folds}.get(name)
+    return make(dataset, everyone) if make else load_scheme(name)
 
 
 def load_scheme(name: str) -> FoldScheme:
@@ -281,18 +309,30 @@ def _conversation(dataset: str, speaker: str) -> str:
 
 def _leave_out(speaker: str, conversation: Mapping[str, str]) -> Split:
     """Split that tests one speaker; `conversation` is speaker -> recording."""
-    others = {other: group for other, group in conversation.items() if group != conversation[speaker]}
-    chosen = choose_validation(others.values())
+    return replace(_test((conversation[speaker],), conversation), test=(speaker,))
+
+
+def _test(recordings: Iterable[str], conversation: Mapping[str, str]) -> Split:
+    """Split that tests everyone in some recordings."""
+    groups = set(conversation.values())
+    test = set(recordings)
+    validation = set(choose_validation(groups - test))
     return Split(
-        test=(speaker,),
-        validation=tuple(sorted(other for other, group in others.items() if group in chosen)),
-        train=tuple(sorted(other for other, group in others.items() if group not in chosen)),
+        test=_recorded_in(test, conversation),
+        validation=_recorded_in(validation, conversation),
+        train=_recorded_in(groups - test - validation, conversation),
     )
+
+
+def _recorded_in(recordings: set[str], conversation: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(sorted(speaker for speaker, recording in conversation.items() if recording in recordings))
 
 
 def _side(subjects: Iterable[str], shards: Mapping[str, str], clips: Mapping[str, Counter[str]]) -> Side:
     built = sorted(subject for subject in subjects if subject in clips)
-    counts = sum((clips[subject] for subject in built), Counter())
+    counts: Counter[str] = Counter()
+    for subject in built:
+        counts.update(clips[subject])
     return Side(shards=_shards_of(built, shards), subjects=built, clips=dict(sorted(counts.items())))
 
 

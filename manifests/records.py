@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import re
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, fields
 from functools import cache
+from itertools import repeat
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -19,7 +20,6 @@ _KIND_NAMES = {
     list: "a list",
     dict: "an object",
 }
-_SCALARS = (str, int, float, bool)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -45,61 +45,148 @@ def typed(kind: Any, value: object, where: str) -> Any:
     Nothing is converted but lists to tuples and whole numbers to float; every number is finite. Raises SchemaError
     that begins with `where`, the value's place.
     """
-    if kind in _SCALARS:
-        return _typed_scalar(kind, value, where)
-    origin, inner = get_origin(kind), get_args(kind)
-    if kind is Any or (origin is UnionType and value is None):
-        return value
-    if origin is UnionType:
-        return typed(inner[0], value, where)
-    if origin is tuple:
-        return _typed_tuple(inner, value, where)
-    if origin is Mapping:
-        items = _instance(dict, value, where)
-        return {typed(str, key, where): typed(inner[1], item, f"{where}.{key[:80]}") for key, item in items.items()}
-    return _typed_record(kind, value, where)
-
-
-def _typed_tuple(inner: tuple[Any, ...], value: object, where: str) -> tuple[Any, ...]:
-    items = _instance(list, value, where)
-    each = (inner[0],) * len(items) if inner[-1] is Ellipsis else inner
-    if len(items) != len(each):
-        raise SchemaError(f"{where}: found {len(items)} values, expected {len(each)}")
-    return tuple(typed(kind, item, f"{where}[{at}]") for at, (kind, item) in enumerate(zip(each, items, strict=True)))
-
-
-def _typed_record(record: Any, value: object, where: str) -> Any:
-    items = _instance(dict, value, where)
-    known = kinds(record)
-    missing = {f.name for f in fields(record) if f.default is MISSING and f.default_factory is MISSING} - items.keys()
-    if missing or items.keys() - known:
-        wrong = f"no {reprlib.repr(sorted(missing))}" if missing else reprlib.repr(sorted(items.keys() - known))
-        raise SchemaError(f"{where}: found {wrong}, expected {', '.join(known)}")
-    found = {name: typed(known[name], item, f"{where}.{name}") for name, item in items.items()}
     try:
-        return record(**found)
-    except ValueError as error:
-        raise SchemaError(f"{where}: {error}") from error
-
-
-def _typed_scalar(kind: type, value: object, where: str) -> Any:
-    if kind is float and type(value) is int and abs(value) < 1 << 53:
-        return float(value)
-    _instance(kind, value, where)
-    if isinstance(value, float) and not math.isfinite(value):
-        raise SchemaError(f"{where}: found {value}, expected a finite number")
-    if isinstance(value, str) and _SURROGATE.search(value):
-        raise SchemaError(f"{where}: found {reprlib.repr(value)}, expected text that UTF-8 can hold")
-    return value
-
-
-def _instance(kind: type, value: object, where: str) -> Any:
-    if type(value) is not kind:
-        raise SchemaError(f"{where}: found {reprlib.repr(value)}, expected {_KIND_NAMES[kind]}")
-    return value
+        return _reader(kind)(value)
+    except _Misfit as misfit:
+        raise SchemaError(f"{where}{misfit.place}: {misfit}") from misfit.__cause__
 
 
 @cache
 def kinds(record: type) -> dict[str, Any]:
     """Field -> type of a dataclass."""
     return get_type_hints(record)
+
+
+# An index has millions of values, and most of them fit: what to check is found out once a kind, and where a value lies
+# only when it does not fit.
+
+#: Takes a value from JSON and gives it as some kind, or raises _Misfit.
+_Reader = Callable[[Any], Any]
+
+
+class _Misfit(Exception):
+    """What was found and expected of a value; its place grows from the inside outwards."""
+
+    place = ""
+
+    def within(self, place: str) -> None:
+        self.place = place + self.place
+
+
+@cache
+def _reader(kind: Any) -> _Reader:
+    origin, inner = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return _read_any
+    if kind in _SCALARS:
+        return _SCALARS[kind]
+    if origin is UnionType:
+        return _optional(_reader(inner[0]))
+    if origin is tuple:
+        return _list(_reader(inner[0])) if inner[-1] is Ellipsis else _tuple(tuple(map(_reader, inner)))
+    if origin is Mapping:
+        return _mapping(_reader(inner[1]))
+    return _record(kind)
+
+
+def _optional(reader: _Reader) -> _Reader:
+    return lambda value: None if value is None else reader(value)
+
+
+def _list(reader: _Reader) -> _Reader:
+    return lambda value: _read_items(repeat(reader), _instance(list, value))
+
+
+def _tuple(readers: tuple[_Reader, ...]) -> _Reader:
+    def read(value: Any) -> tuple[Any, ...]:
+        if len(_instance(list, value)) != len(readers):
+            raise _Misfit(f"found {len(value)} values, expected {len(readers)}")
+        return _read_items(readers, value)
+
+    return read
+
+
+def _mapping(reader: _Reader) -> _Reader:
+    def read(value: Any) -> dict[str, Any]:
+        for key in _instance(dict, value):
+            _read_str(key)
+        return _read_values(repeat(reader), value)
+
+    return read
+
+
+def _record(record: Any) -> _Reader:
+    readers = {name: _reader(kind) for name, kind in kinds(record).items()}
+    required = {f.name for f in fields(record) if f.default is MISSING and f.default_factory is MISSING}
+
+    def read(value: Any) -> Any:
+        names = _instance(dict, value).keys()
+        if not required <= names <= readers.keys():
+            missing = sorted(required - names)
+            wrong = f"no {reprlib.repr(missing)}" if missing else reprlib.repr(sorted(names - readers.keys()))
+            raise _Misfit(f"found {wrong}, expected {', '.join(readers)}")
+        found = _read_values(map(readers.__getitem__, names), value)
+        try:
+            return record(**found)
+        except ValueError as error:
+            raise _Misfit(str(error)) from error
+
+    return read
+
+
+def _read_items(readers: Iterable[_Reader], items: list[Any]) -> tuple[Any, ...]:
+    found: list[Any] = []
+    try:
+        for reader, item in zip(readers, items, strict=False):
+            found.append(reader(item))
+    except _Misfit as misfit:
+        misfit.within(f"[{len(found)}]")
+        raise
+    return tuple(found)
+
+
+def _read_values(readers: Iterable[_Reader], items: dict[str, Any]) -> dict[str, Any]:
+    found, key = {}, ""
+    try:
+        for reader, (key, item) in zip(readers, items.items(), strict=False):
+            found[key] = reader(item)
+    except _Misfit as misfit:
+        misfit.within(f".{key[:80]}")
+        raise
+    return found
+
+
+def _read_any(value: Any) -> Any:
+    return value
+
+
+def _read_str(value: Any) -> str:
+    text: str = _instance(str, value)
+    if not text.isascii() and _SURROGATE.search(text):
+        raise _Misfit(f"found {reprlib.repr(text)}, expected text that UTF-8 can hold")
+    return text
+
+
+def _read_int(value: Any) -> Any:
+    return _instance(int, value)
+
+
+def _read_bool(value: Any) -> Any:
+    return _instance(bool, value)
+
+
+def _read_float(value: Any) -> float:
+    if type(value) is int and abs(value) < 1 << 53:
+        return float(value)
+    if not math.isfinite(_instance(float, value)):
+        raise _Misfit(f"found {value}, expected a finite number")
+    return float(value)
+
+
+def _instance(kind: type, value: Any) -> Any:
+    if type(value) is not kind:
+        raise _Misfit(f"found {reprlib.repr(value)}, expected {_KIND_NAMES[kind]}")
+    return value
+
+
+_SCALARS: Mapping[Any, _Reader] = {str: _read_str, int: _read_int, float: _read_float, bool: _read_bool}

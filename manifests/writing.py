@@ -5,13 +5,12 @@ receipts -> clips.jsonl, folds/*.json, croissant.json, README.md, dataset.json, 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from manifests import folds, index
-from manifests.card import dataset_card
+from manifests.card import Tally, dataset_card
 from manifests.croissant import croissant
 from manifests.files import publish, published
 from manifests.index import Dataset, Receipt, Shard
@@ -35,10 +34,7 @@ class Written:
 class _Tally:
     """What receipts add up to; rows are counted, not kept."""
 
-    statuses: Counter[str]
-    reasons: Counter[str]
-    kept: dict[str, Counter[str]]
-    """Speaker -> raw emotion -> built clips."""
+    clips: Tally
     shards: list[Shard]
     sums: dict[str, str]
 
@@ -55,24 +51,24 @@ def write_index(folder: Path, described: Dataset, shards: Sequence[str]) -> Writ
     that cannot be read, OSError.
     """
     tally, clips_bytes = _read_receipts(folder, shards)
-    sums = tally.sums
+    clips, sums = tally.clips, tally.sums
     schemes, skipped = _write_folds(folder, described.dataset, tally)
     dataset = replace(
         described,
         complete=True,
         shards=tuple(tally.shards),
         fold_schemes=schemes,
-        counts=dict(sorted(tally.statuses.items())),
+        counts=dict(sorted(clips.statuses.items())),
     )
     metadata = croissant(dataset, clips_bytes=clips_bytes, clips_sha256=sums[index.CLIPS_FILE])
     sums[index.CROISSANT_FILE] = publish(folder / index.CROISSANT_FILE, metadata)
-    sums["README.md"] = publish(folder / "README.md", dataset_card(dataset, index.load_rows(folder)).encode())
+    sums["README.md"] = publish(folder / "README.md", dataset_card(dataset, clips).encode())
     sums[index.DATASET_FILE] = publish(folder / index.DATASET_FILE, index.dump_dataset(dataset))
     publish(folder / index.SUMS_FILE, index.dump_sums(sums))
     return Written(
         dataset=dataset,
-        reasons=tally.reasons,
-        empty_speakers=tuple(sorted(speaker for speaker, kept in tally.kept.items() if not kept)),
+        reasons=clips.reasons,
+        empty_speakers=tuple(sorted(speaker for speaker, kept in clips.kept.items() if not kept)),
         skipped_schemes=skipped,
     )
 
@@ -83,7 +79,7 @@ def _without_shards(described: Dataset) -> Dataset:
 
 def _read_receipts(folder: Path, shards: Sequence[str]) -> tuple[_Tally, int]:
     """Write clips.jsonl from the receipts; what they add up to, and the bytes of clips.jsonl."""
-    tally = _Tally(statuses=Counter(), reasons=Counter(), kept={}, shards=[], sums={})
+    tally = _Tally(clips=Tally(), shards=[], sums={})
     with published(folder / index.CLIPS_FILE) as clips:
         for name in shards:
             path = folder / index.receipt_name(name)
@@ -97,12 +93,7 @@ def _read_receipts(folder: Path, shards: Sequence[str]) -> tuple[_Tally, int]:
 def _count(tally: _Tally, receipt: Receipt, receipt_sha256: str) -> None:
     tally.sums[index.receipt_name(receipt.shard)] = receipt_sha256
     for row in receipt.rows:
-        kept = tally.kept.setdefault(row.speaker, Counter())
-        tally.statuses[row.status] += 1
-        if row.reason:
-            tally.reasons[row.reason] += 1
-        if row.shard:
-            kept[row.emotion] += 1
+        tally.clips.add(row)
     if receipt.sha256 is not None:  # else every clip was dropped, and there is no tar
         tally.sums[receipt.shard] = receipt.sha256
         tally.shards.append(_shard(receipt, receipt.sha256, receipt_sha256))
@@ -116,7 +107,6 @@ def _shard(receipt: Receipt, sha256: str, receipt_sha256: str) -> Shard:
         bytes=receipt.bytes,
         samples=len(receipt.members),
         receipt_sha256=receipt_sha256,
-        statistics=receipt.statistics,
     )
 
 
@@ -127,7 +117,7 @@ def _write_folds(folder: Path, dataset: str, tally: _Tally) -> tuple[tuple[str, 
     speakers = {shard.name: shard.speaker for shard in tally.shards}
     skipped: dict[str, str] = {}
     written: list[str] = []
-    for name in folds.schemes_for(dataset):
+    for name in folds.schemes_for(dataset, speakers.values()):
         try:
             scheme = folds.fold_scheme(dataset, name, speakers.values())
             assignment = folds.assign(scheme, speakers, _kept_rows(tally))
@@ -142,6 +132,6 @@ def _write_folds(folder: Path, dataset: str, tally: _Tally) -> tuple[tuple[str, 
 
 def _kept_rows(tally: _Tally) -> Iterator[dict[str, str]]:
     """Speaker and emotion of every built clip."""
-    for speaker, emotions in tally.kept.items():
+    for speaker, emotions in tally.clips.kept.items():
         for emotion in emotions.elements():
             yield {"speaker": speaker, "emotion": emotion}

@@ -1,0 +1,290 @@
+"""Seconds and memory that planning, indexing, folds, quick verify and opening a fold take: python tests/prove/scale.py.
+
+A corpus of that many clips is made up in a temporary folder, without any media: a table of recordings that hold
+nothing, receipts as a build writes them, and tars that are as long as promised and hold nothing. 50 clips a shard and
+167 a speaker, as in VoxCeleb2. Each stage runs in a process of its own, on one core; its peak memory is that process's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from manifests import folds, index
+from manifests.index import Dataset, Receipt, Row, Statistics
+from manifests.schema import FEATURE_ROWS, dump_json, feature_members, member_names
+
+SIZES = (10_000, 100_000, 1_000_000)
+CLIPS_A_SHARD = 50
+#: Parts of each speaker, in turn: 20,000 shards of 6,000 speakers.
+PARTS = (4, 3, 3)
+EMOTIONS = ("anger", "disgust", "fear", "joy", "neutral", "sadness", "surprise")
+FEATURES = ("mfcc",)
+MOST_SECONDS, MOST_BYTES = 60.0, 2 * 10**9
+_MEMBER_BYTES = {"jpg": 250_000, "npy": 100_480, "flac": 120_000, "json": 4_000}
+_RECORDINGS = "recordings"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a stage took."""
+
+    stage: str
+    clips: int
+    seconds: float
+    """By the clock."""
+    cpu_seconds: float
+    """Of one core, imports included; less than by the clock where disks or other work are waited for."""
+    peak_bytes: int
+
+    @property
+    def fits(self) -> bool:
+        """Within a minute of one core and 2 GB."""
+        return self.cpu_seconds <= MOST_SECONDS and self.peak_bytes <= MOST_BYTES
+
+
+def shard_names(clips: int) -> Iterator[tuple[str, str]]:
+    """(shard, speaker) of a corpus, in a build's order."""
+    left = clips // CLIPS_A_SHARD
+    for number in range(left):
+        speaker, parts = f"id{number:05d}", min(PARTS[number % len(PARTS)], left)
+        yield from ((f"{speaker}-{part:03d}.tar", speaker) for part in range(parts))
+        left -= parts
+        if not left:
+            return
+
+
+def make_folder(folder: Path, clips: int) -> None:
+    """Receipts, and tars of the size that these promise."""
+    (folder / index.RECEIPTS).mkdir(parents=True)
+    for name, speaker in shard_names(clips):
+        receipt = _receipt(name, speaker)
+        (folder / index.receipt_name(name)).write_bytes(index.dump_receipt(receipt))
+        with (folder / name).open("wb") as tar:
+            tar.truncate(receipt.bytes)
+
+
+def make_table(folder: Path, clips: int) -> None:
+    """`clips.csv` of a corpus, and its recordings."""
+    folder.mkdir()
+    with (folder / "clips.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(("clip", "speaker", "emotion"))
+        for shard, speaker in shard_names(clips):
+            table.writerows((f"{speaker}/{key}.mp4", speaker, _emotion(at)) for at, key in enumerate(_keys(shard)))
+            _make_recordings(folder / speaker, _keys(shard))
+
+
+def _make_recordings(folder: Path, keys: Iterator[str]) -> None:
+    """Links to one file without content that is too long for a git-lfs pointer."""
+    folder.mkdir(exist_ok=True)
+    first = folder / f"{next(keys)}.mp4"
+    with first.open("wb") as file:
+        file.truncate(4096)
+    for key in keys:
+        (folder / f"{key}.mp4").hardlink_to(first)
+
+
+def described() -> Dataset:
+    """All that is said of the shards but what they hold."""
+    config = {"dataset": "folder", "features": list(FEATURES), "align": "frame", "decoder": "pyav"}
+    return Dataset(dataset="folder", complete=False, identity={"config": config}, about={"title": "Made up"})
+
+
+def plan(folder: Path, clips: int) -> None:
+    """Scan the table and lay out the shards, as `make plan` does."""
+    from builder import run
+    from builder.config import BuildConfig
+
+    planned = run.plan(BuildConfig(dataset="folder"), folder.parent / _RECORDINGS)
+    assert sum(len(shard.sources) for shard in planned.shards) == clips
+
+
+def write_index(folder: Path, clips: int) -> None:
+    """Read all receipts and write everything that is said about finished shards."""
+    from manifests.writing import write_index
+
+    written = write_index(folder, described(), [name for name, _ in shard_names(clips)])
+    assert sum(written.dataset.counts.values()) == clips
+    assert written.dataset.fold_schemes
+
+
+def read_rows(folder: Path, clips: int) -> None:
+    """Read clips.jsonl."""
+    assert sum(1 for _ in index.load_rows(folder)) == clips
+
+
+def make_folds(folder: Path, clips: int) -> None:
+    """Make the scheme of the index again, say what is on which side, and read the file."""
+    dataset = index.load_dataset(folder)
+    name = dataset.fold_schemes[0]
+    speakers = {shard.name: shard.speaker for shard in dataset.shards}
+    rows = (
+        {"speaker": speaker, "emotion": _emotion(at)} for at in range(CLIPS_A_SHARD) for speaker in speakers.values()
+    )
+    assigned = folds.assign(folds.fold_scheme(dataset.dataset, name, speakers.values()), speakers, rows)
+    data = (dump_json(assigned) + "\n").encode()
+    assert folds.read_assignment(data, speakers, name) == assigned
+    assert data == (folder / index.FOLDS / f"{name}.json").read_bytes()
+
+
+def verify(folder: Path, clips: int) -> None:
+    """Hold the folder against its index, without hashes."""
+    problems = index.verify(folder)
+    assert not problems, problems[0]
+
+
+def open_fold(folder: Path, clips: int) -> None:
+    """All that training on a fold does before the first shard is read, for all sides."""
+    from train.config import TrainConfig
+    from train.prepare import SIDES, open_corpus
+    from train.recipes import RECIPES
+
+    fold = next(iter(_assignment(folder)["folds"]))
+    corpus = open_corpus(
+        TrainConfig(shards=str(folder), strategy="cfas", fold=fold, encoder="tiny", recipe=RECIPES["tiny"])
+    )
+    assert sum(len(corpus.clips(side)) for side in SIDES) == clips
+
+
+#: Stage -> what it runs, in the order in which one needs another's files.
+STAGES: Mapping[str, Callable[[Path, int], None]] = {
+    "plan": plan,
+    "index": write_index,
+    "rows": read_rows,
+    "folds": make_folds,
+    "verify": verify,
+    "open": open_fold,
+}
+
+
+def measure(clips: int, stages: Sequence[str] = tuple(STAGES)) -> Iterator[Cost]:
+    """Make a corpus up and run the stages on it."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "shards"
+        make_folder(folder, clips)
+        make_table(folder.parent / _RECORDINGS, clips)
+        for stage in stages:
+            yield _in_a_process(stage, folder, clips)
+
+
+def _in_a_process(stage: str, folder: Path, clips: int) -> Cost:
+    command = [sys.executable, __file__, "--stage", stage, str(folder), "--clips", str(clips)]
+    told = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
+    return Cost(**json.loads(told))
+
+
+def _stage(stage: str, folder: Path, clips: int) -> Cost:
+    """Run a stage here, on one core."""
+    os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
+    started = time.perf_counter()
+    STAGES[stage](folder, clips)
+    seconds = time.perf_counter() - started
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return Cost(
+        stage=stage,
+        clips=clips,
+        seconds=seconds,
+        cpu_seconds=used.ru_utime + used.ru_stime,
+        peak_bytes=used.ru_maxrss * 1024,
+    )
+
+
+def _assignment(folder: Path) -> folds.Assignment:
+    dataset = index.load_dataset(folder)
+    path = folder / index.FOLDS / f"{dataset.fold_schemes[0]}.json"
+    return folds.read_assignment(path.read_bytes(), {s.name: s.speaker for s in dataset.shards}, str(path))
+
+
+def _keys(shard: str) -> Iterator[str]:
+    return (f"{shard.removesuffix('.tar')}_{at:05d}" for at in range(CLIPS_A_SHARD))
+
+
+def _emotion(at: int) -> str:
+    return EMOTIONS[at % CLIPS_A_SHARD % len(EMOTIONS)]
+
+
+def _receipt(shard: str, speaker: str) -> Receipt:
+    members: dict[str, dict[str, tuple[int, int]]] = {}
+    end = 0
+    for key in _keys(shard):
+        members[key] = {}
+        for suffix in member_names(FEATURES):
+            size = _MEMBER_BYTES[suffix.rpartition(".")[2]]
+            members[key][suffix] = (end + 512, size)
+            end += 512 + -size % 512 + size
+    return Receipt(
+        shard=shard,
+        speaker=speaker,
+        plan="0" * 64,
+        sha256=_sha256(shard),
+        bytes=end + 1024,
+        members=members,
+        rows=tuple(_row(key, shard, speaker, _emotion(at)) for at, key in enumerate(members)),
+        statistics={suffix.removesuffix(".npy"): _sums(suffix) for suffix in feature_members(FEATURES)},
+    )
+
+
+def _row(key: str, shard: str, speaker: str, emotion: str) -> Row:
+    return Row(
+        clip_id=key,
+        speaker=speaker,
+        emotion=emotion,
+        status="built",
+        faces_found=16,
+        source=f"{speaker}/{key}.mp4",
+        sha256=_sha256(key),
+        shard=shard,
+    )
+
+
+def _sums(suffix: str) -> Statistics:
+    rows = FEATURE_ROWS[suffix.partition("_")[0]]
+    total = tuple(-40.0 * 179_200 / (row + 3) for row in range(rows))
+    return Statistics(count=179_200, total=total, squares=tuple(value**2 / 7e4 for value in total))
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status 1 if a stage takes more than a minute of one core, or 2 GB."""
+    parser = argparse.ArgumentParser(prog="python tests/prove/scale.py", description=__doc__)
+    parser.add_argument("--clips", type=int, nargs="+", default=SIZES, metavar="N", help="sizes of the corpus")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
+    parser.add_argument("--stage", nargs=2, metavar=("STAGE", "FOLDER"), help="run one stage here, print its cost")
+    asked = parser.parse_args(arguments)
+    if asked.stage:
+        sys.stdout.write(json.dumps(asdict(_stage(asked.stage[0], Path(asked.stage[1]), asked.clips[0]))))
+        return 0
+    costs = []
+    sys.stdout.write("    clips stage   seconds    cpu s  peak MB\n")
+    for clips in asked.clips:
+        for cost in measure(clips):
+            costs.append(cost)
+            sys.stdout.write(_line(cost) + "\n")
+            sys.stdout.flush()
+    if asked.json:
+        asked.json.write_text(json.dumps([asdict(cost) for cost in costs], indent=1) + "\n")
+    return int(not all(cost.fits for cost in costs))
+
+
+def _line(cost: Cost) -> str:
+    told = f"{cost.clips:9,} {cost.stage:6} {cost.seconds:8.1f} {cost.cpu_seconds:8.1f} {cost.peak_bytes / 1e6:8.0f}"
+    return told if cost.fits else told + f"  more than {MOST_SECONDS:.0f} s or {MOST_BYTES / 1e6:.0f} MB"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

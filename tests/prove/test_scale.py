@@ -1,0 +1,104 @@
+"""A million clips can be planned, indexed, verified and trained on, in a minute of one core and 2 GB each."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch", reason="opening a fold needs the trainer")
+
+import scale
+
+from manifests import folds, index
+
+#: Of 270 and 540 speakers: more than are left out one at a time.
+SMALL, TWICE = 1_800, 3_600
+
+
+@pytest.fixture(scope="module")
+def corpora(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Clips -> made-up shards, and beside them the recordings, of two clips a shard so that there are many speakers."""
+    made = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scale, "CLIPS_A_SHARD", 2)
+        for clips in (SMALL, TWICE):
+            made[clips] = tmp_path_factory.mktemp("scale") / "shards"
+            scale.make_folder(made[clips], clips)
+            scale.make_table(made[clips].parent / "recordings", clips)
+            scale.write_index(made[clips], clips)
+    return made
+
+
+def calls(work: Callable[[Path, int], None], folder: Path, clips: int) -> int:
+    """Functions that are called while working, in all threads."""
+    count = 0
+
+    def on_event(_frame: Any, event: str, _argument: Any) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    before = sys.getprofile()
+    threading.setprofile(on_event)
+    sys.setprofile(on_event)
+    try:
+        work(folder, clips)
+    finally:
+        sys.setprofile(before)
+        threading.setprofile(None)
+    return count
+
+
+@pytest.mark.parametrize("stage", scale.STAGES)
+def test_twice_the_clips_take_no_more_than_twice_the_work(
+    stage: str, corpora: dict[int, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scale, "CLIPS_A_SHARD", 2)
+    work = scale.STAGES[stage]
+    work(corpora[SMALL], SMALL)  # imports, and what is found out once a process
+    small, twice = (calls(work, corpora[clips], clips) for clips in (SMALL, TWICE))
+    assert 1.2 * small < twice < 2.1 * small
+
+
+def test_an_index_of_many_clips_is_small_and_its_folds_are_ten(corpora: dict[int, Path]) -> None:
+    small, twice = (corpora[clips] for clips in (SMALL, TWICE))
+    dataset = index.load_dataset(twice)
+    assert (len(dataset.shards), dataset.counts) == (TWICE // 2, {"built": TWICE})
+    assert dataset.fold_schemes == (folds.TEN_FOLDS,)
+    shards = {shard.name: shard.speaker for shard in dataset.shards}
+    path = twice / "folds" / f"{folds.TEN_FOLDS}.json"
+    for sides in folds.read_assignment(path.read_bytes(), shards, str(path))["folds"].values():
+        assert sorted(name for side in sides.values() for name in side["shards"]) == sorted(shards)
+        assert sum(sum(side["clips"].values()) for side in sides.values()) == TWICE
+    for name in ("dataset.json", "croissant.json", "SHA256SUMS", "clips.jsonl", path.relative_to(twice)):
+        assert (twice / name).stat().st_size < 2.1 * (small / name).stat().st_size
+
+
+def test_the_bench_tells_what_each_stage_took(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert scale.main(["--clips", "600", "--json", str(tmp_path / "costs.json")]) == 0
+    costs = json.loads((tmp_path / "costs.json").read_text())
+    assert [cost["stage"] for cost in costs] == list(scale.STAGES)
+    assert all(cost["clips"] == 600 and cost["peak_bytes"] > 10**7 for cost in costs)
+    assert len(capsys.readouterr().out.splitlines()) == 1 + len(costs)
+
+
+def test_a_stage_over_the_limit_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cost = scale.Cost(stage="rows", clips=200, seconds=61.0, cpu_seconds=60.5, peak_bytes=10**8)
+    monkeypatch.setattr(scale, "measure", lambda _: [cost])
+    assert scale.main(["--clips", "200"]) == 1
+    assert "more than 60 s or 2000 MB" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_million_clips_fit() -> None:
+    costs = list(scale.measure(1_000_000))
+    assert [cost.stage for cost in costs] == list(scale.STAGES)
+    assert not [cost for cost in costs if not cost.fits]
