@@ -10,11 +10,11 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from manifests import folds, terms
-from manifests.index import Dataset
+from manifests.index import Dataset, Row
 from manifests.schema import DROP_REASONS, FLAGS, dump_json, member_names
-from manifests.tally import Tally
 
 #: For Hugging Face: what to list it under, which files, and what the members are. Left to guess, it would want
 #: torchcodec for the FLAC.
@@ -54,23 +54,57 @@ _SIZES = {
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~&!$])")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Tally:
+    """What rows add up to; there may be millions, so they are counted, not kept."""
+
+    statuses: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    flags: Counter[str] = field(default_factory=Counter)
+    kept: dict[str, Counter[str]] = field(default_factory=dict)
+    """Speaker -> raw emotion -> clips in shards; of some speakers nothing was built."""
+
+    def add(self, row: Row) -> None:
+        """Count a row."""
+        self.statuses[row.status] += 1
+        kept = self.kept.setdefault(row.speaker, Counter())
+        for flag in row.flags:
+            self.flags[flag] += 1
+        if row.reason:
+            self.reasons[row.reason] += 1
+        if row.shard:
+            kept[row.emotion] += 1
+
+    @property
+    def clips(self) -> Counter[str]:
+        """Speaker -> clips in shards, of those that have some."""
+        return Counter({speaker: emotions.total() for speaker, emotions in self.kept.items() if emotions})
+
+    @property
+    def emotions(self) -> Counter[str]:
+        """Raw emotion -> clips in shards."""
+        together: Counter[str] = Counter()
+        for emotions in self.kept.values():
+            together.update(emotions)
+        return together
+
+
 def dataset_card(dataset: Dataset, tally: Tally) -> str:
     """What is in the folder, how to fetch, read and check it, where it comes from and on what terms."""
-    speakers = tally.speakers
-    clips = sum(speakers.values())
+    clips = tally.clips
     return "\n".join(
         [
-            _front(dataset, clips),
+            _front(dataset, clips.total()),
             f"# {_plain(_title(dataset))}: aligned faces and spectrograms",
             "",
-            f"{clips} clips of {len(speakers)} speakers in {len(dataset.shards)} WebDataset shards: "
+            f"{clips.total()} clips of {len(clips)} speakers in {len(dataset.shards)} WebDataset shards: "
             "16 aligned 224x224 face crops, the spectrograms of the sound around each, and the sound, on one clock.",
             "",
             *_section("Members of a sample", [f"`KEY.{name}`" for name in member_names(dataset.features)]),
             *_section("Clips by emotion", _explained(tally.emotions, {})),
             *_section("Left out", _explained(tally.reasons, DROP_REASONS)),
             *_section("Flagged, kept", _explained(tally.flags, FLAGS)),
-            *_folds(dataset, speakers),
+            *_folds(dataset, clips),
             *_reading(dataset),
             *_terms(dataset),
             *_people(),
@@ -132,10 +166,8 @@ def _folds(dataset: Dataset, clips: Mapping[str, int]) -> list[str]:
 def _scheme(dataset: Dataset, name: str, clips: Mapping[str, int]) -> Iterator[str]:
     if name == folds.LOSO:
         yield f"| {name} | {len(clips)}, one for each speaker | that speaker | about a fifth of the others | the rest |"
-    elif name == folds.GROUPED:
-        yield f"| {name} | 10 | every tenth speaker | about a fifth of the others | the rest |"
-    elif name in folds.schemes_for(dataset.dataset):
-        for fold, split in folds.load_scheme(name).folds.items():
+    elif name in folds.schemes_for(dataset.dataset, clips):
+        for fold, split in folds.fold_scheme(dataset.dataset, name, clips).folds.items():
             sides = (_side(getattr(split, side), clips) for side in reversed(folds.SIDES))
             yield f"| {name} | {fold} | {' | '.join(sides)} |"
     else:

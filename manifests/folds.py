@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict, cast
@@ -26,23 +26,23 @@ from manifests.records import OneLineError
 from manifests.schema import SCHEMA_VERSION
 
 LOSO = "loso"
-GROUPED = "speakers10"
-#: With more speakers, a fold for each is more than anybody trains, and its file grows with their square.
-MOST_LOSO = 200
+TEN_FOLDS = "speakers-10fold"
+#: Most speakers that are left out one at a time: each of these folds names all others, so that the file grows with the
+#: square of the speakers. A corpus of more is tested in ten folds instead.
+MOST_LEFT_OUT = 200
 SIDES = ("train", "validation", "test")
 
-#: Committed schemes of each corpus, the default first. Every corpus also has one that is made of its speakers.
+#: Committed schemes of each corpus, the default first. Every corpus also has one that is made from its speakers.
 COMMITTED: Mapping[str, tuple[str, ...]] = {
     "ravdess": ("ravdess-6fold", "ravdess-emobox", "ravdess-5fold"),
     "crema-d": ("crema-d-5fold", "crema-d-10fold", "crema-d-tfds"),
     "iemocap": ("iemocap-5fold",),
 }
 
-_GROUPS = 10
 _FOLDER = Path(__file__).parent / "folds"
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _MAX_SCHEME_BYTES = 1 << 20
-_MAX_ASSIGNMENT_BYTES = 1 << 28  # leave-one-speaker-out grows with the square of the speakers
+_MAX_ASSIGNMENT_BYTES = 1 << 28
 _MAX_TEXT = 2000
 
 
@@ -162,45 +162,44 @@ def leave_one_speaker_out(dataset: str, speakers: Iterable[str]) -> FoldScheme:
         source="made from the speakers of the corpus",
         note="each fold tests one speaker; about a fifth of the others, evenly spaced over the sorted ids, validates; "
         "whoever shares the tested speaker's recordings (IEMOCAP) is left out of that fold",
-        folds={
-            speaker: replace(_leave_out({group}, conversation), test=(speaker,))
-            for speaker, group in conversation.items()
-        },
+        folds={speaker: _leave_out(speaker, conversation) for speaker in conversation},
     )
 
 
-def ten_groups_of_speakers(dataset: str, speakers: Iterable[str]) -> FoldScheme:
-    """Scheme `speakers10`: ten folds, each of which tests every tenth speaker; for corpora of very many.
+def ten_folds(dataset: str, speakers: Iterable[str]) -> FoldScheme:
+    """Scheme `speakers-10fold`: each fold tests a tenth of the speakers, and validates with a fifth of the others.
 
-    Speakers recorded in one conversation stay together. Raises FoldError for fewer than thirty conversations.
+    Both are evenly spaced over the sorted ids. Speakers recorded in one conversation stay together. Raises FoldError
+    for fewer than ten conversations.
     """
     conversation = {speaker: _conversation(dataset, speaker) for speaker in sorted(set(speakers))}
-    conversations = sorted(set(conversation.values()))
-    if len(conversations) < 3 * _GROUPS:
-        raise FoldError(f"{dataset}: found {len(conversations)} speakers of different recordings, expected 30 or more")
-    groups = {str(number + 1): set(conversations[number::_GROUPS]) for number in range(_GROUPS)}
+    recorded = sorted(set(conversation.values()))
+    if len(recorded) < 10:
+        raise FoldError(f"{dataset}: ten folds found {_listed(conversation)}; expected speakers of ten recordings")
     return FoldScheme(
-        name=GROUPED,
+        name=TEN_FOLDS,
         dataset=dataset,
         source="made from the speakers of the corpus",
-        note="each fold tests every tenth speaker; about a fifth of the others, evenly spaced over the sorted ids, "
-        "validates; speakers who share recordings (IEMOCAP) stay together",
-        folds={fold: _leave_out(group, conversation) for fold, group in groups.items()},
+        note="each fold tests every tenth speaker of the sorted ids; about a fifth of the others, evenly spaced, "
+        "validates; whoever shares recordings (IEMOCAP) is on the same side",
+        folds={str(start + 1): _test(recorded[start::10], conversation) for start in range(10)},
     )
 
 
-def schemes_for(dataset: str, speakers: Collection[str] = ()) -> tuple[str, ...]:
-    """Names of all fold schemes of a corpus of some speakers: committed ones, the default first, then a made one."""
-    return (*COMMITTED.get(dataset, ()), LOSO if len(speakers) <= MOST_LOSO else GROUPED)
+def schemes_for(dataset: str, speakers: Iterable[str] = ()) -> tuple[str, ...]:
+    """Names of all fold schemes of a corpus, the default first, the one that is made from its speakers last."""
+    made = TEN_FOLDS if len(set(speakers)) > MOST_LEFT_OUT else LOSO
+    return (*COMMITTED.get(dataset, ()), made)
 
 
 def fold_scheme(dataset: str, name: str, speakers: Iterable[str]) -> FoldScheme:
     """Scheme of a corpus by name: committed, or made from the speakers. Raises FoldError listing valid names."""
-    made = {LOSO: leave_one_speaker_out, GROUPED: ten_groups_of_speakers}
-    valid = (*COMMITTED.get(dataset, ()), *made)
+    everyone = set(speakers)
+    valid = schemes_for(dataset, everyone)
     if name not in valid:
         raise FoldError(f"unknown fold scheme {name!r} for {dataset}; valid are {', '.join(valid)}")
-    return made[name](dataset, speakers) if name in made else load_scheme(name)
+    make = {LOSO: leave_one_speaker_out, TEN_FOLDS: ten_folds}.get(name)
+    return make(dataset, everyone) if make else load_scheme(name)
 
 
 def load_scheme(name: str) -> FoldScheme:
@@ -308,20 +307,32 @@ def _conversation(dataset: str, speaker: str) -> str:
     return speaker[:5] if dataset == "iemocap" else speaker
 
 
-def _leave_out(tested: Set[str], conversation: Mapping[str, str]) -> Split:
-    """Split that tests whoever speaks in some recordings; `conversation` is speaker -> recording."""
-    others = {other: group for other, group in conversation.items() if group not in tested}
-    chosen = set(choose_validation(others.values()))
+def _leave_out(speaker: str, conversation: Mapping[str, str]) -> Split:
+    """Split that tests one speaker; `conversation` is speaker -> recording."""
+    return replace(_test((conversation[speaker],), conversation), test=(speaker,))
+
+
+def _test(recordings: Iterable[str], conversation: Mapping[str, str]) -> Split:
+    """Split that tests everyone in some recordings."""
+    groups = set(conversation.values())
+    test = set(recordings)
+    validation = set(choose_validation(groups - test))
     return Split(
-        test=tuple(sorted(speaker for speaker, group in conversation.items() if group in tested)),
-        validation=tuple(sorted(other for other, group in others.items() if group in chosen)),
-        train=tuple(sorted(other for other, group in others.items() if group not in chosen)),
+        test=_recorded_in(test, conversation),
+        validation=_recorded_in(validation, conversation),
+        train=_recorded_in(groups - test - validation, conversation),
     )
+
+
+def _recorded_in(recordings: set[str], conversation: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(sorted(speaker for speaker, recording in conversation.items() if recording in recordings))
 
 
 def _side(subjects: Iterable[str], shards: Mapping[str, str], clips: Mapping[str, Counter[str]]) -> Side:
     built = sorted(subject for subject in subjects if subject in clips)
-    counts = sum((clips[subject] for subject in built), Counter())
+    counts: Counter[str] = Counter()
+    for subject in built:
+        counts.update(clips[subject])
     return Side(shards=_shards_of(built, shards), subjects=built, clips=dict(sorted(counts.items())))
 
 

@@ -28,7 +28,6 @@ from manifests.schema import (
     SchemaError,
     check_member,
     dump_json,
-    feature_members,
     member_names,
     spectrogram_shape,
 )
@@ -131,13 +130,10 @@ class Shard:
     bytes: int
     samples: int
     receipt_sha256: str
-    """Of `receipts/<speaker>-<part>.json`, which tells where each member lies."""
-    statistics: Mapping[str, Statistics]
-    """Spectrogram name -> sums over the shard."""
+    """Of `receipts/<speaker>-<part>.json`, which tells where each member lies, and the spectrograms' statistics."""
 
     def __post_init__(self) -> None:
         _check_shard_name(self.name, self.speaker)
-        _check_statistics(self.statistics)
         for digest in (self.sha256, self.receipt_sha256):
             if not _SHA256.fullmatch(digest):
                 raise ManifestError(f"{self.name}: found {digest[:80]!r}, expected a SHA-256")
@@ -166,6 +162,7 @@ class Receipt:
     rows: tuple[Row, ...]
     """All clips planned for the shard, dropped ones too."""
     statistics: Mapping[str, Statistics]
+    """Spectrogram name -> sums over the shard."""
 
     def __post_init__(self) -> None:
         _check_shard_name(self.shard, self.speaker)
@@ -256,9 +253,17 @@ def load_dataset(folder: Path) -> Dataset:
     found = value.pop("schema_version", None)
     if found != SCHEMA_VERSION:
         raise ManifestError(f"{path}: found schema version {reprlib.repr(found)}, expected {SCHEMA_VERSION}")
+    _forget_statistics(value.get("shards"))
     dataset = _record(Dataset, value, str(path))
     _check_features(dataset, str(path))
     return dataset
+
+
+def _forget_statistics(shards: object) -> None:
+    """Older folders repeated in `dataset.json` what their receipts tell."""
+    for shard in shards if isinstance(shards, list) else ():
+        if isinstance(shard, dict):
+            shard.pop("statistics", None)
 
 
 def dump_fetched(fetched: Fetched) -> bytes:
@@ -283,11 +288,12 @@ def shards_here(folder: Path, dataset: Dataset) -> tuple[Shard, ...]:
 
 def dump_receipt(receipt: Receipt) -> bytes:
     """Receipt -> bytes, a line."""
-    value = vars(receipt) | {
+    plain = {
+        **vars(receipt),
         "rows": [vars(row) for row in receipt.rows],
         "statistics": {name: vars(sums) for name, sums in receipt.statistics.items()},
     }
-    return (dump_json(value) + "\n").encode()
+    return (dump_json(plain) + "\n").encode()
 
 
 def load_receipt(path: Path) -> Receipt:
@@ -533,13 +539,9 @@ def _check_statistics(statistics: Mapping[str, Statistics]) -> None:
 
 
 def _check_features(dataset: Dataset, where: str) -> None:
-    """Every shard has the sums of the spectrograms that the settings name."""
+    """The settings name spectrograms."""
     config = dataset.identity.get("config")
     features = config.get("features") if isinstance(config, dict) else None
     if not isinstance(features, list) or not features or any(f not in tuple(FEATURE_ROWS) for f in features):
         found = reprlib.repr(features)
         raise ManifestError(f"{where}: found features {found}, expected some of {', '.join(FEATURE_ROWS)}")
-    names = {member.removesuffix(".npy") for member in feature_members(dataset.features)}
-    for shard in dataset.shards:
-        if shard.statistics.keys() != names:
-            raise ManifestError(f"{where}: {shard.name}: found no statistics of each of {', '.join(sorted(names))}")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import re
 import reprlib
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, fields
-from functools import cache, partial
+from functools import cache
+from itertools import repeat
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -38,17 +39,6 @@ class SchemaError(OneLineError):
     """A sample or a member breaks the contract; the message names it, what was found and expected."""
 
 
-class _WrongError(Exception):
-    """What is wrong with a value; the steps that lead to it are added on the way out, and cost nothing before."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message)
-        self.steps: list[str] = []
-
-
-Reader = Callable[[Any], Any]
-
-
 def typed(kind: Any, value: object, where: str) -> Any:
     """A value from JSON as `kind`: str, int, float, bool, Any, or `X | None`, tuple, Mapping or dataclass of such.
 
@@ -57,118 +47,146 @@ def typed(kind: Any, value: object, where: str) -> Any:
     """
     try:
         return _reader(kind)(value)
-    except _WrongError as error:
-        raise SchemaError(f"{where}{''.join(reversed(error.steps))}: {error}") from error.__cause__
-
-
-@cache
-def _reader(kind: Any) -> Reader:
-    """What reads a kind; made once, since a folder holds millions of values."""
-    origin, inner = get_origin(kind), get_args(kind)
-    if kind is Any:
-        return lambda value: value
-    if kind is str:
-        return _read_text
-    if kind is float:
-        return _read_float
-    if kind in _KIND_NAMES:
-        return partial(_instance, kind)
-    if origin is UnionType:
-        return partial(_read_optional, _reader(inner[0]))
-    if origin is tuple and inner[-1] is Ellipsis:
-        return partial(_read_list, _reader(inner[0]))
-    if origin is tuple:
-        return partial(_read_tuple, tuple(map(_reader, inner)))
-    if origin is Mapping:
-        return partial(_read_mapping, _reader(inner[1]))
-    required = {f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING}
-    return partial(_read_record, kind, {name: _reader(of) for name, of in kinds(kind).items()}, required)
-
-
-def _read_text(value: Any) -> str:
-    text: str = _instance(str, value)
-    if not text.isascii() and _SURROGATE.search(text):
-        raise _WrongError(f"found {reprlib.repr(text)}, expected text that UTF-8 can hold")
-    return text
-
-
-def _read_float(value: Any) -> float:
-    if type(value) is int and abs(value) < 1 << 53:
-        return float(value)
-    number: float = _instance(float, value)
-    if not math.isfinite(number):
-        raise _WrongError(f"found {number}, expected a finite number")
-    return number
-
-
-def _read_optional(read: Reader, value: Any) -> Any:
-    return None if value is None else read(value)
-
-
-def _read_list(read: Reader, value: Any) -> tuple[Any, ...]:
-    found: list[Any] = []
-    try:
-        for item in _instance(list, value):
-            found.append(read(item))
-    except _WrongError as error:
-        if type(value) is list:
-            error.steps.append(f"[{len(found)}]")
-        raise
-    return tuple(found)
-
-
-def _read_tuple(readers: tuple[Reader, ...], value: Any) -> tuple[Any, ...]:
-    items = _instance(list, value)
-    if len(items) != len(readers):
-        raise _WrongError(f"found {len(items)} values, expected {len(readers)}")
-    found: list[Any] = []
-    try:
-        for read, item in zip(readers, items, strict=True):
-            found.append(read(item))
-    except _WrongError as error:
-        error.steps.append(f"[{len(found)}]")
-        raise
-    return tuple(found)
-
-
-def _read_mapping(read: Reader, value: Any) -> dict[str, Any]:
-    found = {}
-    for key, item in _instance(dict, value).items():
-        _read_text(key)
-        try:
-            found[key] = read(item)
-        except _WrongError as error:
-            error.steps.append(f".{key[:80]}")
-            raise
-    return found
-
-
-def _read_record(record: Any, readers: Mapping[str, Reader], required: Set[str], value: Any) -> Any:
-    items = _instance(dict, value)
-    if not required <= items.keys() <= readers.keys():
-        missing, unknown = required - items.keys(), items.keys() - readers.keys()
-        wrong = f"no {reprlib.repr(sorted(missing))}" if missing else reprlib.repr(sorted(unknown))
-        raise _WrongError(f"found {wrong}, expected {', '.join(readers)}")
-    found = {}
-    for name, item in items.items():
-        try:
-            found[name] = readers[name](item)
-        except _WrongError as error:
-            error.steps.append(f".{name}")
-            raise
-    try:
-        return record(**found)
-    except ValueError as error:
-        raise _WrongError(str(error)) from error
-
-
-def _instance(kind: type, value: Any) -> Any:
-    if type(value) is not kind:
-        raise _WrongError(f"found {reprlib.repr(value)}, expected {_KIND_NAMES[kind]}")
-    return value
+    except _Misfit as misfit:
+        raise SchemaError(f"{where}{misfit.place}: {misfit}") from misfit.__cause__
 
 
 @cache
 def kinds(record: type) -> dict[str, Any]:
     """Field -> type of a dataclass."""
     return get_type_hints(record)
+
+
+# An index has millions of values, and most of them fit: what to check is found out once a kind, and where a value lies
+# only when it does not fit.
+
+#: Takes a value from JSON and gives it as some kind, or raises _Misfit.
+_Reader = Callable[[Any], Any]
+
+
+class _Misfit(Exception):
+    """What was found and expected of a value; its place grows from the inside outwards."""
+
+    place = ""
+
+    def within(self, place: str) -> None:
+        self.place = place + self.place
+
+
+@cache
+def _reader(kind: Any) -> _Reader:
+    origin, inner = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return _read_any
+    if kind in _SCALARS:
+        return _SCALARS[kind]
+    if origin is UnionType:
+        return _optional(_reader(inner[0]))
+    if origin is tuple:
+        return _list(_reader(inner[0])) if inner[-1] is Ellipsis else _tuple(tuple(map(_reader, inner)))
+    if origin is Mapping:
+        return _mapping(_reader(inner[1]))
+    return _record(kind)
+
+
+def _optional(reader: _Reader) -> _Reader:
+    return lambda value: None if value is None else reader(value)
+
+
+def _list(reader: _Reader) -> _Reader:
+    return lambda value: _read_items(repeat(reader), _instance(list, value))
+
+
+def _tuple(readers: tuple[_Reader, ...]) -> _Reader:
+    def read(value: Any) -> tuple[Any, ...]:
+        if len(_instance(list, value)) != len(readers):
+            raise _Misfit(f"found {len(value)} values, expected {len(readers)}")
+        return _read_items(readers, value)
+
+    return read
+
+
+def _mapping(reader: _Reader) -> _Reader:
+    def read(value: Any) -> dict[str, Any]:
+        for key in _instance(dict, value):
+            _read_str(key)
+        return _read_values(repeat(reader), value)
+
+    return read
+
+
+def _record(record: Any) -> _Reader:
+    readers = {name: _reader(kind) for name, kind in kinds(record).items()}
+    required = {f.name for f in fields(record) if f.default is MISSING and f.default_factory is MISSING}
+
+    def read(value: Any) -> Any:
+        names = _instance(dict, value).keys()
+        if not required <= names <= readers.keys():
+            missing = sorted(required - names)
+            wrong = f"no {reprlib.repr(missing)}" if missing else reprlib.repr(sorted(names - readers.keys()))
+            raise _Misfit(f"found {wrong}, expected {', '.join(readers)}")
+        found = _read_values(map(readers.__getitem__, names), value)
+        try:
+            return record(**found)
+        except ValueError as error:
+            raise _Misfit(str(error)) from error
+
+    return read
+
+
+def _read_items(readers: Iterable[_Reader], items: list[Any]) -> tuple[Any, ...]:
+    found: list[Any] = []
+    try:
+        for reader, item in zip(readers, items, strict=False):
+            found.append(reader(item))
+    except _Misfit as misfit:
+        misfit.within(f"[{len(found)}]")
+        raise
+    return tuple(found)
+
+
+def _read_values(readers: Iterable[_Reader], items: dict[str, Any]) -> dict[str, Any]:
+    found, key = {}, ""
+    try:
+        for reader, (key, item) in zip(readers, items.items(), strict=False):
+            found[key] = reader(item)
+    except _Misfit as misfit:
+        misfit.within(f".{key[:80]}")
+        raise
+    return found
+
+
+def _read_any(value: Any) -> Any:
+    return value
+
+
+def _read_str(value: Any) -> str:
+    text: str = _instance(str, value)
+    if not text.isascii() and _SURROGATE.search(text):
+        raise _Misfit(f"found {reprlib.repr(text)}, expected text that UTF-8 can hold")
+    return text
+
+
+def _read_int(value: Any) -> Any:
+    return _instance(int, value)
+
+
+def _read_bool(value: Any) -> Any:
+    return _instance(bool, value)
+
+
+def _read_float(value: Any) -> float:
+    if type(value) is int and abs(value) < 1 << 53:
+        return float(value)
+    if not math.isfinite(_instance(float, value)):
+        raise _Misfit(f"found {value}, expected a finite number")
+    return float(value)
+
+
+def _instance(kind: type, value: Any) -> Any:
+    if type(value) is not kind:
+        raise _Misfit(f"found {reprlib.repr(value)}, expected {_KIND_NAMES[kind]}")
+    return value
+
+
+_SCALARS: Mapping[Any, _Reader] = {str: _read_str, int: _read_int, float: _read_float, bool: _read_bool}

@@ -10,12 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from manifests import folds, index
-from manifests.card import dataset_card
+from manifests.card import Tally, dataset_card
 from manifests.croissant import croissant
 from manifests.files import publish, published
 from manifests.index import Dataset, Receipt, Shard
 from manifests.schema import dump_json
-from manifests.tally import Tally
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,10 +31,10 @@ class Written:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Found:
-    """What receipts add up to."""
+class _Tally:
+    """What receipts add up to; rows are counted, not kept."""
 
-    tally: Tally
+    clips: Tally
     shards: list[Shard]
     sums: dict[str, str]
 
@@ -51,25 +50,25 @@ def write_index(folder: Path, described: Dataset, shards: Sequence[str]) -> Writ
     `described` tells everything but the shards themselves, their counts and folds. Raises ManifestError for a receipt
     that cannot be read, OSError.
     """
-    found, clips_bytes = _read_receipts(folder, shards)
-    tally, sums = found.tally, found.sums
-    schemes, skipped = _write_folds(folder, described.dataset, found)
+    tally, clips_bytes = _read_receipts(folder, shards)
+    clips, sums = tally.clips, tally.sums
+    schemes, skipped = _write_folds(folder, described.dataset, tally)
     dataset = replace(
         described,
         complete=True,
-        shards=tuple(found.shards),
+        shards=tuple(tally.shards),
         fold_schemes=schemes,
-        counts=dict(sorted(tally.statuses.items())),
+        counts=dict(sorted(clips.statuses.items())),
     )
     metadata = croissant(dataset, clips_bytes=clips_bytes, clips_sha256=sums[index.CLIPS_FILE])
     sums[index.CROISSANT_FILE] = publish(folder / index.CROISSANT_FILE, metadata)
-    sums["README.md"] = publish(folder / "README.md", dataset_card(dataset, tally).encode())
+    sums["README.md"] = publish(folder / "README.md", dataset_card(dataset, clips).encode())
     sums[index.DATASET_FILE] = publish(folder / index.DATASET_FILE, index.dump_dataset(dataset))
     publish(folder / index.SUMS_FILE, index.dump_sums(sums))
     return Written(
         dataset=dataset,
-        reasons=tally.reasons,
-        empty_speakers=tuple(sorted(tally.kept.keys() - tally.speakers.keys())),
+        reasons=clips.reasons,
+        empty_speakers=tuple(sorted(speaker for speaker, kept in clips.kept.items() if not kept)),
         skipped_schemes=skipped,
     )
 
@@ -78,26 +77,26 @@ def _without_shards(described: Dataset) -> Dataset:
     return replace(described, complete=False, shards=(), fold_schemes=(), counts={})
 
 
-def _read_receipts(folder: Path, shards: Sequence[str]) -> tuple[_Found, int]:
+def _read_receipts(folder: Path, shards: Sequence[str]) -> tuple[_Tally, int]:
     """Write clips.jsonl from the receipts; what they add up to, and the bytes of clips.jsonl."""
-    found = _Found(tally=Tally(), shards=[], sums={})
+    tally = _Tally(clips=Tally(), shards=[], sums={})
     with published(folder / index.CLIPS_FILE) as clips:
         for name in shards:
             path = folder / index.receipt_name(name)
             receipt = index.load_receipt(path)
             clips.write(index.dump_rows(receipt.rows))
-            _add(found, receipt, index.file_sha256(path))
-    found.sums[index.CLIPS_FILE] = clips.sha256
-    return found, clips.bytes
+            _count(tally, receipt, index.file_sha256(path))
+    tally.sums[index.CLIPS_FILE] = clips.sha256
+    return tally, clips.bytes
 
 
-def _add(found: _Found, receipt: Receipt, receipt_sha256: str) -> None:
-    found.sums[index.receipt_name(receipt.shard)] = receipt_sha256
+def _count(tally: _Tally, receipt: Receipt, receipt_sha256: str) -> None:
+    tally.sums[index.receipt_name(receipt.shard)] = receipt_sha256
     for row in receipt.rows:
-        found.tally.add(row)
+        tally.clips.add(row)
     if receipt.sha256 is not None:  # else every clip was dropped, and there is no tar
-        found.sums[receipt.shard] = receipt.sha256
-        found.shards.append(_shard(receipt, receipt.sha256, receipt_sha256))
+        tally.sums[receipt.shard] = receipt.sha256
+        tally.shards.append(_shard(receipt, receipt.sha256, receipt_sha256))
 
 
 def _shard(receipt: Receipt, sha256: str, receipt_sha256: str) -> Shard:
@@ -108,32 +107,31 @@ def _shard(receipt: Receipt, sha256: str, receipt_sha256: str) -> Shard:
         bytes=receipt.bytes,
         samples=len(receipt.members),
         receipt_sha256=receipt_sha256,
-        statistics=receipt.statistics,
     )
 
 
-def _write_folds(folder: Path, dataset: str, found: _Found) -> tuple[tuple[str, ...], dict[str, str]]:
+def _write_folds(folder: Path, dataset: str, tally: _Tally) -> tuple[tuple[str, ...], dict[str, str]]:
     """`folds/<scheme>.json` for every scheme that fits what was built; the others with the reason."""
     for old in (folder / index.FOLDS).glob("*.json"):
         old.unlink()
-    speakers = {shard.name: shard.speaker for shard in found.shards}
+    speakers = {shard.name: shard.speaker for shard in tally.shards}
     skipped: dict[str, str] = {}
     written: list[str] = []
-    for name in folds.schemes_for(dataset, found.tally.speakers):
+    for name in folds.schemes_for(dataset, speakers.values()):
         try:
             scheme = folds.fold_scheme(dataset, name, speakers.values())
-            assignment = folds.assign(scheme, speakers, _kept_rows(found.tally))
+            assignment = folds.assign(scheme, speakers, _kept_rows(tally))
         except folds.FoldError as error:
             skipped[name] = str(error)
         else:
             file = f"{index.FOLDS}/{name}.json"
-            found.sums[file] = publish(folder / file, (dump_json(assignment) + "\n").encode())
+            tally.sums[file] = publish(folder / file, (dump_json(assignment) + "\n").encode())
             written.append(name)
     return tuple(written), skipped
 
 
-def _kept_rows(tally: Tally) -> Iterator[dict[str, str]]:
+def _kept_rows(tally: _Tally) -> Iterator[dict[str, str]]:
     """Speaker and emotion of every built clip."""
-    for speaker, emotions in tally.kept.items():
+    for speaker, emotions in tally.clips.kept.items():
         for emotion in emotions.elements():
             yield {"speaker": speaker, "emotion": emotion}

@@ -85,6 +85,8 @@ class Clips:
     """[n, m, 2] offset and size of each member's bytes in its tar."""
     left_out: Mapping[str, int]
     """Raw emotion -> clips that the label scheme leaves out on purpose."""
+    statistics: Statistics | None = None
+    """Sums over all of `shards` of the spectrogram that is read; None where none is."""
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -182,7 +184,10 @@ def load_clips(folder: Folder, side: Side, scheme: LabelScheme, members: tuple[s
     shards = shards_named(folder.dataset, side["shards"])
     with ThreadPoolExecutor(_THREADS) as pool:
         parts = list(pool.map(lambda shard: _part(_receipt(folder, shard), classes, members), shards))
-    found = reduce(add, (part.emotions for part in parts), Counter[str]())
+    found = Counter[str]()
+    for part in parts:
+        found.update(part.emotions)
+    sums = [part.statistics for part in parts if part.statistics]
     if found != side["clips"]:
         raise DataError(f"{folder.path}: found clips {dict(found)}, expected {side['clips']} as the fold promises")
     if not sum(len(part.keys) for part in parts):
@@ -198,6 +203,7 @@ def load_clips(folder: Folder, side: Side, scheme: LabelScheme, members: tuple[s
         labels=np.concatenate([part.labels for part in parts]),
         places=np.concatenate([part.places for part in parts]),
         left_out={emotion: count for emotion, count in sorted(found.items()) if classes[emotion] is None},
+        statistics=reduce(add, sums) if sums else None,
     )
 
 
@@ -231,14 +237,6 @@ def members_for(dataset: Dataset, strategy: Strategy, feature: str) -> tuple[str
     return (*faces, f"{feature}_{strategy.windows}.npy") if strategy.windows else faces
 
 
-def spectrogram_sums(dataset: Dataset, names: Sequence[str], feature: str, grid: int) -> Statistics:
-    """Sums of a feature's rows over some shards: those of the training side, and of nothing else."""
-    _check_feature(dataset, feature)
-    if not names:
-        raise DataError(f"{dataset.dataset}: found no shards to take statistics of; is the training side empty?")
-    return reduce(add, (shard.statistics[f"{feature}_{grid}"] for shard in shards_named(dataset, names)))
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Part:
     """What one shard adds to `Clips`."""
@@ -247,6 +245,7 @@ class _Part:
     keys: npt.NDArray[np.bytes_]
     labels: npt.NDArray[np.int64]
     places: npt.NDArray[np.int64]
+    statistics: Statistics | None
 
 
 def _part(receipt: Receipt, classes: Mapping[str, int | None], members: tuple[str, ...]) -> _Part:
@@ -260,7 +259,16 @@ def _part(receipt: Receipt, classes: Mapping[str, int | None], members: tuple[st
         keys=np.array([row.clip_id for row in used], dtype=np.bytes_),
         labels=np.array([classes[row.emotion] for row in used], dtype=np.int64),
         places=np.array(places, dtype=np.int64).reshape(-1, len(members), 2),
+        statistics=_statistics(receipt, members),
     )
+
+
+def _statistics(receipt: Receipt, members: tuple[str, ...]) -> Statistics | None:
+    names = [member.removesuffix(".npy") for member in members if member.endswith(".npy")]
+    missing = [name for name in names if name not in receipt.statistics]
+    if missing:
+        raise DataError(f"{receipt.shard}: its receipt has no statistics of {missing[0]}; build it again")
+    return receipt.statistics[names[0]] if names else None
 
 
 def _places(receipt: Receipt, key: str, members: tuple[str, ...]) -> list[tuple[int, int]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -40,8 +40,8 @@ class Corpus:
     sides: Mapping[str, Side]
     members: tuple[str, ...]
     """What the strategy reads of a clip."""
-    standardisation: Standardisation
-    """Of the training shards."""
+    training: Clips
+    """Clips of the training side."""
     supply: Supply
     """Shards of the sides that are here, on their way to being read."""
 
@@ -61,8 +61,16 @@ class Corpus:
         """Whether the test side is here; of a folder that was fetched in part it may not be."""
         return not self.folder.lacks([self.sides["test"]])
 
+    @property
+    def standardisation(self) -> Standardisation:
+        """Of the training shards."""
+        sums = self.training.statistics
+        return Standardisation.of(sums) if sums else Standardisation(mean=(), std=())
+
     def clips(self, side: str) -> Clips:
         """Clips of `train`, `validation` or `test`. Raises DataError."""
+        if side == "train":
+            return self.training
         return data.load_clips(self.folder, self.sides[side], self.scheme, self.members)
 
 
@@ -77,16 +85,17 @@ def open_corpus(config: TrainConfig) -> Corpus:
     strategy = strategy_named(config.strategy)
     members = data.members_for(folder.dataset, strategy, config.feature)
     _check_here(folder, sides, config)
+    scheme = data.choose_labels(folder.dataset, config.label_scheme, emotions)
     needed = [name for side in SIDES for name in sides[side]["shards"] if name in folder.here]
     return Corpus(
         folder=folder,
         strategy=strategy,
-        scheme=data.choose_labels(folder.dataset, config.label_scheme, emotions),
+        scheme=scheme,
         fold_scheme=config.fold_scheme or folder.dataset.fold_schemes[0],
         folds=fold_names(folder, config.fold_scheme),
         sides=sides,
         members=members,
-        standardisation=_standardisation(folder, sides["train"]["shards"], strategy, config.feature),
+        training=data.load_clips(folder, sides["train"], scheme, members),
         supply=data.supply(folder, needed, cast(Check, config.check)),
     )
 
@@ -162,12 +171,6 @@ def only_folder(root: Path) -> Path:
         listed = ", ".join(path.name for path in found) or "none"
         raise data.DataError(f"{root}: found corpora {listed}, expected just one; choose with --dataset or --shards")
     return found[0]
-
-
-def _standardisation(folder: Folder, shards: Sequence[str], strategy: Strategy, feature: str) -> Standardisation:
-    if not strategy.windows:
-        return Standardisation(mean=(), std=())
-    return Standardisation.of(data.spectrogram_sums(folder.dataset, shards, feature, strategy.windows))
 
 
 def _licence(weights: Weights | None) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from operator import attrgetter
 from pathlib import Path
 
 from builder.datasets.base import ClipSource, Corpus, CorpusError
@@ -17,17 +18,24 @@ _POINTER = b"version https://git-lfs"
 _MAX_POINTER_BYTES = 1024
 
 
-def visible_files(folder: Path, depth: int) -> list[Path]:
+def visible_files(folder: Path, depth: int) -> Iterator[Path]:
     """Files at most `depth` levels below a folder, sorted, without hidden ones (`._*` among them).
 
     A folder that does not exist holds none. Raises CorpusError for a folder that cannot be listed.
     """
-    found: list[Path] = []
-    for parent, folders, files in os.walk(folder, onerror=_refuse_unlisted, followlinks=True):
-        level = len(Path(parent).relative_to(folder).parts) + 1
-        folders[:] = [name for name in folders if level < depth and not name.startswith(".")]
-        found += [Path(parent, name) for name in files if not name.startswith(".")]
-    return sorted(found)
+    try:
+        entries = sorted(os.scandir(folder), key=attrgetter("name"))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise _cannot_list(error) from error
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if not _is_folder(entry):
+            yield folder / entry.name
+        elif depth > 1:
+            yield from visible_files(folder / entry.name, depth - 1)
 
 
 def is_media(path: Path) -> bool:
@@ -68,8 +76,8 @@ def chosen_options(corpus: Corpus, options: Mapping[str, str]) -> dict[str, str]
 
 def refuse_pointers(sources: Iterable[ClipSource]) -> None:
     """Raise CorpusError if git-lfs left its small text pointers in place of recordings."""
-    media = sorted({path for source in sources for path in (source.video, source.sound) if path is not None})
-    pointers = [path for path in media if is_pointer(path)]
+    media = {path for source in sources for path in (source.video, source.sound) if path is not None}
+    pointers = sorted(path for path in media if is_pointer(path))
     if pointers:
         raise CorpusError(
             f"{pointers[0]}: a git-lfs pointer, not a recording ({len(pointers)} of {len(media)} files are); "
@@ -110,9 +118,11 @@ def is_pointer(path: Path) -> bool:
         return False  # whatever cannot be opened is dropped, with its reason, when its turn comes
 
 
-def _refuse_unlisted(error: OSError) -> None:
-    if not isinstance(error, FileNotFoundError):
-        raise _cannot_list(error) from error
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that goes in circles
+        return False
 
 
 def _cannot_list(error: OSError) -> CorpusError:

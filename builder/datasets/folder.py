@@ -21,7 +21,7 @@ import csv
 import io
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -43,9 +43,9 @@ Row = Mapping[str, str]
 def scan(root: Path, options: Mapping[str, str]) -> Scan:
     """Clips of the table. Raises CorpusError, naming the line, for a table that cannot be used."""
     table = options.get("csv", _DEFAULT_TABLE)
-    rows = {f"{root / table}:{number}": row for number, row in _read(root / _inside(table, "option csv"))}
-    sources = {where: _source(root, row, where) for where, row in rows.items()}
-    _refuse_twins(sources)
+    path = root / _inside(table, "option csv")
+    sources = {number: _source(root, row, f"{path}:{number}") for number, row in _read(path)}
+    _refuse_twins(path, sources)
     named = {path for source in sources.values() for path in (source.video, source.sound) if path is not None}
     any_there = any(_exists(source.video) for source in sources.values())
     return Scan(
@@ -60,8 +60,8 @@ def scan(root: Path, options: Mapping[str, str]) -> Scan:
     )
 
 
-def _read(table: Path) -> list[tuple[int, Row]]:
-    """(line number, column -> cell) of every row, cells stripped."""
+def _read(table: Path) -> Iterator[tuple[int, Row]]:
+    """(line number, column -> cell) of every row, cells stripped; one at a time, since there may be millions."""
     try:
         text = table.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
@@ -71,24 +71,26 @@ def _read(table: Path) -> list[tuple[int, Row]]:
     except OSError as error:
         raise CorpusError(f"{table}: cannot be read ({error.strerror}); check its permissions") from error
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    lines = ([cell.strip() for cell in cells] for cells in reader if cells)
     try:
-        lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if cells]
+        header = _header(next(lines, []), table)
+        cells = next(lines, None)
+        if cells is None:
+            raise CorpusError(f"{table}: found no rows, expected one for each clip")
+        while cells is not None:
+            yield reader.line_num, _row(header, cells, f"{table}:{reader.line_num}")
+            cells = next(lines, None)
     except csv.Error as error:
         raise CorpusError(f"{table}:{reader.line_num}: not a table ({error}); separate cells by commas") from error
-    header = _header(lines, table)
-    return [(number, _row(header, cells, f"{table}:{number}")) for number, cells in lines[1:]]
 
 
-def _header(lines: list[tuple[int, list[str]]], table: Path) -> list[str]:
-    header = lines[0][1] if lines else []
+def _header(header: list[str], table: Path) -> list[str]:
     known = {*REQUIRED, *OPTIONAL}
     if not set(REQUIRED) <= set(header) <= known or len(set(header)) != len(header):
         raise CorpusError(
             f"{table}:1: found columns {', '.join(header)[:200] or 'none'}; expected {', '.join(REQUIRED)} "
             f"and any of {', '.join(OPTIONAL)}, each once"
         )
-    if len(lines) == 1:
-        raise CorpusError(f"{table}: found no rows, expected one for each clip")
     return header
 
 
@@ -104,19 +106,19 @@ def _row(header: list[str], cells: list[str], where: str) -> Row:
 
 def _source(root: Path, row: Row, where: str) -> ClipSource:
     """Source of one row; whether its files exist is looked at later."""
-    video, segment = root / _inside(row["clip"], where), _segment(row, where)
+    recording, segment = _inside(row["clip"], where), _segment(row, where)
     if segment is not None and row["sound"]:
         raise CorpusError(f"{where}: found sound beside start and end; expected one or the other: cut the sound first")
     return ClipSource(
-        clip=_clip(row, segment, where),
-        video=video,
+        clip=_clip(recording, row, segment, where),
+        video=root / recording,
         sound=root / _inside(row["sound"], where) if row["sound"] else None,
         segment_seconds=segment,
     )
 
 
-def _clip(row: Row, segment: tuple[float, float] | None, where: str) -> Clip:
-    clip_id = re.sub(r"[^A-Za-z0-9_-]", "_", PurePosixPath(row["clip"]).with_suffix("").as_posix())
+def _clip(recording: PurePosixPath, row: Row, segment: tuple[float, float] | None, where: str) -> Clip:
+    clip_id = re.sub(r"[^A-Za-z0-9_-]", "_", recording.with_suffix("").as_posix())
     if segment is not None:
         clip_id += f"_{round(segment[0] * 1000)}"
     for name, value, limit in (("speaker", row["speaker"], _MAX_SPEAKER), ("clip id", clip_id, _MAX_CLIP_ID)):
@@ -163,14 +165,15 @@ def _exists(path: Path) -> bool:
         return False
 
 
-def _refuse_twins(sources: Mapping[str, ClipSource]) -> None:
-    """Raise CorpusError for rows whose clip ids are equal but for case."""
-    rows: dict[str, str] = {}
-    for where, source in sources.items():
-        first = rows.setdefault(source.clip.clip_id.lower(), where)
-        if first != where:
+def _refuse_twins(table: Path, sources: Mapping[int, ClipSource]) -> None:
+    """Raise CorpusError for rows, by line number, whose clip ids are equal but for case."""
+    rows: dict[str, int] = {}
+    for number, source in sources.items():
+        first = rows.setdefault(source.clip.clip_id.lower(), number)
+        if first != number:
             raise CorpusError(
-                f"{first} and {where}: the same clip id {source.clip.clip_id}; rename a file or remove a row"
+                f"{table}:{first} and {table}:{number}: the same clip id {source.clip.clip_id}; "
+                "rename a file or remove a row"
             )
 
 

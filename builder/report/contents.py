@@ -20,9 +20,11 @@ from manifests.index import (
     Receipt,
     Row,
     Shard,
+    Statistics,
     load_dataset,
     load_receipt,
     load_rows,
+    shards_here,
 )
 from manifests.schema import Sample, SchemaError, Timing, decode
 
@@ -77,6 +79,15 @@ def samples(contents: Contents, rows: Iterable[Row]) -> Iterator[tuple[Row, Samp
         if shard.name not in receipts:
             receipts[shard.name] = load_receipt(contents.folder / shard.receipt)
         yield row, _sample(contents.folder, shard, receipts[shard.name], row.clip_id)
+
+
+def statistics(contents: Contents) -> dict[str, Statistics]:
+    """Spectrogram name -> sums over all shards that are here. Raises ManifestError."""
+    sums: dict[str, Statistics] = {}
+    for shard in shards_here(contents.folder, contents.dataset):
+        for name, found in load_receipt(contents.folder / shard.receipt).statistics.items():
+            sums[name] = sums[name] + found if name in sums else found
+    return sums
 
 
 def _sample(folder: Path, shard: Shard, receipt: Receipt, clip_id: str) -> Sample:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import reduce
-from operator import add
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from builder.report.axis import Floats, continuous, windows_seconds
-from manifests.index import Dataset, Shard
+from builder.report.contents import Contents, statistics
+from manifests.index import ManifestError, Statistics
 from manifests.schema import FRAMES, Sample
 
 Picture = npt.NDArray[np.uint8]
@@ -42,13 +41,20 @@ class Scale:
         return np.clip(np.rint(shades), 0, 255).astype(np.uint8)
 
 
-def scales(dataset: Dataset) -> dict[str, Scale]:
-    """Feature -> scale over all shards: one for all rows in dB, one for each cepstral coefficient."""
-    return {feature: _scale(dataset.shards, feature) for feature in dataset.features if dataset.shards}
+def scales(contents: Contents) -> dict[str, Scale]:
+    """Feature -> scale over all shards: one for all rows in dB, one for each cepstral coefficient.
+
+    Raises ManifestError for receipts that cannot be read, or do not tell.
+    """
+    sums = statistics(contents)
+    named = {feature: f"{feature}_{FRAMES}" for feature in contents.dataset.features}
+    untold = sorted(set(named.values()) - sums.keys())
+    if untold and contents.dataset.shards:
+        raise ManifestError(f"{contents.folder}: found no statistics of {untold[0]} in the receipts; build it again")
+    return {feature: _scale(sums[name], feature) for feature, name in named.items() if name in sums}
 
 
-def _scale(shards: Sequence[Shard], feature: str) -> Scale:
-    sums = reduce(add, (shard.statistics[f"{feature}_{FRAMES}"] for shard in shards))
+def _scale(sums: Statistics, feature: str) -> Scale:
     mean, squares = (np.array(values)[:, None] / sums.count for values in (sums.total, sums.squares))
     if feature != "mfcc":
         mean, squares = (np.full_like(values, values.mean()) for values in (mean, squares))

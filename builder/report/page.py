@@ -38,7 +38,7 @@ def render(contents: Contents, shown: Shown) -> str:
         ("counts", "Clips by emotion and speaker", _counts(contents)),
         ("dropped", "Left out", tables.drops(contents)),
         ("flagged", "Kept, but flagged", tables.flags(contents, ids)),
-        ("clips", "Clips as they were sampled", _clips(contents.dataset, shown)),
+        ("clips", "Clips as they were sampled", _clips(contents, shown)),
         ("folds", "Folds", tables.folds(contents)),
         *([("missing", "Missing from the corpus", _missing(contents.dataset))] if contents.dataset.missing else []),
         ("made", "How it was made", _made(contents.dataset)),
@@ -143,10 +143,10 @@ def _counts(contents: Contents) -> Markup:
     )
 
 
-def _clips(dataset: Dataset, shown: Shown) -> Markup:
+def _clips(contents: Contents, shown: Shown) -> Markup:
     if not shown:
         return element("p", "No clip was built.", class_="empty")
-    scale, aligned = scales(dataset), dataset.identity["config"].get("align") != "none"
+    scale, aligned = scales(contents), contents.dataset.identity["config"].get("align") != "none"
     return joined(
         [
             element("div", _legend(aligned), _alignment([sample for _, sample in shown], aligned), class_="key"),

@@ -40,7 +40,7 @@ def draw(contents: Contents, shown: Sequence[tuple[Row, Sample]], path: Path) ->
         raise FolderError(f"{path}: cannot be drawn; choose a name that ends in {', '.join(SUFFIXES)}")
     if not shown:
         raise ManifestError(f"{contents.folder}: found no clip in the shards, so there is nothing to draw")
-    feature, scale = next(iter(scales(contents.dataset).items()))
+    feature, scale = next(iter(scales(contents).items()))
     pixels = _drawn([(row, sample, spectrogram(sample, feature, scale)) for row, sample in shown], feature)
     if path.suffix.lower() == ".png":
         return bytes(cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1].tobytes())

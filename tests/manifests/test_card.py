@@ -17,9 +17,10 @@ import yaml
 from markdown_it import MarkdownIt
 
 from builder.datasets import corpus_named
-from manifests import card, folds
+from manifests import card as cards
+from manifests import folds
+from manifests.card import Tally
 from manifests.index import Dataset, Row, load_dataset, load_rows
-from manifests.tally import Tally
 
 LICENCES = {"ravdess": "cc-by-nc-sa-4.0", "crema-d": "odbl", "iemocap": "other", "demo": "other"}
 
@@ -41,7 +42,10 @@ def kept(speaker: str, clips: int, emotion: str = "joy") -> list[Row]:
 
 
 def dataset_card(dataset: Dataset, rows: Iterable[Row]) -> str:
-    return card.dataset_card(dataset, Tally.of(rows))
+    tally = Tally()
+    for row in rows:
+        tally.add(row)
+    return cards.dataset_card(dataset, tally)
 
 
 def front(card: str) -> Any:
@@ -170,7 +174,14 @@ def kinds(markdown: str) -> list[str]:
     return [kind for kind in found if kind not in ("text", "text_special", "softbreak")]
 
 
-def test_rows_may_come_one_by_one(whole: Path) -> None:
-    """A million rows need not be held."""
-    dataset = load_dataset(whole)
-    assert dataset_card(dataset, load_rows(whole)) == dataset_card(dataset, list(load_rows(whole)))
+def test_it_counts_what_the_table_of_clips_tells(whole: Path) -> None:
+    assert dataset_card(load_dataset(whole), load_rows(whole)) == (whole / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_corpus_of_many_speakers_has_a_line_for_each_of_its_ten_folds() -> None:
+    rows = [row for speaker in range(300) for row in kept(f"s{speaker:03d}", 2)]
+    lines = dataset_card(of_corpus("demo", fold_schemes=("speakers-10fold",)), rows).splitlines()
+    sides = "30 speakers, 60 clips | 54 speakers, 108 clips | 216 speakers, 432 clips"
+    assert [line for line in lines if "speakers-10fold" in line] == [
+        f"| speakers-10fold | {fold} | {sides} |" for fold in range(1, 11)
+    ]

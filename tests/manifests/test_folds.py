@@ -190,6 +190,39 @@ def test_leave_one_speaker_out_needs_three(dataset: str, names: list[str]) -> No
         folds.leave_one_speaker_out(dataset, names)
 
 
+@given(st.integers(10, 400))
+def test_ten_folds_test_each_speaker_once_and_spread_them(count: int) -> None:
+    names = [f"id{number:05d}" for number in range(count)]
+    made = folds.ten_folds("folder", reversed(names))
+    assert made == folds.ten_folds("folder", names)
+    assert sorted(name for one in made.folds.values() for name in one.test) == names
+    for one in made.folds.values():
+        assert set().union(*sides(one)) == set(names) and sum(map(len, sides(one))) == count
+        assert abs(len(one.test) - count / 10) < 1
+        assert one.validation == folds.choose_validation({*one.train, *one.validation})
+
+
+def test_ten_folds_part_no_conversation() -> None:
+    names = [f"Ses{session:02d}{letter}" for session in range(1, 13) for letter in "FM"]
+    for one in folds.ten_folds("iemocap", names).folds.values():
+        sessions = [{subject[:5] for subject in side} for side in sides(one)]
+        assert sum(map(len, sessions)) == len(set().union(*sessions)) == 12
+
+
+def test_ten_folds_need_ten_speakers() -> None:
+    with pytest.raises(FoldError, match=r"folder: ten folds found subjects a, b, .*; expected speakers of ten"):
+        folds.ten_folds("folder", "abcdefghi")
+
+
+def test_a_corpus_of_many_speakers_has_ten_folds_instead_of_one_for_each() -> None:
+    many = [f"id{number:05d}" for number in range(folds.MOST_LEFT_OUT + 1)]
+    assert folds.schemes_for("folder", many[1:]) == ("loso",)
+    assert folds.schemes_for("folder", [*many, *many]) == ("speakers-10fold",)
+    assert folds.fold_scheme("folder", "speakers-10fold", many) == folds.ten_folds("folder", many)
+    with pytest.raises(FoldError, match=r"unknown fold scheme 'loso' for folder; valid are speakers-10fold$"):
+        folds.fold_scheme("folder", "loso", many)
+
+
 def test_schemes_are_found_by_corpus_and_name() -> None:
     assert folds.schemes_for("ravdess") == ("ravdess-6fold", "ravdess-emobox", "ravdess-5fold", "loso")
     assert folds.schemes_for("folder") == ("loso",)

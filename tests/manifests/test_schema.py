@@ -221,6 +221,17 @@ def test_other_names_are_refused(field: str, name: str) -> None:
         Clip(**{"clip_id": "a", "speaker": "b", "emotion": "c"} | {field: name})
 
 
+def test_values_are_refused_just_where_numpy_says_they_are_not_finite() -> None:
+    halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    finite, odd = halves[np.isfinite(halves)], halves[~np.isfinite(halves)]
+    windows = np.resize(finite, schema.spectrogram_shape("logmel_8"))
+    assert schema.decode_spectrogram(npy(windows), "logmel_8").tobytes() == windows.tobytes()
+    windows = np.zeros(schema.spectrogram_shape("mfcc_8"), np.float16)
+    for windows[-1, -1, -1] in odd:
+        with pytest.raises(SchemaError, match="no finite numbers"):
+            schema.decode_spectrogram(npy(windows), "mfcc_8")
+
+
 # What cannot be written
 
 

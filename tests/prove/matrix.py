@@ -414,8 +414,8 @@ SHARING = (
     _case(
         "H9",
         "a million clips in 20,000 shards",
-        "every stage within 2 GB, and no faster in growth than the clips",
-        prove_scale=("a_million_clips_stay_small", "work_grows_with_the_clips_and_not_faster"),
+        "every stage within 2 GB; twice the clips are twice the work",
+        prove_scale=("a_million_clips_stay_small", "twice_the_clips_take_no_more_than_twice_the_work"),
     ),
 )
 

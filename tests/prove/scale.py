@@ -1,216 +1,289 @@
-"""A corpus of a million clips without its recordings: what planning, indexing, checking and opening a fold take.
+"""Seconds and memory that planning, indexing, folds, quick verify and opening a fold take: python tests/prove/scale.py.
 
-python tests/prove/scale.py [--clips N ...]
-
-Receipts are made up in the form that a build writes; tars are sparse files of the sizes that they promise. Each stage
-runs in a process of its own, whose time and peak memory are told.
+A corpus of that many clips is made up in a temporary folder, without any media: a table of recordings that hold
+nothing, receipts as a build writes them, and tars that are as long as promised and hold nothing. 50 clips a shard and
+167 a speaker, as in VoxCeleb2. Each stage runs in a process of its own, on one core; its peak memory is that process's.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import hashlib
 import json
+import os
 import resource
+import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-from manifests import index
+from manifests import folds, index
 from manifests.index import Dataset, Receipt, Row, Statistics
-from manifests.schema import FRAMES, member_names
-from manifests.writing import mark_unfinished, write_index
+from manifests.schema import FEATURE_ROWS, dump_json, feature_members, member_names
 
-#: VoxCeleb2 has 1,092,009 clips of 6,112 speakers.
-CLIPS = 1_000_000
+SIZES = (10_000, 100_000, 1_000_000)
 CLIPS_A_SHARD = 50
-SHARDS_A_SPEAKER = 4
-#: What each stage may take at a million clips.
-MOST_SECONDS, MOST_BYTES = 60.0, 2e9
-EMOTIONS = ("angry", "happy", "neutral", "sad")
-_MEMBERS = dict(zip(member_names(("mfcc",)), (90_000, 16_000, 93_000, 47_000, 900), strict=True))
+#: Parts of each speaker, in turn: 20,000 shards of 6,000 speakers.
+PARTS = (4, 3, 3)
+EMOTIONS = ("anger", "disgust", "fear", "joy", "neutral", "sadness", "surprise")
+FEATURES = ("mfcc",)
+MOST_SECONDS, MOST_BYTES = 60.0, 2 * 10**9
+_MEMBER_BYTES = {"jpg": 250_000, "npy": 100_480, "flac": 120_000, "json": 4_000}
+_RECORDINGS = "recordings"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Figure:
+class Cost:
     """What a stage took."""
 
     stage: str
     clips: int
     seconds: float
-    """Of the wall clock; one process, no other work meant to be under way."""
+    """By the clock."""
+    cpu_seconds: float
+    """Of one core, imports included; less than by the clock where disks or other work are waited for."""
     peak_bytes: int
 
+    @property
+    def fits(self) -> bool:
+        """Within a minute of one core and 2 GB."""
+        return self.cpu_seconds <= MOST_SECONDS and self.peak_bytes <= MOST_BYTES
 
-def shards_of(clips: int) -> int:
-    """Shards that so many clips are in."""
-    return -(-clips // CLIPS_A_SHARD)
+
+def shard_names(clips: int) -> Iterator[tuple[str, str]]:
+    """(shard, speaker) of a corpus, in a build's order."""
+    left = clips // CLIPS_A_SHARD
+    for number in range(left):
+        speaker, parts = f"id{number:05d}", min(PARTS[number % len(PARTS)], left)
+        yield from ((f"{speaker}-{part:03d}.tar", speaker) for part in range(parts))
+        left -= parts
+        if not left:
+            return
 
 
-def make_receipts(folder: Path, clips: int) -> list[str]:
-    """Receipts and sparse tars of so many clips; names of the shards in order."""
+def make_folder(folder: Path, clips: int) -> None:
+    """Receipts, and tars of the size that these promise."""
     (folder / index.RECEIPTS).mkdir(parents=True)
-    (folder / index.FOLDS).mkdir()
-    template = index.dump_receipt(_receipt("SPEAKER-000.tar", "SPEAKER")).decode()
-    size = _receipt("SPEAKER-000.tar", "SPEAKER").bytes
-    names = []
-    for number in range(shards_of(clips)):
-        speaker, part = f"id{number // SHARDS_A_SPEAKER:05d}", f"{number % SHARDS_A_SPEAKER:03d}"
-        name = f"{speaker}-{part}.tar"
-        text = template.replace("SPEAKER-000", f"{speaker}-{part}").replace("SPEAKER", speaker)
-        text = text.replace("f" * 64, hashlib.sha256(name.encode()).hexdigest())
-        (folder / index.receipt_name(name)).write_text(text)
+    for name, speaker in shard_names(clips):
+        receipt = _receipt(name, speaker)
+        (folder / index.receipt_name(name)).write_bytes(index.dump_receipt(receipt))
         with (folder / name).open("wb") as tar:
-            tar.truncate(size)
-        names.append(name)
-    return names
+            tar.truncate(receipt.bytes)
+
+
+def make_table(folder: Path, clips: int) -> None:
+    """`clips.csv` of a corpus, and its recordings."""
+    folder.mkdir()
+    with (folder / "clips.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(("clip", "speaker", "emotion"))
+        for shard, speaker in shard_names(clips):
+            table.writerows((f"{speaker}/{key}.mp4", speaker, _emotion(at)) for at, key in enumerate(_keys(shard)))
+            _make_recordings(folder / speaker, _keys(shard))
+
+
+def _make_recordings(folder: Path, keys: Iterator[str]) -> None:
+    """Links to one file without content that is too long for a git-lfs pointer."""
+    folder.mkdir(exist_ok=True)
+    first = folder / f"{next(keys)}.mp4"
+    with first.open("wb") as file:
+        file.truncate(4096)
+    for key in keys:
+        (folder / f"{key}.mp4").hardlink_to(first)
 
 
 def described() -> Dataset:
-    """All that is said of the made-up corpus but its shards."""
-    config = {"dataset": "folder", "features": ["mfcc"], "timeline": "uniform", "align": "frame"}
-    return Dataset(dataset="folder", complete=False, identity={"config": config, "versions": {}}, about={})
+    """All that is said of the shards but what they hold."""
+    config = {"dataset": "folder", "features": list(FEATURES), "align": "frame", "decoder": "pyav"}
+    return Dataset(dataset="folder", complete=False, identity={"config": config}, about={"title": "Made up"})
 
 
-def _receipt(shard: str, speaker: str) -> Receipt:
-    stem, members, rows, offset = shard.removesuffix(".tar"), {}, [], 0
-    for number in range(CLIPS_A_SHARD):
-        clip = f"{stem}-clip-{number:05d}"
-        members[clip] = dict(_placed(offset))
-        offset = max(start + size for start, size in members[clip].values())
-        rows.append(_row(clip, speaker, shard, EMOTIONS[number % len(EMOTIONS)]))
-    sums = Statistics(count=50 * 16 * 224, total=(1234.5678901234,) * 13, squares=(91234.5678901234,) * 13)
-    return Receipt(
-        shard=shard,
-        speaker=speaker,
-        plan="e" * 64,
-        sha256="f" * 64,
-        bytes=-(-offset // 10_240) * 10_240,
-        members=members,
-        rows=tuple(rows),
-        statistics={f"mfcc_{grid}": sums for grid in (FRAMES, FRAMES // 2)},
+def plan(folder: Path, clips: int) -> None:
+    """Scan the table and lay out the shards, as `make plan` does."""
+    from builder import run
+    from builder.config import BuildConfig
+
+    planned = run.plan(BuildConfig(dataset="folder"), folder.parent / _RECORDINGS)
+    assert sum(len(shard.sources) for shard in planned.shards) == clips
+
+
+def write_index(folder: Path, clips: int) -> None:
+    """Read all receipts and write everything that is said about finished shards."""
+    from manifests.writing import write_index
+
+    written = write_index(folder, described(), [name for name, _ in shard_names(clips)])
+    assert sum(written.dataset.counts.values()) == clips
+    assert written.dataset.fold_schemes
+
+
+def read_rows(folder: Path, clips: int) -> None:
+    """Read clips.jsonl."""
+    assert sum(1 for _ in index.load_rows(folder)) == clips
+
+
+def make_folds(folder: Path, clips: int) -> None:
+    """Make the scheme of the index again, say what is on which side, and read the file."""
+    dataset = index.load_dataset(folder)
+    name = dataset.fold_schemes[0]
+    speakers = {shard.name: shard.speaker for shard in dataset.shards}
+    rows = (
+        {"speaker": speaker, "emotion": _emotion(at)} for at in range(CLIPS_A_SHARD) for speaker in speakers.values()
+    )
+    assigned = folds.assign(folds.fold_scheme(dataset.dataset, name, speakers.values()), speakers, rows)
+    data = (dump_json(assigned) + "\n").encode()
+    assert folds.read_assignment(data, speakers, name) == assigned
+    assert data == (folder / index.FOLDS / f"{name}.json").read_bytes()
+
+
+def verify(folder: Path, clips: int) -> None:
+    """Hold the folder against its index, without hashes."""
+    problems = index.verify(folder)
+    assert not problems, problems[0]
+
+
+def open_fold(folder: Path, clips: int) -> None:
+    """All that training on a fold does before the first shard is read, for all sides."""
+    from train.config import TrainConfig
+    from train.prepare import SIDES, open_corpus
+    from train.recipes import RECIPES
+
+    fold = next(iter(_assignment(folder)["folds"]))
+    corpus = open_corpus(
+        TrainConfig(shards=str(folder), strategy="cfas", fold=fold, encoder="tiny", recipe=RECIPES["tiny"])
+    )
+    assert sum(len(corpus.clips(side)) for side in SIDES) == clips
+
+
+#: Stage -> what it runs, in the order in which one needs another's files.
+STAGES: Mapping[str, Callable[[Path, int], None]] = {
+    "plan": plan,
+    "index": write_index,
+    "rows": read_rows,
+    "folds": make_folds,
+    "verify": verify,
+    "open": open_fold,
+}
+
+
+def measure(clips: int, stages: Sequence[str] = tuple(STAGES)) -> Iterator[Cost]:
+    """Make a corpus up and run the stages on it."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "shards"
+        make_folder(folder, clips)
+        make_table(folder.parent / _RECORDINGS, clips)
+        for stage in stages:
+            yield _in_a_process(stage, folder, clips)
+
+
+def _in_a_process(stage: str, folder: Path, clips: int) -> Cost:
+    command = [sys.executable, __file__, "--stage", stage, str(folder), "--clips", str(clips)]
+    told = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
+    return Cost(**json.loads(told))
+
+
+def _stage(stage: str, folder: Path, clips: int) -> Cost:
+    """Run a stage here, on one core."""
+    os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
+    started = time.perf_counter()
+    STAGES[stage](folder, clips)
+    seconds = time.perf_counter() - started
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return Cost(
+        stage=stage,
+        clips=clips,
+        seconds=seconds,
+        cpu_seconds=used.ru_utime + used.ru_stime,
+        peak_bytes=used.ru_maxrss * 1024,
     )
 
 
-def _placed(offset: int) -> Iterator[tuple[str, tuple[int, int]]]:
-    for suffix, size in _MEMBERS.items():
-        yield suffix, (offset + 512, size)
-        offset += 512 + -(-size // 512) * 512
+def _assignment(folder: Path) -> folds.Assignment:
+    dataset = index.load_dataset(folder)
+    path = folder / index.FOLDS / f"{dataset.fold_schemes[0]}.json"
+    return folds.read_assignment(path.read_bytes(), {s.name: s.speaker for s in dataset.shards}, str(path))
 
 
-def _row(clip: str, speaker: str, shard: str, emotion: str) -> Row:
+def _keys(shard: str) -> Iterator[str]:
+    return (f"{shard.removesuffix('.tar')}_{at:05d}" for at in range(CLIPS_A_SHARD))
+
+
+def _emotion(at: int) -> str:
+    return EMOTIONS[at % CLIPS_A_SHARD % len(EMOTIONS)]
+
+
+def _receipt(shard: str, speaker: str) -> Receipt:
+    members: dict[str, dict[str, tuple[int, int]]] = {}
+    end = 0
+    for key in _keys(shard):
+        members[key] = {}
+        for suffix in member_names(FEATURES):
+            size = _MEMBER_BYTES[suffix.rpartition(".")[2]]
+            members[key][suffix] = (end + 512, size)
+            end += 512 + -size % 512 + size
+    return Receipt(
+        shard=shard,
+        speaker=speaker,
+        plan="0" * 64,
+        sha256=_sha256(shard),
+        bytes=end + 1024,
+        members=members,
+        rows=tuple(_row(key, shard, speaker, _emotion(at)) for at, key in enumerate(members)),
+        statistics={suffix.removesuffix(".npy"): _sums(suffix) for suffix in feature_members(FEATURES)},
+    )
+
+
+def _row(key: str, shard: str, speaker: str, emotion: str) -> Row:
     return Row(
-        clip_id=clip,
+        clip_id=key,
         speaker=speaker,
         emotion=emotion,
         status="built",
         faces_found=16,
-        source=f"dev/mp4/{speaker}/{clip}.mp4",
-        sha256="a" * 64,
+        source=f"{speaker}/{key}.mp4",
+        sha256=_sha256(key),
         shard=shard,
     )
 
 
-# --- stages ----------------------------------------------------------------------------------------------------
+def _sums(suffix: str) -> Statistics:
+    rows = FEATURE_ROWS[suffix.partition("_")[0]]
+    total = tuple(-40.0 * 179_200 / (row + 3) for row in range(rows))
+    return Statistics(count=179_200, total=total, squares=tuple(value**2 / 7e4 for value in total))
 
 
-def plan(folder: Path, clips: int) -> None:
-    """Lay out shards of clips that were found."""
-    from builder.datasets.base import ClipSource
-    from builder.shards import plan_shards
-    from manifests.schema import Clip
-
-    per_speaker = CLIPS_A_SHARD * SHARDS_A_SPEAKER
-    sources = []
-    for number in range(clips):
-        speaker = f"id{number // per_speaker:05d}"
-        clip = Clip(clip_id=f"{speaker}-{number:07d}", speaker=speaker, emotion="happy")
-        sources.append(ClipSource(clip=clip, video=Path(f"/recordings/{speaker}/{number:07d}.mp4")))
-    shards = plan_shards(sources, Path("/recordings"), "0" * 64)
-    assert sum(len(shard.sources) for shard in shards) == clips
-
-
-def write(folder: Path, clips: int) -> None:
-    """Write all that is said of the shards from their receipts."""
-    names = sorted(path.name for path in folder.glob("*.tar"))
-    mark_unfinished(folder, described())
-    written = write_index(folder, described(), names)
-    assert written.dataset.counts == {"built": shards_of(clips) * CLIPS_A_SHARD}
-    assert written.dataset.fold_schemes
-
-
-def verify(folder: Path, clips: int) -> None:
-    """Quick: every file's size."""
-    assert index.verify(folder) == []
-
-
-def open_fold(folder: Path, clips: int) -> None:
-    """All that happens between `make train` and the first clip that is read."""
-    from train.config import TrainConfig
-    from train.prepare import open_corpus
-    from train.recipes import RECIPES
-
-    scheme = index.load_dataset(folder).fold_schemes[0]
-    fold = next(iter(json.loads((folder / index.FOLDS / f"{scheme}.json").read_bytes())["folds"]))
-    config = TrainConfig(
-        shards=str(folder), strategy="cfas", fold=fold, encoder="large", recipe=RECIPES["finetune"], check="sizes"
-    )
-    corpus = open_corpus(config)
-    sides = [len(corpus.clips(side)) for side in ("train", "validation", "test")]
-    assert sum(sides) == shards_of(clips) * CLIPS_A_SHARD
-
-
-STAGES: dict[str, Callable[[Path, int], None]] = {
-    "plan shards": plan,
-    "write the index and folds": write,
-    "verify, quick": verify,
-    "open a fold for training": open_fold,
-}
-
-
-def measure(clips: int, stages: Sequence[str] = tuple(STAGES)) -> list[Figure]:
-    """Each stage in a process of its own, on a corpus of so many clips."""
-    with TemporaryDirectory() as temporary:
-        folder = Path(temporary) / "shards"
-        make_receipts(folder, clips)
-        return [_measured(stage, folder, clips) for stage in stages]
-
-
-def _measured(stage: str, folder: Path, clips: int) -> Figure:
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        return pool.submit(_run, stage, folder, clips).result()
-
-
-def _run(stage: str, folder: Path, clips: int) -> Figure:
-    begun = time.monotonic()
-    STAGES[stage](folder, clips)
-    seconds = time.monotonic() - begun
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return Figure(stage=stage, clips=clips, seconds=seconds, peak_bytes=peak)
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print a table; status 1 if a stage takes more than it may."""
+    """Exit status 1 if a stage takes more than a minute of one core, or 2 GB."""
     parser = argparse.ArgumentParser(prog="python tests/prove/scale.py", description=__doc__)
-    parser.add_argument("--clips", type=int, nargs="+", default=[10_000, 100_000, CLIPS])
-    parser.add_argument("--stage", nargs="+", choices=STAGES, default=list(STAGES))
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    parser.add_argument("--clips", type=int, nargs="+", default=SIZES, metavar="N", help="sizes of the corpus")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
+    parser.add_argument("--stage", nargs=2, metavar=("STAGE", "FOLDER"), help="run one stage here, print its cost")
     asked = parser.parse_args(arguments)
-    figures = []
+    if asked.stage:
+        sys.stdout.write(json.dumps(asdict(_stage(asked.stage[0], Path(asked.stage[1]), asked.clips[0]))))
+        return 0
+    costs = []
+    sys.stdout.write("    clips stage   seconds    cpu s  peak MB\n")
     for clips in asked.clips:
-        for figure in measure(clips, asked.stage):
-            figures.append(figure)
-            took = f"{figure.seconds:7.1f} s {figure.peak_bytes / 1e6:7.0f} MB"
-            sys.stdout.write(f"{figure.clips:>9,} clips  {figure.stage:<26} {took}\n")
+        for cost in measure(clips):
+            costs.append(cost)
+            sys.stdout.write(_line(cost) + "\n")
             sys.stdout.flush()
     if asked.json:
-        asked.json.write_text(json.dumps([asdict(figure) for figure in figures], indent=1) + "\n")
-    return int(any(figure.seconds > MOST_SECONDS or figure.peak_bytes > MOST_BYTES for figure in figures))
+        asked.json.write_text(json.dumps([asdict(cost) for cost in costs], indent=1) + "\n")
+    return int(not all(cost.fits for cost in costs))
+
+
+def _line(cost: Cost) -> str:
+    told = f"{cost.clips:9,} {cost.stage:6} {cost.seconds:8.1f} {cost.cpu_seconds:8.1f} {cost.peak_bytes / 1e6:8.0f}"
+    return told if cost.fits else told + f"  more than {MOST_SECONDS:.0f} s or {MOST_BYTES / 1e6:.0f} MB"
 
 
 if __name__ == "__main__":

@@ -149,5 +149,4 @@ def _promised(out: Path, receipt: Receipt) -> Shard:
         bytes=receipt.bytes,
         samples=len(receipt.members),
         receipt_sha256=index.file_sha256(out / index.receipt_name(receipt.shard)),
-        statistics=receipt.statistics,
     )

@@ -24,7 +24,6 @@ from train.data import (
     load_clips,
     members_for,
     open_folder,
-    spectrogram_sums,
     supply,
 )
 from train.fusion import STRATEGIES
@@ -94,22 +93,21 @@ def test_a_feature_that_was_not_built_is_refused(shards: Path) -> None:
     dataset = open_folder(shards).dataset
     with pytest.raises(DataError, match=r"found no feature 'stft'; built are mfcc, logmel$"):
         members_for(dataset, STRATEGIES["cfas"], "stft")
-    with pytest.raises(DataError, match="found no feature 'stft'"):
-        spectrogram_sums(dataset, ["anna-000.tar"], "stft", 16)
 
 
 def test_statistics_are_of_the_training_shards_alone(shards: Path) -> None:
     folder = open_folder(shards)
     side = fold_sides(folder, "anna")["train"]
-    sums = spectrogram_sums(folder.dataset, side["shards"], "mfcc", 8)
+    scheme = choose_labels(folder.dataset, None, list(side["clips"]))
+    sums = load_clips(folder, side, scheme, ("faces.jpg", "mfcc_8.npy")).statistics
+    assert sums is not None
     names = [(s, e, take) for s in side["subjects"] for e in ("fear", "joy") for take in (0, 1)]
     samples = [make_sample(Clip(clip_id=f"{s}-{e}-{t}", speaker=s, emotion=e), ("mfcc", "logmel")) for s, e, t in names]
     expected = Statistics.of(np.concatenate([sample.spectrograms["mfcc_8"] for sample in samples]))
     assert sums.count == expected.count
     np.testing.assert_allclose(sums.total, expected.total)
     np.testing.assert_allclose(sums.squares, expected.squares)
-    with pytest.raises(DataError, match="found no shards to take statistics of"):
-        spectrogram_sums(folder.dataset, [], "mfcc", 8)
+    assert load_clips(folder, side, scheme, ("faces.jpg",)).statistics is None
 
 
 def test_an_emotion_that_the_scheme_does_not_know_is_refused(tmp_path: Path) -> None:
@@ -227,6 +225,16 @@ def test_a_receipt_that_was_changed_is_refused(copy: Path) -> None:
     path = copy / "receipts" / "ben-000.json"
     path.write_text(path.read_text().replace("fear", "rage"))
     with pytest.raises(DataError, match=r"ben-000\.json: found SHA-256"):
+        clips_of(copy, fold="ben", side="test")
+
+
+def test_a_receipt_without_statistics_is_refused(copy: Path) -> None:
+    path, described = copy / "receipts" / "ben-000.json", copy / "dataset.json"
+    receipt, before = json.loads(path.read_text()), index.file_sha256(path)
+    path.write_text(json.dumps(receipt | {"statistics": {}}))
+    described.write_text(described.read_text().replace(before, index.file_sha256(path)))
+    sign(copy)
+    with pytest.raises(DataError, match=r"^ben-000\.tar: its receipt has no statistics of mfcc_16; build it again$"):
         clips_of(copy, fold="ben", side="test")
 
 
