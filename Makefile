@@ -113,7 +113,7 @@ predict: $(VENV)/train.ok $(VENV)/builder.ok  ## Say what a run makes of recordi
 export: $(VENV)/train.ok  ## Write a finished run as a folder to hand on: RUN=folder OUT=folder
 	@$(PY) -m train export --run '$(RUN)' --out '$(OUT)' $(ARGS)
 
-.PHONY: test test-slow prove lint bench-build bench-load bench-train
+.PHONY: test test-slow prove lint bench bench-build bench-load bench-train
 test: $(VENV)/test.ok lint  ## Lint, types, import contracts and tests
 	@$(PY) -m pytest $(ARGS)
 
@@ -128,6 +128,9 @@ lint: $(VENV)/test.ok  ## Ruff, mypy, import contracts
 	@$(VENV)/bin/ruff format --quiet --check .
 	@$(VENV)/bin/mypy --no-error-summary
 	@said=$$($(VENV)/bin/lint-imports --no-cache 2>&1) || { echo "$$said"; exit 1; }
+
+bench: $(VENV)/test.ok  ## Measure every stage: a table, JSON and a plot in bench/; ARGS='--compare OLD.json NEW.json'
+	@$(PY) tests/bench $(if $(CHOSEN),--dataset $(DATASET) --data '$(DATA)') $(if $(SHARDS),--shards '$(SHARDS)') $(ARGS)
 
 bench-build: $(VENV)/builder.ok  ## CPU a clip takes against the floor, and where it goes
 	@$(PY) -m builder.bench --dataset $(DATASET) --data '$(DATA)' $(ARGS)
