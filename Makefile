@@ -107,7 +107,7 @@ predict: $(VENV)/train.ok $(VENV)/builder.ok  ## Say what a run makes of recordi
 export: $(VENV)/train.ok  ## Write a finished run as a folder to hand on: RUN=folder OUT=folder
 	@$(PY) -m train export --run $(call q,$(RUN)) --out $(call q,$(OUT)) $(ARGS)
 
-.PHONY: test test-slow prove lint bench-build bench-index bench-load bench-train
+.PHONY: test test-slow prove lint bench bench-build bench-index bench-load bench-train
 test: $(VENV)/test.ok lint  ## Lint, types, import contracts and tests
 	@$(PY) -m pytest $(ARGS)
 
@@ -123,11 +123,15 @@ lint: $(VENV)/test.ok  ## Ruff, mypy, import contracts
 	@$(VENV)/bin/mypy --no-error-summary
 	@said=$$($(VENV)/bin/lint-imports --no-cache 2>&1) || { echo "$$said"; exit 1; }
 
+bench: $(VENV)/test.ok  ## Measure every stage: a table, JSON and a plot in bench/; ARGS='--compare OLD.json NEW.json'
+	@$(PY) tests/bench $(if $(CHOSEN),--dataset $(DATASET) --data $(call q,$(DATA))) \
+	    $(if $(SHARDS),--shards $(call q,$(SHARDS))) $(ARGS)
+
 bench-build: $(VENV)/builder.ok  ## CPU a clip takes against the floor, and where it goes
 	@$(PY) -m builder.bench --dataset $(DATASET) --data $(call q,$(DATA)) $(ARGS)
 
 bench-index: $(VENV)/test.ok  ## What planning, indexing, checking and opening a fold of a million clips take
-	@$(PY) tests/prove/scale.py $(ARGS)
+	@$(PY) tests/bench/scale.py $(ARGS)
 
 bench-load: $(VENV)/train.ok  ## Clips/s a core that the loader makes of shards, beside bare decoding of the same bytes
 	@$(PY) -m train.bench_load $(call q,$(or $(SHARDS),$(OUT))) $(ARGS)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import re
+import sys
+import tarfile
 from pathlib import Path
 
 import cv2
 import media_factory as factory
 import numpy as np
+import pytest
 import skimage.data
+from simplejpeg import decode_jpeg
 
 from builder import bench
 from builder.datasets.base import ClipSource
-from manifests.schema import Clip
+from manifests.schema import Clip, spectrogram_shape
 
 
 def test_ratio_is_build_over_floor_and_the_rest_is_what_no_step_explains() -> None:
@@ -33,11 +38,35 @@ def test_best_of_several_is_kept() -> None:
     assert watch.best["work"] == 0.0
 
 
-def test_every_step_of_a_real_clip_is_measured(tmp_path: Path) -> None:
+def _clip(tmp_path: Path) -> ClipSource:
+    """A second of a still face."""
     frame = np.full((240, 320, 3), 128, dtype=np.uint8)
     frame[40:200, 80:240] = cv2.resize(skimage.data.astronaut()[0:256, 96:352], (160, 160))
     sound = factory.mono(factory.tone(220, 1.0))
     path = factory.write(tmp_path / "clip.mp4", factory.steady([frame] * 30, "mp4"), sound)
-    source = ClipSource(clip=Clip(clip_id="clip", speaker="one", emotion="calm"), video=path)
-    (watch,) = bench.measure([source], tmp_path, repeats=1)
+    return ClipSource(clip=Clip(clip_id="clip", speaker="one", emotion="calm"), video=path)
+
+
+def test_every_step_of_a_real_clip_is_measured_and_what_else_is_asked_for(tmp_path: Path) -> None:
+    source, seen = _clip(tmp_path), []
+    (watch,) = bench.measure([source], tmp_path, 1, {"other": lambda given: seen.append(given) or sum(range(100_000))})
+    assert seen == [source]
+    assert watch.best["other"] > 0
     assert all(spent > 0 for spent in watch.best.values())
+
+
+@pytest.mark.filterwarnings("ignore:.*slated for removal in Python 3.13:DeprecationWarning")  # what librosa imports
+def test_a_naive_pipeline_makes_the_same_kind_of_sample(tmp_path: Path) -> None:
+    sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
+    import naive
+
+    source = _clip(tmp_path)
+    sample = naive.build(source.video, source.sound, tmp_path)
+    (path,) = tmp_path.glob("*.tar")
+    with tarfile.open(path) as tar:
+        read = {member.name: tar.extractfile(member).read() for member in tar}
+    pictures = [decode_jpeg(read[f"clip.{i:02d}.jpg"]) for i in range(16)]
+    assert {picture.shape for picture in pictures} == {(224, 224, 3)}
+    windows = np.load(io.BytesIO(read["clip.mfcc.npy"]))
+    assert windows.shape == (16, *spectrogram_shape("mfcc_16")[1:])
+    np.testing.assert_array_equal(windows, sample["mfcc.npy"])

@@ -415,7 +415,7 @@ SHARING = (
         "H9",
         "a million clips in 20,000 shards",
         "every stage within 2 GB; twice the clips are twice the work",
-        prove_scale=("a_million_clips_stay_small", "twice_the_clips_take_no_more_than_twice_the_work"),
+        bench_scale=("a_million_clips_stay_small", "twice_the_clips_take_no_more_than_twice_the_work"),
     ),
 )
 

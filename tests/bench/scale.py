@@ -1,4 +1,4 @@
-"""Seconds and memory that planning, indexing, folds, quick verify and opening a fold take: python tests/prove/scale.py.
+"""Seconds and memory that planning, indexing, folds, quick verify and opening a fold take: python tests/bench/scale.py.
 
 A corpus of that many clips is made up in a temporary folder, without any media: a table of recordings that hold
 nothing, receipts as a build writes them, and tars that are as long as promised and hold nothing. 50 clips a shard and
@@ -12,7 +12,6 @@ import csv
 import hashlib
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from processes import peak_mb
 
 from manifests import folds, index
 from manifests.index import Dataset, Receipt, Row, Statistics
@@ -190,14 +191,12 @@ def _stage(stage: str, folder: Path, clips: int) -> Cost:
     os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
     started = time.perf_counter()
     STAGES[stage](folder, clips)
-    seconds = time.perf_counter() - started
-    used = resource.getrusage(resource.RUSAGE_SELF)
     return Cost(
         stage=stage,
         clips=clips,
-        seconds=seconds,
-        cpu_seconds=used.ru_utime + used.ru_stime,
-        peak_bytes=used.ru_maxrss * 1024,
+        seconds=time.perf_counter() - started,
+        cpu_seconds=time.process_time(),
+        peak_bytes=round(1e6 * peak_mb(os.getpid())),
     )
 
 
@@ -261,7 +260,7 @@ def _sha256(text: str) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status 1 if a stage takes more than a minute of one core, or 2 GB."""
-    parser = argparse.ArgumentParser(prog="python tests/prove/scale.py", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python tests/bench/scale.py", description=__doc__)
     parser.add_argument("--clips", type=int, nargs="+", default=SIZES, metavar="N", help="sizes of the corpus")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
     parser.add_argument("--stage", nargs=2, metavar=("STAGE", "FOLDER"), help="run one stage here, print its cost")

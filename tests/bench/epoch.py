@@ -1,0 +1,51 @@
+"""One epoch's beginning in a process of its own, as training begins it; seconds of each step as JSON on a line."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from contextlib import closing
+from itertools import chain, count, islice
+from pathlib import Path
+
+import torch
+
+from manifests.folds import LOSO
+from manifests.labels import identity_scheme
+from train.data import fold_sides, load_clips, members_for, open_folder, supply
+from train.fusion import strategy_named
+from train.loader import Loader, Schedule
+
+BATCH = 32
+
+
+def main() -> None:
+    """Print what each step took, then go on until so many clips were read."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument(
+        "--clips", type=int, default=1, help="how many are read before it ends, in as many epochs as it takes"
+    )
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    marks = [time.perf_counter()]
+    folder = open_folder(options.folder)
+    marks.append(time.perf_counter())
+    side = fold_sides(folder, folder.dataset.shards[0].speaker, LOSO)["train"]
+    scheme = identity_scheme(folder.dataset.dataset, side["clips"])
+    clips = load_clips(folder, side, scheme, members_for(folder.dataset, strategy_named("cfas"), "mfcc"))
+    marks.append(time.perf_counter())
+    with closing(supply(folder, clips.shards)) as on_way:
+        loader = Loader(clips, Schedule(clips=len(clips), batch_size=BATCH), supply=on_way)
+        batches = chain.from_iterable(map(loader.epoch, count()))
+        next(batches)
+        marks.append(time.perf_counter())
+        for _batch in islice(batches, options.clips // BATCH):
+            pass
+    steps = ("open folder", "load clips", "start of an epoch")
+    print(json.dumps({step: b - a for step, a, b in zip(steps, marks, marks[1:], strict=False)}))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""What a process takes: CPU with all its children, and the most memory that it and any one child held. Linux."""
+
+from __future__ import annotations
+
+import re
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+#: How often memory is looked at. The system keeps the peak itself, so only what follows the last look is lost.
+_LOOK_SECONDS = 0.02
+
+
+@dataclass(frozen=True, kw_only=True)
+class Usage:
+    """What a process took from start to end."""
+
+    cpu_seconds: float
+    """Of itself and of every child that it waited for."""
+    peak_mb: float
+    """Most resident memory of itself."""
+    child_peak_mb: float
+    """Most resident memory of any one child."""
+    output: str
+    """What it wrote to standard output."""
+
+
+def watch(arguments: Sequence[str | Path]) -> Usage:
+    """Run this Python with arguments to its end. Raises CalledProcessError, after its words, if it fails."""
+    command = [sys.executable, *map(str, arguments)]
+    before, peak = _children_cpu_seconds(), 0.0
+    children: dict[int, float] = {}
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as words:
+        with subprocess.Popen(command, stdout=output, stderr=words) as process:
+            while process.poll() is None:
+                peak = max(peak, peak_mb(process.pid))
+                for child in _children(process.pid):
+                    # At first sight it may not be itself yet, but still share its parent's memory.
+                    children[child] = max(children[child], peak_mb(child)) if child in children else 0.0
+                time.sleep(_LOOK_SECONDS)
+        for stream in (words, output):
+            stream.seek(0)
+        if process.returncode:
+            sys.stderr.write(words.read())
+            raise subprocess.CalledProcessError(process.returncode, command)
+        spent = _children_cpu_seconds() - before
+        return Usage(
+            cpu_seconds=spent, peak_mb=peak, child_peak_mb=max(children.values(), default=0.0), output=output.read()
+        )
+
+
+def _children_cpu_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def peak_mb(pid: int) -> float:
+    """Most resident memory so far; 0 for a process that has ended."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+        return int(found[1]) * 1024 / 1e6 if found else 0.0
+    return 0.0
+
+
+def _children(pid: int) -> Iterator[int]:
+    for threads_children in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            yield from map(int, threads_children.read_text().split())

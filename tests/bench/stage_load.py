@@ -1,0 +1,31 @@
+"""Clips a second of CPU that loaders make of the same shards, beside bare decoding."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from figures import Figure, run_stage
+
+from train import bench_load
+
+
+def measure(shards: Path, rounds: int, strategy: str) -> list[Figure]:
+    """Rates, then ours beside each of the others."""
+    torch.set_num_threads(1)
+    asked = [str(shards), "--others", "--rounds", str(rounds), "--strategy", strategy]
+    rates = bench_load.rates_of(bench_load.parser().parse_args(asked))
+    ours = min(rate for name, rate in rates.items() if name.startswith("loader"))
+    least = {"bare decoding": 0.9}
+    return [
+        *(Figure(name=name, value=rate, unit="clips / CPU s") for name, rate in rates.items()),
+        *(
+            Figure(name=f"slowest loader / {name}", value=ours / rate, unit="", least=least.get(name, 1.0))
+            for name, rate in rates.items()
+            if not name.startswith("loader")
+        ),
+    ]
+
+
+if __name__ == "__main__":
+    run_stage(measure, __doc__, shards=Path("shards/demo"), rounds=5, strategy="cfas")

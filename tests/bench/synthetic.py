@@ -1,0 +1,58 @@
+"""Folders of very many shards without very many bytes: one tar under many names, each with a receipt of its own.
+
+The loader finds members by the receipts' places, so the clips of every shard have ids of their own although the bytes
+are shared. The index over them is written as a build writes it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from manifests import index
+from manifests.index import Receipt, Row
+from manifests.writing import write_index
+
+sys.path.append(str(Path(__file__).parents[1] / "train"))
+
+from shard_factory import make_folder
+
+EMOTIONS = ("fear", "joy")
+#: Beyond as many, speakers have several shards each.
+SPEAKERS = 100
+
+
+def make_shards(out: Path, shards: int, clips_each: int) -> Path:
+    """A finished folder of so many shards, at least 3, since folds take as many speakers."""
+    one = make_folder(
+        out / "one", speakers=["anna", "ben", "cleo"], emotions=EMOTIONS, takes=clips_each // len(EMOTIONS)
+    )
+    described = index.load_dataset(one)
+    first = index.load_receipt(one / described.shards[0].receipt)
+    for name in (index.RECEIPTS, index.FOLDS):
+        (out / name).mkdir()
+    parts = -(-shards // SPEAKERS)
+    receipts = [_under(first, f"S{number // parts:03d}", number % parts) for number in range(shards)]
+    for receipt in receipts:
+        os.link(one / first.shard, out / receipt.shard)
+        (out / index.receipt_name(receipt.shard)).write_bytes(index.dump_receipt(receipt))
+    shutil.rmtree(one)
+    write_index(out, replace(described, shards=(), fold_schemes=()), [receipt.shard for receipt in receipts])
+    return out
+
+
+def _under(first: Receipt, speaker: str, part: int) -> Receipt:
+    """The same shard of another speaker."""
+    shard = f"{speaker}-{part:03d}.tar"
+
+    def named(clip_id: str) -> str:
+        return clip_id.replace(first.speaker, f"{speaker}-{part:03d}", 1)
+
+    def renamed(row: Row) -> Row:
+        return replace(row, clip_id=named(row.clip_id), speaker=speaker, shard=shard)
+
+    members = {named(clip_id): places for clip_id, places in first.members.items()}
+    return replace(first, shard=shard, speaker=speaker, members=members, rows=tuple(map(renamed, first.rows)))

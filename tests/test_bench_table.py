@@ -1,0 +1,95 @@
+"""What `make bench` makes of figures, and that its stages give some. What they measure is never asserted."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCH = Path(__file__).parent / "bench"
+sys.path.insert(0, str(BENCH))
+
+import figures  # noqa: E402 - a folder of scripts, not a package
+import plot  # noqa: E402
+from figures import Figure  # noqa: E402
+
+GROWING = [Figure(name="start", value=0.01 * at, unit="s", at=at, of="shards", most=5.0) for at in (10, 100, 1000)]
+OLD = {"build": [Figure(name="ratio", value=1.5, unit="", most=1.35), Figure(name="gone", value=1.0, unit="s")]}
+NEW = {"build": [Figure(name="ratio", value=1.2, unit="", most=1.35)], "load": GROWING}
+
+
+def _rows(table: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+
+
+def test_figures_of_a_stage_and_of_a_run_come_back_from_json(tmp_path: Path) -> None:
+    figures.save(GROWING, tmp_path / "stage.json")
+    assert figures.load(tmp_path / "stage.json") == GROWING
+    figures.save_run(NEW, {"date": "today"}, tmp_path / "run.json")
+    assert figures.load_run(tmp_path / "run.json") == NEW
+    assert json.loads((tmp_path / "run.json").read_bytes())["date"] == "today"
+
+
+def test_the_table_says_of_each_figure_whether_it_is_as_asked() -> None:
+    head, _, *rows = _rows(figures.table({**OLD, "load": GROWING}))
+    assert head == ["stage", "figure", "value", "unit", "aim"]
+    assert rows[:2] == [["build", "ratio", "1.5", "", "at most 1.35: NO"], ["build", "gone", "1", "s", ""]]
+    assert [row[1] for row in rows[2:]] == ["start, 10 shards", "start, 100 shards", "start, 1,000 shards"]
+    assert [row[4] for row in rows[2:]] == ["at most 5: yes", "at most 5: yes", "at most 5: NO"]
+
+
+def test_two_runs_are_compared_figure_by_figure(tmp_path: Path) -> None:
+    for name, stages in (("old", OLD), ("new", NEW)):
+        figures.save_run(stages, {}, tmp_path / f"{name}.json")
+    command = [sys.executable, BENCH, "--compare", tmp_path / "old.json", tmp_path / "new.json"]
+    rows = _rows(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert rows[0] == ["stage", "figure", "old", "new", "new / old", "unit"]
+    assert ["build", "ratio", "1.5", "1.2", "0.80", ""] in rows
+    assert ["build", "gone", "1", "", "", "s"] in rows
+    assert ["load", "start, 10 shards", "", "0.1", "", "s"] in rows
+
+
+def test_a_file_of_another_kind_is_refused_in_one_line(tmp_path: Path) -> None:
+    other = tmp_path / "other.json"
+    other.write_text("[]")
+    ended = subprocess.run([sys.executable, BENCH, "--compare", other, other], capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert ended.stderr == f"error: {other}: found no stages, expected JSON that make bench wrote\n"
+
+
+def test_what_grows_is_drawn() -> None:
+    assert plot.picture(NEW).startswith(b"\x89PNG\r\n")
+    with pytest.raises(ValueError, match="several sizes"):
+        plot.picture(OLD)
+
+
+def _stage(tmp_path: Path, name: str, *options: str) -> list[Figure]:
+    path = tmp_path / "figures.json"
+    command = [sys.executable, str(BENCH / f"{name}.py"), f"--json={path}", *options]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert ended.returncode == 0, ended.stderr
+    return figures.load(path)
+
+
+def test_starts_are_measured_at_several_numbers_of_shards(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="the loader is part of the trainer")
+    found = _stage(tmp_path, "stage_load_growth", "--shards=300", "--clips=40", "--each=4", "--rounds=1")
+    starts = {figure.at: figure.value for figure in found if figure.name == "start of an epoch"}
+    assert starts.keys() == {3, 30, 300}
+    assert min(starts.values()) > 0
+    assert [figure.at for figure in found if figure.unit == "MB"] == [10, 40]
+
+
+def test_a_process_is_told_apart_from_its_children() -> None:
+    import processes
+
+    child = "b = bytearray(300_000_000); import time; time.sleep(0.3)"
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}]); print('done')"
+    usage = processes.watch(["-c", parent])
+    assert usage.output == "done\n"
+    assert usage.peak_mb < 150 < 300 < usage.child_peak_mb
+    with pytest.raises(subprocess.CalledProcessError):
+        processes.watch(["-c", "raise SystemExit(3)"])
