@@ -153,7 +153,8 @@ def _withdraw(options: argparse.Namespace) -> int:
     if not gone.shards:
         sys.stdout.write(f"{who}: withdrawn before; nothing of them is here\n")
         return 0
-    sys.stdout.write(f"{who}: removed {gone.shards} shards, {gone.clips} clips, {gone.bytes / 1e6:.1f} MB\n")
+    shards = f"{gone.shards} shard{'s' if gone.shards != 1 else ''}"
+    sys.stdout.write(f"{who}: removed {shards}, {gone.clips} clips, {gone.bytes / 1e6:.1f} MB\n")
     if gone.report_removed:
         sys.stdout.write("report.html showed faces and is gone; make report draws it anew\n")
     if gone.skipped_schemes:

@@ -93,3 +93,21 @@ def test_a_process_is_told_apart_from_its_children() -> None:
     assert usage.peak_mb < 150 < 300 < usage.child_peak_mb
     with pytest.raises(subprocess.CalledProcessError):
         processes.watch(["-c", "raise SystemExit(3)"])
+
+
+def test_training_is_measured_beside_the_reference(tmp_path: Path) -> None:
+    pytest.importorskip("transformers", reason="the reference encoder is in transformers")
+    found = _stage(tmp_path, "stage_train", "--device=cpu", "--batch=2", "--rounds=1", "--seconds=0.01")
+    of = {figure.name: figure.value for figure in found}
+    for work in ("fine-tune", "features"):
+        assert of[f"{work}, ours / transformers"] == pytest.approx(of[f"{work}, ours"] / of[f"{work}, transformers"])
+
+
+@pytest.mark.slow
+def test_every_stage_is_measured(tmp_path: Path) -> None:
+    command = [sys.executable, BENCH, f"--out={tmp_path}"]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=BENCH.parents[1])
+    assert ended.returncode == 0, ended.stderr
+    (told,) = tmp_path.glob("*.json")
+    assert all(found for found in figures.load_run(told).values())
+    assert told.with_suffix(".png").is_file()

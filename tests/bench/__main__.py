@@ -28,6 +28,7 @@ HERE = Path(__file__).parent
 STAGES: Mapping[str, tuple[str, ...]] = {
     "build": (f"{HERE / 'stage_build.py'}", "--dataset={dataset}", "--data={data}"),
     "load": (f"{HERE / 'stage_load.py'}", "--shards={shards}"),
+    "train": (f"{HERE / 'stage_train.py'}",),
     "build, growing": (f"{HERE / 'stage_build_growth.py'}", "--data={demo}"),
     "load, growing": (f"{HERE / 'stage_load_growth.py'}",),
     "index, growing": (f"{HERE / 'stage_index.py'}",),

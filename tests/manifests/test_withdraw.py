@@ -133,7 +133,7 @@ def test_killed_at_any_change_the_same_command_ends_it(folder: Path, tmp_path: P
 def test_the_command_says_what_it_did(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["withdraw", str(folder), GONE]) == 0
     out = capsys.readouterr().out
-    assert out.startswith(f"{GONE}: removed 1 shards, 2 clips, ")
+    assert out.startswith(f"{GONE}: removed 1 shard, 2 clips, ")
     assert "make report draws it anew" in out
     assert "PRUNE=1" in out
     assert main(["withdraw", str(folder), GONE]) == 0

@@ -1,0 +1,38 @@
+"""Clips a second that training and frozen features make, beside transformers' encoder: ViT-L on a GPU, else `tiny`.
+
+The encoders take turns, and the best round of each counts. `make bench-train` sweeps batch sizes and compilation.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+from figures import Figure, run_stage
+
+from train import bench_train, cost
+from train.bench_train import MODELS, PASSES, Way
+from train.config import device_for
+from train.models.videomae import ENCODERS
+
+
+def measure(device: str, batch: int, rounds: int, seconds: float) -> list[Figure]:
+    """Rates by kind of work, and ours beside the other."""
+    chosen = device_for(device)
+    large = chosen.type == "cuda"
+    encoder = ENCODERS["large" if large else "tiny"]
+    rate = cost.measured_rate(chosen)
+    best: dict[tuple[str, str], float] = dict.fromkeys(itertools.product(PASSES, MODELS), 0.0)
+    for _, (work, model) in itertools.product(range(rounds), best):
+        way = Way(work=work, model=model, compiled=large, batch=batch)
+        found = bench_train.measured(way, encoder, "cfas", chosen, rate, seconds).clips_per_second
+        best[work, model] = max(best[work, model], found or 0.0)
+    rates = [Figure(name=f"{work}, {model}", value=found, unit="clips / s") for (work, model), found in best.items()]
+    ratios = [
+        Figure(name=f"{work}, ours / transformers", value=best[work, "ours"] / best[work, "transformers"], unit="")
+        for work in PASSES
+    ]
+    return [*rates, *ratios]
+
+
+if __name__ == "__main__":
+    run_stage(measure, __doc__, device="auto", batch=16, rounds=3, seconds=2.0)
