@@ -9,7 +9,10 @@ PIP    := $(PY) -m pip install --quiet --disable-pip-version-check --constraint 
 
 q = '$(subst ','\'',$(1))'# for the shell: folders may have an apostrophe
 
+needs = $(if $($(1)),,$(error $(1)= is missing: $(2)))# of what has no default
+
 CHOSEN  := $(DATASET)# by the user: the trainer takes the only corpus built, the builder the demo
+INTO    := $(OUT)# by the user
 DATASET ?= demo
 OUT     ?= shards/$(DATASET)
 DATA    ?= data/$(DATASET)
@@ -22,7 +25,8 @@ SETTINGS := $(if $(FEATURE),--feature $(call q,$(FEATURE))) $(if $(TIMELINE),--t
 MACHINES := $(if $(RANK),--rank $(RANK)) $(if $(WORLD_SIZE),--world-size $(WORLD_SIZE)) \
             $(if $(ENGINE),--engine $(ENGINE)) $(if $(SCHEDULER),--scheduler $(SCHEDULER))
 
-STORES := $(if $(filter s3://% hf://%,$(SHARDS) $(FROM) $(DEST)),$(VENV)/stores.ok)# what it takes to reach them
+HUB    := $(if $(WEIGHTS),$(if $(wildcard $(WEIGHTS)),,hf://$(WEIGHTS)))# no file: an id
+STORES := $(if $(filter s3://% hf://%,$(SHARDS) $(FROM) $(DEST) $(HUB)),$(VENV)/stores.ok)# what it takes to reach them
 
 RUNS  ?= runs
 LEARN := --runs $(call q,$(RUNS)) $(if $(CHOSEN),--dataset $(CHOSEN)) $(if $(SHARDS),--shards $(call q,$(SHARDS))) \
@@ -63,6 +67,7 @@ shards: $(VENV)/builder.ok $(if $(filter dask,$(ENGINE)),$(VENV)/dask.ok)  ## Bu
 	    $(if $(ALLOW_DROPS),--allow-drops) $(if $(PRUNE),--prune) $(ARGS)
 
 features: $(VENV)/builder.ok  ## Make FEATURE=logmel of the sound in OUT's shards, without recordings: shards in TO=folder
+	$(call needs,FEATURE,one or several of mfcc logmel stft)
 	@$(PY) -m builder features $(call q,$(OUT)) --feature $(call q,$(FEATURE)) $(if $(TO),--out $(call q,$(TO))) \
 	    $(if $(WORKERS),--workers $(WORKERS)) $(ARGS)
 
@@ -80,15 +85,18 @@ doctor: $(VENV)/builder.ok  ## Load every backend, check disk, memory and corpus
 
 .PHONY: share fetch withdraw
 share: $(VENV)/core.ok $(STORES)  ## Copy finished shards to DEST=folder|s3://bucket/path|hf://datasets/owner/name, checked there
+	$(call needs,DEST,folder|s3://bucket/path|hf://datasets/owner/name)
 	@$(PY) -m manifests share $(call q,$(OUT)) $(call q,$(DEST)) $(if $(AFFIRM),--affirm $(call q,$(AFFIRM))) $(if $(PUBLIC),--public) \
 	    $(if $(NO_REPORT),--no-report) $(if $(PRUNE),--prune) $(ARGS)
 
 fetch: $(VENV)/core.ok $(STORES)  ## Bring shards FROM=folder|https://|s3://|hf://datasets/owner/name; of FOLD=k SPLIT="train test" only
+	$(call needs,FROM,folder|https://|s3://bucket/path|hf://datasets/owner/name)
 	@$(PY) -m manifests fetch $(call q,$(FROM)) $(call q,$(OUT)) $(if $(FOLD),--fold $(FOLD)) $(if $(SPLIT),--split $(SPLIT)) \
 	    $(if $(SCHEME),--fold-scheme $(SCHEME)) $(if $(CHOSEN)$(filter shards/%,$(OUT)),--dataset $(DATASET)) \
 	    $(if $(PRUNE),--prune) $(ARGS)
 
 withdraw: $(VENV)/core.ok  ## Remove SPEAKER="1001 1002" from finished shards; the rest keeps its hashes
+	$(call needs,SPEAKER,who is to be removed)
 	@$(PY) -m manifests withdraw $(call q,$(OUT)) $(SPEAKER) $(ARGS)
 
 .PHONY: train sweep results predict export
@@ -102,10 +110,13 @@ results: $(VENV)/train.ok  ## Set the paper's tables beside all runs, with plots
 	@$(PY) -m train report --runs $(call q,$(RUNS)) $(ARGS)
 
 predict: $(VENV)/train.ok $(VENV)/builder.ok  ## Say what a run makes of recordings: RUN=folder CLIP="a.mp4 b.flv", or SHARDS=folder
+	$(call needs,RUN,folder of a finished run or an exported one)
 	@$(PY) -m train predict --run $(call q,$(RUN)) $(if $(SHARDS),--shards $(call q,$(SHARDS))) $(CLIP) $(ARGS)
 
 export: $(VENV)/train.ok  ## Write a finished run as a folder to hand on: RUN=folder OUT=folder
-	@$(PY) -m train export --run $(call q,$(RUN)) --out $(call q,$(OUT)) $(ARGS)
+	$(call needs,RUN,folder of a finished run)
+	$(if $(INTO),,$(error OUT= is missing: folder to write))
+	@$(PY) -m train export --run $(call q,$(RUN)) --out $(call q,$(INTO)) $(ARGS)
 
 .PHONY: test test-slow prove lint bench bench-build bench-index bench-load bench-train
 test: $(VENV)/test.ok lint  ## Lint, types, import contracts and tests

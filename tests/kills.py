@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections.abc import Callable
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
 from random import Random
 
 KILLS = 200
 
 
+def forked(work: Callable[[], object]) -> Callable[[], BaseProcess]:
+    """What makes a process of work, with all that is in memory here."""
+    return lambda: get_context("fork").Process(target=work)
+
+
 def killed_at_random(
-    work: Callable[[], object], on_kill: Callable[[], object], on_end: Callable[[], object], kills: int = KILLS
+    make: Callable[[], BaseProcess], on_kill: Callable[[], object], on_end: Callable[[], object], kills: int = KILLS
 ) -> int:
-    """Do work in a process that gets SIGKILL, again and again; how often it came to its end between so many kills.
+    """Start a process and kill it, again and again; how often it came to its end between so many kills.
 
     `on_kill` looks at what is there; `on_end` does too, and makes room for a new beginning.
     """
     source, ends, begun = Random(0), 1, time.monotonic()
-    assert not _killed(work, None)
+    assert not _killed(make(), None)
     longest_seconds = time.monotonic() - begun
     on_end()
     while kills:
-        if _killed(work, source.uniform(0, longest_seconds)):
+        if _killed(make(), source.uniform(0, longest_seconds)):
             kills -= 1
             on_kill()
         else:
@@ -32,19 +38,14 @@ def killed_at_random(
     return ends
 
 
-def _killed(work: Callable[[], object], seconds: float | None) -> bool:
-    """Work in a forked process that is killed after so many seconds; False if it had ended by then."""
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            work()
-            status = 0
-        finally:
-            os._exit(status)
+def _killed(process: BaseProcess, seconds: float | None) -> bool:
+    """Run a process that gets SIGKILL after so many seconds; False if it had ended by then."""
+    process.start()
     if seconds is not None:
         time.sleep(seconds)
-        os.kill(child, signal.SIGKILL)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        process.kill()
+    process.join()
+    status = process.exitcode
+    process.close()
     assert status in (0, -signal.SIGKILL), "it failed"
     return status != 0

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from manifests.files import publish
+from manifests.files import FolderError, publish
 from manifests.folds import FoldError
 from manifests.index import ManifestError
 from manifests.labels import LabelError
@@ -40,24 +40,35 @@ from train.predict import (
     predicted,
     score,
 )
-from train.prepare import fold_names, only_folder
+from train.prepare import corpus_folder, fold_names, only_folder
 from train.ranks import Ranks, joined
 from train.recipes import RECIPES, Recipe, RecipeError, dump_toml, recipe_named
 from train.runs import Outcome, Summary
-from train.session import Session, prepare, train
+from train.session import Session, is_finished, prepare, train
 from train.tables import write_report
 
 #: What a user can mend; anything else is a fault of the program and shows its traceback.
 ERRORS = (
-    *(CheckpointError, ConfigError, DataError, EvaluationError, FoldError, FusionError, ImagingError, LabelError),
-    *(ManifestError, PlaceError, PredictError, RecipeError, SchemaError, TrainingError, WeightsError, OSError),
+    *(CheckpointError, ConfigError, DataError, EvaluationError, FoldError, FolderError, FusionError, ImagingError),
+    *(
+        LabelError,
+        ManifestError,
+        PlaceError,
+        PredictError,
+        RecipeError,
+        SchemaError,
+        TrainingError,
+        WeightsError,
+        OSError,
+    ),
 )
 STOPPED = 130
+FEATURE_DEFAULT = "mfcc"
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run a command; its exit status: 0, 1 after an error, 130 after Ctrl-C."""
-    told = list(sys.argv[1:] if arguments is None else arguments)
+    told = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     asked = _parser().parse_args(
         told if told and (told[0] in _COMMANDS or told[0] in ("-h", "--help")) else ["train", *told]
     )
@@ -86,9 +97,7 @@ def _train(asked: argparse.Namespace) -> int:
     with joined(asked.device) as ranks:
         (strategy,) = _only(asked.strategy or ["cfas"], "strategy")
         (fold,) = _only(asked.fold or ["1"], "fold")
-        session = prepare(_config(asked, strategy, fold), ranks, _say)
-        _warn_of_cost(session)
-        outcome = train(session)
+        outcome = _trained(_config(asked, strategy, fold), ranks)
         if ranks.first and outcome:
             _out(_told(outcome))
     return 0
@@ -101,7 +110,7 @@ def _sweep(asked: argparse.Namespace) -> int:
         folds = asked.fold or fold_names(open_folder(_shards(asked)), asked.fold_scheme)
         configs = [_config(asked, strategy, fold) for strategy in strategies for fold in folds]
         for config in configs:
-            outcome = _swept(config, ranks)
+            outcome = _trained(config, ranks)
             if ranks.first and outcome:
                 _out(_told(outcome))
         if ranks.first:
@@ -110,10 +119,13 @@ def _sweep(asked: argparse.Namespace) -> int:
     return 0
 
 
-def _swept(config: TrainConfig, ranks: Ranks) -> Outcome | None:
+def _trained(config: TrainConfig, ranks: Ranks) -> Outcome | None:
     session = prepare(config, ranks, _say)
-    if not runs.is_done(session.folder, session.protocol):
-        session.say(f"{config.strategy}, fold {config.fold}")
+    if not is_finished(session):
+        made = session.protocol
+        what = f"{session.corpus.name}, {config.strategy}, fold {config.fold}: recipe {made.recipe}"
+        session.say(f"{what}, encoder {made.encoder}, {made.feature}, on {ranks.device}; into {session.folder}")
+        _warn_of_cost(session)
     return train(session)
 
 
@@ -135,10 +147,13 @@ def _predict(asked: argparse.Namespace) -> int:
 
 def _lines_said(predictor: Predictor, said: Sequence[Said]) -> Iterator[str]:
     """A line a clip, then the scores where there are labels."""
-    width = max((len(one.clip) for one in said), default=0)
+    clip, name = (max(map(len, names), default=0) for names in ([one.clip for one in said], predictor.classes))
     for one in said:
-        name, share = predicted(predictor, one)
-        yield f"{one.clip:<{width}}  {name}  {share:.3f}" if name else f"{one.clip:<{width}}  not built: {one.reason}"
+        found, share = predicted(predictor, one)
+        truth = f"  is {one.label}" if one.label else ""
+        yield f"{one.clip:<{clip}}  " + (
+            f"{found:<{name}}  {share:.3f}{truth}" if found else f"not built: {one.reason}"
+        )
     result, seen = score(predictor, said)
     if seen:
         yield f"not scored: {seen} clips of speakers that the classifier was trained on or chosen by"
@@ -157,6 +172,8 @@ def _report(asked: argparse.Namespace) -> int:
     """Write the report on all runs."""
     for path in write_report(Path(asked.runs), Path(asked.out or Path(asked.runs) / "report")):
         _out(str(path))
+    if not runs.sweep(Path(asked.runs)):
+        _say(f"{asked.runs}: no finished run yet; make train or make sweep makes some")
     return 0
 
 
@@ -169,7 +186,7 @@ def _config(asked: argparse.Namespace, strategy: str, fold: str) -> TrainConfig:
         fold=_fold(shards, fold, asked.fold_scheme),
         fold_scheme=asked.fold_scheme,
         label_scheme=asked.label_scheme,
-        feature=asked.feature,
+        feature=_feature(asked),
         encoder=_encoder(asked, demo),
         weights=asked.weights,
         recipe=_recipe(asked, demo),
@@ -199,6 +216,12 @@ def _encoder(asked: argparse.Namespace, demo: bool) -> str:
     return str(asked.encoder or (DEMO_DEFAULT if demo and asked.weights is None else ENCODER_DEFAULT))
 
 
+def _feature(asked: argparse.Namespace) -> str:
+    """The one that was asked for, the only one that was built, or mfcc."""
+    built = open_folder(_shards(asked)).dataset.features
+    return str(asked.feature or (built[0] if len(built) == 1 else FEATURE_DEFAULT))
+
+
 def _is_demo(asked: argparse.Namespace) -> bool:
     """Whether the corpus is the demo's; where there is none yet, whether its name would be."""
     if asked.show_recipe:
@@ -211,7 +234,7 @@ def _shards(asked: argparse.Namespace) -> str:
     if asked.shards:
         return str(asked.shards)
     root = Path("shards")
-    return str(root / asked.dataset if asked.dataset else only_folder(root))
+    return str(corpus_folder(root, asked.dataset) if asked.dataset else only_folder(root))
 
 
 def _fold(shards: str, fold: str, scheme: str | None) -> str:
@@ -291,7 +314,11 @@ def _failed(message: str, status: int) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m train", description="Train, judge and use classifiers.")
+    parser = argparse.ArgumentParser(
+        prog="python -m train",
+        description="Train, judge and use classifiers.",
+        epilog=f"Exit status: 0, 1 after an error, 2 for a command line that cannot be, {STOPPED} after Ctrl-C.",
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, what in (("train", "train one strategy on one fold"), ("sweep", "train strategies on folds")):
         command = _command(commands, name, what)
@@ -333,7 +360,7 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--fold", nargs="+", help="name or number of the test fold; the first, in a sweep all")
     group.add_argument("--fold-scheme", help="the corpus's default if not given")
     group.add_argument("--label-scheme", help="the corpus's default if not given")
-    group.add_argument("--feature", default="mfcc", help="spectrogram: mfcc, or what else was built")
+    group.add_argument("--feature", help=f"spectrogram; the only one that was built, or {FEATURE_DEFAULT}")
     group.add_argument("--check", choices=("hashes", "sizes"), default="hashes", help="what is checked of local shards")
 
 

@@ -300,7 +300,8 @@ def _check_known(scheme: LabelScheme, emotions: Mapping[str, int]) -> None:
 
 def _check_feature(dataset: Dataset, feature: str) -> None:
     if feature not in dataset.features:
-        raise DataError(f"{dataset.dataset}: found no feature {feature!r}; built are {', '.join(dataset.features)}")
+        built = ", ".join(dataset.features)
+        raise DataError(f"{dataset.dataset}: found no feature {feature!r} in its shards; choose FEATURE= of {built}")
 
 
 def _check_hash(path: Path, expected: str) -> None:

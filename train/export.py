@@ -23,7 +23,7 @@ def export(run: Path, out: Path) -> Outcome:
     outcome, predictor = read_outcome(run), load_predictor(run)
     others = sorted(path.name for path in out.iterdir() if path.name not in _OURS) if out.is_dir() else []
     if others:
-        raise PredictError(f"{out}: found {others[0]}, expected an empty folder; choose another --out")
+        raise PredictError(f"{out}: found {others[0]}, expected an empty folder; choose another with OUT= (--out)")
     publish(out / CARD_FILE, model_card(predictor, outcome).encode())
     for name in (WEIGHTS_FILE, CONFIG_FILE):  # the configuration tells the weights it belongs to, so it comes last
         publish(out / name, (run / MODEL / name).read_bytes())

@@ -238,7 +238,7 @@ def _chance(summaries: Sequence[Summary]) -> Line:
 
 def _name(summary: Summary) -> str:
     done, folds = len(summary.outcomes), len(summary.run.protocol.folds)
-    return summary.run.strategy + (f"\n{done} of {folds} folds" if done < folds else "")
+    return summary.name + (f"\n{done} of {folds} folds" if done < folds else "")
 
 
 def _short(name: str) -> str:

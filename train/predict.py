@@ -67,7 +67,9 @@ class Said:
 
 
 def load_predictor(folder: Path) -> Predictor:
-    """The classifier of a finished run's folder, or an exported one. Raises WeightsError for anything else."""
+    """The classifier of a finished run's folder, or an exported one. Raises PredictError or WeightsError."""
+    if not folder.is_dir():
+        raise PredictError(f"{folder}: no such folder, expected that of a finished run, or an exported one")
     home = folder / MODEL if (folder / MODEL).is_dir() else folder
     pretrained = load_pretrained(home)
     provenance = Provenance.from_json(dict(pretrained.details), f"{home}/config.json: details")

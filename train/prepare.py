@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -168,9 +168,23 @@ def only_folder(root: Path) -> Path:
     """The only corpus built in a folder of corpora. Raises DataError that lists what is there where there is no one."""
     found = sorted(path.parent for path in root.glob(f"*/{index.DATASET_FILE}"))
     if len(found) != 1:
-        listed = ", ".join(path.name for path in found) or "none"
-        raise data.DataError(f"{root}: found corpora {listed}, expected just one; choose with --dataset or --shards")
+        raise data.DataError(f"{root}: {_told(found)}")
     return found[0]
+
+
+def corpus_folder(root: Path, name: str) -> Path:
+    """A corpus by name in a folder of corpora. Raises DataError that lists what is there where it is not."""
+    if not (root / name).is_dir():
+        found = sorted(path.parent for path in root.glob(f"*/{index.DATASET_FILE}"))
+        raise data.DataError(f"{root / name}: not there; {_told(found)}")
+    return root / name
+
+
+def _told(found: Sequence[Path]) -> str:
+    """What is to be done about what was found."""
+    if not found:
+        return "found no shards of any corpus; make shards builds them, make fetch brings them"
+    return f"found shards of {', '.join(path.name for path in found)}; choose by DATASET= (--dataset)"
 
 
 def _licence(weights: Weights | None) -> str:

@@ -7,7 +7,8 @@
         predictions.csv   what the model said of each clip of the test fold: see `train.evaluate`
         result.json       `Outcome`: what was trained, how, and its scores; written last, so that it says "done"
 
-Runs are put together only where they were made the same way and no speaker is tested twice.
+Runs are put together only where they were made the same way and no speaker is tested twice; a folder takes runs of
+one way for each dataset, strategy and fold, so that others go into another `runs`.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ PREDICTIONS_FILE = "predictions.csv"
 RESULT_FILE = "result.json"
 MODEL = "model"
 RESULT_VERSION = 1
+#: What to do about a folder that holds a run of another way.
+ANOTHER_FOLDER = "remove it, or choose another folder of runs with RUNS= (--runs)"
 
 _MAX_BYTES = 1 << 28
 
@@ -109,8 +112,10 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """A strategy's scores over the folds that are finished."""
+    """A strategy's scores over the folds that are finished, all made the same way."""
 
+    way: str = ""
+    """What tells it from other ways that the dataset and strategy were run in; "" for the only one."""
     outcomes: tuple[Outcome, ...]
     """One for each finished fold, in the scheme's order; at least one."""
     missing: tuple[str, ...]
@@ -126,6 +131,11 @@ class Summary:
     def run(self) -> Run:
         """The first fold's run; all but fold and epochs is common to all."""
         return self.outcomes[0].run
+
+    @property
+    def name(self) -> str:
+        """The strategy, and what tells this way of it from others."""
+        return f"{self.run.strategy} ({self.way})" if self.way else self.run.strategy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +163,7 @@ def is_done(folder: Path, protocol: Protocol) -> bool:
         return False
     differ = _differences(read_outcome(folder).run.protocol, protocol)
     if differ:
-        raise EvaluationError(f"{folder}: was finished with another {differ}; remove it, or run into another folder")
+        raise EvaluationError(f"{folder}: was made in another way ({differ}); {ANOTHER_FOLDER}")
     return True
 
 
@@ -189,6 +199,8 @@ def dump_outcome(outcome: Outcome) -> bytes:
 def read_outcome(folder: Path) -> Outcome:
     """A finished run whose scores are those of its predictions. Raises EvaluationError naming the file at fault."""
     path = folder / RESULT_FILE
+    if not path.is_file():
+        raise EvaluationError(f"{folder}: found no finished run ({RESULT_FILE}); the command that trains it goes on")
     value = _json(_bytes(path), str(path))
     if not isinstance(value, dict) or value.pop("result_version", None) != RESULT_VERSION:
         raise EvaluationError(f"{path}: found no result of version {RESULT_VERSION}; evaluate the run again")
@@ -214,14 +226,19 @@ def read_log(path: Path) -> tuple[Epoch, ...]:
 
 
 def sweep(runs: Path) -> tuple[Summary, ...]:
-    """Scores of each dataset and strategy with a finished run, by name. Raises EvaluationError for one amiss."""
-    groups: dict[tuple[str, str], list[Outcome]] = {}
+    """Scores of each dataset, strategy and way with a finished run, by name. Raises EvaluationError for one amiss."""
+    groups: dict[tuple[str, str], dict[Protocol, list[Outcome]]] = {}
     for outcome in _outcomes(runs):
-        groups.setdefault((outcome.run.dataset, outcome.run.strategy), []).append(outcome)
-    return tuple(summarise_runs(groups[key]) for key in sorted(groups))
+        ways = groups.setdefault((outcome.run.dataset, outcome.run.strategy), {})
+        ways.setdefault(outcome.run.protocol, []).append(outcome)
+    return tuple(
+        summarise_runs(outcomes, way)
+        for key in sorted(groups)
+        for way, outcomes in zip(_told_apart(tuple(groups[key])), groups[key].values(), strict=True)
+    )
 
 
-def summarise_runs(outcomes: Sequence[Outcome]) -> Summary:
+def summarise_runs(outcomes: Sequence[Outcome], way: str = "") -> Summary:
     """Scores of one strategy over its finished folds, at least one.
 
     Raises EvaluationError for runs that were made in different ways, and for a speaker tested in two folds.
@@ -233,6 +250,7 @@ def summarise_runs(outcomes: Sequence[Outcome]) -> Summary:
     _check_tested_once(ordered)
     results = [outcome.result for outcome in ordered]
     return Summary(
+        way=way,
         outcomes=ordered,
         missing=tuple(fold for fold in folds if fold not in done),
         uar=metrics.spread([result.uar for result in results]),
@@ -265,8 +283,32 @@ def _check_same_protocol(runs: Sequence[Run]) -> None:
 
 def _differences(one: Protocol, other: Protocol) -> str:
     """What differs between two protocols, "" for nothing."""
-    pairs = ((field.name, getattr(one, field.name), getattr(other, field.name)) for field in fields(Protocol))
-    return ", ".join(f"{name} ({str(a)[:40]!r}, {str(b)[:40]!r})" for name, a, b in pairs if a != b)
+    told = [f"{name} {_said(one, name)}, here {_said(other, name)}" for name in _differing((one, other))]
+    return "; ".join(told)
+
+
+def _told_apart(protocols: Sequence[Protocol]) -> list[str]:
+    """What tells each protocol from the others; "" for the only one."""
+    if len(protocols) == 1:
+        return [""]
+    told = [", ".join(_said(each, name) for name in _differing(protocols)) for each in protocols]
+    if len(set(told)) == len(told):
+        return told
+    return [f"{text}, {_said(each, 'settings')}" for text, each in zip(told, protocols, strict=True)]
+
+
+def _differing(protocols: Sequence[Protocol]) -> list[str]:
+    """Fields that are not the same in all; the hash of all settings only where nothing else tells them apart."""
+    names = [field.name for field in fields(Protocol) if len({getattr(each, field.name) for each in protocols}) > 1]
+    return [name for name in names if name != "settings"] or names
+
+
+def _said(protocol: Protocol, name: str) -> str:
+    """A field's value in a few words."""
+    value = getattr(protocol, name)
+    if isinstance(value, tuple):
+        return f"{len(value)} {name}"
+    return value[:7] if name == "settings" else str(value or f"no {name}")[:40]
 
 
 def _check_tested_once(outcomes: Sequence[Outcome]) -> None:

@@ -7,7 +7,7 @@ import math
 import platform
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from manifests.files import publish
+from manifests.files import publish, sole_owner
 from train import runs
 from train.checkpoint import Checkpoints, Progress, load_trained
 from train.config import ConfigError, TrainConfig, protocol
@@ -42,6 +42,8 @@ from train.runs import CONFIG_FILE, MODEL, Outcome, Protocol, Run
 FEATURES = ".features"
 #: Most bytes of a side's inputs that are held in memory.
 MOST_HELD_BYTES = 2**31
+#: The hash over all settings, weights at the start and shards: it tells that something differs, not what.
+_ALL = "protocol.settings"
 #: Settings that change no score.
 _INDIFFERENT = ("shards", "runs", "workers", "device", "accumulate", "save_steps", "check", "compile", "weights")
 
@@ -172,11 +174,24 @@ def train(session: Session) -> Outcome | None:
 
     None where the test fold is not here: the model is kept, and the same run tests it another time.
 
-    Raises EvaluationError for a run that was finished in another way, ConfigError for one begun with other settings,
-    Stopped when asked to stop, DataError or PlaceError for a shard that is not as promised, and what the loop raises.
+    Raises ConfigError or EvaluationError for one that was made in another way, BusyError while another process trains
+    it, Stopped when asked to stop, DataError or PlaceError for a shard that is not as promised, and what the loop
+    raises.
     """
-    if runs.is_done(session.folder, session.protocol):
+    if is_finished(session):
         return runs.read_outcome(session.folder)
+    with sole_owner(session.folder, "RUNS=") if session.ranks.first else nullcontext():
+        return _complete(session)
+
+
+def is_finished(session: Session) -> bool:
+    """Whether the run was tested. Raises ConfigError or EvaluationError for one that was made in another way."""
+    if (session.folder / CONFIG_FILE).is_file():
+        _check_same(session.folder / CONFIG_FILE, _told(session)["identity"])
+    return runs.is_done(session.folder, session.protocol)
+
+
+def _complete(session: Session) -> Outcome | None:
     _begin(session)
     checkpoints = Checkpoints(folder=session.folder)
     try:
@@ -290,27 +305,42 @@ def _predictions(clips: Clips, logits: Tensor) -> Predictions:
 
 
 def _begin(session: Session) -> None:
-    """Write config.json, or see that it is the one a run was begun with."""
-    path, told = session.folder / CONFIG_FILE, _told(session)
-    if path.is_file():
-        _check_same(path, told["identity"])
-    elif session.ranks.first:
-        publish(path, (json.dumps(told, indent=1, sort_keys=True) + "\n").encode())
+    """Write config.json, unless the run goes on."""
+    path = session.folder / CONFIG_FILE
+    if session.ranks.first and not path.is_file():
+        publish(path, (json.dumps(_told(session), indent=1, sort_keys=True) + "\n").encode())
     session.ranks.wait()
 
 
 def _check_same(path: Path, identity: Mapping[str, Any]) -> None:
     """Raise ConfigError unless a run was begun with the same settings, as far as they may change a score."""
     try:
-        found = json.loads(path.read_bytes())["identity"]
-        differ = [name for name, value in identity.items() if found.get(name) != value]
+        found = dict(_settings(json.loads(path.read_bytes())["identity"]))
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path}: found no configuration of a run; remove {path.parent} to begin anew") from error
+    now = dict(_settings(identity))
+    differ = [name for name in now if found.get(name) != now[name]]
     if differ:
-        what = ", ".join(f"{name} {found.get(name)}, now {identity[name]}" for name in differ)
-        raise ConfigError(
-            f"{path.parent}: was begun with other settings ({what[:500]}); remove it, or choose another --runs"
-        )
+        told = [_change(name, found.get(name), now[name]) for name in differ if name != _ALL]
+        what = "; ".join(told) or "other shards, or other weights at the start"
+        raise ConfigError(f"{path.parent}: was trained otherwise ({what[:500]}); {runs.ANOTHER_FOLDER}")
+
+
+def _settings(identity: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """Every setting with its dotted name."""
+    for name, value in identity.items():
+        if isinstance(value, dict):
+            yield from _settings(value, f"{before}{name}.")
+        else:
+            yield f"{before}{name}", value
+
+
+def _change(name: str, before: Any, now: Any) -> str:
+    """What became of a setting, of lists only what differs."""
+    if isinstance(before, list) and isinstance(now, list) and set(before) != set(now):
+        gone, new = ([str(one) for one in a if one not in b] for a, b in ((before, now), (now, before)))
+        return f"{name}: " + ", ".join([*(f"{one} is gone" for one in gone), *(f"{one} is new" for one in new)])
+    return f"{name} {before}, now {now}"
 
 
 def _told(session: Session) -> dict[str, Any]:

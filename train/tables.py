@@ -9,6 +9,7 @@ Same runs, same bytes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -32,6 +33,7 @@ STRATEGIES: Mapping[str, str] = {
     "fslf": "V+A",
 }
 NOT_RUN = "not run"
+_NO_FILE_NAME = re.compile("[^A-Za-z0-9_-]+")
 
 #: What one modality alone can reach, where a corpus was made so that this is known.
 _CEILINGS: Mapping[str, Line] = {"demo": Line(name="most that one modality can tell", uar=0.5, war=0.5)}
@@ -73,31 +75,31 @@ def write_report(folder: Path, out: Path) -> tuple[Path, Path]:
 
 def report(folder: Path) -> tuple[Section, ...]:
     """A section for each corpus with a finished run in `folder`, then one for each other that was published on."""
-    ours: dict[str, dict[str, Summary]] = {dataset: {} for dataset in PUBLISHED}
+    ours: dict[str, list[Summary]] = {dataset: [] for dataset in PUBLISHED}
     for summary in runs.sweep(folder):
-        ours.setdefault(summary.run.dataset, {})[summary.run.strategy] = summary
+        ours.setdefault(summary.run.dataset, []).append(summary)
     finished_first = sorted(ours.items(), key=lambda item: not item[1])
     return tuple(_section(dataset, _in_order(summaries), folder) for dataset, summaries in finished_first)
 
 
-def _section(dataset: str, ours: Mapping[str, Summary], folder: Path) -> Section:
+def _section(dataset: str, done: Sequence[Summary], folder: Path) -> Section:
     published = PUBLISHED.get(dataset)
     title = published.title if published else dataset
-    done = tuple(ours.values())
-    tables = [_compared(dataset, ours), *([_detail(done), _by_fold(done)] if done else [])]
+    tables = [_compared(dataset, done), *([_detail(done), _by_fold(done)] if done else [])]
     return Section(title=title, tables=tuple(tables), pictures=_pictures(dataset, done, folder))
 
 
-def _compared(dataset: str, ours: Mapping[str, Summary]) -> Table:
+def _compared(dataset: str, done: Sequence[Summary]) -> Table:
     """What was published, then a row for each strategy, run or not."""
     published = PUBLISHED.get(dataset)
     theirs = (*published.paper, *published.others) if published else ()
-    names = dict.fromkeys([*STRATEGIES, *ours])
+    run = {summary.run.strategy for summary in done}
+    missing = (name for name in STRATEGIES if name not in run)
     return Table(
         title="Published, and ours" if published else "Ours",
         columns=_COMPARED,
-        rows=(*map(_published_row, theirs), *(_our_row(name, ours.get(name)) for name in names)),
-        notes=(*(published.notes if published else ()), *_trained(ours.values())),
+        rows=(*map(_published_row, theirs), *map(_our_row, done), *map(_row_not_run, missing)),
+        notes=(*(published.notes if published else ()), *_trained(done)),
     )
 
 
@@ -108,16 +110,18 @@ def _published_row(entry: Entry) -> Row:
     return Row(cells=(*cells, told.classes, told.folds, told.selection), ours=False)
 
 
-def _our_row(strategy: str, summary: Summary | None) -> Row:
-    modality = STRATEGIES.get(strategy, "")
-    if summary is None:
-        return Row(cells=(f"ours, {strategy}", "", modality, NOT_RUN, NOT_RUN, "", "", "", "", ""))
+def _row_not_run(strategy: str) -> Row:
+    return Row(cells=(f"ours, {strategy}", "", STRATEGIES[strategy], NOT_RUN, NOT_RUN, "", "", "", "", ""))
+
+
+def _our_row(summary: Summary) -> Row:
+    modality = STRATEGIES.get(summary.run.strategy, "")
     protocol, pooled = summary.run.protocol, summary.pooled
     scores = (_spread(summary.uar), _spread(summary.war), *_pooled(summary))
     folds = f"{len(summary.outcomes)} of {len(protocol.folds)} ({protocol.fold_scheme}), by subject"
     classes = f"{len(pooled.classes)} ({protocol.label_scheme})"
     ssl = "×" if protocol.weights is None else "✓"
-    return Row(cells=(f"ours, {strategy}", ssl, modality, *scores, classes, folds, protocol.selection))
+    return Row(cells=(f"ours, {summary.name}", ssl, modality, *scores, classes, folds, protocol.selection))
 
 
 def _trained(summaries: Iterable[Summary]) -> tuple[str, ...]:
@@ -126,8 +130,10 @@ def _trained(summaries: Iterable[Summary]) -> tuple[str, ...]:
     for summary in summaries:
         told = summary.run.protocol
         start = "a random start" if told.weights is None else f"the weights {told.weights}"
-        way = f"{told.recipe} of encoder {told.encoder} from {start}, on {told.feature}, settings {told.settings[:12]}"
-        ways.setdefault(way, []).append(summary.run.strategy)
+        way = (
+            f"recipe {told.recipe}, encoder {told.encoder} from {start}, {told.feature}, settings {told.settings[:12]}"
+        )
+        ways.setdefault(way, []).append(summary.name)
     return tuple(f"Ours, {', '.join(names)}: {way}." for way, names in ways.items())
 
 
@@ -136,7 +142,7 @@ def _detail(summaries: Sequence[Summary]) -> Table:
     for summary in summaries:
         spreads = (summary.uar, summary.war, summary.macro_f1, summary.weighted_f1)
         rest = (f"{summary.pooled.clips:,}", ", ".join(summary.missing) or "none")
-        rows.append(Row(cells=(summary.run.strategy, *map(_spread, spreads), *_pooled(summary), *rest)))
+        rows.append(Row(cells=(summary.name, *map(_spread, spreads), *_pooled(summary), *rest)))
     return Table(title="Ours in detail", columns=_OURS, rows=tuple(rows))
 
 
@@ -148,7 +154,7 @@ def _by_fold(summaries: Sequence[Summary]) -> Table:
         found = [{outcome.run.fold: outcome.result for outcome in s.outcomes}.get(fold) for s in summaries]
         cells = [f"{_percent(result.uar)} / {_percent(result.war)}" if result else NOT_RUN for result in found]
         rows.append(Row(cells=(fold, *cells)))
-    columns = ("Fold", *(summary.run.strategy for summary in summaries))
+    columns = ("Fold", *(summary.name for summary in summaries))
     return Table(title="UAR / WAR by fold", columns=columns, rows=tuple(rows))
 
 
@@ -159,8 +165,8 @@ def _pictures(dataset: str, summaries: Sequence[Summary], folder: Path) -> tuple
     png = plots.comparison(summaries, dataset, _ceiling(dataset, summaries))
     pictures = [Picture(name=f"{dataset}-strategies.png", text=text, png=png)]
     for summary in summaries:
-        title = f"{dataset}, {summary.run.strategy}"
-        name = f"{dataset}-{summary.run.strategy}"
+        title = f"{dataset}, {summary.name}"
+        name = f"{dataset}-{_NO_FILE_NAME.sub('-', summary.name).strip('-')}"
         folds = len(summary.outcomes)
         matrix = plots.confusion_matrix(summary.pooled, f"{title}, {folds} fold{'s' if folds > 1 else ''}")
         curves = plots.learning_curves(_curves(summary, folder), title)
@@ -186,13 +192,10 @@ def _ceiling(dataset: str, summaries: Sequence[Summary]) -> Line | None:
     return Line(name=f"best single modality ({best.run.strategy})", uar=best.uar.mean, war=best.war.mean)
 
 
-def _in_order(summaries: Mapping[str, Summary]) -> dict[str, Summary]:
+def _in_order(summaries: Sequence[Summary]) -> list[Summary]:
     """The paper's order; strategies it does not have come last."""
-    names = [
-        *(name for name in STRATEGIES if name in summaries),
-        *(name for name in summaries if name not in STRATEGIES),
-    ]
-    return {name: summaries[name] for name in names}
+    order = {name: place for place, name in enumerate(STRATEGIES)}
+    return sorted(summaries, key=lambda summary: order.get(summary.run.strategy, len(order)))
 
 
 def _percent(value: float) -> str:

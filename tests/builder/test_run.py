@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 import pytest
 import stand_ins
-from kills import KILLS, killed_at_random
+from kills import KILLS, forked, killed_at_random
 
 from builder import engines, run
 from builder.config import BuildConfig
@@ -192,7 +192,7 @@ def test_kills_at_random_moments_end_with_the_same_bytes(
         shutil.rmtree(out)
 
     builds = killed_at_random(
-        lambda: build(job(data, out)), lambda: check_nothing_half_published(out, {}, expected), ended
+        forked(lambda: build(job(data, out))), lambda: check_nothing_half_published(out, {}, expected), ended
     )
     record_property("seen", f"{KILLS} random kills of build in {builds} builds, all ended with the same bytes")
 

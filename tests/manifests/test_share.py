@@ -21,7 +21,7 @@ import pytest
 import webdataset
 from folders import SPEAKERS, shard_folder
 from hub_stand_in import Repository
-from kills import KILLS, killed_at_random
+from kills import KILLS, forked, killed_at_random
 from licences import licensed_as
 
 from manifests import index
@@ -339,7 +339,7 @@ def test_killed_at_random_moments_it_never_looks_whole_and_ends_alike(
         assert not list(far.rglob("*.part"))
         shutil.rmtree(far)
 
-    shares = killed_at_random(lambda: to(small, far), lambda: check_no_half_truth(far, small), ended)
+    shares = killed_at_random(forked(lambda: to(small, far)), lambda: check_no_half_truth(far, small), ended)
     record_property("seen", f"{KILLS} random kills of share in {shares} shares, all ended with the same bytes")
 
 

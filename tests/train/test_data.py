@@ -91,7 +91,7 @@ def test_only_what_a_strategy_needs_is_read(shards: Path, strategy: str, members
 
 def test_a_feature_that_was_not_built_is_refused(shards: Path) -> None:
     dataset = open_folder(shards).dataset
-    with pytest.raises(DataError, match=r"found no feature 'stft'; built are mfcc, logmel$"):
+    with pytest.raises(DataError, match=r"found no feature 'stft' in its shards; choose FEATURE= of mfcc, logmel$"):
         members_for(dataset, STRATEGIES["cfas"], "stft")
 
 

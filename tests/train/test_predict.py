@@ -129,7 +129,7 @@ def test_an_unfinished_run_is_not_exported(run: Path, tmp_path: Path, capsys: py
     unfinished = shutil.copytree(run, tmp_path / "run")
     (unfinished / "result.json").unlink()
     assert cli.run(["export", "--run", str(unfinished), "--out", str(tmp_path / "export")]) == 1
-    assert "result.json: not there" in capsys.readouterr().err
+    assert "found no finished run (result.json); the command that trains it goes on" in capsys.readouterr().err
     assert not (tmp_path / "export").exists()
 
 

@@ -196,7 +196,7 @@ def test_runs_on_a_scheme_of_classes_with_evil_names_are_reported(tmp_path: Path
     classes = ("<b>", "$x$", "a|b", "sad")
     made_up.finish(tmp_path / "runs", dataset="demo", protocol=made_up.protocol(classes=classes, recipe="<i>"))
     path, html = tables.write_report(tmp_path / "runs", tmp_path / "out")
-    assert "<i>" not in html.read_text() and "&lt;i&gt; of encoder tiny" in path.read_text()
+    assert "<i>" not in html.read_text() and "recipe &lt;i&gt;, encoder tiny" in path.read_text()
 
 
 def test_one_fold_has_no_deviation(tmp_path: Path) -> None:

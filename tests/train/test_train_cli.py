@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,14 +14,18 @@ import tomllib
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import pytest
 import safetensors.torch
 import torch
+from kills import KILLS, killed_at_random
 from shard_factory import EMOTIONS, SPEAKERS, make_folder, sign
 
+from manifests.files import sole_owner
+from manifests.sharing.withdraw import withdraw
 from train import cli, cost, session
 from train.models.videomae import ENCODERS, EncoderConfig
 from train.models.weights import load_pretrained
@@ -79,7 +84,8 @@ def same(one: Path, other: Path) -> bool:
 
 def test_from_shards_to_a_result(train, tmp_path: Path) -> None:
     status, out, err = train(strategy="cfas", fold=1)
-    assert (status, err.count("\n")) == (0, 2), err
+    assert (status, err.count("\n")) == (0, 3), err
+    assert err.startswith("folder, cfas, fold anna: recipe tiny, encoder tiny, mfcc, on cpu; into ")
     outcome = read_outcome(run_folder(tmp_path))
     assert f"UAR {100 * outcome.result.uar:.2f} %" in out
     assert "4 clips of 1 unseen speaker (anna)" in out
@@ -101,7 +107,26 @@ def test_finished_in_another_way_is_refused(train) -> None:
     train(strategy="cfas", fold=1)
     status, _, err = train(strategy="cfas", fold=1, seed=1)
     assert (status, err.count("\n")) == (1, 1)
-    assert "was finished with another settings" in err
+    assert "fold-anna: was trained otherwise (seed 0, now 1); remove it, or choose another folder of runs" in err
+
+
+def test_shards_that_changed_since_are_told(train, shards: Path, tmp_path: Path) -> None:
+    train(strategy="cfas", fold="anna")
+    others = shutil.copytree(shards, tmp_path / "folder")
+    withdraw(others, ["dora"])
+    status, _, err = train(strategy="cfas", fold="anna", shards=others)
+    assert (status, err.count("\n")) == (1, 1)
+    assert "was trained otherwise (protocol.folds: dora is gone)" in err
+    others = make_folder(tmp_path / "others" / "folder", takes=3)
+    assert "(other shards, or other weights at the start)" in train(strategy="cfas", fold="anna", shards=others)[2]
+
+
+def test_a_run_that_another_process_trains_is_refused(train, tmp_path: Path) -> None:
+    with sole_owner(run_folder(tmp_path)):
+        status, _, err = train(strategy="cfas", fold=1)
+    assert status == 1
+    assert re.search(r"fold-anna: process \d+ on \S+ is .* here; wait for it, or choose another RUNS=$", err)
+    assert train(strategy="cfas", fold=1)[0] == 0
 
 
 @pytest.mark.parametrize("held", [True, False])
@@ -190,38 +215,39 @@ def test_killed_in_the_middle_of_an_epoch_ends_with_the_same_bytes(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3000)
+@pytest.mark.timeout(1800)
 def test_kills_at_random_moments_end_with_the_same_bytes(
-    shards: Path, undisturbed: Path, tmp_path: Path, record_property: Callable[[str, object], None]
+    shards: Path,
+    undisturbed: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    record_property: Callable[[str, object], None],
 ) -> None:
-    """200 kills, spread over as many trainings as they take."""
-    source, kills, finished = random.Random(0), 0, 0
-    while kills < 200:
-        runs = tmp_path / f"runs-{finished}"
-        while True:
-            process = program(shards, runs)
-            try:
-                status = process.wait(timeout=source.uniform(2.0, 6.0) if kills < 200 else 200)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-                kills += 1
-            else:
-                assert status == 0
-                break
-        home = runs / "folder" / "cfas" / f"fold-{SPEAKERS[0]}"
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    servers = get_context("forkserver")  # of processes that have torch already, and are else like new
+    servers.set_forkserver_preload(["train.__main__"])
+    arguments = command(shards, tmp_path / "runs")[3:]
+    home = run_folder(tmp_path)
+
+    def ended() -> None:
         for name in ("model/model.safetensors", "predictions.csv"):
             assert (home / name).read_bytes() == (undisturbed / name).read_bytes()
-        finished += 1
-    record_property("seen", f"{kills} random kills of train in {finished} trainings, all ended with the same bytes")
+        shutil.rmtree(home)
+
+    def killed() -> None:
+        if (home / "result.json").exists():
+            read_outcome(home)
+
+    trainings = killed_at_random(lambda: servers.Process(target=cli.run, args=(arguments,)), killed, ended)
+    record_property("seen", f"{KILLS} random kills of train in {trainings} trainings, all ended with the same bytes")
 
 
 def test_sweep_trains_what_is_missing_and_sums_up(train, tmp_path: Path) -> None:
     train(strategy="faces", fold=1)
     status, out, err = train("sweep", "--strategy", "faces", "--fold", "1", "2")
     assert status == 0
-    assert "faces, fold anna\n" not in err
-    assert "faces, fold ben\n" in err
+    assert "faces, fold anna" not in err
+    assert "faces, fold ben: recipe" in err
     assert "2 of 4 folds: UAR" in out.splitlines()[-1]
     assert "95 % intervals over speakers" in out.splitlines()[-1]
 
@@ -254,7 +280,7 @@ def test_probe_trains_on_features_that_are_kept(train, tmp_path: Path) -> None:
         ({"label_scheme": "folder-9"}, "folder-9"),
         ({"encoder": "huge"}, "unknown encoder 'huge'; valid are tiny, base, large"),
         ({"recipe": "probe"}, "unknown recipe 'probe'; valid are linear-probe, finetune, tiny"),
-        ({"feature": "stft"}, "no feature 'stft'; built are mfcc"),
+        ({"feature": "stft"}, "no feature 'stft' in its shards; choose FEATURE= of mfcc"),
         ({"shards": "nowhere"}, "nowhere"),
         ({"weights": "nowhere.pth"}, "nowhere.pth: found nothing there"),
         ({"recipe": "linear-probe"}, "expected --weights"),
@@ -316,10 +342,26 @@ def test_without_a_dataset_the_only_one_is_taken(
     arguments = ["--encoder", "tiny", "--recipe", "tiny", "--epochs", "1", "--runs", str(tmp_path / "runs")]
     monkeypatch.chdir(shards.parent.parent)
     assert cli.run(arguments) == 0
+    assert cli.run([*arguments, "--dataset", "foldr"]) == 1
+    assert "shards/foldr: not there; found shards of folder; choose by DATASET=" in capsys.readouterr().err
     (tmp_path / "shards").mkdir()
     monkeypatch.chdir(tmp_path)
     assert cli.run(arguments) == 1
-    assert "shards: found corpora none, expected just one" in capsys.readouterr().err
+    said = "error: shards: found no shards of any corpus; make shards builds them, make fetch brings them\n"
+    assert capsys.readouterr().err.endswith(said)
+
+
+def test_the_only_feature_is_taken(train, tmp_path: Path) -> None:
+    shards = make_folder(tmp_path / "shards" / "folder", features=("logmel",))
+    status, _, err = train(shards=shards, fold=1)
+    assert status == 0, err
+    assert read_outcome(run_folder(tmp_path)).run.protocol.feature == "logmel"
+
+
+def test_without_a_command_there_is_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match=r"^0$"):
+        cli.run([])
+    assert "Exit status: 0, 1 after an error" in " ".join(capsys.readouterr().out.split())
 
 
 def test_cost_of_the_large_encoder_is_the_published_one() -> None:

@@ -593,7 +593,7 @@ def test_hub_id_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_hub_id_without_the_hubs_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    assert "pip install huggingface_hub" in _complaint("MCG-NJU/videomae-large")
+    assert "pip install '.[hub]'" in _complaint("MCG-NJU/videomae-large")
 
 
 def test_files_need_no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

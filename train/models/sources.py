@@ -70,7 +70,7 @@ def _download(hub_id: str) -> tuple[Path, str]:
         from huggingface_hub.errors import EntryNotFoundError
     except ImportError as error:
         raise WeightsError(
-            f"{hub_id}: found no such file or folder; to get it from the hub, pip install huggingface_hub"
+            f"{hub_id}: found no such file or folder; to get it from the hub, pip install '.[hub]'"
         ) from error
     for name in _NAMES:
         try:
