@@ -21,13 +21,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Loads every backend for all but the light commands: takes a second, and may fail.
         cli = importlib.import_module("builder.light" if given[:1] and given[0] in LIGHT else "builder.cli")
     except ImportError as error:
-        return _failed(f"{error}; run make doctor", 2)
+        return _failed(_what_lacks(error), 2)
     finally:
         signal.signal(signal.SIGINT, before)
     try:
         return int(cli.run(given))
+    except ModuleNotFoundError as error:  # some commands load what they need when they are run
+        return _failed(_what_lacks(error), 2)
     except KeyboardInterrupt:
         return _failed("stopped; the same command goes on where this one was", 130)
+
+
+def _what_lacks(error: ImportError) -> str:
+    """What to do about a package that is not installed, or is and cannot be loaded."""
+    if not isinstance(error, ModuleNotFoundError) or not error.name:
+        return f"{error}; run make doctor"
+    package = error.name.partition(".")[0]
+    return f"{package} is not installed; pip install '.[builder]', then pip install --no-deps mediapipe"
 
 
 def _leave(*_: object) -> NoReturn:

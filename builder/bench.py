@@ -7,7 +7,6 @@ noisy for both; figures are the sums of each clip's best time.
 
 from __future__ import annotations
 
-import argparse
 import os
 import resource
 import sys
@@ -16,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
+
+from builder import console
 
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
@@ -126,7 +127,7 @@ def describe(watches: Sequence[Stopwatch]) -> list[str]:
     steps = {name: value for name, value in average.items() if name.startswith("step")}
     rest = build - sum(steps.values())
     return [
-        f"CPU milliseconds a clip, one thread, mean over {len(watches)} clips of the best of each",
+        f"CPU milliseconds a clip, one thread, mean over {console.counted(len(watches), 'clip')} of the best of each",
         *(f"  {value:7.1f}  {name}" for name, value in average.items() if name.startswith("floor")),
         f"  {floor:7.1f}  floor",
         *(f"  {value:7.1f}  {name}" for name, value in steps.items()),
@@ -140,15 +141,19 @@ def describe(watches: Sequence[Stopwatch]) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print."""
     from builder.datasets import scan_corpus
+    from builder.datasets.base import CorpusError
 
-    parser = argparse.ArgumentParser(prog="python -m builder.bench", description=__doc__)
+    parser = console.Parser(prog="python -m builder.bench", description=__doc__)
     parser.add_argument("--dataset", default="demo")
     parser.add_argument("--data", type=Path, help="the corpus's folder (default: data/DATASET)")
     parser.add_argument("--clips", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=7)
     options = parser.parse_args(arguments)
     root = (options.data or Path("data") / options.dataset).absolute()
-    sources = scan_corpus(options.dataset, root).sources[: options.clips]
+    try:
+        sources = scan_corpus(options.dataset, root).sources[: options.clips]
+    except CorpusError as error:
+        return console.failed(str(error), 2)
     for line in describe(measure(sources, root, options.repeats)):
         sys.stdout.write(line + "\n")
     return 0

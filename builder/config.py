@@ -64,7 +64,10 @@ class BuildConfig:
         for feature in self.features:
             _check("feature", feature, tuple(FEATURE_ROWS))
         if not self.features or len(set(self.features)) < len(self.features):
-            raise ConfigError(f"features: found {self.features}, expected one or more different ones")
+            raise ConfigError(
+                f"features: found {', '.join(self.features) or 'none'}, expected one or more of "
+                f"{', '.join(FEATURE_ROWS)}, each once (make: FEATURE=)"
+            )
         if not 1 <= self.step_frames <= 1000:
             raise ConfigError(f"step_frames: found {self.step_frames}, expected 1 to 1000")
 

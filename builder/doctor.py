@@ -6,7 +6,6 @@ runs in a process of its own, so that even a crash is only a line of the answer.
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import signal
@@ -16,6 +15,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from builder import console
 
 INSTALL = "run make clean, then the same command again, to set up the environment anew"
 #: Python that uses a backend for what the builder needs it for, and prints what it found.
@@ -102,7 +103,7 @@ def _memory() -> Check:
     return Check(
         name="memory",
         ok=available > needed,
-        found=f"{available:.1f} GB free; {cores} workers take about {needed:.1f} GB",
+        found=f"{available:.1f} GB free; {console.counted(cores, 'worker')}: about {needed:.1f} GB",
         advice=f"use fewer workers: WORKERS={max(1, int(available / MEMORY_GB_A_WORKER))}",
     )
 
@@ -151,7 +152,7 @@ def _existing(path: Path) -> Path:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print every check; exit status 0 only if all are well."""
-    parser = argparse.ArgumentParser(prog="python -m builder.doctor", description=__doc__)
+    parser = console.Parser(prog="python -m builder.doctor", description=__doc__)
     parser.add_argument("--dataset", default="demo")
     parser.add_argument("--data", type=Path)
     parser.add_argument("--out", type=Path)

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -42,7 +42,7 @@ class Work:
     root: Path
     """The corpus's folder, absolute."""
     out: Path
-    """Folder of the shards, absolute."""
+    """Folder of the shards."""
     identity: str
     """Digest of all that decides the bytes: whoever has another one must not build."""
     limits: Limits = field(default_factory=Limits)
@@ -86,6 +86,7 @@ class DaskCluster:
 
     def build(self, work: Work, shards: Sequence[ShardPlan], on_row: OnRow) -> None:
         """Build shards in the order in which workers finish them."""
+        work = replace(work, out=work.out.absolute())  # other machines do not know where we stand
         with self._client() as client:
             for receipt in _gathered(client, work, shards):
                 _await_receipt(work.out, receipt)

@@ -78,6 +78,8 @@ class Summary:
     """What was made."""
 
     dataset: Dataset
+    skipped_schemes: Mapping[str, str]
+    """Fold scheme -> why it does not fit what was made."""
     resumed: int
     """Shards that were finished already."""
     other_versions: tuple[str, ...]
@@ -106,10 +108,11 @@ def make_features(job: Job) -> Summary:
                 (job.out / name).mkdir(exist_ok=True)
             mark_unfinished(job.out, described)
         _make(job, todo)
-        write_index(job.out, described, [plan.name for plan in plans])
+        written = write_index(job.out, described, [plan.name for plan in plans])
     changed = differences(source.identity.get("versions", {}), made_by[MADE_FROM]["versions"])
     return Summary(
         dataset=index.load_dataset(job.out),
+        skipped_schemes=written.skipped_schemes,
         resumed=len(done),
         other_versions=tuple(line for line in changed if line.partition(":")[0] in VERSIONED),
     )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 from builder import console
 from builder.config import ConfigError
-from builder.console import say
+from builder.console import counted, say
 from builder.corpus.fetch import CONNECTIONS, Fetched, fetch, room
 from builder.corpus.stock import State, Stock, corpus_root, take_stock
 from builder.corpus.zenodo import with_checksums
@@ -26,6 +26,8 @@ from manifests.sharing.places import Place, PlaceError, place_at
 EXPECTED = (ConfigError, CorpusError, FolderError, FoldError, ManifestError, PlaceError, SchemaError)
 #: Files of a kind that are named unless all are asked for.
 _SHOWN = 10
+#: The same of files that could not be had: most often all for one reason.
+_EXAMPLES = 3
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -65,10 +67,13 @@ def _corpus(options: argparse.Namespace) -> int:
     say(f"licence   {corpus.licence}; {corpus.homepage}")
     stock = take_stock(root, [each for each in originals if each.needed or options.all or (root / each.name).exists()])
     _say_stock(root, stock, named=("wrong", "absent") if options.check else ("wrong",), every=options.all)
-    replace = options.replace and not options.check
-    failures = _complete(corpus.home, root, stock.originals("absent", *(["wrong"] if replace else [])), options)
-    if stock.of("wrong") and not replace:
-        failures.append(f"{len(stock.of('wrong'))} files are not as published; REPLACE=1 fetches them anew")
+    if options.check:
+        failures = [f"{counted(len(absent), 'file')} absent"] if (absent := stock.of("absent")) else []
+    else:
+        lacking = stock.originals("absent", *(["wrong"] if options.replace else []))
+        failures = _complete(corpus.home, root, lacking, options)
+    if (wrong := stock.of("wrong")) and (options.check or not options.replace):
+        failures.append(f"{counted(len(wrong), 'file')} not as published; REPLACE=1 fetches anew")
     if failures:
         return console.failed("; ".join(failures), 1)
     say(f"complete  {root}")
@@ -84,8 +89,9 @@ def _say_how_to_get(corpus: Corpus) -> int:
 
 
 def _say_stock(root: Path, stock: Stock, *, named: Sequence[State], every: bool) -> None:
-    counts = [f"{len(stock.of(state))} {state}" for state in get_args(State) if stock.of(state)]
-    say(f"here      {', '.join(counts)} ({len(stock.findings)} files) in {root}")
+    counts = [f"{len(stock.of(state))} {state}" for state in get_args(State) if stock.of(state) and state != "absent"]
+    here, total = len(stock.findings) - len(stock.of("absent")), counted(len(stock.findings), "file")
+    say(": ".join(filter(None, (f"here      {here} of {total} in {root}", ", ".join(counts)))))
     for state in named:
         found = stock.of(state)
         for each in found if every else found[:_SHOWN]:
@@ -95,11 +101,9 @@ def _say_stock(root: Path, stock: Stock, *, named: Sequence[State], every: bool)
 
 
 def _complete(home: Home, root: Path, originals: Sequence[Original], options: argparse.Namespace) -> list[str]:
-    """Fetch what is lacking, unless only to check; what is amiss then, in a few words."""
+    """Fetch what is lacking; what is amiss then, in a few words."""
     if not originals:
         return []
-    if options.check:
-        return [f"{len(originals)} files are absent"]
     address = (options.address or home.address).rstrip("/")
     place = place_at(f"{address}/{home.folder}")
     _say_size(place, root, originals, options)
@@ -107,7 +111,7 @@ def _complete(home: Home, root: Path, originals: Sequence[Original], options: ar
         if home.record is not None:
             originals = with_checksums(place_at(address), home.record, originals)
         done = fetch(place, root, originals, connections=options.connections, keep_archives=options.keep_archives)
-    return _say_fetched(done)
+    return _say_fetched(place, done, every=options.all)
 
 
 def _say_size(place: Place, root: Path, originals: Sequence[Original], options: argparse.Namespace) -> None:
@@ -115,19 +119,28 @@ def _say_size(place: Place, root: Path, originals: Sequence[Original], options: 
     size = sum(original.bytes for original in originals)
     disk = room(root, originals, connections=options.connections, keep_archives=options.keep_archives)
     say(f"from      {place.address}")
-    say(f"to fetch  {len(originals)} files, {size / 1e6:.1f} MB")
+    say(f"to fetch  {counted(len(originals), 'file')}, {size / 1e6:.1f} MB")
     say(f"disk      {disk.needed / 1e6:.1f} MB needed at most, {disk.free / 1e6:.1f} MB free")
     if disk.needed > disk.free:
         raise FolderError(f"{root}: there is not room enough; make some, or choose another folder with DATA=")
 
 
-def _say_fetched(done: Fetched) -> list[str]:
-    say(f"fetched   {done.files} files, {done.bytes / 1e6:.1f} MB, each as published")
-    for name, why in sorted(done.failed.items()):
+def _say_fetched(place: Place, done: Fetched, *, every: bool) -> list[str]:
+    """Say what came, and what did not. Raises PlaceError where nothing did."""
+    reasons = set(done.failed.values())
+    if not done.files and len(done.failed) > 1 and len(reasons) == 1:  # it lies in the home, not in a file
+        raise PlaceError(f"{place.address}: {reasons.pop()}")
+    say(f"fetched   {counted(done.files, 'file')}, {done.bytes / 1e6:.1f} MB, each as published")
+    failed = sorted(done.failed.items())
+    for name, why in failed if every else failed[:_EXAMPLES]:
         say(f"  failed  {name}: {why}")
-    failures = [f"{len(done.failed)} files could not be had; the same command tries again"] if done.failed else []
+    if len(failed) > _EXAMPLES and not every:
+        say(f"  ... and {len(failed) - _EXAMPLES} more (ALL=1 lists them)")
+    failures = [f"{counted(len(failed), 'file')} could not be had; the same command tries again"] if failed else []
     if done.not_tried:
-        failures.append(f"{done.not_tried} were not tried after so many in a row that could not be had")
+        failures.append(f"{counted(done.not_tried, 'file')} not tried after so many in a row that could not be had")
+    if failures and not done.files:
+        raise PlaceError("; ".join(failures))
     return failures
 
 
@@ -152,9 +165,15 @@ def _features(options: argparse.Namespace) -> int:
         say(f"note      {line}: what is new may differ from a build's in the last bits")
     counts = made.dataset.counts
     say(f"clips     {counts.get('built', 0) + counts.get('flagged', 0)}, each with {' and '.join(chosen)}")
-    say(f"shards    {out} ({len(made.dataset.shards)} shards, {made.resumed} of them made before)")
-    say(f"folds     {', '.join(made.dataset.fold_schemes) or 'none fits what is there'}")
+    say(f"shards    {out} ({counted(len(made.dataset.shards), 'shard')}, {made.resumed} of them made before)")
+    say_folds(made.dataset.fold_schemes, made.skipped_schemes)
     return 0
+
+
+def say_folds(schemes: Sequence[str], skipped: Mapping[str, str]) -> None:
+    """Say which fold schemes fit what was built; `skipped` is why others do not, told where none does."""
+    why_none = f"none fits what was built: {'; '.join(skipped.values())}"
+    say(f"folds     {', '.join(schemes) or why_none}")
 
 
 def beside(shards: Path, features: Sequence[str]) -> Path:

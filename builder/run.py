@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from builder.config import BuildConfig, ConfigError, differences, digest, identity
+from builder.console import counted
 from builder.datasets import corpus_named, scan_corpus
 from builder.datasets.base import Corpus, Scan
 from builder.datasets.checks import chosen_options
@@ -144,6 +145,17 @@ def plan(config: BuildConfig, data: Path) -> Plan:
     )
 
 
+def begun(planned: Plan, out: Path) -> tuple[Plan, int]:
+    """What of a plan is left to be made in a folder from which speakers may have been withdrawn.
+
+    The plan without them, and how many of its shards seem to be there; nothing is hashed. Raises FolderError for a
+    folder that a build would refuse.
+    """
+    before = _earlier_build(out, planned)
+    planned = planned.without(before.withdrawn if before else ())
+    return planned, sum(is_there(out, shard) for shard in planned.shards)
+
+
 def build(job: Job) -> Summary | PartSummary:
     """Build all shards that are not there yet, then the index over all; of a part, the index once all parts are there.
 
@@ -193,11 +205,11 @@ def _build_shards(job: Job, planned: Plan, todo: Sequence[ShardPlan]) -> None:
     work = Work(
         config=planned.config,
         root=planned.root,
-        out=job.out.absolute(),
+        out=job.out,
         identity=digest(planned.identity),
         limits=job.limits,
     )
-    with Progress(sum(len(shard.sources) for shard in todo), f"building {job.config.dataset}") as progress:
+    with Progress(sum(len(shard.sources) for shard in todo), "building clips") as progress:
         job.engine.build(work, todo, lambda row: progress.step(row.status))
 
 
@@ -241,7 +253,7 @@ def _strays(out: Path, planned: Plan, prune: bool) -> list[Path]:
     gone = sorted((known | tars) - expected)
     if gone and not prune:
         raise FolderError(
-            f"{out}: {len(gone)} finished shards are of speakers or clips that are no longer in the corpus "
+            f"{out}: {counted(len(gone), 'finished shard')} of speakers or clips that are no longer in the corpus "
             f"({', '.join(gone[:3])} ...); is all of it there? PRUNE=1 removes them"
         )
     return [out / name for shard in gone for name in (shard, index.receipt_name(shard))]

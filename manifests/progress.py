@@ -70,9 +70,13 @@ class Progress:
         self._spoke = time.monotonic()
         rate = self._done / max(self._spoke - self._started, 1e-9)
         counts = "".join(f", {name} {count}" for name, count in sorted(self._counts.items()))
-        left = f", {(self._total - self._done) / rate / 60:.0f} min left" if 0 < self._done < self._total else ""
+        left = f", {_duration((self._total - self._done) / rate)} left" if 0 < self._done < self._total else ""
         told = f"{self._done}/{self._total}{counts} ({rate:.1f} a second{left})"
         if self._unit == "B":
             told = f"{self._done / 1e6:.1f}/{self._total / 1e6:.1f} MB{counts} ({rate / 1e6:.1f} MB a second{left})"
         self._stream.write(f"{self._what}: {told}\n")
         self._stream.flush()
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

@@ -83,7 +83,7 @@ def fetch(
             except CancelledError:
                 continue
             except (PlaceError, CorpusError) as error:
-                failed[original.name] = str(error)
+                failed[original.name] = str(error).removeprefix(f"{place.address}/{original.name}: ")
                 in_a_row += 1
             if in_a_row == _MOST_FAILURES:
                 stop.set()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -47,7 +47,7 @@ class Stock:
 
 def corpus_root(data: Path, originals: Sequence[Original]) -> Path:
     """The corpus's own folder: `data`, or the one folder in it that looks like it. Raises CorpusError for several."""
-    tops = {name.partition("/")[0] for original in originals for name in original.holds or (original.name,)}
+    tops = {name.partition("/")[0] for original in originals for name in original.files}
     if not data.is_dir() or _holds_any(data, tops):
         return data
     inside = sorted(path for path in data.iterdir() if path.is_dir() and _holds_any(path, tops))
@@ -62,11 +62,17 @@ def _holds_any(folder: Path, names: set[str]) -> bool:
 
 def take_stock(root: Path, originals: Sequence[Original]) -> Stock:
     """Look at every file of the originals, and hash those that are there. Raises ManifestError for damaged sums."""
+    here = {name for original in originals for name in original.files if _is_here(root / name)}
     findings: list[Finding] = []
-    with Progress(len(originals), f"checking {root}", unit="file") as progress:
+    with Progress(len(here), f"checking {root}", unit="file") as progress:
         for original in originals:
-            findings += _unpacked(root, original) if original.holds else [_whole(root, original)]
-            progress.step()
+            sums = _sums(root, original)
+            for name in original.files:
+                if name not in here:
+                    findings.append(Finding(original=original, name=name, state="absent"))
+                    continue
+                findings.append(_unpacked(root, original, name, sums) if original.holds else _whole(root, original))
+                progress.step()
     return Stock(findings=tuple(findings))
 
 
@@ -75,10 +81,12 @@ def promise(original: Original) -> Promise:
     return Promise(name=original.name, sha256=original.sha256, md5=original.md5, bytes=original.bytes)
 
 
+def _is_here(path: Path) -> bool:
+    return path.is_file() and not is_pointer(path)
+
+
 def _whole(root: Path, original: Original) -> Finding:
     path = root / original.name
-    if not path.is_file() or is_pointer(path):
-        return Finding(original=original, name=original.name, state="absent")
     size = path.stat().st_size
     if size != original.bytes:
         problem: str | None = f"found {size} bytes, expected {original.bytes}"
@@ -87,22 +95,19 @@ def _whole(root: Path, original: Original) -> Finding:
     return Finding(original=original, name=original.name, state="wrong" if problem else "right", detail=problem or "")
 
 
-def _unpacked(root: Path, original: Original) -> Iterator[Finding]:
-    """Files of an archive, against the sums that were written beside them when it was unpacked."""
+def _sums(root: Path, original: Original) -> dict[str, str]:
+    """Name -> SHA-256 of an archive's files, as written beside them when it was unpacked."""
     folders = {name.rpartition("/")[0] for name in original.holds}
-    sums = {
+    return {
         f"{folder}/{name}": sha256
         for folder in folders
         if (root / folder / SUMS_FILE).is_file()
         for name, sha256 in load_sums(root / folder).items()
     }
-    for name in original.holds:
-        yield _unpacked_file(root, original, name, sums.get(name))
 
 
-def _unpacked_file(root: Path, original: Original, name: str, expected: str | None) -> Finding:
-    if not (root / name).is_file():
-        return Finding(original=original, name=name, state="absent")
+def _unpacked(root: Path, original: Original, name: str, sums: Mapping[str, str]) -> Finding:
+    expected = sums.get(name)
     if expected is None:
         return Finding(original=original, name=name, state="unchecked")
     found = file_sha256(root / name)

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from builder.console import counted
 from builder.datasets import crema_d, demo, folder, iemocap, ravdess
-from builder.datasets.base import Corpus, CorpusError, Scan
+from builder.datasets.base import Corpus, CorpusError, NotHereError, Scan
 from builder.datasets.checks import chosen_options, refuse_pointers, refuse_twins
 
 DATASETS: Mapping[str, Corpus] = {
@@ -34,12 +35,14 @@ def scan_corpus(name: str, root: Path, options: Mapping[str, str] | None = None)
     """
     corpus = corpus_named(name)
     chosen = chosen_options(corpus, options or {})
-    root = Path(root).absolute()
-    if not root.is_dir():
-        raise CorpusError(f"{root}: no such folder; expected the folder of {corpus.title}")
-    scan = corpus.scan(root, chosen)
-    if not scan.sources:
-        raise CorpusError(f"{root}: found no clip to build; {_what_is_absent(scan)}")
+    try:
+        if not root.is_dir():
+            raise NotHereError("no such folder")
+        scan = corpus.scan(root.absolute(), chosen)
+        if not scan.sources:
+            raise NotHereError(f"found no clip to build; {_what_is_absent(scan)}")
+    except NotHereError as error:
+        raise CorpusError(f"{root}: {error}; {_how_to_have(corpus)}") from error
     refuse_pointers(scan.sources)
     refuse_twins(scan.sources)
     return replace(
@@ -50,7 +53,15 @@ def scan_corpus(name: str, root: Path, options: Mapping[str, str] | None = None)
     )
 
 
+def _how_to_have(corpus: Corpus) -> str:
+    """What to do where a corpus is not in the folder."""
+    if not corpus.homepage:  # one's own, or made here
+        return "DATA= names the corpus's folder"
+    answer = "fetches" if corpus.home else "says how to have"
+    return f"make corpus DATASET={corpus.name} {answer} the corpus, DATA= names its folder"
+
+
 def _what_is_absent(scan: Scan) -> str:
     if scan.missing:
-        return f"{len(scan.missing)} files are absent, the first is {min(scan.missing)}"
-    return f"{len(scan.ignored)} files were not taken" if scan.ignored else "the folder holds none of its files"
+        return f"{counted(len(scan.missing), 'file')} absent, the first is {min(scan.missing)}"
+    return f"{counted(len(scan.ignored), 'file')} not taken" if scan.ignored else "the folder holds none of its files"

@@ -16,6 +16,10 @@ class CorpusError(ValueError):
     """The folder cannot be built as it is; one line that says what was found, expected and what to do."""
 
 
+class NotHereError(CorpusError):
+    """Nothing of the corpus is in the folder; the message goes on from the folder's name."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ClipSource:
     """Where one clip's picture and sound are, before anything was opened."""
@@ -65,6 +69,11 @@ class Original:
     """For a zip, the files in it that belong into the corpus folder, by names relative to that."""
     needed: bool = True
     """Whether the builder misses it where it is absent."""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """What it brings to the corpus folder: what it holds, or itself."""
+        return self.holds or (self.name,)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from operator import attrgetter
 from pathlib import Path
 
-from builder.datasets.base import ClipSource, Corpus, CorpusError
+from builder.console import counted
+from builder.datasets.base import ClipSource, Corpus, CorpusError, NotHereError
 
 #: Suffixes of files that look like recordings.
 MEDIA_SUFFIXES = frozenset(
@@ -46,7 +47,7 @@ def is_media(path: Path) -> bool:
 def corpus_folder(root: Path, holds_corpus: Callable[[Path], bool], layout: str) -> Path:
     """The corpus's own folder: `root`, or the only folder in it that holds the corpus.
 
-    Raises CorpusError, saying what `layout` was expected, where there is none or more than one.
+    Raises NotHereError, saying what `layout` was expected, where there is none, CorpusError where there are more.
     """
     try:
         if holds_corpus(root):
@@ -57,7 +58,7 @@ def corpus_folder(root: Path, holds_corpus: Callable[[Path], bool], layout: str)
     if len(inside) > 1:
         raise CorpusError(f"{root}: holds the corpus twice, in {inside[0].name} and {inside[1].name}; name one of them")
     if not inside:
-        raise CorpusError(f"{root}: the corpus is not here; expected {layout}")
+        raise NotHereError(f"the corpus is not here; expected {layout}")
     return inside[0]
 
 
@@ -80,7 +81,7 @@ def refuse_pointers(sources: Iterable[ClipSource]) -> None:
     pointers = sorted(path for path in media if is_pointer(path))
     if pointers:
         raise CorpusError(
-            f"{pointers[0]}: a git-lfs pointer, not a recording ({len(pointers)} of {len(media)} files are); "
+            f"{pointers[0]}: a git-lfs pointer, not a recording ({len(pointers)} of {counted(len(media), 'file')}); "
             "run git lfs pull in the corpus folder"
         )
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from builder.datasets.base import ClipSource, Corpus, CorpusError, Scan
+from builder.datasets.base import ClipSource, Corpus, NotHereError, Scan
 from builder.datasets.checks import is_media, visible_files
 from builder.demo import plan
 from manifests.labels import schemes_for
@@ -44,7 +44,7 @@ def scan(root: Path, options: Mapping[str, str]) -> Scan:
     media = [path for path in visible_files(root, _DEPTH) if is_media(path)]
     taken = {path for path in media if path.stem in known and path.suffix == ".mp4"}
     if not taken:
-        raise CorpusError(f"{root}: found no clip of the demo corpus; expected S01/S01_happy_01.mp4 ...; have it made")
+        raise NotHereError("found no clip of the demo corpus; expected S01/S01_happy_01.mp4 ...; have it made")
     found = {path.stem for path in taken}
     return Scan(
         sources=tuple(ClipSource(clip=_clip(known[path.stem]), video=path) for path in sorted(taken)),

@@ -25,7 +25,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from builder.datasets.base import ClipSource, Corpus, CorpusError, Scan
+from builder.datasets.base import ClipSource, Corpus, CorpusError, NotHereError, Scan
 from builder.datasets.checks import is_media, visible_files
 from manifests.schema import Clip, SchemaError
 
@@ -65,7 +65,7 @@ def _read(table: Path) -> Iterator[tuple[int, Row]]:
     try:
         text = table.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
-        raise CorpusError(f"{table}: no such file; expected a table with columns {', '.join(REQUIRED)}") from error
+        raise NotHereError(f"found no {table.name}; expected a table with columns {', '.join(REQUIRED)}") from error
     except UnicodeDecodeError as error:
         raise CorpusError(f"{table}: not UTF-8 (byte {error.start}); save it as UTF-8") from error
     except OSError as error:

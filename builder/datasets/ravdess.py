@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
 
-from builder.datasets.base import ClipSource, Corpus, CorpusError, Home, Original, Scan
+from builder.datasets.base import ClipSource, Corpus, Home, NotHereError, Original, Scan
 from builder.datasets.checks import is_media, visible_files
 from manifests import folds, labels
 from manifests.schema import Clip
@@ -76,7 +76,7 @@ def scan(root: Path, options: Mapping[str, str]) -> Scan:
     media = [path for path in visible_files(root, _DEPTH) if is_media(path)]
     taken = {path for path in media if path.stem in known and path.suffix.lower() == ".mp4"}
     if not taken:
-        raise CorpusError(f"{root}: found no speech video of RAVDESS; expected {_LAYOUT}")
+        raise NotHereError(f"found no speech video of RAVDESS; expected {_LAYOUT}")
     absent = known.keys() - {path.stem for path in taken}
     return Scan(
         sources=tuple(ClipSource(clip=known[path.stem], video=path) for path in sorted(taken)),

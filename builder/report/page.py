@@ -226,7 +226,7 @@ def _shown(value: object) -> Markup:
 
 
 def _missing(dataset: Dataset) -> Markup:
-    text = f"{dataset.missing:,} files that the corpus is known to hold were not there; the first of them:"
+    text = f"Not there: {dataset.missing:,} of the files that the corpus is known to hold; the first of them:"
     count = element("p", text, class_="warn")
     return joined([count, tables.listed(sorted(dataset.missing_names)[: tables.MOST_LISTED], "file")])
 

@@ -27,8 +27,12 @@ from builder.config import BuildConfig
 from builder.run import Job, build
 from manifests import index
 from manifests.files import sole_owner
+from manifests.sharing.withdraw import withdraw
 
 STOPPED = "error: stopped; the same command goes on where this one was\n"
+#: What Python raises for a package that is not there.
+NOT_INSTALLED = 'ModuleNotFoundError("No module named {0!r}", name="{0}")'
+INSTALL = "is not installed; pip install '.[builder]', then pip install --no-deps mediapipe"
 SPEAKERS = {
     "A": {"a1": "ok", "a2": "ok"},
     "B": {"b1": "ok", "b2": "ok"},
@@ -56,6 +60,7 @@ def idle(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 ALL_CORPORA = "ravdess, crema-d, iemocap, folder"
+ONE_OR_MORE = "expected one or more of mfcc, logmel, stft, each once (make: FEATURE=)"
 
 
 @pytest.mark.parametrize(
@@ -64,8 +69,8 @@ ALL_CORPORA = "ravdess, crema-d, iemocap, folder"
         (["shards", "--dataset", "voxceleb"], f"unknown corpus 'voxceleb'; valid are {ALL_CORPORA}"),
         (["plan", "--dataset", "voxceleb"], f"unknown corpus 'voxceleb'; valid are {ALL_CORPORA}"),
         (["shards", "--feature", "lpc"], "feature: found 'lpc', expected one of mfcc, logmel, stft"),
-        (["shards", "--feature", "mfcc,mfcc"], "features: found ('mfcc', 'mfcc'), expected one or more different ones"),
-        (["shards", "--feature", ""], "features: found (), expected one or more different ones"),
+        (["shards", "--feature", "mfcc,mfcc"], f"features: found mfcc, mfcc, {ONE_OR_MORE}\n"),
+        (["shards", "--feature", ""], f"features: found none, {ONE_OR_MORE}\n"),
         (["plan", "--timeline", "random"], "timeline: found 'random', expected one of uniform, fixed"),
         (["plan", "--align", "eyes"], "align: found 'eyes', expected one of frame, clip, none"),
         (["plan", "--decoder", "opencv"], "decoder: found 'opencv', expected one of pyav, ffmpeg"),
@@ -77,6 +82,10 @@ ALL_CORPORA = "ravdess, crema-d, iemocap, folder"
         (["shard"], "argument COMMAND: invalid choice: 'shard' (choose from 'shards', 'plan', 'report', "),
         (["plan", "--speed", "9"], "unrecognized arguments: --speed 9; "),
         ([], "the following arguments are required: COMMAND; "),
+        (["features"], "the following arguments are required: SHARDS, --feature; "),
+        (["features", "somewhere", "--feature", ""], f"features: found none, {ONE_OR_MORE}\n"),
+        (["corpus", "--connections", "0"], "argument --connections: found '0', expected a whole number from 1 on; "),
+        (["corpus", "--dataset", "voxceleb"], f"unknown corpus 'voxceleb'; valid are {ALL_CORPORA}"),
     ],
 )
 def test_what_is_not_valid_is_one_line_that_lists_what_is(
@@ -84,12 +93,21 @@ def test_what_is_not_valid_is_one_line_that_lists_what_is(
 ) -> None:
     corpora.folder(tmp_path / "data")
     where = ["--dataset", "folder", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "out")]
-    assert status(arguments[:1] + where * bool(arguments) + arguments[1:] if arguments != ["shard"] else arguments) == 2
+    of_builds = arguments[:1] in (["shards"], ["plan"])
+    assert status(arguments[:1] + where * of_builds + arguments[1:]) == 2
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err.startswith(f"error: {lists}")
     assert said.err.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("program", ["builder.doctor", "builder.bench"])
+def test_programs_beside_it_complain_in_one_line(program: str) -> None:
+    command = [sys.executable, "-m", program, "--speed"]
+    done = subprocess.run(command, cwd=HERE.parents[1], capture_output=True, text=True, timeout=60)
+    complaint = f"error: unrecognized arguments: --speed; python -m {program} --help says more\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", complaint)
 
 
 def status(arguments: Sequence[str]) -> int:
@@ -105,7 +123,7 @@ def test_a_traceback_only_with_debug(tmp_path: Path, capsys: pytest.CaptureFixtu
     arguments = command("plan", tmp_path / "nowhere")
     assert main(arguments) == 2
     said = capsys.readouterr().err
-    assert said == f"error: {tmp_path / 'nowhere'}: no such folder; expected the folder of Recordings of one's own\n"
+    assert said == f"error: {tmp_path / 'nowhere'}: no such folder; DATA= names the corpus's folder\n"
     with pytest.raises(ValueError, match="no such folder"):
         main([*arguments, "--debug"])
 
@@ -135,6 +153,76 @@ def test_summary_of_a_build(tmp_path: Path, quick: None, capsys: pytest.CaptureF
     ]
     assert main(command("shards", data, out)) == 0
     assert f"shards    {out} (3 shards, 3 of them built before)" in capsys.readouterr().out
+
+
+def test_one_clip_is_no_clips_and_has_no_folds(tmp_path: Path, quick: None, capsys: pytest.CaptureFixture[str]) -> None:
+    data, out = stand_ins.corpus(tmp_path / "data", {"A": {"a1": "ok"}}), tmp_path / "out"
+    assert main(command("shards", data, out)) == 0
+    said = capsys.readouterr()
+    assert said.out.splitlines()[1:3] == [
+        f"shards    {out} (1 shard, 0 of them built before)",
+        "folds     none fits what was built: folder: leave-one-speaker-out found subject A; expected at least three "
+        "speakers of different recordings, one each to test, to validate and to train on",
+    ]
+    assert said.err.startswith("building clips: 1/1, built 1 (")
+    assert main(command("plan", data, out)) == 0
+    assert capsys.readouterr().out.splitlines()[:2] == [
+        "Recordings of one's own: 1 clip, 1 speaker, 1 shard",
+        f"into      {out}: 1 of 1 shard built before",
+    ]
+
+
+def test_plan_knows_what_is_in_the_folder(tmp_path: Path, quick: None, capsys: pytest.CaptureFixture[str]) -> None:
+    data, out = stand_ins.corpus(tmp_path / "data", SPEAKERS), tmp_path / "out"
+
+    def planned() -> list[str]:
+        capsys.readouterr()
+        assert main(command("plan", data, out)) == 0
+        return capsys.readouterr().out.splitlines()
+
+    assert planned()[1] == f"into      {out}: 0 of 3 shards built before"
+    assert not out.exists()
+    main(command("shards", data, out))
+    assert planned()[:2] == [
+        "Recordings of one's own: 6 clips, 3 speakers, 3 shards",
+        f"into      {out}: 3 of 3 shards built before",
+    ]
+    (out / "C-000.tar").unlink()
+    assert planned()[1] == f"into      {out}: 2 of 3 shards built before"
+    main(command("shards", data, out))
+    withdraw(out, ["B"])
+    before = contents(out)
+    assert planned()[:3] == [
+        "Recordings of one's own: 4 clips, 2 speakers, 2 shards",
+        "  left out, since they were withdrawn from this folder: B",
+        f"into      {out}: 2 of 2 shards built before",
+    ]
+    assert main(command("plan", data, out, "--align", "clip")) == 2
+    assert "was built differently (config.align: frame -> clip)" in capsys.readouterr().err
+    assert contents(out) == before
+
+
+def test_what_cannot_be_written_is_named_as_the_folder_was(
+    tmp_path: Path, quick: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = stand_ins.corpus(tmp_path / "data", SPEAKERS)
+    monkeypatch.chdir(tmp_path)
+    Path("out/B-000.tar").mkdir(parents=True)  # in the way
+    assert main(command("shards", data, Path("out"))) == 2
+    assert re.search(r"^error: out/\S*B-000.tar\S*: Is a directory$", capsys.readouterr().err, re.MULTILINE)
+
+
+@pytest.mark.parametrize("features", ["mfcc", "logmel", "mfcc stft"])
+def test_plan_estimates_the_size(
+    tmp_path: Path, real_clip: Callable[[str], Path], capsys: pytest.CaptureFixture[str], features: str
+) -> None:
+    data = real_clip("crema-d/VideoFlash/1001_DFA_ANG_XX.flv").parents[1]
+    arguments = ["--dataset", "crema-d", "--data", str(data), "--out", str(tmp_path / "out"), "--feature", features]
+    assert main(["plan", *arguments]) == 0
+    estimated = float(re.search(r"^size      about (\d+) MB in all$", capsys.readouterr().out, re.MULTILINE)[1])  # type: ignore[index]
+    assert main(["shards", *arguments, "--workers", "1"]) == 0
+    built = sum(shard.bytes for shard in index.load_dataset(tmp_path / "out").shards)
+    assert estimated == pytest.approx(built / 1e6, rel=0.3)
 
 
 @pytest.mark.parametrize(
@@ -216,12 +304,33 @@ def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
     assert process.communicate(timeout=60)[1] == b""
 
 
-def test_a_backend_that_cannot_be_loaded_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "soxr.py").write_text("raise ImportError('libsoxr.so.0: cannot open shared object file')")
+@pytest.mark.parametrize(
+    ("package", "arguments", "problem", "said"),
+    [
+        (
+            "soxr",
+            ["plan"],
+            "ImportError('libsoxr.so.0: cannot open shared object file')",
+            "libsoxr.so.0: cannot open shared object file; run make doctor",
+        ),
+        ("soxr", ["plan"], NOT_INSTALLED.format("soxr"), f"soxr {INSTALL}"),
+        (
+            "webdataset",
+            ["features", "shards", "--feature", "mfcc"],
+            NOT_INSTALLED.format("webdataset"),
+            f"webdataset {INSTALL}",
+        ),
+    ],
+)
+def test_a_backend_that_cannot_be_loaded_is_one_line(
+    tmp_path: Path, package: str, arguments: list[str], problem: str, said: str
+) -> None:
+    (tmp_path / f"{package}.py").write_text(f"raise {problem}")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(HERE.parents[1])])}
-    done = subprocess.run([sys.executable, *REAL, "plan"], env=environment, capture_output=True, text=True, timeout=60)
+    program = [sys.executable, *REAL, *arguments]
+    done = subprocess.run(program, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: libsoxr.so.0: cannot open shared object file; run make doctor\n"
+    assert done.stderr == f"error: {said}\n"
 
 
 # --- interrupted and killed ------------------------------------------------------------------------------------
@@ -371,9 +480,7 @@ def test_real_disks_that_are_full_or_read_only(data: Path, tmp_path: Path, monke
     readonly = r"cannot be written \(Read-only file system\); choose another folder with OUT="
     assert re.fullmatch(rf"error: readonly/shards: {readonly}", errors[0])
     assert re.fullmatch(rf"error: readonly: {readonly}", errors[1])
-    assert re.fullmatch(
-        r"error: \S*/full/\S+: disk full, 0 MB free; make room and run the same command again", errors[2]
-    )
+    assert re.fullmatch(r"error: full/\S+: disk full, 0 MB free; make room and run the same command again", errors[2])
     assert len(errors) == 3
     left = (tmp_path / "left").read_text().split()
     assert not [name for name in left if name.endswith(".part")]

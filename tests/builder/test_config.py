@@ -33,6 +33,7 @@ trees = st.recursive(
     scalars, lambda inner: st.dictionaries(st.text("abc", max_size=2), inner, max_size=3), max_leaves=6
 )
 mappings = st.dictionaries(st.text("abc", max_size=2), trees, max_size=4)
+ONE_OR_MORE = "expected one or more of mfcc, logmel, stft, each once (make: FEATURE=)"
 
 
 # Settings
@@ -45,8 +46,8 @@ mappings = st.dictionaries(st.text("abc", max_size=2), trees, max_size=4)
         ({"align": "eyes"}, "align: found 'eyes', expected one of frame, clip, none"),
         ({"decoder": "cv2"}, "decoder: found 'cv2', expected one of pyav, ffmpeg"),
         ({"features": ("mfcc", "chroma")}, "feature: found 'chroma', expected one of mfcc, logmel, stft"),
-        ({"features": ()}, "features: found (), expected one or more different ones"),
-        ({"features": ("mfcc", "mfcc")}, "features: found ('mfcc', 'mfcc'), expected one or more different ones"),
+        ({"features": ()}, f"features: found none, {ONE_OR_MORE}"),
+        ({"features": ("mfcc", "mfcc")}, f"features: found mfcc, mfcc, {ONE_OR_MORE}"),
         ({"step_frames": 0}, "step_frames: found 0, expected 1 to 1000"),
         ({"step_frames": 1001}, "step_frames: found 1001, expected 1 to 1000"),
     ],

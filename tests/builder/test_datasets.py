@@ -176,10 +176,18 @@ def test_an_empty_folder_says_what_was_expected(name: str, tmp_path: Path) -> No
         scan_corpus(name, tmp_path)
 
 
-@each_tree
-def test_an_absent_folder_is_refused(name: str, tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match="no such folder"):
-        scan_corpus(name, tmp_path / "nowhere")
+@each_corpus
+def test_an_absent_or_empty_folder_says_how_to_have_the_corpus(name: str, tmp_path: Path) -> None:
+    how = {
+        "ravdess": "make corpus DATASET=ravdess fetches the corpus, DATA= names its folder",
+        "crema-d": "make corpus DATASET=crema-d fetches the corpus, DATA= names its folder",
+        "iemocap": "make corpus DATASET=iemocap says how to have the corpus, DATA= names its folder",
+    }.get(name, "DATA= names the corpus's folder")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "hollow" / {"crema-d": "VideoFlash", "iemocap": "Session1"}.get(name, "any")).mkdir(parents=True)
+    for folder, problem in (("nowhere", "no such folder"), ("empty", ""), ("hollow", "")):
+        with pytest.raises(CorpusError, match=f"^{re.escape(str(tmp_path / folder))}.*{problem}.*; {how}$"):
+            scan_corpus(name, tmp_path / folder)
 
 
 def test_an_unknown_corpus_lists_the_valid_ones(tmp_path: Path) -> None:
@@ -618,7 +626,10 @@ def test_folder_lists_absent_and_unnamed_files(tmp_path: Path) -> None:
         ("clip,speaker,emotion\na.mp4,x,joy\nA.mov,x,joy\n", r"clips.csv:2 and .*clips.csv:3: the same clip id A"),
         ("clip,speaker,emotion\na b.mp4,x,joy\na_b.mp4,x,joy\n", r"clips.csv:2 and .*:3: the same clip id a_b"),
         ("clip,speaker,emotion\na.mp4,Ann,joy\nb.mp4,ann,joy\n", "speakers Ann and ann differ only in case"),
-        ("clip,speaker,emotion\ngone.mp4,x,joy\n", "found no clip to build; 1 files are absent, the first is gone.mp4"),
+        (
+            "clip,speaker,emotion\ngone.mp4,x,joy\n",
+            "found no clip to build; 1 file absent, the first is gone.mp4; DATA= ",
+        ),
     ],
 )
 def test_folder_table_that_cannot_be_used(tmp_path: Path, table: str, message: str) -> None:

@@ -106,7 +106,7 @@ def test_too_little_memory(tmp_path: Path, few: None, monkeypatch: pytest.Monkey
     monkeypatch.setattr(doctor, "_available_bytes", lambda: 1_100_000_000)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
     check = checks(tmp_path)["memory"]
-    assert (check.ok, check.found) == (False, "1.1 GB free; 16 workers take about 8.0 GB")
+    assert (check.ok, check.found) == (False, "1.1 GB free; 16 workers: about 8.0 GB")
     assert check.advice == "use fewer workers: WORKERS=2"
 
 
@@ -121,7 +121,7 @@ def test_the_corpus_is_looked_at(tmp_path: Path, few: None) -> None:
     assert checks(tmp_path, "folder")["corpus"] == Check(
         name="corpus",
         ok=False,
-        found=f"{tmp_path / 'data'}: no such folder; expected the folder of Recordings of one's own",
+        found=f"{tmp_path / 'data'}: no such folder; DATA= names the corpus's folder",
         advice="name the corpus's folder with DATA=",
     )
     corpora.folder(tmp_path / "data")

@@ -90,7 +90,7 @@ def test_ravdess_ends_in_a_folder_that_can_be_built(zenodo: FileServer, data: Pa
     assert main(command(zenodo, data)) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[1] == "licence   CC BY-NC-SA 4.0; https://zenodo.org/records/1188976"
-    assert said[2] == f"here      1440 absent (1440 files) in {data}"
+    assert said[2] == f"here      0 of 1440 files in {data}"
     assert said[3] == f"from      {zenodo.url}/{homes.ARCHIVES}"
     assert re.fullmatch(r"to fetch  24 files, \d+\.\d MB", said[4])
     assert re.fullmatch(r"disk      \d+\.\d MB needed at most, \d+\.\d MB free", said[5])
@@ -127,7 +127,7 @@ def test_a_second_run_asks_for_nothing(zenodo: FileServer, data: Path, capsys: S
     assert main(command(zenodo, data)) == 0
     assert zenodo.requests == []
     assert capsys.readouterr().out.splitlines()[2:] == [
-        f"here      1440 right (1440 files) in {data}",
+        f"here      1440 of 1440 files in {data}: 1440 right",
         f"complete  {data}",
     ]
     assert {name: (data / name).read_bytes() for name in files(data)} == before
@@ -218,8 +218,8 @@ def test_what_stays_wrong_is_listed_and_the_rest_kept(
     github.misbehave(at_github(CLIP), always=fault)
     assert main(command(github, data)) == 1
     said = capsys.readouterr()
-    assert re.search(rf"^  failed  {CLIP}: {github.url}/{at_github(CLIP)}: {why}", said.out, re.MULTILINE)
-    assert said.err.endswith("error: 1 files could not be had; the same command tries again\n")
+    assert re.search(rf"^  failed  {CLIP}: {why}", said.out, re.MULTILINE)
+    assert said.err.endswith("error: 1 file could not be had; the same command tries again\n")
     assert len([name for name in files(data) if not Path(name).name.startswith(".")]) == CLIPS - 1
     assert not (data / CLIP).exists()
     github.behave()
@@ -230,24 +230,62 @@ def test_what_stays_wrong_is_listed_and_the_rest_kept(
 def test_wrong_bytes_of_an_archive_are_refused_by_its_md5(zenodo: FileServer, data: Path, capsys: Said) -> None:
     zenodo.misbehave(at_zenodo("03"), always=Fault(change=lambda data: data[:-1] + b"!"))
     assert main(command(zenodo, data)) == 1
-    assert re.search(
-        r"failed  \S+_03.zip: .*: found MD5 [0-9a-f]{32}, expected [0-9a-f]{32}; ", capsys.readouterr().out
-    )
+    assert re.search(r"failed  \S+_03.zip: found MD5 [0-9a-f]{32}, expected [0-9a-f]{32}; ", capsys.readouterr().out)
     assert not (data / "Actor_03").exists()
     assert len(list(data.glob("Actor_*"))) == 23
 
 
 def test_a_dead_home_is_not_asked_for_every_file(github: FileServer, data: Path, capsys: Said) -> None:
     github.allow = lambda request: False
-    assert main(command(github, data, "--connections", "1")) == 1
-    assert "were not tried after so many in a row that could not be had\n" in capsys.readouterr().err
+    assert main(command(github, data, "--connections", "1")) == 2
+    said = capsys.readouterr()
+    assert said.err.endswith(
+        f"error: {github.url}/{homes.REPOSITORY}: may not be read (HTTP 401); is a login or an "
+        "agreement to its terms missing?\n"
+    )
+    assert "failed" not in said.out + said.err
     assert fetch._MOST_FAILURES <= len(github.asked) < CLIPS
 
 
-def test_nobody_there(data: Path, capsys: Said) -> None:
-    assert main(["corpus", "--dataset", "ravdess", "--data", str(data), "--from", "http://127.0.0.1:9"]) == 2
-    said = capsys.readouterr().err
-    assert re.search(r"^error: http://127.0.0.1:9/api/records/1188976: cannot be fetched \(.*\); run again", said, re.M)
+def test_three_files_that_failed_are_named(github: FileServer, data: Path, capsys: Said) -> None:
+    names = [f"VideoFlash/{clip}.flv" for clip in corpora.CREMA_D_CLIPS[:5]]
+    for name in names:
+        github.misbehave(at_github(name), always=Fault(status=404))
+    assert main(command(github, data)) == 1
+    said = capsys.readouterr().out
+    assert said.count("  failed  VideoFlash/") == 3
+    assert said.endswith(": not there (HTTP 404)\n  ... and 2 more (ALL=1 lists them)\n")
+    assert main(command(github, data, "--all")) == 1
+    assert capsys.readouterr().out.count("  failed  VideoFlash/") == 5
+
+
+def test_where_nothing_came_the_status_says_so(github: FileServer, data: Path, capsys: Said) -> None:
+    main(command(github, data))
+    (data / CLIP).unlink()
+    github.misbehave(at_github(CLIP), always=Fault(status=404))
+    capsys.readouterr()
+    assert main(command(github, data)) == 2
+    said = capsys.readouterr()
+    assert f"  failed  {CLIP}: not there (HTTP 404)\n" in said.out
+    assert said.err.endswith("error: 1 file could not be had; the same command tries again\n")
+
+
+@pytest.mark.parametrize(("dataset", "where"), [("ravdess", "api/records/1188976"), ("crema-d", homes.REPOSITORY)])
+def test_nobody_there(data: Path, capsys: Said, dataset: str, where: str) -> None:
+    assert main(["corpus", "--dataset", dataset, "--data", str(data), "--from", "http://127.0.0.1:9"]) == 2
+    said = capsys.readouterr()
+    errors = [line for line in said.err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert re.match(rf"error: http://127.0.0.1:9/{where}: cannot be fetched \(.*\); run again", errors[0])
+    assert "failed" not in said.out
+    assert "checking" not in said.err  # nothing is there
+
+
+def test_check_of_an_empty_folder_counts_files(data: Path, capsys: Said) -> None:
+    assert main(["corpus", "--dataset", "ravdess", "--data", str(data), "--check"]) == 1
+    said = capsys.readouterr()
+    assert f"here      0 of 1440 files in {data}\n" in said.out
+    assert said.err == "error: 1440 files absent\n"
 
 
 @pytest.mark.parametrize("address", ["gopher://host", "https://me:secret@host", "https://host/?key=secret"])
@@ -501,13 +539,13 @@ def test_check_counts_and_names(github: FileServer, data: Path, capsys: Said) ->
     found = hashlib.sha256((data / CLIP).read_bytes()).hexdigest()
     expected = hashlib.sha256(homes.recording(CLIP)).hexdigest()
     assert said.out.splitlines()[2:] == [
-        f"here      {CLIPS - 4} right, 2 wrong, 2 absent ({CLIPS} files) in {data}",
+        f"here      {CLIPS - 2} of {CLIPS} files in {data}: {CLIPS - 4} right, 2 wrong",
         f"  wrong  {CLIP}: found SHA-256 {found}, expected {expected}",
         "  wrong  VideoFlash/1001_DFA_DIS_XX.flv: found 5 bytes, expected 1280",
         "  absent  VideoFlash/1001_DFA_FEA_XX.flv",
         "  absent  VideoFlash/1001_DFA_HAP_XX.flv",
     ]
-    assert said.err.endswith("error: 2 files are absent; 2 files are not as published; REPLACE=1 fetches them anew\n")
+    assert said.err.endswith("error: 2 files absent; 2 files not as published; REPLACE=1 fetches anew\n")
     assert github.requests == []
     assert {name: (data / name).read_bytes() for name in files(data)} == before
 
@@ -519,7 +557,7 @@ def test_what_is_wrong_is_replaced_only_when_asked(github: FileServer, data: Pat
     (data / pointer).write_bytes(corpora.LFS_POINTER)
     github.behave()
     assert main(command(github, data)) == 1
-    assert capsys.readouterr().err.endswith("error: 1 files are not as published; REPLACE=1 fetches them anew\n")
+    assert capsys.readouterr().err.endswith("error: 1 file not as published; REPLACE=1 fetches anew\n")
     assert github.asked == [at_github(pointer)]
     assert (data / CLIP).read_bytes() == b"cut by myself"
     assert main(command(github, data, "--replace")) == 0
@@ -530,7 +568,7 @@ def test_what_is_wrong_is_replaced_only_when_asked(github: FileServer, data: Pat
 def test_check_of_files_that_somebody_else_unpacked(zenodo: FileServer, data: Path, capsys: Said) -> None:
     corpora.ravdess(data, corpora.SPEAKERS["ravdess"])
     assert main(command(zenodo, data, "--check")) == 0
-    assert f"here      1440 unchecked (1440 files) in {data}\n" in capsys.readouterr().out
+    assert f"here      1440 of 1440 files in {data}: 1440 unchecked\n" in capsys.readouterr().out
 
 
 def test_check_of_files_that_changed_since_they_were_unpacked(zenodo: FileServer, data: Path, capsys: Said) -> None:
@@ -539,7 +577,7 @@ def test_check_of_files_that_changed_since_they_were_unpacked(zenodo: FileServer
     (data / "Actor_02/01-01-01-01-01-01-02.mp4").write_bytes(b"cut")
     assert main(command(zenodo, data, "--check")) == 1
     said = capsys.readouterr().out
-    assert f"here      1439 right, 1 wrong (1440 files) in {data}\n" in said
+    assert f"here      1440 of 1440 files in {data}: 1439 right, 1 wrong\n" in said
     assert "  wrong  Actor_02/01-01-01-01-01-01-02.mp4: found SHA-256 " in said
     zenodo.behave()
     assert main(command(zenodo, data, "--replace")) == 0
@@ -550,7 +588,7 @@ def test_real_clips_are_as_published(real_clip: Callable[[str], Path], capsys: S
     data = real_clip(f"crema-d/{CLIP}").parents[1]
     assert main(["corpus", "--dataset", "crema-d", "--data", str(data), "--check"]) == 1
     said = capsys.readouterr().out
-    assert "here      4 right, 4 wrong, 7438 absent (7446 files)" in said  # its WAVs are no corpus's own
+    assert f"here      8 of 7446 files in {data}: 4 right, 4 wrong\n" in said  # its WAVs are no corpus's own
     assert said.count("  wrong  AudioWAV/") == 4
     assert said.endswith("\n  ... and 7428 more (ALL=1 lists them)\n")
 

@@ -257,7 +257,7 @@ def test_missing_files_are_counted_and_the_first_listed(mixed: Path) -> None:
     resave(mixed, missing=0, missing_names=())
     assert page.text[names[0]] == page.text[names[MOST_LISTED - 1]] == 1
     assert page.text[names[MOST_LISTED]] == 0
-    assert f"{len(names)} files that the corpus is known to hold were not there" in page.source
+    assert f"Not there: {len(names)} of the files that the corpus is known to hold" in page.source
 
 
 def test_nothing_is_fetched_and_nothing_runs(mixed: Path) -> None:

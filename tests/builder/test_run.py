@@ -401,7 +401,7 @@ def test_shards_of_a_speaker_who_is_gone_are_kept_unless_told_otherwise(data: Pa
     build(job(data, out))
     before = contents(out)
     edit(data / "clips.csv", "d1.mp4,D,sad\n", "")
-    with pytest.raises(FolderError, match=r"1 finished shards .*D-000\.tar.*PRUNE=1"):
+    with pytest.raises(FolderError, match=r"1 finished shard of .*D-000\.tar.*PRUNE=1"):
         build(job(data, out))
     assert contents(out) == before
 

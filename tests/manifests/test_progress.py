@@ -63,8 +63,8 @@ def test_plain_lines_now_and_then_and_at_the_end(clock: Clock) -> None:
             progress.step("flagged" if i % 10 == 0 else "built")
     rate = 40 / (2 * EVERY_SECONDS)
     assert stream.getvalue().splitlines() == [
-        f"building demo: 21/60, built 18, flagged 3 ({rate:.1f} a second, 0 min left)",
-        f"building demo: 42/60, built 37, flagged 5 ({rate:.1f} a second, 0 min left)",
+        f"building demo: 21/60, built 18, flagged 3 ({rate:.1f} a second, 29 s left)",
+        f"building demo: 42/60, built 37, flagged 5 ({rate:.1f} a second, 14 s left)",
         f"building demo: 60/60, built 54, flagged 6 ({rate:.1f} a second)",
     ]
 
