@@ -13,7 +13,7 @@ from typing import get_args
 
 from builder import console, light
 from builder.config import TIMELINES, BuildConfig, ConfigError
-from builder.console import counted, failed, say
+from builder.console import failed, say
 from builder.datasets import DATASETS
 from builder.datasets.demo import make_demo
 from builder.engines import DaskCluster, Engine, LocalPool
@@ -22,6 +22,7 @@ from builder.media import DECODERS
 from builder.pool import EngineError, Limits
 from builder.run import Job, Part, PartSummary, Plan, Summary, begun, build, plan
 from manifests.progress import Progress
+from manifests.records import counted
 from manifests.schema import COLUMNS, DROP_REASONS, FEATURE_ROWS, GRIDS
 
 DEMO = "demo"

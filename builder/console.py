@@ -61,11 +61,6 @@ def failed(message: str, status: int) -> int:
     return status
 
 
-def counted(count: int, noun: str) -> str:
-    """`1 clip`, `2 clips`."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
-
-
 def folder(text: str) -> Path:
     """Argument type: a path, `~` is the home folder."""
     return Path(text).expanduser()

@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 from builder import console
 from builder.config import ConfigError
-from builder.console import counted, say
+from builder.console import say
 from builder.corpus.fetch import CONNECTIONS, Fetched, fetch, room
 from builder.corpus.stock import State, Stock, corpus_root, take_stock
 from builder.corpus.zenodo import with_checksums
@@ -19,6 +19,7 @@ from builder.datasets.base import Corpus, CorpusError, Home, Original
 from manifests.files import FolderError, sole_owner
 from manifests.folds import FoldError
 from manifests.index import ManifestError
+from manifests.records import counted
 from manifests.schema import FEATURE_ROWS, SchemaError
 from manifests.sharing.places import Place, PlaceError, place_at
 
@@ -107,7 +108,7 @@ def _complete(home: Home, root: Path, originals: Sequence[Original], options: ar
     address = (options.address or home.address).rstrip("/")
     place = place_at(f"{address}/{home.folder}")
     _say_size(place, root, originals, options)
-    with sole_owner(root, "DATA="):
+    with sole_owner(root, "DATA=", tidy=True):
         if home.record is not None:
             originals = with_checksums(place_at(address), home.record, originals)
         done = fetch(place, root, originals, connections=options.connections, keep_archives=options.keep_archives)
@@ -128,7 +129,8 @@ def _say_size(place: Place, root: Path, originals: Sequence[Original], options: 
 def _say_fetched(place: Place, done: Fetched, *, every: bool) -> list[str]:
     """Say what came, and what did not. Raises PlaceError where nothing did."""
     reasons = set(done.failed.values())
-    if not done.files and len(done.failed) > 1 and len(reasons) == 1:  # it lies in the home, not in a file
+    several = len(done.failed) + done.not_tried > 1
+    if not done.files and several and len(reasons) == 1:  # it lies in the home, not in a file
         raise PlaceError(f"{place.address}: {reasons.pop()}")
     say(f"fetched   {counted(done.files, 'file')}, {done.bytes / 1e6:.1f} MB, each as published")
     failed = sorted(done.failed.items())

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from builder.config import BuildConfig, ConfigError, differences, digest, identity
-from builder.console import counted
 from builder.datasets import corpus_named, scan_corpus
 from builder.datasets.base import Corpus, Scan
 from builder.datasets.checks import chosen_options
@@ -19,6 +18,7 @@ from manifests import index
 from manifests.files import BusyError, FolderError, joint_owner, remove_leftovers, sole_owner
 from manifests.index import Dataset
 from manifests.progress import Progress
+from manifests.records import counted
 from manifests.sharing.withdraw import under_way
 from manifests.writing import Written, mark_unfinished, write_index
 
@@ -226,11 +226,13 @@ def _earlier_build(out: Path, planned: Plan) -> Dataset | None:
     """The build that a folder holds, if any. Refuses one of another configuration, and a folder of no build at all."""
     if under_way(out):
         raise FolderError(f"{out}: a withdrawal was begun here and not ended; run make withdraw again first")
-    if not (out / index.DATASET_FILE).exists():
+    ours = out / index.DATASET_FILE
+    if not ours.exists():
         others = sorted(path for path in out.rglob("*") if path.is_file() and not path.name.startswith("."))
-        if others:
+        if not others:
+            return None
+        if not ours.exists():  # another part may have begun meanwhile
             raise FolderError(f"{others[0]}: no {index.DATASET_FILE} says that this is ours; choose an empty OUT=")
-        return None
     before = index.load_dataset(out)
     changed = differences(before.identity, planned.identity)
     if changed:

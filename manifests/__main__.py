@@ -4,23 +4,36 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from manifests import terms
 from manifests.files import FolderError, describe_os_error
 from manifests.index import Dataset, Problem, load_dataset, shards_here, verify
-from manifests.records import OneLineError
+from manifests.records import OneLineError, counted
 from manifests.sharing.destinations import Destination, ShareError, destination
-from manifests.sharing.fetch import SPLITS, THREADS, FetchError, Wanted, fetch
+from manifests.sharing.fetch import SPLITS, THREADS, FetchError, Report, Wanted, fetch
 from manifests.sharing.places import KINDS
 from manifests.sharing.share import NotWholeError, Shared, Wish, share
-from manifests.sharing.withdraw import withdraw
+from manifests.sharing.withdraw import under_way, withdraw
+
+_STATUSES = """
+exit status: 0 if all is as it should be; 1 if files are bad or could not be had, each named in a line; 2 if the command
+could not be carried out: wrong usage, or a folder or a place that cannot be used; 130 after Ctrl-C
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Wrong usage is told in one line, like all else that goes wrong."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; {self.prog} --help tells more\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status 0 if the folder is as its index promises, 1 with every bad file named if not, 2 without an index."""
-    parser = argparse.ArgumentParser(prog="python -m manifests", description=__doc__)
+    """Run a command; its exit status, as `_STATUSES` tells."""
+    parser = _Parser(prog="python -m manifests", description=__doc__, epilog=_STATUSES)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     check = commands.add_parser("verify", help="hold a folder of shards against its index")
     check.add_argument("folder", type=Path)
@@ -30,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _add_fetch(commands.add_parser("fetch", help="bring what a fold needs of a published folder, or all of it"))
     leave = commands.add_parser("withdraw", help="remove speakers from a finished folder")
     leave.add_argument("folder", type=Path)
-    leave.add_argument("speaker", nargs="+")
+    leave.add_argument("speaker", nargs="+", metavar="SPEAKER")
     leave.set_defaults(run=_withdraw)
     options = parser.parse_args(arguments)
     try:
@@ -46,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _verify(options: argparse.Namespace) -> int:
     problems = verify(options.folder, full=not options.quick)
     if problems:
-        return _bad(problems)
+        return _bad(options.folder, problems)
     how = "every size" if options.quick else "every hash and member"
     sys.stdout.write(f"{_held(options.folder)} ({how})\n")
     return 0
@@ -57,10 +70,11 @@ def _held(folder: Path) -> str:
     every = load_dataset(folder).shards
     here = shards_here(folder, load_dataset(folder))
     samples, size = sum(shard.samples for shard in here), sum(shard.bytes for shard in here) / 1e6
+    shards = counted(len(every), "shard")
     if len(here) == len(every):
-        return f"whole: {samples} samples in {len(here)} shards, {size:.1f} MB"
-    all_samples = sum(shard.samples for shard in every)
-    return f"part: {samples} of {all_samples} samples in {len(here)} of {len(every)} shards, {size:.1f} MB"
+        return f"whole: {counted(samples, 'sample')} in {shards}, {size:.1f} MB"
+    all_samples = counted(sum(shard.samples for shard in every), "sample")
+    return f"part: {samples} of {all_samples} in {len(here)} of {shards}, {size:.1f} MB"
 
 
 def _add_fetch(parser: argparse.ArgumentParser) -> None:
@@ -76,15 +90,17 @@ def _add_fetch(parser: argparse.ArgumentParser) -> None:
 
 
 def _fetch(options: argparse.Namespace) -> int:
+    if not options.source:
+        raise FetchError(
+            "where to fetch from is missing; say FROM=folder|https://...|s3://...|hf://datasets/owner/name"
+        )
     if options.fold is None and (options.split or options.fold_scheme):
         raise FetchError("found a split or a scheme, but no fold; name one with --fold (make: FOLD=)")
     wanted = options.fold and Wanted(fold=options.fold, scheme=options.fold_scheme, splits=tuple(options.split))
     told = {name: getattr(options, name) for name in ("dataset", "prune", "threads")}
     report = fetch(options.source, options.folder, wanted, **told)
-    _bad(report.problems)
-    kept = len(report.here) - report.moved
-    moved = f"{report.moved} shards moved, {report.moved_bytes / 1e6:.1f} MB" if report.moved else "nothing to move"
-    sys.stdout.write(f"{moved}; {kept} of {len(report.here)} shards were here\n")
+    _say_bad(report.problems)
+    _say_fetched(report)
     if report.problems:
         sys.stdout.write(f"{len(report.problems)} not fetched; the same command tries them again\n")
         return 1
@@ -92,10 +108,30 @@ def _fetch(options: argparse.Namespace) -> int:
     return 0
 
 
-def _bad(problems: Iterable[Problem | str]) -> int:
+def _say_fetched(report: Report) -> None:
+    moved = f"{counted(report.moved, 'shard')} moved, {report.moved_bytes / 1e6:.1f} MB"
+    kept = f"{report.kept} of {counted(len(report.here), 'shard')} here before"
+    sys.stdout.write(f"{moved if report.moved else 'nothing to move'}; {kept}\n")
+    if report.removed:
+        sys.stdout.write(f"removed here: {', '.join(report.removed)}\n")
+
+
+def _bad(folder: Path, problems: Sequence[Problem]) -> int:
+    """Name what is bad in a folder, and say what to do."""
+    _say_bad(problems)
+    if under_way(folder):
+        advice = "the same withdraw goes on"
+    elif not load_dataset(folder).complete:
+        advice = "the same make shards goes on"
+    else:
+        advice = "build or fetch it again"
+    sys.stdout.write(f"{folder}: {advice}\n")
+    return 1
+
+
+def _say_bad(problems: Sequence[Problem | str]) -> None:
     for problem in problems:
         sys.stdout.write(f"BAD  {problem}\n")
-    return 1
 
 
 def _add_share(parser: argparse.ArgumentParser) -> None:
@@ -113,14 +149,14 @@ def _add_share(parser: argparse.ArgumentParser) -> None:
 
 
 def _share(options: argparse.Namespace) -> int:
+    there = destination(options.destination)
     _say_terms(load_dataset(options.folder))
     wish = Wish(affirmed=options.affirm, public=options.public, report=options.report, prune=options.prune)
-    there = destination(options.destination)
     try:
         shared = share(options.folder, there, wish)
     except NotWholeError as error:
         sys.stderr.write(f"error: {error}\n")
-        return _bad(error.problems)
+        return _bad(options.folder, error.problems)
     _say_shared(shared, there)
     return 0
 
@@ -135,7 +171,7 @@ def _say_terms(dataset: Dataset) -> None:
 
 def _say_shared(shared: Shared, there: Destination) -> None:
     what = (
-        f"sent {shared.sent} of {shared.files} files ({shared.sent_bytes / 1e6:.1f} MB)"
+        f"sent {shared.sent} of {counted(shared.files, 'file')} ({shared.sent_bytes / 1e6:.1f} MB)"
         if shared.sent
         else "nothing to send"
     )
@@ -153,8 +189,8 @@ def _withdraw(options: argparse.Namespace) -> int:
     if not gone.shards:
         sys.stdout.write(f"{who}: withdrawn before; nothing of them is here\n")
         return 0
-    shards = f"{gone.shards} shard{'s' if gone.shards != 1 else ''}"
-    sys.stdout.write(f"{who}: removed {shards}, {gone.clips} clips, {gone.bytes / 1e6:.1f} MB\n")
+    what = f"{counted(gone.shards, 'shard')}, {counted(gone.clips, 'clip')}, {gone.bytes / 1e6:.1f} MB"
+    sys.stdout.write(f"{who}: removed {what}\n")
     if gone.report_removed:
         sys.stdout.write("report.html showed faces and is gone; make report draws it anew\n")
     if gone.skipped_schemes:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from manifests import folds, terms
 from manifests.index import Dataset, Row
+from manifests.records import counted
 from manifests.schema import DROP_REASONS, FLAGS, dump_json, member_names
 
 #: For Hugging Face: what to list it under, which files, and what the members are. Left to guess, it would want
@@ -97,7 +98,8 @@ def dataset_card(dataset: Dataset, tally: Tally) -> str:
             _front(dataset, clips.total()),
             f"# {_plain(_title(dataset))}: aligned faces and spectrograms",
             "",
-            f"{clips.total()} clips of {len(clips)} speakers in {len(dataset.shards)} WebDataset shards: "
+            f"{counted(clips.total(), 'clip')} of {counted(len(clips), 'speaker')} in "
+            f"{counted(len(dataset.shards), 'WebDataset shard')}: "
             "16 aligned 224x224 face crops, the spectrograms of the sound around each, and the sound, on one clock.",
             "",
             *_section("Members of a sample", [f"`KEY.{name}`" for name in member_names(dataset.features)]),
@@ -176,7 +178,7 @@ def _scheme(dataset: Dataset, name: str, clips: Mapping[str, int]) -> Iterator[s
 
 def _side(subjects: Iterable[str], clips: Mapping[str, int]) -> str:
     built = [clips[subject] for subject in subjects if subject in clips]
-    return f"{len(built)} speakers, {sum(built)} clips"
+    return f"{counted(len(built), 'speaker')}, {counted(sum(built), 'clip')}"
 
 
 def _reading(dataset: Dataset) -> list[str]:

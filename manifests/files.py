@@ -5,16 +5,17 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import math
 import os
 import secrets
 import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 LOCK_FILE = ".lock"
 _TEMPORARY = ".part"
@@ -98,13 +99,21 @@ def remove_leftovers(folder: Path) -> None:
 
 
 @contextmanager
-def sole_owner(folder: Path, setting: str = "OUT=") -> Iterator[None]:
+def sole_owner(folder: Path, setting: str = "OUT=", *, tidy: bool = False) -> Iterator[None]:
     """Hold the folder's lock while building. The system frees it when its owner dies, however that happens.
 
-    `setting` is what people choose the folder with. Raises BusyError, before any work, where another build holds it,
-    FolderError where the folder cannot be written.
+    `setting` is what people choose the folder with, empty where no other will do. Raises BusyError, before any work,
+    where another build holds it, FolderError where the folder cannot be written. With `tidy`, an owner that fails takes
+    away the lock, and the empty folders, that were not there before.
     """
-    with _owned(folder, setting, fcntl.LOCK_EX):
+    with _owned(folder, setting, fcntl.LOCK_EX, 0.0, tidy=tidy):
+        yield
+
+
+@contextmanager
+def owner_in_turn(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock alone, after whoever holds it now; tidy as a `sole_owner`. Raises FolderError."""
+    with _owned(folder, "", fcntl.LOCK_EX, math.inf, tidy=True):
         yield
 
 
@@ -114,43 +123,72 @@ def joint_owner(folder: Path, setting: str = "OUT=") -> Iterator[None]:
 
     Raises as `sole_owner` does.
     """
-    with _owned(folder, setting, fcntl.LOCK_SH):
+    with _owned(folder, setting, fcntl.LOCK_SH, _PATIENCE_SECONDS, tidy=False):
         yield
 
 
 @contextmanager
-def _owned(folder: Path, setting: str, kind: int) -> Iterator[None]:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / LOCK_FILE).open("a+b", buffering=0)
-    except OSError as error:
-        raise FolderError(
-            f"{folder}: cannot be written ({error.strerror}); choose another folder with {setting}"
-        ) from error
-    with lock:
-        _take(lock, folder, setting, kind)
+def _owned(folder: Path, setting: str, kind: int, patience: float, *, tidy: bool) -> Iterator[None]:
+    made = [path for path in (folder / LOCK_FILE, folder, *folder.parents) if not path.exists()]
+    with _lock(folder, setting, kind, patience) as lock:
         with named(folder / LOCK_FILE):
             lock.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         try:
             yield
+        except BaseException:
+            if tidy:
+                _take_away(made)
+            raise
         finally:
             lock.truncate(0)  # whoever is given the folder need not know the machine
 
 
-def _take(lock: FileIO, folder: Path, setting: str, kind: int) -> None:
+@contextmanager
+def _lock(folder: Path, setting: str, kind: int, patience: float) -> Iterator[FileIO]:
+    """The folder's lock, held. One that its last owner took away locks nothing: the next is made."""
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = (folder / LOCK_FILE).open("a+b", buffering=0)
+        except OSError as error:
+            advice = f"; choose another folder with {setting}" if setting else ""
+            raise FolderError(f"{folder}: cannot be written ({error.strerror}){advice}") from error
+        with lock:
+            _take(lock, folder, setting, kind, patience)
+            if is_still(folder / LOCK_FILE, lock):
+                yield lock
+                return
+
+
+def is_still(path: Path, file: IO[bytes]) -> bool:
+    """Whether a file that was opened under a name is still the one with that name."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
+
+
+def _take_away(made: Sequence[Path]) -> None:
+    """A lock that is held alone, and the folders around it, inner ones first, as far as they are empty then."""
+    with suppress(OSError):
+        for path in made:
+            (path.unlink if path.name == LOCK_FILE else path.rmdir)()
+
+
+def _take(lock: FileIO, folder: Path, setting: str, kind: int, patience: float) -> None:
     """Lock the file, and empty it if it is to be one's own; or raise FolderError."""
-    end = time.monotonic() + (_PATIENCE_SECONDS if kind == fcntl.LOCK_SH else 0)
+    end = time.monotonic() + patience
     try:
         while not _locked(lock, kind):
             if time.monotonic() >= end:
                 lock.seek(0)
                 owner = lock.read(200).decode(errors="replace").partition("\n")[0] or "another process"
-                raise BusyError(f"{folder}: {owner} is building here; wait for it, or choose another {setting}")
+                advice = f", or choose another {setting}" if setting else ""
+                raise BusyError(f"{folder}: {owner} is at work here; wait for it{advice}")
             time.sleep(0.2)
     except OSError as error:
-        raise FolderError(
-            f"{folder}: cannot be locked ({error.strerror}); choose a local folder with {setting}"
-        ) from error
+        advice = f" with {setting}" if setting else ""
+        raise FolderError(f"{folder}: cannot be locked ({error.strerror}); choose a local folder{advice}") from error
     if kind == fcntl.LOCK_EX:
         lock.truncate(0)
 

@@ -17,12 +17,12 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
-from manifests.records import OneLineError
+from manifests.records import OneLineError, counted
 from manifests.schema import SCHEMA_VERSION
 
 LOSO = "loso"
@@ -139,7 +139,7 @@ def choose_validation(train_subjects: Iterable[str]) -> tuple[str, ...]:
     """
     ids = sorted(set(train_subjects))
     if len(ids) < 2:
-        raise FoldError(f"found {len(ids)} subjects to train on and validate with, expected at least 2")
+        raise FoldError(f"found {counted(len(ids), 'subject')} to train on and validate with, expected at least 2")
     count = max(1, round(len(ids) / 5))
     return tuple(ids[(2 * i + 1) * len(ids) // (2 * count)] for i in range(count))
 
@@ -200,6 +200,19 @@ def fold_scheme(dataset: str, name: str, speakers: Iterable[str]) -> FoldScheme:
         raise FoldError(f"unknown fold scheme {name!r} for {dataset}; valid are {', '.join(valid)}")
     make = {LOSO: leave_one_speaker_out, TEN_FOLDS: ten_folds}.get(name)
     return make(dataset, everyone) if make else load_scheme(name)
+
+
+def scheme_named(name: str | None, known: Sequence[str], speakers: Collection[str]) -> str:
+    """Which of the schemes of a folder of shards is meant; the first, its default, by None.
+
+    `speakers` are those of its shards. Raises FoldError listing the valid names.
+    """
+    if not known:
+        told = counted(len(speakers), "speaker")
+        raise FoldError(f"these shards have no fold scheme: {told}, too few to leave one out")
+    if name is not None and name not in known:
+        raise FoldError(f"unknown fold scheme {name!r}; valid are {', '.join(known)}")
+    return name or known[0]
 
 
 def load_scheme(name: str) -> FoldScheme:

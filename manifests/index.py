@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from manifests.records import OneLineError, printable, typed
+from manifests.records import OneLineError, counted, printable, typed
 from manifests.schema import (
     FEATURE_ROWS,
     NAME,
@@ -380,7 +380,7 @@ def verify(folder: Path, full: bool = False, on_file: Callable[[str], None] | No
     """
     dataset = load_dataset(folder)
     if not dataset.complete:
-        return [Problem(file=DATASET_FILE, found="an unfinished build", expected="a finished one; run it again")]
+        return [Problem(file=DATASET_FILE, found="an unfinished build", expected="a finished one")]
     sums = load_sums(folder)
     promised = promised_files(dataset, _receipts(dataset, sums))
     problems = [*_unlisted(folder, promised), *_disagreeing_sums(dataset, sums, promised)]
@@ -458,7 +458,7 @@ def _check_members(folder: Path, shard: Shard, suffixes: set[str]) -> Iterator[P
     if receipt.members != members:
         yield Problem(file=shard.receipt, found=f"other members than in {shard.name}", expected="the same")
     if len(members) != shard.samples:
-        yield Problem(file=shard.name, found=f"{len(members)} samples", expected=f"{shard.samples}")
+        yield Problem(file=shard.name, found=counted(len(members), "sample"), expected=f"{shard.samples}")
     for key, places in members.items():
         if places.keys() != suffixes:
             yield Problem(
@@ -514,7 +514,7 @@ def _json(data: bytes, where: str) -> Any:
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise ManifestError(f"{where}: not JSON ({type(error).__name__})") from error
+        raise ManifestError(f"{where}: not JSON ({type(error).__name__}); build or fetch it again") from error
 
 
 def _record(kind: type[_Record], value: object, where: str) -> _Record:

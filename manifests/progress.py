@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
+from functools import cache
 from types import TracebackType
 from typing import Any, Self, TextIO
 
@@ -12,6 +13,18 @@ from tqdm import tqdm
 
 #: Seconds between plain lines.
 EVERY_SECONDS = 15.0
+
+
+def note(line: str) -> None:
+    """A line on stderr, above a bar that is there."""
+    tqdm.write(line, file=sys.stderr)
+    sys.stderr.flush()
+
+
+@cache
+def note_once(line: str) -> None:
+    """A line on stderr that a process says the first time only."""
+    note(line)
 
 
 class Progress:
@@ -37,7 +50,7 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
         elif kind is None and self._total:
-            self._say()
+            self._say(last=True)
 
     def step(self, outcome: str | None = None, by: int = 1) -> None:
         """One step done, of `by` units; `outcome` is counted and shown."""
@@ -66,11 +79,12 @@ class Progress:
         scale = self._unit == "B"
         return tqdm(total=self._total, desc=self._what, unit=self._unit, unit_scale=scale, file=self._stream)
 
-    def _say(self) -> None:
+    def _say(self, *, last: bool = False) -> None:
         self._spoke = time.monotonic()
         rate = self._done / max(self._spoke - self._started, 1e-9)
         counts = "".join(f", {name} {count}" for name, count in sorted(self._counts.items()))
-        left = f", {_duration((self._total - self._done) / rate)} left" if 0 < self._done < self._total else ""
+        going_on = 0 < self._done < self._total and not last
+        left = f", {_duration((self._total - self._done) / rate)} left" if going_on else ""
         told = f"{self._done}/{self._total}{counts} ({rate:.1f} a second{left})"
         if self._unit == "B":
             told = f"{self._done / 1e6:.1f}/{self._total / 1e6:.1f} MB{counts} ({rate / 1e6:.1f} MB a second{left})"

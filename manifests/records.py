@@ -28,6 +28,11 @@ def printable(text: str) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
+def counted(count: int, what: str) -> str:
+    """`1 shard`, `2 shards`."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
 class OneLineError(ValueError):
     """Its message may quote what a stranger wrote, and is shown on a terminal."""
 

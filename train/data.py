@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from manifests import index, labels
-from manifests.folds import Side, read_assignment
+from manifests.folds import Side, read_assignment, scheme_named
 from manifests.index import Dataset, Receipt, Shard, Statistics
 from manifests.labels import LabelScheme
 from manifests.sharing.fetch import mirror_index, promises
@@ -124,15 +124,18 @@ def _open_remote(address: str, root: Path) -> Folder:
     return Folder(path=path, dataset=dataset, here=frozenset(shard.name for shard in dataset.shards), place=place)
 
 
+def fold_scheme(folder: Folder, name: str | None = None) -> str:
+    """A fold scheme of a folder, the corpus's default if none is named. Raises FoldError for an unknown one."""
+    return scheme_named(name, folder.dataset.fold_schemes, {shard.speaker for shard in folder.dataset.shards})
+
+
 def fold_sides(folder: Folder, fold: str, scheme: str | None = None) -> Mapping[str, Side]:
     """`train`, `validation` and `test` of a fold; the corpus's default scheme if none is named.
 
-    Raises DataError, listing the valid ones, for an unknown fold or scheme; FoldError for one that leaks a subject.
+    Raises DataError or FoldError, listing the valid ones, for an unknown fold or scheme; FoldError for one that leaks a
+    subject.
     """
-    known = folder.dataset.fold_schemes
-    name = scheme or next(iter(known), "")
-    if name not in known:
-        raise DataError(f"{folder.path}: unknown fold scheme {name!r}; valid are {', '.join(known) or 'none'}")
+    name = fold_scheme(folder, scheme)
     file = f"{index.FOLDS}/{name}.json"
     data = (folder.path / file).read_bytes()
     speakers = {shard.name: shard.speaker for shard in folder.dataset.shards}

@@ -91,7 +91,7 @@ def open_corpus(config: TrainConfig) -> Corpus:
         folder=folder,
         strategy=strategy,
         scheme=scheme,
-        fold_scheme=config.fold_scheme or folder.dataset.fold_schemes[0],
+        fold_scheme=data.fold_scheme(folder, config.fold_scheme),
         folds=fold_names(folder, config.fold_scheme),
         sides=sides,
         members=members,
@@ -102,7 +102,7 @@ def open_corpus(config: TrainConfig) -> Corpus:
 
 def fetch_line(folder: Folder, config: TrainConfig, split: str) -> str:
     """The command that brings what is not here of a fold."""
-    scheme = config.fold_scheme or folder.dataset.fold_schemes[0]
+    scheme = data.fold_scheme(folder, config.fold_scheme)
     return command(folder.source, folder.path, Selection(scheme=scheme, fold=config.fold, sides=SPLITS[split]))
 
 
@@ -119,11 +119,8 @@ def _check_here(folder: Folder, sides: Mapping[str, Side], config: TrainConfig) 
 
 
 def fold_names(folder: Folder, scheme: str | None = None) -> tuple[str, ...]:
-    """All folds of a scheme, the corpus's default if none is named. Raises DataError for an unknown one, FoldError."""
-    name = scheme or next(iter(folder.dataset.fold_schemes), "")
-    if name not in folder.dataset.fold_schemes:
-        valid = ", ".join(folder.dataset.fold_schemes) or "none"
-        raise data.DataError(f"{folder.path}: unknown fold scheme {name!r}; valid are {valid}")
+    """All folds of a scheme, the corpus's default if none is named. Raises FoldError for an unknown one."""
+    name = data.fold_scheme(folder, scheme)
     path = folder.path / index.FOLDS / f"{name}.json"
     speakers = {shard.name: shard.speaker for shard in folder.dataset.shards}
     return tuple(read_assignment(path.read_bytes(), speakers, str(path))["folds"])

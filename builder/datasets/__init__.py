@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from builder.console import counted
 from builder.datasets import crema_d, demo, folder, iemocap, ravdess
 from builder.datasets.base import Corpus, CorpusError, NotHereError, Scan
 from builder.datasets.checks import chosen_options, refuse_pointers, refuse_twins
+from manifests.records import counted
 
 DATASETS: Mapping[str, Corpus] = {
     "ravdess": ravdess.CORPUS,

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from operator import attrgetter
 from pathlib import Path
 
-from builder.console import counted
 from builder.datasets.base import ClipSource, Corpus, CorpusError, NotHereError
+from manifests.records import counted
 
 #: Suffixes of files that look like recordings.
 MEDIA_SUFFIXES = frozenset(

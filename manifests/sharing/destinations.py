@@ -78,7 +78,9 @@ def destination(address: str) -> Destination:
         return Bucket(bucket[1])
     if repository := re.fullmatch(r"hf://datasets/([A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+)/?", address):
         return Hub(repository[1])
-    if "://" in address or not address:
+    if not address:
+        raise ShareError("where to put it is missing; say DEST=folder|s3://bucket/path|hf://datasets/owner/name")
+    if "://" in address:
         expected = "a folder, s3://bucket/path or hf://datasets/owner/name"
         raise ShareError(f"{address!r}: found another kind of address, expected {expected}")
     return Directory(Path(address))
@@ -95,12 +97,12 @@ class Directory:
     @contextmanager
     def opened(self, *, public: bool) -> Iterator[None]:  # noqa: ARG002 - who may read a folder is not ours to say
         try:
-            with sole_owner(self.folder):
+            with sole_owner(self.folder, "DEST=", tidy=True):
                 with _explained(self.folder):
                     remove_leftovers(self.folder)
                 yield
         except FolderError as error:
-            raise ShareError(str(error).replace("OUT=", "DEST=")) from error
+            raise ShareError(str(error)) from error
 
     def listing(self) -> dict[str, int]:
         with _explained(self.folder):

@@ -6,22 +6,22 @@ anew each time and hold for all the rest; whatever is here as they promise is no
 
 from __future__ import annotations
 
-import fcntl
 import shlex
 import shutil
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from manifests import index
-from manifests.files import LOCK_FILE, publish
-from manifests.folds import SIDES, Assignment, FoldError, read_assignment
+from manifests.files import FolderError, owner_in_turn, publish
+from manifests.folds import SIDES, Assignment, FoldError, read_assignment, scheme_named
 from manifests.index import Dataset, Fetched, ManifestError, Selection, Shard
-from manifests.progress import Progress
-from manifests.sharing.places import Directory, Place, PlaceError, place_at
+from manifests.progress import Progress, note_once
+from manifests.records import counted
+from manifests.sharing.places import Directory, Place, PlaceError, UnreachableError, place_at
 from manifests.sharing.transfer import CancelledError, Promise, bring, part_of, stoppable
 
 #: Files brought at once.
@@ -69,8 +69,12 @@ class Report:
     moved: int
     """How many of them had to be brought, at least in part."""
     moved_bytes: int
+    kept: int
+    """How many of them were here as promised."""
     problems: tuple[str, ...]
     """A line for each file that could not be had."""
+    removed: tuple[str, ...] = ()
+    """Files that the source does not have any more, and that were here."""
 
 
 def fetch(
@@ -90,27 +94,34 @@ def fetch(
     """
     place = place_at(address)
     _check_free(place, folder)
+    removed: tuple[str, ...] = ()
     with _staged_index(place, folder) as (staging, found):
         _check_dataset(place, found, dataset)
         selection = _selection(staging, found, wanted) if wanted else None
         if _is_fetched(folder):
-            _make_way(place, folder, staging, found, prune=prune)
+            removed = _make_way(place, folder, staging, found, prune=prune)
             _record(folder, _recorded(place, folder, found, selection))
             _publish_index(staging, folder)
         elif index.load_sums(folder) != index.load_sums(staging):
             raise FetchError(f"{folder}: was built here and differs from {place.address}; choose another folder")
     here = index.shards_here(folder, found)
-    return _bring_shards(place, folder, found, here, threads)
+    return replace(_bring_shards(place, folder, found, here, threads), removed=removed)
 
 
 def mirror_index(place: Place, folder: Path) -> Dataset:
     """Keep a folder's index the same as at a place; shards that are not there any more are removed here.
 
-    Raises as `fetch` does.
+    Where the place cannot be reached, an index that came before will do. Raises as `fetch` does.
     """
-    with _staged_index(place, folder) as (staging, dataset):
-        _make_way(place, folder, staging, dataset, prune=True)
-        _publish_index(staging, folder)
+    try:
+        with _staged_index(place, folder) as (staging, dataset):
+            _make_way(place, folder, staging, dataset, prune=True)
+            _publish_index(staging, folder)
+    except UnreachableError:
+        if not _has_index(folder):
+            raise
+        note_once(f"{place.address}: cannot be reached now; going on with what came from there before")
+        return index.load_dataset(folder)
     return dataset
 
 
@@ -128,7 +139,8 @@ def fold_named(folds: Sequence[str], fold: str) -> str:
         return fold
     if fold.isdecimal() and 1 <= int(fold) <= len(folds):
         return folds[int(fold) - 1]
-    raise FetchError(f"unknown fold {fold!r}; valid are {', '.join(folds)}")
+    numbers = "" if all(map(str.isdecimal, folds)) else f", or 1 to {len(folds)}"
+    raise FetchError(f"unknown fold {fold!r}; valid are {', '.join(folds)}{numbers}")
 
 
 def command(source: str, folder: Path, selection: Selection) -> str:
@@ -162,10 +174,8 @@ def _staged_index(place: Place, folder: Path) -> Iterator[tuple[Path, Dataset]]:
 
     What the folder itself has as promised is not moved.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     staging = folder / _STAGING
-    with (folder / LOCK_FILE).open("ab") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with _owned(folder):
         shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed
         try:
             bring(place, staging, Promise(name=index.SUMS_FILE))
@@ -182,6 +192,25 @@ def _staged_index(place: Place, folder: Path) -> Iterator[tuple[Path, Dataset]]:
             raise FetchError(str(error).replace(str(staging), place.address)) from error
         finally:
             shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextmanager
+def _owned(folder: Path) -> Iterator[None]:
+    try:
+        with owner_in_turn(folder):
+            yield
+    except FolderError as error:
+        raise FetchError(str(error)) from error
+
+
+def _has_index(folder: Path) -> bool:
+    """Whether all that is said about the shards is in a folder, with the hashes that its sums promise."""
+    try:
+        sums, dataset = index.load_sums(folder), index.load_dataset(folder)
+    except ManifestError:
+        return False
+    said = set(index.promised_files(dataset, ())) - {shard.name for shard in dataset.shards}
+    return all(name in sums and Promise(name=name, sha256=sums[name]).kept_by(folder / name) for name in said)
 
 
 def _stage(place: Place, folder: Path, sums: dict[str, str], name: str) -> None:
@@ -201,12 +230,15 @@ def _publish_index(staging: Path, folder: Path) -> None:
             path.replace(home)
 
 
-def _make_way(place: Place, folder: Path, staging: Path, now: Dataset, *, prune: bool) -> None:
-    """Remove what the place does not have any more, or has otherwise. Raises FetchError if that takes `prune`."""
+def _make_way(place: Place, folder: Path, staging: Path, now: Dataset, *, prune: bool) -> tuple[str, ...]:
+    """Remove what the place does not have any more, or has otherwise. Raises FetchError if that takes `prune`.
+
+    Returns the files that went for good, sorted.
+    """
     try:
         before, sums = index.load_dataset(folder), index.load_sums(folder)
     except ManifestError:
-        return  # none yet, or damaged: each file is held against its own hash
+        return ()  # none yet, or damaged: each file is held against its own hash
     stale = _stale(before, now)
     held = [shard for shard in stale if (folder / shard.name).exists()]
     if held and not prune:
@@ -214,10 +246,12 @@ def _make_way(place: Place, folder: Path, staging: Path, now: Dataset, *, prune:
             f"{place.address}: {_told(held, now)} since they were fetched; run again with --prune (make: PRUNE=1) to "
             "have the same here, or fetch into another folder"
         )
-    old = {name for shard in stale for name in (shard.name, shard.receipt)}
-    for name in old | (sums.keys() - index.load_sums(staging).keys()):
+    gone = sums.keys() - index.load_sums(staging).keys()
+    removed = tuple(sorted(name for name in gone if (folder / name).exists()))
+    for name in gone | {name for shard in stale for name in (shard.name, shard.receipt)}:
         (folder / name).unlink(missing_ok=True)
         part_of(folder / name).unlink(missing_ok=True)
+    return removed
 
 
 def _record(folder: Path, fetched: Fetched) -> None:
@@ -237,7 +271,9 @@ def _told(stale: Sequence[Shard], now: Dataset) -> str:
     gone = sorted({shard.speaker for shard in stale} - {shard.speaker for shard in now.shards})
     changed = [shard.name for shard in stale if shard.speaker not in gone]
     told = [f"speaker{'s' if len(gone) > 1 else ''} {_listed(gone)} withdrawn"] if gone else []
-    return " and ".join([*told, *([f"{len(changed)} shards changed ({_listed(changed)})"] if changed else [])])
+    return " and ".join(
+        [*told, *([f"{counted(len(changed), 'shard')} changed ({_listed(changed)})"] if changed else [])]
+    )
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -251,9 +287,7 @@ def _check_dataset(place: Place, found: Dataset, expected: str | None) -> None:
 
 def _selection(staging: Path, dataset: Dataset, wanted: Wanted) -> tuple[Selection, set[str]]:
     """What is wanted, by name, and its shards. Raises FetchError listing what is valid."""
-    scheme = wanted.scheme or next(iter(dataset.fold_schemes), "")
-    if scheme not in dataset.fold_schemes:
-        raise FetchError(f"unknown fold scheme {scheme!r}; valid are {', '.join(dataset.fold_schemes) or 'none'}")
+    scheme = scheme_named(wanted.scheme, dataset.fold_schemes, {shard.speaker for shard in dataset.shards})
     folds = _assignment(staging, dataset, scheme)["folds"]
     fold = fold_named(tuple(folds), wanted.fold)
     names = {name for side in wanted.sides for name in folds[fold][side]["shards"]}
@@ -299,7 +333,7 @@ def _bring_shards(place: Place, folder: Path, dataset: Dataset, shards: tuple[Sh
                 problems.append(str(error))
                 outcome, failures = "bad", failures + 1
             if name in sizes:
-                progress.step(outcome, by=sizes[name])
+                progress.step(outcome, by=sizes[name] if name in moved else 0)
             if failures == _MOST_FAILURES:
                 stop.set()
                 problems.append(f"{place.address}: {failures} in a row could not be had; the rest was not tried")
@@ -308,6 +342,7 @@ def _bring_shards(place: Place, folder: Path, dataset: Dataset, shards: tuple[Sh
         here=shards,
         moved=sum(size > 0 for name, size in moved.items() if name in sizes),
         moved_bytes=sum(moved.values()),
+        kept=sum(size == 0 for name, size in moved.items() if name in sizes),
         problems=tuple(problems),
     )
 

@@ -6,9 +6,11 @@ with a credential, nor with where the place sent us on to, which may hold one.
 
 from __future__ import annotations
 
+import errno
 import netrc
 import os
 import re
+import socket
 import urllib.request
 from base64 import b64encode
 from collections.abc import Callable, Generator
@@ -17,6 +19,7 @@ from dataclasses import dataclass, field
 from email.message import Message
 from http.client import HTTPException, HTTPMessage, HTTPResponse
 from pathlib import Path
+from threading import Event
 from typing import IO, Any, Protocol
 from urllib.error import HTTPError
 from urllib.parse import quote, unquote, urlsplit
@@ -34,6 +37,10 @@ _HUB = re.compile(r"hf://datasets/(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revisio
 
 class PlaceError(OneLineError):
     """A file of a place cannot be had, or is not what was promised; one line that names it."""
+
+
+class UnreachableError(PlaceError):
+    """Nothing can be had from there for now, and it is not worth waiting."""
 
 
 class PassingError(PlaceError):
@@ -55,7 +62,7 @@ class Place(Protocol):
     def chunks(self, name: str, start: int = 0) -> Generator[bytes, None, None]:
         """Bytes of a file from byte `start` on; none where it has no more.
 
-        Raises PlaceError; PassingError for what another try may mend.
+        Raises PlaceError; PassingError for what another try may mend, UnreachableError if nobody ever answered.
         """
 
 
@@ -117,6 +124,8 @@ class Web:
     """Name -> where its bytes are asked for."""
     authorization: str | None = field(default=None, repr=False)
     """Sent to the server of `url` alone, not to another that it sends us on to."""
+    heard: Event = field(default_factory=Event, repr=False, compare=False)
+    """Set once the server has answered anything."""
 
     def chunks(self, name: str, start: int = 0) -> Generator[bytes, None, None]:
         """As `Place` says."""
@@ -128,13 +137,15 @@ class Web:
         address = f"{self.address}/{name}"
         try:
             with _OPENER.open(request, timeout=_TIMEOUT_SECONDS) as answer:
+                self.heard.set()
                 yield from _content(answer, start)
         except HTTPError as error:
+            self.heard.set()
             with error:
                 if error.code != 416:  # no such byte: the file ends before
                     raise _refused(address, error) from error
         except (OSError, HTTPException) as error:
-            raise PassingError(f"{address}: cannot be fetched ({_reason(error)})") from error
+            raise _lost(address, error, for_good=_nobody_there(error) and not self.heard.is_set()) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,14 +155,17 @@ class Bucket:
     address: str
     filesystem: Any = field(repr=False)
     """fsspec's."""
+    heard: Event = field(default_factory=Event, repr=False, compare=False)
+    """Set once the store has answered anything."""
 
     def chunks(self, name: str, start: int = 0) -> Generator[bytes, None, None]:
         """As `Place` says."""
-        from botocore.exceptions import BotoCoreError, HTTPClientError  # an optional extra
+        from botocore.exceptions import BotoCoreError, EndpointConnectionError, HTTPClientError  # an optional extra
 
         address = f"{self.address}/{name}"
         try:
             with self.filesystem.open(address, "rb") as file:
+                self.heard.set()
                 file.seek(start)
                 while chunk := file.read(CHUNK_BYTES):
                     yield chunk
@@ -160,7 +174,9 @@ class Bucket:
         except PermissionError as error:
             raise PlaceError(f"{address}: may not be read; which AWS credentials are set?") from error
         except (OSError, HTTPClientError) as error:
-            raise PassingError(f"{address}: cannot be fetched ({_reason(error)})") from error
+            raise _lost(address, error, for_good=False) from error
+        except EndpointConnectionError as error:
+            raise _lost(address, error, for_good=not self.heard.is_set()) from error
         except BotoCoreError as error:
             raise PlaceError(
                 f"{address}: {_reason(error)}; set AWS credentials, or FSSPEC_S3_ANON=true for a public bucket"
@@ -207,7 +223,7 @@ def _bucket(address: str) -> Bucket:
 
         return Bucket(address=address, filesystem=fsspec.filesystem("s3", skip_instance_cache=True))
     except ImportError as error:
-        raise PlaceError(f"{address}: needs s3fs; install it with pip") from error
+        raise PlaceError(f"{address}: needs s3fs; pip install '.[s3]' brings it") from error
 
 
 def _hub(address: str) -> Web:
@@ -217,7 +233,7 @@ def _hub(address: str) -> Web:
     try:
         import huggingface_hub
     except ImportError as error:
-        raise PlaceError(f"{address}: needs huggingface_hub; install it with pip") from error
+        raise PlaceError(f"{address}: needs huggingface_hub; pip install '.[hub]' brings it") from error
 
     def url(name: str) -> str:
         told: str = huggingface_hub.hf_hub_url(
@@ -302,6 +318,19 @@ def _refused(address: str, error: HTTPError) -> PlaceError:
     return PlaceError(f"{address}: cannot be fetched ({status})")
 
 
+def _lost(address: str, error: Exception, *, for_good: bool) -> PlaceError:
+    """What no answer, or half of one, means."""
+    said = f"{address}: cannot be fetched ({_reason(error)})"
+    return UnreachableError(f"{said}; run again once it can be reached") if for_good else PassingError(said)
+
+
+def _nobody_there(error: Exception) -> bool:
+    """Whether no server could be connected to: refused, no such name, no way there."""
+    reason = getattr(error, "reason", error)
+    no_way = isinstance(reason, OSError) and reason.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH)
+    return no_way or isinstance(reason, ConnectionRefusedError | socket.gaierror)
+
+
 def _pause_seconds(headers: Message) -> float:
     """What the server asks for, in reason."""
     with suppress(ValueError):
@@ -311,5 +340,6 @@ def _pause_seconds(headers: Message) -> float:
 
 def _reason(error: Exception) -> str:
     """Why, in one line."""
-    reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
+    cause = getattr(error, "reason", None) or error
+    reason = getattr(cause, "strerror", None) or cause
     return " ".join(str(reason).split())[:300] or type(error).__name__

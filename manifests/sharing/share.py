@@ -35,7 +35,7 @@ class NotWholeError(ShareError):
     """The folder is not as its index promises."""
 
     def __init__(self, folder: Path, problems: Sequence[Problem]) -> None:
-        super().__init__(f"{folder}: not shared, since it is not as its index promises; build again what is named")
+        super().__init__(f"{folder}: not shared, since it is not as its index promises")
         self.problems = tuple(problems)
 
 
@@ -119,8 +119,8 @@ def _check_apart(folder: Path, destination: Destination) -> None:
 
 
 def _check_whole(folder: Path, *, full: bool) -> None:
-    promised = len(index.load_sums(folder))
-    with Progress(promised if full else 0, "checking what is to be shared", unit="file") as progress:
+    promised = len(index.load_sums(folder)) if full else 0
+    with Progress(promised, "checking what is to be shared", unit="file") as progress:
         problems = index.verify(folder, full=full, on_file=lambda _: progress.step())
     if problems:
         raise NotWholeError(folder, problems)

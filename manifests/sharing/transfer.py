@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 
-from manifests.files import named
-from manifests.sharing.places import PassingError, Place, PlaceError
+from manifests.files import is_still, named
+from manifests.progress import note
+from manifests.sharing.places import PassingError, Place, PlaceError, UnreachableError
 
 #: After each try that brought nothing, about so long a rest; after the last one it is given up.
 PAUSES_SECONDS = (0.2, 1.0, 4.0, 15.0, 30.0)
@@ -83,8 +84,9 @@ def bring(place: Place, folder: Path, promise: Promise, stop: threading.Event | 
     """See to it that a file of a place is in a folder, as promised; whether anything had to be moved for that.
 
     A lost connection is tried again after growing pauses, and gone on from where it was cut. Wrong bytes are fetched
-    once more from the start. Raises WrongBytesError if they come again, PlaceError for what cannot be had,
-    CancelledError soon after `stop` is set, OSError naming the file that cannot be written.
+    once more from the start. Raises WrongBytesError if they come again, UnreachableError where nothing comes for now,
+    PlaceError for what else cannot be had, CancelledError soon after `stop` is set, OSError naming the file that cannot
+    be written. Sets `stop` itself where nobody ever answered.
     """
     path = folder / promise.name
     if promise.kept_by(path):
@@ -154,20 +156,24 @@ def _fill(filling: _Filling) -> None:
 
 def _fetch_rest(filling: _Filling) -> None:
     """What the place has beyond the bytes that are here, in as many tries as it takes."""
-    pauses = iter(PAUSES_SECONDS)
+    tries, most = 0, len(PAUSES_SECONDS)
     while True:
         if not filling.promise.sums:
             filling.file.truncate(0)
         before = filling.size
         try:
             return _append(filling)
+        except UnreachableError:
+            filling.stop.set()  # it would be the same for the others
+            raise
         except PassingError as error:
-            if filling.promise.sums and filling.size > before:
-                pauses = iter(PAUSES_SECONDS)
-            pause = next(pauses, None)
-            if pause is None:
-                raise PlaceError(f"{error}; run again to go on") from error
-            pause = max(error.pause_seconds, pause * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
+            came = filling.promise.sums and filling.size > before
+            tries = 1 if came else tries + 1
+            if tries > most:
+                raise UnreachableError(f"{error}; run again to go on") from error
+            pause = max(error.pause_seconds, PAUSES_SECONDS[tries - 1] * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
+            if not came:
+                note(f"{error}; trying again in {pause:.1f} s ({tries} of {most})")
             if filling.stop.wait(pause):
                 raise filling.cancelled() from error
 
@@ -201,7 +207,7 @@ def _locked(part: Path) -> Iterator[FileIO]:
     while True:
         with part.open("ab", buffering=0) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            if not _is_still(part, file):  # another process finished it while this one waited
+            if not is_still(part, file):  # another process finished it while this one waited
                 continue
             try:
                 yield file
@@ -209,11 +215,3 @@ def _locked(part: Path) -> Iterator[FileIO]:
                 if not os.fstat(file.fileno()).st_size:
                     part.unlink(missing_ok=True)
             return
-
-
-def _is_still(part: Path, file: FileIO) -> bool:
-    """Whether a file that was opened under a name is still the one with that name."""
-    try:
-        return os.path.samestat(part.stat(), os.fstat(file.fileno()))
-    except FileNotFoundError:
-        return False

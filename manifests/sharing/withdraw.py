@@ -47,7 +47,7 @@ def withdraw(folder: Path, speakers: Sequence[str]) -> Withdrawal:
     Raises WithdrawError for speakers that are not there, for all there are, or a folder that is not whole;
     ManifestError, FolderError, OSError.
     """
-    with sole_owner(folder, "the folder"):
+    with sole_owner(folder, ""):
         remove_leftovers(folder)
         dataset = index.load_dataset(folder)
         leaving = tuple(sorted({*speakers, *_under_way(folder)}))

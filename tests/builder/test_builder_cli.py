@@ -419,7 +419,7 @@ def test_a_second_build_is_refused_until_the_first_has_ended(data: Path, calls: 
     code, said, complained = second.end()
     owner = f"process {first.process.pid} on {os.uname().nodename}"
     assert (code, said) == (2, "")
-    assert complained == f"error: {tmp_path / 'out'}: {owner} is building here; wait for it, or choose another OUT=\n"
+    assert complained == f"error: {tmp_path / 'out'}: {owner} is at work here; wait for it, or choose another OUT=\n"
     first.end(signal.SIGKILL)
     with sole_owner(tmp_path / "out"):
         pass

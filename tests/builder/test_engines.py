@@ -158,7 +158,7 @@ def test_a_part_and_a_whole_build_do_not_meet(data: Path, out: Path) -> None:
     owner = f"process {part.process.pid} on {os.uname().nodename}"
     assert (status, complained) == (
         2,
-        f"error: {out}: {owner} is building here; wait for it, or choose another OUT=\n",
+        f"error: {out}: {owner} is at work here; wait for it, or choose another OUT=\n",
     )
 
 

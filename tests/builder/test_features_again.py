@@ -439,7 +439,7 @@ def test_a_folder_of_other_shards_is_refused_naming_the_difference(tmp_path: Pat
 
 def test_a_folder_that_another_works_in_is_refused(tmp_path: Path) -> None:
     shards, out = shard_folder(tmp_path / "shards"), tmp_path / "out"
-    with sole_owner(out), pytest.raises(FolderError, match=f"process {os.getpid()} on .* is building here"):
+    with sole_owner(out), pytest.raises(FolderError, match=f"process {os.getpid()} on .* is at work here"):
         make_features(job(shards, out, "stft"))
 
 

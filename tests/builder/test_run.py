@@ -269,7 +269,7 @@ def test_a_second_build_is_refused_naming_the_owner(data: Path, out: Path, monke
     monkeypatch.setattr(engines, "ClipPool", no_pool)
     before = contents(out)
     with sole_owner(out):
-        owner = f"process {os.getpid()} on {os.uname().nodename} is building here"
+        owner = f"process {os.getpid()} on {os.uname().nodename} is at work here"
         with pytest.raises(FolderError, match=rf"^{out}: {owner}; wait for it, or choose another OUT=$"):
             build(job(data, out))
     assert contents(out) == before

@@ -90,7 +90,7 @@ def test_fold_table_has_speakers_and_clips_of_each_side() -> None:
 
 def test_fold_table_leaves_out_speakers_that_were_not_built() -> None:
     card = dataset_card(of_corpus("crema-d", fold_schemes=("crema-d-5fold",)), kept("1001", 3))
-    assert "| crema-d-5fold | 1 | 1 speakers, 3 clips | 0 speakers, 0 clips | 0 speakers, 0 clips |" in card
+    assert "| crema-d-5fold | 1 | 1 speaker, 3 clips | 0 speakers, 0 clips | 0 speakers, 0 clips |" in card
 
 
 def test_schemes_that_this_version_does_not_know_are_named() -> None:

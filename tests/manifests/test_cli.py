@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from manifests.__main__ import main
+from manifests.sharing.withdraw import UNDER_WAY
 
 Capture = pytest.CaptureFixture[str]
 REPOSITORY = Path(__file__).parents[2]
@@ -28,6 +30,7 @@ def test_every_bad_file_has_a_line_and_the_status_is_1(folder: Path, capsys: Cap
     assert main(["verify", str(folder)]) == 1
     out, err = capsys.readouterr()
     lines = out.splitlines()
+    assert lines.pop() == f"{folder}: build or fetch it again"
     assert [line.split()[:2] for line in lines] == [
         ["BAD", "notes.txt:"],
         ["BAD", "anna-000.tar:"],
@@ -52,7 +55,13 @@ def test_unfinished_build_has_status_1(folder: Path, capsys: Capture) -> None:
     index = folder / "dataset.json"
     index.write_bytes(index.read_bytes().replace(b'"complete": true', b'"complete": false'))
     assert main(["verify", str(folder)]) == 1
-    assert "BAD  dataset.json: found an unfinished build" in capsys.readouterr().out
+    assert capsys.readouterr().out.splitlines() == [
+        "BAD  dataset.json: found an unfinished build, expected a finished one",
+        f"{folder}: the same make shards goes on",
+    ]
+    (folder / UNDER_WAY).write_text('["anna"]')
+    assert main(["verify", str(folder)]) == 1
+    assert capsys.readouterr().out.splitlines()[-1] == f"{folder}: the same withdraw goes on"
 
 
 @pytest.mark.parametrize("name", ["dataset.json", "SHA256SUMS"])
@@ -67,7 +76,9 @@ def test_without_an_index_the_status_is_2_and_one_line_says_why(folder: Path, na
 def test_damaged_index_has_status_2(folder: Path, capsys: Capture) -> None:
     (folder / "dataset.json").write_bytes(b"[" * 100_000)
     assert main(["verify", str(folder)]) == 2
-    assert len(capsys.readouterr().err.splitlines()) == 1
+    (complaint,) = capsys.readouterr().err.splitlines()
+    assert complaint.startswith(f"error: {folder / 'dataset.json'}: not JSON (")
+    assert complaint.endswith("); build or fetch it again")
 
 
 def test_as_a_program_without_the_builder(folder: Path) -> None:
@@ -88,9 +99,40 @@ def test_as_a_program_without_the_builder(folder: Path) -> None:
     assert done.stdout.startswith(b"BAD  caf\\udce9: found a file the index does not know")
 
 
-@pytest.mark.parametrize("arguments", [[], ["verify"], ["burn", "x"]])
-def test_wrong_usage_has_status_2(arguments: list[str], capsys: Capture) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], r"required: COMMAND; python -m manifests --help tells more"),
+        (["verify"], r"required: folder; python -m manifests verify --help tells more"),
+        (["burn", "x"], r"invalid choice: 'burn' \(choose from .*verify.*\); python -m manifests --help tells more"),
+        (["withdraw", "x"], r"required: SPEAKER; python -m manifests withdraw --help tells more"),
+        (["fetch", "x", "y", "--split", "trian"], r"--split: invalid choice: 'trian' \(choose from .*train.*\); .*"),
+    ],
+)
+def test_wrong_usage_has_a_line_and_status_2(arguments: list[str], says: str, capsys: Capture) -> None:
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 2
-    assert "usage: python -m manifests" in capsys.readouterr().err
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.fullmatch(rf"error: .*{says}\n", err)
+
+
+def test_places_that_were_not_named_are_told_before_anything_else(folder: Path, capsys: Capture) -> None:
+    for arguments, says in (
+        (["share", str(folder), ""], "where to put it is missing; say DEST=folder|s3://bucket/path|hf://"),
+        (["fetch", "", str(folder)], "where to fetch from is missing; say FROM=folder|https://"),
+    ):
+        assert main(arguments) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.count("\n") == 1
+        assert err.startswith(f"error: {says}")
+
+
+def test_help_tells_every_status(capsys: Capture) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    for status in ("0 if all is as it should be", "1 if files are bad", "2 if the command", "130 after Ctrl-C"):
+        assert status in told

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -23,7 +24,7 @@ from manifests.index import ManifestError, verify
 from manifests.sharing import fetch as fetching
 from manifests.sharing import transfer
 from manifests.sharing.fetch import FetchError, Wanted, fetch
-from manifests.sharing.places import PlaceError
+from manifests.sharing.places import PlaceError, UnreachableError, place_at
 
 Capture = pytest.CaptureFixture[str]
 SHARDS = {"anna-000.tar", "ben-000.tar", "cleo-000.tar"}
@@ -168,11 +169,17 @@ def test_a_damaged_or_lost_file_is_mended(server: FileServer, there: Path, here:
 def test_one_wrong_shard_does_not_keep_the_rest(server: FileServer, here: Path, capsys: Capture) -> None:
     server.misbehave("ben-000.tar", always=Fault(change=lambda data: b"x" * len(data)))
     assert main(["fetch", server.url, str(here)]) == 1
-    out = capsys.readouterr().out.splitlines()
+    out, err = capsys.readouterr()
+    out = out.splitlines()
     expected = {shard.name: shard.sha256 for shard in index.load_dataset(here).shards}["ben-000.tar"]
     assert out[0].startswith(f"BAD  {server.url}/ben-000.tar: found SHA-256 ")
     assert f", expected {expected}; " in out[0]
+    assert re.fullmatch(r"2 shards moved, \S+ MB; 0 of 3 shards here before", out[1])
     assert out[-1] == "1 not fetched; the same command tries them again"
+    sizes = {shard.name: shard.bytes / 1e6 for shard in index.load_dataset(here).shards}
+    came, total = sum(sizes.values()) - sizes["ben-000.tar"], sum(sizes.values())
+    assert re.fullmatch(rf"fetching: {came:.1f}/{total:.1f} MB, bad 1, moved 2 \(\S+ MB a second\)", err.strip())
+    assert came / total < 0.7
     assert tars(here) == TRAIN - {"ben-000.tar"} | {"anna-000.tar"}
     assert [str(problem) for problem in verify(here)] == ["ben-000.tar: found nothing, expected a file"]
     server.behave()
@@ -200,19 +207,24 @@ def test_the_command_says_what_it_did(there: Path, here: Path, capsys: Capture) 
     assert main(command) == 0
     out, err = capsys.readouterr()
     size = sum((there / name).stat().st_size for name in TRAIN) / 1e6
-    assert out.splitlines()[0].endswith("MB; 0 of 2 shards were here")
+    assert out.splitlines()[0].endswith("MB; 0 of 2 shards here before")
     assert out.splitlines()[1] == f"{here}: part: 4 of 6 samples in 2 of 3 shards, {size:.1f} MB"
     assert err.startswith(f"fetching: {size:.1f}/{size:.1f} MB, moved 2 (")
     assert main(command) == 0
-    assert capsys.readouterr().out.splitlines()[0] == "nothing to move; 2 of 2 shards were here"
+    assert capsys.readouterr().out.splitlines()[0] == "nothing to move; 2 of 2 shards here before"
     assert main(["verify", str(here)]) == 0
     assert capsys.readouterr().out.startswith("part: 4 of 6 samples in 2 of 3 shards")
+
+
+def test_one_is_told_as_one(there: Path, here: Path, capsys: Capture) -> None:
+    assert main(["fetch", str(there), str(here), "--fold", "anna", "--split", "test"]) == 0
+    assert re.match(r"1 shard moved, \S+ MB; 0 of 1 shard here before\n", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--fold", "9"], "unknown fold '9'; valid are anna, ben, cleo"),
+        (["--fold", "9"], "unknown fold '9'; valid are anna, ben, cleo, or 1 to 3\n"),
         (["--fold", "anna", "--fold-scheme", "6fold"], "unknown fold scheme '6fold'; valid are loso"),
         (["--split", "test"], "found a split or a scheme, but no fold"),
         (["--dataset", "crema-d"], "found shards of folder, expected crema-d"),
@@ -226,7 +238,30 @@ def test_what_cannot_be_fetched_is_refused_in_one_line(
     assert (out, err.count("\n")) == ("", 1)
     assert err.startswith("error: ")
     assert says in err
-    assert not files(here) if here.exists() else True
+    assert not here.exists()
+
+
+def test_what_is_refused_leaves_no_trace(there: Path, here: Path) -> None:
+    for folder in (here / "new" / "folder", here):
+        for address, wanted in ((there, Wanted(fold="9")), (there.parent, None)):
+            with pytest.raises(PlaceError):
+                fetch(str(address), folder, wanted)
+        assert not here.exists() or not list(here.iterdir())
+        here.mkdir(exist_ok=True)
+    assert here.exists()  # it was there before
+
+
+@pytest.mark.parametrize(("folds", "says"), [(("1", "2"), "1, 2$"), (("Ses01", "Ses02"), "Ses01, Ses02, or 1 to 2$")])
+def test_a_fold_that_is_not_there_is_told_with_names_and_numbers(folds: tuple[str, ...], says: str) -> None:
+    assert fetching.fold_named(folds, "2") == folds[1]
+    with pytest.raises(FetchError, match=rf"^unknown fold '3'; valid are {says}"):
+        fetching.fold_named(folds, "3")
+
+
+def test_shards_of_too_few_speakers_have_no_fold(tmp_path: Path, here: Path) -> None:
+    alone = shard_folder(tmp_path / "alone", speakers=("anna",), drops=False)
+    with pytest.raises(FetchError, match="no fold scheme: 1 speaker, too few to leave one out"):
+        fetch(str(alone), here, Wanted(fold="1"))
 
 
 def test_a_place_without_shards_is_told(there: Path, here: Path) -> None:
@@ -301,7 +336,10 @@ def test_a_speaker_who_was_withdrawn_there_is_told_and_removed_when_asked(
     assert main(["fetch", str(four), str(here), "--prune"]) == 0
     assert tars(here) == {"anna-000.tar", "cleo-000.tar", "dora-000.tar"}
     assert not (here / "receipts" / "ben-000.json").exists()
-    assert "nothing to move" in capsys.readouterr().out
+    assert capsys.readouterr().out.splitlines()[:2] == [
+        "nothing to move; 3 of 3 shards here before",
+        "removed here: ben-000.tar, receipts/ben-000.json",
+    ]
     checks(here)
 
 
@@ -343,6 +381,31 @@ def test_another_place_with_the_same_shards_will_do(there: Path, here: Path, tmp
     assert fetch(str(copy), here).moved == 1
     assert json.loads((here / "fetched.json").read_text())["source"] == str(copy)
     checks(here)
+
+
+def test_an_index_that_came_before_will_do_where_the_place_cannot_be_reached(
+    there: Path, here: Path, capsys: Capture
+) -> None:
+    with FileServer(there) as gone:
+        before = fetching.mirror_index(place_at(gone.url), here)
+    place = place_at(gone.url)
+    assert fetching.mirror_index(place, here) == before
+    assert fetching.mirror_index(place, here) == before
+    said = f"{gone.url}: cannot be reached now; going on with what came from there before\n"
+    assert capsys.readouterr().err == said
+    (here / "README.md").write_text("damaged")
+    with pytest.raises(UnreachableError):
+        fetching.mirror_index(place, here)
+    with pytest.raises(UnreachableError):
+        fetching.mirror_index(place, here / "new")
+    assert not (here / "new").exists()
+
+
+def test_an_index_that_came_before_will_not_do_where_there_is_none_any_more(server: FileServer, here: Path) -> None:
+    fetching.mirror_index(place_at(server.url), here)
+    server.misbehave("SHA256SUMS", always=Fault(status=404))
+    with pytest.raises(PlaceError, match="SHA256SUMS: not there"):
+        fetching.mirror_index(place_at(server.url), here)
 
 
 # The folder here.

@@ -8,7 +8,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manifests import files
-from manifests.files import FolderError, describe_os_error, publish, published, remove_leftovers, sole_owner
+from manifests.files import (
+    FolderError,
+    describe_os_error,
+    owner_in_turn,
+    publish,
+    published,
+    remove_leftovers,
+    sole_owner,
+)
 
 REPOSITORY = Path(__file__).parents[2]
 HOLDER = """
@@ -193,7 +203,7 @@ def test_a_second_process_is_refused_and_told_who_is_there(
     tmp_path: Path, hold: Callable[[Path], subprocess.Popen[str]]
 ) -> None:
     process = hold(tmp_path)
-    refused(tmp_path, rf"process {process.pid} on .* is building here; wait for it, or choose another OUT=")
+    refused(tmp_path, rf"process {process.pid} on .* is at work here; wait for it, or choose another OUT=")
 
 
 def test_a_killed_owners_lock_is_free(tmp_path: Path, hold: Callable[[Path], subprocess.Popen[str]]) -> None:
@@ -207,11 +217,45 @@ def test_a_killed_owners_lock_is_free(tmp_path: Path, hold: Callable[[Path], sub
 def test_an_owner_that_ends_frees_the_folder(tmp_path: Path) -> None:
     for _ in range(2):
         with sole_owner(tmp_path / "new" / "folder"):
-            refused(tmp_path / "new" / "folder", "is building here")
+            refused(tmp_path / "new" / "folder", "is at work here")
     with pytest.raises(ValueError, match="x"), sole_owner(tmp_path):
         raise ValueError("x")
     with sole_owner(tmp_path):
         pass
+
+
+def test_a_tidy_owner_that_fails_leaves_what_was_there_before(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    with sole_owner(kept, tidy=True):
+        (kept / "a.tar").write_bytes(b"x")
+    with pytest.raises(ValueError, match="x"), sole_owner(kept, tidy=True):
+        raise ValueError("x")
+    assert {path.name for path in kept.iterdir()} == {"a.tar", files.LOCK_FILE}
+    (kept / files.LOCK_FILE).unlink()
+    for folder in (kept, tmp_path / "new" / "folder"):
+        with pytest.raises(ValueError, match="x"), sole_owner(folder, tidy=True):
+            raise ValueError("x")
+    assert {path.name for path in tmp_path.rglob("*")} == {"kept", "a.tar"}
+
+
+def test_who_waited_for_a_lock_that_was_taken_away_holds_the_next_one(tmp_path: Path) -> None:
+    folder, failing = tmp_path / "new", owner_in_turn(tmp_path / "new")
+    inside, leave = threading.Event(), threading.Event()
+
+    def wait_and_hold() -> None:
+        with owner_in_turn(folder):
+            inside.set()
+            leave.wait()
+
+    failing.__enter__()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(wait_and_hold)
+        assert not inside.wait(0.5)
+        assert failing.__exit__(ValueError, ValueError("x"), None) is not True
+        assert inside.wait(60)
+        refused(folder, "is at work here")
+        leave.set()
+        waiting.result()
 
 
 def test_a_finished_folder_does_not_name_the_machine(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 from servers import Fault, FileServer, Request
 from stores import KINDS, published, put_folder, s3_server
 
-from manifests.sharing.places import CHUNK_BYTES, Place, PlaceError, is_remote, place_at
+from manifests.sharing.places import CHUNK_BYTES, Place, PlaceError, UnreachableError, is_remote, place_at
 
 NAME = "receipts/anna 000%.json"
 DATA = bytes(range(256)) * (3 * CHUNK_BYTES // 512)
@@ -162,9 +162,11 @@ def test_what_it_takes_to_read_a_place_is_named(monkeypatch: pytest.MonkeyPatch)
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout == "s3://lab/shards: needs s3fs; install it with pip\n"
+    assert done.stdout == "s3://lab/shards: needs s3fs; pip install '.[s3]' brings it\n"
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(PlaceError, match=r"^hf://datasets/lab/faces: needs huggingface_hub; install it with pip$"):
+    with pytest.raises(
+        PlaceError, match=r"^hf://datasets/lab/faces: needs huggingface_hub; pip install '\.\[hub\]' brings it$"
+    ):
         place_at("hf://datasets/lab/faces")
 
 
@@ -221,6 +223,13 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 def test_a_bucket_that_is_not_there_is_told(store: Any) -> None:
     with pytest.raises(PlaceError, match=r"^s3://nowhere/shards/x\.tar: not there"):
         read(place_at("s3://nowhere/shards"), "x.tar")
+
+
+def test_a_store_that_nobody_serves_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    with s3_server(monkeypatch):
+        place = place_at("s3://lab/shards")
+    with pytest.raises(UnreachableError, match=r"^s3://lab/shards/x\.tar: cannot be fetched \(Could not connect"):
+        read(place, "x.tar")
 
 
 def test_missing_credentials_are_told(store: Any, there: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

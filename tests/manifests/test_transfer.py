@@ -18,7 +18,7 @@ import pytest
 from servers import Fault, FileServer
 
 from manifests.sharing import transfer
-from manifests.sharing.places import PlaceError, place_at
+from manifests.sharing.places import PlaceError, UnreachableError, place_at
 from manifests.sharing.transfer import CancelledError, Promise, WrongBytesError, bring
 
 NAME = "anna-000.tar"
@@ -205,11 +205,43 @@ def test_a_refusal_is_final(server: FileServer, here: Path, status: int, says: s
     assert names(here) == []
 
 
-def test_no_server_at_all_is_told(here: Path, tmp_path: Path) -> None:
+def test_a_server_that_never_answered_is_not_waited_for(
+    here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with FileServer(tmp_path) as gone:
-        url = gone.url
-    with pytest.raises(PlaceError, match=rf"^{url}/{NAME}: cannot be fetched \(.*refused.*\); run again to go on$"):
-        bring(place_at(url), here, PROMISE)
+        nobody = gone.url
+    for url, reason in ((nobody, "Connection refused"), ("http://nowhere.invalid", ".*[Nn]ame.*")):
+        said = rf"^{url}/{NAME}: cannot be fetched \({reason}\); run again once it can be reached$"
+        stop = threading.Event()
+        with pytest.raises(UnreachableError, match=said):
+            bring(place_at(url), here, PROMISE, stop)
+        assert stop.is_set()  # nor are the others, who ask the same server
+    assert capsys.readouterr().err == ""
+
+
+def test_a_server_that_went_away_is_waited_for_and_each_try_is_told(
+    here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / NAME).write_bytes(DATA)
+    with FileServer(tmp_path) as gone:
+        place = place_at(gone.url)
+        bring(place, here, PROMISE)
+    (here / NAME).unlink()
+    stop = threading.Event()
+    with pytest.raises(UnreachableError, match=r"\(Connection refused\); run again to go on$"):
+        bring(place, here, PROMISE, stop)
+    assert not stop.is_set()
+    why = f"{place.address}/{NAME}: cannot be fetched (Connection refused)"
+    most = len(transfer.PAUSES_SECONDS)
+    said = [f"{why}; trying again in 0.0 s ({number} of {most})" for number in range(1, most + 1)]
+    assert capsys.readouterr().err.splitlines() == said
+
+
+def test_what_goes_on_at_once_is_not_told(server: FileServer, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    server.misbehave(NAME, Fault(drop_after=1_000_000), Fault(status=503))
+    fetched(server, here)
+    (said,) = capsys.readouterr().err.splitlines()
+    assert "(HTTP 503); trying again in 0.0 s (2 of 5)" in said
 
 
 def test_several_at_once_fetch_a_file_once(server: FileServer, here: Path) -> None:

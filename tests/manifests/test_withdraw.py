@@ -15,6 +15,7 @@ from folders import DROPPED_SPEAKER, SPEAKERS, shard_folder
 
 from manifests import index
 from manifests.__main__ import main
+from manifests.files import FolderError, sole_owner
 from manifests.sharing.withdraw import WithdrawError, withdraw
 
 GONE = SPEAKERS[0]
@@ -105,6 +106,11 @@ def test_what_cannot_be_is_refused_and_changes_nothing(folder: Path, speakers: l
 def test_a_damaged_folder_is_refused(folder: Path) -> None:
     (folder / "ben-000.tar").unlink()
     with pytest.raises(WithdrawError, match=r"ben-000\.tar: found nothing, expected a file"):
+        withdraw(folder, [GONE])
+
+
+def test_a_build_that_is_under_way_is_waited_for(folder: Path) -> None:
+    with sole_owner(folder), pytest.raises(FolderError, match=r": process \d+ on \S+ is at work here; wait for it$"):
         withdraw(folder, [GONE])
 
 

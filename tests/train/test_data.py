@@ -140,9 +140,9 @@ def test_unknown_folds_and_schemes_are_refused_with_the_valid_ones(shards: Path)
     folder = open_folder(shards)
     with pytest.raises(DataError, match=r"loso: unknown fold '7'; valid are anna, ben, cleo, dora$"):
         fold_sides(folder, "7")
-    with pytest.raises(DataError, match=r"unknown fold scheme 'x'; valid are loso$"):
+    with pytest.raises(FoldError, match=r"unknown fold scheme 'x'; valid are loso$"):
         fold_sides(folder, "anna", scheme="x")
-    with pytest.raises(DataError, match=r"unknown fold scheme '\.\./dataset'"):
+    with pytest.raises(FoldError, match=r"unknown fold scheme '\.\./dataset'"):
         fold_sides(folder, "anna", scheme="../dataset")
 
 

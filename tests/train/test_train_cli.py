@@ -125,7 +125,7 @@ def test_a_run_that_another_process_trains_is_refused(train, tmp_path: Path) -> 
     with sole_owner(run_folder(tmp_path)):
         status, _, err = train(strategy="cfas", fold=1)
     assert status == 1
-    assert re.search(r"fold-anna: process \d+ on \S+ is .* here; wait for it, or choose another RUNS=$", err)
+    assert re.search(r"fold-anna: process \d+ on \S+ is at work here; wait for it, or choose another RUNS=$", err)
     assert train(strategy="cfas", fold=1)[0] == 0
 
 
