@@ -21,7 +21,7 @@ from manifests.sharing.places import PlaceError
 from train import cost, runs
 from train.checkpoint import CheckpointError
 from train.config import DEMO, DEMO_DEFAULT, ENCODER_DEFAULT, ConfigError, TrainConfig, device_for
-from train.data import DataError, open_folder
+from train.data import DataError, Folder, open_folder
 from train.evaluate import EvaluationError, FoldResult
 from train.export import export
 from train.fusion import STRATEGIES, FusionError
@@ -92,12 +92,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def _train(asked: argparse.Namespace) -> int:
     """Train one strategy on one fold."""
     if asked.show_recipe:
-        sys.stdout.write(dump_toml(_recipe(asked, _is_demo(asked))))
+        sys.stdout.write(dump_toml(_recipe(asked, demo=DEMO in (asked.dataset, Path(asked.shards or "").name))))
         return 0
     with joined(asked.device) as ranks:
         (strategy,) = _only(asked.strategy or ["cfas"], "strategy")
         (fold,) = _only(asked.fold or ["1"], "fold")
-        outcome = _trained(_config(asked, strategy, fold), ranks)
+        outcome = _trained(_config(asked, open_folder(_shards(asked)), strategy, fold), ranks)
         if ranks.first and outcome:
             _out(_told(outcome))
     return 0
@@ -107,8 +107,9 @@ def _sweep(asked: argparse.Namespace) -> int:
     """Train strategies on folds, but for what is done, and say what they reach over all folds."""
     with joined(asked.device) as ranks:
         strategies = asked.strategy or list(STRATEGIES)
-        folds = asked.fold or fold_names(open_folder(_shards(asked)), asked.fold_scheme)
-        configs = [_config(asked, strategy, fold) for strategy in strategies for fold in folds]
+        folder = open_folder(_shards(asked))
+        folds = asked.fold or fold_names(folder, asked.fold_scheme)
+        configs = [_config(asked, folder, strategy, fold) for strategy in strategies for fold in folds]
         for config in configs:
             outcome = _trained(config, ranks)
             if ranks.first and outcome:
@@ -177,19 +178,19 @@ def _report(asked: argparse.Namespace) -> int:
     return 0
 
 
-def _config(asked: argparse.Namespace, strategy: str, fold: str) -> TrainConfig:
-    """What was asked for, the corpus's defaults filled in."""
-    demo, shards = _is_demo(asked), _shards(asked)
+def _config(asked: argparse.Namespace, folder: Folder, strategy: str, fold: str) -> TrainConfig:
+    """What was asked for of a folder of shards, the corpus's defaults filled in."""
+    demo, built = folder.dataset.dataset == DEMO, folder.dataset.features
     return TrainConfig(
-        shards=shards,
+        shards=_shards(asked),
         strategy=strategy,
-        fold=_fold(shards, fold, asked.fold_scheme),
+        fold=fold_named(fold_names(folder, asked.fold_scheme), fold),
         fold_scheme=asked.fold_scheme,
         label_scheme=asked.label_scheme,
-        feature=_feature(asked),
+        feature=asked.feature or (built[0] if len(built) == 1 else FEATURE_DEFAULT),
         encoder=_encoder(asked, demo),
         weights=asked.weights,
-        recipe=_recipe(asked, demo),
+        recipe=_recipe(asked, demo=demo),
         seed=asked.seed,
         runs=asked.runs,
         workers=asked.workers,
@@ -201,7 +202,7 @@ def _config(asked: argparse.Namespace, strategy: str, fold: str) -> TrainConfig:
     )
 
 
-def _recipe(asked: argparse.Namespace, demo: bool) -> Recipe:
+def _recipe(asked: argparse.Namespace, *, demo: bool) -> Recipe:
     default = DEMO_DEFAULT if demo and asked.weights is None and asked.encoder in (None, DEMO_DEFAULT) else "finetune"
     recipe = recipe_named(asked.recipe or default)
     if asked.batch is not None:
@@ -216,30 +217,12 @@ def _encoder(asked: argparse.Namespace, demo: bool) -> str:
     return str(asked.encoder or (DEMO_DEFAULT if demo and asked.weights is None else ENCODER_DEFAULT))
 
 
-def _feature(asked: argparse.Namespace) -> str:
-    """The one that was asked for, the only one that was built, or mfcc."""
-    built = open_folder(_shards(asked)).dataset.features
-    return str(asked.feature or (built[0] if len(built) == 1 else FEATURE_DEFAULT))
-
-
-def _is_demo(asked: argparse.Namespace) -> bool:
-    """Whether the corpus is the demo's; where there is none yet, whether its name would be."""
-    if asked.show_recipe:
-        return asked.dataset == DEMO or (asked.shards is not None and Path(asked.shards).name == DEMO)
-    return open_folder(_shards(asked)).dataset.dataset == DEMO
-
-
 def _shards(asked: argparse.Namespace) -> str:
     """Folder of shards: the one named, that of the corpus named, or the only one there is."""
     if asked.shards:
         return str(asked.shards)
     root = Path("shards")
     return str(corpus_folder(root, asked.dataset) if asked.dataset else only_folder(root))
-
-
-def _fold(shards: str, fold: str, scheme: str | None) -> str:
-    """A fold by name, or by number, from 1, where no fold has that name."""
-    return fold_named(fold_names(open_folder(shards), scheme), fold)
 
 
 def _only(names: Sequence[str], what: str) -> Sequence[str]:

@@ -73,7 +73,7 @@ def _prepare(options: argparse.Namespace) -> None:
 
 
 def _measured(stage: str, options: argparse.Namespace) -> list[Figure] | None:
-    """A stage's figures; None, after its own words, if it fails."""
+    """A stage's figures; None, after its last words, if it fails."""
     sys.stdout.write(f"measuring: {stage}\n")
     sys.stdout.flush()
     with tempfile.TemporaryDirectory() as folder:
@@ -87,7 +87,8 @@ def _measured(stage: str, options: argparse.Namespace) -> list[Figure] | None:
             text=True,
         )
         if ended.returncode:
-            sys.stderr.write(f"{ended.stderr}stage {stage} could not be measured\n")
+            why = ended.stderr.strip().rpartition("\n")[2]
+            sys.stderr.write(f"error: stage {stage} could not be measured: {why}\n")
             return None
         return load(path)
 

@@ -68,4 +68,4 @@ def _draw(axes: Axes, panel: Panel, lines: dict[str, list[Figure]]) -> None:
     axes.set_xticks(sizes, minor=False)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda size, _: f"{size:,.0f}"))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.legend(frameon=False, fontsize=7, loc="upper left")
+    axes.legend(framealpha=1, edgecolor="none", fontsize=7, loc="upper left")
