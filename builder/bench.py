@@ -7,7 +7,6 @@ noisy for both; figures are the sums of each clip's best time.
 
 from __future__ import annotations
 
-import os
 import resource
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -16,11 +15,10 @@ from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
-from builder import console
+from builder import console, threads
 from manifests.records import counted
 
-for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(name, "1")
+threads.one_a_process()
 
 if TYPE_CHECKING:
     from builder.datasets.base import ClipSource

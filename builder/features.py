@@ -111,7 +111,7 @@ def make_features(job: Job) -> Summary:
         written = write_index(job.out, described, [plan.name for plan in plans])
     changed = differences(source.identity.get("versions", {}), made_by[MADE_FROM]["versions"])
     return Summary(
-        dataset=index.load_dataset(job.out),
+        dataset=written.dataset,
         skipped_schemes=written.skipped_schemes,
         resumed=len(done),
         other_versions=tuple(line for line in changed if line.partition(":")[0] in VERSIONED),

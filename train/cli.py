@@ -15,6 +15,7 @@ from manifests.files import FolderError, publish
 from manifests.folds import FoldError
 from manifests.index import ManifestError
 from manifests.labels import LabelError
+from manifests.records import counted
 from manifests.schema import SchemaError
 from manifests.sharing.fetch import fold_named
 from manifests.sharing.places import PlaceError
@@ -173,7 +174,7 @@ def _report(asked: argparse.Namespace) -> int:
     """Write the report on all runs."""
     for path in write_report(Path(asked.runs), Path(asked.out or Path(asked.runs) / "report")):
         _out(str(path))
-    if not runs.sweep(Path(asked.runs)):
+    if not runs.finished(Path(asked.runs)):
         _say(f"{asked.runs}: no finished run yet; make train or make sweep makes some")
     return 0
 
@@ -250,10 +251,8 @@ def _warn_of_cost(session: Session) -> None:
 def _told(outcome: Outcome) -> str:
     """A result for people."""
     made, result = outcome.run, outcome.result
-    speakers = len(result.speakers)
-    who = (
-        f"{result.clips} clips of {speakers} unseen speaker{'s' if speakers > 1 else ''} ({', '.join(result.speakers)})"
-    )
+    speakers = counted(len(result.speakers), "unseen speaker")
+    who = f"{result.clips} clips of {speakers} ({', '.join(result.speakers)})"
     chosen = f"epoch {made.epoch} of {made.epochs}, chosen by {made.protocol.selection}"
     return f"{made.dataset}, {made.strategy}, fold {made.fold}: {_scores(result)}; {who}; {chosen}"
 

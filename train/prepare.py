@@ -163,7 +163,7 @@ def make_imaging(config: TrainConfig, corpus: Corpus, encoder: EncoderConfig) ->
 
 def only_folder(root: Path) -> Path:
     """The only corpus built in a folder of corpora. Raises DataError that lists what is there where there is no one."""
-    found = sorted(path.parent for path in root.glob(f"*/{index.DATASET_FILE}"))
+    found = _corpora(root)
     if len(found) != 1:
         raise data.DataError(f"{root}: {_told(found)}")
     return found[0]
@@ -172,9 +172,12 @@ def only_folder(root: Path) -> Path:
 def corpus_folder(root: Path, name: str) -> Path:
     """A corpus by name in a folder of corpora. Raises DataError that lists what is there where it is not."""
     if not (root / name).is_dir():
-        found = sorted(path.parent for path in root.glob(f"*/{index.DATASET_FILE}"))
-        raise data.DataError(f"{root / name}: not there; {_told(found)}")
+        raise data.DataError(f"{root / name}: not there; {_told(_corpora(root))}")
     return root / name
+
+
+def _corpora(root: Path) -> list[Path]:
+    return sorted(path.parent for path in root.glob(f"*/{index.DATASET_FILE}"))
 
 
 def _told(found: Sequence[Path]) -> str:

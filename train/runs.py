@@ -261,12 +261,17 @@ def summarise_runs(outcomes: Sequence[Outcome], way: str = "") -> Summary:
     )
 
 
+def finished(runs: Path) -> list[Path]:
+    """Folders of the finished runs."""
+    return sorted(path.parent for path in runs.glob(f"*/*/fold-*/{RESULT_FILE}"))
+
+
 def _outcomes(runs: Path) -> Iterator[Outcome]:
-    for path in sorted(runs.glob(f"*/*/fold-*/{RESULT_FILE}")):
-        outcome = read_outcome(path.parent)
+    for folder in finished(runs):
+        outcome = read_outcome(folder)
         home = run_folder(runs, outcome.run.dataset, outcome.run.strategy, outcome.run.fold)
-        if path.parent != home:
-            raise EvaluationError(f"{path}: found what belongs into {home}; move or remove the folder")
+        if folder != home:
+            raise EvaluationError(f"{folder / RESULT_FILE}: found what belongs into {home}; move or remove the folder")
         yield outcome
 
 

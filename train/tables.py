@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from manifests.files import publish
+from manifests.records import counted
 from train import plots, runs
 from train.metrics import DRAWS, LEVEL, Spread
 from train.pages import Picture, Row, Section, Table, markdown, page
@@ -167,8 +168,8 @@ def _pictures(dataset: str, summaries: Sequence[Summary], folder: Path) -> tuple
     for summary in summaries:
         title = f"{dataset}, {summary.name}"
         name = f"{dataset}-{_NO_FILE_NAME.sub('-', summary.name).strip('-')}"
-        folds = len(summary.outcomes)
-        matrix = plots.confusion_matrix(summary.pooled, f"{title}, {folds} fold{'s' if folds > 1 else ''}")
+        folds = counted(len(summary.outcomes), "fold")
+        matrix = plots.confusion_matrix(summary.pooled, f"{title}, {folds}")
         curves = plots.learning_curves(_curves(summary, folder), title)
         pictures.append(Picture(name=f"{name}-confusion.png", text=f"{title}: confusion matrix", png=matrix))
         pictures.append(Picture(name=f"{name}-curves.png", text=f"{title}: learning curves", png=curves))
