@@ -16,7 +16,7 @@ from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from builder import console, threads
-from manifests.records import counted
+from manifests.text import pluralize
 
 threads.one_a_process()
 
@@ -126,7 +126,7 @@ def describe(watches: Sequence[Stopwatch]) -> list[str]:
     steps = {name: value for name, value in average.items() if name.startswith("step")}
     rest = build - sum(steps.values())
     return [
-        f"CPU milliseconds a clip, one thread, mean over {counted(len(watches), 'clip')} of the best of each",
+        f"CPU milliseconds a clip, one thread, mean over {pluralize(len(watches), 'clip')} of the best of each",
         *(f"  {value:7.1f}  {name}" for name, value in average.items() if name.startswith("floor")),
         f"  {floor:7.1f}  floor",
         *(f"  {value:7.1f}  {name}" for name, value in steps.items()),

@@ -21,9 +21,9 @@ from builder.faces import Align
 from builder.media import DECODERS
 from builder.pool import EngineError, Limits
 from builder.run import Job, Part, PartSummary, Plan, Summary, begun, build, plan
-from manifests.progress import Progress
-from manifests.records import counted
+from manifests.progress import ProgressBar
 from manifests.schema import COLUMNS, DROP_REASONS, FEATURE_ROWS, GRIDS
+from manifests.text import pluralize
 
 DEMO = "demo"
 DASK = "dask"
@@ -72,7 +72,7 @@ def _say_summary(summary: Summary) -> None:
         say(f"  absent from the inventory {len(summary.missing)}: {first} ...; make plan ALL=1 names all")
     for line in _left_out(summary.withdrawn):
         say(line)
-    say(f"shards    {summary.out} ({counted(summary.shards, 'shard')}, {summary.resumed} of them built before)")
+    say(f"shards    {summary.out} ({pluralize(summary.shards, 'shard')}, {summary.resumed} of them built before)")
     light.say_folds(summary.fold_schemes, summary.skipped_schemes)
 
 
@@ -97,7 +97,7 @@ def _part(options: argparse.Namespace) -> Part | None:
 
 
 def _say_part(summary: PartSummary) -> None:
-    say(f"part      {counted(summary.mine, 'shard')}, {summary.resumed} of them built before")
+    say(f"part      {pluralize(summary.mine, 'shard')}, {summary.resumed} of them built before")
     say(f"shards    {summary.out}: {summary.there} of {summary.total} are there; the last part to end writes the index")
 
 
@@ -121,10 +121,10 @@ def describe_plan(planned: Plan, out: Path, there: int, every: bool = False) -> 
     defects = [(s.clip.clip_id, s.known_defect) for s in sources if s.known_defect]
     flagged = [(s.clip.clip_id, ", ".join(s.known_flags)) for s in sources if s.known_flags]
     return [
-        f"{planned.corpus.title}: {counted(len(sources), 'clip')}{complete}, {counted(len(speakers), 'speaker')}, "
-        f"{counted(len(planned.shards), 'shard')}",
+        f"{planned.corpus.title}: {pluralize(len(sources), 'clip')}{complete}, {pluralize(len(speakers), 'speaker')}, "
+        f"{pluralize(len(planned.shards), 'shard')}",
         *_left_out(planned.withdrawn),
-        f"into      {out}: {there} of {counted(len(planned.shards), 'shard')} built before",
+        f"into      {out}: {there} of {pluralize(len(planned.shards), 'shard')} built before",
         f"size      about {math.ceil(_estimated_bytes(planned, len(sources)) / 1e6)} MB in all",
         *_listed("absent from the inventory", scan.missing, every),
         *_listed("known to be defective, will be dropped", [f"{clip}: {why}" for clip, why in defects], every),
@@ -180,7 +180,7 @@ def _data(options: argparse.Namespace) -> Path:
     """The corpus's folder; the demo corpus is made in it first."""
     folder = options.data or Path("data") / options.dataset
     if options.dataset == DEMO:
-        with Progress(0, "making the demo corpus") as progress:
+        with ProgressBar(0, "making the demo corpus") as progress:
             make_demo(folder, progress=progress.reach)
     return folder
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder import console
-from manifests.records import counted
+from manifests.text import pluralize
 
 INSTALL = "run make clean, then the same command again, to set up the environment anew"
 #: Python that uses a backend for what the builder needs it for, and prints what it found.
@@ -104,7 +104,7 @@ def _memory() -> Check:
     return Check(
         name="memory",
         ok=available > needed,
-        found=f"{available:.1f} GB free; {counted(cores, 'worker')}: about {needed:.1f} GB",
+        found=f"{available:.1f} GB free; {pluralize(cores, 'worker')}: about {needed:.1f} GB",
         advice=f"use fewer workers: WORKERS={max(1, int(available / MEMORY_GB_A_WORKER))}",
     )
 

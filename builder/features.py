@@ -28,10 +28,11 @@ from builder.shards import ShardPlan, whole, write_shard
 from builder.spectrograms import spectrograms
 from builder.timeline import Timeline
 from manifests import index
-from manifests.files import FolderError, remove_leftovers, sole_owner
+from manifests.files import FolderError, exclusive_lock, remove_leftovers
 from manifests.index import Dataset, ManifestError, Receipt, Row, Statistics
-from manifests.progress import Progress
-from manifests.records import typed
+from manifests.index_writer import mark_unfinished, write_index
+from manifests.progress import ProgressBar
+from manifests.records import from_json
 from manifests.schema import (
     Clip,
     SchemaError,
@@ -43,7 +44,6 @@ from manifests.schema import (
     feature_members,
     member_names,
 )
-from manifests.writing import mark_unfinished, write_index
 
 #: Packages whose version can change a bit of a spectrogram.
 VERSIONED = ("librosa", "multimae-der", "numpy", "scipy")
@@ -97,7 +97,7 @@ def make_features(job: Job) -> Summary:
     source = _checked(job.shards)
     made_by = _identity(source, job)
     plans = _plans(job.shards, made_by)
-    with sole_owner(job.out, "TO="):
+    with exclusive_lock(job.out, "TO="):
         complete = _refuse_other(job.out, made_by)
         remove_leftovers(job.out)
         done = {plan.name for plan in plans if whole(job.out, plan)}
@@ -136,7 +136,7 @@ def _computed(members: Mapping[str, bytes], features: Sequence[str]) -> dict[str
     """Spectrograms of the sample's sound at its times, encoded."""
     if not features:
         return {}
-    timing = typed(Timing, decode_metadata(members["json"])["timing"], "json.timing")
+    timing = from_json(Timing, decode_metadata(members["json"])["timing"], "json.timing")
     timeline = Timeline(
         span_seconds=timing.span_seconds,
         instants_seconds=timing.instants_seconds,
@@ -157,7 +157,7 @@ def _refuse_overlap(job: Job) -> None:
 def _checked(folder: Path) -> Dataset:
     """The index of a folder, after every byte of it was checked."""
     dataset = index.load_dataset(folder)
-    with Progress(len(dataset.shards), f"checking {folder}", unit="shard") as progress:
+    with ProgressBar(len(dataset.shards), f"checking {folder}", unit="shard") as progress:
         problems = index.verify(folder, full=True, on_file=lambda name: _count_tar(progress, name))
     if problems:
         raise ManifestError(
@@ -166,7 +166,7 @@ def _checked(folder: Path) -> Dataset:
     return dataset
 
 
-def _count_tar(progress: Progress, name: str) -> None:
+def _count_tar(progress: ProgressBar, name: str) -> None:
     if name.endswith(".tar"):
         progress.step()
 
@@ -226,7 +226,7 @@ def _make(job: Job, plans: Sequence[ShardPlan]) -> None:
     if not tasks:
         return
     with (
-        Progress(len(tasks), f"making {' and '.join(job.features)}", unit="shard") as progress,
+        ProgressBar(len(tasks), f"making {' and '.join(job.features)}", unit="shard") as progress,
         closing(_mapped(tasks, min(job.workers, len(tasks)))) as receipts,
     ):
         for _ in receipts:

@@ -16,15 +16,15 @@ from builder.corpus.stock import State, Stock, corpus_root, take_stock
 from builder.corpus.zenodo import with_checksums
 from builder.datasets import DATASETS, corpus_named
 from builder.datasets.base import Corpus, CorpusError, Home, Original
-from manifests.files import FolderError, sole_owner
+from manifests.files import FolderError, exclusive_lock
 from manifests.folds import FoldError
 from manifests.index import ManifestError
-from manifests.records import counted
 from manifests.schema import FEATURE_ROWS, SchemaError
-from manifests.sharing.places import Place, PlaceError, place_at
+from manifests.stores.places import Store, StoreError, open_store
+from manifests.text import pluralize
 
 #: Errors whose message is all a person needs.
-EXPECTED = (ConfigError, CorpusError, FolderError, FoldError, ManifestError, PlaceError, SchemaError)
+EXPECTED = (ConfigError, CorpusError, FolderError, FoldError, ManifestError, StoreError, SchemaError)
 #: Files of a kind that are named unless all are asked for.
 _SHOWN = 10
 #: The same of files that could not be had: most often all for one reason.
@@ -69,12 +69,12 @@ def _corpus(options: argparse.Namespace) -> int:
     stock = take_stock(root, [each for each in originals if each.needed or options.all or (root / each.name).exists()])
     _say_stock(root, stock, named=("wrong", "absent") if options.check else ("wrong",), every=options.all)
     if options.check:
-        failures = [f"{counted(len(absent), 'file')} absent"] if (absent := stock.of("absent")) else []
+        failures = [f"{pluralize(len(absent), 'file')} absent"] if (absent := stock.of("absent")) else []
     else:
         lacking = stock.originals("absent", *(["wrong"] if options.replace else []))
         failures = _complete(corpus.home, root, lacking, options)
     if (wrong := stock.of("wrong")) and (options.check or not options.replace):
-        failures.append(f"{counted(len(wrong), 'file')} not as published; REPLACE=1 fetches anew")
+        failures.append(f"{pluralize(len(wrong), 'file')} not as published; REPLACE=1 fetches anew")
     if failures:
         return console.failed("; ".join(failures), 1)
     say(f"complete  {root}")
@@ -91,7 +91,7 @@ def _say_how_to_get(corpus: Corpus) -> int:
 
 def _say_stock(root: Path, stock: Stock, *, named: Sequence[State], every: bool) -> None:
     counts = [f"{len(stock.of(state))} {state}" for state in get_args(State) if stock.of(state) and state != "absent"]
-    here, total = len(stock.findings) - len(stock.of("absent")), counted(len(stock.findings), "file")
+    here, total = len(stock.findings) - len(stock.of("absent")), pluralize(len(stock.findings), "file")
     say(": ".join(filter(None, (f"here      {here} of {total} in {root}", ", ".join(counts)))))
     for state in named:
         found = stock.of(state)
@@ -106,43 +106,43 @@ def _complete(home: Home, root: Path, originals: Sequence[Original], options: ar
     if not originals:
         return []
     address = (options.address or home.address).rstrip("/")
-    place = place_at(f"{address}/{home.folder}")
+    place = open_store(f"{address}/{home.folder}")
     _say_size(place, root, originals, options)
-    with sole_owner(root, "DATA=", tidy=True):
+    with exclusive_lock(root, "DATA=", tidy=True):
         if home.record is not None:
-            originals = with_checksums(place_at(address), home.record, originals)
+            originals = with_checksums(open_store(address), home.record, originals)
         done = fetch(place, root, originals, connections=options.connections, keep_archives=options.keep_archives)
     return _say_fetched(place, done, every=options.all)
 
 
-def _say_size(place: Place, root: Path, originals: Sequence[Original], options: argparse.Namespace) -> None:
+def _say_size(place: Store, root: Path, originals: Sequence[Original], options: argparse.Namespace) -> None:
     """Say what is to come and whether there is room. Raises FolderError if not."""
     size = sum(original.bytes for original in originals)
     disk = room(root, originals, connections=options.connections, keep_archives=options.keep_archives)
     say(f"from      {place.address}")
-    say(f"to fetch  {counted(len(originals), 'file')}, {size / 1e6:.1f} MB")
+    say(f"to fetch  {pluralize(len(originals), 'file')}, {size / 1e6:.1f} MB")
     say(f"disk      {disk.needed / 1e6:.1f} MB needed at most, {disk.free / 1e6:.1f} MB free")
     if disk.needed > disk.free:
         raise FolderError(f"{root}: there is not room enough; make some, or choose another folder with DATA=")
 
 
-def _say_fetched(place: Place, done: Fetched, *, every: bool) -> list[str]:
-    """Say what came, and what did not. Raises PlaceError where nothing did."""
+def _say_fetched(place: Store, done: Fetched, *, every: bool) -> list[str]:
+    """Say what came, and what did not. Raises StoreError where nothing did."""
     reasons = set(done.failed.values())
     several = len(done.failed) + done.not_tried > 1
     if not done.files and several and len(reasons) == 1:  # it lies in the home, not in a file
-        raise PlaceError(f"{place.address}: {reasons.pop()}")
-    say(f"fetched   {counted(done.files, 'file')}, {done.bytes / 1e6:.1f} MB, each as published")
+        raise StoreError(f"{place.address}: {reasons.pop()}")
+    say(f"fetched   {pluralize(done.files, 'file')}, {done.bytes / 1e6:.1f} MB, each as published")
     failed = sorted(done.failed.items())
     for name, why in failed if every else failed[:_EXAMPLES]:
         say(f"  failed  {name}: {why}")
     if len(failed) > _EXAMPLES and not every:
         say(f"  ... and {len(failed) - _EXAMPLES} more (ALL=1 lists them)")
-    failures = [f"{counted(len(failed), 'file')} could not be had; the same command tries again"] if failed else []
+    failures = [f"{pluralize(len(failed), 'file')} could not be had; the same command tries again"] if failed else []
     if done.not_tried:
-        failures.append(f"{counted(done.not_tried, 'file')} not tried after so many in a row that could not be had")
+        failures.append(f"{pluralize(done.not_tried, 'file')} not tried after so many in a row that could not be had")
     if failures and not done.files:
-        raise PlaceError("; ".join(failures))
+        raise StoreError("; ".join(failures))
     return failures
 
 
@@ -167,7 +167,7 @@ def _features(options: argparse.Namespace) -> int:
         say(f"note      {line}: what is new may differ from a build's in the last bits")
     counts = made.dataset.counts
     say(f"clips     {counts.get('built', 0) + counts.get('flagged', 0)}, each with {' and '.join(chosen)}")
-    say(f"shards    {out} ({counted(len(made.dataset.shards), 'shard')}, {made.resumed} of them made before)")
+    say(f"shards    {out} ({pluralize(len(made.dataset.shards), 'shard')}, {made.resumed} of them made before)")
     say_folds(made.dataset.fold_schemes, made.skipped_schemes)
     return 0
 

@@ -26,7 +26,7 @@ from builder import threads
 from builder.clip import BuiltClip, ClipBuilder, dropped, recorded_row
 from builder.config import BuildConfig
 from builder.datasets.base import ClipSource
-from manifests.records import printable
+from manifests.text import escape_unprintable
 
 #: Clips under way, built or waiting for the one whose turn it is, for each worker; bounds the parent's memory.
 AHEAD = 8
@@ -268,7 +268,7 @@ def _work(pipe: Any, make_builder: MakeBuilder, config: BuildConfig, root: Path,
             try:
                 clip = builder.build(source)
             except Exception as error:
-                pipe.send(printable(f"{type(error).__name__} {error}".strip()[:200]))
+                pipe.send(escape_unprintable(f"{type(error).__name__} {error}".strip()[:200]))
                 raise
             signal.setitimer(signal.ITIMER_REAL, 0)
             pipe.send(clip)

@@ -15,12 +15,12 @@ from builder.engines import Engine, LocalPool, Work
 from builder.pool import Limits
 from builder.shards import ShardPlan, finished, is_there, plan_shards
 from manifests import index
-from manifests.files import BusyError, FolderError, joint_owner, remove_leftovers, sole_owner
+from manifests.files import BusyError, FolderError, exclusive_lock, remove_leftovers, shared_lock
 from manifests.index import Dataset
-from manifests.progress import Progress
-from manifests.records import counted
-from manifests.sharing.withdraw import under_way
-from manifests.writing import Written, mark_unfinished, write_index
+from manifests.index_writer import WrittenIndex, mark_unfinished, write_index
+from manifests.progress import ProgressBar
+from manifests.text import pluralize
+from manifests.withdraw import is_withdrawal_pending
 
 #: Share of clips that may be dropped before a build counts as failed.
 DROPS_ALLOWED = 0.02
@@ -165,7 +165,7 @@ def build(job: Job) -> Summary | PartSummary:
     planned = plan(job.config, job.data)
     if job.part is not None:
         return _build_part(job, planned, job.part)
-    with sole_owner(job.out):
+    with exclusive_lock(job.out):
         before = _earlier_build(job.out, planned)
         remove_leftovers(job.out)
         planned = planned.without(before.withdrawn if before else ())
@@ -175,12 +175,12 @@ def build(job: Job) -> Summary | PartSummary:
 
 def _build_part(job: Job, planned: Plan, part: Part) -> Summary | PartSummary:
     """Whoever ends when nobody else is at work and all shards are there writes the index."""
-    with joint_owner(job.out):
+    with shared_lock(job.out):
         before = _earlier_build(job.out, planned)
         planned = planned.without(before.withdrawn if before else ())
         mine = part.of(planned.shards)
         done = _build_missing(job, planned, mine, before)
-    with suppress(BusyError), sole_owner(job.out):
+    with suppress(BusyError), exclusive_lock(job.out):
         if all(is_there(job.out, shard) for shard in planned.shards):
             return _finish(job, planned, done)
     there = sum(is_there(job.out, shard) for shard in planned.shards)
@@ -209,7 +209,7 @@ def _build_shards(job: Job, planned: Plan, todo: Sequence[ShardPlan]) -> None:
         identity=digest(planned.identity),
         limits=job.limits,
     )
-    with Progress(sum(len(shard.sources) for shard in todo), "building clips") as progress:
+    with ProgressBar(sum(len(shard.sources) for shard in todo), "building clips") as progress:
         job.engine.build(work, todo, lambda row: progress.step(row.status))
 
 
@@ -224,7 +224,7 @@ def _finish(job: Job, planned: Plan, done: Container[str]) -> Summary:
 
 def _earlier_build(out: Path, planned: Plan) -> Dataset | None:
     """The build that a folder holds, if any. Refuses one of another configuration, and a folder of no build at all."""
-    if under_way(out):
+    if is_withdrawal_pending(out):
         raise FolderError(f"{out}: a withdrawal was begun here and not ended; run make withdraw again first")
     ours = out / index.DATASET_FILE
     if not ours.exists():
@@ -255,7 +255,7 @@ def _strays(out: Path, planned: Plan, prune: bool) -> list[Path]:
     gone = sorted((known | tars) - expected)
     if gone and not prune:
         raise FolderError(
-            f"{out}: {counted(len(gone), 'finished shard')} of speakers or clips that are no longer in the corpus "
+            f"{out}: {pluralize(len(gone), 'finished shard')} of speakers or clips that are no longer in the corpus "
             f"({', '.join(gone[:3])} ...); is all of it there? PRUNE=1 removes them"
         )
     return [out / name for shard in gone for name in (shard, index.receipt_name(shard))]
@@ -267,7 +267,7 @@ def _finished_shards(out: Path, shards: Sequence[ShardPlan]) -> set[str]:
     if not begun:
         return set()
     whole = set()
-    with Progress(len(begun), "checking finished shards", unit="shard") as progress:
+    with ProgressBar(len(begun), "checking finished shards", unit="shard") as progress:
         for shard in begun:
             found = finished(out, shard) is not None
             if found:
@@ -276,7 +276,7 @@ def _finished_shards(out: Path, shards: Sequence[ShardPlan]) -> set[str]:
     return whole
 
 
-def _summary(out: Path, planned: Plan, written: Written, done: Container[str]) -> Summary:
+def _summary(out: Path, planned: Plan, written: WrittenIndex, done: Container[str]) -> Summary:
     return Summary(
         out=out,
         counts=written.dataset.counts,

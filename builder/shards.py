@@ -15,7 +15,7 @@ from webdataset.writer import TarWriter
 from builder.config import CLIPS_A_SHARD, digest
 from builder.datasets.base import ClipSource
 from builder.rows import BuiltClip, planned_row, recording_sha256
-from manifests.files import publish, published
+from manifests.files import atomic_write, atomic_writer
 from manifests.index import (
     ManifestError,
     Receipt,
@@ -72,7 +72,7 @@ def write_shard(folder: Path, plan: ShardPlan, clips: Iterable[BuiltClip]) -> Re
     path = folder / plan.name
     rows: list[Row] = []
     statistics: list[dict[str, Statistics]] = []
-    with published(path) as file:
+    with atomic_writer(path) as file:
         # Fixed times and owners: same samples, same bytes. A time that is a float would cost a header of its own.
         with TarWriter(file, encoder=False, mtime=0, user="", group="") as tar:
             for clip in clips:
@@ -94,7 +94,7 @@ def write_shard(folder: Path, plan: ShardPlan, clips: Iterable[BuiltClip]) -> Re
         rows=tuple(rows),
         statistics=_added(statistics),
     )
-    publish(folder / receipt_name(plan.name), dump_receipt(receipt))
+    atomic_write(folder / receipt_name(plan.name), dump_receipt(receipt))
     return receipt
 
 

@@ -8,15 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from manifests import terms
+from manifests import folds, licensing
+from manifests.errors import UserError
+from manifests.fetch import THREADS, FetchError, FetchResult, FoldSelector, fetch
 from manifests.files import FolderError, describe_os_error
-from manifests.index import Dataset, Problem, load_dataset, shards_here, verify
-from manifests.records import OneLineError, counted
-from manifests.sharing.destinations import Destination, ShareError, destination
-from manifests.sharing.fetch import SPLITS, THREADS, FetchError, Report, Wanted, fetch
-from manifests.sharing.places import KINDS
-from manifests.sharing.share import NotWholeError, Shared, Wish, share
-from manifests.sharing.withdraw import under_way, withdraw
+from manifests.index import Dataset, Problem, load_dataset, local_shards, verify
+from manifests.share import NotWholeError, ShareOptions, ShareResult, share
+from manifests.stores.destinations import Destination, ShareError, destination
+from manifests.stores.places import KINDS
+from manifests.text import pluralize
+from manifests.withdraw import is_withdrawal_pending, withdraw
 
 _STATUSES = """
 exit status: 0 if all is as it should be; 1 if files are bad or could not be had, each named in a line; 2 if the command
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("stopped; the same command goes on where this one was\n")
         return 130
-    except (FolderError, OneLineError, ShareError, OSError) as error:
+    except (FolderError, UserError, ShareError, OSError) as error:
         sys.stderr.write(f"error: {describe_os_error(error) if isinstance(error, OSError) else error}\n")
         return 2
 
@@ -68,12 +69,12 @@ def _verify(options: argparse.Namespace) -> int:
 def _held(folder: Path) -> str:
     """What a folder has, of all that was published."""
     every = load_dataset(folder).shards
-    here = shards_here(folder, load_dataset(folder))
+    here = local_shards(folder, load_dataset(folder))
     samples, size = sum(shard.samples for shard in here), sum(shard.bytes for shard in here) / 1e6
-    shards = counted(len(every), "shard")
+    shards = pluralize(len(every), "shard")
     if len(here) == len(every):
-        return f"whole: {counted(samples, 'sample')} in {shards}, {size:.1f} MB"
-    all_samples = counted(sum(shard.samples for shard in every), "sample")
+        return f"whole: {pluralize(samples, 'sample')} in {shards}, {size:.1f} MB"
+    all_samples = pluralize(sum(shard.samples for shard in every), "sample")
     return f"part: {samples} of {all_samples} in {len(here)} of {shards}, {size:.1f} MB"
 
 
@@ -83,7 +84,9 @@ def _add_fetch(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", help="corpus that is expected there")
     parser.add_argument("--fold", help="name or number of a fold; everything if not given")
     parser.add_argument("--fold-scheme", help="the corpus's default if not given")
-    parser.add_argument("--split", nargs="+", choices=SPLITS, default=[], help="train brings the validation side, too")
+    parser.add_argument(
+        "--split", nargs="+", choices=folds.SPLITS, default=[], help="train brings the validation side, too"
+    )
     parser.add_argument("--prune", action="store_true", help="remove here what was withdrawn or replaced there")
     parser.add_argument("--threads", type=int, default=THREADS, help="files brought at once")
     parser.set_defaults(run=_fetch)
@@ -96,7 +99,7 @@ def _fetch(options: argparse.Namespace) -> int:
         )
     if options.fold is None and (options.split or options.fold_scheme):
         raise FetchError("found a split or a scheme, but no fold; name one with --fold (make: FOLD=)")
-    wanted = options.fold and Wanted(fold=options.fold, scheme=options.fold_scheme, splits=tuple(options.split))
+    wanted = options.fold and FoldSelector(fold=options.fold, scheme=options.fold_scheme, splits=tuple(options.split))
     told = {name: getattr(options, name) for name in ("dataset", "prune", "threads")}
     report = fetch(options.source, options.folder, wanted, **told)
     _say_bad(report.problems)
@@ -108,9 +111,9 @@ def _fetch(options: argparse.Namespace) -> int:
     return 0
 
 
-def _say_fetched(report: Report) -> None:
-    moved = f"{counted(report.moved, 'shard')} moved, {report.moved_bytes / 1e6:.1f} MB"
-    kept = f"{report.kept} of {counted(len(report.here), 'shard')} here before"
+def _say_fetched(report: FetchResult) -> None:
+    moved = f"{pluralize(report.moved, 'shard')} moved, {report.moved_bytes / 1e6:.1f} MB"
+    kept = f"{report.kept} of {pluralize(len(report.here), 'shard')} here before"
     sys.stdout.write(f"{moved if report.moved else 'nothing to move'}; {kept}\n")
     if report.removed:
         sys.stdout.write(f"removed here: {', '.join(report.removed)}\n")
@@ -119,7 +122,7 @@ def _say_fetched(report: Report) -> None:
 def _bad(folder: Path, problems: Sequence[Problem]) -> int:
     """Name what is bad in a folder, and say what to do."""
     _say_bad(problems)
-    if under_way(folder):
+    if is_withdrawal_pending(folder):
         advice = "the same withdraw goes on"
     elif not load_dataset(folder).complete:
         advice = "the same make shards goes on"
@@ -151,7 +154,7 @@ def _add_share(parser: argparse.ArgumentParser) -> None:
 def _share(options: argparse.Namespace) -> int:
     there = destination(options.destination)
     _say_terms(load_dataset(options.folder))
-    wish = Wish(affirmed=options.affirm, public=options.public, report=options.report, prune=options.prune)
+    wish = ShareOptions(affirmed=options.affirm, public=options.public, report=options.report, prune=options.prune)
     try:
         shared = share(options.folder, there, wish)
     except NotWholeError as error:
@@ -162,16 +165,16 @@ def _share(options: argparse.Namespace) -> int:
 
 
 def _say_terms(dataset: Dataset) -> None:
-    licence = terms.known_licence(dataset)
+    licence = licensing.known_licence(dataset)
     asks = f" ({licence.asks}; {licence.url})" if licence else ""
-    sys.stdout.write(f"licence of the recordings: {terms.about(dataset, 'licence') or 'not stated'}{asks}\n")
-    sys.stdout.write(f"{terms.PERSONAL_DATA} report.html shows faces too.\n")
+    sys.stdout.write(f"licence of the recordings: {licensing.about(dataset, 'licence') or 'not stated'}{asks}\n")
+    sys.stdout.write(f"{licensing.PERSONAL_DATA} report.html shows faces too.\n")
     sys.stdout.flush()
 
 
-def _say_shared(shared: Shared, there: Destination) -> None:
+def _say_shared(shared: ShareResult, there: Destination) -> None:
     what = (
-        f"sent {shared.sent} of {counted(shared.files, 'file')} ({shared.sent_bytes / 1e6:.1f} MB)"
+        f"sent {shared.sent} of {pluralize(shared.files, 'file')} ({shared.sent_bytes / 1e6:.1f} MB)"
         if shared.sent
         else "nothing to send"
     )
@@ -180,7 +183,7 @@ def _say_shared(shared: Shared, there: Destination) -> None:
         kept = f"; {there.keeps_history} still hold it" if there.keeps_history else ""
         sys.stdout.write(f"removed there: {', '.join(shared.removed)}{kept}\n")
     if shared.others:
-        sys.stdout.write(f"left alone there, not ours: {', '.join(map(terms.one_line, shared.others))}\n")
+        sys.stdout.write(f"left alone there, not ours: {', '.join(map(licensing.one_line, shared.others))}\n")
 
 
 def _withdraw(options: argparse.Namespace) -> int:
@@ -189,7 +192,7 @@ def _withdraw(options: argparse.Namespace) -> int:
     if not gone.shards:
         sys.stdout.write(f"{who}: withdrawn before; nothing of them is here\n")
         return 0
-    what = f"{counted(gone.shards, 'shard')}, {counted(gone.clips, 'clip')}, {gone.bytes / 1e6:.1f} MB"
+    what = f"{pluralize(gone.shards, 'shard')}, {pluralize(gone.clips, 'clip')}, {gone.bytes / 1e6:.1f} MB"
     sys.stdout.write(f"{who}: removed {what}\n")
     if gone.report_removed:
         sys.stdout.write("report.html showed faces and is gone; make report draws it anew\n")

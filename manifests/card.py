@@ -12,10 +12,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from manifests import folds, terms
+from manifests import folds, licensing
 from manifests.index import Dataset, Row
-from manifests.records import counted
 from manifests.schema import DROP_REASONS, FLAGS, dump_json, member_names
+from manifests.text import pluralize
 
 #: For Hugging Face: what to list it under, which files, and what the members are. Left to guess, it would want
 #: torchcodec for the FLAC.
@@ -98,8 +98,8 @@ def dataset_card(dataset: Dataset, tally: Tally) -> str:
             _front(dataset, clips.total()),
             f"# {_plain(_title(dataset))}: aligned faces and spectrograms",
             "",
-            f"{counted(clips.total(), 'clip')} of {counted(len(clips), 'speaker')} in "
-            f"{counted(len(dataset.shards), 'WebDataset shard')}: "
+            f"{pluralize(clips.total(), 'clip')} of {pluralize(len(clips), 'speaker')} in "
+            f"{pluralize(len(dataset.shards), 'WebDataset shard')}: "
             "16 aligned 224x224 face crops, the spectrograms of the sound around each, and the sound, on one clock.",
             "",
             *_section("Members of a sample", [f"`KEY.{name}`" for name in member_names(dataset.features)]),
@@ -114,7 +114,7 @@ def dataset_card(dataset: Dataset, tally: Tally) -> str:
             "",
             "Settings:",
             "",
-            f"    {terms.one_line(dump_json(dataset.identity['config']))}",
+            f"    {licensing.one_line(dump_json(dataset.identity['config']))}",
             "",
             "Versions, face models and the SHA-256 of every recording are in `dataset.json` and `clips.jsonl`.",
             "",
@@ -124,7 +124,7 @@ def dataset_card(dataset: Dataset, tally: Tally) -> str:
 
 def _front(dataset: Dataset, clips: int) -> str:
     columns = [*member_names(dataset.features), "__key__", "__url__"]
-    licence = terms.known_licence(dataset)
+    licence = licensing.known_licence(dataset)
     return _FRONT.format(
         title=json.dumps(_title(dataset), ensure_ascii=False),  # also one line of YAML, quoted
         licence=licence.hub_id if licence else _OTHER_LICENCE,
@@ -134,7 +134,7 @@ def _front(dataset: Dataset, clips: int) -> str:
 
 
 def _title(dataset: Dataset) -> str:
-    return terms.about(dataset, "title") or dataset.dataset
+    return licensing.about(dataset, "title") or dataset.dataset
 
 
 def _section(title: str, lines: Sequence[str]) -> list[str]:
@@ -178,7 +178,7 @@ def _scheme(dataset: Dataset, name: str, clips: Mapping[str, int]) -> Iterator[s
 
 def _side(subjects: Iterable[str], clips: Mapping[str, int]) -> str:
     built = [clips[subject] for subject in subjects if subject in clips]
-    return f"{counted(len(built), 'speaker')}, {counted(sum(built), 'clip')}"
+    return f"{pluralize(len(built), 'speaker')}, {pluralize(sum(built), 'clip')}"
 
 
 def _reading(dataset: Dataset) -> list[str]:
@@ -207,22 +207,22 @@ def _reading(dataset: Dataset) -> list[str]:
 
 
 def _terms(dataset: Dataset) -> list[str]:
-    licence, homepage = terms.known_licence(dataset), terms.about(dataset, "homepage")
+    licence, homepage = licensing.known_licence(dataset), licensing.about(dataset, "homepage")
     passing_on = (
         "May be passed on under the licence above."
-        if terms.redistributable(dataset)
+        if licensing.redistributable(dataset)
         else "**Must not be passed on**: the licence of the recordings forbids it."
     )
     return [
         "## Terms",
         "",
-        f"Licence of the recordings: {_plain(terms.about(dataset, 'licence') or 'not stated')}. {passing_on}",
+        f"Licence of the recordings: {_plain(licensing.about(dataset, 'licence') or 'not stated')}. {passing_on}",
         *([f"It asks: {licence.asks} ({licence.url})."] if licence else []),
         *([f"Home: {_plain(homepage)}"] if homepage else []),
         "",
         "Please cite:",
         "",
-        f"    {terms.about(dataset, 'citation') or 'not stated'}",
+        f"    {licensing.about(dataset, 'citation') or 'not stated'}",
         "",
     ]
 
@@ -231,7 +231,7 @@ def _people() -> list[str]:
     return [
         "## The people shown",
         "",
-        terms.PERSONAL_DATA,
+        licensing.PERSONAL_DATA,
         "",
         "Whoever is shown may want to be withdrawn: ask whoever gave you this folder, and tell whom you gave it to.",
         "Shards `SPEAKER-*.tar` hold all clips of a speaker and nobody else's. To take them out of a folder:",
@@ -242,4 +242,4 @@ def _people() -> list[str]:
 
 def _plain(text: str) -> str:
     """Text that Markdown shows as it is, in one line."""
-    return _MARKUP.sub(r"\\\1", terms.one_line(text))
+    return _MARKUP.sub(r"\\\1", licensing.one_line(text))

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from manifests import terms
+from manifests import licensing
 from manifests.index import CLIPS_FILE, Dataset
 from manifests.schema import SCHEMA_VERSION, dump_json, member_names
 
@@ -60,15 +60,15 @@ def croissant(dataset: Dataset, *, clips_bytes: int, clips_sha256: str) -> bytes
 
 
 def _head(dataset: Dataset) -> Json:
-    licence = terms.known_licence(dataset)
+    licence = licensing.known_licence(dataset)
     said = {
-        "name": terms.about(dataset, "title") or dataset.dataset,
+        "name": licensing.about(dataset, "title") or dataset.dataset,
         "description": "Aligned face crops, spectrograms and sound of audiovisual emotion clips, in WebDataset shards "
-        f"of one speaker each. {terms.about(dataset, 'title')}",
-        "license": licence.url if licence else terms.about(dataset, "licence"),
-        "citeAs": terms.about(dataset, "citation"),
-        "url": terms.about(dataset, "homepage"),
-        "rai:personalSensitiveInformation": terms.PERSONAL_DATA,
+        f"of one speaker each. {licensing.about(dataset, 'title')}",
+        "license": licence.url if licence else licensing.about(dataset, "licence"),
+        "citeAs": licensing.about(dataset, "citation"),
+        "url": licensing.about(dataset, "homepage"),
+        "rai:personalSensitiveInformation": licensing.PERSONAL_DATA,
         "version": f"{SCHEMA_VERSION}.0.0+{_digest(shard.sha256 for shard in dataset.shards)}",
     }
     named = {"@context": _CONTEXT, "@type": "sc:Dataset", "conformsTo": _CONFORMS_TO}

@@ -52,7 +52,7 @@ class HashingFile:
 
 
 @contextmanager
-def published(path: Path) -> Iterator[HashingFile]:
+def atomic_writer(path: Path) -> Iterator[HashingFile]:
     """Write a file, and the folder it is in, that appears under its name whole, flushed and read back, or not at all.
 
     Renaming stays within one directory, so that it is atomic on network file systems too. Raises OSError.
@@ -85,9 +85,9 @@ def named(path: Path) -> Iterator[None]:
         raise
 
 
-def publish(path: Path, data: bytes) -> str:
+def atomic_write(path: Path, data: bytes) -> str:
     """Write `data` as a file that is whole or not there; its SHA-256."""
-    with published(path) as file:
+    with atomic_writer(path) as file:
         file.write(data)
     return file.sha256
 
@@ -99,7 +99,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 @contextmanager
-def sole_owner(folder: Path, setting: str = "OUT=", *, tidy: bool = False) -> Iterator[None]:
+def exclusive_lock(folder: Path, setting: str = "OUT=", *, tidy: bool = False) -> Iterator[None]:
     """Hold the folder's lock while building. The system frees it when its owner dies, however that happens.
 
     `setting` is what people choose the folder with, empty where no other will do. Raises BusyError, before any work,
@@ -111,17 +111,17 @@ def sole_owner(folder: Path, setting: str = "OUT=", *, tidy: bool = False) -> It
 
 
 @contextmanager
-def owner_in_turn(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock alone, after whoever holds it now; tidy as a `sole_owner`. Raises FolderError."""
+def exclusive_lock_waiting(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock alone, after whoever holds it now; tidy as a `exclusive_lock`. Raises FolderError."""
     with _owned(folder, "", fcntl.LOCK_EX, math.inf, tidy=True):
         yield
 
 
 @contextmanager
-def joint_owner(folder: Path, setting: str = "OUT=") -> Iterator[None]:
+def shared_lock(folder: Path, setting: str = "OUT=") -> Iterator[None]:
     """Hold the folder's lock together with others, of this machine or of several, who build parts of it.
 
-    Raises as `sole_owner` does.
+    Raises as `exclusive_lock` does.
     """
     with _owned(folder, setting, fcntl.LOCK_SH, _PATIENCE_SECONDS, tidy=False):
         yield

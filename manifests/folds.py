@@ -22,8 +22,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
-from manifests.records import OneLineError, counted
+from manifests.errors import UserError
 from manifests.schema import SCHEMA_VERSION
+from manifests.text import pluralize
+
+#: What `train` and the other sides that may be asked for bring: validation speakers choose the epoch.
+SPLITS = {"train": ("train", "validation"), "validation": ("validation",), "test": ("test",)}
 
 LOSO = "loso"
 TEN_FOLDS = "speakers-10fold"
@@ -46,7 +50,7 @@ _MAX_ASSIGNMENT_BYTES = 1 << 28
 _MAX_TEXT = 2000
 
 
-class FoldError(OneLineError):
+class FoldError(UserError):
     """A fold scheme or a fold file cannot be used; one line that says where, what was found and expected."""
 
 
@@ -139,7 +143,7 @@ def choose_validation(train_subjects: Iterable[str]) -> tuple[str, ...]:
     """
     ids = sorted(set(train_subjects))
     if len(ids) < 2:
-        raise FoldError(f"found {counted(len(ids), 'subject')} to train on and validate with, expected at least 2")
+        raise FoldError(f"found {pluralize(len(ids), 'subject')} to train on and validate with, expected at least 2")
     count = max(1, round(len(ids) / 5))
     return tuple(ids[(2 * i + 1) * len(ids) // (2 * count)] for i in range(count))
 
@@ -202,17 +206,27 @@ def fold_scheme(dataset: str, name: str, speakers: Iterable[str]) -> FoldScheme:
     return make(dataset, everyone) if make else load_scheme(name)
 
 
-def scheme_named(name: str | None, known: Sequence[str], speakers: Collection[str]) -> str:
+def resolve_scheme(name: str | None, known: Sequence[str], speakers: Collection[str]) -> str:
     """Which of the schemes of a folder of shards is meant; the first, its default, by None.
 
     `speakers` are those of its shards. Raises FoldError listing the valid names.
     """
     if not known:
-        told = counted(len(speakers), "speaker")
+        told = pluralize(len(speakers), "speaker")
         raise FoldError(f"these shards have no fold scheme: {told}, too few to leave one out")
     if name is not None and name not in known:
         raise FoldError(f"unknown fold scheme {name!r}; valid are {', '.join(known)}")
     return name or known[0]
+
+
+def resolve_fold(folds: Sequence[str], fold: str) -> str:
+    """A fold by name, or by number, from 1, where no fold has that name. Raises FoldError listing the valid ones."""
+    if fold in folds:
+        return fold
+    if fold.isdecimal() and 1 <= int(fold) <= len(folds):
+        return folds[int(fold) - 1]
+    numbers = "" if all(map(str.isdecimal, folds)) else f", or 1 to {len(folds)}"
+    raise FoldError(f"unknown fold {fold!r}; valid are {', '.join(folds)}{numbers}")
 
 
 def load_scheme(name: str) -> FoldScheme:

@@ -20,7 +20,8 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from manifests.records import OneLineError, counted, printable, typed
+from manifests.errors import UserError
+from manifests.records import from_json
 from manifests.schema import (
     FEATURE_ROWS,
     NAME,
@@ -31,6 +32,7 @@ from manifests.schema import (
     member_names,
     spectrogram_shape,
 )
+from manifests.text import escape_unprintable, pluralize
 
 DATASET_FILE = "dataset.json"
 CLIPS_FILE = "clips.jsonl"
@@ -52,7 +54,7 @@ _MAX_ROW_BYTES = 1 << 20
 _Record = TypeVar("_Record")
 
 
-class ManifestError(OneLineError):
+class ManifestError(UserError):
     """An index file is absent, damaged or not of this kind; the message names it."""
 
 
@@ -214,7 +216,7 @@ class Dataset:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Selection:
+class FoldSelection:
     """Sides of a fold."""
 
     scheme: str
@@ -229,7 +231,7 @@ class Fetched:
 
     source: str
     """Where from: a path or an address."""
-    selections: tuple[Selection, ...]
+    selections: tuple[FoldSelection, ...]
     """What was asked for; none for everything."""
     shards: tuple[str, ...] | None
     """Names of the shards that are to be here, sorted; None for all."""
@@ -277,7 +279,7 @@ def load_fetched(folder: Path) -> Fetched | None:
     return _record(Fetched, read_json(path), str(path)) if path.is_file() else None
 
 
-def shards_here(folder: Path, dataset: Dataset) -> tuple[Shard, ...]:
+def local_shards(folder: Path, dataset: Dataset) -> tuple[Shard, ...]:
     """Shards that are to be in a folder: all, unless a part was fetched on purpose. Raises ManifestError."""
     fetched = load_fetched(folder)
     if fetched is None or fetched.shards is None:
@@ -333,7 +335,7 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def promised_files(dataset: Dataset, receipts: Iterable[str]) -> list[str]:
+def expected_names(dataset: Dataset, receipts: Iterable[str]) -> list[str]:
     """Every file a complete folder has, relative and sorted, without the views and the sums themselves."""
     folds = (f"{FOLDS}/{scheme}.json" for scheme in dataset.fold_schemes)
     tars = (shard.name for shard in dataset.shards)
@@ -366,7 +368,7 @@ class Problem:
     expected: str
 
     def __str__(self) -> str:
-        return printable(f"{self.file}: found {self.found}, expected {self.expected}")
+        return escape_unprintable(f"{self.file}: found {self.found}, expected {self.expected}")
 
 
 def verify(folder: Path, full: bool = False, on_file: Callable[[str], None] | None = None) -> list[Problem]:
@@ -382,10 +384,10 @@ def verify(folder: Path, full: bool = False, on_file: Callable[[str], None] | No
     if not dataset.complete:
         return [Problem(file=DATASET_FILE, found="an unfinished build", expected="a finished one")]
     sums = load_sums(folder)
-    promised = promised_files(dataset, _receipts(dataset, sums))
+    promised = expected_names(dataset, _receipts(dataset, sums))
     problems = [*_unlisted(folder, promised), *_disagreeing_sums(dataset, sums, promised)]
     sizes = {shard.name: shard.bytes for shard in dataset.shards}
-    here = shards_here(folder, dataset)
+    here = local_shards(folder, dataset)
     elsewhere = _elsewhere(folder, dataset, here, promised)
     for name in promised:
         if name in elsewhere:
@@ -458,7 +460,7 @@ def _check_members(folder: Path, shard: Shard, suffixes: set[str]) -> Iterator[P
     if receipt.members != members:
         yield Problem(file=shard.receipt, found=f"other members than in {shard.name}", expected="the same")
     if len(members) != shard.samples:
-        yield Problem(file=shard.name, found=counted(len(members), "sample"), expected=f"{shard.samples}")
+        yield Problem(file=shard.name, found=pluralize(len(members), "sample"), expected=f"{shard.samples}")
     for key, places in members.items():
         if places.keys() != suffixes:
             yield Problem(
@@ -519,7 +521,7 @@ def _json(data: bytes, where: str) -> Any:
 
 def _record(kind: type[_Record], value: object, where: str) -> _Record:
     try:
-        record: _Record = typed(kind, value, f"{where}: {kind.__name__.lower()}")
+        record: _Record = from_json(kind, value, f"{where}: {kind.__name__.lower()}")
     except SchemaError as error:
         raise ManifestError(str(error)) from error
     return record

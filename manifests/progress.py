@@ -15,19 +15,19 @@ from tqdm import tqdm
 EVERY_SECONDS = 15.0
 
 
-def note(line: str) -> None:
+def log_line(line: str) -> None:
     """A line on stderr, above a bar that is there."""
     tqdm.write(line, file=sys.stderr)
     sys.stderr.flush()
 
 
 @cache
-def note_once(line: str) -> None:
+def log_line_once(line: str) -> None:
     """A line on stderr that a process says the first time only."""
-    note(line)
+    log_line(line)
 
 
-class Progress:
+class ProgressBar:
     """Counts steps towards a total, and what became of them. Use as a context manager.
 
     A total of 0 means that it is told later, by `reach`; work that never tells one says nothing. A unit of `B` is

@@ -12,6 +12,8 @@ from itertools import repeat
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
+from manifests.errors import UserError
+
 _KIND_NAMES = {
     str: "text",
     int: "a whole number",
@@ -23,28 +25,11 @@ _KIND_NAMES = {
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def printable(text: str) -> str:
-    """Text from a stranger, in one line that does nothing to whatever shows it but be read."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-
-
-def counted(count: int, what: str) -> str:
-    """`1 shard`, `2 shards`."""
-    return f"{count} {what}{'' if count == 1 else 's'}"
-
-
-class OneLineError(ValueError):
-    """Its message may quote what a stranger wrote, and is shown on a terminal."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(printable(message))
-
-
-class SchemaError(OneLineError):
+class SchemaError(UserError):
     """A sample or a member breaks the contract; the message names it, what was found and expected."""
 
 
-def typed(kind: Any, value: object, where: str) -> Any:
+def from_json(kind: Any, value: object, where: str) -> Any:
     """A value from JSON as `kind`: str, int, float, bool, Any, or `X | None`, tuple, Mapping or dataclass of such.
 
     Nothing is converted but lists to tuples and whole numbers to float; every number is finite. Raises SchemaError
@@ -52,7 +37,7 @@ def typed(kind: Any, value: object, where: str) -> Any:
     """
     try:
         return _reader(kind)(value)
-    except _Misfit as misfit:
+    except ValidationError as misfit:
         raise SchemaError(f"{where}{misfit.place}: {misfit}") from misfit.__cause__
 
 
@@ -65,11 +50,11 @@ def kinds(record: type) -> dict[str, Any]:
 # An index has millions of values, and most of them fit: what to check is found out once a kind, and where a value lies
 # only when it does not fit.
 
-#: Takes a value from JSON and gives it as some kind, or raises _Misfit.
+#: Takes a value from JSON and gives it as some kind, or raises ValidationError.
 _Reader = Callable[[Any], Any]
 
 
-class _Misfit(Exception):
+class ValidationError(Exception):
     """What was found and expected of a value; its place grows from the inside outwards."""
 
     place = ""
@@ -105,7 +90,7 @@ def _list(reader: _Reader) -> _Reader:
 def _tuple(readers: tuple[_Reader, ...]) -> _Reader:
     def read(value: Any) -> tuple[Any, ...]:
         if len(_instance(list, value)) != len(readers):
-            raise _Misfit(f"found {len(value)} values, expected {len(readers)}")
+            raise ValidationError(f"found {len(value)} values, expected {len(readers)}")
         return _read_items(readers, value)
 
     return read
@@ -129,12 +114,12 @@ def _record(record: Any) -> _Reader:
         if not required <= names <= readers.keys():
             missing = sorted(required - names)
             wrong = f"no {reprlib.repr(missing)}" if missing else reprlib.repr(sorted(names - readers.keys()))
-            raise _Misfit(f"found {wrong}, expected {', '.join(readers)}")
+            raise ValidationError(f"found {wrong}, expected {', '.join(readers)}")
         found = _read_values(map(readers.__getitem__, names), value)
         try:
             return record(**found)
         except ValueError as error:
-            raise _Misfit(str(error)) from error
+            raise ValidationError(str(error)) from error
 
     return read
 
@@ -144,7 +129,7 @@ def _read_items(readers: Iterable[_Reader], items: list[Any]) -> tuple[Any, ...]
     try:
         for reader, item in zip(readers, items, strict=False):
             found.append(reader(item))
-    except _Misfit as misfit:
+    except ValidationError as misfit:
         misfit.within(f"[{len(found)}]")
         raise
     return tuple(found)
@@ -155,7 +140,7 @@ def _read_values(readers: Iterable[_Reader], items: dict[str, Any]) -> dict[str,
     try:
         for reader, (key, item) in zip(readers, items.items(), strict=False):
             found[key] = reader(item)
-    except _Misfit as misfit:
+    except ValidationError as misfit:
         misfit.within(f".{key[:80]}")
         raise
     return found
@@ -168,7 +153,7 @@ def _read_any(value: Any) -> Any:
 def _read_str(value: Any) -> str:
     text: str = _instance(str, value)
     if not text.isascii() and _SURROGATE.search(text):
-        raise _Misfit(f"found {reprlib.repr(text)}, expected text that UTF-8 can hold")
+        raise ValidationError(f"found {reprlib.repr(text)}, expected text that UTF-8 can hold")
     return text
 
 
@@ -184,13 +169,13 @@ def _read_float(value: Any) -> float:
     if type(value) is int and abs(value) < 1 << 53:
         return float(value)
     if not math.isfinite(_instance(float, value)):
-        raise _Misfit(f"found {value}, expected a finite number")
+        raise ValidationError(f"found {value}, expected a finite number")
     return float(value)
 
 
 def _instance(kind: type, value: Any) -> Any:
     if type(value) is not kind:
-        raise _Misfit(f"found {reprlib.repr(value)}, expected {_KIND_NAMES[kind]}")
+        raise ValidationError(f"found {reprlib.repr(value)}, expected {_KIND_NAMES[kind]}")
     return value
 
 

@@ -28,7 +28,7 @@ import numpy.typing as npt
 import simplejpeg
 
 from manifests.records import SchemaError as SchemaError
-from manifests.records import kinds, typed
+from manifests.records import from_json, kinds
 
 SCHEMA_VERSION = 1
 
@@ -348,12 +348,12 @@ def _described(meta: Mapping[str, Any]) -> dict[str, Any]:
     missing = [name for name in (*kinds(Clip), *_DESCRIBED, "flags") if name not in meta]
     if missing:
         raise SchemaError(f"json: missing {', '.join(missing)}")
-    clip = typed(Clip, {name: None if meta[name] == "" else meta[name] for name in kinds(Clip)}, "json")
-    found = {name: typed(kinds(Sample)[name], meta[name], f"json.{name}") for name in _DESCRIBED}
+    clip = from_json(Clip, {name: None if meta[name] == "" else meta[name] for name in kinds(Clip)}, "json")
+    found = {name: from_json(kinds(Sample)[name], meta[name], f"json.{name}") for name in _DESCRIBED}
     for name in ("transforms", "face_found"):
         if len(found[name]) != FRAMES:
             raise SchemaError(f"json.{name}: found {len(found[name])}, expected {FRAMES}")
-    flags = tuple(typed(str, meta["flags"], "json.flags").split())
+    flags = tuple(from_json(str, meta["flags"], "json.flags").split())
     if not set(flags) <= FLAGS.keys():
         raise SchemaError(f"json.flags: found {reprlib.repr(meta['flags'])}; known are {', '.join(FLAGS)}")
     return {"clip": clip, "flags": flags, **found}

@@ -23,8 +23,8 @@ from manifests.index import (
     load_dataset,
     load_sums,
 )
+from manifests.index_writer import write_index
 from manifests.schema import Clip, encode
-from manifests.writing import write_index
 
 SPEAKERS = ("anna", "ben", "cleo")
 EMOTIONS = ("fear", "joy")

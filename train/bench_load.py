@@ -21,7 +21,7 @@ import numpy as np
 import simplejpeg
 import torch
 
-from manifests.records import counted
+from manifests.text import pluralize
 from train.data import FACES, Clips, all_clips, members_for, open_folder
 from train.fusion import STRATEGIES, strategy_named
 from train.loader import Batch, Loader, Schedule
@@ -75,7 +75,7 @@ def _ways(clips: Clips, options: argparse.Namespace) -> dict[str, Way]:
     schedule = Schedule(clips=len(clips), batch_size=options.batch_size)
     ways: dict[str, Way] = {"bare decoding": _bare(clips)}
     for workers in options.workers:
-        ways[f"loader, {counted(workers, 'worker')}"] = _epochs(Loader(clips, schedule, workers=workers))
+        ways[f"loader, {pluralize(workers, 'worker')}"] = _epochs(Loader(clips, schedule, workers=workers))
     if options.others:
         tars = [str(clips.folder / name) for name in clips.shards]
         for name, way in (("webdataset", _webdataset), ("datasets", _hugging_face)):

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from manifests.files import publish
+from manifests.files import atomic_write
 from train import cost
 from train.checkpoint import Checkpoints
 from train.config import ConfigError, device_for
@@ -100,7 +100,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sys.stdout.write(summary(figures))
     if asked.json:
         told = {"device": _device_name(device), "rate": rate, "torch": torch.__version__, "encoder": asdict(encoder)}
-        publish(asked.json, (json.dumps({**told, "figures": [asdict(f) for f in figures]}, indent=1) + "\n").encode())
+        atomic_write(
+            asked.json, (json.dumps({**told, "figures": [asdict(f) for f in figures]}, indent=1) + "\n").encode()
+        )
     return 0
 
 

@@ -24,8 +24,8 @@ from safetensors import SafetensorError
 from torch import nn
 from torch.optim import Optimizer
 
-from manifests.files import publish
-from manifests.records import SchemaError, typed
+from manifests.files import atomic_write
+from manifests.records import SchemaError, from_json
 from train.runs import Epoch
 
 CHECKPOINTS = "checkpoints"
@@ -65,12 +65,12 @@ class Checkpoints:
         part = home / f".{name}.{os.getpid()}.part"
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
-        publish(part / MODEL_FILE, _weights(model))
+        atomic_write(part / MODEL_FILE, _weights(model))
         with (part / OPTIMIZER_FILE).open("wb") as file:
             torch.save(optimizer.state_dict(), file)
             file.flush()
             os.fsync(file.fileno())
-        publish(part / STATE_FILE, (json.dumps(asdict(progress), indent=1) + "\n").encode())
+        atomic_write(part / STATE_FILE, (json.dumps(asdict(progress), indent=1) + "\n").encode())
         shutil.rmtree(home / name, ignore_errors=True)
         part.rename(home / name)
         self._tidy(name, progress)
@@ -97,7 +97,7 @@ class Checkpoints:
         if latest is None:
             return Progress()
         try:
-            progress: Progress = typed(Progress, json.loads((latest / STATE_FILE).read_bytes()), str(latest))
+            progress: Progress = from_json(Progress, json.loads((latest / STATE_FILE).read_bytes()), str(latest))
         except (SchemaError, OSError, ValueError) as error:
             raise _damaged(latest, error) from error
         return progress
@@ -109,7 +109,7 @@ class Checkpoints:
 
     def save_best(self, model: nn.Module, epoch: int) -> None:
         """Keep the weights of an epoch; those of others go when a checkpoint knows of it. Raises OSError."""
-        publish(self.best(epoch), _weights(model))
+        atomic_write(self.best(epoch), _weights(model))
 
     def best(self, epoch: int) -> Path:
         """Where the weights of an epoch are kept."""

@@ -11,14 +11,13 @@ from typing import Any
 
 import torch
 
-from manifests.files import FolderError, publish
-from manifests.folds import FoldError
+from manifests.files import FolderError, atomic_write
+from manifests.folds import FoldError, resolve_fold
 from manifests.index import ManifestError
 from manifests.labels import LabelError
-from manifests.records import counted
 from manifests.schema import SchemaError
-from manifests.sharing.fetch import fold_named
-from manifests.sharing.places import PlaceError
+from manifests.stores.places import StoreError
+from manifests.text import pluralize
 from train import cost, runs
 from train.checkpoint import CheckpointError
 from train.config import DEMO, DEMO_DEFAULT, ENCODER_DEFAULT, ConfigError, TrainConfig, device_for
@@ -54,7 +53,7 @@ ERRORS = (
     *(
         LabelError,
         ManifestError,
-        PlaceError,
+        StoreError,
         PredictError,
         RecipeError,
         SchemaError,
@@ -142,7 +141,7 @@ def _predict(asked: argparse.Namespace) -> int:
     else:
         said = predict_recordings(predictor, list(map(Path, asked.clips)), ranks, workers=asked.workers)
     if asked.out:
-        publish(Path(asked.out), dump_said(predictor, said))
+        atomic_write(Path(asked.out), dump_said(predictor, said))
     _out("\n".join(_lines_said(predictor, said)))
     return int(any(one.probabilities is None for one in said))
 
@@ -185,7 +184,7 @@ def _config(asked: argparse.Namespace, folder: Folder, strategy: str, fold: str)
     return TrainConfig(
         shards=_shards(asked),
         strategy=strategy,
-        fold=fold_named(fold_names(folder, asked.fold_scheme), fold),
+        fold=resolve_fold(fold_names(folder, asked.fold_scheme), fold),
         fold_scheme=asked.fold_scheme,
         label_scheme=asked.label_scheme,
         feature=asked.feature or (built[0] if len(built) == 1 else FEATURE_DEFAULT),
@@ -251,7 +250,7 @@ def _warn_of_cost(session: Session) -> None:
 def _told(outcome: Outcome) -> str:
     """A result for people."""
     made, result = outcome.run, outcome.result
-    speakers = counted(len(result.speakers), "unseen speaker")
+    speakers = pluralize(len(result.speakers), "unseen speaker")
     who = f"{result.clips} clips of {speakers} ({', '.join(result.speakers)})"
     chosen = f"epoch {made.epoch} of {made.epochs}, chosen by {made.protocol.selection}"
     return f"{made.dataset}, {made.strategy}, fold {made.fold}: {_scores(result)}; {who}; {chosen}"

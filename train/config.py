@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 import torch
 
-from manifests.records import SchemaError, typed
+from manifests.records import SchemaError, from_json
 from train.data import Check
 from train.fusion import strategy_named
 from train.models.videomae import ENCODERS
@@ -93,7 +93,7 @@ class TrainConfig:
     def from_json(cls, value: object, where: str) -> TrainConfig:
         """Raises ConfigError, beginning with `where`, for anything but a configuration."""
         try:
-            config: TrainConfig = typed(cls, value, where)
+            config: TrainConfig = from_json(cls, value, where)
         except SchemaError as error:
             raise ConfigError(str(error)) from error
         return config

@@ -23,12 +23,12 @@ import numpy as np
 import numpy.typing as npt
 
 from manifests import index, labels
-from manifests.folds import Side, read_assignment, scheme_named
+from manifests.download import download_file
+from manifests.fetch import expected_files, mirror_index
+from manifests.folds import Side, read_assignment, resolve_scheme
 from manifests.index import Dataset, Receipt, Shard, Statistics
 from manifests.labels import LabelScheme
-from manifests.sharing.fetch import mirror_index, promises
-from manifests.sharing.places import Place, is_remote, place_at
-from manifests.sharing.transfer import bring
+from manifests.stores.places import Store, is_remote, open_store
 from train.fusion import Strategy
 from train.supply import Supply
 
@@ -54,7 +54,7 @@ class Folder:
     dataset: Dataset
     here: frozenset[str]
     """Names of the shards that can be read: all, but for a folder of which a part was fetched."""
-    place: Place | None = None
+    place: Store | None = None
     """Where shards are fetched from, for a remote folder."""
     source: str = ""
     """Where the rest of a part is to be had."""
@@ -96,7 +96,7 @@ def open_folder(location: str | Path, cache_root: Path | None = None) -> Folder:
     """A folder by path or by address; every file that is to be in a local one is there, of its size.
 
     Raises DataError for a folder that is not as its index promises, ManifestError for an index that cannot be read,
-    PlaceError for a remote folder that cannot be fetched.
+    StoreError for a remote folder that cannot be fetched.
     """
     if is_remote(str(location)):
         return _open_remote(str(location), cache_root or default_root())
@@ -106,7 +106,7 @@ def open_folder(location: str | Path, cache_root: Path | None = None) -> Folder:
         more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
         raise DataError(f"{path}: {problems[0]}{more}; build or fetch it again")
     dataset, fetched = index.load_dataset(path), index.load_fetched(path)
-    here = frozenset(shard.name for shard in index.shards_here(path, dataset))
+    here = frozenset(shard.name for shard in index.local_shards(path, dataset))
     return Folder(path=path, dataset=dataset, here=here, source=fetched.source if fetched else "")
 
 
@@ -117,7 +117,7 @@ def default_root() -> Path:
 
 def _open_remote(address: str, root: Path) -> Folder:
     """What is said about the shards is fetched here, not the shards."""
-    place = place_at(address)
+    place = open_store(address)
     name = place.address.rpartition("/")[2]
     path = root / f"{name}-{hashlib.sha256(place.address.encode()).hexdigest()[:12]}"
     dataset = mirror_index(place, path)
@@ -126,7 +126,7 @@ def _open_remote(address: str, root: Path) -> Folder:
 
 def fold_scheme(folder: Folder, name: str | None = None) -> str:
     """A fold scheme of a folder, the corpus's default if none is named. Raises FoldError for an unknown one."""
-    return scheme_named(name, folder.dataset.fold_schemes, {shard.speaker for shard in folder.dataset.shards})
+    return resolve_scheme(name, folder.dataset.fold_schemes, {shard.speaker for shard in folder.dataset.shards})
 
 
 def fold_sides(folder: Folder, fold: str, scheme: str | None = None) -> Mapping[str, Side]:
@@ -163,7 +163,7 @@ def choose_labels(dataset: Dataset, name: str | None, emotions: Sequence[str]) -
 def supply(folder: Folder, names: Sequence[str], check: Check = "hashes") -> Supply:
     """Some shards on their way to being read: remote ones are fetched, and always hashed; local ones if asked.
 
-    What waits for one raises DataError or PlaceError naming a shard that is not as promised.
+    What waits for one raises DataError or StoreError naming a shard that is not as promised.
     """
     shards = {shard.name: shard for shard in shards_named(folder.dataset, names)}
 
@@ -285,7 +285,7 @@ def _places(receipt: Receipt, key: str, members: tuple[str, ...]) -> list[tuple[
 def _receipt(folder: Folder, shard: Shard) -> Receipt:
     path = folder.path / shard.receipt
     if folder.place is not None:
-        bring(folder.place, folder.path, promises(shard)[0])
+        download_file(folder.place, folder.path, expected_files(shard)[0])
     _check_hash(path, shard.receipt_sha256)
     receipt = index.load_receipt(path)
     if (receipt.shard, receipt.sha256, receipt.bytes) != (shard.name, shard.sha256, shard.bytes):
@@ -321,5 +321,5 @@ def _bring(folder: Folder, shard: Shard, stop: threading.Event) -> None:
     """Fetch a shard, unless it is known to be here."""
     place, path = folder.place, folder.path / shard.name
     if place is not None and (path, shard.sha256) not in _VERIFIED:
-        bring(place, folder.path, promises(shard)[1], stop)
+        download_file(place, folder.path, expected_files(shard)[1], stop)
         _VERIFIED.add((path, shard.sha256))

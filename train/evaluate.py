@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from manifests.records import SchemaError, typed
+from manifests.records import SchemaError, from_json
 from manifests.schema import NAME
 from train import metrics
 from train.metrics import Counts, Interval
@@ -100,7 +100,7 @@ class FoldResult:
     def from_json(cls, value: object, where: str) -> FoldResult:
         """What `asdict` and JSON made of a result -> the result. Raises EvaluationError that begins with `where`."""
         try:
-            result: FoldResult = typed(cls, value, where)
+            result: FoldResult = from_json(cls, value, where)
         except SchemaError as error:
             raise EvaluationError(str(error)) from error
         check_consistent(result, where)

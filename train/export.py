@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from manifests.files import publish
+from manifests.files import atomic_write
 from train.models.sources import CONFIG_FILE, WEIGHTS_FILE
 from train.models.weights import load_pretrained
 from train.predict import PredictError, Predictor, load_predictor
@@ -24,9 +24,9 @@ def export(run: Path, out: Path) -> Outcome:
     others = sorted(path.name for path in out.iterdir() if path.name not in _OURS) if out.is_dir() else []
     if others:
         raise PredictError(f"{out}: found {others[0]}, expected an empty folder; choose another with OUT= (--out)")
-    publish(out / CARD_FILE, model_card(predictor, outcome).encode())
+    atomic_write(out / CARD_FILE, model_card(predictor, outcome).encode())
     for name in (WEIGHTS_FILE, CONFIG_FILE):  # the configuration tells the weights it belongs to, so it comes last
-        publish(out / name, (run / MODEL / name).read_bytes())
+        atomic_write(out / name, (run / MODEL / name).read_bytes())
     load_pretrained(out)
     return outcome
 

@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from manifests.files import publish
+from manifests.files import atomic_write
 from train.data import Clips
 from train.feeds import VideoFeed
 from train.imaging import Imaging
@@ -61,7 +61,7 @@ def features(
             if on_shard:
                 on_shard(name)
             found = _extract(model, part, imaging, ranks, workers, supply)
-            publish(path, safetensors.torch.save({"features": found}))
+            atomic_write(path, safetensors.torch.save({"features": found}))
         parts.append(found)
     return torch.cat(parts)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from manifests.files import publish
+from manifests.files import atomic_write
 from train.runs import LOG_FILE
 
 Say = Callable[[str], None]
@@ -73,7 +73,7 @@ def mend(log: Path) -> None:
         data = log.read_bytes()
         whole = data[: data.rfind(b"\n") + 1]
         if whole != data:
-            publish(log, whole)
+            atomic_write(log, whole)
 
 
 def _board(folder: Path) -> Any | None:

@@ -158,7 +158,7 @@ class Loader:
     def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
         """Batches of an epoch from step `first` on; steps before it are not decoded.
 
-        Raises DataError naming the shard for bytes that are not what its index promises; PlaceError for one that
+        Raises DataError naming the shard for bytes that are not what its index promises; StoreError for one that
         cannot be fetched.
         """
         order = self.schedule.order(epoch)

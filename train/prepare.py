@@ -10,11 +10,11 @@ from typing import cast
 
 import torch
 
-from manifests import index
+from manifests import folds, index
+from manifests.fetch import fetch_command
 from manifests.folds import Side, read_assignment
-from manifests.index import Selection
+from manifests.index import FoldSelection
 from manifests.labels import LabelScheme
-from manifests.sharing.fetch import SPLITS, command
 from train import data
 from train.config import TrainConfig
 from train.data import Check, Clips, Folder
@@ -77,7 +77,7 @@ class Corpus:
 def open_corpus(config: TrainConfig) -> Corpus:
     """See to it that what is needed of the fold is there, and not against its labels; nothing is decoded.
 
-    Raises DataError, FoldError, LabelError, ManifestError or PlaceError for what cannot be trained on.
+    Raises DataError, FoldError, LabelError, ManifestError or StoreError for what cannot be trained on.
     """
     folder = data.open_folder(config.shards)
     sides = data.fold_sides(folder, config.fold, config.fold_scheme)
@@ -103,12 +103,14 @@ def open_corpus(config: TrainConfig) -> Corpus:
 def fetch_line(folder: Folder, config: TrainConfig, split: str) -> str:
     """The command that brings what is not here of a fold."""
     scheme = data.fold_scheme(folder, config.fold_scheme)
-    return command(folder.source, folder.path, Selection(scheme=scheme, fold=config.fold, sides=SPLITS[split]))
+    return fetch_command(
+        folder.source, folder.path, FoldSelection(scheme=scheme, fold=config.fold, sides=folds.SPLITS[split])
+    )
 
 
 def _check_here(folder: Folder, sides: Mapping[str, Side], config: TrainConfig) -> None:
     """Raise DataError unless the fold can be trained on."""
-    wanted = [sides[side] for side in SPLITS["train"]]
+    wanted = [sides[side] for side in folds.SPLITS["train"]]
     absent = folder.lacks(wanted)
     if absent:
         of = sum(len(side["shards"]) for side in wanted)

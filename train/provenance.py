@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from manifests.records import SchemaError, typed
+from manifests.records import SchemaError, from_json
 from manifests.schema import dump_json
 from train.imaging import Standardisation
 from train.models.layouts import WeightsError
@@ -42,7 +42,7 @@ class Provenance:
     def from_json(cls, value: object, where: str) -> Provenance:
         """Raises WeightsError, beginning with `where`, for a classifier that does not tell."""
         try:
-            told: Provenance = typed(cls, value, where)
+            told: Provenance = from_json(cls, value, where)
         except SchemaError as error:
             raise WeightsError(f"{error}; it was made by another version: train or export it again") from error
         return told

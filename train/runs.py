@@ -20,8 +20,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from manifests.files import publish
-from manifests.records import SchemaError, typed
+from manifests.files import atomic_write
+from manifests.records import SchemaError, from_json
 from manifests.schema import NAME
 from train import metrics
 from train.evaluate import (
@@ -185,8 +185,8 @@ def finish(runs: Path, run: Run, predictions: Predictions, promise: Mapping[str,
         predictions_sha256=hashlib.sha256(data).hexdigest(),
         result=summarise(predictions, run.protocol.classes),
     )
-    publish(folder / PREDICTIONS_FILE, data)
-    publish(folder / RESULT_FILE, dump_outcome(outcome))
+    atomic_write(folder / PREDICTIONS_FILE, data)
+    atomic_write(folder / RESULT_FILE, dump_outcome(outcome))
     return outcome
 
 
@@ -342,7 +342,7 @@ def _check_predictions(path: Path, outcome: Outcome) -> None:
 
 def _typed(kind: Any, value: object, where: str) -> Any:
     try:
-        return typed(kind, value, where)
+        return from_json(kind, value, where)
     except SchemaError as error:
         raise EvaluationError(str(error)) from error
 

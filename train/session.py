@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from manifests.files import publish, sole_owner
+from manifests.files import atomic_write, exclusive_lock
 from train import runs
 from train.checkpoint import Checkpoints, Progress, load_trained
 from train.config import ConfigError, TrainConfig, protocol
@@ -175,12 +175,12 @@ def train(session: Session) -> Outcome | None:
     None where the test fold is not here: the model is kept, and the same run tests it another time.
 
     Raises ConfigError or EvaluationError for one that was made in another way, BusyError while another process trains
-    it, Stopped when asked to stop, DataError or PlaceError for a shard that is not as promised, and what the loop
+    it, Stopped when asked to stop, DataError or StoreError for a shard that is not as promised, and what the loop
     raises.
     """
     if is_finished(session):
         return runs.read_outcome(session.folder)
-    with sole_owner(session.folder, "RUNS=") if session.ranks.first else nullcontext():
+    with exclusive_lock(session.folder, "RUNS=") if session.ranks.first else nullcontext():
         return _complete(session)
 
 
@@ -308,7 +308,7 @@ def _begin(session: Session) -> None:
     """Write config.json, unless the run goes on."""
     path = session.folder / CONFIG_FILE
     if session.ranks.first and not path.is_file():
-        publish(path, (json.dumps(_told(session), indent=1, sort_keys=True) + "\n").encode())
+        atomic_write(path, (json.dumps(_told(session), indent=1, sort_keys=True) + "\n").encode())
     session.ranks.wait()
 
 

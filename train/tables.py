@@ -13,8 +13,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from manifests.files import publish
-from manifests.records import counted
+from manifests.files import atomic_write
+from manifests.text import pluralize
 from train import plots, runs
 from train.metrics import DRAWS, LEVEL, Spread
 from train.pages import Picture, Row, Section, Table, markdown, page
@@ -67,10 +67,10 @@ def write_report(folder: Path, out: Path) -> tuple[Path, Path]:
     """
     sections = report(folder)
     for picture in (picture for section in sections for picture in section.pictures):
-        publish(out / "figures" / picture.name, picture.png)
+        atomic_write(out / "figures" / picture.name, picture.png)
     pages = out / "report.md", out / "report.html"
     for path, text in zip(pages, (markdown(_TITLE, _READING, sections), page(_TITLE, _READING, sections)), strict=True):
-        publish(path, text.encode())
+        atomic_write(path, text.encode())
     return pages
 
 
@@ -168,7 +168,7 @@ def _pictures(dataset: str, summaries: Sequence[Summary], folder: Path) -> tuple
     for summary in summaries:
         title = f"{dataset}, {summary.name}"
         name = f"{dataset}-{_NO_FILE_NAME.sub('-', summary.name).strip('-')}"
-        folds = counted(len(summary.outcomes), "fold")
+        folds = pluralize(len(summary.outcomes), "fold")
         matrix = plots.confusion_matrix(summary.pooled, f"{title}, {folds}")
         curves = plots.learning_curves(_curves(summary, folder), title)
         pictures.append(Picture(name=f"{name}-confusion.png", text=f"{title}: confusion matrix", png=matrix))

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from builder.datasets.base import CorpusError
-from manifests.files import publish, published
+from manifests.files import atomic_write, atomic_writer
 from manifests.index import SUMS_FILE, dump_sums
 
 #: More than any recording has: a member that is larger, or says so, is a trap.
@@ -32,13 +32,13 @@ def unpack(archive: Path, root: Path, names: Sequence[str]) -> None:
             members = _checked(bundle, archive, names)
             for name in names:
                 folder, _, plain = name.rpartition("/")
-                with published(root / name) as file, bundle.open(members[name]) as member:
+                with atomic_writer(root / name) as file, bundle.open(members[name]) as member:
                     shutil.copyfileobj(member, file)
                 sums.setdefault(folder, {})[plain] = file.sha256
     except _DAMAGE as error:
         raise CorpusError(f"{archive}: cannot be unpacked ({error}); delete it, and it is fetched again") from error
     for folder, files in sums.items():
-        publish(root / folder / SUMS_FILE, dump_sums(files))
+        atomic_write(root / folder / SUMS_FILE, dump_sums(files))
 
 
 def _checked(bundle: zipfile.ZipFile, archive: Path, names: Sequence[str]) -> dict[str, zipfile.ZipInfo]:

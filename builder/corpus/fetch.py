@@ -12,9 +12,9 @@ from pathlib import Path
 from builder.corpus.archive import unpack
 from builder.corpus.stock import promise
 from builder.datasets.base import CorpusError, Original
-from manifests.progress import Progress
-from manifests.sharing.places import Place, PlaceError
-from manifests.sharing.transfer import CancelledError, bring, stoppable
+from manifests.download import CancelledError, cancellable_pool, download_file
+from manifests.progress import ProgressBar
+from manifests.stores.places import Store, StoreError
 
 #: Files fetched at once; public homes are shared by many.
 CONNECTIONS = 4
@@ -60,7 +60,7 @@ def here(root: Path, original: Original) -> int:
 
 
 def fetch(
-    place: Place, root: Path, originals: Sequence[Original], *, connections: int, keep_archives: bool = False
+    place: Store, root: Path, originals: Sequence[Original], *, connections: int, keep_archives: bool = False
 ) -> Fetched:
     """Bring the originals, unpack those that are archives, and delete these unless they are to be kept.
 
@@ -70,7 +70,7 @@ def fetch(
     fetched: list[Original] = []
     stop = threading.Event()
     total = sum(original.bytes - here(root, original) for original in originals)
-    with Progress(total, "fetching", unit="B") as progress, stoppable(connections, stop) as pool:
+    with ProgressBar(total, "fetching", unit="B") as progress, cancellable_pool(connections, stop) as pool:
         counted = Counted(place=place, progress=progress, lock=threading.Lock())
         waiting = {pool.submit(_fetch_one, counted, root, each, keep_archives, stop): each for each in originals}
         in_a_row = 0
@@ -82,7 +82,7 @@ def fetch(
                 in_a_row = 0
             except CancelledError:
                 continue
-            except (PlaceError, CorpusError) as error:
+            except (StoreError, CorpusError) as error:
                 failed[original.name] = str(error).removeprefix(f"{place.address}/{original.name}: ")
                 in_a_row += 1
             if in_a_row == _MOST_FAILURES:
@@ -99,8 +99,8 @@ def fetch(
 class Counted:
     """A place whose bytes are counted as they come."""
 
-    place: Place
-    progress: Progress
+    place: Store
+    progress: ProgressBar
     lock: threading.Lock
     """Several threads count."""
 
@@ -117,10 +117,10 @@ class Counted:
             yield chunk
 
 
-def _fetch_one(place: Place, root: Path, original: Original, keep_archives: bool, stop: threading.Event) -> None:
+def _fetch_one(place: Store, root: Path, original: Original, keep_archives: bool, stop: threading.Event) -> None:
     if stop.is_set():
         raise CancelledError(f"{place.address}: stopped")
-    bring(place, root, promise(original), stop)
+    download_file(place, root, promise(original), stop)
     if original.holds:
         unpack(root / original.name, root, original.holds)
         if not keep_archives:

@@ -9,9 +9,9 @@ from typing import Literal
 
 from builder.datasets.base import CorpusError, Original
 from builder.datasets.checks import is_pointer
+from manifests.download import ExpectedFile
 from manifests.index import SUMS_FILE, file_sha256, load_sums
-from manifests.progress import Progress
-from manifests.sharing.transfer import Promise
+from manifests.progress import ProgressBar
 
 #: `unchecked`: there, with nothing to hold it against, since somebody else unpacked it. A git-lfs pointer is `absent`.
 State = Literal["right", "unchecked", "wrong", "absent"]
@@ -64,7 +64,7 @@ def take_stock(root: Path, originals: Sequence[Original]) -> Stock:
     """Look at every file of the originals, and hash those that are there. Raises ManifestError for damaged sums."""
     here = {name for original in originals for name in original.files if _is_here(root / name)}
     findings: list[Finding] = []
-    with Progress(len(here), f"checking {root}", unit="file") as progress:
+    with ProgressBar(len(here), f"checking {root}", unit="file") as progress:
         for original in originals:
             sums = _sums(root, original)
             for name in original.files:
@@ -76,9 +76,9 @@ def take_stock(root: Path, originals: Sequence[Original]) -> Stock:
     return Stock(findings=tuple(findings))
 
 
-def promise(original: Original) -> Promise:
+def promise(original: Original) -> ExpectedFile:
     """What is published of an original."""
-    return Promise(name=original.name, sha256=original.sha256, md5=original.md5, bytes=original.bytes)
+    return ExpectedFile(name=original.name, sha256=original.sha256, md5=original.md5, bytes=original.bytes)
 
 
 def _is_here(path: Path) -> bool:

@@ -10,10 +10,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from builder.datasets.base import CorpusError, Original
+from manifests.download import ExpectedFile, download_file
 from manifests.index import ManifestError, read_json
-from manifests.records import SchemaError, kinds, typed
-from manifests.sharing.places import Place
-from manifests.sharing.transfer import Promise, bring
+from manifests.records import SchemaError, from_json, kinds
+from manifests.stores.places import Store
 
 _MD5 = re.compile(r"md5:[0-9a-f]{32}")
 
@@ -28,14 +28,14 @@ class Entry:
     """`md5:` and 32 digits."""
 
 
-def with_checksums(place: Place, record: str, originals: Sequence[Original]) -> tuple[Original, ...]:
+def with_checksums(place: Store, record: str, originals: Sequence[Original]) -> tuple[Original, ...]:
     """The originals with the MD5 that their record tells.
 
-    Raises PlaceError where the record cannot be had, CorpusError where it lacks a file or tells another size than is
+    Raises StoreError where the record cannot be had, CorpusError where it lacks a file or tells another size than is
     known: it is not the record that the builder was made for.
     """
     with TemporaryDirectory() as folder:
-        bring(place, Path(folder), Promise(name=record))
+        download_file(place, Path(folder), ExpectedFile(name=record))
         told = {entry.key: entry for entry in _entries(Path(folder) / record, f"{place.address}/{record}")}
     return tuple(
         _with_checksum(original, told.get(original.name), f"{place.address}/{record}") for original in originals
@@ -44,8 +44,8 @@ def with_checksums(place: Place, record: str, originals: Sequence[Original]) -> 
 
 def _entries(path: Path, where: str) -> list[Entry]:
     try:
-        files = typed(tuple[Any, ...], read_json(path).get("files"), "files")
-        return [typed(Entry, {key: file.get(key) for key in kinds(Entry)}, "file") for file in files]
+        files = from_json(tuple[Any, ...], read_json(path).get("files"), "files")
+        return [from_json(Entry, {key: file.get(key) for key in kinds(Entry)}, "file") for file in files]
     except (ManifestError, SchemaError, AttributeError) as error:
         raise CorpusError(f"{where}: found something else than a Zenodo record, expected one with its files") from error
 

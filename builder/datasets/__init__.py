@@ -9,7 +9,7 @@ from pathlib import Path
 from builder.datasets import crema_d, demo, folder, iemocap, ravdess
 from builder.datasets.base import Corpus, CorpusError, NotHereError, Scan
 from builder.datasets.checks import chosen_options, refuse_pointers, refuse_twins
-from manifests.records import counted
+from manifests.text import pluralize
 
 DATASETS: Mapping[str, Corpus] = {
     "ravdess": ravdess.CORPUS,
@@ -63,5 +63,5 @@ def _how_to_have(corpus: Corpus) -> str:
 
 def _what_is_absent(scan: Scan) -> str:
     if scan.missing:
-        return f"{counted(len(scan.missing), 'file')} absent, the first is {min(scan.missing)}"
-    return f"{counted(len(scan.ignored), 'file')} not taken" if scan.ignored else "the folder holds none of its files"
+        return f"{pluralize(len(scan.missing), 'file')} absent, the first is {min(scan.missing)}"
+    return f"{pluralize(len(scan.ignored), 'file')} not taken" if scan.ignored else "the folder holds none of its files"

@@ -8,7 +8,7 @@ from operator import attrgetter
 from pathlib import Path
 
 from builder.datasets.base import ClipSource, Corpus, CorpusError, NotHereError
-from manifests.records import counted
+from manifests.text import pluralize
 
 #: Suffixes of files that look like recordings.
 MEDIA_SUFFIXES = frozenset(
@@ -81,7 +81,7 @@ def refuse_pointers(sources: Iterable[ClipSource]) -> None:
     pointers = sorted(path for path in media if is_pointer(path))
     if pointers:
         raise CorpusError(
-            f"{pointers[0]}: a git-lfs pointer, not a recording ({len(pointers)} of {counted(len(media), 'file')}); "
+            f"{pointers[0]}: a git-lfs pointer, not a recording ({len(pointers)} of {pluralize(len(media), 'file')}); "
             "run git lfs pull in the corpus folder"
         )
 

@@ -32,7 +32,7 @@ import soundfile
 from builder.datasets.base import CorpusError
 from builder.demo import face, plan, voice
 from builder.demo.plan import FPS, Expression, Utterance
-from manifests.files import publish, remove_leftovers, sole_owner
+from manifests.files import atomic_write, exclusive_lock, remove_leftovers
 
 Progress = Callable[[int, int], None]
 
@@ -59,7 +59,7 @@ def make_demo(
     """
     if _is_complete(root, utterances):
         return root
-    with sole_owner(root):
+    with exclusive_lock(root):
         remove_leftovers(root)
         finished = _finished(root, utterances)
         todo = [u for u in utterances if u not in finished]
@@ -151,7 +151,7 @@ def write_take(root: Path, utterances: Sequence[Utterance]) -> int:
             if utterance.defect == "cut":
                 os.truncate(clip, _packet_end(clip, _CUT_AT))
             (root / utterance.speaker).mkdir(exist_ok=True)
-            publish(root / utterance.path, clip.read_bytes())
+            atomic_write(root / utterance.path, clip.read_bytes())
     return len(utterances)
 
 
@@ -231,7 +231,7 @@ def _read_manifest(root: Path) -> dict[str, Any]:
 def _write_manifest(root: Path, utterances: Sequence[Utterance], *, complete: bool) -> None:
     clips = {u.path: _describe(u) | ({"bytes": (root / u.path).stat().st_size} if complete else {}) for u in utterances}
     manifest = {"version": plan.VERSION, "complete": complete, "clips": clips}
-    publish(root / MANIFEST, (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode())
+    atomic_write(root / MANIFEST, (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode())
 
 
 def _describe(utterance: Utterance) -> dict[str, Any]:

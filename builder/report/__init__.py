@@ -12,7 +12,7 @@ from pathlib import Path
 from builder.report import contents, page
 from builder.report.choice import choose
 from builder.report.picture import draw
-from manifests.files import publish
+from manifests.files import atomic_write
 
 __all__ = ["REPORT_FILE", "write_picture", "write_report"]
 
@@ -32,7 +32,7 @@ def write_report(folder: Path, *, clips: int = 24) -> Path:
     found = contents.load(folder)
     shown = list(contents.samples(found, choose(found.rows, clips)))
     path = folder / REPORT_FILE
-    publish(path, page.render(found, shown).encode(errors="replace"))
+    atomic_write(path, page.render(found, shown).encode(errors="replace"))
     return path
 
 
@@ -48,5 +48,5 @@ def write_picture(folder: Path, path: Path, clip_ids: Sequence[str] | None = Non
     """
     found = contents.load(folder)
     rows = choose(found.rows, _PICTURE_CLIPS) if clip_ids is None else contents.named(found, clip_ids)
-    publish(path, draw(found, list(contents.samples(found, rows)), path))
+    atomic_write(path, draw(found, list(contents.samples(found, rows)), path))
     return path

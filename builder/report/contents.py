@@ -24,7 +24,7 @@ from manifests.index import (
     load_dataset,
     load_receipt,
     load_rows,
-    shards_here,
+    local_shards,
 )
 from manifests.schema import Sample, SchemaError, Timing, decode
 
@@ -84,7 +84,7 @@ def samples(contents: Contents, rows: Iterable[Row]) -> Iterator[tuple[Row, Samp
 def statistics(contents: Contents) -> dict[str, Statistics]:
     """Spectrogram name -> sums over all shards that are here. Raises ManifestError."""
     sums: dict[str, Statistics] = {}
-    for shard in shards_here(contents.folder, contents.dataset):
+    for shard in local_shards(contents.folder, contents.dataset):
         for name, found in load_receipt(contents.folder / shard.receipt).statistics.items():
             sums[name] = sums[name] + found if name in sums else found
     return sums

@@ -114,7 +114,7 @@ def plan(folder: Path, clips: int) -> None:
 
 def write_index(folder: Path, clips: int) -> None:
     """Read all receipts and write everything that is said about finished shards."""
-    from manifests.writing import write_index
+    from manifests.index_writer import write_index
 
     written = write_index(folder, described(), [name for name, _ in shard_names(clips)])
     assert sum(written.dataset.counts.values()) == clips

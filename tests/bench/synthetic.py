@@ -14,7 +14,7 @@ from pathlib import Path
 
 from manifests import index
 from manifests.index import Receipt, Row
-from manifests.writing import write_index
+from manifests.index_writer import write_index
 
 sys.path.append(str(Path(__file__).parents[1] / "train"))
 

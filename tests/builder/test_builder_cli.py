@@ -26,8 +26,8 @@ from builder.__main__ import main
 from builder.config import BuildConfig
 from builder.run import Job, build
 from manifests import index
-from manifests.files import sole_owner
-from manifests.sharing.withdraw import withdraw
+from manifests.files import exclusive_lock
+from manifests.withdraw import withdraw
 
 STOPPED = "error: stopped; the same command goes on where this one was\n"
 #: What Python raises for a package that is not there.
@@ -421,7 +421,7 @@ def test_a_second_build_is_refused_until_the_first_has_ended(data: Path, calls: 
     assert (code, said) == (2, "")
     assert complained == f"error: {tmp_path / 'out'}: {owner} is at work here; wait for it, or choose another OUT=\n"
     first.end(signal.SIGKILL)
-    with sole_owner(tmp_path / "out"):
+    with exclusive_lock(tmp_path / "out"):
         pass
 
 

@@ -23,7 +23,7 @@ from builder.datasets.base import CorpusError
 from builder.demo import corpus, face, plan, voice
 from builder.demo.plan import EMOTIONS, SPEAKERS, Utterance, inventory
 from builder.faces import FaceFinder
-from manifests.files import sole_owner
+from manifests.files import exclusive_lock
 from manifests.schema import Clip
 
 #: A few clips of every kind, few enough to be made in seconds.
@@ -356,7 +356,7 @@ def test_a_complete_corpus_is_left_alone(tmp_path: Path, written: list[str]) -> 
     corpus.make_demo(tmp_path, workers=1)
     assert sorted(written) == sorted(u.clip_id for u in inventory())
     written.clear()
-    with sole_owner(tmp_path):  # not even the lock is asked for
+    with exclusive_lock(tmp_path):  # not even the lock is asked for
         assert corpus.make_demo(tmp_path, workers=1) == tmp_path
     assert written == []
 

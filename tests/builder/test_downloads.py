@@ -26,9 +26,9 @@ from servers import Fault, FileServer
 from builder.__main__ import main
 from builder.corpus import fetch
 from builder.datasets import DATASETS, crema_d, ravdess, scan_corpus
-from manifests.files import sole_owner
+from manifests import download
+from manifests.files import exclusive_lock
 from manifests.index import load_sums
-from manifests.sharing import transfer
 
 HERE = Path(__file__).parent
 FACTS = Path(__file__).parents[3] / "shared" / "facts"
@@ -39,7 +39,7 @@ Said = pytest.CaptureFixture[str]
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfer, "PAUSES_SECONDS", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(download, "PAUSES_SECONDS", (0.0, 0.0, 0.0))
 
 
 @pytest.fixture
@@ -346,7 +346,7 @@ def test_killed_while_unpacking(zenodo: FileServer, data: Path, monkeypatch: pyt
 
 
 def test_a_second_process_is_refused(github: FileServer, data: Path, capsys: Said) -> None:
-    with sole_owner(data):
+    with exclusive_lock(data):
         assert main(command(github, data)) == 2
     assert "wait for it, or choose another DATA=\n" in capsys.readouterr().err
     assert github.requests == []

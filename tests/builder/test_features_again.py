@@ -33,7 +33,7 @@ from builder.features import Job, make_features
 from builder.run import Job as Build
 from builder.run import build
 from manifests import index, schema
-from manifests.files import FolderError, sole_owner
+from manifests.files import FolderError, exclusive_lock
 from manifests.index import ManifestError
 
 HERE = Path(__file__).parent
@@ -439,7 +439,7 @@ def test_a_folder_of_other_shards_is_refused_naming_the_difference(tmp_path: Pat
 
 def test_a_folder_that_another_works_in_is_refused(tmp_path: Path) -> None:
     shards, out = shard_folder(tmp_path / "shards"), tmp_path / "out"
-    with sole_owner(out), pytest.raises(FolderError, match=f"process {os.getpid()} on .* is at work here"):
+    with exclusive_lock(out), pytest.raises(FolderError, match=f"process {os.getpid()} on .* is at work here"):
         make_features(job(shards, out, "stft"))
 
 

@@ -34,8 +34,8 @@ from builder.rows import BuiltClip, dropped, planned_row
 from builder.shards import ShardPlan, write_shard
 from manifests.files import FolderError
 from manifests.index import ManifestError, Row, Statistics, dump_dataset, load_dataset
+from manifests.index_writer import write_index
 from manifests.schema import COLUMNS, FEATURE_ROWS, Clip, Timing, encode
-from manifests.writing import write_index
 
 ROOT = Path("/recordings")
 MINUS = "\N{MINUS SIGN}"

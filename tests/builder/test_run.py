@@ -25,8 +25,8 @@ from builder.engines import LocalPool
 from builder.pool import ClipPool
 from builder.run import Job, Summary, build
 from manifests import index
-from manifests.files import FolderError, HashingFile, describe_os_error, sole_owner
-from manifests.sharing.withdraw import UNDER_WAY, withdraw
+from manifests.files import FolderError, HashingFile, describe_os_error, exclusive_lock
+from manifests.withdraw import PENDING_WITHDRAWAL_FILE, withdraw
 
 SPEAKERS = {
     "A": {"a1": "ok", "a2": "drop no_face", "a3": "ok"},
@@ -268,7 +268,7 @@ def test_a_second_build_is_refused_naming_the_owner(data: Path, out: Path, monke
     build(job(data, out))
     monkeypatch.setattr(engines, "ClipPool", no_pool)
     before = contents(out)
-    with sole_owner(out):
+    with exclusive_lock(out):
         owner = f"process {os.getpid()} on {os.uname().nodename} is at work here"
         with pytest.raises(FolderError, match=rf"^{out}: {owner}; wait for it, or choose another OUT=$"):
             build(job(data, out))
@@ -538,7 +538,7 @@ def test_who_was_withdrawn_is_left_out_of_later_builds(data: Path, out: Path) ->
 
 def test_a_withdrawal_that_was_killed_is_ended_before_anything_is_built(data: Path, out: Path) -> None:
     build(job(data, out))
-    (out / UNDER_WAY).write_text('["a"]')
+    (out / PENDING_WITHDRAWAL_FILE).write_text('["a"]')
     with pytest.raises(FolderError, match="a withdrawal was begun here and not ended"):
         build(job(data, out))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from manifests.__main__ import main
-from manifests.sharing.withdraw import UNDER_WAY
+from manifests.withdraw import PENDING_WITHDRAWAL_FILE
 
 Capture = pytest.CaptureFixture[str]
 REPOSITORY = Path(__file__).parents[2]
@@ -59,7 +59,7 @@ def test_unfinished_build_has_status_1(folder: Path, capsys: Capture) -> None:
         "BAD  dataset.json: found an unfinished build, expected a finished one",
         f"{folder}: the same make shards goes on",
     ]
-    (folder / UNDER_WAY).write_text('["anna"]')
+    (folder / PENDING_WITHDRAWAL_FILE).write_text('["anna"]')
     assert main(["verify", str(folder)]) == 1
     assert capsys.readouterr().out.splitlines()[-1] == f"{folder}: the same withdraw goes on"
 

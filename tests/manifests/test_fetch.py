@@ -18,13 +18,13 @@ from folders import resign, shard_folder
 from servers import Fault, FileServer
 from stores import KINDS, published
 
-from manifests import index
+from manifests import download, index
+from manifests import fetch as fetching
 from manifests.__main__ import main
+from manifests.fetch import FetchError, FoldSelector, fetch
+from manifests.folds import FoldError, resolve_fold
 from manifests.index import ManifestError, verify
-from manifests.sharing import fetch as fetching
-from manifests.sharing import transfer
-from manifests.sharing.fetch import FetchError, Wanted, fetch
-from manifests.sharing.places import PlaceError, UnreachableError, place_at
+from manifests.stores.places import StoreError, UnreachableError, open_store
 
 Capture = pytest.CaptureFixture[str]
 SHARDS = {"anna-000.tar", "ben-000.tar", "cleo-000.tar"}
@@ -51,7 +51,7 @@ def here(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfer, "PAUSES_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr(download, "PAUSES_SECONDS", (0.0, 0.0))
 
 
 def files(folder: Path) -> set[str]:
@@ -89,7 +89,7 @@ def address(request: pytest.FixtureRequest, there: Path, monkeypatch: pytest.Mon
 
 
 def test_what_training_needs_comes_from_any_place(address: str, there: Path, here: Path) -> None:
-    report = fetch(address, here, Wanted(fold="anna", splits=("train",)))
+    report = fetch(address, here, FoldSelector(fold="anna", splits=("train",)))
     assert (report.address, report.moved, report.problems) == (address, 2, ())
     assert {shard.name for shard in report.here} == tars(here) == TRAIN
     assert files(here) == part_of(*TRAIN) | {"fetched.json"}
@@ -105,7 +105,7 @@ def test_everything_comes_from_any_place(address: str, there: Path, here: Path) 
 
 
 def test_the_part_is_written_down(server: FileServer, here: Path) -> None:
-    fetch(server.url, here, Wanted(fold="1", splits=("train",)))
+    fetch(server.url, here, FoldSelector(fold="1", splits=("train",)))
     assert json.loads((here / "fetched.json").read_text()) == {
         "source": server.url,
         "selections": [{"scheme": "loso", "fold": "anna", "sides": ["train", "validation"]}],
@@ -114,7 +114,7 @@ def test_the_part_is_written_down(server: FileServer, here: Path) -> None:
 
 
 def test_a_second_run_asks_for_the_sums_alone(server: FileServer, here: Path) -> None:
-    wanted = Wanted(fold="anna", splits=("train",))
+    wanted = FoldSelector(fold="anna", splits=("train",))
     first = fetch(server.url, here, wanted)
     assert first.moved_bytes == sum((here / n).stat().st_size for s in TRAIN for n in (s, index.receipt_name(s)))
     assert sorted(server.asked) == sorted(part_of(*TRAIN))
@@ -137,31 +137,31 @@ def test_a_second_run_asks_for_the_sums_alone(server: FileServer, here: Path) ->
     ],
 )
 def test_sides_are_chosen(there: Path, here: Path, splits: tuple[str, ...], shards: set[str]) -> None:
-    fetch(str(there), here, Wanted(fold="anna", splits=splits))
+    fetch(str(there), here, FoldSelector(fold="anna", splits=splits))
     assert tars(here) == shards
     checks(here)
 
 
 def test_another_fold_adds_to_what_is_here(server: FileServer, here: Path) -> None:
-    fetch(server.url, here, Wanted(fold="anna", splits=("test",)))
+    fetch(server.url, here, FoldSelector(fold="anna", splits=("test",)))
     server.behave()
-    fetch(server.url, here, Wanted(fold="ben", scheme="loso", splits=("test",)))
+    fetch(server.url, here, FoldSelector(fold="ben", scheme="loso", splits=("test",)))
     assert sorted(server.asked) == ["SHA256SUMS", "ben-000.tar", "receipts/ben-000.json"]
     assert tars(here) == {"anna-000.tar", "ben-000.tar"}
     checks(here)
     fetch(server.url, here)
     assert tars(here) == SHARDS
-    fetch(server.url, here, Wanted(fold="ben", splits=("test",)))
+    fetch(server.url, here, FoldSelector(fold="ben", splits=("test",)))
     assert tars(here) == SHARDS  # what is whole stays so
     checks(here)
 
 
 def test_a_damaged_or_lost_file_is_mended(server: FileServer, there: Path, here: Path) -> None:
-    fetch(server.url, here, Wanted(fold="anna", splits=("train",)))
+    fetch(server.url, here, FoldSelector(fold="anna", splits=("train",)))
     (here / "ben-000.tar").write_bytes(b"x" * (there / "ben-000.tar").stat().st_size)
     (here / "receipts" / "cleo-000.json").unlink()
     (here / "dataset.json").write_text("{")
-    assert fetch(server.url, here, Wanted(fold="anna", splits=("train",))).moved == 2
+    assert fetch(server.url, here, FoldSelector(fold="anna", splits=("train",))).moved == 2
     assert same(here, there, part_of(*TRAIN))
     checks(here)
 
@@ -243,8 +243,8 @@ def test_what_cannot_be_fetched_is_refused_in_one_line(
 
 def test_what_is_refused_leaves_no_trace(there: Path, here: Path) -> None:
     for folder in (here / "new" / "folder", here):
-        for address, wanted in ((there, Wanted(fold="9")), (there.parent, None)):
-            with pytest.raises(PlaceError):
+        for address, wanted in ((there, FoldSelector(fold="9")), (there.parent, None)):
+            with pytest.raises(StoreError):
                 fetch(str(address), folder, wanted)
         assert not here.exists() or not list(here.iterdir())
         here.mkdir(exist_ok=True)
@@ -253,19 +253,19 @@ def test_what_is_refused_leaves_no_trace(there: Path, here: Path) -> None:
 
 @pytest.mark.parametrize(("folds", "says"), [(("1", "2"), "1, 2$"), (("Ses01", "Ses02"), "Ses01, Ses02, or 1 to 2$")])
 def test_a_fold_that_is_not_there_is_told_with_names_and_numbers(folds: tuple[str, ...], says: str) -> None:
-    assert fetching.fold_named(folds, "2") == folds[1]
-    with pytest.raises(FetchError, match=rf"^unknown fold '3'; valid are {says}"):
-        fetching.fold_named(folds, "3")
+    assert resolve_fold(folds, "2") == folds[1]
+    with pytest.raises(FoldError, match=rf"^unknown fold '3'; valid are {says}"):
+        resolve_fold(folds, "3")
 
 
 def test_shards_of_too_few_speakers_have_no_fold(tmp_path: Path, here: Path) -> None:
     alone = shard_folder(tmp_path / "alone", speakers=("anna",), drops=False)
     with pytest.raises(FetchError, match="no fold scheme: 1 speaker, too few to leave one out"):
-        fetch(str(alone), here, Wanted(fold="1"))
+        fetch(str(alone), here, FoldSelector(fold="1"))
 
 
 def test_a_place_without_shards_is_told(there: Path, here: Path) -> None:
-    with pytest.raises(PlaceError, match=rf"^{there.parent}/SHA256SUMS: not there$"):
+    with pytest.raises(StoreError, match=rf"^{there.parent}/SHA256SUMS: not there$"):
         fetch(str(there.parent), here)
     (there / "SHA256SUMS").write_text("<html>welcome</html>\n")
     with pytest.raises(FetchError, match=rf"^{there}/SHA256SUMS:1: found '<html>"):
@@ -283,7 +283,7 @@ def test_names_that_lead_elsewhere_are_refused(there: Path, here: Path, name: st
 
 def test_a_damaged_index_is_refused_and_nothing_of_it_is_kept(server: FileServer, here: Path) -> None:
     server.misbehave("dataset.json", always=Fault(change=lambda data: data.replace(b"anna", b"otto")))
-    with pytest.raises(PlaceError, match=rf"^{server.url}/dataset.json: found SHA-256 .*, expected .*; what is"):
+    with pytest.raises(StoreError, match=rf"^{server.url}/dataset.json: found SHA-256 .*, expected .*; what is"):
         fetch(server.url, here)
     assert not files(here)
 
@@ -344,7 +344,7 @@ def test_a_speaker_who_was_withdrawn_there_is_told_and_removed_when_asked(
 
 
 def test_a_speaker_of_whom_nothing_is_here_may_be_withdrawn(four: Path, here: Path) -> None:
-    wanted = Wanted(fold="anna", splits=("test",))
+    wanted = FoldSelector(fold="anna", splits=("test",))
     fetch(str(four), here, wanted)
     withdrawn(four, "ben")
     report = fetch(str(four), here, wanted)
@@ -353,7 +353,7 @@ def test_a_speaker_of_whom_nothing_is_here_may_be_withdrawn(four: Path, here: Pa
 
 
 def test_shards_that_were_built_again_are_replaced_when_asked(there: Path, here: Path) -> None:
-    wanted = Wanted(fold="anna", splits=("train",))
+    wanted = FoldSelector(fold="anna", splits=("train",))
     fetch(str(there), here, wanted)
     shutil.rmtree(there)
     shard_folder(there, features=("mfcc", "logmel"))
@@ -375,7 +375,7 @@ def test_a_source_that_has_grown_is_no_trouble(there: Path, here: Path) -> None:
 
 
 def test_another_place_with_the_same_shards_will_do(there: Path, here: Path, tmp_path: Path) -> None:
-    fetch(str(there), here, Wanted(fold="anna", splits=("train",)))
+    fetch(str(there), here, FoldSelector(fold="anna", splits=("train",)))
     copy = shutil.copytree(there, tmp_path / "copy")
     shutil.rmtree(there)
     assert fetch(str(copy), here).moved == 1
@@ -387,8 +387,8 @@ def test_an_index_that_came_before_will_do_where_the_place_cannot_be_reached(
     there: Path, here: Path, capsys: Capture
 ) -> None:
     with FileServer(there) as gone:
-        before = fetching.mirror_index(place_at(gone.url), here)
-    place = place_at(gone.url)
+        before = fetching.mirror_index(open_store(gone.url), here)
+    place = open_store(gone.url)
     assert fetching.mirror_index(place, here) == before
     assert fetching.mirror_index(place, here) == before
     said = f"{gone.url}: cannot be reached now; going on with what came from there before\n"
@@ -402,10 +402,10 @@ def test_an_index_that_came_before_will_do_where_the_place_cannot_be_reached(
 
 
 def test_an_index_that_came_before_will_not_do_where_there_is_none_any_more(server: FileServer, here: Path) -> None:
-    fetching.mirror_index(place_at(server.url), here)
+    fetching.mirror_index(open_store(server.url), here)
     server.misbehave("SHA256SUMS", always=Fault(status=404))
-    with pytest.raises(PlaceError, match="SHA256SUMS: not there"):
-        fetching.mirror_index(place_at(server.url), here)
+    with pytest.raises(StoreError, match="SHA256SUMS: not there"):
+        fetching.mirror_index(open_store(server.url), here)
 
 
 # The folder here.
@@ -443,7 +443,7 @@ def test_a_folder_of_other_things_is_left_alone(there: Path, here: Path) -> None
 
 
 def test_a_damaged_record_is_told(there: Path, here: Path) -> None:
-    fetch(str(there), here, Wanted(fold="anna"))
+    fetch(str(there), here, FoldSelector(fold="anna"))
     (here / "fetched.json").write_text('{"source": 1}')
     for check in (lambda: fetch(str(there), here), lambda: verify(here)):
         with pytest.raises(ManifestError, match=r"fetched\.json: fetched: found no \['selections', 'shards'\]"):
@@ -451,7 +451,7 @@ def test_a_damaged_record_is_told(there: Path, here: Path) -> None:
 
 
 def test_a_part_misses_what_should_be_in_it_and_nothing_else(there: Path, here: Path) -> None:
-    fetch(str(there), here, Wanted(fold="anna", splits=("train",)))
+    fetch(str(there), here, FoldSelector(fold="anna", splits=("train",)))
     assert verify(here) == verify(here, full=True) == []
     (here / "cleo-000.tar").unlink()
     (here / "receipts" / "ben-000.json").unlink()
@@ -541,7 +541,7 @@ def dying(at: int, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_killed_at_any_change_nothing_half_has_its_name_and_the_next_run_ends_alike(four: Path, tmp_path: Path) -> None:
     """While a part of an older version gives way to all of a newer one."""
     part = tmp_path / "part"
-    fetch(str(four), part, Wanted(fold="anna", splits=("train",)))
+    fetch(str(four), part, FoldSelector(fold="anna", splits=("train",)))
     older = {**index.load_sums(four)}
     withdrawn(four, "ben")
     arguments = (str(four), str(tmp_path / "here"), "--prune")

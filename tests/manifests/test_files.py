@@ -20,20 +20,20 @@ from hypothesis import strategies as st
 from manifests import files
 from manifests.files import (
     FolderError,
+    atomic_write,
+    atomic_writer,
     describe_os_error,
-    owner_in_turn,
-    publish,
-    published,
+    exclusive_lock,
+    exclusive_lock_waiting,
     remove_leftovers,
-    sole_owner,
 )
 
 REPOSITORY = Path(__file__).parents[2]
 HOLDER = """
 import sys
 from pathlib import Path
-from manifests.files import sole_owner
-with sole_owner(Path(sys.argv[1])):
+from manifests.files import exclusive_lock
+with exclusive_lock(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -51,8 +51,8 @@ def names(folder: Path) -> list[str]:
 def test_what_is_written_is_there_counted_and_hashed(
     tmp_path_factory: pytest.TempPathFactory, parts: list[bytes]
 ) -> None:
-    path = tmp_path_factory.mktemp("published") / "a.tar"
-    with published(path) as file:
+    path = tmp_path_factory.mktemp("atomic_writer") / "a.tar"
+    with atomic_writer(path) as file:
         for part in parts:
             assert file.write(part) == len(part)
     assert path.read_bytes() == b"".join(parts)
@@ -61,15 +61,15 @@ def test_what_is_written_is_there_counted_and_hashed(
 
 
 def test_publish_returns_the_hash_and_replaces(tmp_path: Path) -> None:
-    publish(tmp_path / "a", b"before")
-    assert publish(tmp_path / "a", b"now") == hashlib.sha256(b"now").hexdigest()
+    atomic_write(tmp_path / "a", b"before")
+    assert atomic_write(tmp_path / "a", b"now") == hashlib.sha256(b"now").hexdigest()
     assert (tmp_path / "a").read_bytes() == b"now"
     assert names(tmp_path) == ["a"]
 
 
 def test_nothing_shows_before_it_is_whole(tmp_path: Path) -> None:
-    publish(tmp_path / "a", b"before")
-    with published(tmp_path / "a") as file:
+    atomic_write(tmp_path / "a", b"before")
+    with atomic_writer(tmp_path / "a") as file:
         file.write(b"now")
         assert (tmp_path / "a").read_bytes() == b"before"
         assert [name for name in names(tmp_path) if not name.startswith(".")] == ["a"]
@@ -87,7 +87,7 @@ def test_a_failure_while_writing_leaves_what_was_there(
         path.write_bytes(before)
 
     def broken() -> None:
-        with published(path) as file:
+        with atomic_writer(path) as file:
             file.write(b"half")
             raise error
 
@@ -111,14 +111,14 @@ def test_a_failure_while_publishing_leaves_nothing(
 ) -> None:
     failing(monkeypatch, owner, name)
     with pytest.raises(OSError, match="No space left"):
-        publish(tmp_path / "a", b"data")
+        atomic_write(tmp_path / "a", b"data")
     assert names(tmp_path) == []
 
 
 def test_a_failed_write_says_which_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     failing(monkeypatch, os, "fsync")
     with pytest.raises(OSError) as caught:
-        publish(tmp_path / "a", b"data")
+        atomic_write(tmp_path / "a", b"data")
     assert caught.value.filename == str(tmp_path / "a")
 
 
@@ -126,7 +126,7 @@ def test_what_reads_back_otherwise_is_not_left_there(tmp_path: Path, monkeypatch
     """A disk that swallows a bit between writing and reading."""
     monkeypatch.setattr(files, "_sync_folder", lambda folder: (folder / "a").write_bytes(b"dat0"))
     with pytest.raises(OSError, match=r"read back SHA-256 .*is the disk sound") as caught:
-        publish(tmp_path / "a", b"data")
+        atomic_write(tmp_path / "a", b"data")
     assert (caught.value.errno, caught.value.filename) == (errno.EIO, str(tmp_path / "a"))
     assert names(tmp_path) == []
 
@@ -147,7 +147,7 @@ def test_data_are_on_the_disk_before_the_name_is(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(os, "fsync", syncing)
     monkeypatch.setattr(Path, "replace", replacing)
-    publish(tmp_path / "a", b"data")
+    atomic_write(tmp_path / "a", b"data")
     assert events == ["file", "rename", "folder"]
 
 
@@ -157,7 +157,7 @@ def test_leftovers_of_a_killed_build_go_and_nothing_else_does(tmp_path: Path) ->
     left = []
 
     def killed(path: Path) -> Path:
-        with published(path):
+        with atomic_writer(path):
             return next(other for other in path.parent.iterdir() if other.name not in kept and other.is_file())
 
     for path in (tmp_path / "b.tar", tmp_path / "receipts/b.json"):
@@ -195,7 +195,7 @@ def hold() -> Iterator[Callable[[Path], subprocess.Popen[str]]]:
 
 
 def refused(folder: Path, message: str) -> None:
-    with pytest.raises(FolderError, match=message), sole_owner(folder):
+    with pytest.raises(FolderError, match=message), exclusive_lock(folder):
         pytest.fail("was not refused")
 
 
@@ -210,40 +210,40 @@ def test_a_killed_owners_lock_is_free(tmp_path: Path, hold: Callable[[Path], sub
     process = hold(tmp_path)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    with sole_owner(tmp_path):
+    with exclusive_lock(tmp_path):
         assert (tmp_path / files.LOCK_FILE).read_text().startswith(f"process {os.getpid()} on ")
 
 
 def test_an_owner_that_ends_frees_the_folder(tmp_path: Path) -> None:
     for _ in range(2):
-        with sole_owner(tmp_path / "new" / "folder"):
+        with exclusive_lock(tmp_path / "new" / "folder"):
             refused(tmp_path / "new" / "folder", "is at work here")
-    with pytest.raises(ValueError, match="x"), sole_owner(tmp_path):
+    with pytest.raises(ValueError, match="x"), exclusive_lock(tmp_path):
         raise ValueError("x")
-    with sole_owner(tmp_path):
+    with exclusive_lock(tmp_path):
         pass
 
 
 def test_a_tidy_owner_that_fails_leaves_what_was_there_before(tmp_path: Path) -> None:
     kept = tmp_path / "kept"
-    with sole_owner(kept, tidy=True):
+    with exclusive_lock(kept, tidy=True):
         (kept / "a.tar").write_bytes(b"x")
-    with pytest.raises(ValueError, match="x"), sole_owner(kept, tidy=True):
+    with pytest.raises(ValueError, match="x"), exclusive_lock(kept, tidy=True):
         raise ValueError("x")
     assert {path.name for path in kept.iterdir()} == {"a.tar", files.LOCK_FILE}
     (kept / files.LOCK_FILE).unlink()
     for folder in (kept, tmp_path / "new" / "folder"):
-        with pytest.raises(ValueError, match="x"), sole_owner(folder, tidy=True):
+        with pytest.raises(ValueError, match="x"), exclusive_lock(folder, tidy=True):
             raise ValueError("x")
     assert {path.name for path in tmp_path.rglob("*")} == {"kept", "a.tar"}
 
 
 def test_who_waited_for_a_lock_that_was_taken_away_holds_the_next_one(tmp_path: Path) -> None:
-    folder, failing = tmp_path / "new", owner_in_turn(tmp_path / "new")
+    folder, failing = tmp_path / "new", exclusive_lock_waiting(tmp_path / "new")
     inside, leave = threading.Event(), threading.Event()
 
     def wait_and_hold() -> None:
-        with owner_in_turn(folder):
+        with exclusive_lock_waiting(folder):
             inside.set()
             leave.wait()
 
@@ -259,7 +259,7 @@ def test_who_waited_for_a_lock_that_was_taken_away_holds_the_next_one(tmp_path: 
 
 
 def test_a_finished_folder_does_not_name_the_machine(tmp_path: Path) -> None:
-    with sole_owner(tmp_path):
+    with exclusive_lock(tmp_path):
         pass
     assert (tmp_path / files.LOCK_FILE).read_bytes() == b""
 

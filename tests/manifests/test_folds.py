@@ -240,12 +240,12 @@ def test_an_unknown_scheme_lists_the_valid_ones() -> None:
 
 
 def test_a_scheme_of_a_folder_is_chosen_by_name_or_is_its_first() -> None:
-    assert folds.scheme_named(None, ("6fold", "loso"), "abc") == "6fold"
-    assert folds.scheme_named("loso", ("6fold", "loso"), "abc") == "loso"
+    assert folds.resolve_scheme(None, ("6fold", "loso"), "abc") == "6fold"
+    assert folds.resolve_scheme("loso", ("6fold", "loso"), "abc") == "loso"
     with pytest.raises(FoldError, match=r"^unknown fold scheme 'x'; valid are 6fold, loso$"):
-        folds.scheme_named("x", ("6fold", "loso"), "abc")
+        folds.resolve_scheme("x", ("6fold", "loso"), "abc")
     with pytest.raises(FoldError, match=r"^these shards have no fold scheme: 2 speakers, too few to leave one out$"):
-        folds.scheme_named("x", (), "ab")
+        folds.resolve_scheme("x", (), "ab")
 
 
 # Scheme files

@@ -15,7 +15,7 @@ import pytest
 from servers import Fault, FileServer, Request
 from stores import KINDS, published, put_folder, s3_server
 
-from manifests.sharing.places import CHUNK_BYTES, Place, PlaceError, UnreachableError, is_remote, place_at
+from manifests.stores.places import CHUNK_BYTES, Store, StoreError, UnreachableError, is_remote, open_store
 
 NAME = "receipts/anna 000%.json"
 DATA = bytes(range(256)) * (3 * CHUNK_BYTES // 512)
@@ -36,27 +36,27 @@ def server(there: Path) -> Iterator[FileServer]:
 
 
 @pytest.fixture(params=KINDS)
-def place(request: pytest.FixtureRequest, there: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+def place(request: pytest.FixtureRequest, there: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     """One of each kind, with the same file."""
     with published(request.param, there, monkeypatch) as address:
-        yield place_at(f"{address}/")
+        yield open_store(f"{address}/")
 
 
-def read(place: Place, name: str = NAME, start: int = 0) -> bytes:
+def read(place: Store, name: str = NAME, start: int = 0) -> bytes:
     return b"".join(place.chunks(name, start))
 
 
 @pytest.mark.parametrize("start", [0, 1, CHUNK_BYTES, len(DATA) - 1, len(DATA), len(DATA) + 5])
-def test_a_file_is_read_from_any_byte_on(place: Place, start: int) -> None:
+def test_a_file_is_read_from_any_byte_on(place: Store, start: int) -> None:
     assert read(place, start=start) == DATA[start:]
 
 
-def test_what_is_not_there_is_told_by_its_address(place: Place) -> None:
-    with pytest.raises(PlaceError, match=rf"^{re.escape(place.address)}/ben-000\.tar: not there"):
+def test_what_is_not_there_is_told_by_its_address(place: Store) -> None:
+    with pytest.raises(StoreError, match=rf"^{re.escape(place.address)}/ben-000\.tar: not there"):
         read(place, "ben-000.tar")
 
 
-def test_reading_may_end_early(place: Place) -> None:
+def test_reading_may_end_early(place: Store) -> None:
     chunks = place.chunks(NAME)
     assert DATA.startswith(next(chunks))
     chunks.close()
@@ -70,8 +70,8 @@ def test_reading_may_end_early(place: Place) -> None:
     ],
 )
 def test_other_addresses_are_refused(address: str) -> None:
-    with pytest.raises(PlaceError, match=r"^found (no|an) address.*expected"):
-        place_at(address)
+    with pytest.raises(StoreError, match=r"^found (no|an) address.*expected"):
+        open_store(address)
 
 
 @pytest.mark.parametrize(
@@ -83,9 +83,9 @@ def test_other_addresses_are_refused(address: str) -> None:
 )
 def test_credentials_have_no_place_in_an_address_and_are_not_told(address: str) -> None:
     with pytest.raises(
-        PlaceError, match=r"^found (a user|\? or #) in the address of (host|bucket), expected"
+        StoreError, match=r"^found (a user|\? or #) in the address of (host|bucket), expected"
     ) as caught:
-        place_at(address)
+        open_store(address)
     assert "PassWord" not in str(caught.value)
 
 
@@ -93,30 +93,30 @@ def test_a_path_is_no_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert not is_remote("shards/demo")
     assert not is_remote("C:/shards")
     monkeypatch.chdir(tmp_path)
-    assert place_at("shards").address == str(tmp_path / "shards")
-    with pytest.raises(PlaceError, match=f"^{tmp_path}/shards/SHA256SUMS: not there"):
-        read(place_at("shards"), "SHA256SUMS")
+    assert open_store("shards").address == str(tmp_path / "shards")
+    with pytest.raises(StoreError, match=f"^{tmp_path}/shards/SHA256SUMS: not there"):
+        read(open_store("shards"), "SHA256SUMS")
 
 
 def test_a_folder_in_a_file_s_place_is_no_file(there: Path) -> None:
-    with pytest.raises(PlaceError, match="receipts: not there"):
-        read(place_at(str(there)), "receipts")
+    with pytest.raises(StoreError, match="receipts: not there"):
+        read(open_store(str(there)), "receipts")
 
 
 @pytest.mark.parametrize("target", ["file:///{secret}", "ftp://127.0.0.1/x", "data:,x", "gopher://127.0.0.1/", "//"])
 def test_a_redirect_elsewhere_is_not_followed(server: FileServer, tmp_path: Path, target: str) -> None:
     location = target.format(secret=tmp_path / "secret")
     server.misbehave("x.tar", always=Fault(status=302, headers={"Location": location}))
-    with pytest.raises(PlaceError) as caught:
-        read(place_at(server.url), "x.tar")
+    with pytest.raises(StoreError) as caught:
+        read(open_store(server.url), "x.tar")
     assert str(caught.value).startswith(f"{server.url}/x.tar: ")
     assert "secret" not in str(caught.value)
 
 
 def test_redirects_in_a_circle_end(server: FileServer) -> None:
     server.misbehave("x.tar", always=Fault(status=302, headers={"Location": "/x.tar"}))
-    with pytest.raises(PlaceError, match=r"x\.tar: found a redirect that is not followed \(HTTP 302\)"):
-        read(place_at(server.url), "x.tar")
+    with pytest.raises(StoreError, match=r"x\.tar: found a redirect that is not followed \(HTTP 302\)"):
+        read(open_store(server.url), "x.tar")
 
 
 def test_a_redirect_is_followed_with_the_range_and_without_the_password(
@@ -128,46 +128,48 @@ def test_a_redirect_is_followed_with_the_range_and_without_the_password(
     server.allow = lambda request: request.headers.get("authorization") == expected
     with FileServer(there) as other:
         server.misbehave("x.tar", Fault(status=302, headers={"Location": f"{other.url}/receipts/anna%20000%25.json"}))
-        assert read(place_at(server.url), "x.tar", start=7) == DATA[7:]
+        assert read(open_store(server.url), "x.tar", start=7) == DATA[7:]
         (asked,) = other.requests
     assert asked.first_byte == 7
     assert "authorization" not in asked.headers
     server.misbehave("y.tar", Fault(status=307, headers={"Location": f"/{'receipts/anna%20000%25.json'}"}))
-    assert read(place_at(server.url), "y.tar") == DATA  # the same server is told again
+    assert read(open_store(server.url), "y.tar") == DATA  # the same server is told again
 
 
 def test_a_password_that_is_missing_is_not_worth_another_try(server: FileServer) -> None:
     server.allow = lambda request: False
-    with pytest.raises(PlaceError, match=r"may not be read \(HTTP 401\); is a login or an agreement"):
-        read(place_at(server.url))
+    with pytest.raises(StoreError, match=r"may not be read \(HTTP 401\); is a login or an agreement"):
+        read(open_store(server.url))
     assert len(server.requests) == 1
 
 
 def test_a_range_that_was_not_asked_for_is_refused(server: FileServer) -> None:
     server.misbehave(NAME, always=Fault(headers={"Content-Range": "bytes 900-1000/2000"}))
-    with pytest.raises(PlaceError, match="found another range than was asked for"):
-        read(place_at(server.url), start=7)
+    with pytest.raises(StoreError, match="found another range than was asked for"):
+        read(open_store(server.url), start=7)
 
 
 def test_a_wider_range_than_was_asked_for_is_cut(server: FileServer) -> None:
     server.misbehave(NAME, Fault(headers={"Content-Range": "bytes 5-1000/2000"}))
-    assert read(place_at(server.url), start=7) == DATA[9:]  # the server says that what it sends begins two bytes early
+    assert (
+        read(open_store(server.url), start=7) == DATA[9:]
+    )  # the server says that what it sends begins two bytes early
 
 
 def test_what_it_takes_to_read_a_place_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     script = (
         "import sys\nsys.modules['s3fs'] = None\n"
-        "from manifests.sharing.places import PlaceError, place_at\n"
-        "try: place_at('s3://lab/shards')\nexcept PlaceError as error: print(error)\n"
+        "from manifests.stores.places import StoreError, open_store\n"
+        "try: open_store('s3://lab/shards')\nexcept StoreError as error: print(error)\n"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout == "s3://lab/shards: needs s3fs; pip install '.[s3]' brings it\n"
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(
-        PlaceError, match=r"^hf://datasets/lab/faces: needs huggingface_hub; pip install '\.\[hub\]' brings it$"
+        StoreError, match=r"^hf://datasets/lab/faces: needs huggingface_hub; pip install '\.\[hub\]' brings it$"
     ):
-        place_at("hf://datasets/lab/faces")
+        open_store("hf://datasets/lab/faces")
 
 
 @pytest.fixture
@@ -188,14 +190,14 @@ def hub(there: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
     ],
 )
 def test_the_hub_is_asked_for_a_revision_and_a_folder(hub: FileServer, address: str, name: str) -> None:
-    with pytest.raises(PlaceError, match=rf"^{address.rstrip('/')}/x.tar: not there"):
-        read(place_at(address), "x.tar")
+    with pytest.raises(StoreError, match=rf"^{address.rstrip('/')}/x.tar: not there"):
+        read(open_store(address), "x.tar")
     assert hub.asked == [name]
 
 
 def test_the_hub_s_token_is_for_the_hub_alone(hub: FileServer, there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_PassWord")
-    place = place_at("hf://datasets/lab/faces")
+    place = open_store("hf://datasets/lab/faces")
     assert "PassWord" not in repr(place)
 
     def allowed(request: Request) -> bool:
@@ -209,7 +211,7 @@ def test_the_hub_s_token_is_for_the_hub_alone(hub: FileServer, there: Path, monk
         assert "authorization" not in elsewhere.requests[0].headers
         missing = f"{elsewhere.url}/gone?signature=PassWord"
         hub.misbehave("main/x.tar", Fault(status=302, headers={"Location": missing}))
-        with pytest.raises(PlaceError) as caught:
+        with pytest.raises(StoreError) as caught:
             read(place, "x.tar")
     assert str(caught.value) == "hf://datasets/lab/faces/x.tar: not there (HTTP 404)"
 
@@ -221,13 +223,13 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 def test_a_bucket_that_is_not_there_is_told(store: Any) -> None:
-    with pytest.raises(PlaceError, match=r"^s3://nowhere/shards/x\.tar: not there"):
-        read(place_at("s3://nowhere/shards"), "x.tar")
+    with pytest.raises(StoreError, match=r"^s3://nowhere/shards/x\.tar: not there"):
+        read(open_store("s3://nowhere/shards"), "x.tar")
 
 
 def test_a_store_that_nobody_serves_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     with s3_server(monkeypatch):
-        place = place_at("s3://lab/shards")
+        place = open_store("s3://lab/shards")
     with pytest.raises(UnreachableError, match=r"^s3://lab/shards/x\.tar: cannot be fetched \(Could not connect"):
         read(place, "x.tar")
 
@@ -238,5 +240,5 @@ def test_missing_credentials_are_told(store: Any, there: Path, monkeypatch: pyte
         monkeypatch.delenv(name)
     for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
         monkeypatch.setenv(name, str(tmp_path / "none"))
-    with pytest.raises(PlaceError, match=r"^s3://lab/shards/.*: Unable to locate credentials; set AWS credentials"):
-        read(place_at("s3://lab/shards"))
+    with pytest.raises(StoreError, match=r"^s3://lab/shards/.*: Unable to locate credentials; set AWS credentials"):
+        read(open_store("s3://lab/shards"))

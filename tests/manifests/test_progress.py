@@ -12,7 +12,7 @@ from typing import TextIO
 import pytest
 
 from manifests import progress
-from manifests.progress import EVERY_SECONDS, Progress
+from manifests.progress import EVERY_SECONDS, ProgressBar
 
 
 class Clock:
@@ -57,7 +57,7 @@ def terminal() -> Iterator[Terminal]:
 
 def test_plain_lines_now_and_then_and_at_the_end(clock: Clock) -> None:
     stream = io.StringIO()
-    with Progress(60, "building demo", stream=stream) as progress:
+    with ProgressBar(60, "building demo", stream=stream) as progress:
         for i in range(60):
             clock.seconds += 2 * EVERY_SECONDS / 40
             progress.step("flagged" if i % 10 == 0 else "built")
@@ -71,7 +71,7 @@ def test_plain_lines_now_and_then_and_at_the_end(clock: Clock) -> None:
 
 def test_plain_lines_say_how_long_it_will_take(clock: Clock) -> None:
     stream = io.StringIO()
-    with Progress(100, "building", stream=stream) as progress:
+    with ProgressBar(100, "building", stream=stream) as progress:
         for _ in range(2):
             clock.seconds += 30
             progress.step()
@@ -80,7 +80,7 @@ def test_plain_lines_say_how_long_it_will_take(clock: Clock) -> None:
 
 def test_nothing_is_said_of_work_that_failed(clock: Clock) -> None:
     stream = io.StringIO()
-    with pytest.raises(ZeroDivisionError), Progress(2, "building", stream=stream) as progress:
+    with pytest.raises(ZeroDivisionError), ProgressBar(2, "building", stream=stream) as progress:
         progress.step(str(1 / 0))
     assert stream.getvalue() == ""
 
@@ -88,21 +88,21 @@ def test_nothing_is_said_of_work_that_failed(clock: Clock) -> None:
 def test_nothing_is_said_where_there_was_nothing_to_do(terminal: Terminal) -> None:
     plain = io.StringIO()
     for each in (plain, terminal.stream):
-        with Progress(0, "making the demo corpus", stream=each):
+        with ProgressBar(0, "making the demo corpus", stream=each):
             pass
     assert (plain.getvalue(), terminal.shown()) == ("", "")
 
 
 def test_work_that_tells_its_own_counts(clock: Clock) -> None:
     stream = io.StringIO()
-    with Progress(0, "making", stream=stream) as progress:
+    with ProgressBar(0, "making", stream=stream) as progress:
         progress.reach(3, 8)
         progress.reach(8, 8)
     assert stream.getvalue() == f"making: 8/8 ({8 / 1e-9:.1f} a second)\n"
 
 
 def test_a_bar_on_a_terminal(terminal: Terminal) -> None:
-    with Progress(3, "building demo", stream=terminal.stream) as progress:
+    with ProgressBar(3, "building demo", stream=terminal.stream) as progress:
         for outcome in ("built", "dropped", "built"):
             progress.step(outcome)
     text = terminal.shown()
@@ -112,13 +112,13 @@ def test_a_bar_on_a_terminal(terminal: Terminal) -> None:
 
 
 def test_a_bar_that_learns_its_total(terminal: Terminal) -> None:
-    with Progress(0, "making", stream=terminal.stream) as progress:
+    with ProgressBar(0, "making", stream=terminal.stream) as progress:
         progress.reach(2, 5)
         progress.reach(5, 5)
     assert re.search(r"making: 100%.* 5/5 ", terminal.shown())
 
 
 def test_a_bar_leaves_the_line_after_a_failure(terminal: Terminal) -> None:
-    with pytest.raises(ZeroDivisionError), Progress(3, "building", stream=terminal.stream) as progress:
+    with pytest.raises(ZeroDivisionError), ProgressBar(3, "building", stream=terminal.stream) as progress:
         progress.step(str(1 / 0))
     assert terminal.shown().endswith("\n")

@@ -428,5 +428,5 @@ def test_any_value_anywhere_in_the_description_raises_nothing_else(field: str, v
 
 def test_what_a_stranger_wrote_is_quoted_in_one_line() -> None:
     with pytest.raises(SchemaError) as caught:
-        records.typed(Mapping[str, float], {"clear\n\x1b[2J": "it"}, "counts")
+        records.from_json(Mapping[str, float], {"clear\n\x1b[2J": "it"}, "counts")
     assert str(caught.value) == r"counts.clear\n\x1b[2J: found 'it', expected a finite number"

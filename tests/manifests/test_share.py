@@ -26,8 +26,8 @@ from licences import licensed_as
 
 from manifests import index
 from manifests.__main__ import main
-from manifests.sharing.destinations import Directory, File, ShareError, destination
-from manifests.sharing.share import NotWholeError, Shared, Wish, share
+from manifests.share import NotWholeError, ShareOptions, ShareResult, share
+from manifests.stores.destinations import Directory, File, ShareError, destination
 
 Capture = pytest.CaptureFixture[str]
 REPOSITORY = Path(__file__).parents[2]
@@ -65,8 +65,8 @@ def shareable(folder: Path, **made: Any) -> Path:
     return folder
 
 
-def to(folder: Path, far: Path | str, **wish: Any) -> Shared:
-    return share(folder, destination(str(far)), Wish(**wish))
+def to(folder: Path, far: Path | str, **wish: Any) -> ShareResult:
+    return share(folder, destination(str(far)), ShareOptions(**wish))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -556,7 +556,7 @@ def test_killed_while_sending_to_a_bucket(small: Path, s3: Any, bucket: str, at:
     dying = f"""
 import itertools, os, signal, sys
 from manifests.__main__ import main
-from manifests.sharing.destinations import Bucket
+from manifests.stores.destinations import Bucket
 count, put = itertools.count(1), Bucket._put
 def dying(self, file):
     if next(count) == {at}:

@@ -17,13 +17,13 @@ from pathlib import Path
 import pytest
 from servers import Fault, FileServer
 
-from manifests.sharing import transfer
-from manifests.sharing.places import PlaceError, UnreachableError, place_at
-from manifests.sharing.transfer import CancelledError, Promise, WrongBytesError, bring
+from manifests import download
+from manifests.download import CancelledError, ExpectedFile, WrongBytesError, download_file
+from manifests.stores.places import StoreError, UnreachableError, open_store
 
 NAME = "anna-000.tar"
 DATA = random.Random(0).randbytes(3_000_000)
-PROMISE = Promise(name=NAME, sha256=hashlib.sha256(DATA).hexdigest(), bytes=len(DATA))
+PROMISE = ExpectedFile(name=NAME, sha256=hashlib.sha256(DATA).hexdigest(), bytes=len(DATA))
 
 
 @pytest.fixture
@@ -42,11 +42,11 @@ def here(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many tries as ever, one right after the other."""
-    monkeypatch.setattr(transfer, "PAUSES_SECONDS", (0.0,) * len(transfer.PAUSES_SECONDS))
+    monkeypatch.setattr(download, "PAUSES_SECONDS", (0.0,) * len(download.PAUSES_SECONDS))
 
 
-def fetched(server: FileServer, here: Path, promise: Promise = PROMISE) -> bool:
-    return bring(place_at(server.url), here, promise)
+def fetched(server: FileServer, here: Path, promise: ExpectedFile = PROMISE) -> bool:
+    return download_file(open_store(server.url), here, promise)
 
 
 def flipped(data: bytes) -> bytes:
@@ -145,7 +145,7 @@ def test_a_longer_file_is_refused_and_not_taken_in(server: FileServer, here: Pat
 
 def test_a_file_of_no_promised_size_has_a_limit(server: FileServer, here: Path) -> None:
     with pytest.raises(WrongBytesError, match="found more than 1000 bytes, expected at most that"):
-        fetched(server, here, Promise(name=NAME, sha256=PROMISE.sha256, most_bytes=1000))
+        fetched(server, here, ExpectedFile(name=NAME, sha256=PROMISE.sha256, most_bytes=1000))
 
 
 def test_a_length_that_is_told_too_long_is_no_harm(server: FileServer, here: Path) -> None:
@@ -161,7 +161,7 @@ def test_a_length_that_is_told_too_short_is_refused(server: FileServer, here: Pa
 
 
 def test_a_file_without_a_promise_is_fetched_anew(server: FileServer, here: Path) -> None:
-    promise = Promise(name=NAME)
+    promise = ExpectedFile(name=NAME)
     server.misbehave(NAME, Fault(drop_after=10))
     assert fetched(server, here, promise)
     (server.folder / NAME).write_bytes(b"other")
@@ -179,27 +179,27 @@ def test_a_busy_server_is_asked_again(server: FileServer, here: Path, status: in
 
 def test_a_server_that_never_answers_is_given_up_and_what_came_is_kept(server: FileServer, here: Path) -> None:
     server.misbehave(NAME, Fault(drop_after=1_000_000), always=Fault(status=503))
-    with pytest.raises(PlaceError, match=rf"^{server.url}/{NAME}: cannot be fetched for now \(HTTP 503\); run again"):
+    with pytest.raises(StoreError, match=rf"^{server.url}/{NAME}: cannot be fetched for now \(HTTP 503\); run again"):
         fetched(server, here)
-    assert len(server.asked) == 1 + len(transfer.PAUSES_SECONDS)
+    assert len(server.asked) == 1 + len(download.PAUSES_SECONDS)
     server.behave()
     fetched(server, here)
     assert [request.first_byte for request in server.requests] == [1_000_000]
 
 
-@pytest.mark.parametrize("promise", [PROMISE, Promise(name=NAME)])
+@pytest.mark.parametrize("promise", [PROMISE, ExpectedFile(name=NAME)])
 def test_a_connection_that_always_ends_at_the_same_byte_is_given_up(
-    server: FileServer, here: Path, promise: Promise
+    server: FileServer, here: Path, promise: ExpectedFile
 ) -> None:
     server.misbehave(NAME, always=Fault(drop_after=1000, no_range=True))
-    with pytest.raises(PlaceError, match=f"the connection ended {len(DATA) - 1000} bytes too early.*; run again"):
+    with pytest.raises(StoreError, match=f"the connection ended {len(DATA) - 1000} bytes too early.*; run again"):
         fetched(server, here, promise)
 
 
 @pytest.mark.parametrize(("status", "says"), [(404, "not there"), (403, "may not be read"), (418, "cannot be fetched")])
 def test_a_refusal_is_final(server: FileServer, here: Path, status: int, says: str) -> None:
     server.misbehave(NAME, always=Fault(status=status))
-    with pytest.raises(PlaceError, match=rf"{NAME}: {says} \(HTTP {status}\)"):
+    with pytest.raises(StoreError, match=rf"{NAME}: {says} \(HTTP {status}\)"):
         fetched(server, here)
     assert server.asked == [NAME]
     assert names(here) == []
@@ -214,7 +214,7 @@ def test_a_server_that_never_answered_is_not_waited_for(
         said = rf"^{url}/{NAME}: cannot be fetched \({reason}\); run again once it can be reached$"
         stop = threading.Event()
         with pytest.raises(UnreachableError, match=said):
-            bring(place_at(url), here, PROMISE, stop)
+            download_file(open_store(url), here, PROMISE, stop)
         assert stop.is_set()  # nor are the others, who ask the same server
     assert capsys.readouterr().err == ""
 
@@ -224,15 +224,15 @@ def test_a_server_that_went_away_is_waited_for_and_each_try_is_told(
 ) -> None:
     (tmp_path / NAME).write_bytes(DATA)
     with FileServer(tmp_path) as gone:
-        place = place_at(gone.url)
-        bring(place, here, PROMISE)
+        place = open_store(gone.url)
+        download_file(place, here, PROMISE)
     (here / NAME).unlink()
     stop = threading.Event()
     with pytest.raises(UnreachableError, match=r"\(Connection refused\); run again to go on$"):
-        bring(place, here, PROMISE, stop)
+        download_file(place, here, PROMISE, stop)
     assert not stop.is_set()
     why = f"{place.address}/{NAME}: cannot be fetched (Connection refused)"
-    most = len(transfer.PAUSES_SECONDS)
+    most = len(download.PAUSES_SECONDS)
     said = [f"{why}; trying again in 0.0 s ({number} of {most})" for number in range(1, most + 1)]
     assert capsys.readouterr().err.splitlines() == said
 
@@ -255,10 +255,10 @@ def test_several_at_once_fetch_a_file_once(server: FileServer, here: Path) -> No
 def in_another_process(server: FileServer, here: Path, before: str = "") -> subprocess.Popen[str]:
     """A process that fetches the file, and prints whether it had to."""
     script = (
-        f"{before}\nimport sys\nfrom pathlib import Path\nfrom manifests.sharing.places import place_at\n"
-        "from manifests.sharing.transfer import Promise, bring\n"
-        f"promise = Promise(name={NAME!r}, sha256={PROMISE.sha256!r}, bytes={PROMISE.bytes})\n"
-        "print(bring(place_at(sys.argv[1]), Path(sys.argv[2]), promise))\n"
+        f"{before}\nimport sys\nfrom pathlib import Path\nfrom manifests.stores.places import open_store\n"
+        "from manifests.download import ExpectedFile, download_file\n"
+        f"promise = ExpectedFile(name={NAME!r}, sha256={PROMISE.sha256!r}, bytes={PROMISE.bytes})\n"
+        "print(download_file(open_store(sys.argv[1]), Path(sys.argv[2]), promise))\n"
     )
     return subprocess.Popen(
         [sys.executable, "-c", script, server.url, str(here)],
@@ -307,16 +307,16 @@ def test_who_asks_to_stop_is_heard(server: FileServer, here: Path) -> None:
     stop = threading.Event()
     stop.set()
     with pytest.raises(CancelledError, match="stopped; run again to go on"):
-        bring(place_at(server.url), here, PROMISE, stop)
+        download_file(open_store(server.url), here, PROMISE, stop)
     server.misbehave(NAME, always=Fault(status=503, headers={"Retry-After": "300"}))
     with pytest.raises(CancelledError):  # no rest is taken
-        bring(place_at(server.url), here, PROMISE, stop)
+        download_file(open_store(server.url), here, PROMISE, stop)
 
 
 def test_md5_is_checked_where_a_place_tells_nothing_else(server: FileServer, here: Path) -> None:
     digest = hashlib.md5(DATA).hexdigest()
-    assert fetched(server, here, Promise(name=NAME, md5=digest))
-    assert not fetched(server, here, Promise(name=NAME, md5=digest))
+    assert fetched(server, here, ExpectedFile(name=NAME, md5=digest))
+    assert not fetched(server, here, ExpectedFile(name=NAME, md5=digest))
     with pytest.raises(WrongBytesError, match=f"found MD5 {digest}, expected {'0' * 32}"):
-        fetched(server, here, Promise(name=NAME, md5="0" * 32))
+        fetched(server, here, ExpectedFile(name=NAME, md5="0" * 32))
     assert (here / NAME).read_bytes() == DATA

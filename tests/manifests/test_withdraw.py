@@ -15,8 +15,8 @@ from folders import DROPPED_SPEAKER, SPEAKERS, shard_folder
 
 from manifests import index
 from manifests.__main__ import main
-from manifests.files import FolderError, sole_owner
-from manifests.sharing.withdraw import WithdrawError, withdraw
+from manifests.files import FolderError, exclusive_lock
+from manifests.withdraw import WithdrawError, withdraw
 
 GONE = SPEAKERS[0]
 #: Kills itself just before the n-th change of the folder.
@@ -31,7 +31,7 @@ def counted(call):
         return call(*arguments, **options)
     return change
 pathlib.Path.unlink, pathlib.Path.replace = counted(pathlib.Path.unlink), counted(pathlib.Path.replace)
-from manifests.sharing.withdraw import withdraw
+from manifests.withdraw import withdraw
 withdraw(pathlib.Path(sys.argv[1]), [sys.argv[3]])
 """
 
@@ -110,7 +110,10 @@ def test_a_damaged_folder_is_refused(folder: Path) -> None:
 
 
 def test_a_build_that_is_under_way_is_waited_for(folder: Path) -> None:
-    with sole_owner(folder), pytest.raises(FolderError, match=r": process \d+ on \S+ is at work here; wait for it$"):
+    with (
+        exclusive_lock(folder),
+        pytest.raises(FolderError, match=r": process \d+ on \S+ is at work here; wait for it$"),
+    ):
         withdraw(folder, [GONE])
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from matrix import MATRIX, Case
 
-from manifests.records import counted
+from manifests.text import pluralize
 
 TESTS = Path(__file__).parents[1]
 
@@ -70,7 +70,7 @@ def seen(reports: Sequence[pytest.TestReport]) -> str:
     parts = [
         *([f"**NOT as expected: {', '.join(failed)}**"] if failed else []),
         *told,
-        f"{counted(passed, 'check')} as expected" if passed else "no check ran",
+        f"{pluralize(passed, 'check')} as expected" if passed else "no check ran",
         *(f"not here: {reason}" for reason in skipped),
     ]
     return "; ".join(parts).replace("|", "\\|")

@@ -13,10 +13,10 @@ from servers import Fault, FileServer
 from shard_factory import SPEAKERS, make_folder, sign
 from stores import KINDS, published
 
+from manifests import download
+from manifests.fetch import FetchError
 from manifests.labels import identity_scheme
-from manifests.sharing import transfer
-from manifests.sharing.fetch import FetchError
-from manifests.sharing.places import PlaceError
+from manifests.stores.places import StoreError
 from train.data import Clips, Folder, default_root, fold_sides, load_clips, members_for, open_folder, supply
 from train.fusion import STRATEGIES
 from train.loader import Batch, Loader, Schedule
@@ -41,7 +41,7 @@ def server(shards: Path, tmp_path: Path) -> Iterator[FileServer]:
 def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cache of its own, and no rests."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(transfer, "PAUSES_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr(download, "PAUSES_SECONDS", (0.0, 0.0))
 
 
 def clips_of(folder: Folder, side: str = "train") -> Clips:
@@ -120,7 +120,7 @@ def test_wrong_bytes_are_never_decoded(server: FileServer, workers: int) -> None
     folder = open_folder(server.url)
     bad = fold_sides(folder, "anna")["train"]["shards"][1]
     server.misbehave(bad, always=Fault(change=flipped))
-    with pytest.raises(PlaceError, match=rf"^{server.url}/{bad}: found SHA-256 [0-9a-f]+, expected [0-9a-f]+; what is"):
+    with pytest.raises(StoreError, match=rf"^{server.url}/{bad}: found SHA-256 [0-9a-f]+, expected [0-9a-f]+; what is"):
         list(loader_of(folder, workers).epoch(0))
     assert not (folder.path / bad).exists()
     server.behave()
@@ -163,12 +163,12 @@ def test_a_speaker_who_was_withdrawn_leaves_the_cache(server: FileServer, tmp_pa
 )
 def test_an_index_that_cannot_be_had_is_told(server: FileServer, change: Callable[[Path], None], says: str) -> None:
     change(server.folder)
-    with pytest.raises(PlaceError, match=f"^{server.url}/{says}"):
+    with pytest.raises(StoreError, match=f"^{server.url}/{says}"):
         open_folder(server.url)
 
 
 def test_other_addresses_are_refused() -> None:
-    with pytest.raises(PlaceError, match="expected a folder, http"):
+    with pytest.raises(StoreError, match="expected a folder, http"):
         open_folder("ftp://host/shards")
 
 

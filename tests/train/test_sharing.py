@@ -21,10 +21,9 @@ from servers import Fault, FileServer
 from shard_factory import make_folder
 
 from manifests import __main__ as sharing
-from manifests import terms
+from manifests import download, licensing
+from manifests.fetch import FoldSelector, fetch
 from manifests.index import load_dataset, verify
-from manifests.sharing import transfer
-from manifests.sharing.fetch import Wanted, fetch
 from train import cli
 from train.models.videomae import ENCODERS, EncoderConfig
 from train.recipes import RECIPES
@@ -47,7 +46,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def server(built: Path, tmp_path: Path) -> Iterator[FileServer]:
     """What the first lab has published."""
-    words = terms.affirmation(load_dataset(built))  # made-up shards state no licence
+    words = licensing.affirmation(load_dataset(built))  # made-up shards state no licence
     assert sharing.main(["share", str(built), str(tmp_path / "published"), "--affirm", words]) == 0
     with FileServer(tmp_path / "published", prefix="lab-one/folder") as running:
         yield running
@@ -60,7 +59,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ENCODERS, "tiny", SMALL)
     monkeypatch.setitem(RECIPES, "tiny", replace(RECIPES["tiny"], held=False, batch=4))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(transfer, "PAUSES_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr(download, "PAUSES_SECONDS", (0.0, 0.0))
 
 
 @pytest.fixture
@@ -139,7 +138,7 @@ def test_a_part_is_trained_and_tested_once_the_test_fold_has_come(
     server: FileServer, train: Train, expected: Path, tmp_path: Path
 ) -> None:
     part = tmp_path / "part"
-    fetch(server.url, part, Wanted(fold="3", splits=("train",)))
+    fetch(server.url, part, FoldSelector(fold="3", splits=("train",)))
     status, out, said = train(part)
     assert (status, out) == (0, "")
     assert not (home(tmp_path) / "result.json").exists()
@@ -159,7 +158,7 @@ def test_shards_that_training_needs_and_lacks_are_told_with_what_brings_them(
     server: FileServer, train: Train, expected: Path, tmp_path: Path
 ) -> None:
     part = tmp_path / "part"
-    fetch(server.url, part, Wanted(fold="1", splits=("test",)))
+    fetch(server.url, part, FoldSelector(fold="1", splits=("test",)))
     status, out, said = train(part)
     assert (status, out, said.count("\n")) == (1, "", 1)
     assert said.startswith(f"error: {part}: of 3 training and validation shards of fold cleo found 1; fetch the rest: ")
@@ -174,7 +173,7 @@ def test_shards_that_training_needs_and_lacks_are_told_with_what_brings_them(
 
 def test_a_sweep_over_a_part_trains_what_it_can(server: FileServer, train: Train, tmp_path: Path) -> None:
     part = tmp_path / "part"
-    fetch(server.url, part, Wanted(fold="3", splits=("train",)))
+    fetch(server.url, part, FoldSelector(fold="3", splits=("train",)))
     status, out, said = train(part, "runs", "sweep", strategy="faces")
     assert (status, out.strip()) == (0, "")
     assert "the test fold is not here" in said

@@ -24,8 +24,8 @@ import torch
 from kills import KILLS, killed_at_random
 from shard_factory import EMOTIONS, SPEAKERS, make_folder, sign
 
-from manifests.files import sole_owner
-from manifests.sharing.withdraw import withdraw
+from manifests.files import exclusive_lock
+from manifests.withdraw import withdraw
 from train import cli, cost, session
 from train.models.videomae import ENCODERS, EncoderConfig
 from train.models.weights import load_pretrained
@@ -122,7 +122,7 @@ def test_shards_that_changed_since_are_told(train, shards: Path, tmp_path: Path)
 
 
 def test_a_run_that_another_process_trains_is_refused(train, tmp_path: Path) -> None:
-    with sole_owner(run_folder(tmp_path)):
+    with exclusive_lock(run_folder(tmp_path)):
         status, _, err = train(strategy="cfas", fold=1)
     assert status == 1
     assert re.search(r"fold-anna: process \d+ on \S+ is at work here; wait for it, or choose another RUNS=$", err)

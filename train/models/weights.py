@@ -24,7 +24,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from manifests.files import publish
+from manifests.files import atomic_write
 from train.models.layouts import Layout, WeightsError, listed, recognise, translate
 from train.models.sources import CONFIG_FILE, WEIGHTS_FILE, Source, read_source
 from train.models.videomae import Classifier, Encoder, EncoderConfig, resize_positions
@@ -119,8 +119,8 @@ def save_pretrained(
         "sha256": fingerprint(model),
     }
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    publish(folder / WEIGHTS_FILE, safetensors.torch.save(state, metadata={"format": "pt"}))
-    publish(folder / CONFIG_FILE, (json.dumps(settings, indent=2) + "\n").encode())
+    atomic_write(folder / WEIGHTS_FILE, safetensors.torch.save(state, metadata={"format": "pt"}))
+    atomic_write(folder / CONFIG_FILE, (json.dumps(settings, indent=2) + "\n").encode())
 
 
 def load_pretrained(folder: str | Path) -> Pretrained:

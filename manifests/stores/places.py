@@ -24,7 +24,7 @@ from typing import IO, Any, Protocol
 from urllib.error import HTTPError
 from urllib.parse import quote, unquote, urlsplit
 
-from manifests.records import OneLineError
+from manifests.errors import UserError
 
 KINDS = "a folder, http(s)://host/folder, s3://bucket/folder or hf://datasets/owner/name"
 CHUNK_BYTES = 1 << 20
@@ -35,15 +35,15 @@ _PASSING_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 _HUB = re.compile(r"hf://datasets/(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^/@?#]+))?(?:/(?P<folder>[^@?#]+))?")
 
 
-class PlaceError(OneLineError):
+class StoreError(UserError):
     """A file of a place cannot be had, or is not what was promised; one line that names it."""
 
 
-class UnreachableError(PlaceError):
+class UnreachableError(StoreError):
     """Nothing can be had from there for now, and it is not worth waiting."""
 
 
-class PassingError(PlaceError):
+class TransientError(StoreError):
     """It cannot be had for now: worth another try."""
 
     def __init__(self, message: str, pause_seconds: float = 0.0) -> None:
@@ -52,7 +52,7 @@ class PassingError(PlaceError):
         self.pause_seconds = pause_seconds
 
 
-class Place(Protocol):
+class Store(Protocol):
     """Files by their names within a published folder."""
 
     @property
@@ -62,25 +62,25 @@ class Place(Protocol):
     def chunks(self, name: str, start: int = 0) -> Generator[bytes, None, None]:
         """Bytes of a file from byte `start` on; none where it has no more.
 
-        Raises PlaceError; PassingError for what another try may mend, UnreachableError if nobody ever answered.
+        Raises StoreError; TransientError for what another try may mend, UnreachableError if nobody ever answered.
         """
 
 
-def place_at(address: str) -> Place:
-    """The place at a path or an address. Raises PlaceError for an address of another kind, or what it takes to read it.
+def open_store(address: str) -> Store:
+    """The place at a path or an address. Raises StoreError for an address of another kind, or what it takes to read it.
 
     Credentials come from where their owner keeps them, never from the address: ~/.netrc for http(s); AWS's environment
     and files for s3 (`FSSPEC_S3_ANON=true` for a public bucket); the hub's own login.
     """
     if not address:
-        raise PlaceError(f"found no address, expected {KINDS}")
+        raise StoreError(f"found no address, expected {KINDS}")
     if not is_remote(address):
-        return Directory(path=Path(address).expanduser().absolute())
+        return LocalStore(path=Path(address).expanduser().absolute())
     parts = _split(address)
     if parts.scheme == "hf":
         return _hub(address)
     if parts.scheme not in ("http", "https", "s3") or not parts.hostname or "::" in address:
-        raise PlaceError(f"found an address {parts.scheme}://{parts.hostname or ''}..., expected {KINDS}")
+        raise StoreError(f"found an address {parts.scheme}://{parts.hostname or ''}..., expected {KINDS}")
     plain = address.rstrip("/")
     return _bucket(plain) if parts.scheme == "s3" else _web(plain)
 
@@ -91,7 +91,7 @@ def is_remote(location: str) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Directory:
+class LocalStore:
     """A folder on this machine, or mounted on it."""
 
     path: Path
@@ -102,21 +102,21 @@ class Directory:
         return str(self.path)
 
     def chunks(self, name: str, start: int = 0) -> Generator[bytes, None, None]:
-        """As `Place` says."""
+        """As `Store` says."""
         path = self.path / name
         if not path.is_file():
-            raise PlaceError(f"{path}: not there")
+            raise StoreError(f"{path}: not there")
         try:
             with path.open("rb") as file:
                 file.seek(start)
                 while chunk := file.read(CHUNK_BYTES):
                     yield chunk
         except OSError as error:
-            raise PassingError(f"{path}: cannot be read ({error.strerror})") from error
+            raise TransientError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 @dataclass(frozen=True, kw_only=True)
-class Web:
+class HttpStore:
     """A folder on a web server, or a repository of the hub."""
 
     address: str
@@ -124,12 +124,12 @@ class Web:
     """Name -> where its bytes are asked for."""
     authorization: str | None = field(default=None, repr=False)
     """Sent to the server of `url` alone, not to another that it sends us on to."""
-    heard: Event = field(default_factory=Event, repr=False, compare=False)
+    connected: Event = field(default_factory=Event, repr=False, compare=False)
     """Set once the server has answered anything."""
 
     def chunks(self, name: str, start: int = 0) -> Generator[bytes, None, None]:
-        """As `Place` says."""
-        request = urllib.request.Request(self.url(name))  # noqa: S310 - http or https: `place_at` sees to it
+        """As `Store` says."""
+        request = urllib.request.Request(self.url(name))  # noqa: S310 - http or https: `open_store` sees to it
         if start:
             request.add_header("Range", f"bytes={start}-")
         if self.authorization:
@@ -137,48 +137,48 @@ class Web:
         address = f"{self.address}/{name}"
         try:
             with _OPENER.open(request, timeout=_TIMEOUT_SECONDS) as answer:
-                self.heard.set()
+                self.connected.set()
                 yield from _content(answer, start)
         except HTTPError as error:
-            self.heard.set()
+            self.connected.set()
             with error:
                 if error.code != 416:  # no such byte: the file ends before
                     raise _refused(address, error) from error
         except (OSError, HTTPException) as error:
-            raise _lost(address, error, for_good=_nobody_there(error) and not self.heard.is_set()) from error
+            raise _lost(address, error, for_good=_nobody_there(error) and not self.connected.is_set()) from error
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bucket:
+class S3Store:
     """A folder in an S3 bucket, or in a store that talks like one."""
 
     address: str
     filesystem: Any = field(repr=False)
     """fsspec's."""
-    heard: Event = field(default_factory=Event, repr=False, compare=False)
+    connected: Event = field(default_factory=Event, repr=False, compare=False)
     """Set once the store has answered anything."""
 
     def chunks(self, name: str, start: int = 0) -> Generator[bytes, None, None]:
-        """As `Place` says."""
+        """As `Store` says."""
         from botocore.exceptions import BotoCoreError, EndpointConnectionError, HTTPClientError  # an optional extra
 
         address = f"{self.address}/{name}"
         try:
             with self.filesystem.open(address, "rb") as file:
-                self.heard.set()
+                self.connected.set()
                 file.seek(start)
                 while chunk := file.read(CHUNK_BYTES):
                     yield chunk
         except FileNotFoundError as error:
-            raise PlaceError(f"{address}: not there") from error
+            raise StoreError(f"{address}: not there") from error
         except PermissionError as error:
-            raise PlaceError(f"{address}: may not be read; which AWS credentials are set?") from error
+            raise StoreError(f"{address}: may not be read; which AWS credentials are set?") from error
         except (OSError, HTTPClientError) as error:
             raise _lost(address, error, for_good=False) from error
         except EndpointConnectionError as error:
-            raise _lost(address, error, for_good=not self.heard.is_set()) from error
+            raise _lost(address, error, for_good=not self.connected.is_set()) from error
         except BotoCoreError as error:
-            raise PlaceError(
+            raise StoreError(
                 f"{address}: {_reason(error)}; set AWS credentials, or FSSPEC_S3_ANON=true for a public bucket"
             ) from error
 
@@ -189,22 +189,22 @@ def _split(address: str) -> Any:
         parts = urlsplit(address)
         named = parts.username is not None or parts.password is not None
     except ValueError as error:
-        raise PlaceError(f"found an address that cannot be read, expected {KINDS}") from error
+        raise StoreError(f"found an address that cannot be read, expected {KINDS}") from error
     if named:
-        raise PlaceError(
+        raise StoreError(
             f"found a user in the address of {parts.hostname}, expected none: addresses are written down; "
             "keep user and password in ~/.netrc, or the store's own settings"
         )
     if parts.query or parts.fragment:
-        raise PlaceError(f"found ? or # in the address of {parts.hostname}, expected {KINDS}")
+        raise StoreError(f"found ? or # in the address of {parts.hostname}, expected {KINDS}")
     return parts
 
 
-def _web(address: str) -> Web:
+def _web(address: str) -> HttpStore:
     def url(name: str) -> str:
         return f"{address}/{quote(name)}"
 
-    return Web(address=address, url=url, authorization=_from_netrc(urlsplit(address).hostname or ""))
+    return HttpStore(address=address, url=url, authorization=_from_netrc(urlsplit(address).hostname or ""))
 
 
 def _from_netrc(host: str) -> str | None:
@@ -217,23 +217,23 @@ def _from_netrc(host: str) -> str | None:
     return "Basic " + b64encode(f"{user}:{password}".encode()).decode()
 
 
-def _bucket(address: str) -> Bucket:
+def _bucket(address: str) -> S3Store:
     try:
         import fsspec
 
-        return Bucket(address=address, filesystem=fsspec.filesystem("s3", skip_instance_cache=True))
+        return S3Store(address=address, filesystem=fsspec.filesystem("s3", skip_instance_cache=True))
     except ImportError as error:
-        raise PlaceError(f"{address}: needs s3fs; pip install '.[s3]' brings it") from error
+        raise StoreError(f"{address}: needs s3fs; pip install '.[s3]' brings it") from error
 
 
-def _hub(address: str) -> Web:
+def _hub(address: str) -> HttpStore:
     found = _HUB.fullmatch(address.rstrip("/"))
     if not found:
-        raise PlaceError("found an address hf://..., expected hf://datasets/owner/name, with @revision if need be")
+        raise StoreError("found an address hf://..., expected hf://datasets/owner/name, with @revision if need be")
     try:
         import huggingface_hub
     except ImportError as error:
-        raise PlaceError(f"{address}: needs huggingface_hub; pip install '.[hub]' brings it") from error
+        raise StoreError(f"{address}: needs huggingface_hub; pip install '.[hub]' brings it") from error
 
     def url(name: str) -> str:
         told: str = huggingface_hub.hf_hub_url(
@@ -247,7 +247,7 @@ def _hub(address: str) -> Web:
         return told
 
     token = huggingface_hub.get_token()
-    return Web(address=address.rstrip("/"), url=url, authorization=token and f"Bearer {token}")
+    return HttpStore(address=address.rstrip("/"), url=url, authorization=token and f"Bearer {token}")
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
@@ -304,24 +304,24 @@ def _first_byte(answer: HTTPResponse) -> int:
     return int(found[1]) if answer.status == 206 and found else 0
 
 
-def _refused(address: str, error: HTTPError) -> PlaceError:
+def _refused(address: str, error: HTTPError) -> StoreError:
     """What a status other than success means."""
     status = f"HTTP {error.code}"
     if error.code in _PASSING_STATUSES:
-        return PassingError(f"{address}: cannot be fetched for now ({status})", _pause_seconds(error.headers))
+        return TransientError(f"{address}: cannot be fetched for now ({status})", _pause_seconds(error.headers))
     if error.code in (404, 410):
-        return PlaceError(f"{address}: not there ({status})")
+        return StoreError(f"{address}: not there ({status})")
     if error.code in (401, 403):
-        return PlaceError(f"{address}: may not be read ({status}); is a login or an agreement to its terms missing?")
+        return StoreError(f"{address}: may not be read ({status}); is a login or an agreement to its terms missing?")
     if error.code < 400:
-        return PlaceError(f"{address}: found a redirect that is not followed ({status}), expected the file")
-    return PlaceError(f"{address}: cannot be fetched ({status})")
+        return StoreError(f"{address}: found a redirect that is not followed ({status}), expected the file")
+    return StoreError(f"{address}: cannot be fetched ({status})")
 
 
-def _lost(address: str, error: Exception, *, for_good: bool) -> PlaceError:
+def _lost(address: str, error: Exception, *, for_good: bool) -> StoreError:
     """What no answer, or half of one, means."""
     said = f"{address}: cannot be fetched ({_reason(error)})"
-    return UnreachableError(f"{said}; run again once it can be reached") if for_good else PassingError(said)
+    return UnreachableError(f"{said}; run again once it can be reached") if for_good else TransientError(said)
 
 
 def _nobody_there(error: Exception) -> bool:

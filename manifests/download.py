@@ -19,8 +19,8 @@ from io import FileIO
 from pathlib import Path
 
 from manifests.files import is_still, named
-from manifests.progress import note
-from manifests.sharing.places import PassingError, Place, PlaceError, UnreachableError
+from manifests.progress import log_line
+from manifests.stores.places import Store, StoreError, TransientError, UnreachableError
 
 #: After each try that brought nothing, about so long a rest; after the last one it is given up.
 PAUSES_SECONDS = (0.2, 1.0, 4.0, 15.0, 30.0)
@@ -29,16 +29,16 @@ _ALGORITHMS = {"SHA-256": "sha256", "MD5": "md5"}
 _MAX_BYTES = 1 << 26
 
 
-class WrongBytesError(PlaceError):
+class WrongBytesError(StoreError):
     """What came is not what the index promises."""
 
 
-class CancelledError(PlaceError):
+class CancelledError(StoreError):
     """Somebody asked to stop; what has come is kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Promise:
+class ExpectedFile:
     """What the index says of a file."""
 
     name: str
@@ -80,12 +80,12 @@ class Promise:
         return bool(self.sums) and path.is_file() and not path.is_symlink() and self.broken_by(path) is None
 
 
-def bring(place: Place, folder: Path, promise: Promise, stop: threading.Event | None = None) -> bool:
+def download_file(place: Store, folder: Path, promise: ExpectedFile, stop: threading.Event | None = None) -> bool:
     """See to it that a file of a place is in a folder, as promised; whether anything had to be moved for that.
 
     A lost connection is tried again after growing pauses, and gone on from where it was cut. Wrong bytes are fetched
     once more from the start. Raises WrongBytesError if they come again, UnreachableError where nothing comes for now,
-    PlaceError for what else cannot be had, CancelledError soon after `stop` is set, OSError naming the file that cannot
+    StoreError for what else cannot be had, CancelledError soon after `stop` is set, OSError naming the file that cannot
     be written. Sets `stop` itself where nobody ever answered.
     """
     path = folder / promise.name
@@ -96,14 +96,14 @@ def bring(place: Place, folder: Path, promise: Promise, stop: threading.Event | 
     with _locked(part) as file:
         if promise.kept_by(path):  # by another process, while this one waited
             return False
-        _fill(_Filling(place=place, promise=promise, part=part, file=file, stop=stop or threading.Event()))
+        _fill(_Download(place=place, promise=promise, part=part, file=file, stop=stop or threading.Event()))
         with named(path):
             part.replace(path)
     return True
 
 
 @contextmanager
-def stoppable(count: int, stop: threading.Event) -> Iterator[ThreadPoolExecutor]:
+def cancellable_pool(count: int, stop: threading.Event) -> Iterator[ThreadPoolExecutor]:
     """So many threads that are asked to stop when the block is left by an error, Ctrl-C among them."""
     pool = ThreadPoolExecutor(count, "fetch")
     try:
@@ -121,11 +121,11 @@ def part_of(path: Path) -> Path:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Filling:
+class _Download:
     """A file on its way."""
 
-    place: Place
-    promise: Promise
+    place: Store
+    promise: ExpectedFile
     part: Path
     file: FileIO
     """The part, opened to append."""
@@ -141,7 +141,7 @@ class _Filling:
         return os.fstat(self.file.fileno()).st_size
 
 
-def _fill(filling: _Filling) -> None:
+def _fill(filling: _Download) -> None:
     """Fill the part with what is promised; leave it empty if something else comes."""
     for _ in range(2):
         _fetch_rest(filling)
@@ -154,7 +154,7 @@ def _fill(filling: _Filling) -> None:
     raise WrongBytesError(f"{filling.place.address}/{filling.promise.name}: {problem}; what is there is damaged")
 
 
-def _fetch_rest(filling: _Filling) -> None:
+def _fetch_rest(filling: _Download) -> None:
     """What the place has beyond the bytes that are here, in as many tries as it takes."""
     tries, most = 0, len(PAUSES_SECONDS)
     while True:
@@ -166,19 +166,19 @@ def _fetch_rest(filling: _Filling) -> None:
         except UnreachableError:
             filling.stop.set()  # it would be the same for the others
             raise
-        except PassingError as error:
+        except TransientError as error:
             came = filling.promise.sums and filling.size > before
             tries = 1 if came else tries + 1
             if tries > most:
                 raise UnreachableError(f"{error}; run again to go on") from error
             pause = max(error.pause_seconds, PAUSES_SECONDS[tries - 1] * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
             if not came:
-                note(f"{error}; trying again in {pause:.1f} s ({tries} of {most})")
+                log_line(f"{error}; trying again in {pause:.1f} s ({tries} of {most})")
             if filling.stop.wait(pause):
                 raise filling.cancelled() from error
 
 
-def _append(filling: _Filling) -> None:
+def _append(filling: _Download) -> None:
     """Take all that comes, but no more than a chunk too much: a place may never end."""
     size, limit = filling.size, filling.promise.limit
     if filling.promise.bytes is not None and size >= limit:

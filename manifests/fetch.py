@@ -16,19 +16,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from manifests import index
-from manifests.files import FolderError, owner_in_turn, publish
-from manifests.folds import SIDES, Assignment, FoldError, read_assignment, scheme_named
-from manifests.index import Dataset, Fetched, ManifestError, Selection, Shard
-from manifests.progress import Progress, note_once
-from manifests.records import counted
-from manifests.sharing.places import Directory, Place, PlaceError, UnreachableError, place_at
-from manifests.sharing.transfer import CancelledError, Promise, bring, part_of, stoppable
+from manifests.download import CancelledError, ExpectedFile, cancellable_pool, download_file, part_of
+from manifests.files import FolderError, atomic_write, exclusive_lock_waiting
+from manifests.folds import SIDES, SPLITS, Assignment, FoldError, read_assignment, resolve_fold, resolve_scheme
+from manifests.index import Dataset, Fetched, FoldSelection, ManifestError, Shard
+from manifests.progress import ProgressBar, log_line_once
+from manifests.stores.places import LocalStore, Store, StoreError, UnreachableError, open_store
+from manifests.text import pluralize
 
 #: Files brought at once.
 THREADS = 8
-#: What `train` and the other sides that may be asked for bring: validation speakers choose the epoch.
-SPLITS = {"train": ("train", "validation"), "validation": ("validation",), "test": ("test",)}
-
 #: After so many shards in a row that could not be had, the rest is not tried.
 _MOST_FAILURES = 20
 #: Most bytes of what the index promises no size of.
@@ -37,12 +34,12 @@ _CARD = "README.md"
 _STAGING = ".source"
 
 
-class FetchError(PlaceError):
+class FetchError(StoreError):
     """What is at a place, or here, is not what can be fetched as asked; one line that says what to do."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class FoldSelector:
     """Sides of a fold, as a user asks for them."""
 
     fold: str
@@ -60,7 +57,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class FetchResult:
     """What became of a fetch."""
 
     address: str
@@ -80,19 +77,19 @@ class Report:
 def fetch(
     address: str,
     folder: Path,
-    wanted: Wanted | None = None,
+    wanted: FoldSelector | None = None,
     *,
     dataset: str | None = None,
     prune: bool = False,
     threads: int = THREADS,
-) -> Report:
+) -> FetchResult:
     """Bring what sides of a fold need, or everything, into a folder; what it has from another time stays in it.
 
     `dataset` is the corpus that is expected. `prune` removes here what the source does not have any more, or has
-    otherwise: without it, that is refused. Raises FetchError, PlaceError for an index that cannot be had, ManifestError
+    otherwise: without it, that is refused. Raises FetchError, StoreError for an index that cannot be had, ManifestError
     or FoldError for one that is damaged, OSError. Shards that cannot be had are told in the report.
     """
-    place = place_at(address)
+    place = open_store(address)
     _check_free(place, folder)
     removed: tuple[str, ...] = ()
     with _staged_index(place, folder) as (staging, found):
@@ -104,11 +101,11 @@ def fetch(
             _publish_index(staging, folder)
         elif index.load_sums(folder) != index.load_sums(staging):
             raise FetchError(f"{folder}: was built here and differs from {place.address}; choose another folder")
-    here = index.shards_here(folder, found)
+    here = index.local_shards(folder, found)
     return replace(_bring_shards(place, folder, found, here, threads), removed=removed)
 
 
-def mirror_index(place: Place, folder: Path) -> Dataset:
+def mirror_index(place: Store, folder: Path) -> Dataset:
     """Keep a folder's index the same as at a place; shards that are not there any more are removed here.
 
     Where the place cannot be reached, an index that came before will do. Raises as `fetch` does.
@@ -120,39 +117,29 @@ def mirror_index(place: Place, folder: Path) -> Dataset:
     except UnreachableError:
         if not _has_index(folder):
             raise
-        note_once(f"{place.address}: cannot be reached now; going on with what came from there before")
+        log_line_once(f"{place.address}: cannot be reached now; going on with what came from there before")
         return index.load_dataset(folder)
     return dataset
 
 
-def promises(shard: Shard) -> tuple[Promise, ...]:
+def expected_files(shard: Shard) -> tuple[ExpectedFile, ...]:
     """A shard's receipt and the shard."""
     return (
-        Promise(name=shard.receipt, sha256=shard.receipt_sha256),
-        Promise(name=shard.name, sha256=shard.sha256, bytes=shard.bytes),
+        ExpectedFile(name=shard.receipt, sha256=shard.receipt_sha256),
+        ExpectedFile(name=shard.name, sha256=shard.sha256, bytes=shard.bytes),
     )
 
 
-def fold_named(folds: Sequence[str], fold: str) -> str:
-    """A fold by name, or by number, from 1, where no fold has that name. Raises FetchError listing the valid ones."""
-    if fold in folds:
-        return fold
-    if fold.isdecimal() and 1 <= int(fold) <= len(folds):
-        return folds[int(fold) - 1]
-    numbers = "" if all(map(str.isdecimal, folds)) else f", or 1 to {len(folds)}"
-    raise FetchError(f"unknown fold {fold!r}; valid are {', '.join(folds)}{numbers}")
-
-
-def command(source: str, folder: Path, selection: Selection) -> str:
+def fetch_command(source: str, folder: Path, selection: FoldSelection) -> str:
     """The command line that brings what a selection needs into a folder."""
     split = ["train"] if selection.sides == SPLITS["train"] else selection.sides
     told = ["--fold", selection.fold, "--fold-scheme", selection.scheme, "--split", *split]
     return shlex.join(["python", "-m", "manifests", "fetch", source, str(folder), *told])
 
 
-def _check_free(place: Place, folder: Path) -> None:
+def _check_free(place: Store, folder: Path) -> None:
     """Raise FetchError for the place itself, a folder of other things, or a build that is not finished."""
-    if isinstance(place, Directory) and place.path.resolve() == folder.resolve():
+    if isinstance(place, LocalStore) and place.path.resolve() == folder.resolve():
         raise FetchError(f"{folder}: found the same folder here and there; choose another one")
     if not folder.is_dir() or index.load_fetched(folder) is not None:
         return
@@ -169,7 +156,7 @@ def _is_fetched(folder: Path) -> bool:
 
 
 @contextmanager
-def _staged_index(place: Place, folder: Path) -> Iterator[tuple[Path, Dataset]]:
+def _staged_index(place: Store, folder: Path) -> Iterator[tuple[Path, Dataset]]:
     """A place's sums, index, rows, card and folds in a folder of their own; of this folder's users one at a time.
 
     What the folder itself has as promised is not moved.
@@ -178,7 +165,7 @@ def _staged_index(place: Place, folder: Path) -> Iterator[tuple[Path, Dataset]]:
     with _owned(folder):
         shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed
         try:
-            bring(place, staging, Promise(name=index.SUMS_FILE))
+            download_file(place, staging, ExpectedFile(name=index.SUMS_FILE))
             sums = index.load_sums(staging)
             _stage(place, folder, sums, index.DATASET_FILE)
             dataset = index.load_dataset(staging)
@@ -197,7 +184,7 @@ def _staged_index(place: Place, folder: Path) -> Iterator[tuple[Path, Dataset]]:
 @contextmanager
 def _owned(folder: Path) -> Iterator[None]:
     try:
-        with owner_in_turn(folder):
+        with exclusive_lock_waiting(folder):
             yield
     except FolderError as error:
         raise FetchError(str(error)) from error
@@ -209,16 +196,16 @@ def _has_index(folder: Path) -> bool:
         sums, dataset = index.load_sums(folder), index.load_dataset(folder)
     except ManifestError:
         return False
-    said = set(index.promised_files(dataset, ())) - {shard.name for shard in dataset.shards}
-    return all(name in sums and Promise(name=name, sha256=sums[name]).kept_by(folder / name) for name in said)
+    said = set(index.expected_names(dataset, ())) - {shard.name for shard in dataset.shards}
+    return all(name in sums and ExpectedFile(name=name, sha256=sums[name]).kept_by(folder / name) for name in said)
 
 
-def _stage(place: Place, folder: Path, sums: dict[str, str], name: str) -> None:
+def _stage(place: Store, folder: Path, sums: dict[str, str], name: str) -> None:
     if name not in sums:
         raise FetchError(f"{place.address}/{index.SUMS_FILE}: found no line for {name}, expected one")
-    most_bytes = _MOST_BYTES.get(name.partition("/")[0], Promise.most_bytes)
-    promise = Promise(name=name, sha256=sums[name], most_bytes=most_bytes)
-    bring(Directory(path=folder) if promise.kept_by(folder / name) else place, folder / _STAGING, promise)
+    most_bytes = _MOST_BYTES.get(name.partition("/")[0], ExpectedFile.most_bytes)
+    promise = ExpectedFile(name=name, sha256=sums[name], most_bytes=most_bytes)
+    download_file(LocalStore(path=folder) if promise.kept_by(folder / name) else place, folder / _STAGING, promise)
 
 
 def _publish_index(staging: Path, folder: Path) -> None:
@@ -230,7 +217,7 @@ def _publish_index(staging: Path, folder: Path) -> None:
             path.replace(home)
 
 
-def _make_way(place: Place, folder: Path, staging: Path, now: Dataset, *, prune: bool) -> tuple[str, ...]:
+def _make_way(place: Store, folder: Path, staging: Path, now: Dataset, *, prune: bool) -> tuple[str, ...]:
     """Remove what the place does not have any more, or has otherwise. Raises FetchError if that takes `prune`.
 
     Returns the files that went for good, sorted.
@@ -257,7 +244,7 @@ def _make_way(place: Place, folder: Path, staging: Path, now: Dataset, *, prune:
 def _record(folder: Path, fetched: Fetched) -> None:
     for path in folder.glob(f".{index.FETCHED_FILE}.*"):  # of a run that was killed
         path.unlink()
-    publish(folder / index.FETCHED_FILE, index.dump_fetched(fetched))
+    atomic_write(folder / index.FETCHED_FILE, index.dump_fetched(fetched))
 
 
 def _stale(before: Dataset, now: Dataset) -> list[Shard]:
@@ -272,7 +259,7 @@ def _told(stale: Sequence[Shard], now: Dataset) -> str:
     changed = [shard.name for shard in stale if shard.speaker not in gone]
     told = [f"speaker{'s' if len(gone) > 1 else ''} {_listed(gone)} withdrawn"] if gone else []
     return " and ".join(
-        [*told, *([f"{counted(len(changed), 'shard')} changed ({_listed(changed)})"] if changed else [])]
+        [*told, *([f"{pluralize(len(changed), 'shard')} changed ({_listed(changed)})"] if changed else [])]
     )
 
 
@@ -280,18 +267,18 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def _check_dataset(place: Place, found: Dataset, expected: str | None) -> None:
+def _check_dataset(place: Store, found: Dataset, expected: str | None) -> None:
     if expected not in (None, found.dataset):
         raise FetchError(f"{place.address}: found shards of {found.dataset}, expected {expected}; DATASET= chooses")
 
 
-def _selection(staging: Path, dataset: Dataset, wanted: Wanted) -> tuple[Selection, set[str]]:
+def _selection(staging: Path, dataset: Dataset, wanted: FoldSelector) -> tuple[FoldSelection, set[str]]:
     """What is wanted, by name, and its shards. Raises FetchError listing what is valid."""
-    scheme = scheme_named(wanted.scheme, dataset.fold_schemes, {shard.speaker for shard in dataset.shards})
-    folds = _assignment(staging, dataset, scheme)["folds"]
-    fold = fold_named(tuple(folds), wanted.fold)
-    names = {name for side in wanted.sides for name in folds[fold][side]["shards"]}
-    return Selection(scheme=scheme, fold=fold, sides=wanted.sides), names
+    scheme = resolve_scheme(wanted.scheme, dataset.fold_schemes, {shard.speaker for shard in dataset.shards})
+    assigned = _assignment(staging, dataset, scheme)["folds"]
+    fold = resolve_fold(tuple(assigned), wanted.fold)
+    names = {name for side in wanted.sides for name in assigned[fold][side]["shards"]}
+    return FoldSelection(scheme=scheme, fold=fold, sides=wanted.sides), names
 
 
 def _assignment(folder: Path, dataset: Dataset, scheme: str) -> Assignment:
@@ -299,7 +286,9 @@ def _assignment(folder: Path, dataset: Dataset, scheme: str) -> Assignment:
     return read_assignment(path.read_bytes(), {shard.name: shard.speaker for shard in dataset.shards}, str(path))
 
 
-def _recorded(place: Place, folder: Path, dataset: Dataset, selection: tuple[Selection, set[str]] | None) -> Fetched:
+def _recorded(
+    place: Store, folder: Path, dataset: Dataset, selection: tuple[FoldSelection, set[str]] | None
+) -> Fetched:
     """What is to be here: what was, as far as the place still has it, and what is selected now."""
     before = index.load_fetched(folder) or Fetched(source="", selections=(), shards=())
     if selection is None or before.shards is None:
@@ -313,14 +302,14 @@ def _recorded(place: Place, folder: Path, dataset: Dataset, selection: tuple[Sel
     )
 
 
-def _bring_shards(place: Place, folder: Path, dataset: Dataset, shards: tuple[Shard, ...], threads: int) -> Report:
+def _bring_shards(place: Store, folder: Path, dataset: Dataset, shards: tuple[Shard, ...], threads: int) -> FetchResult:
     """All at once, as many as there are threads; what cannot be had does not keep the rest from coming."""
-    groups = {shard.name: promises(shard) for shard in shards}
+    groups = {shard.name: expected_files(shard) for shard in shards}
     if len(shards) == len(dataset.shards):
         groups[index.RECEIPTS] = tuple(_receipts_alone(folder, dataset))
     sizes = {shard.name: shard.bytes for shard in shards}
     moved, problems, failures, stop = dict[str, int](), list[str](), 0, threading.Event()
-    with Progress(sum(sizes.values()), "fetching", unit="B") as progress, stoppable(threads, stop) as pool:
+    with ProgressBar(sum(sizes.values()), "fetching", unit="B") as progress, cancellable_pool(threads, stop) as pool:
         waiting = {pool.submit(_bring, place, folder, group, stop): name for name, group in groups.items()}
         for done in as_completed(waiting):
             name = waiting[done]
@@ -329,7 +318,7 @@ def _bring_shards(place: Place, folder: Path, dataset: Dataset, shards: tuple[Sh
                 outcome, failures = "moved" if moved[name] else "here", 0
             except CancelledError:
                 continue
-            except PlaceError as error:
+            except StoreError as error:
                 problems.append(str(error))
                 outcome, failures = "bad", failures + 1
             if name in sizes:
@@ -337,7 +326,7 @@ def _bring_shards(place: Place, folder: Path, dataset: Dataset, shards: tuple[Sh
             if failures == _MOST_FAILURES:
                 stop.set()
                 problems.append(f"{place.address}: {failures} in a row could not be had; the rest was not tried")
-    return Report(
+    return FetchResult(
         address=place.address,
         here=shards,
         moved=sum(size > 0 for name, size in moved.items() if name in sizes),
@@ -347,17 +336,17 @@ def _bring_shards(place: Place, folder: Path, dataset: Dataset, shards: tuple[Sh
     )
 
 
-def _bring(place: Place, folder: Path, promised: Iterable[Promise], stop: threading.Event) -> int:
+def _bring(place: Store, folder: Path, promised: Iterable[ExpectedFile], stop: threading.Event) -> int:
     """Bytes that had to be moved."""
     if stop.is_set():
         raise CancelledError(f"{place.address}: stopped")
-    moved = [promise.name for promise in promised if bring(place, folder, promise, stop)]
+    moved = [promise.name for promise in promised if download_file(place, folder, promise, stop)]
     return sum((folder / name).stat().st_size for name in moved)
 
 
-def _receipts_alone(folder: Path, dataset: Dataset) -> Iterator[Promise]:
+def _receipts_alone(folder: Path, dataset: Dataset) -> Iterator[ExpectedFile]:
     """Receipts of shards whose clips were all dropped."""
     known = {shard.receipt for shard in dataset.shards}
     for name, sha256 in index.load_sums(folder).items():
         if name.startswith(f"{index.RECEIPTS}/") and name not in known:
-            yield Promise(name=name, sha256=sha256)
+            yield ExpectedFile(name=name, sha256=sha256)

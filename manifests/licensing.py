@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from manifests.index import Dataset
-from manifests.records import printable
+from manifests.text import escape_unprintable
 
 PERSONAL_DATA = (
     "Face crops and voices are personal data: use them for what the people shown agreed to, and do not try to "
@@ -51,7 +51,7 @@ def about(dataset: Dataset, key: str) -> str:
 
 def one_line(text: str) -> str:
     """Text from a file, so that it does nothing to whatever shows it but be read."""
-    return printable(" ".join(text.split()))
+    return escape_unprintable(" ".join(text.split()))
 
 
 def known_licence(dataset: Dataset) -> Licence | None:

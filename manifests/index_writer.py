@@ -12,13 +12,13 @@ from pathlib import Path
 from manifests import folds, index
 from manifests.card import Tally, dataset_card
 from manifests.croissant import croissant
-from manifests.files import publish, published
+from manifests.files import atomic_write, atomic_writer
 from manifests.index import Dataset, Receipt, Shard
 from manifests.schema import dump_json
 
 
 @dataclass(frozen=True, kw_only=True)
-class Written:
+class WrittenIndex:
     """An index, and what became of the clips in it."""
 
     dataset: Dataset
@@ -41,10 +41,10 @@ class _Tally:
 
 def mark_unfinished(folder: Path, described: Dataset) -> None:
     """Say that the shards are being worked on, and what they are to be, before anything changes. Raises OSError."""
-    publish(folder / index.DATASET_FILE, index.dump_dataset(_without_shards(described)))
+    atomic_write(folder / index.DATASET_FILE, index.dump_dataset(_without_shards(described)))
 
 
-def write_index(folder: Path, described: Dataset, shards: Sequence[str]) -> Written:
+def write_index(folder: Path, described: Dataset, shards: Sequence[str]) -> WrittenIndex:
     """Write all that is said about finished shards, in their order, those too of which every clip was dropped.
 
     `described` tells everything but the shards themselves, their counts and folds. Raises ManifestError for a receipt
@@ -61,11 +61,11 @@ def write_index(folder: Path, described: Dataset, shards: Sequence[str]) -> Writ
         counts=dict(sorted(clips.statuses.items())),
     )
     metadata = croissant(dataset, clips_bytes=clips_bytes, clips_sha256=sums[index.CLIPS_FILE])
-    sums[index.CROISSANT_FILE] = publish(folder / index.CROISSANT_FILE, metadata)
-    sums["README.md"] = publish(folder / "README.md", dataset_card(dataset, clips).encode())
-    sums[index.DATASET_FILE] = publish(folder / index.DATASET_FILE, index.dump_dataset(dataset))
-    publish(folder / index.SUMS_FILE, index.dump_sums(sums))
-    return Written(
+    sums[index.CROISSANT_FILE] = atomic_write(folder / index.CROISSANT_FILE, metadata)
+    sums["README.md"] = atomic_write(folder / "README.md", dataset_card(dataset, clips).encode())
+    sums[index.DATASET_FILE] = atomic_write(folder / index.DATASET_FILE, index.dump_dataset(dataset))
+    atomic_write(folder / index.SUMS_FILE, index.dump_sums(sums))
+    return WrittenIndex(
         dataset=dataset,
         reasons=clips.reasons,
         empty_speakers=tuple(sorted(speaker for speaker, kept in clips.kept.items() if not kept)),
@@ -80,7 +80,7 @@ def _without_shards(described: Dataset) -> Dataset:
 def _read_receipts(folder: Path, shards: Sequence[str]) -> tuple[_Tally, int]:
     """Write clips.jsonl from the receipts; what they add up to, and the bytes of clips.jsonl."""
     tally = _Tally(clips=Tally(), shards=[], sums={})
-    with published(folder / index.CLIPS_FILE) as clips:
+    with atomic_writer(folder / index.CLIPS_FILE) as clips:
         for name in shards:
             path = folder / index.receipt_name(name)
             receipt = index.load_receipt(path)
@@ -125,7 +125,7 @@ def _write_folds(folder: Path, dataset: str, tally: _Tally) -> tuple[tuple[str, 
             skipped[name] = str(error)
         else:
             file = f"{index.FOLDS}/{name}.json"
-            tally.sums[file] = publish(folder / file, (dump_json(assignment) + "\n").encode())
+            tally.sums[file] = atomic_write(folder / file, (dump_json(assignment) + "\n").encode())
             written.append(name)
     return tuple(written), skipped
 

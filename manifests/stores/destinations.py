@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from manifests.files import FolderError, describe_os_error, published, remove_leftovers, sole_owner
+from manifests.files import FolderError, atomic_writer, describe_os_error, exclusive_lock, remove_leftovers
 from manifests.index import file_sha256
-from manifests.terms import one_line
+from manifests.licensing import one_line
 
 _CHUNK_BYTES = 1 << 20
 _THREADS = 4
@@ -97,7 +97,7 @@ class Directory:
     @contextmanager
     def opened(self, *, public: bool) -> Iterator[None]:  # noqa: ARG002 - who may read a folder is not ours to say
         try:
-            with sole_owner(self.folder, "DEST=", tidy=True):
+            with exclusive_lock(self.folder, "DEST=", tidy=True):
                 with _explained(self.folder):
                     remove_leftovers(self.folder)
                 yield
@@ -124,8 +124,8 @@ class Directory:
         return _side_by_side(self._put, files)
 
     def _put(self, file: File) -> File:
-        """`published` reads it back."""
-        with _explained(self.folder), published(self.folder / file.name) as copy, file.path.open("rb") as original:
+        """`atomic_writer` reads it back."""
+        with _explained(self.folder), atomic_writer(self.folder / file.name) as copy, file.path.open("rb") as original:
             while chunk := original.read(_CHUNK_BYTES):
                 copy.write(chunk)
             _check_unchanged(file, copy.sha256)

@@ -16,11 +16,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from manifests import index, terms
+from manifests import index, licensing
 from manifests.index import Dataset, Problem
-from manifests.progress import Progress
+from manifests.progress import ProgressBar
 from manifests.schema import dump_json
-from manifests.sharing.destinations import Destination, Directory, File, ShareError
+from manifests.stores.destinations import Destination, Directory, File, ShareError
 
 REPORT = "report.html"
 #: What says that a folder is whole, in the order in which it is written.
@@ -40,7 +40,7 @@ class NotWholeError(ShareError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wish:
+class ShareOptions:
     """How to share; only `affirmed` is passed on."""
 
     affirmed: str | None = None
@@ -54,7 +54,7 @@ class Wish:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shared:
+class ShareResult:
     """What sharing did."""
 
     files: int
@@ -67,7 +67,7 @@ class Shared:
     """Files at the far end that no share put there; they were left alone."""
 
 
-def share(folder: Path, destination: Destination, wish: Wish) -> Shared:
+def share(folder: Path, destination: Destination, wish: ShareOptions) -> ShareResult:
     """Bring the destination to hold just what the folder promises. Killed at any point, the same call goes on.
 
     Raises ShareError, NotWholeError for a folder that is damaged or unfinished, ManifestError for an index that cannot
@@ -86,7 +86,7 @@ def share(folder: Path, destination: Destination, wish: Wish) -> Shared:
         _check_whole(folder, full=True)
         missing = _missing(destination, files, there)
         sent = _bring(destination, files, missing, gone, there) if missing or gone else []
-        return Shared(
+        return ShareResult(
             files=len(files),
             bytes=sum(file.bytes for file in files.values()),
             sent=len(sent),
@@ -96,17 +96,17 @@ def share(folder: Path, destination: Destination, wish: Wish) -> Shared:
         )
 
 
-def _check_terms(dataset: Dataset, wish: Wish) -> str | None:
+def _check_terms(dataset: Dataset, wish: ShareOptions) -> str | None:
     """Refuse what the licence forbids; else what was affirmed, where that was needed."""
-    if terms.redistributable(dataset):
+    if licensing.redistributable(dataset):
         return None
     if wish.public:
         raise ShareError(f"{dataset.dataset}: its licence forbids passing it on, so it cannot be public")
-    if wish.affirmed != terms.affirmation(dataset):
+    if wish.affirmed != licensing.affirmation(dataset):
         raise ShareError(
             f"{dataset.dataset}: its licence forbids passing it on to whoever has not got it too "
-            f"({terms.about(dataset, 'licence') or 'no licence is stated'}); if that is so here, "
-            f'say AFFIRM="{terms.affirmation(dataset)}"'
+            f"({licensing.about(dataset, 'licence') or 'no licence is stated'}); if that is so here, "
+            f'say AFFIRM="{licensing.affirmation(dataset)}"'
         )
     return wish.affirmed
 
@@ -120,7 +120,7 @@ def _check_apart(folder: Path, destination: Destination) -> None:
 
 def _check_whole(folder: Path, *, full: bool) -> None:
     promised = len(index.load_sums(folder)) if full else 0
-    with Progress(promised, "checking what is to be shared", unit="file") as progress:
+    with ProgressBar(promised, "checking what is to be shared", unit="file") as progress:
         problems = index.verify(folder, full=full, on_file=lambda _: progress.step())
     if problems:
         raise NotWholeError(folder, problems)
@@ -155,7 +155,7 @@ def _check_lineage(dataset: Dataset, destination: Destination, there: Mapping[st
     """Refuse a place that holds something else: other shards, or files of another kind."""
     told = [name for name in (index.SHARED_FILE, index.DATASET_FILE) if name in there]
     if there and not told:
-        where = f"{destination.address}: holds {terms.one_line(min(there))} and nothing that says it is ours"
+        where = f"{destination.address}: holds {licensing.one_line(min(there))} and nothing that says it is ours"
         raise ShareError(f"{where}; choose an empty DEST=")
     for name in told:
         try:
@@ -186,7 +186,7 @@ def _missing(destination: Destination, files: Mapping[str, File], there: Mapping
     alike = [file for file in files.values() if there.get(file.name) == file.bytes]
     missing = files.keys() - {file.name for file in alike}
     if alike:
-        with Progress(len(alike), "checking what is there", unit="file") as progress:
+        with ProgressBar(len(alike), "checking what is there", unit="file") as progress:
             for file, held in zip(alike, destination.check(alike), strict=True):
                 progress.step("right" if held else "to send again")
                 missing |= set() if held else {file.name}
@@ -204,7 +204,7 @@ def _bring(
     first = missing & {index.SHARED_FILE}
     rest = sorted(missing - {index.SHARED_FILE, *_LAST})
     sent: list[File] = []
-    with Progress(sum(files[name].bytes for name in (*first, *rest, *_LAST)), "sharing", unit="B") as progress:
+    with ProgressBar(sum(files[name].bytes for name in (*first, *rest, *_LAST)), "sharing", unit="B") as progress:
 
         def send(names: Iterable[str]) -> None:
             for file in destination.send([files[name] for name in names]):

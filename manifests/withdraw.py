@@ -12,17 +12,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from manifests import index
-from manifests.files import publish, remove_leftovers, sole_owner
+from manifests.errors import UserError
+from manifests.files import atomic_write, exclusive_lock, remove_leftovers
 from manifests.index import Dataset
-from manifests.records import OneLineError
-from manifests.writing import mark_unfinished, write_index
+from manifests.index_writer import mark_unfinished, write_index
 
 #: Names who is leaving, while they are.
-UNDER_WAY = ".withdrawing"
+PENDING_WITHDRAWAL_FILE = ".withdrawing"
 _REPORT = "report.html"
 
 
-class WithdrawError(OneLineError):
+class WithdrawError(UserError):
     """Somebody cannot be withdrawn from a folder; one line that says why."""
 
 
@@ -47,11 +47,11 @@ def withdraw(folder: Path, speakers: Sequence[str]) -> Withdrawal:
     Raises WithdrawError for speakers that are not there, for all there are, or a folder that is not whole;
     ManifestError, FolderError, OSError.
     """
-    with sole_owner(folder, ""):
+    with exclusive_lock(folder, ""):
         remove_leftovers(folder)
         dataset = index.load_dataset(folder)
         leaving = tuple(sorted({*speakers, *_under_way(folder)}))
-        if not (folder / UNDER_WAY).exists():
+        if not (folder / PENDING_WITHDRAWAL_FILE).exists():
             _check_whole(folder, dataset)
             if set(leaving) <= set(dataset.withdrawn):
                 return Withdrawal(
@@ -62,13 +62,13 @@ def withdraw(folder: Path, speakers: Sequence[str]) -> Withdrawal:
         return _remove(folder, dataset, leaving, receipts)
 
 
-def under_way(folder: Path) -> bool:
+def is_withdrawal_pending(folder: Path) -> bool:
     """Whether a withdrawal was begun here and not ended."""
-    return (folder / UNDER_WAY).exists()
+    return (folder / PENDING_WITHDRAWAL_FILE).exists()
 
 
 def _remove(folder: Path, dataset: Dataset, leaving: tuple[str, ...], receipts: dict[str, str]) -> Withdrawal:
-    publish(folder / UNDER_WAY, json.dumps(leaving).encode())
+    atomic_write(folder / PENDING_WITHDRAWAL_FILE, json.dumps(leaving).encode())
     described = replace(dataset, withdrawn=tuple(sorted({*dataset.withdrawn, *leaving})))
     mark_unfinished(folder, described)
     gone = [shard for shard, speaker in receipts.items() if speaker in leaving]
@@ -83,7 +83,7 @@ def _remove(folder: Path, dataset: Dataset, leaving: tuple[str, ...], receipts: 
     report.unlink(missing_ok=True)
     before = set(dataset.fold_schemes)
     written = write_index(folder, described, [shard for shard in receipts if shard not in gone])
-    (folder / UNDER_WAY).unlink()
+    (folder / PENDING_WITHDRAWAL_FILE).unlink()
     return Withdrawal(
         speakers=leaving,
         shards=len(gone),
@@ -97,11 +97,13 @@ def _remove(folder: Path, dataset: Dataset, leaving: tuple[str, ...], receipts: 
 def _under_way(folder: Path) -> list[str]:
     """Who was leaving when a withdrawal was killed."""
     try:
-        return [str(name) for name in json.loads((folder / UNDER_WAY).read_bytes())]
+        return [str(name) for name in json.loads((folder / PENDING_WITHDRAWAL_FILE).read_bytes())]
     except FileNotFoundError:
         return []
     except (ValueError, TypeError) as error:
-        raise WithdrawError(f"{folder / UNDER_WAY}: found no list of speakers; remove it and withdraw again") from error
+        raise WithdrawError(
+            f"{folder / PENDING_WITHDRAWAL_FILE}: found no list of speakers; remove it and withdraw again"
+        ) from error
 
 
 def _check_whole(folder: Path, dataset: Dataset) -> None:
