@@ -20,7 +20,7 @@ from manifests.files import FolderError, exclusive_lock
 from manifests.folds import FoldError
 from manifests.index import ManifestError
 from manifests.schema import FEATURE_ROWS, SchemaError
-from manifests.stores.places import Store, StoreError, open_store
+from manifests.stores import Store, StoreError, open_store
 from manifests.text import pluralize
 
 #: Errors whose message is all a person needs.

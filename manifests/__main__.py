@@ -14,8 +14,8 @@ from manifests.fetch import THREADS, FetchError, FetchResult, FoldSelector, fetc
 from manifests.files import FolderError, describe_os_error
 from manifests.index import Dataset, Problem, load_dataset, local_shards, verify
 from manifests.share import NotWholeError, ShareOptions, ShareResult, share
+from manifests.stores import KINDS
 from manifests.stores.destinations import Destination, ShareError, destination
-from manifests.stores.places import KINDS
 from manifests.text import pluralize
 from manifests.withdraw import is_withdrawal_pending, withdraw
 

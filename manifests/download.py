@@ -20,7 +20,7 @@ from pathlib import Path
 
 from manifests.files import is_still, named
 from manifests.progress import log_line
-from manifests.stores.places import Store, StoreError, TransientError, UnreachableError
+from manifests.stores import Store, StoreError, TransientError, UnreachableError
 
 #: After each try that brought nothing, about so long a rest; after the last one it is given up.
 PAUSES_SECONDS = (0.2, 1.0, 4.0, 15.0, 30.0)

@@ -21,7 +21,7 @@ from manifests.files import FolderError, atomic_write, exclusive_lock_waiting
 from manifests.folds import SIDES, SPLITS, Assignment, FoldError, read_assignment, resolve_fold, resolve_scheme
 from manifests.index import Dataset, Fetched, FoldSelection, ManifestError, Shard
 from manifests.progress import ProgressBar, log_line_once
-from manifests.stores.places import LocalStore, Store, StoreError, UnreachableError, open_store
+from manifests.stores import LocalStore, Store, StoreError, UnreachableError, open_store
 from manifests.text import pluralize
 
 #: Files brought at once.

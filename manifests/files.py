@@ -17,13 +17,15 @@ from io import FileIO
 from pathlib import Path
 from typing import IO, BinaryIO
 
+from manifests.errors import UserError
+
 LOCK_FILE = ".lock"
 _TEMPORARY = ".part"
 #: Whoever joins others waits so long for one who is about to be done alone.
 _PATIENCE_SECONDS = 60.0
 
 
-class FolderError(Exception):
+class FolderError(UserError):
     """The output folder cannot be used; one line that says why and what to do."""
 
 

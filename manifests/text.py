@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 
 def pluralize(count: int, what: str) -> str:
     """`1 shard`, `2 shards`."""
@@ -11,3 +15,33 @@ def pluralize(count: int, what: str) -> str:
 def escape_unprintable(text: str) -> str:
     """Text from a stranger, in one line that does nothing to whatever shows it but be read."""
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def shorten_list(names: Iterable[str], most: int = 5) -> str:
+    """`a, b, c and 4 more`: the first names of a long list."""
+    every = list(names)
+    more = f" and {len(every) - most} more" if len(every) > most else ""
+    return ", ".join(every[:most]) + more
+
+
+def config_diff(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """What changed between two nested configurations, a line each: `config.align: frame -> clip`.
+
+    Values are compared as JSON; of two lists only the items that differ are named.
+    """
+    lines: list[str] = []
+    for key in sorted({*before, *now}):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            lines += config_diff(old, new, f"{prefix}{key}.")
+        elif json.dumps(old, sort_keys=True) != json.dumps(new, sort_keys=True):
+            lines.append(f"{prefix}{key}: {_change(old, new)}")
+    return lines
+
+
+def _change(old: Any, new: Any) -> str:
+    if isinstance(old, list | tuple) and isinstance(new, list | tuple) and len(old) + len(new) > 6:
+        removed, added = ([str(item) for item in a if item not in b] for a, b in ((old, new), (new, old)))
+        if removed or added:
+            return ", ".join([*(f"{item} removed" for item in removed), *(f"{item} added" for item in added)])
+    return f"{old} -> {new}"

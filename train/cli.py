@@ -16,7 +16,7 @@ from manifests.folds import FoldError, resolve_fold
 from manifests.index import ManifestError
 from manifests.labels import LabelError
 from manifests.schema import SchemaError
-from manifests.stores.places import StoreError
+from manifests.stores import StoreError
 from manifests.text import pluralize
 from train import cost, runs
 from train.checkpoint import CheckpointError

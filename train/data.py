@@ -28,7 +28,7 @@ from manifests.fetch import expected_files, mirror_index
 from manifests.folds import Side, read_assignment, resolve_scheme
 from manifests.index import Dataset, Receipt, Shard, Statistics
 from manifests.labels import LabelScheme
-from manifests.stores.places import Store, is_remote, open_store
+from manifests.stores import Store, is_remote, open_store
 from train.fusion import Strategy
 from train.supply import Supply
 

@@ -14,7 +14,7 @@ from builder.corpus.stock import promise
 from builder.datasets.base import CorpusError, Original
 from manifests.download import CancelledError, cancellable_pool, download_file
 from manifests.progress import ProgressBar
-from manifests.stores.places import Store, StoreError
+from manifests.stores import Store, StoreError
 
 #: Files fetched at once; public homes are shared by many.
 CONNECTIONS = 4

@@ -13,7 +13,7 @@ from builder.datasets.base import CorpusError, Original
 from manifests.download import ExpectedFile, download_file
 from manifests.index import ManifestError, read_json
 from manifests.records import SchemaError, from_json, kinds
-from manifests.stores.places import Store
+from manifests.stores import Store
 
 _MD5 = re.compile(r"md5:[0-9a-f]{32}")
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from manifests.errors import UserError
 from manifests.files import FolderError, atomic_writer, describe_os_error, exclusive_lock, remove_leftovers
 from manifests.index import file_sha256
 from manifests.licensing import one_line
@@ -27,7 +28,7 @@ _THREADS = 4
 _Result = TypeVar("_Result")
 
 
-class ShareError(Exception):
+class ShareError(UserError):
     """Shards cannot be shared as asked; one line that says why and what to do."""
 
 

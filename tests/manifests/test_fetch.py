@@ -24,7 +24,7 @@ from manifests.__main__ import main
 from manifests.fetch import FetchError, FoldSelector, fetch
 from manifests.folds import FoldError, resolve_fold
 from manifests.index import ManifestError, verify
-from manifests.stores.places import StoreError, UnreachableError, open_store
+from manifests.stores import StoreError, UnreachableError, open_store
 
 Capture = pytest.CaptureFixture[str]
 SHARDS = {"anna-000.tar", "ben-000.tar", "cleo-000.tar"}

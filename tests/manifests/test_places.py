@@ -15,7 +15,7 @@ import pytest
 from servers import Fault, FileServer, Request
 from stores import KINDS, published, put_folder, s3_server
 
-from manifests.stores.places import CHUNK_BYTES, Store, StoreError, UnreachableError, is_remote, open_store
+from manifests.stores import CHUNK_BYTES, Store, StoreError, UnreachableError, is_remote, open_store
 
 NAME = "receipts/anna 000%.json"
 DATA = bytes(range(256)) * (3 * CHUNK_BYTES // 512)
@@ -159,7 +159,7 @@ def test_a_wider_range_than_was_asked_for_is_cut(server: FileServer) -> None:
 def test_what_it_takes_to_read_a_place_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     script = (
         "import sys\nsys.modules['s3fs'] = None\n"
-        "from manifests.stores.places import StoreError, open_store\n"
+        "from manifests.stores import StoreError, open_store\n"
         "try: open_store('s3://lab/shards')\nexcept StoreError as error: print(error)\n"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

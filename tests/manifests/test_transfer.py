@@ -19,7 +19,7 @@ from servers import Fault, FileServer
 
 from manifests import download
 from manifests.download import CancelledError, ExpectedFile, WrongBytesError, download_file
-from manifests.stores.places import StoreError, UnreachableError, open_store
+from manifests.stores import StoreError, UnreachableError, open_store
 
 NAME = "anna-000.tar"
 DATA = random.Random(0).randbytes(3_000_000)
@@ -255,7 +255,7 @@ def test_several_at_once_fetch_a_file_once(server: FileServer, here: Path) -> No
 def in_another_process(server: FileServer, here: Path, before: str = "") -> subprocess.Popen[str]:
     """A process that fetches the file, and prints whether it had to."""
     script = (
-        f"{before}\nimport sys\nfrom pathlib import Path\nfrom manifests.stores.places import open_store\n"
+        f"{before}\nimport sys\nfrom pathlib import Path\nfrom manifests.stores import open_store\n"
         "from manifests.download import ExpectedFile, download_file\n"
         f"promise = ExpectedFile(name={NAME!r}, sha256={PROMISE.sha256!r}, bytes={PROMISE.bytes})\n"
         "print(download_file(open_store(sys.argv[1]), Path(sys.argv[2]), promise))\n"

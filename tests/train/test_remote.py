@@ -16,7 +16,7 @@ from stores import KINDS, published
 from manifests import download
 from manifests.fetch import FetchError
 from manifests.labels import identity_scheme
-from manifests.stores.places import StoreError
+from manifests.stores import StoreError
 from train.data import Clips, Folder, default_root, fold_sides, load_clips, members_for, open_folder, supply
 from train.fusion import STRATEGIES
 from train.loader import Batch, Loader, Schedule
