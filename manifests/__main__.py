@@ -166,7 +166,7 @@ def _share(options: argparse.Namespace) -> int:
 
 def _say_terms(dataset: Dataset) -> None:
     licence = licensing.known_licence(dataset)
-    asks = f" ({licence.asks}; {licence.url})" if licence else ""
+    asks = f" ({licence.conditions}; {licence.url})" if licence else ""
     sys.stdout.write(f"licence of the recordings: {licensing.about(dataset, 'licence') or 'not stated'}{asks}\n")
     sys.stdout.write(f"{licensing.PERSONAL_DATA} report.html shows faces too.\n")
     sys.stdout.flush()

@@ -217,7 +217,7 @@ def _terms(dataset: Dataset) -> list[str]:
         "## Terms",
         "",
         f"Licence of the recordings: {_plain(licensing.about(dataset, 'licence') or 'not stated')}. {passing_on}",
-        *([f"It asks: {licence.asks} ({licence.url})."] if licence else []),
+        *([f"It asks: {licence.conditions} ({licence.url})."] if licence else []),
         *([f"Home: {_plain(homepage)}"] if homepage else []),
         "",
         "Please cite:",

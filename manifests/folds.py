@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
+from manifests.corpora import CORPORA, corpus_facts
 from manifests.errors import UserError
 from manifests.schema import SCHEMA_VERSION
 from manifests.text import pluralize
@@ -35,13 +36,6 @@ TEN_FOLDS = "speakers-10fold"
 #: square of the speakers. A corpus of more is tested in ten folds instead.
 MOST_LEFT_OUT = 200
 SIDES = ("train", "validation", "test")
-
-#: Committed schemes of each corpus, the default first. Every corpus also has one that is made from its speakers.
-COMMITTED: Mapping[str, tuple[str, ...]] = {
-    "ravdess": ("ravdess-6fold", "ravdess-emobox", "ravdess-5fold"),
-    "crema-d": ("crema-d-5fold", "crema-d-10fold", "crema-d-tfds"),
-    "iemocap": ("iemocap-5fold",),
-}
 
 _FOLDER = Path(__file__).parent / "folds"
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -154,7 +148,7 @@ def leave_one_speaker_out(dataset: str, speakers: Iterable[str]) -> FoldScheme:
     Speakers recorded in one conversation stay together: the tested speaker's partner is left out of that
     fold, and partners validate together. Raises FoldError for fewer than three conversations.
     """
-    conversation = {speaker: _conversation(dataset, speaker) for speaker in sorted(set(speakers))}
+    conversation = {speaker: corpus_facts(dataset).group_of(speaker) for speaker in sorted(set(speakers))}
     if len(set(conversation.values())) < 3:
         raise FoldError(
             f"{dataset}: leave-one-speaker-out found {_listed(conversation)}; expected at least three speakers "
@@ -176,7 +170,7 @@ def ten_folds(dataset: str, speakers: Iterable[str]) -> FoldScheme:
     Both are evenly spaced over the sorted ids. Speakers recorded in one conversation stay together. Raises FoldError
     for fewer than ten conversations.
     """
-    conversation = {speaker: _conversation(dataset, speaker) for speaker in sorted(set(speakers))}
+    conversation = {speaker: corpus_facts(dataset).group_of(speaker) for speaker in sorted(set(speakers))}
     recorded = sorted(set(conversation.values()))
     if len(recorded) < 10:
         raise FoldError(f"{dataset}: ten folds found {_listed(conversation)}; expected speakers of ten recordings")
@@ -193,7 +187,7 @@ def ten_folds(dataset: str, speakers: Iterable[str]) -> FoldScheme:
 def schemes_for(dataset: str, speakers: Iterable[str] = ()) -> tuple[str, ...]:
     """Names of all fold schemes of a corpus, the default first, the one that is made from its speakers last."""
     made = TEN_FOLDS if len(set(speakers)) > MOST_LEFT_OUT else LOSO
-    return (*COMMITTED.get(dataset, ()), made)
+    return (*corpus_facts(dataset).fold_schemes, made)
 
 
 def fold_scheme(dataset: str, name: str, speakers: Iterable[str]) -> FoldScheme:
@@ -231,7 +225,7 @@ def resolve_fold(folds: Sequence[str], fold: str) -> str:
 
 def load_scheme(name: str) -> FoldScheme:
     """Committed scheme of that name. Raises FoldError, listing the valid names, where there is none."""
-    names = [name for committed in COMMITTED.values() for name in committed]
+    names = [name for facts in CORPORA.values() for name in facts.fold_schemes]
     if name not in names:
         raise FoldError(f"unknown fold scheme {name!r}; committed are {', '.join(names)}")
     return parse_scheme((_FOLDER / f"{name}.json").read_bytes(), f"{name}.json")
@@ -327,11 +321,6 @@ def _check_once(subjects: Iterable[str], where: str) -> None:
     twice = [subject for subject, count in Counter(subjects).items() if count > 1]
     if twice:
         raise FoldError(f"{where}: {_listed(twice)} on two sides or twice on one; expected each subject once")
-
-
-def _conversation(dataset: str, speaker: str) -> str:
-    """Recording a speaker shares with others: IEMOCAP's session (`Ses01F` -> `Ses01`), else the speaker alone."""
-    return speaker[:5] if dataset == "iemocap" else speaker
 
 
 def _leave_out(speaker: str, conversation: Mapping[str, str]) -> Split:

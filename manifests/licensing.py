@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
+from manifests.corpora import CORPORA, Licence
 from manifests.index import Dataset
 from manifests.text import escape_unprintable
 
@@ -14,33 +14,7 @@ PERSONAL_DATA = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Licence:
-    """A licence with a name that others know."""
-
-    words: str
-    """How the index begins when it means this one."""
-    hub_id: str
-    """As the Hugging Face hub lists it."""
-    url: str
-    asks: str
-    """What it asks of whoever passes data on."""
-
-
-_KNOWN = (
-    Licence(
-        words="CC BY-NC-SA 4.0",
-        hub_id="cc-by-nc-sa-4.0",
-        url="https://creativecommons.org/licenses/by-nc-sa/4.0/",
-        asks="name the source, nothing commercial, pass on under the same licence only",
-    ),
-    Licence(
-        words="ODbL 1.0",
-        hub_id="odbl",
-        url="https://opendatacommons.org/licenses/odbl/1-0/",
-        asks="name the source, pass on what is derived under the same licence, keep it open",
-    ),
-)
+_KNOWN = {facts.licence.text: facts.licence for facts in CORPORA.values() if facts.licence and facts.licence.url}
 
 
 def about(dataset: Dataset, key: str) -> str:
@@ -55,8 +29,8 @@ def one_line(text: str) -> str:
 
 
 def known_licence(dataset: Dataset) -> Licence | None:
-    """The recordings' licence, where it is one that others know by name."""
-    return next((known for known in _KNOWN if about(dataset, "licence").startswith(known.words)), None)
+    """The recordings' licence, where it is a published one: looked up by its text, since anyone may name a corpus."""
+    return _KNOWN.get(about(dataset, "licence"))
 
 
 def redistributable(dataset: Dataset) -> bool:

@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from manifests import folds
+from manifests.corpora import CORPORA
 from manifests.folds import SIDES, FoldError, FoldScheme, Split
 
 FACTS = Path(__file__).parents[3] / "shared" / "facts" / "folds"
-COMMITTED = [name for names in folds.COMMITTED.values() for name in names]
+COMMITTED = [name for facts in CORPORA.values() for name in facts.fold_schemes]
 SUBJECTS = {
     "ravdess": tuple(f"{actor:02d}" for actor in range(1, 25)),
     "crema-d": tuple(str(actor) for actor in range(1001, 1092)),
@@ -53,7 +54,7 @@ def test_every_committed_file_is_listed() -> None:
 @each_committed
 def test_committed_scheme_knows_all_subjects_and_its_source(name: str) -> None:
     loaded = folds.load_scheme(name)
-    assert loaded.name == name and name in folds.COMMITTED[loaded.dataset]
+    assert loaded.name == name and name in CORPORA[loaded.dataset].fold_schemes
     assert loaded.subjects == SUBJECTS[loaded.dataset]
     assert loaded.source and loaded.note and not loaded.leaves_out
     for one in loaded.folds.values():
