@@ -26,7 +26,7 @@ from pathlib import Path
 
 from builder.datasets.base import ClipSource, Corpus, Home, Original, Scan
 from builder.datasets.checks import corpus_folder, is_media, visible_files
-from manifests import folds, labels
+from manifests import corpora, labels
 from manifests.schema import Clip
 
 LABELS = ("acted", "voted")
@@ -178,7 +178,7 @@ CORPUS = Corpus(
         "Actors Dataset. IEEE Transactions on Affective Computing 5(4): 377-390. doi:10.1109/TAFFC.2014.2336244"
     ),
     label_schemes=labels.schemes_for("crema-d"),
-    fold_schemes=folds.COMMITTED["crema-d"],
+    fold_schemes=corpora.CORPORA["crema-d"].fold_schemes,
     scan=scan,
     home=Home(address="https://media.githubusercontent.com", folder=_REPOSITORY, originals=originals),
     options={"labels": LABELS},

@@ -30,7 +30,7 @@ from pathlib import Path
 
 from builder.datasets.base import ClipSource, Corpus, CorpusError, Region, Scan
 from builder.datasets.checks import corpus_folder, visible_files
-from manifests import folds, labels
+from manifests import corpora, labels
 from manifests.schema import Clip
 
 FOUR = frozenset({"ang", "hap", "exc", "sad", "neu"})
@@ -178,7 +178,7 @@ CORPUS = Corpus(
         "doi:10.1007/s10579-008-9076-6"
     ),
     label_schemes=labels.schemes_for("iemocap"),
-    fold_schemes=folds.COMMITTED["iemocap"],
+    fold_schemes=corpora.CORPORA["iemocap"].fold_schemes,
     scan=scan,
     how_to_get=(
         "ask for it with the release form at https://sail.usc.edu/iemocap/iemocap_release.htm; once the university has "

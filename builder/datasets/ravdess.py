@@ -24,7 +24,7 @@ from pathlib import Path
 
 from builder.datasets.base import ClipSource, Corpus, Home, NotHereError, Original, Scan
 from builder.datasets.checks import is_media, visible_files
-from manifests import folds, labels
+from manifests import corpora, labels
 from manifests.schema import Clip
 
 EMOTIONS = {
@@ -123,7 +123,7 @@ CORPUS = Corpus(
         "PLoS ONE 13(5): e0196391. doi:10.1371/journal.pone.0196391"
     ),
     label_schemes=labels.schemes_for("ravdess"),
-    fold_schemes=folds.COMMITTED["ravdess"],
+    fold_schemes=corpora.CORPORA["ravdess"].fold_schemes,
     scan=scan,
     home=Home(address="https://zenodo.org", folder=f"{_RECORD}/files", record=f"api/{_RECORD}", originals=originals),
 )
