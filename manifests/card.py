@@ -1,7 +1,8 @@
 """The dataset card: `README.md` beside the shards, for whoever receives the folder without this project.
 
 Its head is what the Hugging Face hub reads; the rest is for people. Emotions, titles and citations come from files that
-anyone may have written, so they are set as plain text.
+anybody may have written, so the template escapes every value unless it is marked as safe: shown in a code block, or our
+own.
 """
 
 from __future__ import annotations
@@ -9,55 +10,30 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from manifests import folds, licensing
 from manifests.index import Dataset, Row
 from manifests.schema import DROP_REASONS, FLAGS, dump_json, member_names
-from manifests.text import pluralize
+from manifests.text import one_line, pluralize
 
-#: For Hugging Face: what to list it under, which files, and what the members are. Left to guess, it would want
-#: torchcodec for the FLAC.
-_FRONT = """\
----
-pretty_name: {title}
-license: {licence}
-tags: [webdataset, audiovisual, emotion-recognition, faces, speech]
-task_categories: [video-classification, audio-classification]
-size_categories: [{size}]
-configs:
-- config_name: default
-  data_files:
-  - split: clips
-    path: "*.tar"
-dataset_info:
-  features:
-{features}
----
-"""
-_TYPES = {
-    "faces.jpg": "dtype: image",
-    "audio.flac": "dtype: binary",
-    "json": "dtype: json",
-    "__key__": "dtype: string",
-    "__url__": "dtype: string",
-}
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+#: Types of the members for Hugging Face; left to guess, it would want torchcodec for the FLAC.
+_TYPES = {"faces.jpg": "image", "audio.flac": "binary", "json": "json", "__key__": "string", "__url__": "string"}
 _OTHER_LICENCE = "other\nlicense_name: as-told-below\nlicense_link: README.md"
-_ARRAY = "list:\n      list:\n        list: float16"
-_SIZES = {
-    1_000: "n<1K",
-    10_000: "1K<n<10K",
-    100_000: "10K<n<100K",
-    1_000_000: "100K<n<1M",
-    10_000_000: "1M<n<10M",
-}
+_SIZES = {10**3: "n<1K", 10**4: "1K<n<10K", 10**5: "10K<n<100K", 10**6: "100K<n<1M", 10**7: "1M<n<10M"}
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~&!$])")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tally:
-    """What rows add up to; there may be millions, so they are counted, not kept."""
+    """Counts of rows; there may be millions, so the rows themselves are not kept."""
 
     statuses: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
@@ -93,153 +69,63 @@ class Tally:
 def dataset_card(dataset: Dataset, tally: Tally) -> str:
     """What is in the folder, how to fetch, read and check it, where it comes from and on what terms."""
     clips = tally.clips
-    return "\n".join(
-        [
-            _front(dataset, clips.total()),
-            f"# {_plain(_title(dataset))}: aligned faces and spectrograms",
-            "",
-            f"{pluralize(clips.total(), 'clip')} of {pluralize(len(clips), 'speaker')} in "
-            f"{pluralize(len(dataset.shards), 'WebDataset shard')}: "
-            "16 aligned 224x224 face crops, the spectrograms of the sound around each, and the sound, on one clock.",
-            "",
-            *_section("Members of a sample", [f"`KEY.{name}`" for name in member_names(dataset.features)]),
-            *_section("Clips by emotion", _explained(tally.emotions, {})),
-            *_section("Left out", _explained(tally.reasons, DROP_REASONS)),
-            *_section("Flagged, kept", _explained(tally.flags, FLAGS)),
-            *_folds(dataset, clips),
-            *_reading(dataset),
-            *_terms(dataset),
-            *_people(),
-            "## How it was made",
-            "",
-            "Settings:",
-            "",
-            f"    {licensing.one_line(dump_json(dataset.identity['config']))}",
-            "",
-            "Versions, face models and the SHA-256 of every recording are in `dataset.json` and `clips.jsonl`.",
-            "",
-        ]
-    )
-
-
-def _front(dataset: Dataset, clips: int) -> str:
-    columns = [*member_names(dataset.features), "__key__", "__url__"]
+    title = licensing.about(dataset, "title") or dataset.dataset
     licence = licensing.known_licence(dataset)
-    return _FRONT.format(
-        title=json.dumps(_title(dataset), ensure_ascii=False),  # also one line of YAML, quoted
-        licence=licence.hub_id if licence else _OTHER_LICENCE,
-        size=next((size for limit, size in _SIZES.items() if clips < limit), "n>10M"),
-        features="\n".join(f"  - name: {column}\n    {_TYPES.get(column, _ARRAY)}" for column in columns),
+    members = member_names(dataset.features)
+    return _template().render(
+        dataset=dataset,
+        title=title,
+        title_json=json.dumps(title, ensure_ascii=False),  # also one line of YAML, quoted
+        licence=licence,
+        licence_id=licence.hub_id if licence else _OTHER_LICENCE,
+        licence_text=licensing.about(dataset, "licence") or "not stated",
+        redistributable=licensing.redistributable(dataset),
+        homepage=licensing.about(dataset, "homepage"),
+        citation=licensing.about(dataset, "citation") or "not stated",
+        personal_data=licensing.PERSONAL_DATA,
+        size_category=next((size for limit, size in _SIZES.items() if clips.total() < limit), "n>10M"),
+        members=members,
+        columns={column: _TYPES.get(column) for column in (*members, "__key__", "__url__")},
+        clips=clips.total(),
+        speakers=len(clips),
+        counted=[
+            ("Clips by emotion", tally.emotions, {}),
+            ("Left out", tally.reasons, DROP_REASONS),
+            ("Flagged, kept", tally.flags, FLAGS),
+        ],
+        fold_rows=[row for name in dataset.fold_schemes for row in _fold_rows(dataset, name, clips)],
+        settings=one_line(dump_json(dataset.identity["config"])),
     )
 
 
-def _title(dataset: Dataset) -> str:
-    return licensing.about(dataset, "title") or dataset.dataset
-
-
-def _section(title: str, lines: Sequence[str]) -> list[str]:
-    return [f"## {title}", "", *(f"- {line}" for line in lines), ""] if lines else []
-
-
-def _explained(counts: Counter[str], meaning: Mapping[str, str]) -> list[str]:
-    """`silent: 3 (what that means)`, in order of names."""
-    known = {value: f"{value}: {counts[value]} ({meaning[value]})" for value in counts.keys() & meaning.keys()}
-    return [known.get(value, f"{_plain(value)}: {counts[value]}") for value in sorted(counts)]
-
-
-def _folds(dataset: Dataset, clips: Mapping[str, int]) -> list[str]:
-    """A table with a line for each fold; a fold for each speaker is told in one."""
-    lines = [line for name in dataset.fold_schemes for line in _scheme(dataset, name, clips)]
-    if not lines:
-        return []
-    return [
-        "## Folds",
-        "",
-        "No speaker is on two sides of a fold. `folds/<scheme>.json` names the shards of each side, and its clips by",
-        "emotion. The first scheme is the default.",
-        "",
-        "| scheme | fold | test | validation | training |",
-        "|---|---|---|---|---|",
-        *lines,
-        "",
-    ]
-
-
-def _scheme(dataset: Dataset, name: str, clips: Mapping[str, int]) -> Iterator[str]:
+def _fold_rows(dataset: Dataset, name: str, clips: Mapping[str, int]) -> Iterator[tuple[str, ...]]:
+    """Cells of the table of folds: a row for each fold of a scheme, or one where it has a fold for each speaker."""
     if name == folds.LOSO:
-        yield f"| {name} | {len(clips)}, one for each speaker | that speaker | about a fifth of the others | the rest |"
+        yield name, f"{len(clips)}, one for each speaker", "that speaker", "about a fifth of the others", "the rest"
     elif name in folds.schemes_for(dataset.dataset, clips):
         for fold, split in folds.fold_scheme(dataset.dataset, name, clips).folds.items():
-            sides = (_side(getattr(split, side), clips) for side in reversed(folds.SIDES))
-            yield f"| {name} | {fold} | {' | '.join(sides)} |"
+            built = [[clips[s] for s in side if s in clips] for side in (split.test, split.validation, split.train)]
+            yield name, fold, *(f"{pluralize(len(side), 'speaker')}, {pluralize(sum(side), 'clip')}" for side in built)
     else:
-        yield f"| {name} | see `folds/{name}.json` | | | |"
+        yield name, f"see `folds/{name}.json`", "", "", ""
 
 
-def _side(subjects: Iterable[str], clips: Mapping[str, int]) -> str:
-    built = [clips[subject] for subject in subjects if subject in clips]
-    return f"{pluralize(len(built), 'speaker')}, {pluralize(sum(built), 'clip')}"
+@cache
+def _template() -> Template:
+    import jinja2  # readers of shards do without it
 
+    def escape(value: Any) -> Any:
+        """Text that Markdown shows as it is, on one line."""
+        return value if hasattr(value, "__html__") else _MARKUP.sub(r"\\\1", one_line(str(value)))
 
-def _reading(dataset: Dataset) -> list[str]:
-    tar = dataset.shards[0].name if dataset.shards else "SPEAKER-000.tar"
-    return [
-        "## Fetching, checking, reading",
-        "",
-        "`sha256sum -c SHA256SUMS` checks every file. The shards are plain WebDataset tars, also at an address:",
-        "",
-        "```python",
-        "import datasets, webdataset",
-        "",
-        f'webdataset.WebDataset("{tar}", shardshuffle=False)  # or "https://.../{tar}"',
-        'datasets.load_dataset("path/of/this/folder", split="clips", streaming=True)',
-        "```",
-        "",
-        "A shard holds one speaker, so a fold is a list of shards. With the project that made them (MultiMAE-DER):",
-        "",
-        "```sh",
-        f"make fetch FROM=https://... DATASET={dataset.dataset} FOLD=1  # the shards of one fold, each hash checked",
-        f"make verify DATASET={dataset.dataset}  # names all that is not as promised",
-        "make train SHARDS=https://... STRATEGY=cfas FOLD=1  # trains while shards arrive",
-        "```",
-        "",
-    ]
-
-
-def _terms(dataset: Dataset) -> list[str]:
-    licence, homepage = licensing.known_licence(dataset), licensing.about(dataset, "homepage")
-    passing_on = (
-        "May be passed on under the licence above."
-        if licensing.redistributable(dataset)
-        else "**Must not be passed on**: the licence of the recordings forbids it."
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=False,  # noqa: S701 - this is no HTML; `finalize` escapes Markdown
+        finalize=escape,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
-    return [
-        "## Terms",
-        "",
-        f"Licence of the recordings: {_plain(licensing.about(dataset, 'licence') or 'not stated')}. {passing_on}",
-        *([f"It asks: {licence.conditions} ({licence.url})."] if licence else []),
-        *([f"Home: {_plain(homepage)}"] if homepage else []),
-        "",
-        "Please cite:",
-        "",
-        f"    {licensing.about(dataset, 'citation') or 'not stated'}",
-        "",
-    ]
-
-
-def _people() -> list[str]:
-    return [
-        "## The people shown",
-        "",
-        licensing.PERSONAL_DATA,
-        "",
-        "Whoever is shown may want to be withdrawn: ask whoever gave you this folder, and tell whom you gave it to.",
-        "Shards `SPEAKER-*.tar` hold all clips of a speaker and nobody else's. To take them out of a folder:",
-        "`python -m manifests withdraw FOLDER SPEAKER`, which rewrites its index. Every other shard keeps its hash.",
-        "",
-    ]
-
-
-def _plain(text: str) -> str:
-    """Text that Markdown shows as it is, in one line."""
-    return _MARKUP.sub(r"\\\1", licensing.one_line(text))
+    environment.filters["pluralize"] = pluralize
+    return environment.get_template("card.md.j2")

@@ -50,7 +50,7 @@ def run_command(parser: argparse.ArgumentParser, arguments: Sequence[str] | None
         sys.stdout.flush()
         return status
     except KeyboardInterrupt as error:
-        sys.stderr.write(f"{error or 'interrupted; run the same command to continue'}\n")
+        sys.stderr.write(f"{str(error) or 'interrupted; run the same command to continue'}\n")
         return INTERRUPTED
     except BrokenPipeError:  # the reader of our output, `head` for one, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -100,8 +100,9 @@ ODBL_1 = Licence(
     conditions="name the source, pass on what is derived under the same licence, keep it open",
 )
 
-_RAVDESS_EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
-_DEMO_EMOTIONS = ("happy", "angry", "calm", "sad")
+_RAVDESS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
+_CREMA_D = ("angry", "disgust", "fearful", "happy", "neutral", "sad")
+_DEMO = ("happy", "angry", "calm", "sad")
 
 #: Classes are in the order of RAVDESS's codes 01..08 and of CREMA-D's codes in the alphabet, as MAE-DFER and HiCMAE
 #: number them; IEMOCAP's in the order of the MultiMAE-DER paper (IV.A).
@@ -112,15 +113,10 @@ CORPORA: Mapping[str, CorpusFacts] = {
             LabelScheme(
                 name="ravdess-7",
                 dataset="ravdess",
-                classes=tuple(name for name in _RAVDESS_EMOTIONS if name != "calm"),
-                mapping={name: name for name in _RAVDESS_EMOTIONS} | {"calm": "neutral"},
+                classes=tuple(name for name in _RAVDESS if name != "calm"),
+                mapping={name: "neutral" if name == "calm" else name for name in _RAVDESS},
             ),
-            LabelScheme(
-                name="ravdess-8",
-                dataset="ravdess",
-                classes=_RAVDESS_EMOTIONS,
-                mapping={name: name for name in _RAVDESS_EMOTIONS},
-            ),
+            LabelScheme(name="ravdess-8", dataset="ravdess", classes=_RAVDESS, mapping={n: n for n in _RAVDESS}),
         ),
         fold_schemes=("ravdess-6fold", "ravdess-emobox", "ravdess-5fold"),
     ),
@@ -130,15 +126,8 @@ CORPORA: Mapping[str, CorpusFacts] = {
             LabelScheme(
                 name="crema-d-6",
                 dataset="crema-d",
-                classes=("angry", "disgust", "fearful", "happy", "neutral", "sad"),
-                mapping={
-                    "ANG": "angry",
-                    "DIS": "disgust",
-                    "FEA": "fearful",
-                    "HAP": "happy",
-                    "NEU": "neutral",
-                    "SAD": "sad",
-                },
+                classes=_CREMA_D,
+                mapping=dict(zip(("ANG", "DIS", "FEA", "HAP", "NEU", "SAD"), _CREMA_D, strict=True)),
             ),
         ),
         fold_schemes=("crema-d-5fold", "crema-d-10fold", "crema-d-tfds"),
@@ -160,26 +149,19 @@ CORPORA: Mapping[str, CorpusFacts] = {
         fold_schemes=("iemocap-5fold",),
         speaker_group=re.compile(r"Ses\d\d"),  # the two actors of a session
     ),
-    "folder": CorpusFacts(
-        licence=Licence(
-            text="whatever their owner says; shards hold faces and voices, which are personal data",
-            redistributable=False,
-        )
-    ),
     "demo": CorpusFacts(
         licence=Licence(
             text="portrait of Eileen Collins: NASA, public domain (from scikit-image); "
             "everything else: this project's licence",
             redistributable=True,
         ),
-        label_schemes=(
-            LabelScheme(
-                name="demo-4",
-                dataset="demo",
-                classes=_DEMO_EMOTIONS,
-                mapping={name: name for name in _DEMO_EMOTIONS},
-            ),
-        ),
+        label_schemes=(LabelScheme(name="demo-4", dataset="demo", classes=_DEMO, mapping={n: n for n in _DEMO}),),
+    ),
+    "folder": CorpusFacts(
+        licence=Licence(
+            text="whatever their owner says; shards hold faces and voices, which are personal data",
+            redistributable=False,
+        )
     ),
 }
 

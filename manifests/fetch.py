@@ -1,7 +1,7 @@
-"""What a fold needs of a published folder, brought here: index, folds, card, and of the shards those of its sides.
+"""Fetches what a fold needs of a published folder: index, folds, card, and the shards of the fold's sides.
 
-A part of a folder is a folder of shards, too: `fetched.json` says which shards are to be in it. The sums are fetched
-anew each time and hold for all the rest; whatever is here as they promise is not moved again.
+A part of a folder is a folder of shards, too: `fetched.json` lists the shards that belong to it. The sums are fetched
+anew each time, and files that match them are not moved again.
 """
 
 from __future__ import annotations
@@ -16,31 +16,31 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from manifests import index
-from manifests.download import CancelledError, ExpectedFile, cancellable_pool, download_file, part_of
-from manifests.files import FolderError, atomic_write, exclusive_lock_waiting
-from manifests.folds import SIDES, SPLITS, Assignment, FoldError, read_assignment, resolve_fold, resolve_scheme
+from manifests.download import CancelledError, ExpectedFile, cancellable_pool, download_file, part_path
+from manifests.files import atomic_write, exclusive_lock
+from manifests.folds import SIDES, SPLITS, FoldError, read_fold_file, resolve_fold, resolve_scheme
 from manifests.index import Dataset, Fetched, FoldSelection, ManifestError, Shard
 from manifests.progress import ProgressBar, log_line_once
 from manifests.stores import LocalStore, Store, StoreError, UnreachableError, open_store
-from manifests.text import pluralize
+from manifests.text import pluralize, shorten_list
 
-#: Files brought at once.
+#: Shards fetched at once.
 THREADS = 8
-#: After so many shards in a row that could not be had, the rest is not tried.
-_MOST_FAILURES = 20
-#: Most bytes of what the index promises no size of.
+#: After so many shards in a row that failed, the rest is not tried.
+MAX_FAILURES = 20
+#: Most bytes of files whose size the index does not list.
 _MOST_BYTES = {index.CLIPS_FILE: 1 << 32, index.FOLDS: 1 << 28}
 _CARD = "README.md"
 _STAGING = ".source"
 
 
 class FetchError(StoreError):
-    """What is at a place, or here, is not what can be fetched as asked; one line that says what to do."""
+    """The shards at an address, or a folder here, do not fit the request; one line that says what to do."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FoldSelector:
-    """Sides of a fold, as a user asks for them."""
+    """Sides of a fold, as a user names them."""
 
     fold: str
     """Name; or number, from 1, where no fold has that name."""
@@ -52,72 +52,76 @@ class FoldSelector:
     @property
     def sides(self) -> tuple[str, ...]:
         """Some of `folds.SIDES`, in their order."""
-        named = {side for split in self.splits for side in SPLITS[split]}
-        return tuple(side for side in SIDES if side in named) or SIDES
+        chosen = {side for split in self.splits for side in SPLITS[split]}
+        return tuple(side for side in SIDES if side in chosen) or SIDES
 
 
 @dataclass(frozen=True, kw_only=True)
 class FetchResult:
-    """What became of a fetch."""
+    """Result of a fetch."""
 
     address: str
     here: tuple[Shard, ...]
-    """Shards that are to be in the folder now."""
+    """Shards that belong to the folder now."""
     moved: int
-    """How many of them had to be brought, at least in part."""
+    """How many of them were moved, at least in part."""
     moved_bytes: int
     kept: int
-    """How many of them were here as promised."""
+    """How many of them were intact before."""
     problems: tuple[str, ...]
-    """A line for each file that could not be had."""
+    """A line for each file that could not be fetched."""
     removed: tuple[str, ...] = ()
-    """Files that the source does not have any more, and that were here."""
+    """Files that were removed here, because the source has them no longer."""
 
 
 def fetch(
     address: str,
     folder: Path,
-    wanted: FoldSelector | None = None,
+    selector: FoldSelector | None = None,
     *,
     dataset: str | None = None,
     prune: bool = False,
     threads: int = THREADS,
+    max_failures: int = MAX_FAILURES,
 ) -> FetchResult:
-    """Bring what sides of a fold need, or everything, into a folder; what it has from another time stays in it.
+    """Fetch the shards of some sides of a fold, or everything, into a folder; what it has from before stays.
 
-    `dataset` is the corpus that is expected. `prune` removes here what the source does not have any more, or has
-    otherwise: without it, that is refused. Raises FetchError, StoreError for an index that cannot be had, ManifestError
-    or FoldError for one that is damaged, OSError. Shards that cannot be had are told in the report.
+    `dataset` is the corpus that is expected. `prune` removes here what the source has no longer, or has changed:
+    without it, that is refused. Raises FetchError, StoreError for an index that cannot be fetched, ManifestError or
+    FoldError for one that is damaged, FolderError, OSError. Shards that cannot be fetched are problems of the result.
     """
-    place = open_store(address)
-    _check_free(place, folder)
+    store = open_store(address)
+    _check_folder(store, folder)
     removed: tuple[str, ...] = ()
-    with _staged_index(place, folder) as (staging, found):
-        _check_dataset(place, found, dataset)
-        selection = _selection(staging, found, wanted) if wanted else None
-        if _is_fetched(folder):
-            removed = _make_way(place, folder, staging, found, prune=prune)
-            _record(folder, _recorded(place, folder, found, selection))
+    with _staged_index(store, folder) as (staging, found):
+        if dataset not in (None, found.dataset):
+            raise FetchError(f"{store.address}: found shards of {found.dataset}, expected {dataset}; DATASET= chooses")
+        selected = _select(staging, found, selector) if selector else None
+        if index.load_fetched(folder) is not None or not (folder / index.DATASET_FILE).is_file():
+            removed = _remove_outdated(store, folder, staging, found, prune=prune)
+            record = _extend_record(store, folder, found, selected)
+            for path in folder.glob(f".{index.FETCHED_FILE}.*"):  # of a run that was killed
+                path.unlink()
+            atomic_write(folder / index.FETCHED_FILE, index.dump_fetched(record))
             _publish_index(staging, folder)
         elif index.load_sums(folder) != index.load_sums(staging):
-            raise FetchError(f"{folder}: was built here and differs from {place.address}; choose another folder")
-    here = index.local_shards(folder, found)
-    return replace(_bring_shards(place, folder, found, here, threads), removed=removed)
+            raise FetchError(f"{folder}: was built here and differs from {store.address}; choose another folder")
+    return replace(_fetch_shards(store, folder, found, threads, max_failures), removed=removed)
 
 
-def mirror_index(place: Store, folder: Path) -> Dataset:
-    """Keep a folder's index the same as at a place; shards that are not there any more are removed here.
+def mirror_index(store: Store, folder: Path) -> Dataset:
+    """Keep a folder's index equal to a store's; shards that the store has no longer are removed here.
 
-    Where the place cannot be reached, an index that came before will do. Raises as `fetch` does.
+    Where the store cannot be reached, an index that was fetched before is used. Raises as `fetch` does.
     """
     try:
-        with _staged_index(place, folder) as (staging, dataset):
-            _make_way(place, folder, staging, dataset, prune=True)
+        with _staged_index(store, folder) as (staging, dataset):
+            _remove_outdated(store, folder, staging, dataset, prune=True)
             _publish_index(staging, folder)
     except UnreachableError:
         if not _has_index(folder):
             raise
-        log_line_once(f"{place.address}: cannot be reached now; going on with what came from there before")
+        log_line_once(f"{store.address}: cannot be reached now; using the index that was fetched before")
         return index.load_dataset(folder)
     return dataset
 
@@ -131,15 +135,15 @@ def expected_files(shard: Shard) -> tuple[ExpectedFile, ...]:
 
 
 def fetch_command(source: str, folder: Path, selection: FoldSelection) -> str:
-    """The command line that brings what a selection needs into a folder."""
+    """The command line that fetches a selection into a folder."""
     split = ["train"] if selection.sides == SPLITS["train"] else selection.sides
-    told = ["--fold", selection.fold, "--fold-scheme", selection.scheme, "--split", *split]
-    return shlex.join(["python", "-m", "manifests", "fetch", source, str(folder), *told])
+    options = ["--fold", selection.fold, "--fold-scheme", selection.scheme, "--split", *split]
+    return shlex.join(["python", "-m", "manifests", "fetch", source, str(folder), *options])
 
 
-def _check_free(place: Store, folder: Path) -> None:
-    """Raise FetchError for the place itself, a folder of other things, or a build that is not finished."""
-    if isinstance(place, LocalStore) and place.path.resolve() == folder.resolve():
+def _check_folder(store: Store, folder: Path) -> None:
+    """Raise FetchError for the source itself, a folder of other things, or an unfinished build."""
+    if isinstance(store, LocalStore) and store.path.resolve() == folder.resolve():
         raise FetchError(f"{folder}: found the same folder here and there; choose another one")
     if not folder.is_dir() or index.load_fetched(folder) is not None:
         return
@@ -150,167 +154,130 @@ def _check_free(place: Store, folder: Path) -> None:
         raise FetchError(f"{folder}: found other things than shards; choose another folder")
 
 
-def _is_fetched(folder: Path) -> bool:
-    """Whether a folder is one that was fetched, or yet to be."""
-    return index.load_fetched(folder) is not None or not (folder / index.DATASET_FILE).is_file()
-
-
 @contextmanager
-def _staged_index(place: Store, folder: Path) -> Iterator[tuple[Path, Dataset]]:
-    """A place's sums, index, rows, card and folds in a folder of their own; of this folder's users one at a time.
+def _staged_index(store: Store, folder: Path) -> Iterator[tuple[Path, Dataset]]:
+    """A store's sums, index, rows, card and folds, in a folder of their own; one process at a time.
 
-    What the folder itself has as promised is not moved.
+    Files that the folder itself has intact are copied from there.
     """
     staging = folder / _STAGING
-    with _owned(folder):
+    with exclusive_lock(folder, "", tidy=True, wait=True):
         shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed
         try:
-            download_file(place, staging, ExpectedFile(name=index.SUMS_FILE))
+            download_file(store, staging, ExpectedFile(name=index.SUMS_FILE))
             sums = index.load_sums(staging)
-            _stage(place, folder, sums, index.DATASET_FILE)
+            _stage(store, folder, sums, index.DATASET_FILE)
             dataset = index.load_dataset(staging)
             if not dataset.complete:
-                raise FetchError(f"{place.address}: found an unfinished build, expected a finished one")
+                raise FetchError(f"{store.address}: found an unfinished build, expected a finished one")
             folds = (f"{index.FOLDS}/{scheme}.json" for scheme in dataset.fold_schemes)
             for name in (*folds, index.CLIPS_FILE, _CARD, *(sums.keys() & {index.CROISSANT_FILE})):
-                _stage(place, folder, sums, name)
+                _stage(store, folder, sums, name)
             yield staging, dataset
         except (FoldError, ManifestError) as error:
-            raise FetchError(str(error).replace(str(staging), place.address)) from error
+            raise FetchError(str(error).replace(str(staging), store.address)) from error
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 
 
-@contextmanager
-def _owned(folder: Path) -> Iterator[None]:
-    try:
-        with exclusive_lock_waiting(folder):
-            yield
-    except FolderError as error:
-        raise FetchError(str(error)) from error
+def _stage(store: Store, folder: Path, sums: dict[str, str], name: str) -> None:
+    if name not in sums:
+        raise FetchError(f"{store.address}/{index.SUMS_FILE}: found no line for {name}, expected one")
+    most_bytes = _MOST_BYTES.get(name.partition("/")[0], ExpectedFile.most_bytes)
+    expected = ExpectedFile(name=name, sha256=sums[name], most_bytes=most_bytes)
+    download_file(LocalStore(path=folder) if expected.matches(folder / name) else store, folder / _STAGING, expected)
 
 
 def _has_index(folder: Path) -> bool:
-    """Whether all that is said about the shards is in a folder, with the hashes that its sums promise."""
+    """Whether a folder has an intact index, with or without shards."""
     try:
         sums, dataset = index.load_sums(folder), index.load_dataset(folder)
     except ManifestError:
         return False
-    said = set(index.expected_names(dataset, ())) - {shard.name for shard in dataset.shards}
-    return all(name in sums and ExpectedFile(name=name, sha256=sums[name]).kept_by(folder / name) for name in said)
-
-
-def _stage(place: Store, folder: Path, sums: dict[str, str], name: str) -> None:
-    if name not in sums:
-        raise FetchError(f"{place.address}/{index.SUMS_FILE}: found no line for {name}, expected one")
-    most_bytes = _MOST_BYTES.get(name.partition("/")[0], ExpectedFile.most_bytes)
-    promise = ExpectedFile(name=name, sha256=sums[name], most_bytes=most_bytes)
-    download_file(LocalStore(path=folder) if promise.kept_by(folder / name) else place, folder / _STAGING, promise)
+    names = set(index.expected_names(dataset, ())) - {shard.name for shard in dataset.shards}
+    return all(name in sums and ExpectedFile(name=name, sha256=sums[name]).matches(folder / name) for name in names)
 
 
 def _publish_index(staging: Path, folder: Path) -> None:
-    """The sums come last: until then the next run finds that something is amiss."""
+    """Move the index into the folder, the sums last: until then the next run finds files that differ from them."""
     for path in sorted(staging.rglob("*"), key=lambda path: (path.name == index.SUMS_FILE, path)):
         if path.is_file():
-            home = folder / path.relative_to(staging)
-            home.parent.mkdir(exist_ok=True)
-            path.replace(home)
+            target = folder / path.relative_to(staging)
+            target.parent.mkdir(exist_ok=True)
+            path.replace(target)
 
 
-def _make_way(place: Store, folder: Path, staging: Path, now: Dataset, *, prune: bool) -> tuple[str, ...]:
-    """Remove what the place does not have any more, or has otherwise. Raises FetchError if that takes `prune`.
+def _remove_outdated(store: Store, folder: Path, staging: Path, now: Dataset, *, prune: bool) -> tuple[str, ...]:
+    """Remove what the store has no longer, or has changed. Raises FetchError if that takes `prune`.
 
-    Returns the files that went for good, sorted.
+    Returns the files that are gone for good, sorted.
     """
     try:
         before, sums = index.load_dataset(folder), index.load_sums(folder)
     except ManifestError:
-        return ()  # none yet, or damaged: each file is held against its own hash
-    stale = _stale(before, now)
-    held = [shard for shard in stale if (folder / shard.name).exists()]
-    if held and not prune:
+        return ()  # none yet, or damaged: each file is compared with its own hash
+    hashes = {shard.name: shard.sha256 for shard in now.shards}
+    outdated = [shard for shard in before.shards if hashes.get(shard.name) != shard.sha256]
+    present = [shard for shard in outdated if (folder / shard.name).exists()]
+    if present and not prune:
         raise FetchError(
-            f"{place.address}: {_told(held, now)} since they were fetched; run again with --prune (make: PRUNE=1) to "
-            "have the same here, or fetch into another folder"
+            f"{store.address}: {_describe_changes(present, now)} since they were fetched; run again with --prune "
+            "(make: PRUNE=1) to have the same here, or fetch into another folder"
         )
     gone = sums.keys() - index.load_sums(staging).keys()
     removed = tuple(sorted(name for name in gone if (folder / name).exists()))
-    for name in gone | {name for shard in stale for name in (shard.name, shard.receipt)}:
+    for name in gone | {name for shard in outdated for name in (shard.name, shard.receipt)}:
         (folder / name).unlink(missing_ok=True)
-        part_of(folder / name).unlink(missing_ok=True)
+        part_path(folder / name).unlink(missing_ok=True)
     return removed
 
 
-def _record(folder: Path, fetched: Fetched) -> None:
-    for path in folder.glob(f".{index.FETCHED_FILE}.*"):  # of a run that was killed
-        path.unlink()
-    atomic_write(folder / index.FETCHED_FILE, index.dump_fetched(fetched))
+def _describe_changes(outdated: Sequence[Shard], now: Dataset) -> str:
+    gone = sorted({shard.speaker for shard in outdated} - {shard.speaker for shard in now.shards})
+    changed = [shard.name for shard in outdated if shard.speaker not in gone]
+    withdrawn = f"speaker{'s' if len(gone) > 1 else ''} {shorten_list(gone)} withdrawn" if gone else ""
+    replaced = f"{pluralize(len(changed), 'shard')} changed ({shorten_list(changed)})" if changed else ""
+    return " and ".join(filter(None, (withdrawn, replaced)))
 
 
-def _stale(before: Dataset, now: Dataset) -> list[Shard]:
-    """Shards that another index has not, or has otherwise."""
-    promised = {shard.name: shard.sha256 for shard in now.shards}
-    return [shard for shard in before.shards if promised.get(shard.name) != shard.sha256]
+def _select(staging: Path, dataset: Dataset, selector: FoldSelector) -> tuple[FoldSelection, set[str]]:
+    """The selection by full names, and its shards. Raises FoldError listing what is valid."""
+    scheme = resolve_scheme(selector.scheme, dataset.fold_schemes, {shard.speaker for shard in dataset.shards})
+    path = staging / index.FOLDS / f"{scheme}.json"
+    folds = read_fold_file(path.read_bytes(), {shard.name: shard.speaker for shard in dataset.shards}, str(path)).folds
+    fold = resolve_fold(tuple(folds), selector.fold)
+    names = {name for side in selector.sides for name in folds[fold][side].shards}
+    return FoldSelection(scheme=scheme, fold=fold, sides=selector.sides), names
 
 
-def _told(stale: Sequence[Shard], now: Dataset) -> str:
-    """What has become of shards at their source."""
-    gone = sorted({shard.speaker for shard in stale} - {shard.speaker for shard in now.shards})
-    changed = [shard.name for shard in stale if shard.speaker not in gone]
-    told = [f"speaker{'s' if len(gone) > 1 else ''} {_listed(gone)} withdrawn"] if gone else []
-    return " and ".join(
-        [*told, *([f"{pluralize(len(changed), 'shard')} changed ({_listed(changed)})"] if changed else [])]
-    )
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-
-
-def _check_dataset(place: Store, found: Dataset, expected: str | None) -> None:
-    if expected not in (None, found.dataset):
-        raise FetchError(f"{place.address}: found shards of {found.dataset}, expected {expected}; DATASET= chooses")
-
-
-def _selection(staging: Path, dataset: Dataset, wanted: FoldSelector) -> tuple[FoldSelection, set[str]]:
-    """What is wanted, by name, and its shards. Raises FetchError listing what is valid."""
-    scheme = resolve_scheme(wanted.scheme, dataset.fold_schemes, {shard.speaker for shard in dataset.shards})
-    assigned = _assignment(staging, dataset, scheme)["folds"]
-    fold = resolve_fold(tuple(assigned), wanted.fold)
-    names = {name for side in wanted.sides for name in assigned[fold][side]["shards"]}
-    return FoldSelection(scheme=scheme, fold=fold, sides=wanted.sides), names
-
-
-def _assignment(folder: Path, dataset: Dataset, scheme: str) -> Assignment:
-    path = folder / index.FOLDS / f"{scheme}.json"
-    return read_assignment(path.read_bytes(), {shard.name: shard.speaker for shard in dataset.shards}, str(path))
-
-
-def _recorded(
-    place: Store, folder: Path, dataset: Dataset, selection: tuple[FoldSelection, set[str]] | None
+def _extend_record(
+    store: Store, folder: Path, dataset: Dataset, selected: tuple[FoldSelection, set[str]] | None
 ) -> Fetched:
-    """What is to be here: what was, as far as the place still has it, and what is selected now."""
+    """The folder's record with the selection added, without shards that the store has no longer."""
     before = index.load_fetched(folder) or Fetched(source="", selections=(), shards=())
-    if selection is None or before.shards is None:
-        return Fetched(source=place.address, selections=(), shards=None)
-    asked, names = selection
+    if selected is None or before.shards is None:
+        return Fetched(source=store.address, selections=(), shards=None)
+    selection, names = selected
     known = {shard.name for shard in dataset.shards}
     return Fetched(
-        source=place.address,
-        selections=tuple(dict.fromkeys((*before.selections, asked))),
+        source=store.address,
+        selections=tuple(dict.fromkeys((*before.selections, selection))),
         shards=tuple(sorted(known & {*before.shards, *names})),
     )
 
 
-def _bring_shards(place: Store, folder: Path, dataset: Dataset, shards: tuple[Shard, ...], threads: int) -> FetchResult:
-    """All at once, as many as there are threads; what cannot be had does not keep the rest from coming."""
+def _fetch_shards(store: Store, folder: Path, dataset: Dataset, threads: int, max_failures: int) -> FetchResult:
+    """Fetch the folder's shards in threads; one that fails does not keep the others from being fetched."""
+    shards = index.local_shards(folder, dataset)
     groups = {shard.name: expected_files(shard) for shard in shards}
-    if len(shards) == len(dataset.shards):
-        groups[index.RECEIPTS] = tuple(_receipts_alone(folder, dataset))
+    if len(shards) == len(dataset.shards):  # receipts of shards whose clips were all dropped
+        known, sums = {shard.receipt for shard in shards}, index.load_sums(folder)
+        alone = [name for name in sums if name.startswith(f"{index.RECEIPTS}/") and name not in known]
+        groups[index.RECEIPTS] = tuple(ExpectedFile(name=name, sha256=sums[name]) for name in alone)
     sizes = {shard.name: shard.bytes for shard in shards}
     moved, problems, failures, stop = dict[str, int](), list[str](), 0, threading.Event()
     with ProgressBar(sum(sizes.values()), "fetching", unit="B") as progress, cancellable_pool(threads, stop) as pool:
-        waiting = {pool.submit(_bring, place, folder, group, stop): name for name, group in groups.items()}
+        waiting = {pool.submit(_fetch_group, store, folder, group, stop): name for name, group in groups.items()}
         for done in as_completed(waiting):
             name = waiting[done]
             try:
@@ -323,11 +290,11 @@ def _bring_shards(place: Store, folder: Path, dataset: Dataset, shards: tuple[Sh
                 outcome, failures = "bad", failures + 1
             if name in sizes:
                 progress.step(outcome, by=sizes[name] if name in moved else 0)
-            if failures == _MOST_FAILURES:
+            if failures == max_failures:
                 stop.set()
-                problems.append(f"{place.address}: {failures} in a row could not be had; the rest was not tried")
+                problems.append(f"{store.address}: {failures} files in a row failed; the rest was not tried")
     return FetchResult(
-        address=place.address,
+        address=store.address,
         here=shards,
         moved=sum(size > 0 for name, size in moved.items() if name in sizes),
         moved_bytes=sum(moved.values()),
@@ -336,17 +303,9 @@ def _bring_shards(place: Store, folder: Path, dataset: Dataset, shards: tuple[Sh
     )
 
 
-def _bring(place: Store, folder: Path, promised: Iterable[ExpectedFile], stop: threading.Event) -> int:
-    """Bytes that had to be moved."""
+def _fetch_group(store: Store, folder: Path, expected: Iterable[ExpectedFile], stop: threading.Event) -> int:
+    """Bytes that were moved."""
     if stop.is_set():
-        raise CancelledError(f"{place.address}: stopped")
-    moved = [promise.name for promise in promised if download_file(place, folder, promise, stop)]
+        raise CancelledError(f"{store.address}: stopped")
+    moved = [file.name for file in expected if download_file(store, folder, file, stop)]
     return sum((folder / name).stat().st_size for name in moved)
-
-
-def _receipts_alone(folder: Path, dataset: Dataset) -> Iterator[ExpectedFile]:
-    """Receipts of shards whose clips were all dropped."""
-    known = {shard.receipt for shard in dataset.shards}
-    for name, sha256 in index.load_sums(folder).items():
-        if name.startswith(f"{index.RECEIPTS}/") and name not in known:
-            yield ExpectedFile(name=name, sha256=sha256)

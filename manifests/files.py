@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and a folder that one process at a time may change."""
+"""Atomic writes, and locks on a folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import secrets
 import shutil
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
@@ -21,20 +21,20 @@ from manifests.errors import UserError
 
 LOCK_FILE = ".lock"
 _TEMPORARY = ".part"
-#: Whoever joins others waits so long for one who is about to be done alone.
-_PATIENCE_SECONDS = 60.0
+#: A process that joins others waits so long for one that holds the folder alone and is about to finish.
+_SHARED_PATIENCE_SECONDS = 60.0
 
 
 class FolderError(UserError):
-    """The output folder cannot be used; one line that says why and what to do."""
+    """A folder cannot be written or locked; one line that says why and what to do."""
 
 
 class BusyError(FolderError):
-    """Somebody else is at work in the folder."""
+    """Another process holds the folder's lock."""
 
 
 class HashingFile:
-    """Counts and hashes what is written through it."""
+    """Counts and hashes the bytes written through it."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -55,14 +55,15 @@ class HashingFile:
 
 @contextmanager
 def atomic_writer(path: Path) -> Iterator[HashingFile]:
-    """Write a file, and the folder it is in, that appears under its name whole, flushed and read back, or not at all.
+    """Write a file that appears under its name complete, flushed and read back, or not at all.
 
-    Renaming stays within one directory, so that it is atomic on network file systems too. Raises OSError.
+    Makes the folder it is in. Renaming stays within one directory, so that it is atomic on network file systems too.
+    Raises OSError.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_TEMPORARY}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with named(path), temporary.open("wb") as raw:
+        with path_in_errors(path), temporary.open("wb") as raw:
             file = HashingFile(raw)
             yield file
             raw.flush()
@@ -72,14 +73,20 @@ def atomic_writer(path: Path) -> Iterator[HashingFile]:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
-    with named(path):
-        _sync_folder(path.parent)
-    _check_read_back(path, file.sha256)
+    with path_in_errors(path):
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    if (found := file_sha256(path)) != file.sha256:
+        path.unlink()
+        raise OSError(errno.EIO, f"read back SHA-256 {found}, expected {file.sha256}; is the disk sound?", str(path))
 
 
 @contextmanager
-def named(path: Path) -> Iterator[None]:
-    """A write that fails does not say where; say it: `path` becomes the file name of an OSError that has none."""
+def path_in_errors(path: Path) -> Iterator[None]:
+    """Make `path` the file name of an OSError that has none, as those of failed writes."""
     try:
         yield
     except OSError as error:
@@ -88,66 +95,61 @@ def named(path: Path) -> Iterator[None]:
 
 
 def atomic_write(path: Path, data: bytes) -> str:
-    """Write `data` as a file that is whole or not there; its SHA-256."""
+    """Write a file atomically; returns its SHA-256."""
     with atomic_writer(path) as file:
         file.write(data)
     return file.sha256
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete what a killed build was in the middle of writing, in the folder and those right below it."""
+    """Delete the partial files of a killed process, in the folder and those right below it."""
     for path in [*folder.glob(f".*{_TEMPORARY}"), *folder.glob(f"*/.*{_TEMPORARY}")]:
         path.unlink(missing_ok=True)
 
 
 @contextmanager
-def exclusive_lock(folder: Path, setting: str = "OUT=", *, tidy: bool = False) -> Iterator[None]:
-    """Hold the folder's lock while building. The system frees it when its owner dies, however that happens.
+def exclusive_lock(folder: Path, setting: str = "OUT=", *, tidy: bool = False, wait: bool = False) -> Iterator[None]:
+    """Hold the folder's lock alone. The system frees it when its owner dies, however that happens.
 
     `setting` is what people choose the folder with, empty where no other will do. Raises BusyError, before any work,
-    where another build holds it, FolderError where the folder cannot be written. With `tidy`, an owner that fails takes
-    away the lock, and the empty folders, that were not there before.
+    where another process holds it, unless `wait` is set; FolderError where the folder cannot be written. With `tidy`,
+    an owner that fails removes the lock, and the empty folders, that did not exist before.
     """
-    with _owned(folder, setting, fcntl.LOCK_EX, 0.0, tidy=tidy):
-        yield
-
-
-@contextmanager
-def exclusive_lock_waiting(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock alone, after whoever holds it now; tidy as a `exclusive_lock`. Raises FolderError."""
-    with _owned(folder, "", fcntl.LOCK_EX, math.inf, tidy=True):
+    with _hold_lock(folder, setting, fcntl.LOCK_EX, math.inf if wait else 0.0, tidy=tidy):
         yield
 
 
 @contextmanager
 def shared_lock(folder: Path, setting: str = "OUT=") -> Iterator[None]:
-    """Hold the folder's lock together with others, of this machine or of several, who build parts of it.
+    """Hold the folder's lock together with other processes, of this machine or of several, that build parts of it.
 
     Raises as `exclusive_lock` does.
     """
-    with _owned(folder, setting, fcntl.LOCK_SH, _PATIENCE_SECONDS, tidy=False):
+    with _hold_lock(folder, setting, fcntl.LOCK_SH, _SHARED_PATIENCE_SECONDS, tidy=False):
         yield
 
 
 @contextmanager
-def _owned(folder: Path, setting: str, kind: int, patience: float, *, tidy: bool) -> Iterator[None]:
-    made = [path for path in (folder / LOCK_FILE, folder, *folder.parents) if not path.exists()]
-    with _lock(folder, setting, kind, patience) as lock:
-        with named(folder / LOCK_FILE):
+def _hold_lock(folder: Path, setting: str, kind: int, patience_seconds: float, *, tidy: bool) -> Iterator[None]:
+    created = [path for path in (folder / LOCK_FILE, folder, *folder.parents) if not path.exists()]
+    with _acquire_lock(folder, setting, kind, patience_seconds) as lock:
+        with path_in_errors(folder / LOCK_FILE):
             lock.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         try:
             yield
         except BaseException:
             if tidy:
-                _take_away(made)
+                with suppress(OSError):  # a folder that is not empty stays, and those around it
+                    for path in created:
+                        (path.unlink if path.name == LOCK_FILE else path.rmdir)()
             raise
         finally:
-            lock.truncate(0)  # whoever is given the folder need not know the machine
+            lock.truncate(0)  # whoever receives the folder need not know the machine
 
 
-@contextmanager
-def _lock(folder: Path, setting: str, kind: int, patience: float) -> Iterator[FileIO]:
-    """The folder's lock, held. One that its last owner took away locks nothing: the next is made."""
+def _acquire_lock(folder: Path, setting: str, kind: int, patience_seconds: float) -> FileIO:
+    """The folder's lock file, locked. A file that its last owner removed locks nothing: the next one is made."""
+    deadline = time.monotonic() + patience_seconds
     while True:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -155,77 +157,49 @@ def _lock(folder: Path, setting: str, kind: int, patience: float) -> Iterator[Fi
         except OSError as error:
             advice = f"; choose another folder with {setting}" if setting else ""
             raise FolderError(f"{folder}: cannot be written ({error.strerror}){advice}") from error
-        with lock:
-            _take(lock, folder, setting, kind, patience)
-            if is_still(folder / LOCK_FILE, lock):
-                yield lock
-                return
+        try:
+            fcntl.flock(lock, kind | fcntl.LOCK_NB)
+            if is_same_file(folder / LOCK_FILE, lock):
+                if kind == fcntl.LOCK_EX:
+                    lock.truncate(0)
+                return lock
+            lock.close()
+        except BlockingIOError:
+            with lock:
+                if time.monotonic() >= deadline:
+                    lock.seek(0)
+                    owner = lock.read(200).decode(errors="replace").partition("\n")[0] or "another process"
+                    advice = f", or choose another {setting}" if setting else ""
+                    raise BusyError(f"{folder}: {owner} is at work here; wait for it{advice}") from None
+            time.sleep(0.2)
+        except OSError as error:
+            lock.close()
+            advice = f" with {setting}" if setting else ""
+            message = f"{folder}: cannot be locked ({error.strerror}); choose a local folder{advice}"
+            raise FolderError(message) from error
 
 
-def is_still(path: Path, file: IO[bytes]) -> bool:
-    """Whether a file that was opened under a name is still the one with that name."""
+def is_same_file(path: Path, file: IO[bytes]) -> bool:
+    """Whether an open file is still the one at a path."""
     try:
         return os.path.samestat(path.stat(), os.fstat(file.fileno()))
     except FileNotFoundError:
         return False
 
 
-def _take_away(made: Sequence[Path]) -> None:
-    """A lock that is held alone, and the folders around it, inner ones first, as far as they are empty then."""
-    with suppress(OSError):
-        for path in made:
-            (path.unlink if path.name == LOCK_FILE else path.rmdir)()
-
-
-def _take(lock: FileIO, folder: Path, setting: str, kind: int, patience: float) -> None:
-    """Lock the file, and empty it if it is to be one's own; or raise FolderError."""
-    end = time.monotonic() + patience
-    try:
-        while not _locked(lock, kind):
-            if time.monotonic() >= end:
-                lock.seek(0)
-                owner = lock.read(200).decode(errors="replace").partition("\n")[0] or "another process"
-                advice = f", or choose another {setting}" if setting else ""
-                raise BusyError(f"{folder}: {owner} is at work here; wait for it{advice}")
-            time.sleep(0.2)
-    except OSError as error:
-        advice = f" with {setting}" if setting else ""
-        raise FolderError(f"{folder}: cannot be locked ({error.strerror}); choose a local folder{advice}") from error
-    if kind == fcntl.LOCK_EX:
-        lock.truncate(0)
-
-
-def _locked(lock: FileIO, kind: int) -> bool:
-    try:
-        fcntl.flock(lock, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def describe_os_error(error: OSError) -> str:
-    """One line: path, what happened, and the free space where that was it."""
+    """One line: path, what happened, and the free space where the disk is full."""
     if not error.filename:
         return error.strerror or str(error)
     path = Path(os.fsdecode(error.filename))
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        home = next((p for p in (path, *path.parents) if p.exists()), Path())
-        free = shutil.disk_usage(home).free
+        folder = next((p for p in (path, *path.parents) if p.exists()), Path())
+        free = shutil.disk_usage(folder).free
         return f"{path}: disk full, {free / 1e6:.0f} MB free; make room and run the same command again"
     return f"{path}: {error.strerror or error}"
-
-
-def _check_read_back(path: Path, expected: str) -> None:
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != expected:
-        path.unlink()
-        raise OSError(errno.EIO, f"read back SHA-256 {found}, expected {expected}; is the disk sound?", str(path))
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -7,9 +7,9 @@ subjects; validation subjects are other ones, kept from training; all the rest t
         {"name", "dataset", "source", "note", "covering", "leaves_out",
          "folds": {"1": {"test": [...], "validation": [...], "train": [...]}, ...}}
         Without "train" a fold trains on every other subject of the scheme.
-    what a shard folder holds, folds/<name>.json: see `Assignment`
+    fold file of a shard folder, folds/<name>.json: see `FoldFile`
 
-Both may come from a stranger: sizes, types and names are checked, and so are the rules above.
+Both may come from anybody: sizes, types and names are checked, and so are the rules above.
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import Any
 
 from manifests.corpora import CORPORA, corpus_facts
 from manifests.errors import UserError
-from manifests.schema import SCHEMA_VERSION
-from manifests.text import pluralize
+from manifests.records import SchemaError, from_json
+from manifests.schema import SCHEMA_VERSION, dump_json
+from manifests.text import pluralize, shorten_list
 
-#: What `train` and the other sides that may be asked for bring: validation speakers choose the epoch.
+#: What a user may ask for -> the sides that are needed for it: validation speakers choose the epoch.
 SPLITS = {"train": ("train", "validation"), "validation": ("validation",), "test": ("test",)}
 
 LOSO = "loso"
@@ -40,7 +41,7 @@ SIDES = ("train", "validation", "test")
 _FOLDER = Path(__file__).parent / "folds"
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _MAX_SCHEME_BYTES = 1 << 20
-_MAX_ASSIGNMENT_BYTES = 1 << 28
+_MAX_FOLD_FILE_BYTES = 1 << 28
 _MAX_TEXT = 2000
 
 
@@ -59,7 +60,10 @@ class Split:
 
 @dataclass(frozen=True, kw_only=True)
 class FoldScheme:
-    """A partition of a corpus's subjects into folds. Raises FoldError when it breaks its own rules."""
+    """A partition of a corpus's subjects into folds.
+
+    Raises FoldError if a subject is on two sides, a side is empty, or the test sets overlap or do not cover.
+    """
 
     name: str
     dataset: str
@@ -74,26 +78,66 @@ class FoldScheme:
     """The scheme leaves subjects of the corpus out on purpose."""
 
     def __post_init__(self) -> None:
-        check(self)
+        where = f"fold scheme {self.name}"
+        if not self.folds:
+            raise FoldError(f"{where}: found no folds, expected at least one")
+        tested: dict[str, str] = {}
+        for fold, split in self.folds.items():
+            if empty := [side for side in SIDES if not getattr(split, side)]:
+                raise FoldError(f"{where}, fold {fold}: found no {empty[0]} subjects, expected at least one")
+            _check_once((*split.train, *split.validation, *split.test), f"{where}, fold {fold}: ")
+            for subject in split.test:
+                if tested.setdefault(subject, fold) != fold:
+                    found = f"{where}: subject {subject} is tested in folds {tested[subject]} and {fold}"
+                    raise FoldError(f"{found}; expected test sets without a common subject")
+        untested = set(self.subjects) - set(tested)
+        if self.covering and untested:
+            raise FoldError(f"{where}: {_list_subjects(untested)} in no test set; expected every subject tested once")
 
     @property
     def subjects(self) -> tuple[str, ...]:
         """All subjects the scheme knows, sorted."""
-        return tuple(sorted({subject for split in self.folds.values() for subject in _members(split)}))
+        sides = (getattr(split, side) for split in self.folds.values() for side in SIDES)
+        return tuple(sorted(set().union(*sides)))
 
 
-class Side(TypedDict):
+@dataclass(frozen=True, kw_only=True)
+class Side:
     """One side of one fold in a shard folder."""
 
-    shards: list[str]
+    shards: tuple[str, ...]
     """Shard file names, sorted."""
-    subjects: list[str]
+    subjects: tuple[str, ...]
     """Built subjects, sorted."""
-    clips: dict[str, int]
+    clips: Mapping[str, int]
     """Raw emotion -> built clips."""
 
+    def __post_init__(self) -> None:
+        _check_names("subjects", self.subjects)
+        for emotion, count in self.clips.items():
+            if count < 0 or len(emotion) > _MAX_TEXT:
+                raise FoldError(f"clips: found {str(dict(self.clips))[:80]}, expected raw emotion -> number of clips")
 
-class Assignment(TypedDict):
+
+@dataclass(frozen=True, kw_only=True)
+class FoldSides:
+    """The three sides of one fold; no subject is on two of them."""
+
+    train: Side
+    validation: Side
+    test: Side
+
+    def __post_init__(self) -> None:
+        _check_once(subject for side in SIDES for subject in self[side].subjects)
+
+    def __getitem__(self, side: str) -> Side:
+        """One of `SIDES` by name."""
+        found: Side = getattr(self, side)
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldFile:
     """Content of a shard folder's `folds/<scheme>.json`: fold -> shards, subjects and clips of each side."""
 
     schema_version: int
@@ -101,32 +145,49 @@ class Assignment(TypedDict):
     dataset: str
     source: str
     note: str
-    absent: list[str]
+    absent: tuple[str, ...]
     """Subjects of the scheme that were not built, sorted."""
-    left_out: list[str]
+    left_out: tuple[str, ...]
     """Built subjects that the scheme leaves out on purpose, sorted."""
-    folds: dict[str, dict[str, Side]]
-    """Fold name -> one of `SIDES` -> side."""
+    folds: Mapping[str, FoldSides]
+    """Fold name -> sides."""
+
+    def __post_init__(self) -> None:
+        if self.schema_version != SCHEMA_VERSION:
+            raise FoldError(f"found schema version {self.schema_version}, expected {SCHEMA_VERSION}")
+        _check_described(self.name, self.dataset, self.source, self.note, self.folds)
+        _check_names("absent", self.absent)
+        _check_names("left_out", self.left_out)
 
 
-def check(scheme: FoldScheme) -> None:
-    """Raise FoldError if a subject is on two sides, a side is empty, or the test sets overlap or do not cover."""
-    if not scheme.folds:
-        raise FoldError(f"fold scheme {scheme.name}: found no folds, expected at least one")
-    tested: dict[str, str] = {}
-    for fold, split in scheme.folds.items():
-        _check_sides(split, f"fold scheme {scheme.name}, fold {fold}")
-        for subject in split.test:
-            if tested.setdefault(subject, fold) != fold:
-                raise FoldError(
-                    f"fold scheme {scheme.name}: subject {subject} is tested in folds {tested[subject]} and {fold}; "
-                    "expected test sets without a common subject"
-                )
-    untested = set(scheme.subjects) - set(tested)
-    if scheme.covering and untested:
-        raise FoldError(
-            f"fold scheme {scheme.name}: {_listed(untested)} in no test set; expected every subject tested once"
-        )
+@dataclass(frozen=True, kw_only=True)
+class _SchemeSides:
+    """One fold of a committed scheme."""
+
+    test: tuple[str, ...]
+    validation: tuple[str, ...]
+    train: tuple[str, ...] | None = None
+    """None for every other subject of the scheme."""
+
+    def __post_init__(self) -> None:
+        for side in SIDES:
+            _check_names(side, getattr(self, side) or ())
+
+
+@dataclass(frozen=True, kw_only=True)
+class _SchemeFile:
+    """A committed scheme as it is written."""
+
+    name: str
+    dataset: str
+    source: str
+    note: str
+    covering: bool
+    leaves_out: bool
+    folds: Mapping[str, _SchemeSides]
+
+    def __post_init__(self) -> None:
+        _check_described(self.name, self.dataset, self.source, self.note, self.folds)
 
 
 def choose_validation(train_subjects: Iterable[str]) -> tuple[str, ...]:
@@ -148,10 +209,10 @@ def leave_one_speaker_out(dataset: str, speakers: Iterable[str]) -> FoldScheme:
     Speakers recorded in one conversation stay together: the tested speaker's partner is left out of that
     fold, and partners validate together. Raises FoldError for fewer than three conversations.
     """
-    conversation = {speaker: corpus_facts(dataset).group_of(speaker) for speaker in sorted(set(speakers))}
-    if len(set(conversation.values())) < 3:
+    recordings = {speaker: corpus_facts(dataset).group_of(speaker) for speaker in sorted(set(speakers))}
+    if len(set(recordings.values())) < 3:
         raise FoldError(
-            f"{dataset}: leave-one-speaker-out found {_listed(conversation)}; expected at least three speakers "
+            f"{dataset}: leave-one-speaker-out found {_list_subjects(recordings)}; expected at least three speakers "
             "of different recordings, one each to test, to validate and to train on"
         )
     return FoldScheme(
@@ -160,7 +221,10 @@ def leave_one_speaker_out(dataset: str, speakers: Iterable[str]) -> FoldScheme:
         source="made from the speakers of the corpus",
         note="each fold tests one speaker; about a fifth of the others, evenly spaced over the sorted ids, validates; "
         "whoever shares the tested speaker's recordings (IEMOCAP) is left out of that fold",
-        folds={speaker: _leave_out(speaker, conversation) for speaker in conversation},
+        folds={
+            speaker: replace(_test_recordings([recording], recordings), test=(speaker,))
+            for speaker, recording in recordings.items()
+        },
     )
 
 
@@ -170,17 +234,17 @@ def ten_folds(dataset: str, speakers: Iterable[str]) -> FoldScheme:
     Both are evenly spaced over the sorted ids. Speakers recorded in one conversation stay together. Raises FoldError
     for fewer than ten conversations.
     """
-    conversation = {speaker: corpus_facts(dataset).group_of(speaker) for speaker in sorted(set(speakers))}
-    recorded = sorted(set(conversation.values()))
-    if len(recorded) < 10:
-        raise FoldError(f"{dataset}: ten folds found {_listed(conversation)}; expected speakers of ten recordings")
+    recordings = {speaker: corpus_facts(dataset).group_of(speaker) for speaker in sorted(set(speakers))}
+    groups = sorted(set(recordings.values()))
+    if len(groups) < 10:
+        raise FoldError(f"{dataset}: ten folds found {_list_subjects(recordings)}; expected speakers of ten recordings")
     return FoldScheme(
         name=TEN_FOLDS,
         dataset=dataset,
         source="made from the speakers of the corpus",
         note="each fold tests every tenth speaker of the sorted ids; about a fifth of the others, evenly spaced, "
         "validates; whoever shares recordings (IEMOCAP) is on the same side",
-        folds={str(start + 1): _test(recorded[start::10], conversation) for start in range(10)},
+        folds={str(start + 1): _test_recordings(groups[start::10], recordings) for start in range(10)},
     )
 
 
@@ -201,13 +265,13 @@ def fold_scheme(dataset: str, name: str, speakers: Iterable[str]) -> FoldScheme:
 
 
 def resolve_scheme(name: str | None, known: Sequence[str], speakers: Collection[str]) -> str:
-    """Which of the schemes of a folder of shards is meant; the first, its default, by None.
+    """Name of one of a folder's fold schemes; the first, its default, for None.
 
     `speakers` are those of its shards. Raises FoldError listing the valid names.
     """
     if not known:
-        told = pluralize(len(speakers), "speaker")
-        raise FoldError(f"these shards have no fold scheme: {told}, too few to leave one out")
+        found = pluralize(len(speakers), "speaker")
+        raise FoldError(f"these shards have no fold scheme: {found}, too few to leave one out")
     if name is not None and name not in known:
         raise FoldError(f"unknown fold scheme {name!r}; valid are {', '.join(known)}")
     return name or known[0]
@@ -233,217 +297,138 @@ def load_scheme(name: str) -> FoldScheme:
 
 def parse_scheme(data: bytes, where: str) -> FoldScheme:
     """Bytes of a scheme file -> FoldScheme. Raises FoldError that begins with `where`."""
-    keys = ("name", "dataset", "source", "note", "covering", "leaves_out", "folds")
-    value = _object(_json(data, _MAX_SCHEME_BYTES, where), keys, where)
-    folds = {fold: _subjects(sides, f"{where}, fold {fold}") for fold, sides in _folds(value["folds"], where)}
-    everyone = {subject for sides in folds.values() for side in sides.values() for subject in side}
-    try:
-        return FoldScheme(
-            name=_name(value["name"], f"{where}, name"),
-            dataset=_name(value["dataset"], f"{where}, dataset"),
-            source=_text(value["source"], f"{where}, source"),
-            note=_text(value["note"], f"{where}, note"),
-            folds={fold: _split(sides, everyone) for fold, sides in folds.items()},
-            covering=_flag(value["covering"], f"{where}, covering"),
-            leaves_out=_flag(value["leaves_out"], f"{where}, leaves_out"),
+    file: _SchemeFile = _parse(_SchemeFile, data, _MAX_SCHEME_BYTES, where)
+    everyone = {s for sides in file.folds.values() for s in (*sides.test, *sides.validation, *(sides.train or ()))}
+    folds = {
+        fold: Split(
+            test=tuple(sorted(sides.test)),
+            validation=tuple(sorted(sides.validation)),
+            train=tuple(sorted(everyone - {*sides.test, *sides.validation} if sides.train is None else sides.train)),
         )
+        for fold, sides in file.folds.items()
+    }
+    try:
+        return FoldScheme(**{**vars(file), "folds": folds})
     except FoldError as error:
-        raise error if str(error).startswith(where) else FoldError(f"{where}: {error}") from error
+        raise FoldError(f"{where}: {error}") from error
 
 
-def assign(scheme: FoldScheme, shards: Mapping[str, str], rows: Iterable[Mapping[str, Any]]) -> Assignment:
-    """What `folds/<scheme>.json` of a shard folder says.
+def assign(scheme: FoldScheme, shards: Mapping[str, str], rows: Iterable[Mapping[str, Any]]) -> FoldFile:
+    """Content of a shard folder's `folds/<scheme>.json`.
 
     `shards` is shard file name -> speaker; `rows` are the built clips, each with `speaker` and `emotion`.
     Subjects of the scheme without a shard are listed as absent. Raises FoldError for a built subject that
-    the scheme does not know, unless the scheme says that it leaves subjects out.
+    the scheme does not know, unless the scheme leaves subjects out.
     """
     built = set(shards.values())
-    strangers = built - set(scheme.subjects)
-    if strangers and not scheme.leaves_out:
+    unknown = built - set(scheme.subjects)
+    if unknown and not scheme.leaves_out:
         raise FoldError(
-            f"fold scheme {scheme.name}: {_listed(strangers)} built but unknown to the scheme; "
+            f"fold scheme {scheme.name}: {_list_subjects(unknown)} built but unknown to the scheme; "
             f"use {LOSO} or a scheme that names them"
         )
     clips: dict[str, Counter[str]] = {subject: Counter() for subject in built}
     for row in rows:
         if row["speaker"] not in clips:
-            raise FoldError(f"fold scheme {scheme.name}: found a clip of {_show(row['speaker'])}, who has no shard")
+            found = f"fold scheme {scheme.name}: found a clip of {str(row['speaker'])[:80]!r}"
+            raise FoldError(f"{found}, who has no shard")
         clips[row["speaker"]][row["emotion"]] += 1
-    return Assignment(
+
+    def assign_side(subjects: Iterable[str]) -> Side:
+        present = tuple(sorted(built.intersection(subjects)))
+        counts: Counter[str] = Counter()
+        for subject in present:
+            counts.update(clips[subject])
+        return Side(shards=_shards_of(present, shards), subjects=present, clips=dict(sorted(counts.items())))
+
+    return FoldFile(
         schema_version=SCHEMA_VERSION,
         name=scheme.name,
         dataset=scheme.dataset,
         source=scheme.source,
         note=scheme.note,
-        absent=sorted(set(scheme.subjects) - built),
-        left_out=sorted(strangers),
+        absent=tuple(sorted(set(scheme.subjects) - built)),
+        left_out=tuple(sorted(unknown)),
         folds={
-            fold: {side: _side(getattr(split, side), shards, clips) for side in SIDES}
+            fold: FoldSides(**{side: assign_side(getattr(split, side)) for side in SIDES})
             for fold, split in scheme.folds.items()
         },
     )
 
 
-def read_assignment(data: bytes, shards: Mapping[str, str], where: str) -> Assignment:
-    """Bytes of a shard folder's `folds/<scheme>.json` -> its content, checked against the folder's shards.
+def dump_fold_file(file: FoldFile) -> bytes:
+    """FoldFile -> bytes of `folds/<scheme>.json`."""
+    return (dump_json(asdict(file)) + "\n").encode()
 
-    `shards` is shard file name -> speaker, from the folder's index. Raises FoldError, beginning with `where`,
-    for anything malformed, a subject on two sides, or shards that are not just those of a side's subjects.
+
+def read_fold_file(data: bytes, shards: Mapping[str, str], where: str) -> FoldFile:
+    """Bytes of a shard folder's `folds/<scheme>.json` -> FoldFile, checked against the folder's shards.
+
+    `shards` is shard file name -> speaker, from the folder's index. Raises FoldError, beginning with `where`, for
+    anything malformed, a subject on two sides, or a side whose shards are not exactly those of its subjects.
     """
-    value = _object(_json(data, _MAX_ASSIGNMENT_BYTES, where), tuple(Assignment.__annotations__), where)
-    if value["schema_version"] != SCHEMA_VERSION:
-        raise FoldError(f"{where}: found schema version {_show(value['schema_version'])}, expected {SCHEMA_VERSION}")
-    for key in ("name", "dataset"):
-        _name(value[key], f"{where}, {key}")
-    for key in ("source", "note"):
-        _text(value[key], f"{where}, {key}")
-    for key in ("absent", "left_out"):
-        _names(value[key], f"{where}, {key}")
-    for fold, sides in _folds(value["folds"], where):
-        _check_assigned(_object(sides, SIDES, f"{where}, fold {fold}"), shards, f"{where}, fold {fold}")
-    return cast(Assignment, value)
+    file: FoldFile = _parse(FoldFile, data, _MAX_FOLD_FILE_BYTES, where)
+    for fold, sides in file.folds.items():
+        for name in SIDES:
+            side, expected = sides[name], _shards_of(sides[name].subjects, shards)
+            if side.shards != expected:
+                found = f"{where}.folds.{fold}.{name}: found shards {shorten_list(side.shards)[:200]}"
+                raise FoldError(f"{found}; expected {len(expected)}, those of its subjects")
+    return file
 
 
-def _members(split: Split) -> tuple[str, ...]:
-    return (*split.train, *split.validation, *split.test)
+def _test_recordings(tested: Iterable[str], recordings: Mapping[str, str]) -> Split:
+    """Split that tests everyone in some recordings; `recordings` is speaker -> recording."""
+    everything, test = set(recordings.values()), set(tested)
+    validation = set(choose_validation(everything - test))
+
+    def speakers_in(chosen: set[str]) -> tuple[str, ...]:
+        return tuple(sorted(speaker for speaker, recording in recordings.items() if recording in chosen))
+
+    train = everything - test - validation
+    return Split(test=speakers_in(test), validation=speakers_in(validation), train=speakers_in(train))
 
 
-def _check_sides(split: Split, where: str) -> None:
-    """Every side has subjects, and no subject occurs twice."""
-    empty = [side for side in SIDES if not getattr(split, side)]
-    if empty:
-        raise FoldError(f"{where}: found no {empty[0]} subjects, expected at least one")
-    _check_once(_members(split), where)
-
-
-def _check_once(subjects: Iterable[str], where: str) -> None:
-    twice = [subject for subject, count in Counter(subjects).items() if count > 1]
-    if twice:
-        raise FoldError(f"{where}: {_listed(twice)} on two sides or twice on one; expected each subject once")
-
-
-def _leave_out(speaker: str, conversation: Mapping[str, str]) -> Split:
-    """Split that tests one speaker; `conversation` is speaker -> recording."""
-    return replace(_test((conversation[speaker],), conversation), test=(speaker,))
-
-
-def _test(recordings: Iterable[str], conversation: Mapping[str, str]) -> Split:
-    """Split that tests everyone in some recordings."""
-    groups = set(conversation.values())
-    test = set(recordings)
-    validation = set(choose_validation(groups - test))
-    return Split(
-        test=_recorded_in(test, conversation),
-        validation=_recorded_in(validation, conversation),
-        train=_recorded_in(groups - test - validation, conversation),
-    )
-
-
-def _recorded_in(recordings: set[str], conversation: Mapping[str, str]) -> tuple[str, ...]:
-    return tuple(sorted(speaker for speaker, recording in conversation.items() if recording in recordings))
-
-
-def _side(subjects: Iterable[str], shards: Mapping[str, str], clips: Mapping[str, Counter[str]]) -> Side:
-    built = sorted(subject for subject in subjects if subject in clips)
-    counts: Counter[str] = Counter()
-    for subject in built:
-        counts.update(clips[subject])
-    return Side(shards=_shards_of(built, shards), subjects=built, clips=dict(sorted(counts.items())))
-
-
-def _shards_of(subjects: Iterable[str], shards: Mapping[str, str]) -> list[str]:
+def _shards_of(subjects: Iterable[str], shards: Mapping[str, str]) -> tuple[str, ...]:
     wanted = set(subjects)
-    return sorted(shard for shard, speaker in shards.items() if speaker in wanted)
+    return tuple(sorted(shard for shard, speaker in shards.items() if speaker in wanted))
 
 
-def _check_assigned(sides: Mapping[str, Any], shards: Mapping[str, str], where: str) -> None:
-    """Sides of one fold as read: well-formed, disjoint, with just the shards of their subjects."""
-    everyone: list[str] = []
-    for name in SIDES:
-        side = _object(sides[name], tuple(Side.__annotations__), f"{where}, {name}")
-        subjects = _names(side["subjects"], f"{where}, {name}")
-        expected = _shards_of(subjects, shards)
-        if side["shards"] != expected:
-            found = _show(side["shards"])
-            raise FoldError(f"{where}, {name}: found shards {found}, expected {len(expected)}, those of its subjects")
-        _check_counts(side["clips"], f"{where}, {name}, clips")
-        everyone += subjects
-    _check_once(everyone, where)
-
-
-def _check_counts(value: Any, where: str) -> None:
-    if not isinstance(value, dict) or not all(type(count) is int and count >= 0 for count in value.values()):
-        raise FoldError(f"{where}: found {_show(value)}, expected raw emotion -> number of clips")
-    for emotion in value:
-        _text(emotion, where)
-
-
-def _split(sides: Mapping[str, list[str]], everyone: set[str]) -> Split:
-    test, validation = sides["test"], sides["validation"]
-    train = sides.get("train", everyone - {*test, *validation})
-    return Split(test=tuple(sorted(test)), validation=tuple(sorted(validation)), train=tuple(sorted(train)))
-
-
-def _subjects(value: Any, where: str) -> dict[str, list[str]]:
-    """Side -> subjects of one fold of a scheme file; `train` may be left out."""
-    keys = SIDES if isinstance(value, dict) and "train" in value else ("validation", "test")
-    return {side: _names(names, f"{where}, {side}") for side, names in _object(value, keys, where).items()}
-
-
-def _folds(value: Any, where: str) -> Iterator[tuple[str, Any]]:
-    if not isinstance(value, dict) or not value:
-        raise FoldError(f"{where}, folds: found {_show(value)}, expected fold name -> sides")
-    for fold, sides in value.items():
-        yield _name(fold, f"{where}, folds"), sides
-
-
-def _json(data: bytes, limit: int, where: str) -> Any:
+def _parse(kind: type[Any], data: bytes, limit: int, where: str) -> Any:
     if len(data) > limit:
         raise FoldError(f"{where}: found {len(data)} bytes, expected at most {limit}")
     try:
-        return json.loads(data)
+        return from_json(kind, json.loads(data), where)
+    except SchemaError as error:
+        raise FoldError(str(error)) from error
     except (ValueError, RecursionError) as error:
         raise FoldError(f"{where}: not JSON that can be parsed ({type(error).__name__})") from error
 
 
-def _object(value: Any, keys: tuple[str, ...], where: str) -> dict[str, Any]:
-    if not isinstance(value, dict) or set(value) != set(keys):
-        found = ", ".join(map(_show, value)) if isinstance(value, dict) else _show(value)
-        raise FoldError(f"{where}: found {found[:200]}; expected just {', '.join(keys)}")
-    return value
+def _check_described(name: str, dataset: str, source: str, note: str, folds: Mapping[str, Any]) -> None:
+    _check_names("name", [name])
+    _check_names("dataset", [dataset])
+    for place, text in (("source", source), ("note", note)):
+        if len(text) > _MAX_TEXT:
+            raise FoldError(f"{place}: found {text[:80]!r}, expected text of at most {_MAX_TEXT} characters")
+    _check_names("folds", folds)
+    if not folds:
+        raise FoldError("folds: found {}, expected fold name -> sides")
 
 
-def _name(value: Any, where: str) -> str:
-    if not isinstance(value, str) or not _NAME.fullmatch(value):
-        raise FoldError(f"{where}: found {_show(value)}, expected up to 64 letters, digits, '_' and '-'")
-    return value
+def _check_names(place: str, names: Iterable[str]) -> None:
+    for name in names:
+        if not _NAME.fullmatch(name):
+            raise FoldError(f"{place}: found {name[:80]!r}, expected up to 64 letters, digits, '_' and '-'")
 
 
-def _names(value: Any, where: str) -> list[str]:
-    if not isinstance(value, list):
-        raise FoldError(f"{where}: found {_show(value)}, expected a list of subject ids")
-    return [_name(item, where) for item in value]
+def _check_once(subjects: Iterable[str], where: str = "") -> None:
+    twice = [subject for subject, count in Counter(subjects).items() if count > 1]
+    if twice:
+        raise FoldError(f"{where}{_list_subjects(twice)} on two sides or twice on one; expected each subject once")
 
 
-def _text(value: Any, where: str) -> str:
-    if not isinstance(value, str) or len(value) > _MAX_TEXT:
-        raise FoldError(f"{where}: found {_show(value)}, expected text of at most {_MAX_TEXT} characters")
-    return value
-
-
-def _flag(value: Any, where: str) -> bool:
-    if not isinstance(value, bool):
-        raise FoldError(f"{where}: found {_show(value)}, expected true or false")
-    return value
-
-
-def _show(value: Any) -> str:
-    return repr(value)[:80]
-
-
-def _listed(subjects: Iterable[str]) -> str:
-    """`subject 07` or `subjects 07, 08, ...`, at most ten of them."""
+def _list_subjects(subjects: Iterable[str]) -> str:
+    """`subject 07` or `subjects 07, 08 and 3 more`."""
     names = sorted(subjects)
-    more = ", ..." if len(names) > 10 else ""
-    return f"subject{'s' if len(names) != 1 else ''} {', '.join(names[:10])}{more}"
+    return f"subject{'' if len(names) == 1 else 's'} {shorten_list(names, 10)}"

@@ -1,11 +1,11 @@
-"""Everything that is said about finished shards: made from their receipts, one at a time, the sums last.
+"""Writes the index of finished shards from their receipts, one at a time; the sums come last.
 
 receipts -> clips.jsonl, folds/*.json, croissant.json, README.md, dataset.json, SHA256SUMS
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,13 +13,12 @@ from manifests import folds, index
 from manifests.card import Tally, dataset_card
 from manifests.croissant import croissant
 from manifests.files import atomic_write, atomic_writer
-from manifests.index import Dataset, Receipt, Shard
-from manifests.schema import dump_json
+from manifests.index import Dataset, Shard
 
 
 @dataclass(frozen=True, kw_only=True)
 class WrittenIndex:
-    """An index, and what became of the clips in it."""
+    """An index, and counts of its clips."""
 
     dataset: Dataset
     reasons: Mapping[str, int]
@@ -30,108 +29,86 @@ class WrittenIndex:
     """Fold scheme -> why it does not fit what was built."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Tally:
-    """What receipts add up to; rows are counted, not kept."""
-
-    clips: Tally
-    shards: list[Shard]
-    sums: dict[str, str]
+def mark_unfinished(folder: Path, description: Dataset) -> None:
+    """Write an index without shards, marked as unfinished, before anything changes. Raises OSError."""
+    unfinished = replace(description, complete=False, shards=(), fold_schemes=(), counts={})
+    atomic_write(folder / index.DATASET_FILE, index.dump_dataset(unfinished))
 
 
-def mark_unfinished(folder: Path, described: Dataset) -> None:
-    """Say that the shards are being worked on, and what they are to be, before anything changes. Raises OSError."""
-    atomic_write(folder / index.DATASET_FILE, index.dump_dataset(_without_shards(described)))
+def write_index(folder: Path, description: Dataset, shards: Sequence[str]) -> WrittenIndex:
+    """Write the index of finished shards, in their order, including those of which every clip was dropped.
 
-
-def write_index(folder: Path, described: Dataset, shards: Sequence[str]) -> WrittenIndex:
-    """Write all that is said about finished shards, in their order, those too of which every clip was dropped.
-
-    `described` tells everything but the shards themselves, their counts and folds. Raises ManifestError for a receipt
+    `description` has everything but the shards themselves, their counts and folds. Raises ManifestError for a receipt
     that cannot be read, OSError.
     """
-    tally, clips_bytes = _read_receipts(folder, shards)
-    clips, sums = tally.clips, tally.sums
-    schemes, skipped = _write_folds(folder, described.dataset, tally)
+    tally, records, sums = Tally(), list[Shard](), dict[str, str]()
+    with atomic_writer(folder / index.CLIPS_FILE) as clips:
+        for name in shards:
+            path = folder / index.receipt_name(name)
+            receipt, receipt_sha256 = index.load_receipt(path), index.file_sha256(path)
+            sums[index.receipt_name(receipt.shard)] = receipt_sha256
+            clips.write(index.dump_rows(receipt.rows))
+            for row in receipt.rows:
+                tally.add(row)
+            if receipt.sha256 is None:  # every clip was dropped, and there is no tar
+                continue
+            sums[receipt.shard] = receipt.sha256
+            records.append(
+                Shard(
+                    name=receipt.shard,
+                    speaker=receipt.speaker,
+                    sha256=receipt.sha256,
+                    bytes=receipt.bytes,
+                    samples=len(receipt.members),
+                    receipt_sha256=receipt_sha256,
+                )
+            )
+    sums[index.CLIPS_FILE] = clips.sha256
+    speakers = {shard.name: shard.speaker for shard in records}
+    schemes, skipped = _write_folds(folder, description.dataset, speakers, tally)
+    sums |= {f"{index.FOLDS}/{name}.json": sha256 for name, sha256 in schemes.items()}
     dataset = replace(
-        described,
+        description,
         complete=True,
-        shards=tuple(tally.shards),
-        fold_schemes=schemes,
-        counts=dict(sorted(clips.statuses.items())),
+        shards=tuple(records),
+        fold_schemes=tuple(schemes),
+        counts=dict(sorted(tally.statuses.items())),
     )
-    metadata = croissant(dataset, clips_bytes=clips_bytes, clips_sha256=sums[index.CLIPS_FILE])
+    metadata = croissant(dataset, clips_bytes=clips.bytes, clips_sha256=sums[index.CLIPS_FILE])
     sums[index.CROISSANT_FILE] = atomic_write(folder / index.CROISSANT_FILE, metadata)
-    sums["README.md"] = atomic_write(folder / "README.md", dataset_card(dataset, clips).encode())
+    sums["README.md"] = atomic_write(folder / "README.md", dataset_card(dataset, tally).encode())
     sums[index.DATASET_FILE] = atomic_write(folder / index.DATASET_FILE, index.dump_dataset(dataset))
     atomic_write(folder / index.SUMS_FILE, index.dump_sums(sums))
     return WrittenIndex(
         dataset=dataset,
-        reasons=clips.reasons,
-        empty_speakers=tuple(sorted(speaker for speaker, kept in clips.kept.items() if not kept)),
+        reasons=tally.reasons,
+        empty_speakers=tuple(sorted(speaker for speaker, kept in tally.kept.items() if not kept)),
         skipped_schemes=skipped,
     )
 
 
-def _without_shards(described: Dataset) -> Dataset:
-    return replace(described, complete=False, shards=(), fold_schemes=(), counts={})
+def _write_folds(
+    folder: Path, dataset: str, speakers: Mapping[str, str], tally: Tally
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Write a fold file for every scheme that fits: scheme -> SHA-256; and the others: scheme -> why not.
 
-
-def _read_receipts(folder: Path, shards: Sequence[str]) -> tuple[_Tally, int]:
-    """Write clips.jsonl from the receipts; what they add up to, and the bytes of clips.jsonl."""
-    tally = _Tally(clips=Tally(), shards=[], sums={})
-    with atomic_writer(folder / index.CLIPS_FILE) as clips:
-        for name in shards:
-            path = folder / index.receipt_name(name)
-            receipt = index.load_receipt(path)
-            clips.write(index.dump_rows(receipt.rows))
-            _count(tally, receipt, index.file_sha256(path))
-    tally.sums[index.CLIPS_FILE] = clips.sha256
-    return tally, clips.bytes
-
-
-def _count(tally: _Tally, receipt: Receipt, receipt_sha256: str) -> None:
-    tally.sums[index.receipt_name(receipt.shard)] = receipt_sha256
-    for row in receipt.rows:
-        tally.clips.add(row)
-    if receipt.sha256 is not None:  # else every clip was dropped, and there is no tar
-        tally.sums[receipt.shard] = receipt.sha256
-        tally.shards.append(_shard(receipt, receipt.sha256, receipt_sha256))
-
-
-def _shard(receipt: Receipt, sha256: str, receipt_sha256: str) -> Shard:
-    return Shard(
-        name=receipt.shard,
-        speaker=receipt.speaker,
-        sha256=sha256,
-        bytes=receipt.bytes,
-        samples=len(receipt.members),
-        receipt_sha256=receipt_sha256,
-    )
-
-
-def _write_folds(folder: Path, dataset: str, tally: _Tally) -> tuple[tuple[str, ...], dict[str, str]]:
-    """`folds/<scheme>.json` for every scheme that fits what was built; the others with the reason."""
+    `speakers` is shard -> speaker.
+    """
     for old in (folder / index.FOLDS).glob("*.json"):
         old.unlink()
-    speakers = {shard.name: shard.speaker for shard in tally.shards}
+    written: dict[str, str] = {}
     skipped: dict[str, str] = {}
-    written: list[str] = []
     for name in folds.schemes_for(dataset, speakers.values()):
+        rows = (
+            {"speaker": speaker, "emotion": emotion}
+            for speaker, emotions in tally.kept.items()
+            for emotion in emotions.elements()
+        )
         try:
             scheme = folds.fold_scheme(dataset, name, speakers.values())
-            assignment = folds.assign(scheme, speakers, _kept_rows(tally))
+            content = folds.dump_fold_file(folds.assign(scheme, speakers, rows))
         except folds.FoldError as error:
             skipped[name] = str(error)
         else:
-            file = f"{index.FOLDS}/{name}.json"
-            tally.sums[file] = atomic_write(folder / file, (dump_json(assignment) + "\n").encode())
-            written.append(name)
-    return tuple(written), skipped
-
-
-def _kept_rows(tally: _Tally) -> Iterator[dict[str, str]]:
-    """Speaker and emotion of every built clip."""
-    for speaker, emotions in tally.clips.kept.items():
-        for emotion in emotions.elements():
-            yield {"speaker": speaker, "emotion": emotion}
+            written[name] = atomic_write(folder / index.FOLDS / f"{name}.json", content)
+    return written, skipped

@@ -1,4 +1,4 @@
-"""On what terms shards may be passed on, as far as the index says; what it leaves out is not allowed."""
+"""On what terms shards may be passed on, according to their index; what it does not state is not allowed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 from manifests.corpora import CORPORA, Licence
 from manifests.index import Dataset
-from manifests.text import escape_unprintable
+from manifests.text import one_line
 
 PERSONAL_DATA = (
     "Face crops and voices are personal data: use them for what the people shown agreed to, and do not try to "
@@ -18,14 +18,9 @@ _KNOWN = {facts.licence.text: facts.licence for facts in CORPORA.values() if fac
 
 
 def about(dataset: Dataset, key: str) -> str:
-    """What the index says of the recordings in one line: `title`, `licence`, `homepage` or `citation`; may be `""`."""
+    """`title`, `licence`, `homepage` or `citation` of the recordings, on one line; `""` where the index has none."""
     value = dataset.about.get(key)
     return one_line(value) if isinstance(value, str) else ""
-
-
-def one_line(text: str) -> str:
-    """Text from a file, so that it does nothing to whatever shows it but be read."""
-    return escape_unprintable(" ".join(text.split()))
 
 
 def known_licence(dataset: Dataset) -> Licence | None:
@@ -34,11 +29,13 @@ def known_licence(dataset: Dataset) -> Licence | None:
 
 
 def redistributable(dataset: Dataset) -> bool:
-    """Whether the index says that the shards may be passed on."""
+    """Whether the index states that the shards may be passed on."""
     return dataset.about.get("redistributable") is True
 
 
 def affirmation(dataset: Dataset) -> str:
-    """What must be said, in these words, to pass on what is not redistributable."""
-    named = re.match(r"([A-Za-z0-9 -]{1,40}):", about(dataset, "title"))
-    return f"the receiver holds the {named[1]} licence" if named else "the receiver holds the licence of the recordings"
+    """Words with which a user affirms that shards that are not redistributable may go to a receiver."""
+    corpus = re.match(r"([A-Za-z0-9 -]{1,40}):", about(dataset, "title"))
+    return (
+        f"the receiver holds the {corpus[1]} licence" if corpus else "the receiver holds the licence of the recordings"
+    )

@@ -1,4 +1,4 @@
-"""How far long work has come: a bar on a terminal, plain lines elsewhere."""
+"""Progress of long work: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import sys
 import time
 from collections import Counter
 from functools import cache
-from types import TracebackType
 from typing import Any, Self, TextIO
 
 from tqdm import tqdm
@@ -16,55 +15,52 @@ EVERY_SECONDS = 15.0
 
 
 def log_line(line: str) -> None:
-    """A line on stderr, above a bar that is there."""
+    """Print a line to stderr, above the progress bar if there is one."""
     tqdm.write(line, file=sys.stderr)
     sys.stderr.flush()
 
 
 @cache
 def log_line_once(line: str) -> None:
-    """A line on stderr that a process says the first time only."""
+    """Print a line to stderr, once in a process."""
     log_line(line)
 
 
 class ProgressBar:
-    """Counts steps towards a total, and what became of them. Use as a context manager.
+    """Counts steps towards a total, and their outcomes. Use as a context manager.
 
-    A total of 0 means that it is told later, by `reach`; work that never tells one says nothing. A unit of `B` is
-    bytes, shown as MB.
+    With a total of 0 nothing is shown before `reach` sets one. A unit of `B` is bytes, shown as MB.
     """
 
     def __init__(self, total: int, what: str, unit: str = "clip", stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
         self._total, self._what, self._unit = total, what, unit
         self._counts: Counter[str] = Counter()
-        self._done, self._started, self._spoke = 0, time.monotonic(), time.monotonic()
+        self._done, self._started, self._printed = 0, time.monotonic(), time.monotonic()
         self._bar = self._new_bar() if total else None
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._bar is not None:
             self._bar.close()
         elif kind is None and self._total:
-            self._say(last=True)
+            self._print_line(last=True)
 
     def step(self, outcome: str | None = None, by: int = 1) -> None:
-        """One step done, of `by` units; `outcome` is counted and shown."""
+        """Count one step of `by` units, and its `outcome`, which is shown."""
         self._done += by
         if outcome is not None:
             self._counts[outcome] += 1
         if self._bar is not None:
             self._bar.set_postfix(dict(sorted(self._counts.items())), refresh=False)
             self._bar.update(by)
-        elif time.monotonic() - self._spoke > EVERY_SECONDS:
-            self._say()
+        elif time.monotonic() - self._printed > EVERY_SECONDS:
+            self._print_line()
 
     def reach(self, done: int, total: int) -> None:
-        """Set both counts, for work that tells its own."""
+        """Set both counts, for work that keeps its own."""
         self._total = total
         if self._bar is None:
             self._bar = self._new_bar()
@@ -79,18 +75,16 @@ class ProgressBar:
         scale = self._unit == "B"
         return tqdm(total=self._total, desc=self._what, unit=self._unit, unit_scale=scale, file=self._stream)
 
-    def _say(self, *, last: bool = False) -> None:
-        self._spoke = time.monotonic()
-        rate = self._done / max(self._spoke - self._started, 1e-9)
+    def _print_line(self, *, last: bool = False) -> None:
+        self._printed = time.monotonic()
+        rate = self._done / max(self._printed - self._started, 1e-9)
         counts = "".join(f", {name} {count}" for name, count in sorted(self._counts.items()))
-        going_on = 0 < self._done < self._total and not last
-        left = f", {_duration((self._total - self._done) / rate)} left" if going_on else ""
-        told = f"{self._done}/{self._total}{counts} ({rate:.1f} a second{left})"
+        left = ""
+        if 0 < self._done < self._total and not last:
+            seconds = (self._total - self._done) / rate
+            left = f", {seconds:.0f} s left" if seconds < 120 else f", {seconds / 60:.0f} min left"
+        line = f"{self._done}/{self._total}{counts} ({rate:.1f} a second{left})"
         if self._unit == "B":
-            told = f"{self._done / 1e6:.1f}/{self._total / 1e6:.1f} MB{counts} ({rate / 1e6:.1f} MB a second{left})"
-        self._stream.write(f"{self._what}: {told}\n")
+            line = f"{self._done / 1e6:.1f}/{self._total / 1e6:.1f} MB{counts} ({rate / 1e6:.1f} MB a second{left})"
+        self._stream.write(f"{self._what}: {line}\n")
         self._stream.flush()
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

@@ -1,4 +1,4 @@
-"""JSON that may come from a stranger -> frozen dataclasses: every key and type is checked against their annotations."""
+"""JSON from any source -> frozen dataclasses: every key and type is checked against the annotations."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 import reprlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, fields
-from functools import cache
+from functools import cache, partial
 from itertools import repeat
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -26,19 +26,19 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class SchemaError(UserError):
-    """A sample or a member breaks the contract; the message names it, what was found and expected."""
+    """A sample, a member or a JSON value is invalid; the message names it, what was found and expected."""
 
 
 def from_json(kind: Any, value: object, where: str) -> Any:
     """A value from JSON as `kind`: str, int, float, bool, Any, or `X | None`, tuple, Mapping or dataclass of such.
 
     Nothing is converted but lists to tuples and whole numbers to float; every number is finite. Raises SchemaError
-    that begins with `where`, the value's place.
+    that begins with `where`, the file or place of the value, and names the place within it.
     """
     try:
         return _reader(kind)(value)
-    except ValidationError as misfit:
-        raise SchemaError(f"{where}{misfit.place}: {misfit}") from misfit.__cause__
+    except ValidationError as error:
+        raise SchemaError(f"{where}{error.place}: {error}") from error.__cause__
 
 
 @cache
@@ -47,10 +47,7 @@ def kinds(record: type) -> dict[str, Any]:
     return get_type_hints(record)
 
 
-# An index has millions of values, and most of them fit: what to check is found out once a kind, and where a value lies
-# only when it does not fit.
-
-#: Takes a value from JSON and gives it as some kind, or raises ValidationError.
+#: Takes a value from JSON and returns it as some kind, or raises ValidationError.
 _Reader = Callable[[Any], Any]
 
 
@@ -63,31 +60,29 @@ class ValidationError(Exception):
         self.place = place + self.place
 
 
+# An index has millions of values, and most of them are valid: the checks of a kind are put together once, and the place
+# of a value is worked out only when it is invalid.
+
+
 @cache
 def _reader(kind: Any) -> _Reader:
     origin, inner = get_origin(kind), get_args(kind)
-    if kind is Any:
-        return _read_any
     if kind in _SCALARS:
         return _SCALARS[kind]
     if origin is UnionType:
-        return _optional(_reader(inner[0]))
+        reader = _reader(inner[0])
+        return lambda value: None if value is None else reader(value)
+    if origin is tuple and inner[-1] is Ellipsis:
+        readers = repeat(_reader(inner[0]))
+        return lambda value: _read_items(readers, _instance(list, value))
     if origin is tuple:
-        return _list(_reader(inner[0])) if inner[-1] is Ellipsis else _tuple(tuple(map(_reader, inner)))
+        return _tuple_reader(tuple(map(_reader, inner)))
     if origin is Mapping:
-        return _mapping(_reader(inner[1]))
-    return _record(kind)
+        return _mapping_reader(_reader(inner[1]))
+    return _record_reader(kind)
 
 
-def _optional(reader: _Reader) -> _Reader:
-    return lambda value: None if value is None else reader(value)
-
-
-def _list(reader: _Reader) -> _Reader:
-    return lambda value: _read_items(repeat(reader), _instance(list, value))
-
-
-def _tuple(readers: tuple[_Reader, ...]) -> _Reader:
+def _tuple_reader(readers: tuple[_Reader, ...]) -> _Reader:
     def read(value: Any) -> tuple[Any, ...]:
         if len(_instance(list, value)) != len(readers):
             raise ValidationError(f"found {len(value)} values, expected {len(readers)}")
@@ -96,7 +91,7 @@ def _tuple(readers: tuple[_Reader, ...]) -> _Reader:
     return read
 
 
-def _mapping(reader: _Reader) -> _Reader:
+def _mapping_reader(reader: _Reader) -> _Reader:
     def read(value: Any) -> dict[str, Any]:
         for key in _instance(dict, value):
             _read_str(key)
@@ -105,7 +100,7 @@ def _mapping(reader: _Reader) -> _Reader:
     return read
 
 
-def _record(record: Any) -> _Reader:
+def _record_reader(record: Any) -> _Reader:
     readers = {name: _reader(kind) for name, kind in kinds(record).items()}
     required = {f.name for f in fields(record) if f.default is MISSING and f.default_factory is MISSING}
 
@@ -129,8 +124,8 @@ def _read_items(readers: Iterable[_Reader], items: list[Any]) -> tuple[Any, ...]
     try:
         for reader, item in zip(readers, items, strict=False):
             found.append(reader(item))
-    except ValidationError as misfit:
-        misfit.within(f"[{len(found)}]")
+    except ValidationError as error:
+        error.within(f"[{len(found)}]")
         raise
     return tuple(found)
 
@@ -140,14 +135,10 @@ def _read_values(readers: Iterable[_Reader], items: dict[str, Any]) -> dict[str,
     try:
         for reader, (key, item) in zip(readers, items.items(), strict=False):
             found[key] = reader(item)
-    except ValidationError as misfit:
-        misfit.within(f".{key[:80]}")
+    except ValidationError as error:
+        error.within(f".{key[:80]}")
         raise
     return found
-
-
-def _read_any(value: Any) -> Any:
-    return value
 
 
 def _read_str(value: Any) -> str:
@@ -155,14 +146,6 @@ def _read_str(value: Any) -> str:
     if not text.isascii() and _SURROGATE.search(text):
         raise ValidationError(f"found {reprlib.repr(text)}, expected text that UTF-8 can hold")
     return text
-
-
-def _read_int(value: Any) -> Any:
-    return _instance(int, value)
-
-
-def _read_bool(value: Any) -> Any:
-    return _instance(bool, value)
 
 
 def _read_float(value: Any) -> float:
@@ -179,4 +162,10 @@ def _instance(kind: type, value: Any) -> Any:
     return value
 
 
-_SCALARS: Mapping[Any, _Reader] = {str: _read_str, int: _read_int, float: _read_float, bool: _read_bool}
+_SCALARS: Mapping[Any, _Reader] = {
+    Any: lambda value: value,
+    str: _read_str,
+    int: partial(_instance, int),
+    float: _read_float,
+    bool: partial(_instance, bool),
+}

@@ -1,4 +1,4 @@
-"""What one sample is, and the bytes it becomes: a clip's 16 face crops, spectrograms, sound and times.
+"""A sample and its encoding: a clip's 16 face crops, spectrograms, sound and times.
 
 A sample is a handful of tar members that share a key::
 
@@ -8,8 +8,8 @@ A sample is a handful of tar members that share a key::
     KEY.audio.flac     the clip's sound, 16 kHz mono, 16 bit, so that features can be rebuilt
     KEY.json           who, what, when: `Clip`, times in seconds, transforms, masks, flags, provenance
 
-Everything here may come from a stranger: decoding checks sizes, types and shapes before it allocates, runs no
-parser but JSON's on what is no picture or sound, and accepts only the member names above.
+Samples may come from anybody: decoding checks sizes, types and shapes before it allocates, runs no parser but JSON's on
+what is no picture or sound, and accepts only the member names above.
 """
 
 from __future__ import annotations
@@ -216,9 +216,9 @@ def decode_spectrogram(data: bytes, name: str) -> npt.NDArray[np.float16]:
     shape = spectrogram_shape(name)
     start = 10 + int.from_bytes(data[8:10], "little")
     header = data[:start]
-    promised = f"{{'descr': '<f2', 'fortran_order': False, 'shape': {shape}, }}"
-    if header[:8] != b"\x93NUMPY\x01\x00" or header[10:].rstrip(b" \n") != promised.encode():
-        raise SchemaError(f"{name}.npy: found {header[:120]!r}, expected an npy 1.0 header with {promised}")
+    expected = f"{{'descr': '<f2', 'fortran_order': False, 'shape': {shape}, }}"
+    if header[:8] != b"\x93NUMPY\x01\x00" or header[10:].rstrip(b" \n") != expected.encode():
+        raise SchemaError(f"{name}.npy: found {header[:120]!r}, expected an npy 1.0 header with {expected}")
     if len(data) - start != 2 * math.prod(shape):
         raise SchemaError(f"{name}.npy: found {len(data) - start} bytes of data, expected {2 * math.prod(shape)}")
     windows = np.frombuffer(data, dtype="<f2", offset=start).reshape(shape)
@@ -282,15 +282,19 @@ def encode(sample: Sample) -> dict[str, bytes]:
             raise SchemaError(f"{name}.npy: found {windows.shape}, expected {spectrogram_shape(name)}")
         members[f"{name}.npy"] = encode_spectrogram(windows, name)
     members["audio.flac"] = encode_audio(sample.audio)
-    members["json"] = _encode_metadata(sample)
+    try:
+        members["json"] = dump_json(metadata(sample)).encode()
+    except (TypeError, ValueError) as error:
+        raise SchemaError(f"json: {sample.clip.clip_id} cannot be written ({error})") from error
+    decode_metadata(members["json"])
     return members
 
 
 def metadata(sample: Sample) -> dict[str, Any]:
-    """What `KEY.json` says about a sample: what is unknown is "", flags are words in one text, times are fractions.
+    """Content of `KEY.json`: unknown values are "", flags are joined by spaces, times are fractions.
 
-    Stock readers guess types from a few samples, so nothing here is null, an empty list, or now a whole number and now
-    a fraction.
+    Other readers guess types from a few samples, so nothing here is null, an empty list, or sometimes a whole number
+    and sometimes a fraction.
     """
     return {
         "schema_version": SCHEMA_VERSION,
@@ -313,43 +317,34 @@ def decode_metadata(data: bytes) -> dict[str, Any]:
     if not isinstance(meta, dict) or meta.get("schema_version") != SCHEMA_VERSION:
         found = meta.get("schema_version") if isinstance(meta, dict) else type(meta).__name__
         raise SchemaError(f"json: found schema version {reprlib.repr(found)}, expected {SCHEMA_VERSION}")
-    _described(meta)
+    _read_fields(meta)
     return meta
 
 
 def decode(members: Mapping[str, bytes]) -> Sample:
     """Member suffix -> bytes, back to a Sample. Raises SchemaError naming the member at fault."""
-    for required in _ALWAYS:
+    for required in _REQUIRED:
         if required not in members:
             raise SchemaError(f"{required}: missing from the sample")
     for name, data in members.items():
         check_member(name, len(data))
-    described = _described(decode_metadata(members["json"]))
-    arrays = [name.removesuffix(".npy") for name in members if name not in _ALWAYS]
+    fields = _read_fields(decode_metadata(members["json"]))
+    arrays = [name.removesuffix(".npy") for name in members if name not in _REQUIRED]
     return Sample(
         faces=decode_faces(members["faces.jpg"]),
         spectrograms={name: decode_spectrogram(members[f"{name}.npy"], name) for name in arrays},
         audio=decode_audio(members["audio.flac"]),
-        **described,
+        **fields,
     )
 
 
-def _encode_metadata(sample: Sample) -> bytes:
-    try:
-        data = dump_json(metadata(sample)).encode()
-    except (TypeError, ValueError) as error:
-        raise SchemaError(f"json: {sample.clip.clip_id} cannot be written ({error})") from error
-    decode_metadata(data)
-    return data
-
-
-def _described(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """Content of `KEY.json` -> the fields of Sample that it tells."""
-    missing = [name for name in (*kinds(Clip), *_DESCRIBED, "flags") if name not in meta]
+def _read_fields(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Content of `KEY.json` -> the fields of Sample that it holds."""
+    missing = [name for name in (*kinds(Clip), *_FIELDS, "flags") if name not in meta]
     if missing:
         raise SchemaError(f"json: missing {', '.join(missing)}")
     clip = from_json(Clip, {name: None if meta[name] == "" else meta[name] for name in kinds(Clip)}, "json")
-    found = {name: from_json(kinds(Sample)[name], meta[name], f"json.{name}") for name in _DESCRIBED}
+    found = {name: from_json(kinds(Sample)[name], meta[name], f"json.{name}") for name in _FIELDS}
     for name in ("transforms", "face_found"):
         if len(found[name]) != FRAMES:
             raise SchemaError(f"json.{name}: found {len(found[name])}, expected {FRAMES}")
@@ -359,6 +354,6 @@ def _described(meta: Mapping[str, Any]) -> dict[str, Any]:
     return {"clip": clip, "flags": flags, **found}
 
 
-_ALWAYS = ("faces.jpg", "audio.flac", "json")
-_DESCRIBED = ("timing", "transforms", "face_found", "source")
+_REQUIRED = ("faces.jpg", "audio.flac", "json")
+_FIELDS = ("timing", "transforms", "face_found", "source")
 _MEMBERS = frozenset(member_names(tuple(FEATURE_ROWS)))

@@ -13,8 +13,13 @@ def pluralize(count: int, what: str) -> str:
 
 
 def escape_unprintable(text: str) -> str:
-    """Text from a stranger, in one line that does nothing to whatever shows it but be read."""
+    """Text in which control characters, line ends and the like are shown as escapes."""
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def one_line(text: str) -> str:
+    """Text from a file, on one line and safe to show on a terminal or in Markdown source."""
+    return escape_unprintable(" ".join(text.split()))
 
 
 def shorten_list(names: Iterable[str], most: int = 5) -> str:
@@ -35,11 +40,11 @@ def config_diff(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str =
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             lines += config_diff(old, new, f"{prefix}{key}.")
         elif json.dumps(old, sort_keys=True) != json.dumps(new, sort_keys=True):
-            lines.append(f"{prefix}{key}: {_change(old, new)}")
+            lines.append(f"{prefix}{key}: {_describe_change(old, new)}")
     return lines
 
 
-def _change(old: Any, new: Any) -> str:
+def _describe_change(old: Any, new: Any) -> str:
     if isinstance(old, list | tuple) and isinstance(new, list | tuple) and len(old) + len(new) > 6:
         removed, added = ([str(item) for item in a if item not in b] for a, b in ((old, new), (new, old)))
         if removed or added:

@@ -1,29 +1,72 @@
 """Where published shards lie: a folder, a web server, an S3 bucket, a repository of the Hugging Face hub."""
 
-from manifests.stores.places import (
-    CHUNK_BYTES as CHUNK_BYTES,
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from manifests.stores.base import (
+    CHUNK_BYTES,
+    KINDS,
+    WRITABLE_KINDS,
+    LocalFile,
+    Store,
+    StoreError,
+    TransientError,
+    UnreachableError,
+    WritableStore,
 )
-from manifests.stores.places import (
-    KINDS as KINDS,
-)
-from manifests.stores.places import (
-    LocalStore as LocalStore,
-)
-from manifests.stores.places import (
-    Store as Store,
-)
-from manifests.stores.places import (
-    StoreError as StoreError,
-)
-from manifests.stores.places import (
-    TransientError as TransientError,
-)
-from manifests.stores.places import (
-    UnreachableError as UnreachableError,
-)
-from manifests.stores.places import (
-    is_remote as is_remote,
-)
-from manifests.stores.places import (
-    open_store as open_store,
-)
+from manifests.stores.http import HttpStore
+from manifests.stores.hub import HubStore
+from manifests.stores.local import LocalStore
+from manifests.stores.s3 import S3Store
+
+__all__ = ["CHUNK_BYTES", "KINDS", "WRITABLE_KINDS", "HttpStore", "HubStore", "LocalFile", "LocalStore", "S3Store"]
+__all__ += ["Store", "StoreError", "TransientError", "UnreachableError", "WritableStore", "is_remote", "open_store"]
+__all__ += ["open_writable_store"]
+
+
+def open_store(address: str) -> Store:
+    """The store at a path or an address; all but those of web servers are `WritableStore`s. Opens no connection.
+
+    Raises StoreError for an address of another kind, or where a library that it needs is not installed. Credentials
+    come from where their owner keeps them, never from the address: ~/.netrc for http(s); AWS's environment and files
+    for s3 (`FSSPEC_S3_ANON=true` for a public bucket); the hub's own login.
+    """
+    return _open(address, KINDS)
+
+
+def open_writable_store(address: str) -> WritableStore:
+    """The store at a path or an address, to share to. Raises StoreError as `open_store`, and for a read-only one."""
+    store = _open(address, WRITABLE_KINDS)
+    if not isinstance(store, WritableStore) or (isinstance(store, HubStore) and not store.whole):
+        raise StoreError(f"{store.address}: found an address that is read only, expected {WRITABLE_KINDS}")
+    return store
+
+
+def is_remote(location: str) -> bool:
+    """Whether a location is an address rather than a path."""
+    return "://" in location
+
+
+def _open(address: str, kinds: str) -> Store:
+    if not address:
+        raise StoreError(f"found no address, expected {kinds}")
+    if not is_remote(address):
+        return LocalStore(path=Path(address).expanduser().absolute())
+    try:
+        parts = urlsplit(address)
+        host, has_user = parts.hostname or "", parts.username is not None or parts.password is not None
+    except ValueError as error:
+        raise StoreError(f"found an address that cannot be read, expected {kinds}") from error
+    if has_user:  # an address is shown and written down
+        advice = "keep user and password in ~/.netrc, or the store's own settings"
+        raise StoreError(f"found a user in the address of {host}, expected none: addresses are written down; {advice}")
+    if parts.query or parts.fragment:
+        raise StoreError(f"found ? or # in the address of {host}, expected {kinds}")
+    plain = address.rstrip("/")
+    if parts.scheme == "hf":
+        return HubStore.at(plain)
+    if parts.scheme not in ("http", "https", "s3") or not host or "::" in address:
+        raise StoreError(f"found an address {parts.scheme}://{host}..., expected {kinds}")
+    return S3Store.at(plain) if parts.scheme == "s3" else HttpStore.at(plain)

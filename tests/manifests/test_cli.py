@@ -57,11 +57,11 @@ def test_unfinished_build_has_status_1(folder: Path, capsys: Capture) -> None:
     assert main(["verify", str(folder)]) == 1
     assert capsys.readouterr().out.splitlines() == [
         "BAD  dataset.json: found an unfinished build, expected a finished one",
-        f"{folder}: the same make shards goes on",
+        f"{folder}: run the same make shards to finish it",
     ]
     (folder / PENDING_WITHDRAWAL_FILE).write_text('["anna"]')
     assert main(["verify", str(folder)]) == 1
-    assert capsys.readouterr().out.splitlines()[-1] == f"{folder}: the same withdraw goes on"
+    assert capsys.readouterr().out.splitlines()[-1] == f"{folder}: run the same withdraw to finish it"
 
 
 @pytest.mark.parametrize("name", ["dataset.json", "SHA256SUMS"])
@@ -102,10 +102,10 @@ def test_as_a_program_without_the_builder(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], r"required: COMMAND; python -m manifests --help tells more"),
-        (["verify"], r"required: folder; python -m manifests verify --help tells more"),
-        (["burn", "x"], r"invalid choice: 'burn' \(choose from .*verify.*\); python -m manifests --help tells more"),
-        (["withdraw", "x"], r"required: SPEAKER; python -m manifests withdraw --help tells more"),
+        ([], r"required: COMMAND; see python -m manifests --help"),
+        (["verify"], r"required: folder; see python -m manifests verify --help"),
+        (["burn", "x"], r"invalid choice: 'burn' \(choose from .*verify.*\); see python -m manifests --help"),
+        (["withdraw", "x"], r"required: SPEAKER; see python -m manifests withdraw --help"),
         (["fetch", "x", "y", "--split", "trian"], r"--split: invalid choice: 'trian' \(choose from .*train.*\); .*"),
     ],
 )
@@ -134,5 +134,5 @@ def test_help_tells_every_status(capsys: Capture) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
     told = " ".join(capsys.readouterr().out.split())
-    for status in ("0 if all is as it should be", "1 if files are bad", "2 if the command", "130 after Ctrl-C"):
+    for status in ("0 if all is well", "1 if files are bad", "2 if the command", "130 after Ctrl-C"):
         assert status in told

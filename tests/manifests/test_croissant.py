@@ -16,6 +16,7 @@ from licences import licensed_as
 
 from manifests import index, schema
 from manifests.croissant import croissant
+from manifests.verify import verify
 
 #: The library's own: it parses with a class that rdflib has left behind, and does not close the pictures it reads.
 pytestmark = [
@@ -83,18 +84,18 @@ def test_every_shard_and_the_table_have_size_and_hash(whole: Path) -> None:
 def test_it_is_hashed_and_verified_like_the_rest(folder: Path) -> None:
     assert index.load_sums(folder)["croissant.json"] == index.file_sha256(folder / "croissant.json")
     (folder / "croissant.json").write_bytes(b"{}")
-    assert [problem.file for problem in index.verify(folder, full=True)] == ["croissant.json"]
+    assert [problem.file for problem in verify(folder, full=True)] == ["croissant.json"]
     (folder / "croissant.json").unlink()
-    assert [problem.file for problem in index.verify(folder)] == ["croissant.json"]
+    assert [problem.file for problem in verify(folder)] == ["croissant.json"]
 
 
 def test_folders_made_before_there_was_any_are_whole(folder: Path) -> None:
     sums = index.load_sums(folder)
     del sums["croissant.json"]
     (folder / "SHA256SUMS").write_bytes(index.dump_sums(sums))
-    assert [problem.file for problem in index.verify(folder)] == ["croissant.json"]
+    assert [problem.file for problem in verify(folder)] == ["croissant.json"]
     (folder / "croissant.json").unlink()
-    assert index.verify(folder, full=True) == []
+    assert verify(folder, full=True) == []
 
 
 def test_clips_are_read_through_it(whole: Path, library: Any) -> None:

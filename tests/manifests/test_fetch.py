@@ -23,8 +23,9 @@ from manifests import fetch as fetching
 from manifests.__main__ import main
 from manifests.fetch import FetchError, FoldSelector, fetch
 from manifests.folds import FoldError, resolve_fold
-from manifests.index import ManifestError, verify
+from manifests.index import ManifestError
 from manifests.stores import StoreError, UnreachableError, open_store
+from manifests.verify import verify
 
 Capture = pytest.CaptureFixture[str]
 SHARDS = {"anna-000.tar", "ben-000.tar", "cleo-000.tar"}
@@ -175,7 +176,7 @@ def test_one_wrong_shard_does_not_keep_the_rest(server: FileServer, here: Path, 
     assert out[0].startswith(f"BAD  {server.url}/ben-000.tar: found SHA-256 ")
     assert f", expected {expected}; " in out[0]
     assert re.fullmatch(r"2 shards moved, \S+ MB; 0 of 3 shards here before", out[1])
-    assert out[-1] == "1 not fetched; the same command tries them again"
+    assert out[-1] == "1 not fetched; run the same command to try them again"
     sizes = {shard.name: shard.bytes / 1e6 for shard in index.load_dataset(here).shards}
     came, total = sum(sizes.values()) - sizes["ben-000.tar"], sum(sizes.values())
     assert re.fullmatch(rf"fetching: {came:.1f}/{total:.1f} MB, bad 1, moved 2 \(\S+ MB a second\)", err.strip())
@@ -188,14 +189,11 @@ def test_one_wrong_shard_does_not_keep_the_rest(server: FileServer, here: Path, 
     checks(here)
 
 
-def test_when_nothing_can_be_had_any_more_it_ends(
-    server: FileServer, here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(fetching, "_MOST_FAILURES", 2)
+def test_when_nothing_can_be_had_any_more_it_ends(server: FileServer, here: Path) -> None:
     for shard in SHARDS:
         server.misbehave(shard, always=Fault(status=503))
-    problems = fetch(server.url, here, threads=1).problems
-    assert problems[-1] == f"{server.url}: 2 in a row could not be had; the rest was not tried"
+    problems = fetch(server.url, here, threads=1, max_failures=2).problems
+    assert problems[-1] == f"{server.url}: 2 files in a row failed; the rest was not tried"
     assert len(problems) == 3
     server.behave()
     assert fetch(server.url, here).problems == ()
@@ -391,7 +389,7 @@ def test_an_index_that_came_before_will_do_where_the_place_cannot_be_reached(
     place = open_store(gone.url)
     assert fetching.mirror_index(place, here) == before
     assert fetching.mirror_index(place, here) == before
-    said = f"{gone.url}: cannot be reached now; going on with what came from there before\n"
+    said = f"{gone.url}: cannot be reached now; using the index that was fetched before\n"
     assert capsys.readouterr().err == said
     (here / "README.md").write_text("damaged")
     with pytest.raises(UnreachableError):
@@ -496,7 +494,7 @@ def test_a_run_that_was_ended_is_gone_on_with(server: FileServer, there: Path, h
     _, err = process.communicate(timeout=60)
     assert process.returncode == (130 if how is signal.SIGINT else -how), err
     if how is signal.SIGINT:
-        assert err.splitlines()[-1] == "stopped; the same command goes on where this one was"
+        assert err.splitlines()[-1] == "interrupted; run the same command to continue"
     server.behave()
     assert fetch(server.url, here).problems == ()
     (asked,) = (request for request in server.requests if request.name.endswith(".tar"))

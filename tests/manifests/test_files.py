@@ -24,7 +24,6 @@ from manifests.files import (
     atomic_writer,
     describe_os_error,
     exclusive_lock,
-    exclusive_lock_waiting,
     remove_leftovers,
 )
 
@@ -124,7 +123,14 @@ def test_a_failed_write_says_which_file(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_what_reads_back_otherwise_is_not_left_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that swallows a bit between writing and reading."""
-    monkeypatch.setattr(files, "_sync_folder", lambda folder: (folder / "a").write_bytes(b"dat0"))
+    sync = os.fsync
+
+    def flipping(descriptor: int) -> None:
+        sync(descriptor)
+        if os.path.samestat(os.fstat(descriptor), tmp_path.stat()):  # the last step, with the file under its name
+            (tmp_path / "a").write_bytes(b"dat0")
+
+    monkeypatch.setattr(os, "fsync", flipping)
     with pytest.raises(OSError, match=r"read back SHA-256 .*is the disk sound") as caught:
         atomic_write(tmp_path / "a", b"data")
     assert (caught.value.errno, caught.value.filename) == (errno.EIO, str(tmp_path / "a"))
@@ -239,11 +245,11 @@ def test_a_tidy_owner_that_fails_leaves_what_was_there_before(tmp_path: Path) ->
 
 
 def test_who_waited_for_a_lock_that_was_taken_away_holds_the_next_one(tmp_path: Path) -> None:
-    folder, failing = tmp_path / "new", exclusive_lock_waiting(tmp_path / "new")
+    folder, failing = tmp_path / "new", exclusive_lock(tmp_path / "new", tidy=True, wait=True)
     inside, leave = threading.Event(), threading.Event()
 
     def wait_and_hold() -> None:
-        with exclusive_lock_waiting(folder):
+        with exclusive_lock(folder, tidy=True, wait=True):
             inside.set()
             leave.wait()
 

@@ -16,6 +16,7 @@ from folders import DROPPED_SPEAKER, SPEAKERS, shard_folder
 from manifests import index
 from manifests.__main__ import main
 from manifests.files import FolderError, exclusive_lock
+from manifests.verify import verify
 from manifests.withdraw import WithdrawError, withdraw
 
 GONE = SPEAKERS[0]
@@ -61,7 +62,7 @@ def test_the_person_is_gone_and_the_rest_keeps_its_hashes(folder: Path) -> None:
     after = index.load_sums(folder)
     assert before.keys() - after.keys() == {f"{GONE}-000.tar", f"receipts/{GONE}-000.json"}
     assert all(after[name] == before[name] for name in after if name.endswith(".tar") or name.startswith("receipts/"))
-    assert index.verify(folder, full=True) == []
+    assert verify(folder, full=True) == []
     told = b"".join(data for name, data in contents(folder).items() if not name.endswith(".tar"))
     dataset = json.loads((folder / "dataset.json").read_bytes())
     assert dataset.pop("withdrawn") == [GONE]
@@ -73,13 +74,13 @@ def test_the_person_is_gone_and_the_rest_keeps_its_hashes(folder: Path) -> None:
 def test_folds_that_no_longer_fit_are_left_out_and_told(folder: Path) -> None:
     assert withdraw(folder, [GONE, "dora"]).skipped_schemes == ("loso",)
     assert index.load_dataset(folder).fold_schemes == ()
-    assert index.verify(folder, full=True) == []
+    assert verify(folder, full=True) == []
 
 
 def test_somebody_of_whom_nothing_was_built_can_leave_too(folder: Path) -> None:
     assert withdraw(folder, [DROPPED_SPEAKER]).shards == 1
     assert DROPPED_SPEAKER not in {row.speaker for row in index.load_rows(folder)}
-    assert index.verify(folder, full=True) == []
+    assert verify(folder, full=True) == []
 
 
 def test_a_second_time_there_is_nothing_to_do(folder: Path) -> None:
@@ -131,7 +132,7 @@ def test_killed_at_any_change_the_same_command_ends_it(folder: Path, tmp_path: P
         assert ended == -signal.SIGKILL
         untouched = contents(torn).items() >= contents(folder).items()
         finished = expected.items() <= contents(torn).items()
-        assert untouched or finished or index.verify(torn) != []
+        assert untouched or finished or verify(torn) != []
         withdraw(torn, [GONE])
         assert contents(torn) == expected
         shutil.rmtree(torn)
@@ -143,7 +144,7 @@ def test_the_command_says_what_it_did(folder: Path, capsys: pytest.CaptureFixtur
     assert main(["withdraw", str(folder), GONE]) == 0
     out = capsys.readouterr().out
     assert out.startswith(f"{GONE}: removed 1 shard, 2 clips, ")
-    assert "make report draws it anew" in out
+    assert "make report draws it again" in out
     assert "PRUNE=1" in out
     assert main(["withdraw", str(folder), GONE]) == 0
     assert "withdrawn before" in capsys.readouterr().out

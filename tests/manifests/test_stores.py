@@ -1,4 +1,4 @@
-"""Where shards may be published: directories, web servers, buckets, the hub; and what is never told or followed."""
+"""Stores: directories, web servers, buckets, the hub; and what is never shown or followed."""
 
 from __future__ import annotations
 
@@ -36,28 +36,28 @@ def server(there: Path) -> Iterator[FileServer]:
 
 
 @pytest.fixture(params=KINDS)
-def place(request: pytest.FixtureRequest, there: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+def store_at(request: pytest.FixtureRequest, there: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     """One of each kind, with the same file."""
     with published(request.param, there, monkeypatch) as address:
         yield open_store(f"{address}/")
 
 
-def read(place: Store, name: str = NAME, start: int = 0) -> bytes:
-    return b"".join(place.chunks(name, start))
+def read(store: Store, name: str = NAME, start: int = 0) -> bytes:
+    return b"".join(store.chunks(name, start))
 
 
 @pytest.mark.parametrize("start", [0, 1, CHUNK_BYTES, len(DATA) - 1, len(DATA), len(DATA) + 5])
-def test_a_file_is_read_from_any_byte_on(place: Store, start: int) -> None:
-    assert read(place, start=start) == DATA[start:]
+def test_a_file_is_read_from_any_byte_on(store_at: Store, start: int) -> None:
+    assert read(store_at, start=start) == DATA[start:]
 
 
-def test_what_is_not_there_is_told_by_its_address(place: Store) -> None:
-    with pytest.raises(StoreError, match=rf"^{re.escape(place.address)}/ben-000\.tar: not there"):
-        read(place, "ben-000.tar")
+def test_what_is_not_there_is_told_by_its_address(store_at: Store) -> None:
+    with pytest.raises(StoreError, match=rf"^{re.escape(store_at.address)}/ben-000\.tar: not there"):
+        read(store_at, "ben-000.tar")
 
 
-def test_reading_may_end_early(place: Store) -> None:
-    chunks = place.chunks(NAME)
+def test_reading_may_end_early(store_at: Store) -> None:
+    chunks = store_at.chunks(NAME)
     assert DATA.startswith(next(chunks))
     chunks.close()
 
@@ -145,7 +145,7 @@ def test_a_password_that_is_missing_is_not_worth_another_try(server: FileServer)
 
 def test_a_range_that_was_not_asked_for_is_refused(server: FileServer) -> None:
     server.misbehave(NAME, always=Fault(headers={"Content-Range": "bytes 900-1000/2000"}))
-    with pytest.raises(StoreError, match="found another range than was asked for"):
+    with pytest.raises(StoreError, match="found another range than was requested"):
         read(open_store(server.url), start=7)
 
 
@@ -197,8 +197,8 @@ def test_the_hub_is_asked_for_a_revision_and_a_folder(hub: FileServer, address: 
 
 def test_the_hub_s_token_is_for_the_hub_alone(hub: FileServer, there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_PassWord")
-    place = open_store("hf://datasets/lab/faces")
-    assert "PassWord" not in repr(place)
+    store = open_store("hf://datasets/lab/faces")
+    assert "PassWord" not in repr(store)
 
     def allowed(request: Request) -> bool:
         return request.headers.get("authorization") == "Bearer hf_PassWord"
@@ -207,12 +207,12 @@ def test_the_hub_s_token_is_for_the_hub_alone(hub: FileServer, there: Path, monk
     with FileServer(there) as elsewhere:
         signed = f"{elsewhere.url}/receipts/anna%20000%25.json?signature=PassWord"
         hub.misbehave("main/x.tar", Fault(status=302, headers={"Location": signed}))
-        assert read(place, "x.tar") == DATA
+        assert read(store, "x.tar") == DATA
         assert "authorization" not in elsewhere.requests[0].headers
         missing = f"{elsewhere.url}/gone?signature=PassWord"
         hub.misbehave("main/x.tar", Fault(status=302, headers={"Location": missing}))
         with pytest.raises(StoreError) as caught:
-            read(place, "x.tar")
+            read(store, "x.tar")
     assert str(caught.value) == "hf://datasets/lab/faces/x.tar: not there (HTTP 404)"
 
 
@@ -229,9 +229,9 @@ def test_a_bucket_that_is_not_there_is_told(store: Any) -> None:
 
 def test_a_store_that_nobody_serves_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     with s3_server(monkeypatch):
-        place = open_store("s3://lab/shards")
+        store = open_store("s3://lab/shards")
     with pytest.raises(UnreachableError, match=r"^s3://lab/shards/x\.tar: cannot be fetched \(Could not connect"):
-        read(place, "x.tar")
+        read(store, "x.tar")
 
 
 def test_missing_credentials_are_told(store: Any, there: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

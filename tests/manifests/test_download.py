@@ -1,4 +1,4 @@
-"""One file from a place to a disk: whatever the connection does, what is there in the end is what was promised."""
+"""One file from a store to a disk: whatever the connection does, the file in the end is the expected one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from manifests.stores import StoreError, UnreachableError, open_store
 
 NAME = "anna-000.tar"
 DATA = random.Random(0).randbytes(3_000_000)
-PROMISE = ExpectedFile(name=NAME, sha256=hashlib.sha256(DATA).hexdigest(), bytes=len(DATA))
+EXPECTED = ExpectedFile(name=NAME, sha256=hashlib.sha256(DATA).hexdigest(), bytes=len(DATA))
 
 
 @pytest.fixture
@@ -45,8 +45,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download, "PAUSES_SECONDS", (0.0,) * len(download.PAUSES_SECONDS))
 
 
-def fetched(server: FileServer, here: Path, promise: ExpectedFile = PROMISE) -> bool:
-    return download_file(open_store(server.url), here, promise)
+def fetched(server: FileServer, here: Path, expected: ExpectedFile = EXPECTED) -> bool:
+    return download_file(open_store(server.url), here, expected)
 
 
 def flipped(data: bytes) -> bytes:
@@ -117,7 +117,7 @@ def test_wrong_bytes_are_tried_once_more_and_refused(server: FileServer, here: P
     found = hashlib.sha256(flipped(DATA)).hexdigest()
     with pytest.raises(WrongBytesError) as caught:
         fetched(server, here)
-    assert str(caught.value).startswith(f"{server.url}/{NAME}: found SHA-256 {found}, expected {PROMISE.sha256};")
+    assert str(caught.value).startswith(f"{server.url}/{NAME}: found SHA-256 {found}, expected {EXPECTED.sha256};")
     assert [request.first_byte for request in server.requests] == [0, 0]
     assert names(here) == []
     server.behave()
@@ -145,7 +145,7 @@ def test_a_longer_file_is_refused_and_not_taken_in(server: FileServer, here: Pat
 
 def test_a_file_of_no_promised_size_has_a_limit(server: FileServer, here: Path) -> None:
     with pytest.raises(WrongBytesError, match="found more than 1000 bytes, expected at most that"):
-        fetched(server, here, ExpectedFile(name=NAME, sha256=PROMISE.sha256, most_bytes=1000))
+        fetched(server, here, ExpectedFile(name=NAME, sha256=EXPECTED.sha256, most_bytes=1000))
 
 
 def test_a_length_that_is_told_too_long_is_no_harm(server: FileServer, here: Path) -> None:
@@ -161,11 +161,11 @@ def test_a_length_that_is_told_too_short_is_refused(server: FileServer, here: Pa
 
 
 def test_a_file_without_a_promise_is_fetched_anew(server: FileServer, here: Path) -> None:
-    promise = ExpectedFile(name=NAME)
+    expected = ExpectedFile(name=NAME)
     server.misbehave(NAME, Fault(drop_after=10))
-    assert fetched(server, here, promise)
+    assert fetched(server, here, expected)
     (server.folder / NAME).write_bytes(b"other")
-    assert fetched(server, here, promise)
+    assert fetched(server, here, expected)
     assert (here / NAME).read_bytes() == b"other"
     assert {request.first_byte for request in server.requests} == {0}
 
@@ -187,13 +187,13 @@ def test_a_server_that_never_answers_is_given_up_and_what_came_is_kept(server: F
     assert [request.first_byte for request in server.requests] == [1_000_000]
 
 
-@pytest.mark.parametrize("promise", [PROMISE, ExpectedFile(name=NAME)])
+@pytest.mark.parametrize("expected", [EXPECTED, ExpectedFile(name=NAME)])
 def test_a_connection_that_always_ends_at_the_same_byte_is_given_up(
-    server: FileServer, here: Path, promise: ExpectedFile
+    server: FileServer, here: Path, expected: ExpectedFile
 ) -> None:
     server.misbehave(NAME, always=Fault(drop_after=1000, no_range=True))
     with pytest.raises(StoreError, match=f"the connection ended {len(DATA) - 1000} bytes too early.*; run again"):
-        fetched(server, here, promise)
+        fetched(server, here, expected)
 
 
 @pytest.mark.parametrize(("status", "says"), [(404, "not there"), (403, "may not be read"), (418, "cannot be fetched")])
@@ -211,10 +211,10 @@ def test_a_server_that_never_answered_is_not_waited_for(
     with FileServer(tmp_path) as gone:
         nobody = gone.url
     for url, reason in ((nobody, "Connection refused"), ("http://nowhere.invalid", ".*[Nn]ame.*")):
-        said = rf"^{url}/{NAME}: cannot be fetched \({reason}\); run again once it can be reached$"
+        message = rf"^{url}/{NAME}: cannot be fetched \({reason}\); run again once it can be reached$"
         stop = threading.Event()
-        with pytest.raises(UnreachableError, match=said):
-            download_file(open_store(url), here, PROMISE, stop)
+        with pytest.raises(UnreachableError, match=message):
+            download_file(open_store(url), here, EXPECTED, stop)
         assert stop.is_set()  # nor are the others, who ask the same server
     assert capsys.readouterr().err == ""
 
@@ -224,14 +224,14 @@ def test_a_server_that_went_away_is_waited_for_and_each_try_is_told(
 ) -> None:
     (tmp_path / NAME).write_bytes(DATA)
     with FileServer(tmp_path) as gone:
-        place = open_store(gone.url)
-        download_file(place, here, PROMISE)
+        store = open_store(gone.url)
+        download_file(store, here, EXPECTED)
     (here / NAME).unlink()
     stop = threading.Event()
-    with pytest.raises(UnreachableError, match=r"\(Connection refused\); run again to go on$"):
-        download_file(place, here, PROMISE, stop)
+    with pytest.raises(UnreachableError, match=r"\(Connection refused\); run again to continue$"):
+        download_file(store, here, EXPECTED, stop)
     assert not stop.is_set()
-    why = f"{place.address}/{NAME}: cannot be fetched (Connection refused)"
+    why = f"{store.address}/{NAME}: cannot be fetched (Connection refused)"
     most = len(download.PAUSES_SECONDS)
     said = [f"{why}; trying again in 0.0 s ({number} of {most})" for number in range(1, most + 1)]
     assert capsys.readouterr().err.splitlines() == said
@@ -257,8 +257,8 @@ def in_another_process(server: FileServer, here: Path, before: str = "") -> subp
     script = (
         f"{before}\nimport sys\nfrom pathlib import Path\nfrom manifests.stores import open_store\n"
         "from manifests.download import ExpectedFile, download_file\n"
-        f"promise = ExpectedFile(name={NAME!r}, sha256={PROMISE.sha256!r}, bytes={PROMISE.bytes})\n"
-        "print(download_file(open_store(sys.argv[1]), Path(sys.argv[2]), promise))\n"
+        f"expected = ExpectedFile(name={NAME!r}, sha256={EXPECTED.sha256!r}, bytes={EXPECTED.bytes})\n"
+        "print(download_file(open_store(sys.argv[1]), Path(sys.argv[2]), expected))\n"
     )
     return subprocess.Popen(
         [sys.executable, "-c", script, server.url, str(here)],
@@ -306,11 +306,11 @@ def test_a_disk_that_takes_no_more_is_named(server: FileServer, here: Path) -> N
 def test_who_asks_to_stop_is_heard(server: FileServer, here: Path) -> None:
     stop = threading.Event()
     stop.set()
-    with pytest.raises(CancelledError, match="stopped; run again to go on"):
-        download_file(open_store(server.url), here, PROMISE, stop)
+    with pytest.raises(CancelledError, match="stopped; run again to continue"):
+        download_file(open_store(server.url), here, EXPECTED, stop)
     server.misbehave(NAME, always=Fault(status=503, headers={"Retry-After": "300"}))
     with pytest.raises(CancelledError):  # no rest is taken
-        download_file(open_store(server.url), here, PROMISE, stop)
+        download_file(open_store(server.url), here, EXPECTED, stop)
 
 
 def test_md5_is_checked_where_a_place_tells_nothing_else(server: FileServer, here: Path) -> None:

@@ -1,0 +1,145 @@
+"""A folder on a web server."""
+
+from __future__ import annotations
+
+import errno
+import netrc
+import os
+import re
+import socket
+import urllib.request
+from base64 import b64encode
+from collections.abc import Callable, Generator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from http.client import HTTPException, HTTPMessage, HTTPResponse
+from pathlib import Path
+from threading import Event
+from typing import IO
+from urllib.error import HTTPError
+from urllib.parse import quote, urlsplit
+
+from manifests.stores.base import CHUNK_BYTES, StoreError, TransientError, UnreachableError
+
+_TIMEOUT_SECONDS = 30
+_MAX_PAUSE_SECONDS = 300.0
+_TRANSIENT_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+
+@dataclass(frozen=True, kw_only=True)
+class HttpStore:
+    """A folder on a web server: a `Store`, read only. Credentials are those of ~/.netrc."""
+
+    address: str
+    url: Callable[[str], str]
+    """Name -> URL of the file."""
+    authorization: str | None = field(default=None, repr=False)
+    """Sent to the server of `url` alone, not to another that it redirects to."""
+    connected: Event = field(default_factory=Event, repr=False, compare=False)
+    """Set once the server has answered anything."""
+
+    @classmethod
+    def at(cls, address: str) -> HttpStore:
+        """Store of an address, with the basic authorization that ~/.netrc has for its host, as curl and wget use it."""
+        authorization = None
+        with suppress(OSError, netrc.NetrcParseError, KeyError, RuntimeError):
+            path = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+            user, _, password = netrc.netrc(path).hosts[urlsplit(address).hostname or ""]
+            authorization = "Basic " + b64encode(f"{user}:{password}".encode()).decode()
+        return cls(address=address, url=lambda name: f"{address}/{quote(name)}", authorization=authorization)
+
+    def chunks(self, name: str, start: int = 0) -> Generator[bytes, None, None]:
+        request = urllib.request.Request(self.url(name))  # noqa: S310 - http or https: `open_store` takes no other
+        if start:
+            request.add_header("Range", f"bytes={start}-")
+        if self.authorization:
+            request.add_unredirected_header("Authorization", self.authorization)
+        address = f"{self.address}/{name}"
+        try:
+            with _OPENER.open(request, timeout=_TIMEOUT_SECONDS) as response:
+                self.connected.set()
+                yield from _read_from(response, start)
+        except HTTPError as error:
+            self.connected.set()
+            with error:
+                if error.code != 416:  # no such byte: the file ends before
+                    raise _status_error(address, error) from error
+        except (OSError, HTTPException) as error:
+            reason = getattr(error, "reason", error)
+            no_route = isinstance(reason, OSError) and reason.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH)
+            no_server = no_route or isinstance(reason, ConnectionRefusedError | socket.gaierror)
+            raise lost_connection(address, error, reachable=self.connected.is_set() or not no_server) from error
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows to http(s) alone, and never from https to http; authorization stays with the server it is for."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
+    ) -> urllib.request.Request | None:
+        before, after = urlsplit(req.full_url), urlsplit(newurl)
+        if after.scheme not in ("http", "https") or (before.scheme, after.scheme) == ("https", "http"):
+            raise HTTPError(req.full_url, code, msg, headers, fp)
+        request = super().redirect_request(req, fp, code, msg, headers, newurl)
+        if request is not None and (before.scheme, before.netloc) == (after.scheme, after.netloc):
+            request.unredirected_hdrs.update(
+                {name: value for name, value in req.unredirected_hdrs.items() if name == "Authorization"}
+            )
+        return request
+
+
+#: http and https, through a proxy where the environment names one, and nothing else: no file:, no ftp:.
+_OPENER = urllib.request.OpenerDirector()
+for _handler in (
+    urllib.request.ProxyHandler(),
+    urllib.request.HTTPHandler(),
+    urllib.request.HTTPSHandler(),
+    _Redirects(),
+    urllib.request.HTTPDefaultErrorHandler(),
+    urllib.request.HTTPErrorProcessor(),
+):
+    _OPENER.add_handler(_handler)
+
+
+def _read_from(response: HTTPResponse, start: int) -> Generator[bytes, None, None]:
+    """Bytes from byte `start` of the file on, whichever part of the file the server sent."""
+    sent = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
+    skip = start - (int(sent[1]) if response.status == 206 and sent else 0)
+    if skip < 0:
+        raise HTTPException("found another range than was requested")
+    while chunk := response.read(CHUNK_BYTES):
+        if len(chunk) > skip:
+            yield chunk[skip:]
+        skip = max(0, skip - len(chunk))
+    if response.length:
+        raise HTTPException(f"the connection ended {response.length} bytes too early")
+
+
+def _status_error(address: str, error: HTTPError) -> StoreError:
+    """What a status other than success means."""
+    status = f"HTTP {error.code}"
+    if error.code in _TRANSIENT_STATUSES:
+        pause_seconds = 0.0
+        with suppress(ValueError):
+            pause_seconds = min(max(float(error.headers.get("Retry-After", "0")), 0.0), _MAX_PAUSE_SECONDS)
+        return TransientError(f"{address}: cannot be fetched for now ({status})", pause_seconds)
+    if error.code in (404, 410):
+        return StoreError(f"{address}: not there ({status})")
+    if error.code in (401, 403):
+        return StoreError(f"{address}: may not be read ({status}); is a login or an agreement to its terms missing?")
+    if error.code < 400:
+        return StoreError(f"{address}: found a redirect that is not followed ({status}), expected the file")
+    return StoreError(f"{address}: cannot be fetched ({status})")
+
+
+def lost_connection(address: str, error: Exception, *, reachable: bool) -> StoreError:
+    """The error for no response, or half of one; `reachable` if a retry may succeed."""
+    message = f"{address}: cannot be fetched ({describe_reason(error)})"
+    return TransientError(message) if reachable else UnreachableError(f"{message}; run again once it can be reached")
+
+
+def describe_reason(error: Exception) -> str:
+    """Why a connection failed, in one line."""
+    cause = getattr(error, "reason", None) or error
+    reason = getattr(cause, "strerror", None) or cause
+    return " ".join(str(reason).split())[:300] or type(error).__name__

@@ -1,0 +1,76 @@
+"""A folder on a disk, or on a file system that others mount."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from manifests.files import atomic_writer, exclusive_lock, file_sha256, remove_leftovers
+from manifests.stores import base
+from manifests.stores.base import LocalFile, StoreError
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalStore:
+    """A folder on this machine, or mounted on it: a `WritableStore`."""
+
+    path: Path
+    keeps_history: ClassVar[str] = ""
+
+    @property
+    def address(self) -> str:
+        """The path."""
+        return str(self.path)
+
+    def chunks(self, name: str, start: int = 0) -> Generator[bytes, None, None]:
+        path = self.path / name
+        if not path.is_file():
+            raise StoreError(f"{path}: not there")
+        try:
+            with path.open("rb") as file:
+                file.seek(start)
+                while chunk := file.read(base.CHUNK_BYTES):
+                    yield chunk
+        except OSError as error:
+            raise base.TransientError(f"{path}: cannot be read ({error.strerror})") from error
+
+    @contextmanager
+    def open_for_writing(self, *, public: bool) -> Iterator[None]:  # noqa: ARG002 - file permissions are the user's
+        """See `WritableStore`. Raises FolderError where the folder is in use or cannot be written."""
+        with exclusive_lock(self.path, "DEST=", tidy=True):
+            with base.store_errors(self.address):
+                remove_leftovers(self.path)
+            yield
+
+    def list_files(self) -> dict[str, int]:
+        with base.store_errors(self.address):
+            present = {path.relative_to(self.path).as_posix(): path for path in self.path.rglob("*")}
+            return {name: p.stat().st_size for name, p in present.items() if p.is_file() and not base.is_hidden(name)}
+
+    def check(self, files: Sequence[LocalFile]) -> Iterator[bool]:
+        def has_hash(file: LocalFile) -> bool:
+            with base.store_errors(self.address):
+                return file_sha256(self.path / file.name) == file.sha256
+
+        return base.map_in_threads(has_hash, files)
+
+    def send(self, files: Sequence[LocalFile]) -> Iterator[LocalFile]:
+        """See `WritableStore`; `atomic_writer` reads each file back."""
+
+        def copy(file: LocalFile) -> LocalFile:
+            path = self.path / file.name
+            with base.store_errors(self.address), atomic_writer(path) as target, file.path.open("rb") as source:
+                while chunk := source.read(base.CHUNK_BYTES):
+                    target.write(chunk)
+                base.check_unchanged(file, target.sha256)
+            return file
+
+        return base.map_in_threads(copy, files)
+
+    def remove(self, names: Sequence[str]) -> None:
+        with base.store_errors(self.address):
+            for name in names:
+                (self.path / name).unlink(missing_ok=True)

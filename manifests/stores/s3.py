@@ -1,0 +1,116 @@
+"""A folder in an S3 bucket, or in a server with the same interface."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from threading import Event
+from typing import Any, ClassVar
+
+from manifests.stores import base
+from manifests.stores.base import LocalFile, StoreError
+from manifests.stores.http import describe_reason, lost_connection
+
+
+@dataclass(frozen=True, kw_only=True)
+class S3Store:
+    """A folder in a bucket: a `WritableStore`. Credentials are AWS's; `FSSPEC_S3_ANON=true` for a public bucket."""
+
+    address: str
+    filesystem: Any = field(repr=False)
+    """fsspec's."""
+    connected: Event = field(default_factory=Event, repr=False, compare=False)
+    """Set once the server has answered anything."""
+    keeps_history: ClassVar[str] = "earlier versions, if the bucket keeps them"
+
+    @classmethod
+    def at(cls, address: str) -> S3Store:
+        """Store of an address. Raises StoreError where the library for it is not installed."""
+        try:
+            import fsspec
+
+            filesystem = fsspec.filesystem("s3", skip_instance_cache=True, use_listings_cache=False)
+        except ImportError as error:
+            raise StoreError(f"{address}: needs s3fs; pip install '.[s3]' brings it") from error
+        return cls(address=address, filesystem=filesystem)
+
+    def chunks(self, name: str, start: int = 0) -> Generator[bytes, None, None]:
+        from botocore.exceptions import BotoCoreError, EndpointConnectionError, HTTPClientError  # an optional extra
+
+        address = f"{self.address}/{name}"
+        try:
+            with self.filesystem.open(address, "rb") as file:
+                self.connected.set()
+                file.seek(start)
+                while chunk := file.read(base.CHUNK_BYTES):
+                    yield chunk
+        except FileNotFoundError as error:
+            raise StoreError(f"{address}: not there") from error
+        except PermissionError as error:
+            raise StoreError(f"{address}: may not be read; which AWS credentials are set?") from error
+        except (OSError, HTTPClientError) as error:
+            raise lost_connection(address, error, reachable=True) from error
+        except EndpointConnectionError as error:
+            raise lost_connection(address, error, reachable=self.connected.is_set()) from error
+        except BotoCoreError as error:
+            raise StoreError(
+                f"{address}: {describe_reason(error)}; set AWS credentials, or FSSPEC_S3_ANON=true for a public bucket"
+            ) from error
+
+    @contextmanager
+    def open_for_writing(self, *, public: bool) -> Iterator[None]:  # noqa: ARG002 - a bucket's policy is its owner's
+        yield
+
+    def list_files(self) -> dict[str, int]:
+        root = self.address.removeprefix("s3://")
+        with self._store_errors():
+            found = self.filesystem.find(root, detail=True)
+        names = {path.removeprefix(f"{root}/"): entry["size"] for path, entry in found.items()}
+        return {name: size for name, size in names.items() if name and not base.is_hidden(name)}
+
+    def check(self, files: Sequence[LocalFile]) -> Iterator[bool]:
+        """See `WritableStore`; an object whose checksum the server does not keep is read."""
+        return base.map_in_threads(self._has_hash, files)
+
+    def send(self, files: Sequence[LocalFile]) -> Iterator[LocalFile]:
+        def put(file: LocalFile) -> LocalFile:
+            with self._store_errors():
+                data = file.path.read_bytes()
+                base.check_unchanged(file, hashlib.sha256(data).hexdigest())
+                # In one request: the checksum of an object sent in parts is not that of the whole.
+                checksum = {"ChecksumAlgorithm": "SHA256", "ChecksumSHA256": _base64(file.sha256)}
+                self.filesystem.call_s3("put_object", **self._key(file.name), Body=data, **checksum)
+            base.check_arrived(self._has_hash(file), file, self.address)
+            return file
+
+        return base.map_in_threads(put, files)
+
+    def remove(self, names: Sequence[str]) -> None:
+        with self._store_errors():
+            self.filesystem.rm([f"{self.address}/{name}" for name in names])
+
+    def _has_hash(self, file: LocalFile) -> bool:
+        with self._store_errors():
+            head = self.filesystem.call_s3("head_object", **self._key(file.name), ChecksumMode="ENABLED")
+            if found := head.get("ChecksumSHA256"):
+                return bool(found == _base64(file.sha256))
+            with self.filesystem.open(f"{self.address}/{file.name}", "rb") as remote:
+                return hashlib.file_digest(remote, "sha256").hexdigest() == file.sha256
+
+    def _key(self, name: str) -> dict[str, str]:
+        bucket, _, key = f"{self.address}/{name}".removeprefix("s3://").partition("/")
+        return {"Bucket": bucket, "Key": key}
+
+    @contextmanager
+    def _store_errors(self) -> Iterator[None]:
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        with base.store_errors(self.address, BotoCoreError, ClientError):
+            yield
+
+
+def _base64(sha256: str) -> str:
+    return base64.b64encode(bytes.fromhex(sha256)).decode()
