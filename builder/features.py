@@ -44,6 +44,7 @@ from manifests.schema import (
     feature_members,
     member_names,
 )
+from manifests.verify import verify
 
 #: Packages whose version can change a bit of a spectrogram.
 VERSIONED = ("librosa", "multimae-der", "numpy", "scipy")
@@ -158,7 +159,7 @@ def _checked(folder: Path) -> Dataset:
     """The index of a folder, after every byte of it was checked."""
     dataset = index.load_dataset(folder)
     with ProgressBar(len(dataset.shards), f"checking {folder}", unit="shard") as progress:
-        problems = index.verify(folder, full=True, on_file=lambda name: _count_tar(progress, name))
+        problems = verify(folder, full=True, on_file=lambda name: _count_tar(progress, name))
     if problems:
         raise ManifestError(
             f"{folder}: {problems[0]} ({len(problems)} bad in all, make verify names them); restore it first"

@@ -236,7 +236,7 @@ def _warn_of_cost(session: Session) -> None:
     if session.ranks.device.type != "cpu" or session.config.encoder == DEMO_DEFAULT:
         return
     recipe, forward = session.config.recipe, cost.forward_flop(session.model.encoder.config)
-    clips = {side: sum(session.corpus.sides[side]["clips"].values()) for side in ("train", "validation", "test")}
+    clips = {side: sum(session.corpus.sides[side].clips.values()) for side in ("train", "validation", "test")}
     passes = recipe.epochs * (cost.TRAINING_PASSES * clips["train"] + clips["validation"]) + clips["test"]
     work = forward * (sum(clips.values()) if recipe.frozen else passes)
     rate = cost.measured_rate(session.ranks.device) * session.ranks.count

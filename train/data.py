@@ -25,10 +25,11 @@ import numpy.typing as npt
 from manifests import index, labels
 from manifests.download import download_file
 from manifests.fetch import expected_files, mirror_index
-from manifests.folds import Side, read_assignment, resolve_scheme
+from manifests.folds import FoldSides, Side, read_fold_file, resolve_scheme
 from manifests.index import Dataset, Receipt, Shard, Statistics
 from manifests.labels import LabelScheme
 from manifests.stores import Store, is_remote, open_store
+from manifests.verify import verify
 from train.fusion import Strategy
 from train.supply import Supply
 
@@ -61,7 +62,7 @@ class Folder:
 
     def lacks(self, sides: Sequence[Side]) -> list[str]:
         """Names of the shards of some sides that are not here."""
-        return sorted({name for side in sides for name in side["shards"]} - self.here)
+        return sorted({name for side in sides for name in side.shards} - self.here)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -101,7 +102,7 @@ def open_folder(location: str | Path, cache_root: Path | None = None) -> Folder:
     if is_remote(str(location)):
         return _open_remote(str(location), cache_root or default_root())
     path = Path(location)
-    problems = index.verify(path)
+    problems = verify(path)
     if problems:
         more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
         raise DataError(f"{path}: {problems[0]}{more}; build or fetch it again")
@@ -129,7 +130,7 @@ def fold_scheme(folder: Folder, name: str | None = None) -> str:
     return resolve_scheme(name, folder.dataset.fold_schemes, {shard.speaker for shard in folder.dataset.shards})
 
 
-def fold_sides(folder: Folder, fold: str, scheme: str | None = None) -> Mapping[str, Side]:
+def fold_sides(folder: Folder, fold: str, scheme: str | None = None) -> FoldSides:
     """`train`, `validation` and `test` of a fold; the corpus's default scheme if none is named.
 
     Raises DataError or FoldError, listing the valid ones, for an unknown fold or scheme; FoldError for one that leaks a
@@ -139,7 +140,7 @@ def fold_sides(folder: Folder, fold: str, scheme: str | None = None) -> Mapping[
     file = f"{index.FOLDS}/{name}.json"
     data = (folder.path / file).read_bytes()
     speakers = {shard.name: shard.speaker for shard in folder.dataset.shards}
-    folds = read_assignment(data, speakers, str(folder.path / file))["folds"]
+    folds = read_fold_file(data, speakers, str(folder.path / file)).folds
     if fold not in folds:
         raise DataError(f"{name}: unknown fold {fold!r}; valid are {', '.join(folds)}")
     _check_hash(folder.path / file, index.load_sums(folder.path).get(file, "no hash"))
@@ -182,19 +183,19 @@ def load_clips(folder: Folder, side: Side, scheme: LabelScheme, members: tuple[s
     Raises DataError for an emotion that the scheme does not know, for shards that do not hold what the fold or the
     index promises, and for a side without clips.
     """
-    _check_known(scheme, side["clips"])
-    classes = {emotion: scheme.class_index(emotion) for emotion in side["clips"]}
-    shards = shards_named(folder.dataset, side["shards"])
+    _check_known(scheme, side.clips)
+    classes = {emotion: scheme.class_index(emotion) for emotion in side.clips}
+    shards = shards_named(folder.dataset, side.shards)
     with ThreadPoolExecutor(_THREADS) as pool:
         parts = list(pool.map(lambda shard: _part(_receipt(folder, shard), classes, members), shards))
     found = Counter[str]()
     for part in parts:
         found.update(part.emotions)
     sums = [part.statistics for part in parts if part.statistics]
-    if found != side["clips"]:
-        raise DataError(f"{folder.path}: found clips {dict(found)}, expected {side['clips']} as the fold promises")
+    if found != side.clips:
+        raise DataError(f"{folder.path}: found clips {dict(found)}, expected {side.clips} as the fold promises")
     if not sum(len(part.keys) for part in parts):
-        who = ", ".join(side["subjects"]) or "none that was built"
+        who = ", ".join(side.subjects) or "none that was built"
         raise DataError(f"{folder.path}: found no clip with a class; subjects are {who}")
     return Clips(
         folder=folder.path,
@@ -221,7 +222,9 @@ def all_clips(
     known = {shard.name for shard in shards}
     counts = Counter(row.emotion for row in index.load_rows(folder.path) if row.shard in known)
     side = Side(
-        shards=sorted(known), subjects=sorted({shard.speaker for shard in shards}), clips=dict(sorted(counts.items()))
+        shards=tuple(sorted(known)),
+        subjects=tuple(sorted({shard.speaker for shard in shards})),
+        clips=dict(sorted(counts.items())),
     )
     scheme = labels.identity_scheme(folder.dataset.dataset, counts)
     return load_clips(folder, side, scheme, members), scheme.classes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -12,7 +12,7 @@ import torch
 
 from manifests import folds, index
 from manifests.fetch import fetch_command
-from manifests.folds import Side, read_assignment
+from manifests.folds import FoldSides, read_fold_file
 from manifests.index import FoldSelection
 from manifests.labels import LabelScheme
 from train import data
@@ -37,7 +37,7 @@ class Corpus:
     fold_scheme: str
     folds: tuple[str, ...]
     """All folds of the scheme."""
-    sides: Mapping[str, Side]
+    sides: FoldSides
     members: tuple[str, ...]
     """What the strategy reads of a clip."""
     training: Clips
@@ -81,12 +81,12 @@ def open_corpus(config: TrainConfig) -> Corpus:
     """
     folder = data.open_folder(config.shards)
     sides = data.fold_sides(folder, config.fold, config.fold_scheme)
-    emotions = sorted({emotion for side in SIDES for emotion in sides[side]["clips"]})
+    emotions = sorted({emotion for side in SIDES for emotion in sides[side].clips})
     strategy = strategy_named(config.strategy)
     members = data.members_for(folder.dataset, strategy, config.feature)
     _check_here(folder, sides, config)
     scheme = data.choose_labels(folder.dataset, config.label_scheme, emotions)
-    needed = [name for side in SIDES for name in sides[side]["shards"] if name in folder.here]
+    needed = [name for side in SIDES for name in sides[side].shards if name in folder.here]
     return Corpus(
         folder=folder,
         strategy=strategy,
@@ -108,12 +108,12 @@ def fetch_line(folder: Folder, config: TrainConfig, split: str) -> str:
     )
 
 
-def _check_here(folder: Folder, sides: Mapping[str, Side], config: TrainConfig) -> None:
+def _check_here(folder: Folder, sides: FoldSides, config: TrainConfig) -> None:
     """Raise DataError unless the fold can be trained on."""
     wanted = [sides[side] for side in folds.SPLITS["train"]]
     absent = folder.lacks(wanted)
     if absent:
-        of = sum(len(side["shards"]) for side in wanted)
+        of = sum(len(side.shards) for side in wanted)
         raise data.DataError(
             f"{folder.path}: of {of} training and validation shards of fold {config.fold} found {of - len(absent)}; "
             f"fetch the rest: {fetch_line(folder, config, 'train')}"
@@ -125,7 +125,7 @@ def fold_names(folder: Folder, scheme: str | None = None) -> tuple[str, ...]:
     name = data.fold_scheme(folder, scheme)
     path = folder.path / index.FOLDS / f"{name}.json"
     speakers = {shard.name: shard.speaker for shard in folder.dataset.shards}
-    return tuple(read_assignment(path.read_bytes(), speakers, str(path))["folds"])
+    return tuple(read_fold_file(path.read_bytes(), speakers, str(path)).folds)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -291,7 +291,7 @@ def _provenance(session: Session, run: Run) -> Provenance:
         build=corpus.folder.dataset.identity["config"],
         about=corpus.folder.dataset.about,
         mapping=corpus.scheme.mapping,
-        seen=tuple(sorted({*corpus.sides["train"]["subjects"], *corpus.sides["validation"]["subjects"]})),
+        seen=tuple(sorted({*corpus.sides["train"].subjects, *corpus.sides["validation"].subjects})),
     )
 
 

@@ -91,7 +91,7 @@ def _whole(root: Path, original: Original) -> Finding:
     if size != original.bytes:
         problem: str | None = f"found {size} bytes, expected {original.bytes}"
     else:
-        problem = promise(original).broken_by(path)
+        problem = promise(original).find_mismatch(path)
     return Finding(original=original, name=original.name, state="wrong" if problem else "right", detail=problem or "")
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from manifests.folds import Assignment, FoldError, read_assignment
+from manifests.folds import FoldError, FoldFile, read_fold_file
 from manifests.index import (
     CLIPS_FILE,
     DATASET_FILE,
@@ -39,7 +39,7 @@ class Contents:
     dataset: Dataset
     rows: tuple[Row, ...]
     """Every source clip, dropped ones too."""
-    assignments: Mapping[str, Assignment]
+    assignments: Mapping[str, FoldFile]
     """Fold scheme -> who is on which side, the default scheme first."""
 
     @property
@@ -113,12 +113,12 @@ def _members(tar: Path, places: Mapping[str, tuple[int, int]]) -> dict[str, byte
     return members
 
 
-def _assignment(folder: Path, name: str, speakers: Mapping[str, str]) -> Assignment:
+def _assignment(folder: Path, name: str, speakers: Mapping[str, str]) -> FoldFile:
     path = folder / FOLDS / f"{name}.json"
     if not path.is_file():
         raise ManifestError(f"{path}: not there; the index promises it")
     try:
-        return read_assignment(path.read_bytes(), speakers, str(path))
+        return read_fold_file(path.read_bytes(), speakers, str(path))
     except FoldError as error:
         raise ManifestError(str(error)) from error
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from builder.report.contents import Contents
 from builder.report.markup import Markup, element, joined
-from manifests.folds import SIDES, Assignment, Side
+from manifests.folds import SIDES, FoldFile, FoldSides, Side
 from manifests.index import Row
 from manifests.labels import LABEL_SCHEMES
 from manifests.schema import DROP_REASONS, FLAGS
@@ -152,32 +152,31 @@ def _explained(name: str, meanings: Mapping[str, str], rows: Sequence[Row], cont
     return element("details", heading, content, open="" if len(rows) <= _FEW else None)
 
 
-def _scheme(assignment: Assignment, opened: bool) -> Markup:
-    everyone = [s for sides in assignment["folds"].values() for side in SIDES for s in sides[side]["subjects"]]
+def _scheme(assignment: FoldFile, opened: bool) -> Markup:
+    everyone = [s for sides in assignment.folds.values() for side in SIDES for s in sides[side].subjects]
     summary = element(
         "summary",
-        element("code", assignment["name"]),
-        element("span", f" {_plural(len(assignment['folds']), 'fold')}, {_plural(len(set(everyone)), 'subject')}"),
+        element("code", assignment.name),
+        element("span", f" {_plural(len(assignment.folds), 'fold')}, {_plural(len(set(everyone)), 'subject')}"),
     )
-    body = [_fold(name, sides) for name, sides in assignment["folds"].items()]
+    body = [_fold(name, sides) for name, sides in assignment.folds.items()]
     head = ("fold", "test clips", "subjects", "validation clips", "subjects", "train clips", "subjects")
-    notes = [element("p", assignment["note"], element("br"), "Source: ", assignment["source"], class_="meaning")]
+    notes = [element("p", assignment.note, element("br"), "Source: ", assignment.source, class_="meaning")]
     for key, meaning in (("absent", "in the scheme but not built"), ("left_out", "built but left out by the scheme")):
-        if assignment[key]:  # type: ignore[literal-required]
-            names = assignment[key]  # type: ignore[literal-required]
+        if names := getattr(assignment, key):
             notes.append(element("p", f"{_plural(len(names), 'subject')} {meaning}: ", compact(names), class_="warn"))
     return element("details", summary, *notes, _table(head, body, class_="folds"), open="" if opened else None)
 
 
-def _fold(name: str, sides: Mapping[str, Side]) -> list[Markup]:
+def _fold(name: str, sides: FoldSides) -> list[Markup]:
     cells = (cell for side in ("test", "validation", "train") for cell in _side(sides[side]))
     return [element("th", name, scope="row"), *cells]
 
 
 def _side(side: Side) -> list[Markup]:
-    subjects = side["subjects"]
+    subjects = side.subjects
     return [
-        _number(sum(side["clips"].values()), "bad" if not subjects else ""),
+        _number(sum(side.clips.values()), "bad" if not subjects else ""),
         element("td", f"{len(subjects)} ", element("span", compact(subjects, 4), class_="muted")),
     ]
 
