@@ -33,7 +33,7 @@ def main() -> None:
     folder = open_folder(options.folder)
     marks.append(time.perf_counter())
     side = fold_sides(folder, folder.dataset.shards[0].speaker, LOSO)["train"]
-    scheme = identity_scheme(folder.dataset.dataset, side["clips"])
+    scheme = identity_scheme(folder.dataset.dataset, side.clips)
     clips = load_clips(folder, side, scheme, members_for(folder.dataset, strategy_named("cfas"), "mfcc"))
     marks.append(time.perf_counter())
     with closing(supply(folder, clips.shards)) as on_way:

@@ -72,9 +72,9 @@ def test_an_index_of_many_clips_is_small_and_its_folds_are_ten(corpora: dict[int
     assert dataset.fold_schemes == (folds.TEN_FOLDS,)
     shards = {shard.name: shard.speaker for shard in dataset.shards}
     path = twice / "folds" / f"{folds.TEN_FOLDS}.json"
-    for sides in folds.read_assignment(path.read_bytes(), shards, str(path))["folds"].values():
-        assert sorted(name for side in sides.values() for name in side["shards"]) == sorted(shards)
-        assert sum(sum(side["clips"].values()) for side in sides.values()) == TWICE
+    for sides in folds.read_fold_file(path.read_bytes(), shards, str(path)).folds.values():
+        assert sorted(name for side in folds.SIDES for name in sides[side].shards) == sorted(shards)
+        assert sum(sum(sides[side].clips.values()) for side in folds.SIDES) == TWICE
     for name in ("dataset.json", "croissant.json", "SHA256SUMS", "clips.jsonl", path.relative_to(twice)):
         assert (twice / name).stat().st_size < 2.1 * (small / name).stat().st_size
 

@@ -27,6 +27,7 @@ from builder.config import BuildConfig
 from builder.run import Job, build
 from manifests import index
 from manifests.files import exclusive_lock
+from manifests.verify import verify
 from manifests.withdraw import withdraw
 
 STOPPED = "error: stopped; the same command goes on where this one was\n"
@@ -247,7 +248,7 @@ def test_drops_fail_unless_they_are_allowed(
     assert f"error: {failures}. What was built is kept; ALLOW_DROPS=1 accepts it\n" in said.err
     assert f"built {6 - len(orders)}   flagged 0   dropped {len(orders)}\n" in said.out
     assert "  dropped 1: no_face, a face was found in fewer than half of the frames\n" in said.out
-    assert index.verify(out, full=True) == []
+    assert verify(out, full=True) == []
     kept = contents(out)
     assert main(command("shards", data, out, "--allow-drops")) == 0
     assert contents(out) == kept
@@ -436,7 +437,7 @@ def test_a_crash_and_a_hang_in_one_build(data: Path, tmp_path: Path) -> None:
     assert "  dropped 1: worker_died, " in said
     assert "error: 2 of 6 clips dropped, more than 2%. What was built is kept; ALLOW_DROPS=1 accepts it" in complained
     assert "Traceback" not in complained
-    assert index.verify(tmp_path / "out", full=True) == []
+    assert verify(tmp_path / "out", full=True) == []
 
 
 # --- disks that are full or not writable -----------------------------------------------------------------------
@@ -519,7 +520,7 @@ def test_a_build_of_faces(faces: tuple[Path, Path, str]) -> None:
     assert f"\nshards    {out} (3 shards, 0 of them built before)\nfolds     loso\n" in said
     assert said.endswith(f"report    {out}/report.html\n")
     assert (out / "report.html").is_file()
-    assert index.verify(out, full=True) == []
+    assert verify(out, full=True) == []
 
 
 def test_one_worker_makes_the_same_bytes(faces: tuple[Path, Path, str], tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from builder.engines import DaskCluster, Work, build_shard
 from builder.pool import EngineError
 from builder.run import plan
 from manifests import index
+from manifests.verify import verify
 
 SPEAKERS = {name: {f"{name.lower()}{clip}": "sleep 0.02" for clip in range(4)} for name in "ABCDE"}
 LOCAL, RANKS, DASK = "local", "two ranks", "dask"
@@ -72,7 +73,7 @@ def test_equal_bytes_with_a_clip_that_is_poison_and_one_that_hangs(engine: str, 
         assert status == 0, (said, complained)
     reasons = {row.clip_id: row.reason for row in index.load_rows(out) if row.reason}
     assert reasons == {"b1": "worker_died", "d2": "timeout"}
-    assert index.verify(out, full=True) == []
+    assert verify(out, full=True) == []
     assert contents(out) == undisturbed(data, "--clip-seconds", "2")
 
 
@@ -99,7 +100,7 @@ def test_every_shard_built_twice_at_once(engine: str, data: Path, out: Path) -> 
     own = ENGINES[engine][0][:2] + (("--engine", "dask") if engine == DASK else ())
     twins = [Running(STAND_IN, data, out, *own, "--rank", "0", "--world-size", "1") for _ in range(2)]
     assert [status for status, *_ in ended(twins)] == [0, 0]
-    assert index.verify(out, full=True) == []
+    assert verify(out, full=True) == []
     assert contents(out) == undisturbed(data)
 
 

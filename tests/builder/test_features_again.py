@@ -35,6 +35,7 @@ from builder.run import build
 from manifests import index, schema
 from manifests.files import FolderError, exclusive_lock
 from manifests.index import ManifestError
+from manifests.verify import verify
 
 HERE = Path(__file__).parent
 Make = Callable[..., Path]
@@ -126,7 +127,7 @@ def test_all_that_tells_of_clips_is_as_in_a_build_from_the_recordings(
     built: Make, tmp_path: Path, before: tuple[str, ...], after: tuple[str, ...]
 ) -> None:
     made = make_features(job(built(*before), tmp_path / "out", *after))
-    assert index.verify(tmp_path / "out", full=True) == []
+    assert verify(tmp_path / "out", full=True) == []
     assert made.other_versions == ()
     found, expected = contents(tmp_path / "out"), contents(built(*after))
     assert found.keys() == expected.keys()
@@ -237,7 +238,7 @@ def test_the_command_needs_no_face_model(tmp_path: Path) -> None:
         f"shards    {out} (3 shards, 0 of them made before)",
         "folds     loso",
     ]
-    assert index.verify(out, full=True) == []
+    assert verify(out, full=True) == []
 
 
 # --- stopped and resumed ---------------------------------------------------------------------------------------
@@ -269,8 +270,8 @@ def check_nothing_half_published(out: Path, expected: Mapping[str, bytes]) -> No
     for name, data in contents(out).items():
         if Path(name).suffix == ".tar" or Path(name).match("receipts/[!.]*"):
             assert data in (expected.get(name), EMPTY_TAR), name
-    if (out / index.SUMS_FILE).exists() and index.verify(out) == []:
-        assert index.verify(out, full=True) == []
+    if (out / index.SUMS_FILE).exists() and verify(out) == []:
+        assert verify(out, full=True) == []
 
 
 def killed(task: Job, at: int) -> bool:
@@ -434,7 +435,7 @@ def test_a_folder_of_other_shards_is_refused_naming_the_difference(tmp_path: Pat
     of_recordings = shard_folder(tmp_path / "recordings", ("stft",))
     with pytest.raises(FolderError, match=r"\(spectrograms_from: None -> \{.*\}\); choose another TO="):
         make_features(job(shards, of_recordings, "stft"))
-    assert index.verify(of_recordings, full=True) == []
+    assert verify(of_recordings, full=True) == []
 
 
 def test_a_folder_that_another_works_in_is_refused(tmp_path: Path) -> None:

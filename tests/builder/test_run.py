@@ -26,6 +26,7 @@ from builder.pool import ClipPool
 from builder.run import Job, Summary, build
 from manifests import index
 from manifests.files import FolderError, HashingFile, describe_os_error, exclusive_lock
+from manifests.verify import verify
 from manifests.withdraw import PENDING_WITHDRAWAL_FILE, withdraw
 
 SPEAKERS = {
@@ -68,7 +69,7 @@ def undisturbed(data: Path) -> Contents:
     """What a build that nothing happens to makes of a corpus."""
     out = data.parent / "undisturbed"
     build(job(data, out))
-    assert index.verify(out, full=True) == []
+    assert verify(out, full=True) == []
     found = contents(out)
     shutil.rmtree(out)
     return found
@@ -128,8 +129,8 @@ def check_nothing_half_published(out: Path, before: Contents, after: Contents) -
     for name, data in contents(out).items():
         if not Path(name).name.startswith(".") and name != "B-000.tar":  # an empty tar, about to be removed
             assert data in (before.get(name), after.get(name)) or is_draft(name, data), name
-    if (out / index.SUMS_FILE).exists() and index.verify(out) == []:
-        assert index.verify(out, full=True) == []
+    if (out / index.SUMS_FILE).exists() and verify(out) == []:
+        assert verify(out, full=True) == []
 
 
 def is_draft(name: str, data: bytes) -> bool:
@@ -485,14 +486,14 @@ def test_two_per_cent_may_be_dropped(tmp_path: Path) -> None:
 def test_more_than_two_per_cent_is_a_failure_that_keeps_what_was_built(tmp_path: Path) -> None:
     summary = drops(tmp_path, 3, 97)
     assert summary.failures() == ["3 of 100 clips dropped, more than 2%"]
-    assert index.verify(tmp_path / "out", full=True) == []
+    assert verify(tmp_path / "out", full=True) == []
 
 
 def test_an_empty_speaker_is_a_failure(tmp_path: Path) -> None:
     clips = {"S": {f"s{i}": "ok" for i in range(99)}, "T": {"t1": "drop no_face"}}
     summary = build(job(stand_ins.corpus(tmp_path / "data", clips), tmp_path / "out"))
     assert summary.failures() == ["nothing was built of speaker T"]
-    assert index.verify(tmp_path / "out", full=True) == []
+    assert verify(tmp_path / "out", full=True) == []
 
 
 # --- any number of workers -------------------------------------------------------------------------------------
@@ -520,7 +521,7 @@ def test_clips_that_kill_their_worker_are_in_the_index(data: Path, out: Path, po
     rows = {row.clip_id: row for row in index.load_rows(out)}
     assert (rows["a1"].reason, rows["c1"].status) == ("worker_died", "built")
     assert list(rows) == sorted(rows)
-    assert index.verify(out, full=True) == []
+    assert verify(out, full=True) == []
     assert build(job(data, out)).resumed == 2  # another try may do better
 
 
@@ -533,7 +534,7 @@ def test_who_was_withdrawn_is_left_out_of_later_builds(data: Path, out: Path) ->
     assert summary.withdrawn == (gone,)
     assert summary.resumed == summary.shards
     assert contents(out) == after
-    assert index.verify(out, full=True) == []
+    assert verify(out, full=True) == []
 
 
 def test_a_withdrawal_that_was_killed_is_ended_before_anything_is_built(data: Path, out: Path) -> None:

@@ -303,7 +303,7 @@ SAFETY = (
         "S7",
         "hostile places: redirects to files, names that lead elsewhere, passwords in addresses",
         "refused, and not told to others",
-        manifests_places=(
+        manifests_stores=(
             "a_redirect_elsewhere_is_not_followed",
             "a_redirect_is_followed_with_the_range_and_without_the_password",
             "credentials_have_no_place_in_an_address_and_are_not_told",
@@ -350,7 +350,7 @@ SHARING = (
         "H3",
         "connections cut, lengths that lie, servers that stall",
         "gone on with where it was cut; given up with what came kept",
-        manifests_transfer=(
+        manifests_download=(
             "a_cut_connection_is_gone_on_from_where_it_was_cut",
             "a_length_that_is_told_too_long_is_no_harm",
             "a_length_that_is_told_too_short_is_refused",
@@ -362,7 +362,7 @@ SHARING = (
         "H4",
         "wrong bytes from a server",
         "refused with file, found and expected before anything is decoded",
-        manifests_transfer="wrong_bytes_are_tried_once_more_and_refused",
+        manifests_download="wrong_bytes_are_tried_once_more_and_refused",
         manifests_fetch="one_wrong_shard_does_not_keep_the_rest",
         train_remote="wrong_bytes_are_never_decoded",
         train_sharing="training_begins_while_shards_arrive_and_a_wrong_one_ends_it_until_it_is_mended",

@@ -31,6 +31,7 @@ from samples import sample  # noqa: E402
 from builder.datasets import iemocap, scan_corpus  # noqa: E402
 from builder.datasets.base import CorpusError  # noqa: E402
 from manifests import folds, index, schema  # noqa: E402
+from manifests.verify import verify  # noqa: E402
 
 QUICK, THOROUGH = 100, 4000
 
@@ -81,7 +82,7 @@ PARSERS = {
     "tar": _file("anna-000.tar", lambda folder: index.member_places(folder / "anna-000.tar"), schema.SchemaError),
     "fold file": Parser(
         lambda folder: (folder / "folds/loso.json").read_bytes(),
-        lambda data, folder: folds.read_assignment(data, _speakers(folder), "x"),
+        lambda data, folder: folds.read_fold_file(data, _speakers(folder), "x"),
         (folds.FoldError,),
     ),
     "fold scheme": Parser(
@@ -215,7 +216,7 @@ def test_a_damaged_folder_is_told_of_and_nothing_else(examples: int, whole: Path
         bad = source.choice((damaged, altered))(data, source)
         (scratch / name).write_bytes(bad)
         try:
-            unseen += not index.verify(scratch, full=True) and bad != data
+            unseen += not verify(scratch, full=True) and bad != data
         except _INDEX_ERRORS as error:
             assert str(error).isprintable()
         finally:

@@ -49,7 +49,7 @@ def make_folder(
         counts={"built": len(rows)},
         shards=shards,
     )
-    (out / index.FOLDS / f"{folds.LOSO}.json").write_text(index.dump_json(assignment))
+    (out / index.FOLDS / f"{folds.LOSO}.json").write_bytes(folds.dump_fold_file(assignment))
     (out / index.CLIPS_FILE).write_bytes(index.dump_rows(rows))
     (out / index.DATASET_FILE).write_bytes(index.dump_dataset(described))
     (out / "README.md").write_text("made by a test\n")

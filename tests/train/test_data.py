@@ -11,7 +11,7 @@ import pytest
 from shard_factory import SPEAKERS, make_folder, make_sample, sign
 
 from manifests import index
-from manifests.folds import FoldError
+from manifests.folds import SIDES, FoldError, Side
 from manifests.index import ManifestError, Statistics
 from manifests.labels import LabelError, label_scheme
 from manifests.schema import Clip, encode
@@ -43,7 +43,7 @@ def copy(shards: Path, tmp_path: Path) -> Path:
 def clips_of(path: Path, fold: str = "anna", side: str = "train", labels: str | None = None) -> Clips:
     folder = open_folder(path)
     sides = fold_sides(folder, fold)
-    scheme = choose_labels(folder.dataset, labels, [e for s in sides.values() for e in s["clips"]])
+    scheme = choose_labels(folder.dataset, labels, [e for s in SIDES for e in sides[s].clips])
     return load_clips(folder, sides[side], scheme, members_for(folder.dataset, STRATEGIES["cfas"], "mfcc"))
 
 
@@ -51,12 +51,12 @@ def test_a_side_has_all_clips_of_its_subjects_by_shard_and_id(shards: Path) -> N
     sides = fold_sides(open_folder(shards), "anna")
     found = {side: clips_of(shards, side=side) for side in sides}
     for side, clips in found.items():
-        expected = [f"{s}-{e}-{take}" for s in sides[side]["subjects"] for e in ("fear", "joy") for take in (0, 1)]
+        expected = [f"{s}-{e}-{take}" for s in sides[side].subjects for e in ("fear", "joy") for take in (0, 1)]
         assert [key.decode() for key in clips.keys] == expected
-        assert clips.labels.tolist() == [0, 0, 1, 1] * len(sides[side]["subjects"])
+        assert clips.labels.tolist() == [0, 0, 1, 1] * len(sides[side].subjects)
         assert [clips.speakers[shard] for shard in clips.shard] == [key.partition("-")[0] for key in expected]
         assert not clips.left_out
-    assert sides["test"]["subjects"] == ["anna"]
+    assert sides["test"].subjects == ("anna",)
     assert sum(len(clips) for clips in found.values()) == 4 * len(SPEAKERS)
 
 
@@ -98,10 +98,10 @@ def test_a_feature_that_was_not_built_is_refused(shards: Path) -> None:
 def test_statistics_are_of_the_training_shards_alone(shards: Path) -> None:
     folder = open_folder(shards)
     side = fold_sides(folder, "anna")["train"]
-    scheme = choose_labels(folder.dataset, None, list(side["clips"]))
+    scheme = choose_labels(folder.dataset, None, list(side.clips))
     sums = load_clips(folder, side, scheme, ("faces.jpg", "mfcc_8.npy")).statistics
     assert sums is not None
-    names = [(s, e, take) for s in side["subjects"] for e in ("fear", "joy") for take in (0, 1)]
+    names = [(s, e, take) for s in side.subjects for e in ("fear", "joy") for take in (0, 1)]
     samples = [make_sample(Clip(clip_id=f"{s}-{e}-{t}", speaker=s, emotion=e), ("mfcc", "logmel")) for s, e, t in names]
     expected = Statistics.of(np.concatenate([sample.spectrograms["mfcc_8"] for sample in samples]))
     assert sums.count == expected.count
@@ -154,7 +154,7 @@ def test_a_fold_that_leaks_a_subject_is_refused(copy: Path) -> None:
     train["shards"] = sorted(train["shards"] + test["shards"])
     path.write_text(json.dumps(folds))
     sign(copy)
-    with pytest.raises(FoldError, match=r"^\S*loso.json, fold anna: subject anna on two sides"):
+    with pytest.raises(FoldError, match=r"^\S*loso.json\.folds\.anna: subject anna on two sides"):
         fold_sides(open_folder(copy), "ben")
 
 
@@ -177,7 +177,7 @@ def test_a_fold_that_promises_other_clips_is_refused(copy: Path) -> None:
 
 def test_a_side_without_built_subjects_is_refused(copy: Path) -> None:
     folder = open_folder(copy)
-    side = {"shards": [], "subjects": [], "clips": {}}
+    side = Side(shards=(), subjects=(), clips={})
     with pytest.raises(DataError, match="found no clip with a class; subjects are none that was built"):
         load_clips(folder, side, label_scheme("crema-d-6"), ("faces.jpg",))
 

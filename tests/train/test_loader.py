@@ -33,7 +33,7 @@ def clips_of(path: Path, strategy: str = "cfas") -> Clips:
     folder = open_folder(path)
     side = fold_sides(folder, "a")["train"]
     members = members_for(folder.dataset, STRATEGIES[strategy], "mfcc")
-    return load_clips(folder, side, identity_scheme("folder", side["clips"]), members)
+    return load_clips(folder, side, identity_scheme("folder", side.clips), members)
 
 
 def loader_of(clips: Clips, batch_size: int = 5, workers: int = 0, **changes: int) -> Loader:

@@ -47,7 +47,7 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def clips_of(folder: Folder, side: str = "train") -> Clips:
     told = fold_sides(folder, "anna")[side]
     members = members_for(folder.dataset, STRATEGIES["cfas"], "mfcc")
-    return load_clips(folder, told, identity_scheme("folder", told["clips"]), members)
+    return load_clips(folder, told, identity_scheme("folder", told.clips), members)
 
 
 def loader_of(folder: Folder, workers: int = 2, on_way: Supply | None = None, **changes: int) -> Loader:
@@ -78,7 +78,7 @@ def test_a_remote_folder_reads_like_a_local_one(kind: str, shards: Path, monkeyp
 
 def test_only_what_is_used_is_fetched_and_only_once(server: FileServer) -> None:
     list(loader_of(open_folder(server.url)).epoch(0))
-    used = fold_sides(open_folder(server.url), "anna")["train"]["shards"]
+    used = fold_sides(open_folder(server.url), "anna")["train"].shards
     asked = [name for name in server.asked if name.endswith((".tar", ".json"))]
     receipts = [f"receipts/{name.removesuffix('.tar')}.json" for name in used]
     assert sorted(asked) == sorted([*used, *receipts, "dataset.json", "folds/loso.json"])
@@ -90,7 +90,7 @@ def test_only_what_is_used_is_fetched_and_only_once(server: FileServer) -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_come_before_all_shards_are_here(server: FileServer, shards: Path, workers: int) -> None:
     folder = open_folder(server.url)
-    *before, last = fold_sides(folder, "anna")["train"]["shards"]
+    *before, last = fold_sides(folder, "anna")["train"].shards
     late = threading.Event()
     server.misbehave(last, Fault(hold=late))
     batches = loader_of(folder, workers).epoch(0)
@@ -118,7 +118,7 @@ def test_shards_are_asked_for_in_the_order_of_need(shards: Path, first: int) -> 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_wrong_bytes_are_never_decoded(server: FileServer, workers: int) -> None:
     folder = open_folder(server.url)
-    bad = fold_sides(folder, "anna")["train"]["shards"][1]
+    bad = fold_sides(folder, "anna")["train"].shards[1]
     server.misbehave(bad, always=Fault(change=flipped))
     with pytest.raises(StoreError, match=rf"^{server.url}/{bad}: found SHA-256 [0-9a-f]+, expected [0-9a-f]+; what is"):
         list(loader_of(folder, workers).epoch(0))
@@ -143,7 +143,7 @@ def test_a_cached_file_that_was_damaged_is_fetched_again(
 def test_a_speaker_who_was_withdrawn_leaves_the_cache(server: FileServer, tmp_path: Path) -> None:
     folder = open_folder(server.url)
     list(loader_of(folder).epoch(0))
-    gone = fold_sides(folder, "anna")["train"]["subjects"][0]
+    gone = fold_sides(folder, "anna")["train"].subjects[0]
     assert (folder.path / f"{gone}-000.tar").exists()
     others = [name for name in (*SPEAKERS, "eve", "finn") if name != gone]
     server.folder = make_folder(tmp_path / "since", speakers=others)

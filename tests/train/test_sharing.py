@@ -23,7 +23,8 @@ from shard_factory import make_folder
 from manifests import __main__ as sharing
 from manifests import download, licensing
 from manifests.fetch import FoldSelector, fetch
-from manifests.index import load_dataset, verify
+from manifests.index import load_dataset
+from manifests.verify import verify
 from train import cli
 from train.models.videomae import ENCODERS, EncoderConfig
 from train.recipes import RECIPES
@@ -243,7 +244,7 @@ def test_ctrl_c_ends_the_wait_for_a_shard(server: FileServer, tmp_path: Path) ->
 def _validation(folder: Path) -> str:
     from train.data import fold_sides, open_folder
 
-    (speaker,) = fold_sides(open_folder(folder), "cleo")["validation"]["subjects"]
+    (speaker,) = fold_sides(open_folder(folder), "cleo")["validation"].subjects
     return speaker
 
 
