@@ -1,5 +1,4 @@
-"""The contract between the builder and the trainer: what a shard folder holds and what it promises.
+"""The contract between builder and trainer: what a folder of shards holds, and how it is read, checked and shared.
 
-Light on purpose (standard library, numpy, a JPEG and a FLAC codec): whoever receives a folder of
-shards can check and read it without the recordings and without the builder's dependencies.
+It needs few libraries, so that a folder can be used without the recordings and without the builder's dependencies.
 """

@@ -30,7 +30,6 @@ THREADS = 8
 MAX_FAILURES = 20
 #: Most bytes of files whose size the index does not list.
 _MOST_BYTES = {index.CLIPS_FILE: 1 << 32, index.FOLDS: 1 << 28}
-_CARD = "README.md"
 _STAGING = ".source"
 
 
@@ -171,7 +170,7 @@ def _staged_index(store: Store, folder: Path) -> Iterator[tuple[Path, Dataset]]:
             if not dataset.complete:
                 raise FetchError(f"{store.address}: found an unfinished build, expected a finished one")
             folds = (f"{index.FOLDS}/{scheme}.json" for scheme in dataset.fold_schemes)
-            for name in (*folds, index.CLIPS_FILE, _CARD, *(sums.keys() & {index.CROISSANT_FILE})):
+            for name in (*folds, index.CLIPS_FILE, index.CARD_FILE, *(sums.keys() & {index.CROISSANT_FILE})):
                 _stage(store, folder, sums, name)
             yield staging, dataset
         except (FoldError, ManifestError) as error:

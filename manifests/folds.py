@@ -132,8 +132,7 @@ class FoldSides:
 
     def __getitem__(self, side: str) -> Side:
         """One of `SIDES` by name."""
-        found: Side = getattr(self, side)
-        return found
+        return {"train": self.train, "validation": self.validation, "test": self.test}[side]
 
 
 @dataclass(frozen=True, kw_only=True)

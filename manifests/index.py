@@ -22,15 +22,7 @@ import numpy.typing as npt
 from manifests.errors import UserError
 from manifests.files import file_sha256 as file_sha256
 from manifests.records import from_json
-from manifests.schema import (
-    FEATURE_ROWS,
-    NAME,
-    SCHEMA_VERSION,
-    SchemaError,
-    check_member,
-    dump_json,
-    spectrogram_shape,
-)
+from manifests.schema import FEATURE_ROWS, NAME, SCHEMA_VERSION, SchemaError, check_member, dump_json, spectrogram_shape
 
 DATASET_FILE = "dataset.json"
 CLIPS_FILE = "clips.jsonl"
@@ -38,10 +30,12 @@ CROISSANT_FILE = "croissant.json"
 SHARED_FILE = "SHARED.json"
 SUMS_FILE = "SHA256SUMS"
 FETCHED_FILE = "fetched.json"
+CARD_FILE = "README.md"
+REPORT_FILE = "report.html"
 RECEIPTS = "receipts"
 FOLDS = "folds"
 #: Files beside the listed ones that do not describe samples.
-VIEWS = frozenset({"report.html", FETCHED_FILE, SHARED_FILE, SUMS_FILE})
+VIEWS = frozenset({REPORT_FILE, FETCHED_FILE, SHARED_FILE, SUMS_FILE})
 
 STATUSES = ("planned", "built", "flagged", "dropped")
 
@@ -331,7 +325,7 @@ def expected_names(dataset: Dataset, receipts: Iterable[str]) -> list[str]:
     """Every file a complete folder has, relative and sorted, without the views and the sums themselves."""
     folds = (f"{FOLDS}/{scheme}.json" for scheme in dataset.fold_schemes)
     tars = (shard.name for shard in dataset.shards)
-    return sorted([*tars, *receipts, *folds, DATASET_FILE, CLIPS_FILE, "README.md"])
+    return sorted([*tars, *receipts, *folds, DATASET_FILE, CLIPS_FILE, CARD_FILE])
 
 
 def dump_sums(sums: Mapping[str, str]) -> bytes:

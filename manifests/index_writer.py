@@ -76,7 +76,7 @@ def write_index(folder: Path, description: Dataset, shards: Sequence[str]) -> Wr
     )
     metadata = croissant(dataset, clips_bytes=clips.bytes, clips_sha256=sums[index.CLIPS_FILE])
     sums[index.CROISSANT_FILE] = atomic_write(folder / index.CROISSANT_FILE, metadata)
-    sums["README.md"] = atomic_write(folder / "README.md", dataset_card(dataset, tally).encode())
+    sums[index.CARD_FILE] = atomic_write(folder / index.CARD_FILE, dataset_card(dataset, tally).encode())
     sums[index.DATASET_FILE] = atomic_write(folder / index.DATASET_FILE, index.dump_dataset(dataset))
     atomic_write(folder / index.SUMS_FILE, index.dump_sums(sums))
     return WrittenIndex(

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from manifests.corpora import CORPORA, corpus_facts
-from manifests.corpora import LabelError as LabelError
-from manifests.corpora import LabelScheme as LabelScheme
+from manifests.corpora import CORPORA, LabelError, LabelScheme, corpus_facts
+
+__all__ = ["LABEL_SCHEMES", "LabelError", "LabelScheme", "identity_scheme", "label_scheme", "schemes_for"]
 
 LABEL_SCHEMES: Mapping[str, LabelScheme] = {
     scheme.name: scheme for facts in CORPORA.values() for scheme in facts.label_schemes

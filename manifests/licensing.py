@@ -12,8 +12,6 @@ PERSONAL_DATA = (
     "Face crops and voices are personal data: use them for what the people shown agreed to, and do not try to "
     "identify anyone."
 )
-
-
 _KNOWN = {facts.licence.text: facts.licence for facts in CORPORA.values() if facts.licence and facts.licence.url}
 
 

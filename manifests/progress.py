@@ -72,8 +72,8 @@ class ProgressBar:
     def _new_bar(self) -> Any:
         if not self._stream.isatty():
             return None
-        scale = self._unit == "B"
-        return tqdm(total=self._total, desc=self._what, unit=self._unit, unit_scale=scale, file=self._stream)
+        unit = {"unit": self._unit, "unit_scale": self._unit == "B"}
+        return tqdm(total=self._total, desc=self._what, file=self._stream, **unit)
 
     def _print_line(self, *, last: bool = False) -> None:
         self._printed = time.monotonic()

@@ -56,9 +56,6 @@ class ValidationError(Exception):
 
     place = ""
 
-    def within(self, place: str) -> None:
-        self.place = place + self.place
-
 
 # An index has millions of values, and most of them are valid: the checks of a kind are put together once, and the place
 # of a value is worked out only when it is invalid.
@@ -125,7 +122,7 @@ def _read_items(readers: Iterable[_Reader], items: list[Any]) -> tuple[Any, ...]
         for reader, item in zip(readers, items, strict=False):
             found.append(reader(item))
     except ValidationError as error:
-        error.within(f"[{len(found)}]")
+        error.place = f"[{len(found)}]{error.place}"
         raise
     return tuple(found)
 
@@ -136,7 +133,7 @@ def _read_values(readers: Iterable[_Reader], items: dict[str, Any]) -> dict[str,
         for reader, (key, item) in zip(readers, items.items(), strict=False):
             found[key] = reader(item)
     except ValidationError as error:
-        error.within(f".{key[:80]}")
+        error.place = f".{key[:80]}{error.place}"
         raise
     return found
 

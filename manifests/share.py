@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from manifests import index, licensing
 from manifests.download import ExpectedFile, download_file
@@ -23,7 +24,6 @@ from manifests.stores import LocalFile, LocalStore, StoreError, WritableStore
 from manifests.text import config_diff, one_line, shorten_list
 from manifests.verify import Problem, verify
 
-REPORT = "report.html"
 #: Files that mark a folder as complete, in the order in which they are written.
 _LAST = (index.DATASET_FILE, index.SUMS_FILE)
 #: Names of files that sharing writes; others at the destination are left alone.
@@ -87,10 +87,12 @@ def share(folder: Path, store: WritableStore, options: ShareOptions) -> ShareRes
             raise ShareError(f"{store.address}: one of it and {folder} lies in the other; choose another DEST=")
     _check_whole(folder, full=False)  # hashes take minutes: first see whether the store can be reached
     with tempfile.TemporaryDirectory() as scratch, store.open_for_writing(public=options.public):
-        mark = _write_mark(Path(scratch), dataset, affirmed)
-        files = {file.name: file for file in (mark, *_list_files(folder, options.report))}
+        path, mark = Path(scratch) / index.SHARED_FILE, {"dataset": dataset.dataset, "identity": dataset.identity}
+        path.write_text(dump_json({"affirmed": affirmed, **mark}) + "\n", encoding="utf-8")
+        local = (_local_file(path, index.SHARED_FILE), *_list_files(folder, options.report))
+        files = {file.name: file for file in local}
         there = store.list_files()
-        _check_same_shards(dataset, store, there, Path(scratch) / "there")
+        _check_same_shards(mark, store, there, Path(scratch) / "there")
         gone = sorted(name for name in there.keys() - files.keys() if _SHARED_NAME.fullmatch(name))
         if gone and not options.prune:
             found = f"{store.address}: holds what is gone from {folder}: {shorten_list(gone, 20)}"
@@ -131,14 +133,6 @@ def _check_whole(folder: Path, *, full: bool) -> None:
         raise NotWholeError(folder, problems)
 
 
-def _write_mark(scratch: Path, dataset: Dataset, affirmed: str | None) -> LocalFile:
-    """`SHARED.json`: whose shards these are, and what was affirmed of their receiver."""
-    path = scratch / index.SHARED_FILE
-    mark = {"affirmed": affirmed, "dataset": dataset.dataset, "identity": dataset.identity}
-    path.write_text(dump_json(mark) + "\n", encoding="utf-8")
-    return _local_file(path, index.SHARED_FILE)
-
-
 def _list_files(folder: Path, report: bool) -> Iterator[LocalFile]:
     """The files that a folder's sums list, with their hashes there, and its report."""
     for name, sha256 in index.load_sums(folder).items():
@@ -146,15 +140,15 @@ def _list_files(folder: Path, report: bool) -> Iterator[LocalFile]:
             raise ShareError(f"{folder}: not all of it is here ({name} is not); only a complete folder can be shared")
         yield _local_file(folder / name, name, sha256)
     yield _local_file(folder / index.SUMS_FILE, index.SUMS_FILE)
-    if report and (folder / REPORT).is_file():
-        yield _local_file(folder / REPORT, REPORT)
+    if report and (folder / index.REPORT_FILE).is_file():
+        yield _local_file(folder / index.REPORT_FILE, index.REPORT_FILE)
 
 
 def _local_file(path: Path, name: str, sha256: str | None = None) -> LocalFile:
     return LocalFile(name=name, path=path, bytes=path.stat().st_size, sha256=sha256 or index.file_sha256(path))
 
 
-def _check_same_shards(dataset: Dataset, store: WritableStore, there: Mapping[str, int], scratch: Path) -> None:
+def _check_same_shards(mark: Mapping[str, Any], store: WritableStore, there: Mapping[str, int], scratch: Path) -> None:
     """Refuse a store that holds something else: other shards, or files of another kind."""
     marks = [name for name in (index.SHARED_FILE, index.DATASET_FILE) if name in there]
     if there and not marks:
@@ -164,8 +158,7 @@ def _check_same_shards(dataset: Dataset, store: WritableStore, there: Mapping[st
         download_file(store, scratch, ExpectedFile(name=name))
         try:
             found = json.loads((scratch / name).read_bytes())
-            before = {key: found[key] for key in ("dataset", "identity")}
-            changed = config_diff(before, {"dataset": dataset.dataset, "identity": dataset.identity})
+            changed = config_diff({key: found[key] for key in mark}, mark)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ShareError(f"{store.address}: its {name} is not ours; choose an empty DEST=") from error
         if changed:

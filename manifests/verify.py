@@ -41,7 +41,13 @@ def verify(folder: Path, full: bool = False, on_file: Callable[[str], None] | No
     # Only the sums list receipts of shards without a clip, and Croissant metadata.
     extra = {name for name in sums if name.startswith(f"{index.RECEIPTS}/") or name == index.CROISSANT_FILE}
     expected = index.expected_names(dataset, {shard.receipt for shard in dataset.shards} | extra)
-    problems = [*_find_unlisted(folder, expected), *_compare_sums(dataset, sums, expected)]
+    present = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_symlink() or not p.is_dir()}
+    problems = [
+        Problem(file=name, found="a file the index does not know", expected="nothing by that name")
+        for name in sorted(present - {*expected, *index.VIEWS})
+        if not name.startswith(".")
+    ]
+    problems += _compare_sums(dataset, sums, expected)
     sizes = {shard.name: shard.bytes for shard in dataset.shards}
     shards = index.local_shards(folder, dataset)
     not_fetched = _find_not_fetched(folder, dataset, shards, expected)
@@ -65,14 +71,6 @@ def _find_not_fetched(folder: Path, dataset: Dataset, shards: Sequence[Shard], e
     wanted = {name for shard in shards for name in (shard.name, shard.receipt)}
     of_shards = (name for name in expected if name.endswith(".tar") or name.startswith(f"{index.RECEIPTS}/"))
     return {name for name in of_shards if name not in wanted and not (folder / name).exists()}
-
-
-def _find_unlisted(folder: Path, expected: Sequence[str]) -> Iterator[Problem]:
-    known = {*expected, *index.VIEWS}
-    present = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_symlink() or not p.is_dir()}
-    for name in sorted(present - known):
-        if not name.startswith("."):
-            yield Problem(file=name, found="a file the index does not know", expected="nothing by that name")
 
 
 def _compare_sums(dataset: Dataset, sums: Mapping[str, str], expected: Sequence[str]) -> Iterator[Problem]:

@@ -21,7 +21,6 @@ from manifests.verify import verify
 
 #: Names who is leaving, until they are gone.
 PENDING_WITHDRAWAL_FILE = ".withdrawing"
-_REPORT = "report.html"
 
 
 class WithdrawError(UserError):
@@ -54,7 +53,12 @@ def withdraw(folder: Path, speakers: Sequence[str]) -> Withdrawal:
         dataset = index.load_dataset(folder)
         leaving = tuple(sorted({*speakers, *_pending_speakers(folder)}))
         if not is_withdrawal_pending(folder):
-            _check_whole(folder, dataset)
+            if problems := verify(folder):
+                raise WithdrawError(f"{folder}: {problems[0]}; restore the folder first")
+            if not all((folder / shard.receipt).exists() for shard in dataset.shards):
+                raise WithdrawError(
+                    f"{folder}: is a part of what was published; withdraw at its source and fetch again"
+                )
             if set(leaving) <= set(dataset.withdrawn):
                 return Withdrawal(speakers=leaving)
         shards = _speakers_by_shard(folder)
@@ -79,18 +83,8 @@ def _pending_speakers(folder: Path) -> list[str]:
     except FileNotFoundError:
         return []
     except (ValueError, TypeError) as error:
-        raise WithdrawError(
-            f"{folder / PENDING_WITHDRAWAL_FILE}: found no list of speakers; remove it and withdraw again"
-        ) from error
-
-
-def _check_whole(folder: Path, dataset: Dataset) -> None:
-    problems = verify(folder)
-    absent = [shard.receipt for shard in dataset.shards if not (folder / shard.receipt).exists()]
-    if absent and not problems:
-        raise WithdrawError(f"{folder}: is a part of what was published; withdraw at its source and fetch again")
-    if problems:
-        raise WithdrawError(f"{folder}: {problems[0]}; restore the folder first")
+        found = f"{folder / PENDING_WITHDRAWAL_FILE}: found no list of speakers"
+        raise WithdrawError(f"{found}; remove it and withdraw again") from error
 
 
 def _speakers_by_shard(folder: Path) -> dict[str, str]:
@@ -111,8 +105,8 @@ def _remove(folder: Path, dataset: Dataset, leaving: tuple[str, ...], shards: di
         size += (folder / shard).stat().st_size if (folder / shard).exists() else 0
         (folder / shard).unlink(missing_ok=True)
         (folder / index.receipt_name(shard)).unlink()
-    report_removed = (folder / _REPORT).exists()
-    (folder / _REPORT).unlink(missing_ok=True)
+    report_removed = (folder / index.REPORT_FILE).exists()
+    (folder / index.REPORT_FILE).unlink(missing_ok=True)
     written = write_index(folder, description, [shard for shard in shards if shard not in gone])
     (folder / PENDING_WITHDRAWAL_FILE).unlink()
     return Withdrawal(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from samples import sample
 
@@ -52,6 +54,13 @@ def shard_folder(
         write_shard(out, plan, [_clip(source, features) for source in plan.sources])
     write_index(out, run._described(planned), [plan.name for plan in plans])
     return out
+
+
+def edit_json(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the JSON object in a file."""
+    value = json.loads(path.read_bytes())
+    change(value)
+    path.write_text(json.dumps(value))
 
 
 def resign(folder: Path) -> None:

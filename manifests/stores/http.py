@@ -82,9 +82,8 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
             raise HTTPError(req.full_url, code, msg, headers, fp)
         request = super().redirect_request(req, fp, code, msg, headers, newurl)
         if request is not None and (before.scheme, before.netloc) == (after.scheme, after.netloc):
-            request.unredirected_hdrs.update(
-                {name: value for name, value in req.unredirected_hdrs.items() if name == "Authorization"}
-            )
+            kept = {name: req.unredirected_hdrs[name] for name in ("Authorization",) if name in req.unredirected_hdrs}
+            request.unredirected_hdrs.update(kept)
         return request
 
 

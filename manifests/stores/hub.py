@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar
 from urllib.parse import unquote
 
@@ -49,22 +50,12 @@ class HubStore(HttpStore):
             raise StoreError(f"{address}: needs huggingface_hub; pip install '.[hub]' brings it") from error
         repository, revision, folder = found.groups()
 
-        def url(name: str) -> str:
-            return str(
-                huggingface_hub.hf_hub_url(
-                    repository,
-                    name,
-                    subfolder=folder,
-                    repo_type="dataset",
-                    revision=revision and unquote(revision),
-                    endpoint=os.environ.get("HF_ENDPOINT"),
-                )
-            )
-
+        place = {"subfolder": folder, "revision": revision and unquote(revision), "repo_type": "dataset"}
+        endpoint = os.environ.get("HF_ENDPOINT")
         token = huggingface_hub.get_token()
         return cls(
             address=address,
-            url=url,
+            url=partial(huggingface_hub.hf_hub_url, repository, endpoint=endpoint, **place),
             authorization=token and f"Bearer {token}",
             repository=repository,
             whole=not (revision or folder),

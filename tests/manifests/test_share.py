@@ -365,7 +365,9 @@ def test_killed_at_random_moments_it_never_looks_whole_and_ends_alike(
 def test_what_may_not_be_passed_on_needs_the_words(near: Path, far: Path) -> None:
     licensed_as(near, "iemocap")
     for affirmed in (None, "yes", "the receiver holds the RAVDESS licence", AFFIRMED.upper()):
-        with pytest.raises(ShareError, match=rf'^iemocap: its licence forbids .*; if the receiver does, .*AFFIRM="{AFFIRMED}"$'):
+        with pytest.raises(
+            ShareError, match=rf'^iemocap: its licence forbids .*; if the receiver does, .*AFFIRM="{AFFIRMED}"$'
+        ):
             to(near, far, affirmed=affirmed)
     assert not far.exists()
     to(near, far, affirmed=AFFIRMED)
