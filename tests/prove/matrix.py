@@ -174,7 +174,7 @@ FAULTS = (
         "25",
         "damaged, missing or extra shard",
         "named with expected and found; never skipped",
-        manifests_index=("damage_is_found_and_the_file_named", "no_change_of_any_byte_goes_unseen"),
+        manifests_verify=("damage_is_found_and_the_file_named", "no_change_of_any_byte_goes_unseen"),
         train_data="a_shard_that_was_changed_is_named_before_anything_is_decoded",
         train_loader="a_damaged_member_names_its_shard_and_clip",
     ),
