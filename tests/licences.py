@@ -1,4 +1,4 @@
-"""Folders of shards that say they are of another corpus, to share on that corpus's terms."""
+"""Folders of shards that are labelled as another corpus, to share them on its terms."""
 
 from __future__ import annotations
 

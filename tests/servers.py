@@ -1,9 +1,9 @@
-"""A web server on 127.0.0.1 that serves a folder, and misbehaves as it is told to.
+"""A web server on 127.0.0.1 that serves a folder, and injects the faults it is given.
 
 with FileServer(folder) as server:
-    server.misbehave("S01-000.tar", Fault(status=503), Fault(drop_after=1000))  # the first two answers
+    server.misbehave("S01-000.tar", Fault(status=503), Fault(drop_after=1000))  # the first two responses
     ...  # read server.url
-    assert server.asked == ["S01-000.tar", "S01-000.tar", "S01-000.tar"]
+    assert server.requested == ["S01-000.tar", "S01-000.tar", "S01-000.tar"]
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ from urllib.parse import unquote, urlsplit
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """What is wrong with one answer; several things may be."""
+    """What is wrong with one response; several things may be."""
 
     status: int | None = None
-    """Answered with this status and no content."""
+    """Respond with this status and no content."""
     headers: Mapping[str, str] = field(default_factory=dict)
-    """Added, such as `Location` or `Retry-After`; they take the place of the server's own."""
+    """Added, such as `Location` or `Retry-After`; they replace the server's own."""
     drop_after: int | None = None
     """Bytes of content that are sent before the connection is cut."""
     length: int | None = None
-    """Told as Content-Length in place of the truth."""
+    """Sent as Content-Length instead of the true length."""
     change: Callable[[bytes], bytes] | None = None
-    """Makes other content of the file's, before a range is cut out of it."""
+    """Changes the file's content before a range is cut out of it."""
     no_range: bool = False
-    """A range is not heeded: the whole file is sent."""
+    """Range requests are ignored: the whole file is sent."""
     hold: threading.Event | None = None
     """Nothing is sent before this is set."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What was asked for."""
+    """A request that was received."""
 
     name: str
     """Path without its first slash and without a query, decoded."""
@@ -52,7 +52,7 @@ class Request:
 
     @property
     def first_byte(self) -> int:
-        """Of the range that was asked for."""
+        """Start of the requested range."""
         found = re.fullmatch(r"bytes=(\d+)-\d*", self.headers.get("range", ""))
         return int(found[1]) if found else 0
 
@@ -66,7 +66,7 @@ class FileServer:
         self.requests: list[Request] = []
         """All so far."""
         self.allow: Callable[[Request], bool] = lambda _: True
-        """Whether a request is answered at all; 401 if not."""
+        """Whether a request is allowed; 401 if not."""
         self._prefix = prefix.strip("/")
         self._next: defaultdict[str, deque[Fault]] = defaultdict(deque)
         self._always: dict[str, Fault] = {}
@@ -88,24 +88,24 @@ class FileServer:
         return f"http://127.0.0.1:{self._server.server_port}/{self._prefix}".rstrip("/")
 
     @property
-    def asked(self) -> list[str]:
-        """Names that were got, in order, each as often as it was; not those whose head alone was asked for."""
+    def requested(self) -> list[str]:
+        """Names of all GET requests, in order."""
         return [request.name for request in self.requests if request.method == "GET"]
 
     def misbehave(self, name: str, *faults: Fault, always: Fault | None = None) -> None:
-        """The next answers for a name, one fault each; and all answers after them."""
+        """Faults of the next responses for a name, one each; and of all responses after them."""
         self._next[name].extend(faults)
         if always is not None:
             self._always[name] = always
 
     def behave(self) -> None:
-        """From now on nothing is wrong, and nothing was asked."""
+        """Drop all faults and forget all requests."""
         self._next.clear()
         self._always.clear()
         self.requests.clear()
 
     def note(self, method: str, path: str, headers: Mapping[str, str]) -> tuple[Request, Fault]:
-        """Write a request down; what is to be wrong with its answer."""
+        """Record a request; returns the fault of its response."""
         name = unquote(urlsplit(path).path).strip("/").removeprefix(self._prefix).strip("/")
         request = Request(name=name, method=method, headers={key.lower(): value for key, value in headers.items()})
         self.requests.append(request)
@@ -139,20 +139,24 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send_file(self, data: bytes, request: Request, fault: Fault) -> None:
         data = fault.change(data) if fault.change else data
-        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("range", ""))
-        if not asked or fault.no_range:
+        requested = re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("range", ""))
+        if not requested or fault.no_range:
             self._send(200, data, {"Accept-Ranges": "none" if fault.no_range else "bytes"}, fault)
             return
-        first, last = int(asked[1]), min(int(asked[2] or len(data)), len(data) - 1)
+        first, last = int(requested[1]), min(int(requested[2] or len(data)), len(data) - 1)
         if first >= len(data):
             self._send(416, b"", {"Content-Range": f"bytes */{len(data)}"}, fault)
         else:
             self._send(206, data[first : last + 1], {"Content-Range": f"bytes {first}-{last}/{len(data)}"}, fault)
 
     def _send(self, status: int, data: bytes, headers: Mapping[str, str], fault: Fault) -> None:
-        told = {"Content-Length": str(len(data) if fault.length is None else fault.length), **headers, **fault.headers}
+        headers = {
+            "Content-Length": str(len(data) if fault.length is None else fault.length),
+            **headers,
+            **fault.headers,
+        }
         self.send_response(status)
-        for name, value in told.items():
+        for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
@@ -165,7 +169,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class _Quiet(ThreadingHTTPServer):
-    """Clients that go away are no news."""
+    """Does not log clients that disconnect."""
 
     daemon_threads = True
 

@@ -1,4 +1,4 @@
-"""A folder as others publish it: in a directory, on a web server, in a bucket, on the hub; all on this machine."""
+"""A folder published in a directory, on a web server, in a bucket or on the hub; all on this machine."""
 
 from __future__ import annotations
 

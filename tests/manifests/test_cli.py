@@ -1,4 +1,4 @@
-"""`python -m manifests verify`: what it says, and its exit status."""
+"""`python -m manifests verify`: its output and exit status."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_as_a_program_without_the_builder(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         ([], r"required: COMMAND; see python -m manifests --help"),
         (["verify"], r"required: folder; see python -m manifests verify --help"),
@@ -109,17 +109,17 @@ def test_as_a_program_without_the_builder(folder: Path) -> None:
         (["fetch", "x", "y", "--split", "trian"], r"--split: invalid choice: 'trian' \(choose from .*train.*\); .*"),
     ],
 )
-def test_wrong_usage_has_a_line_and_status_2(arguments: list[str], says: str, capsys: Capture) -> None:
+def test_wrong_usage_has_a_line_and_status_2(arguments: list[str], message: str, capsys: Capture) -> None:
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert re.fullmatch(rf"error: .*{says}\n", err)
+    assert re.fullmatch(rf"error: .*{message}\n", err)
 
 
 def test_places_that_were_not_named_are_told_before_anything_else(folder: Path, capsys: Capture) -> None:
-    for arguments, says in (
+    for arguments, message in (
         (["share", str(folder), ""], "where to put it is missing; say DEST=folder|s3://bucket/path|hf://"),
         (["fetch", "", str(folder)], "where to fetch from is missing; say FROM=folder|https://"),
     ):
@@ -127,12 +127,12 @@ def test_places_that_were_not_named_are_told_before_anything_else(folder: Path, 
         out, err = capsys.readouterr()
         assert out == ""
         assert err.count("\n") == 1
-        assert err.startswith(f"error: {says}")
+        assert err.startswith(f"error: {message}")
 
 
 def test_help_tells_every_status(capsys: Capture) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
-    told = " ".join(capsys.readouterr().out.split())
+    text = " ".join(capsys.readouterr().out.split())
     for status in ("0 if all is well", "1 if files are bad", "2 if the command", "130 after Ctrl-C"):
-        assert status in told
+        assert status in text

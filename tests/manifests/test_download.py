@@ -41,7 +41,7 @@ def here(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many tries as ever, one right after the other."""
+    """The usual number of tries, without pauses."""
     monkeypatch.setattr(download, "PAUSES_SECONDS", (0.0,) * len(download.PAUSES_SECONDS))
 
 
@@ -61,7 +61,7 @@ def test_a_file_comes_once_and_nothing_lies_beside_it(server: FileServer, here: 
     assert fetched(server, here)
     assert (here / NAME).read_bytes() == DATA
     assert not fetched(server, here)
-    assert server.asked == [NAME]
+    assert server.requested == [NAME]
     assert names(here) == [NAME]
 
 
@@ -76,7 +76,7 @@ def test_a_server_without_ranges_is_asked_from_the_start(server: FileServer, her
     server.misbehave(NAME, Fault(drop_after=1_000_000), always=Fault(no_range=True))
     assert fetched(server, here)
     assert (here / NAME).read_bytes() == DATA
-    assert len(server.asked) == 2
+    assert len(server.requested) == 2
 
 
 def test_what_another_run_left_is_gone_on_with(server: FileServer, here: Path) -> None:
@@ -174,14 +174,14 @@ def test_a_file_without_a_promise_is_fetched_anew(server: FileServer, here: Path
 def test_a_busy_server_is_asked_again(server: FileServer, here: Path, status: int) -> None:
     server.misbehave(NAME, Fault(status=status, headers={"Retry-After": "0"}), Fault(status=status))
     assert fetched(server, here)
-    assert len(server.asked) == 3
+    assert len(server.requested) == 3
 
 
 def test_a_server_that_never_answers_is_given_up_and_what_came_is_kept(server: FileServer, here: Path) -> None:
     server.misbehave(NAME, Fault(drop_after=1_000_000), always=Fault(status=503))
     with pytest.raises(StoreError, match=rf"^{server.url}/{NAME}: cannot be fetched for now \(HTTP 503\); run again"):
         fetched(server, here)
-    assert len(server.asked) == 1 + len(download.PAUSES_SECONDS)
+    assert len(server.requested) == 1 + len(download.PAUSES_SECONDS)
     server.behave()
     fetched(server, here)
     assert [request.first_byte for request in server.requests] == [1_000_000]
@@ -196,12 +196,14 @@ def test_a_connection_that_always_ends_at_the_same_byte_is_given_up(
         fetched(server, here, expected)
 
 
-@pytest.mark.parametrize(("status", "says"), [(404, "not there"), (403, "may not be read"), (418, "cannot be fetched")])
-def test_a_refusal_is_final(server: FileServer, here: Path, status: int, says: str) -> None:
+@pytest.mark.parametrize(
+    ("status", "message"), [(404, "not there"), (403, "may not be read"), (418, "cannot be fetched")]
+)
+def test_a_refusal_is_final(server: FileServer, here: Path, status: int, message: str) -> None:
     server.misbehave(NAME, always=Fault(status=status))
-    with pytest.raises(StoreError, match=rf"{NAME}: {says} \(HTTP {status}\)"):
+    with pytest.raises(StoreError, match=rf"{NAME}: {message} \(HTTP {status}\)"):
         fetched(server, here)
-    assert server.asked == [NAME]
+    assert server.requested == [NAME]
     assert names(here) == []
 
 
@@ -233,22 +235,22 @@ def test_a_server_that_went_away_is_waited_for_and_each_try_is_told(
     assert not stop.is_set()
     why = f"{store.address}/{NAME}: cannot be fetched (Connection refused)"
     most = len(download.PAUSES_SECONDS)
-    said = [f"{why}; trying again in 0.0 s ({number} of {most})" for number in range(1, most + 1)]
-    assert capsys.readouterr().err.splitlines() == said
+    lines = [f"{why}; trying again in 0.0 s ({number} of {most})" for number in range(1, most + 1)]
+    assert capsys.readouterr().err.splitlines() == lines
 
 
 def test_what_goes_on_at_once_is_not_told(server: FileServer, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     server.misbehave(NAME, Fault(drop_after=1_000_000), Fault(status=503))
     fetched(server, here)
-    (said,) = capsys.readouterr().err.splitlines()
-    assert "(HTTP 503); trying again in 0.0 s (2 of 5)" in said
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "(HTTP 503); trying again in 0.0 s (2 of 5)" in line
 
 
 def test_several_at_once_fetch_a_file_once(server: FileServer, here: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         moved = list(pool.map(lambda _: fetched(server, here), range(8)))
     assert sorted(moved) == [False] * 7 + [True]
-    assert server.asked == [NAME]
+    assert server.requested == [NAME]
     assert names(here) == [NAME]
 
 
@@ -271,16 +273,16 @@ def in_another_process(server: FileServer, here: Path, before: str = "") -> subp
 
 def test_several_processes_fetch_a_file_once(server: FileServer, here: Path) -> None:
     processes = [in_another_process(server, here) for _ in range(3)]
-    said = sorted(process.communicate(timeout=60)[0].strip() for process in processes)
-    assert said == ["False", "False", "True"]
-    assert server.asked == [NAME]
+    printed = sorted(process.communicate(timeout=60)[0].strip() for process in processes)
+    assert printed == ["False", "False", "True"]
+    assert server.requested == [NAME]
 
 
 def test_a_killed_process_leaves_no_lock_and_what_it_had(server: FileServer, here: Path) -> None:
     never = threading.Event()
     server.misbehave(NAME, Fault(drop_after=1_000_000), Fault(hold=never))
     process = in_another_process(server, here)
-    while len(server.asked) < 2:
+    while len(server.requested) < 2:
         time.sleep(0.01)
     process.kill()
     assert process.wait(timeout=60) == -signal.SIGKILL

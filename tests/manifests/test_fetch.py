@@ -1,4 +1,4 @@
-"""What a fold needs of a published folder, brought here: that and no more, whole, once; whatever changes there."""
+"""Fetch: what a fold needs of a published folder and no more, complete, once; whatever changes there."""
 
 from __future__ import annotations
 
@@ -85,8 +85,8 @@ def checks(folder: Path) -> None:
 @pytest.fixture(params=KINDS)
 def address(request: pytest.FixtureRequest, there: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Of the same folder, published in every way."""
-    with published(request.param, there, monkeypatch) as told:
-        yield told
+    with published(request.param, there, monkeypatch) as location:
+        yield location
 
 
 def test_what_training_needs_comes_from_any_place(address: str, there: Path, here: Path) -> None:
@@ -118,12 +118,12 @@ def test_a_second_run_asks_for_the_sums_alone(server: FileServer, here: Path) ->
     wanted = FoldSelector(fold="anna", splits=("train",))
     first = fetch(server.url, here, wanted)
     assert first.moved_bytes == sum((here / n).stat().st_size for s in TRAIN for n in (s, index.receipt_name(s)))
-    assert sorted(server.asked) == sorted(part_of(*TRAIN))
+    assert sorted(server.requested) == sorted(part_of(*TRAIN))
     server.behave()
     before = {name: (here / name).read_bytes() for name in files(here)}
     again = fetch(server.url, here, wanted)
     assert (again.moved, again.moved_bytes, again.problems) == (0, 0, ())
-    assert server.asked == ["SHA256SUMS"]
+    assert server.requested == ["SHA256SUMS"]
     assert {name: (here / name).read_bytes() for name in files(here)} == before
 
 
@@ -147,7 +147,7 @@ def test_another_fold_adds_to_what_is_here(server: FileServer, here: Path) -> No
     fetch(server.url, here, FoldSelector(fold="anna", splits=("test",)))
     server.behave()
     fetch(server.url, here, FoldSelector(fold="ben", scheme="loso", splits=("test",)))
-    assert sorted(server.asked) == ["SHA256SUMS", "ben-000.tar", "receipts/ben-000.json"]
+    assert sorted(server.requested) == ["SHA256SUMS", "ben-000.tar", "receipts/ben-000.json"]
     assert tars(here) == {"anna-000.tar", "ben-000.tar"}
     checks(here)
     fetch(server.url, here)
@@ -185,7 +185,7 @@ def test_one_wrong_shard_does_not_keep_the_rest(server: FileServer, here: Path, 
     assert [str(problem) for problem in verify(here)] == ["ben-000.tar: found nothing, expected a file"]
     server.behave()
     assert main(["fetch", server.url, str(here)]) == 0
-    assert [name for name in server.asked if name.endswith(".tar")] == ["ben-000.tar"]
+    assert [name for name in server.requested if name.endswith(".tar")] == ["ben-000.tar"]
     checks(here)
 
 
@@ -220,7 +220,7 @@ def test_one_is_told_as_one(there: Path, here: Path, capsys: Capture) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["--fold", "9"], "unknown fold '9'; valid are anna, ben, cleo, or 1 to 3\n"),
         (["--fold", "anna", "--fold-scheme", "6fold"], "unknown fold scheme '6fold'; valid are loso"),
@@ -229,13 +229,13 @@ def test_one_is_told_as_one(there: Path, here: Path, capsys: Capture) -> None:
     ],
 )
 def test_what_cannot_be_fetched_is_refused_in_one_line(
-    there: Path, here: Path, arguments: list[str], says: str, capsys: Capture
+    there: Path, here: Path, arguments: list[str], message: str, capsys: Capture
 ) -> None:
     assert main(["fetch", str(there), str(here), *arguments]) == 2
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     assert err.startswith("error: ")
-    assert says in err
+    assert message in err
     assert not here.exists()
 
 
@@ -249,10 +249,12 @@ def test_what_is_refused_leaves_no_trace(there: Path, here: Path) -> None:
     assert here.exists()  # it was there before
 
 
-@pytest.mark.parametrize(("folds", "says"), [(("1", "2"), "1, 2$"), (("Ses01", "Ses02"), "Ses01, Ses02, or 1 to 2$")])
-def test_a_fold_that_is_not_there_is_told_with_names_and_numbers(folds: tuple[str, ...], says: str) -> None:
+@pytest.mark.parametrize(
+    ("folds", "message"), [(("1", "2"), "1, 2$"), (("Ses01", "Ses02"), "Ses01, Ses02, or 1 to 2$")]
+)
+def test_a_fold_that_is_not_there_is_told_with_names_and_numbers(folds: tuple[str, ...], message: str) -> None:
     assert resolve_fold(folds, "2") == folds[1]
-    with pytest.raises(FoldError, match=rf"^unknown fold '3'; valid are {says}"):
+    with pytest.raises(FoldError, match=rf"^unknown fold '3'; valid are {message}"):
         resolve_fold(folds, "3")
 
 
@@ -389,8 +391,8 @@ def test_an_index_that_came_before_will_do_where_the_place_cannot_be_reached(
     place = open_store(gone.url)
     assert fetching.mirror_index(place, here) == before
     assert fetching.mirror_index(place, here) == before
-    said = f"{gone.url}: cannot be reached now; using the index that was fetched before\n"
-    assert capsys.readouterr().err == said
+    message = f"{gone.url}: cannot be reached now; using the index that was fetched before\n"
+    assert capsys.readouterr().err == message
     (here / "README.md").write_text("damaged")
     with pytest.raises(UnreachableError):
         fetching.mirror_index(place, here)
@@ -453,8 +455,8 @@ def test_a_part_misses_what_should_be_in_it_and_nothing_else(there: Path, here: 
     assert verify(here) == verify(here, full=True) == []
     (here / "cleo-000.tar").unlink()
     (here / "receipts" / "ben-000.json").unlink()
-    said = [str(problem) for problem in verify(here)]
-    assert said == [f"{name}: found nothing, expected a file" for name in ("cleo-000.tar", "receipts/ben-000.json")]
+    problems = [str(problem) for problem in verify(here)]
+    assert problems == [f"{name}: found nothing, expected a file" for name in ("cleo-000.tar", "receipts/ben-000.json")]
     shutil.copy(there / "ben-000.tar", here / "anna-000.tar")  # in nobody's part, and wrong
     assert any(problem.file == "anna-000.tar" for problem in verify(here, full=True))
 
@@ -477,8 +479,8 @@ def test_several_processes_fetch_each_shard_once(server: FileServer, here: Path)
     for process in processes:
         _, err = process.communicate(timeout=60)
         assert process.returncode == 0, err
-    asked = [name for name in server.asked if name.endswith(".tar")]
-    assert sorted(asked) == sorted(SHARDS)
+    requested = [name for name in server.requested if name.endswith(".tar")]
+    assert sorted(requested) == sorted(SHARDS)
     checks(here)
 
 
@@ -488,7 +490,7 @@ def test_a_run_that_was_ended_is_gone_on_with(server: FileServer, there: Path, h
     rest = Fault(status=503, headers={"Retry-After": "300"})
     server.misbehave("cleo-000.tar", Fault(drop_after=size // 2), always=rest)
     process = in_another_process(server.url, str(here), "--threads", "1")
-    while server.asked.count("cleo-000.tar") < 2:
+    while server.requested.count("cleo-000.tar") < 2:
         time.sleep(0.01)
     process.send_signal(how)
     _, err = process.communicate(timeout=60)
@@ -497,8 +499,8 @@ def test_a_run_that_was_ended_is_gone_on_with(server: FileServer, there: Path, h
         assert err.splitlines()[-1] == "interrupted; run the same command to continue"
     server.behave()
     assert fetch(server.url, here).problems == ()
-    (asked,) = (request for request in server.requests if request.name.endswith(".tar"))
-    assert (asked.name, asked.first_byte) == ("cleo-000.tar", size // 2)
+    (resumed,) = (request for request in server.requests if request.name.endswith(".tar"))
+    assert (resumed.name, resumed.first_byte) == ("cleo-000.tar", size // 2)
     assert not list(here.rglob("*.part"))
     checks(here)
 

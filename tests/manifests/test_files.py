@@ -280,17 +280,17 @@ def test_a_folder_that_cannot_be_is_refused_before_any_work(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk_is_told_with_the_free_space(tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Path] = []
+    measured: list[Path] = []
 
     def disk_usage(path: Path) -> object:
-        asked.append(path)
+        measured.append(path)
         return type("Usage", (), {"free": 12_345_678})
 
     monkeypatch.setattr(files.shutil, "disk_usage", disk_usage)
     path = tmp_path / "absent" / "a.tar"
     line = describe_os_error(OSError(number, os.strerror(number), str(path)))
     assert line == f"{path}: disk full, 12 MB free; make room and run the same command again"
-    assert asked == [tmp_path]
+    assert measured == [tmp_path]
 
 
 def test_other_errors_name_the_file_and_the_reason(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Fold schemes: no subject on two sides, whatever is asked, committed or received."""
+"""Fold schemes: no subject on two sides, whether made, committed or received."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The index of a shard folder: it survives being written, no stranger's does harm, and verify finds all damage."""
+"""The index of a shard folder: it survives being written, and a hostile one does no harm."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def test_statistics_add_up_to_those_of_all_together(one: np.ndarray, other: np.n
     np.testing.assert_allclose(added.squares, together.squares, rtol=1e-12, atol=1e-9)
 
 
-# A stranger's index
+# Hostile indexes
 
 
 def first_shard(**changes: Any) -> Callable[[dict[str, Any]], object]:

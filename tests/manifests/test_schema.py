@@ -1,4 +1,4 @@
-"""Samples: what goes in comes out, and nothing that a stranger wrote does more than raise a SchemaError."""
+"""Samples: they survive encoding, and hostile ones do no more than raise a SchemaError."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def sound(samples: int = 100, **settings: Any) -> bytes:
 
 
 def claiming(samples: int) -> bytes:
-    """A FLAC whose header promises another length than it has."""
+    """A FLAC whose header has a wrong length."""
     data = bytearray(sound())
     rate_to_length = int.from_bytes(data[18:26], "big") >> 36 << 36
     data[18:26] = (rate_to_length | samples).to_bytes(8, "big")
@@ -266,7 +266,7 @@ def test_timing_has_16_instants() -> None:
         replace(timing(), instants_seconds=(0.0, 1.0, 2.0))
 
 
-# What a stranger may send
+# Hostile samples
 
 RIGHT = np.zeros((8, 13, 224), np.float16)
 HOSTILE: list[tuple[str, str, bytes]] = [

@@ -17,11 +17,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import hub_stand_in
+import fake_hub
 import pytest
 import webdataset
+from fake_hub import Repository
 from folders import SPEAKERS, shard_folder
-from hub_stand_in import Repository
 from kills import KILLS, forked, killed_at_random
 from licences import licensed_as
 
@@ -79,7 +79,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def without_mark(files: dict[str, bytes]) -> dict[str, bytes]:
-    """What was shared, without what says so."""
+    """What was shared, without its mark."""
     return {name: data for name, data in files.items() if name != "SHARED.json"}
 
 
@@ -308,12 +308,12 @@ def _dying(call: Callable[..., Any], count: Iterator[int], at: int) -> Callable[
 
 
 def check_no_half_truth(far: Path, *versions: Path) -> None:
-    """Where there is part of an index, all that its version promises is there."""
+    """Where there is part of an index, all files that its version lists are there."""
     for name in INDEX:
         if (far / name).exists():
             version = next(v for v in versions if (v / name).read_bytes() == (far / name).read_bytes())
-            for promised in index.load_sums(version).keys() - {"dataset.json"}:
-                assert (far / promised).read_bytes() == (version / promised).read_bytes()
+            for listed in index.load_sums(version).keys() - {"dataset.json"}:
+                assert (far / listed).read_bytes() == (version / listed).read_bytes()
     if (far / "SHA256SUMS").exists():
         assert verify(far, full=True) == []
 
@@ -407,19 +407,19 @@ def test_nothing_is_affirmed_where_nothing_must_be(small: Path, far: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("corpus", "says"),
+    ("corpus", "message"),
     [
         ("ravdess", "CC BY-NC-SA 4.0 (name the source, nothing commercial, pass on under the same licence only;"),
         ("crema-d", "ODbL 1.0, contents DbCL 1.0 (name the source, pass on what is derived under the same licence"),
     ],
 )
 def test_terms_are_told_before_anything_is_shared(
-    near: Path, far: Path, corpus: str, says: str, capsys: Capture
+    near: Path, far: Path, corpus: str, message: str, capsys: Capture
 ) -> None:
     licensed_as(near, corpus)
     assert main(["share", str(near), str(far)]) == 0
     licence, people, done = capsys.readouterr().out.splitlines()
-    assert licence.startswith(f"licence of the recordings: {says}")
+    assert licence.startswith(f"licence of the recordings: {message}")
     assert "personal data" in people
     assert "report.html shows faces too" in people
     size = sum(map(len, contents(far).values())) / 1e6
@@ -601,15 +601,15 @@ def test_a_server_that_is_not_there_is_named(small: Path, s3: Any, monkeypatch: 
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Repository]:
-    """A stand-in for the hub, which cannot be reached from tests; the library reads its address as it is imported."""
+    """A fake of the hub, which cannot be reached from tests; the library reads its address as it is imported."""
     pytest.importorskip("huggingface_hub")
     repository = Repository()
-    with hub_stand_in.serving(repository) as address:
+    with fake_hub.serving(repository) as address:
         for name, value in {
             "HF_ENDPOINT": address,
             "HF_TOKEN": "hf_none",
             "HF_HOME": str(tmp_path / "hf"),
-            "HF_HUB_DISABLE_XET": "1",  # the stand-in knows git's large files only
+            "HF_HUB_DISABLE_XET": "1",  # the fake knows git's large files only
         }.items():
             monkeypatch.setenv(name, value)
         yield repository
@@ -625,7 +625,7 @@ def visible(repository: Repository) -> dict[str, bytes]:
 
 
 def test_repository_is_private_and_holds_what_the_folder_holds(small: Path, hub: Repository) -> None:
-    """Against a stand-in for the hub: see `hub_stand_in`."""
+    """Against a fake of the hub: see `fake_hub`."""
     done = upload(small)
     assert done.returncode == 0, done.stderr
     assert hub.private
@@ -635,7 +635,7 @@ def test_repository_is_private_and_holds_what_the_folder_holds(small: Path, hub:
 
 
 def test_second_share_to_a_repository_commits_nothing(small: Path, hub: Repository) -> None:
-    """Against a stand-in for the hub: see `hub_stand_in`."""
+    """Against a fake of the hub: see `fake_hub`."""
     upload(small)
     commits, uploads = len(hub.commits), hub.uploads
     assert "nothing to send" in upload(small).stdout
@@ -643,7 +643,7 @@ def test_second_share_to_a_repository_commits_nothing(small: Path, hub: Reposito
 
 
 def test_older_version_in_a_repository_is_replaced(small: Path, grown: Path, hub: Repository) -> None:
-    """Against a stand-in for the hub: see `hub_stand_in`."""
+    """Against a fake of the hub: see `fake_hub`."""
     upload(grown)
     uploads = hub.uploads
     assert "PRUNE=1" in upload(small).stderr
@@ -653,7 +653,7 @@ def test_older_version_in_a_repository_is_replaced(small: Path, grown: Path, hub
 
 
 def test_a_share_that_the_hub_ends_goes_on(small: Path, hub: Repository) -> None:
-    """Against a stand-in for the hub: see `hub_stand_in`."""
+    """Against a fake of the hub: see `fake_hub`."""
     hub.die_after = 1
     done = upload(small)
     assert done.returncode == 2
@@ -666,7 +666,7 @@ def test_a_share_that_the_hub_ends_goes_on(small: Path, hub: Repository) -> None
 
 
 def test_what_arrives_damaged_is_noticed(small: Path, hub: Repository) -> None:
-    """Against a stand-in for the hub: see `hub_stand_in`."""
+    """Against a fake of the hub: see `fake_hub`."""
     hub.damage = lambda data: data[:-1] + b"x"
     done = upload(small)
     assert done.returncode == 2
@@ -675,7 +675,7 @@ def test_what_arrives_damaged_is_noticed(small: Path, hub: Repository) -> None:
 
 
 def test_a_public_repository_takes_only_what_is_meant_for_it(near: Path, hub: Repository) -> None:
-    """Against a stand-in for the hub: see `hub_stand_in`."""
+    """Against a fake of the hub: see `fake_hub`."""
     hub.private = False
     assert "everybody can see it; make it private, or say so with PUBLIC=1" in upload(near).stderr
     licensed_as(near, "iemocap")
@@ -688,7 +688,7 @@ def test_a_public_repository_takes_only_what_is_meant_for_it(near: Path, hub: Re
 
 
 def test_public_makes_a_public_repository(small: Path, hub: Repository) -> None:
-    """Against a stand-in for the hub: see `hub_stand_in`."""
+    """Against a fake of the hub: see `fake_hub`."""
     assert upload(small, "--public").returncode == 0
     assert hub.private is False
 

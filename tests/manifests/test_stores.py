@@ -129,11 +129,11 @@ def test_a_redirect_is_followed_with_the_range_and_without_the_password(
     with FileServer(there) as other:
         server.misbehave("x.tar", Fault(status=302, headers={"Location": f"{other.url}/receipts/anna%20000%25.json"}))
         assert read(open_store(server.url), "x.tar", start=7) == DATA[7:]
-        (asked,) = other.requests
-    assert asked.first_byte == 7
-    assert "authorization" not in asked.headers
+        (request,) = other.requests
+    assert request.first_byte == 7
+    assert "authorization" not in request.headers
     server.misbehave("y.tar", Fault(status=307, headers={"Location": f"/{'receipts/anna%20000%25.json'}"}))
-    assert read(open_store(server.url), "y.tar") == DATA  # the same server is told again
+    assert read(open_store(server.url), "y.tar") == DATA  # the same server gets it again
 
 
 def test_a_password_that_is_missing_is_not_worth_another_try(server: FileServer) -> None:
@@ -192,7 +192,7 @@ def hub(there: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
 def test_the_hub_is_asked_for_a_revision_and_a_folder(hub: FileServer, address: str, name: str) -> None:
     with pytest.raises(StoreError, match=rf"^{address.rstrip('/')}/x.tar: not there"):
         read(open_store(address), "x.tar")
-    assert hub.asked == [name]
+    assert hub.requested == [name]
 
 
 def test_the_hub_s_token_is_for_the_hub_alone(hub: FileServer, there: Path, monkeypatch: pytest.MonkeyPatch) -> None:

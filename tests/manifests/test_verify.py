@@ -31,11 +31,11 @@ def scratch(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_whole_folder_is_whole(whole: Path) -> None:
-    heard: list[str] = []
+    checked: list[str] = []
     assert verify(whole) == []
-    assert verify(whole, full=True, on_file=heard.append) == []
+    assert verify(whole, full=True, on_file=checked.append) == []
     on_disk = {path.relative_to(whole).as_posix() for path in whole.rglob("*") if path.is_file()}
-    assert set(heard) == on_disk - {"SHA256SUMS"}
+    assert set(checked) == on_disk - {"SHA256SUMS"}
 
 
 def test_views_and_hidden_files_are_nobodys_business(folder: Path) -> None:

@@ -57,16 +57,16 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_the_person_is_gone_and_the_rest_keeps_its_hashes(folder: Path) -> None:
     before = index.load_sums(folder)
-    said = withdraw(folder, [GONE])
-    assert (said.shards, said.clips, said.report_removed) == (1, 2, True)
+    result = withdraw(folder, [GONE])
+    assert (result.shards, result.clips, result.report_removed) == (1, 2, True)
     after = index.load_sums(folder)
     assert before.keys() - after.keys() == {f"{GONE}-000.tar", f"receipts/{GONE}-000.json"}
     assert all(after[name] == before[name] for name in after if name.endswith(".tar") or name.startswith("receipts/"))
     assert verify(folder, full=True) == []
-    told = b"".join(data for name, data in contents(folder).items() if not name.endswith(".tar"))
+    rest = b"".join(data for name, data in contents(folder).items() if not name.endswith(".tar"))
     dataset = json.loads((folder / "dataset.json").read_bytes())
     assert dataset.pop("withdrawn") == [GONE]
-    assert told.count(GONE.encode()) == 1  # of all places only there
+    assert rest.count(GONE.encode()) == 1  # of all places only there
     assert {row.speaker for row in index.load_rows(folder)} == {*SPEAKERS[1:], "dora", DROPPED_SPEAKER}
     assert dataset["fold_schemes"] == ["loso"]
 

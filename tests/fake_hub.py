@@ -1,7 +1,7 @@
-"""A stand-in for the Hugging Face hub, which tests cannot reach: as much of its API as the library's uploads ask for.
+"""A fake of the Hugging Face hub, which tests cannot reach: as much of its API as the library's uploads use.
 
-It keeps one repository in memory. What it answers is shaped after what the library expects, not after the hub's own
-code: it shows that the library is used as it wants to be, and not that the hub takes what it is sent.
+It keeps one repository in memory. Its responses are shaped after what the library expects, not after the hub's own
+code: it shows that the library is used correctly, and not that the hub accepts what it is sent.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LARGE_BYTES = 1 << 20
 
 @dataclass
 class Repository:
-    """What is in the repository, and what was done to it."""
+    """Content of the repository, and a record of what was done to it."""
 
     private: bool | None = None
     """None until it is made."""
@@ -104,9 +104,9 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         path = urlsplit(self.path).path
         if path == "/api/repos/create":
-            asked = json.loads(body)
-            status = self.holds.create(asked["visibility"] == "private")
-            self._json({"url": f"{self._home}/datasets/{asked['organization']}/{asked['name']}"}, status)
+            wanted = json.loads(body)
+            status = self.holds.create(wanted["visibility"] == "private")
+            self._json({"url": f"{self._home}/datasets/{wanted['organization']}/{wanted['name']}"}, status)
         elif path == "/api/validate-yaml":
             self._json({"errors": [], "warnings": []})
         elif "/preupload/" in path:
@@ -116,8 +116,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif "/commit/" in path:
             self._commit([json.loads(line) for line in body.splitlines()])
         elif "/paths-info/" in path:
-            asked_for = parse_qs(body.decode())["paths"]
-            self._json([self.holds.entry(name) for name in asked_for if name in self.holds.files])
+            paths = parse_qs(body.decode())["paths"]
+            self._json([self.holds.entry(name) for name in paths if name in self.holds.files])
         else:
             self._json({"error": f"unknown: {path}"}, 404)
 
