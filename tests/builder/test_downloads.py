@@ -102,8 +102,8 @@ def test_ravdess_ends_in_a_folder_that_can_be_built(zenodo: FileServer, data: Pa
     assert files(data) == expected | sums  # no archive, nothing without sound
     for name in expected:
         assert (data / name).read_bytes() == homes.recording(name)
-    assert zenodo.asked[0] == homes.RECORD
-    assert sorted(zenodo.asked[1:]) == [at_zenodo(actor) for actor in corpora.SPEAKERS["ravdess"]]
+    assert zenodo.requested[0] == homes.RECORD
+    assert sorted(zenodo.requested[1:]) == [at_zenodo(actor) for actor in corpora.SPEAKERS["ravdess"]]
 
 
 def test_crema_d_ends_in_a_folder_that_can_be_built(github: FileServer, data: Path, capsys: Said) -> None:
@@ -139,7 +139,7 @@ def test_only_what_is_absent_is_asked_for(zenodo: FileServer, data: Path) -> Non
     shutil.rmtree(data / "Actor_09")
     zenodo.behave()
     assert main(command(zenodo, data)) == 0
-    assert sorted(zenodo.asked) == [homes.RECORD, at_zenodo("07"), at_zenodo("09")]
+    assert sorted(zenodo.requested) == [homes.RECORD, at_zenodo("07"), at_zenodo("09")]
     assert plan_accepts("ravdess", data, 1440)
 
 
@@ -150,7 +150,7 @@ def test_archives_can_be_kept_and_are_then_not_fetched_again(zenodo: FileServer,
     shutil.rmtree(data / "Actor_09")
     zenodo.behave()
     assert main(command(zenodo, data, "--keep-archives")) == 0
-    assert zenodo.asked == [homes.RECORD]
+    assert zenodo.requested == [homes.RECORD]
     assert plan_accepts("ravdess", data, 1440)
 
 
@@ -224,7 +224,7 @@ def test_what_stays_wrong_is_listed_and_the_rest_kept(
     assert not (data / CLIP).exists()
     github.behave()
     assert main(command(github, data)) == 0
-    assert github.asked == [at_github(CLIP)]
+    assert github.requested == [at_github(CLIP)]
 
 
 def test_wrong_bytes_of_an_archive_are_refused_by_its_md5(zenodo: FileServer, data: Path, capsys: Said) -> None:
@@ -244,7 +244,7 @@ def test_a_dead_home_is_not_asked_for_every_file(github: FileServer, data: Path,
         "agreement to its terms missing?\n"
     )
     assert "failed" not in said.out + said.err
-    assert fetch._MOST_FAILURES <= len(github.asked) < CLIPS
+    assert fetch._MOST_FAILURES <= len(github.requested) < CLIPS
 
 
 def test_three_files_that_failed_are_named(github: FileServer, data: Path, capsys: Said) -> None:
@@ -313,7 +313,7 @@ def test_an_ended_process_is_gone_on_with(
         [*program, *command(github, data)], env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     while process.poll() is None and (
-        github.asked.count(at_github(CLIP)) < 2 or len(list(data.rglob("*.flv"))) < CLIPS - 1
+        github.requested.count(at_github(CLIP)) < 2 or len(list(data.rglob("*.flv"))) < CLIPS - 1
     ):
         time.sleep(0.01)  # the others are there, and half of this one
     process.send_signal(number)
@@ -340,7 +340,7 @@ def test_killed_while_unpacking(zenodo: FileServer, data: Path, monkeypatch: pyt
         path.unlink()
     zenodo.behave()
     assert main(command(zenodo, data)) == 0
-    assert zenodo.asked == [homes.RECORD]
+    assert zenodo.requested == [homes.RECORD]
     assert len(load_sums(data / "Actor_05")) == 60
     assert not (data / homes.archive_name("05")).exists()
 
@@ -404,7 +404,7 @@ def test_a_record_that_is_not_the_known_one_is_refused(
     homes.write_record(zenodo.folder, told)
     assert main(command(zenodo, data)) == 2
     assert re.search(rf"^error: {zenodo.url}/{homes.RECORD}: .*{complaint}", capsys.readouterr().err, re.MULTILINE)
-    assert zenodo.asked == [homes.RECORD]
+    assert zenodo.requested == [homes.RECORD]
 
 
 @pytest.mark.parametrize("text", ["<html>maintenance</html>", "[]", '{"files": {}}', "{}"])
@@ -558,10 +558,10 @@ def test_what_is_wrong_is_replaced_only_when_asked(github: FileServer, data: Pat
     github.behave()
     assert main(command(github, data)) == 1
     assert capsys.readouterr().err.endswith("error: 1 file not as published; REPLACE=1 fetches anew\n")
-    assert github.asked == [at_github(pointer)]
+    assert github.requested == [at_github(pointer)]
     assert (data / CLIP).read_bytes() == b"cut by myself"
     assert main(command(github, data, "--replace")) == 0
-    assert github.asked == [at_github(pointer), at_github(CLIP)]
+    assert github.requested == [at_github(pointer), at_github(CLIP)]
     assert (data / CLIP).read_bytes() == homes.recording(CLIP)
 
 
@@ -581,7 +581,7 @@ def test_check_of_files_that_changed_since_they_were_unpacked(zenodo: FileServer
     assert "  wrong  Actor_02/01-01-01-01-01-01-02.mp4: found SHA-256 " in said
     zenodo.behave()
     assert main(command(zenodo, data, "--replace")) == 0
-    assert zenodo.asked == [homes.RECORD, at_zenodo("02")]
+    assert zenodo.requested == [homes.RECORD, at_zenodo("02")]
 
 
 def test_real_clips_are_as_published(real_clip: Callable[[str], Path], capsys: Said) -> None:

@@ -79,12 +79,12 @@ def test_a_remote_folder_reads_like_a_local_one(kind: str, shards: Path, monkeyp
 def test_only_what_is_used_is_fetched_and_only_once(server: FileServer) -> None:
     list(loader_of(open_folder(server.url)).epoch(0))
     used = fold_sides(open_folder(server.url), "anna")["train"].shards
-    asked = [name for name in server.asked if name.endswith((".tar", ".json"))]
+    asked = [name for name in server.requested if name.endswith((".tar", ".json"))]
     receipts = [f"receipts/{name.removesuffix('.tar')}.json" for name in used]
     assert sorted(asked) == sorted([*used, *receipts, "dataset.json", "folds/loso.json"])
     server.behave()
     list(loader_of(open_folder(server.url)).epoch(0))
-    assert server.asked == ["SHA256SUMS"]
+    assert server.requested == ["SHA256SUMS"]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -125,7 +125,7 @@ def test_wrong_bytes_are_never_decoded(server: FileServer, workers: int) -> None
     assert not (folder.path / bad).exists()
     server.behave()
     list(loader_of(open_folder(server.url), workers).epoch(0))
-    assert bad in server.asked
+    assert bad in server.requested
 
 
 def test_a_cached_file_that_was_damaged_is_fetched_again(

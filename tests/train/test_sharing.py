@@ -131,7 +131,7 @@ def test_a_fold_is_fetched_and_trained_and_its_test_shards_never_cross(server: F
         "--fold-scheme loso --split test brings it, then the same command as now tests, once"
     )
     assert (home(lab) / "model" / "model.safetensors").is_file()
-    assert not [name for name in server.asked if "cleo" in name]
+    assert not [name for name in server.requested if "cleo" in name]
     assert not list(lab.rglob("cleo*"))
 
 
@@ -198,7 +198,7 @@ def test_streaming_ends_as_training_from_a_local_folder(
     assert same(home(tmp_path), home(tmp_path, "local"))
     server.behave()
     assert train(server.url, "again", workers=workers)[0] == 0
-    assert set(server.asked) == {"SHA256SUMS"}
+    assert set(server.requested) == {"SHA256SUMS"}
 
 
 def test_training_begins_while_shards_arrive_and_a_wrong_one_ends_it_until_it_is_mended(
@@ -233,7 +233,7 @@ def test_ctrl_c_ends_the_wait_for_a_shard(server: FileServer, tmp_path: Path) ->
         stderr=subprocess.PIPE,
         text=True,
     )
-    while not [name for name in server.asked if name.endswith(".tar")]:
+    while not [name for name in server.requested if name.endswith(".tar")]:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
