@@ -1,0 +1,189 @@
+"""What is known of each corpus: licence, label schemes, fold schemes, and who was recorded together.
+
+This is the one place for it. The builder's corpus modules refer to an entry, and readers of shards look it up by the
+corpus's name. A corpus without an entry gets the defaults: labels as the corpus writes them, folds made of its
+speakers, each speaker recorded alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from manifests.errors import UserError
+
+
+class LabelError(UserError):
+    """An unknown or inconsistent label scheme; one line that says what was found and expected."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Licence:
+    """Terms of a corpus's recordings, which apply to the shards made of them."""
+
+    text: str
+    """As `dataset.json` states it."""
+    redistributable: bool
+    """False: shards may only be passed on to whoever holds the licence too."""
+    spdx_id: str | None = None
+    """Identifier in the SPDX list, for a licence that is in it."""
+    hub_id: str | None = None
+    """Identifier in the Hugging Face hub's list."""
+    url: str | None = None
+    conditions: str | None = None
+    """What it asks of whoever passes data on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelScheme:
+    """How the raw emotions of one corpus become classes 0..n-1."""
+
+    name: str
+    dataset: str
+    """Corpus the raw emotions belong to."""
+    classes: tuple[str, ...]
+    """Class names; the position is the class index."""
+    mapping: Mapping[str, str]
+    """Raw emotion -> class name."""
+    left_out: frozenset[str] = frozenset()
+    """Raw emotions of the corpus that are left out on purpose; any other that has no class is unexpected."""
+
+    def __post_init__(self) -> None:
+        used = set(self.mapping.values())
+        if len(set(self.classes)) != len(self.classes) or used != set(self.classes):
+            raise LabelError(
+                f"label scheme {self.name}: found classes {list(self.classes)} for {sorted(used)}; "
+                "expected distinct classes, each reached by a raw emotion"
+            )
+        if both := self.left_out & self.mapping.keys():
+            raise LabelError(f"label scheme {self.name}: found {sorted(both)} mapped and left out; expected either")
+
+    def class_index(self, raw: str) -> int | None:
+        """Class of a raw emotion, or None where it is outside the scheme and the clip is not used."""
+        name = self.mapping.get(raw)
+        return None if name is None else self.classes.index(name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusFacts:
+    """What readers of a corpus's shards have to know; all of it has defaults."""
+
+    licence: Licence | None = None
+    label_schemes: tuple[LabelScheme, ...] = ()
+    """The default first; without any, each raw emotion is a class."""
+    fold_schemes: tuple[str, ...] = ()
+    """Committed schemes, `manifests/folds/<name>.json`, the default first. One made of the speakers is always added."""
+    speaker_group: re.Pattern[str] | None = None
+    """Matches the part of a speaker id that speakers recorded together share."""
+
+    def group_of(self, speaker: str) -> str:
+        """Recording that a speaker takes part in; speakers of one recording are never on two sides of a made fold."""
+        found = self.speaker_group.match(speaker) if self.speaker_group else None
+        return found[0] if found else speaker
+
+
+CC_BY_NC_SA_4 = Licence(
+    text="CC BY-NC-SA 4.0",
+    redistributable=True,
+    spdx_id="CC-BY-NC-SA-4.0",
+    hub_id="cc-by-nc-sa-4.0",
+    url="https://creativecommons.org/licenses/by-nc-sa/4.0/",
+    conditions="name the source, nothing commercial, pass on under the same licence only",
+)
+ODBL_1 = Licence(
+    text="ODbL 1.0, contents DbCL 1.0",
+    redistributable=True,
+    spdx_id="ODbL-1.0",
+    hub_id="odbl",
+    url="https://opendatacommons.org/licenses/odbl/1-0/",
+    conditions="name the source, pass on what is derived under the same licence, keep it open",
+)
+
+_RAVDESS_EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
+_DEMO_EMOTIONS = ("happy", "angry", "calm", "sad")
+
+#: Classes are in the order of RAVDESS's codes 01..08 and of CREMA-D's codes in the alphabet, as MAE-DFER and HiCMAE
+#: number them; IEMOCAP's in the order of the MultiMAE-DER paper (IV.A).
+CORPORA: Mapping[str, CorpusFacts] = {
+    "ravdess": CorpusFacts(
+        licence=CC_BY_NC_SA_4,
+        label_schemes=(
+            LabelScheme(
+                name="ravdess-7",
+                dataset="ravdess",
+                classes=tuple(name for name in _RAVDESS_EMOTIONS if name != "calm"),
+                mapping={name: name for name in _RAVDESS_EMOTIONS} | {"calm": "neutral"},
+            ),
+            LabelScheme(
+                name="ravdess-8",
+                dataset="ravdess",
+                classes=_RAVDESS_EMOTIONS,
+                mapping={name: name for name in _RAVDESS_EMOTIONS},
+            ),
+        ),
+        fold_schemes=("ravdess-6fold", "ravdess-emobox", "ravdess-5fold"),
+    ),
+    "crema-d": CorpusFacts(
+        licence=ODBL_1,
+        label_schemes=(
+            LabelScheme(
+                name="crema-d-6",
+                dataset="crema-d",
+                classes=("angry", "disgust", "fearful", "happy", "neutral", "sad"),
+                mapping={
+                    "ANG": "angry",
+                    "DIS": "disgust",
+                    "FEA": "fearful",
+                    "HAP": "happy",
+                    "NEU": "neutral",
+                    "SAD": "sad",
+                },
+            ),
+        ),
+        fold_schemes=("crema-d-5fold", "crema-d-10fold", "crema-d-tfds"),
+    ),
+    "iemocap": CorpusFacts(
+        licence=Licence(
+            text="IEMOCAP licence of the University of Southern California, by signature; no redistribution",
+            redistributable=False,
+        ),
+        label_schemes=(
+            LabelScheme(
+                name="iemocap-4",
+                dataset="iemocap",
+                classes=("angry", "happy", "sad", "neutral"),
+                mapping={"ang": "angry", "hap": "happy", "exc": "happy", "sad": "sad", "neu": "neutral"},
+                left_out=frozenset({"fru", "sur", "fea", "dis"}),
+            ),
+        ),
+        fold_schemes=("iemocap-5fold",),
+        speaker_group=re.compile(r"Ses\d\d"),  # the two actors of a session
+    ),
+    "folder": CorpusFacts(
+        licence=Licence(
+            text="whatever their owner says; shards hold faces and voices, which are personal data",
+            redistributable=False,
+        )
+    ),
+    "demo": CorpusFacts(
+        licence=Licence(
+            text="portrait of Eileen Collins: NASA, public domain (from scikit-image); "
+            "everything else: this project's licence",
+            redistributable=True,
+        ),
+        label_schemes=(
+            LabelScheme(
+                name="demo-4",
+                dataset="demo",
+                classes=_DEMO_EMOTIONS,
+                mapping={name: name for name in _DEMO_EMOTIONS},
+            ),
+        ),
+    ),
+}
+
+
+def corpus_facts(name: str) -> CorpusFacts:
+    """What is known of a corpus; the defaults for one that has no entry."""
+    return CORPORA.get(name, CorpusFacts())
