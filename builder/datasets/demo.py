@@ -12,7 +12,7 @@ A folder for each speaker; file names::
     defect   crowd   a second, smaller face       silent  digital silence      (kept and flagged by a builder)
              noface  an empty room                cut     the second half of the file is gone   (dropped)
 
-Neither picture nor sound alone tells more than half of the emotions, whatever the speaker; both together tell all.
+Neither picture nor sound alone distinguishes more than half of the emotions, whatever the speaker; together they do.
 The clip id is the name without its suffix.
 """
 
@@ -24,7 +24,7 @@ from pathlib import Path
 from builder.datasets.base import ClipSource, Corpus, NotHereError, Scan
 from builder.datasets.checks import is_media, visible_files
 from builder.demo import plan
-from manifests.labels import schemes_for
+from manifests.corpora import CORPORA
 from manifests.schema import Clip
 
 _DEPTH = 3  # <parent>/<corpus>/S01/<file>, one more than needed from the corpus itself
@@ -68,14 +68,10 @@ def _clip(utterance: plan.Utterance) -> Clip:
 CORPUS = Corpus(
     name="demo",
     title="Demo: eight made-up speakers, rendered from one photograph and a voice model",
-    homepage="",
-    licence=(
-        "portrait of Eileen Collins: NASA, public domain (from scikit-image); everything else: this project's licence"
-    ),
-    redistributable=True,
     citation="Portrait of Eileen Collins, NASA; distributed with scikit-image (van der Walt et al. 2014, PeerJ 2:e453)",
-    label_schemes=schemes_for("demo"),
-    fold_schemes=(),
+    facts=CORPORA["demo"],
     scan=scan,
     how_to_get="there is nothing to download: make shards makes it in data/demo",
+    make=lambda root, progress: make_demo(root, progress=progress),
+    shards_gb=0.1,
 )

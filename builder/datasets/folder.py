@@ -27,6 +27,7 @@ from pathlib import Path, PurePosixPath
 
 from builder.datasets.base import ClipSource, Corpus, CorpusError, NotHereError, Scan
 from builder.datasets.checks import is_media, visible_files
+from manifests.corpora import CORPORA
 from manifests.schema import Clip, SchemaError
 
 REQUIRED = ("clip", "speaker", "emotion")
@@ -45,7 +46,7 @@ def scan(root: Path, options: Mapping[str, str]) -> Scan:
     table = options.get("csv", _DEFAULT_TABLE)
     path = root / _inside(table, "option csv")
     sources = {number: _source(root, row, f"{path}:{number}") for number, row in _read(path)}
-    _refuse_twins(path, sources)
+    _check_unique_ids(path, sources)
     named = {path for source in sources.values() for path in (source.video, source.sound) if path is not None}
     any_there = any(_exists(source.video) for source in sources.values())
     return Scan(
@@ -165,7 +166,7 @@ def _exists(path: Path) -> bool:
         return False
 
 
-def _refuse_twins(table: Path, sources: Mapping[int, ClipSource]) -> None:
+def _check_unique_ids(table: Path, sources: Mapping[int, ClipSource]) -> None:
     """Raise CorpusError for rows, by line number, whose clip ids are equal but for case."""
     rows: dict[str, int] = {}
     for number, source in sources.items():
@@ -185,12 +186,8 @@ def _without_absent_sound(source: ClipSource) -> ClipSource:
 CORPUS = Corpus(
     name="folder",
     title="Recordings of one's own",
-    homepage="",
-    licence="whatever their owner says; shards hold faces and voices, which are personal data",
-    redistributable=False,
     citation="none",
-    label_schemes=(),
-    fold_schemes=(),
+    facts=CORPORA["folder"],
     scan=scan,
     how_to_get="there is nothing to download: these are recordings of your own, listed in clips.csv",
     options={"csv": ()},

@@ -30,7 +30,7 @@ from pathlib import Path
 
 from builder.datasets.base import ClipSource, Corpus, CorpusError, Region, Scan
 from builder.datasets.checks import corpus_folder, visible_files
-from manifests import folds, labels
+from manifests.corpora import CORPORA
 from manifests.schema import Clip
 
 FOUR = frozenset({"ang", "hap", "exc", "sad", "neu"})
@@ -170,19 +170,17 @@ CORPUS = Corpus(
     name="iemocap",
     title="IEMOCAP: Interactive Emotional Dyadic Motion Capture Database",
     homepage="https://sail.usc.edu/iemocap/",
-    licence="IEMOCAP licence of the University of Southern California, by signature; no redistribution",
-    redistributable=False,
     citation=(
         "Busso C, Bulut M, Lee CC, Kazemzadeh A, Mower E, Kim S, Chang JN, Lee S, Narayanan SS (2008) IEMOCAP: "
         "interactive emotional dyadic motion capture database. Language Resources and Evaluation 42(4): 335-359. "
         "doi:10.1007/s10579-008-9076-6"
     ),
-    label_schemes=labels.schemes_for("iemocap"),
-    fold_schemes=folds.COMMITTED["iemocap"],
+    facts=CORPORA["iemocap"],
     scan=scan,
     how_to_get=(
         "ask for it with the release form at https://sail.usc.edu/iemocap/iemocap_release.htm; once the university has "
         "sent a link, unpack the release and name its folder, which holds Session1 ... Session5"
     ),
     options={"emotions": ("four", "all")},
+    shards_gb=8.0,
 )

@@ -12,7 +12,7 @@ A folder `Actor_NN` for each actor, as the archives `Video_Speech_Actor_NN.zip` 
     AA  actor       01..24; odd ones are male
 
 So 60 clips an actor: 4 neutral and 8 of each other emotion. The clip id is the name without its suffix.
-`inventory/ravdess.csv` lists the archives; Zenodo tells their checksums.
+`inventory/ravdess.csv` lists the archives; their checksums are in Zenodo's record.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
 
-from builder.datasets.base import ClipSource, Corpus, Home, NotHereError, Original, Scan
+from builder.datasets.base import ClipSource, Corpus, NotHereError, Remote, RemoteFile, Scan
 from builder.datasets.checks import is_media, visible_files
-from manifests import folds, labels
+from manifests.corpora import CORPORA
 from manifests.schema import Clip
 
 EMOTIONS = {
@@ -42,8 +42,10 @@ STATEMENTS = {"01": "Kids are talking by the door", "02": "Dogs are sitting by t
 REPETITIONS = ("01", "02")
 ACTORS = tuple(f"{number:02d}" for number in range(1, 25))
 
+#: List of the published archives.
+INVENTORY = Path(__file__).parent / "inventory"
+
 _RECORD = "records/1188976"
-_INVENTORY = Path(__file__).parent / "inventory"
 _LAYOUT = "Actor_01 ... Actor_24 with 01-01-*.mp4 (unpack the archives Video_Speech_Actor_NN.zip)"
 _DEPTH = 4  # <parent>/<corpus>/Video_Speech_Actor_NN/Actor_NN/<file>, one more than needed from the corpus itself
 
@@ -55,12 +57,12 @@ def inventory() -> dict[str, Clip]:
     return {clip.clip_id: clip for clip in clips}
 
 
-def originals() -> tuple[Original, ...]:
-    """The archives of the speech videos, an actor each. Half of their files, without sound, are of no use here."""
-    with (_INVENTORY / "ravdess.csv").open(encoding="utf-8", newline="") as file:
+def remote_files() -> tuple[RemoteFile, ...]:
+    """The archives of the speech videos, an actor each. Half of their files have no sound and are not used."""
+    with (INVENTORY / "ravdess.csv").open(encoding="utf-8", newline="") as file:
         sizes = {row["archive"]: int(row["size"]) for row in csv.DictReader(file)}
     return tuple(
-        Original(
+        RemoteFile(
             name=f"Video_Speech_Actor_{actor}.zip",
             bytes=sizes[f"Video_Speech_Actor_{actor}.zip"],
             holds=tuple(_path(clip_id) for clip_id in inventory() if clip_id.endswith(f"-{actor}")),
@@ -115,15 +117,13 @@ CORPUS = Corpus(
     name="ravdess",
     title="RAVDESS: Ryerson Audio-Visual Database of Emotional Speech and Song (speech)",
     homepage="https://zenodo.org/records/1188976",
-    licence="CC BY-NC-SA 4.0",
-    redistributable=True,
     citation=(
         "Livingstone SR, Russo FA (2018) The Ryerson Audio-Visual Database of Emotional Speech and Song (RAVDESS): "
         "A dynamic, multimodal set of facial and vocal expressions in North American English. "
         "PLoS ONE 13(5): e0196391. doi:10.1371/journal.pone.0196391"
     ),
-    label_schemes=labels.schemes_for("ravdess"),
-    fold_schemes=folds.COMMITTED["ravdess"],
+    facts=CORPORA["ravdess"],
     scan=scan,
-    home=Home(address="https://zenodo.org", folder=f"{_RECORD}/files", record=f"api/{_RECORD}", originals=originals),
+    remote=Remote(address="https://zenodo.org", folder=f"{_RECORD}/files", record=f"api/{_RECORD}", files=remote_files),
+    shards_gb=2.0,
 )

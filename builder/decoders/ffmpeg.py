@@ -22,10 +22,10 @@ import numpy.typing as npt
 from builder.datasets.base import ClipSource
 from builder.decoders.base import (
     CONTAINERS,
+    DecodedVideo,
     FrameTimes,
+    MakeTimeline,
     MediaError,
-    Picture,
-    Plan,
     Segment,
     Sound,
     SoundChunk,
@@ -54,7 +54,7 @@ _DURATION = re.compile(r"Duration: (\d+):(\d+):([\d.]+), start: (-?[\d.]+)")
 
 @dataclass(frozen=True, kw_only=True)
 class _Frames:
-    """What the first run tells of the picture."""
+    """What the first run lists of the video."""
 
     numbers: tuple[int, ...]
     """Place of each frame of the clip in ffmpeg's output."""
@@ -63,8 +63,8 @@ class _Frames:
     """Width and height, upright."""
 
 
-def read(source: ClipSource, plan: Plan) -> tuple[Picture, Sound | None]:
-    """Decode a clip's picture at the instants the plan asks for, and its sound (None where it has none).
+def read(source: ClipSource, make_timeline: MakeTimeline) -> tuple[DecodedVideo, Sound | None]:
+    """Decode a clip's video at the timeline's instants, and its sound (None where it has none).
 
     Raises MediaError.
     """
@@ -73,10 +73,10 @@ def read(source: ClipSource, plan: Plan) -> tuple[Picture, Sound | None]:
         raise MediaError("no_video", "found no picture in it")
     sound = _sound(source.video, source.segment_seconds) if "Audio:" in described else None
     frames = _list_frames(source, sound.end_seconds if sound else 0.0, described)
-    timeline = frames.times.timeline(plan)
+    timeline = frames.times.timeline(make_timeline)
     chosen = nearest_frames(frames.times.seconds, timeline.instants_seconds).tolist()
     taken = _take_frames(source, frames, sorted(set(chosen)))
-    picture = Picture(
+    picture = DecodedVideo(
         frames=tuple(taken[i] for i in chosen),
         frame_seconds=tuple(frames.times.seconds[chosen].tolist()),
         timeline=timeline,
@@ -105,7 +105,7 @@ def _input(path: Path, segment: Segment | None) -> Any:
 
 
 def _run(output: Any) -> tuple[bytes, str]:
-    """Run ffmpeg; what it wrote, and its log."""
+    """Run ffmpeg. Returns what it wrote, and its log."""
     flags = ("-nostdin", "-hide_banner", "-copyts", "-loglevel", "level+info", "-timelimit", str(TIME_LIMIT_SECONDS))
     command = output.global_args(*flags).compile(cmd=program())
     done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, check=False)
@@ -113,7 +113,7 @@ def _run(output: Any) -> tuple[bytes, str]:
 
 
 def _describe(path: Path) -> str:
-    """What ffmpeg says of a file's streams. Raises MediaError where it cannot open it."""
+    """ffmpeg's log about a file's streams. Raises MediaError where it cannot open it."""
     _, log = _run(ffmpeg.output(_input(path, None), "pipe:", format="null", t=0, c="copy", map="0"))
     if "Input #0" not in log:
         words = (_ERROR.findall(log) or ["no reason given"])[-1].replace(f"file:{path}", path.name)
@@ -122,7 +122,7 @@ def _describe(path: Path) -> str:
 
 
 def _list_frames(source: ClipSource, sound_end_seconds: float, described: str) -> _Frames:
-    """Decode all of the picture for its times. What is missing at the end is said before what is damaged."""
+    """Decode the whole video for its times. A missing end is reported before damage."""
     segment = source.segment_seconds
     shown = _square(_input(source.video, segment).video).filter("showinfo")
     _, log = _run(shown.output("pipe:", format="null", **_EVERY_FRAME))
@@ -130,10 +130,10 @@ def _list_frames(source: ClipSource, sound_end_seconds: float, described: str) -
     if segment is not None:
         check_segment(frames.times, segment)
     elif len(frames.times.seconds):
-        check_complete(max(frames.times.end_seconds, sound_end_seconds), _promised_end_seconds(described))
-    complaints = _ERROR.findall(log)
-    if complaints or not len(frames.times.seconds):
-        raise MediaError("decode_error", (complaints or ["found no frame that can be decoded"])[0])
+        check_complete(max(frames.times.end_seconds, sound_end_seconds), _stated_end_seconds(described))
+    errors = _ERROR.findall(log)
+    if errors or not len(frames.times.seconds):
+        raise MediaError("decode_error", (errors or ["found no frame that can be decoded"])[0])
     return frames
 
 
@@ -185,7 +185,7 @@ def _sound(path: Path, segment: Segment | None) -> Sound | None:
     return assemble_sound(chunks, rate_hz, segment, len(_LOST.findall(log)) * len(chunks[0].samples))
 
 
-def _promised_end_seconds(log: str) -> float | None:
+def _stated_end_seconds(log: str) -> float | None:
     match = _DURATION.search(log)
     if match is None:
         return None

@@ -22,10 +22,10 @@ from av.video.reformatter import VideoReformatter
 from builder.datasets.base import ClipSource
 from builder.decoders.base import (
     CONTAINERS,
+    DecodedVideo,
     FrameTimes,
+    MakeTimeline,
     MediaError,
-    Picture,
-    Plan,
     Segment,
     Sound,
     SoundChunk,
@@ -51,8 +51,8 @@ class _Packets:
     """The sound's stream, or None."""
     packets: tuple[Any, ...]
     segment: Segment | None
-    promised_end_seconds: float | None
-    """When the header says that all of it ends."""
+    stated_end_seconds: float | None
+    """When everything ends according to the header."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ class _Times:
     pts: tuple[int, ...]
     """Ascending."""
     last: int
-    """How long the last frame says it lasts; 0 where it does not say."""
+    """Stated duration of the last frame; 0 where it is absent."""
 
     def seconds(self, base: Fraction) -> FrameTimes:
         """The same in seconds."""
@@ -72,15 +72,15 @@ class _Times:
 
 @dataclass(frozen=True, kw_only=True)
 class _Frames:
-    """What decoding all of a clip's picture left behind."""
+    """The result of decoding all of a clip's video."""
 
     times: _Times
     kept: dict[int, npt.NDArray[np.uint8]]
-    """pts -> upright RGB frame, for those asked for."""
+    """pts -> upright RGB frame, for those wanted."""
 
 
-def read(source: ClipSource, plan: Plan) -> tuple[Picture, Sound | None]:
-    """Decode a clip's picture at the instants the plan asks for, and its sound (None where it has none).
+def read(source: ClipSource, make_timeline: MakeTimeline) -> tuple[DecodedVideo, Sound | None]:
+    """Decode a clip's video at the timeline's instants, and its sound (None where it has none).
 
     Raises MediaError.
     """
@@ -89,16 +89,16 @@ def read(source: ClipSource, plan: Plan) -> tuple[Picture, Sound | None]:
         if clip.video is None:
             raise MediaError("no_video", "found no picture in it")
         base = clip.video.time_base
-        promised = _packet_times(clip)
-        _check_complete(clip, promised.seconds(base))
-        frames = _decode_frames(clip, set(_wanted(plan, promised, base)))
+        packet_times = _packet_times(clip)
+        _check_complete(clip, packet_times.seconds(base))
+        frames = _decode_frames(clip, set(_wanted(make_timeline, packet_times, base)))
         sound = _decode_sound(clip)
-    if frames.times.pts != promised.pts:
-        # The packets' times were not the frames' times. Now these are known: decode once more, for them.
+    if frames.times.pts != packet_times.pts:
+        # The packets' times were not the frames' times. These are known now: decode once more, with them.
         with _opened(source.video) as container:
-            wanted = set(_wanted(plan, frames.times, base))
+            wanted = set(_wanted(make_timeline, frames.times, base))
             frames = _decode_frames(_demux(container, source.segment_seconds), wanted)
-    return _picture(plan, frames, base), sound
+    return _picture(make_timeline, frames, base), sound
 
 
 def read_sound(path: Path) -> Sound | None:
@@ -130,14 +130,16 @@ def _demux(container: Any, segment: Segment | None) -> _Packets:
             container.seek(max(0, int((segment[0] - SEEK_MARGIN_SECONDS) * 1_000_000)))
         for packet in container.demux(*streams) if streams else ():
             packets.append(packet)
-            if segment is not None and _is_past(packet, segment[1] + REORDER_SECONDS):
+            if segment is None or packet.dts is None:
+                continue
+            if packet.dts * packet.time_base > segment[1] + REORDER_SECONDS:
                 unfinished.discard(packet.stream)
                 if not unfinished:
                     break
     except av.FFmpegError as error:
         raise MediaError("decode_error", str(error)) from error
-    promised = None if container.duration is None else (container.duration + (container.start_time or 0)) / 1_000_000
-    return _Packets(video=video, audio=audio, packets=tuple(packets), segment=segment, promised_end_seconds=promised)
+    stated = None if container.duration is None else (container.duration + (container.start_time or 0)) / 1_000_000
+    return _Packets(video=video, audio=audio, packets=tuple(packets), segment=segment, stated_end_seconds=stated)
 
 
 def _first(streams: Sequence[Any]) -> Any:
@@ -146,12 +148,8 @@ def _first(streams: Sequence[Any]) -> Any:
     return next((s for s in streams if s.codec_context is not None and not s.disposition & cover), None)
 
 
-def _is_past(packet: Any, seconds: float) -> bool:
-    return packet.dts is not None and packet.dts * packet.time_base > seconds
-
-
 def _packet_times(clip: _Packets) -> _Times:
-    """Times of the clip's frames as its packets tell them; none where a packet does not."""
+    """Times of the clip's frames according to its packets; empty where a packet has none."""
     packets = [p for p in clip.packets if p.stream is clip.video and p.size and not p.is_discard]
     if any(p.pts is None for p in packets):
         return _Times(pts=(), last=0)
@@ -171,18 +169,18 @@ def _inside(pts: int, clip: _Packets) -> bool:
 
 
 def _check_complete(clip: _Packets, times: FrameTimes) -> None:
-    """Hold what is in the file against what its header promises, or the segment asks for."""
+    """Compare the end of the file with what its header states, or with the end of the segment."""
     if not len(times.seconds) and any(p.size and p.pts is None for p in clip.packets):
-        return  # the packets do not tell
+        return  # packets without times
     if clip.segment is not None:
         check_segment(times, clip.segment)
         return
-    check_complete(times.end_seconds, _promised_picture_end(clip.video))
-    check_complete(max(times.end_seconds, _last_packet_end(clip)), clip.promised_end_seconds)
+    check_complete(times.end_seconds, _stated_video_end(clip.video))
+    check_complete(max(times.end_seconds, _last_packet_end(clip)), clip.stated_end_seconds)
 
 
-def _promised_picture_end(stream: Any) -> float | None:
-    """When the header says the picture ends; None where it does not say."""
+def _stated_video_end(stream: Any) -> float | None:
+    """When the video ends according to the header; None where it does not state it."""
     start = float((stream.start_time or 0) * stream.time_base)
     lengths = []
     if stream.duration:
@@ -195,17 +193,17 @@ def _promised_picture_end(stream: Any) -> float | None:
 def _last_packet_end(clip: _Packets) -> float:
     ends = [0.0]
     for stream in (s for s in (clip.video, clip.audio) if s is not None):
-        told = (p for p in clip.packets if p.stream is stream and p.pts is not None and p.size)
-        ends.append(float(max((p.pts + (p.duration or 0) for p in told), default=0) * stream.time_base))
+        timed = (p for p in clip.packets if p.stream is stream and p.pts is not None and p.size)
+        ends.append(float(max((p.pts + (p.duration or 0) for p in timed), default=0) * stream.time_base))
     return max(ends)
 
 
-def _wanted(plan: Plan, times: _Times, base: Fraction) -> list[int]:
+def _wanted(make_timeline: MakeTimeline, times: _Times, base: Fraction) -> list[int]:
     """pts of the 16 frames to show."""
     if not times.pts:
         return []
     found = times.seconds(base)
-    return [times.pts[i] for i in nearest_frames(found.seconds, found.timeline(plan).instants_seconds)]
+    return [times.pts[i] for i in nearest_frames(found.seconds, found.timeline(make_timeline).instants_seconds)]
 
 
 def _decode_frames(clip: _Packets, wanted: set[int]) -> _Frames:
@@ -214,22 +212,26 @@ def _decode_frames(clip: _Packets, wanted: set[int]) -> _Frames:
     to_rgb = VideoReformatter()
     found: list[tuple[int, int | None]] = []
     kept: dict[int, npt.NDArray[np.uint8]] = {}
-    with _complaints() as complaints:
+    with _logged_errors() as errors:
         for packet in (p for p in clip.packets if p.stream is clip.video):
-            for frame in _decoded(packet):
+            try:
+                decoded = packet.decode()
+            except av.FFmpegError as error:
+                raise MediaError("decode_error", str(error)) from error
+            for frame in decoded:
                 if frame.pts is None or not _inside(frame.pts, clip):
                     continue
                 found.append((frame.pts, frame.duration))
                 if frame.pts in wanted:
                     kept[frame.pts] = _upright_rgb(frame, to_rgb, clip.video)
-    if complaints or not found:
-        raise MediaError("decode_error", (complaints or ["found no frame that can be decoded"])[0])
+    if errors or not found:
+        raise MediaError("decode_error", (errors or ["found no frame that can be decoded"])[0])
     return _Frames(times=_times(found), kept=kept)
 
 
 @contextmanager
-def _complaints() -> Iterator[list[str]]:
-    """What the decoder logs as an error: it hides damage in the picture and goes on, but says so."""
+def _logged_errors() -> Iterator[list[str]]:
+    """Errors that the decoder logs: it conceals damage in the video and continues, but logs it."""
     messages: list[str] = []
     av.logging.set_level(av.logging.ERROR)
     with av.logging.Capture() as logs:
@@ -237,15 +239,8 @@ def _complaints() -> Iterator[list[str]]:
     messages += [f"{name}: {text.strip()}" for level, name, text in logs if level <= av.logging.ERROR]
 
 
-def _decoded(packet: Any) -> list[Any]:
-    try:
-        return list(packet.decode())
-    except av.FFmpegError as error:
-        raise MediaError("decode_error", str(error)) from error
-
-
 def _upright_rgb(frame: Any, to_rgb: VideoReformatter, stream: Any) -> npt.NDArray[np.uint8]:
-    """RGB with square pixels, turned as the container says."""
+    """RGB with square pixels, rotated as the container specifies."""
     aspect = stream.sample_aspect_ratio or 1
     width = round(frame.width * aspect) if aspect != 1 else frame.width
     rgb = to_rgb.reformat(frame, width=width, height=frame.height, format="rgb24").to_ndarray()
@@ -253,11 +248,11 @@ def _upright_rgb(frame: Any, to_rgb: VideoReformatter, stream: Any) -> npt.NDArr
     return np.ascontiguousarray(np.rot90(rgb, turns)) if turns else rgb
 
 
-def _picture(plan: Plan, frames: _Frames, base: Fraction) -> Picture:
+def _picture(make_timeline: MakeTimeline, frames: _Frames, base: Fraction) -> DecodedVideo:
     times = frames.times.seconds(base)
-    timeline = times.timeline(plan)
+    timeline = times.timeline(make_timeline)
     chosen = nearest_frames(times.seconds, timeline.instants_seconds)
-    return Picture(
+    return DecodedVideo(
         frames=tuple(frames.kept[frames.times.pts[i]] for i in chosen),
         frame_seconds=tuple(times.seconds[chosen].tolist()),
         timeline=timeline,
@@ -273,23 +268,23 @@ def _decode_sound(clip: _Packets) -> Sound | None:
     planar = av.AudioResampler(format="fltp")
     chunks: list[SoundChunk] = []
     lost_seconds = 0.0
-    with _complaints():  # kept from the terminal; what is lost is counted instead
+    with _logged_errors():  # keeps them off the terminal; what is lost is counted instead
         for packet in (p for p in clip.packets if p.stream is clip.audio):
             try:
-                chunks += [_chunk(f) for frame in packet.decode() for f in planar.resample(frame) if f.pts is not None]
+                decoded = [frame for each in packet.decode() for frame in planar.resample(each)]
             except av.FFmpegError:
                 lost_seconds += _seconds_inside(packet, clip.segment)
+                continue
+            for frame in decoded:
+                if frame.pts is not None:  # a stereo recording of one voice is that voice: average its channels
+                    mono = frame.to_ndarray().mean(axis=0)
+                    chunks.append(SoundChunk(seconds=float(frame.pts * frame.time_base), samples=mono))
     return assemble_sound(chunks, clip.audio.rate, clip.segment, round(lost_seconds * clip.audio.rate))
 
 
 def _seconds_inside(packet: Any, segment: Segment | None) -> float:
-    """How much of the clip a packet holds: what was only read on the way to a segment does not count."""
+    """How much of the clip a packet holds: what was read before the segment does not count."""
     seconds = float((packet.duration or 0) * packet.time_base)
     if segment is None or packet.pts is None:
         return seconds
     return seconds if segment[0] <= float(packet.pts * packet.time_base) < segment[1] else 0.0
-
-
-def _chunk(frame: Any) -> SoundChunk:
-    """Channels are averaged: a stereo recording of one voice is that voice."""
-    return SoundChunk(seconds=float(frame.pts * frame.time_base), samples=frame.to_ndarray().mean(axis=0))
