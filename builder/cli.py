@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from builder.config import TIMELINES, Align, BuildConfig, ConfigError, Decoder
-from builder.corpus.command import run_corpus
+from builder.corpus.command import limit_lines, run_corpus
 from builder.corpus.fetch import CONNECTIONS
 from builder.datasets import DATASETS, DEFAULT, corpus_named
 from builder.signals import exit_on_interrupt
@@ -197,18 +197,17 @@ def _part(args: argparse.Namespace) -> Part | None:
 
 def describe_summary(summary: BuildSummary) -> list[str]:
     """What a build did, line by line."""
-    counts = Counter(summary.counts)
+    counts = Counter(summary.dataset.counts)
     lines = [f"built {counts['built']}   flagged {counts['flagged']}   dropped {counts['dropped']}"]
     for reason, count in sorted(summary.reasons.items()):
         lines.append(f"  dropped {count}: {reason}, {DROP_REASONS[reason]}")
     if summary.missing:
         first = ", ".join(summary.missing[:3])
         lines.append(f"  absent from the inventory {len(summary.missing)}: {first} ...; make plan ALL=1 lists all")
-    lines += _describe_withdrawn(summary.withdrawn)
-    lines.append(
-        f"shards    {summary.out} ({pluralize(summary.shards, 'shard')}, {summary.resumed} of them built before)"
-    )
-    return [*lines, describe_folds(summary.fold_schemes, summary.skipped_schemes)]
+    lines += _describe_withdrawn(summary.dataset.withdrawn)
+    shards = pluralize(len(summary.dataset.shards), "shard")
+    lines.append(f"shards    {summary.out} ({shards}, {summary.resumed} of them built before)")
+    return [*lines, describe_folds(summary.dataset.fold_schemes, summary.skipped_schemes)]
 
 
 def _describe_withdrawn(withdrawn: Sequence[str]) -> list[str]:
@@ -262,10 +261,7 @@ def describe_plan(plan: BuildPlan, out: Path, every: bool = False) -> list[str]:
         f"size      about {math.ceil(estimated_bytes / 1e6)} MB in all",
     ]
     for title, items in lists.items():
-        shown = items if every else items[:5]
-        lines += [f"{title}: {len(items)}", *(f"  {item}" for item in shown)]
-        if len(shown) < len(items):
-            lines.append(f"  ... and {len(items) - len(shown)} more (ALL=1 lists them)")
+        lines += [f"{title}: {len(items)}", *limit_lines([f"  {item}" for item in items], 5, every=every)]
     return lines
 
 
@@ -278,9 +274,7 @@ def run_report(args: argparse.Namespace) -> int:
         from builder.report import write_picture, write_report
     if args.picture:
         write_picture(_out_folder(args), args.picture)
-        say(f"picture   {args.picture}")
-    else:
-        say(f"report    {write_report(_out_folder(args))}")
+    say(f"picture   {args.picture}" if args.picture else f"report    {write_report(_out_folder(args))}")
     return 0
 
 

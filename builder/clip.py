@@ -14,8 +14,8 @@ from builder import faces, media
 from builder.built_clip import BuiltClip, Sha256, dropped, recorded_row, recording_sha256, relative_name
 from builder.config import BuildConfig
 from builder.datasets.base import ClipSource
-from builder.faces import FaceFinder, Faces
-from builder.media import DecodedClip, MediaError
+from builder.faces import FaceFinder
+from builder.media import MediaError
 from builder.spectrograms import spectrograms
 from manifests.index import Statistics
 from manifests.schema import FRAMES, Sample, SchemaError, Timing, encode
@@ -67,6 +67,11 @@ class ClipBuilder:
         found = followed.found
         if found.sum() < FEWEST_FACES:
             raise MediaError("no_face", f"found a face in {found.sum()} of {FRAMES} frames, expected {FEWEST_FACES}")
+        flags = set(clip.flags)
+        if not found.all():
+            flags.add("faces_missing")
+        if followed.several:
+            flags.add("several_faces")
         maps = faces.transforms(followed, clip.video.frame_seconds, self._config.align)
         crops = [faces.warp(frame, matrix) for frame, matrix in zip(clip.video.frames, maps, strict=True)]
         timeline, sound = clip.video.timeline, clip.sound
@@ -84,7 +89,7 @@ class ClipBuilder:
             audio=sound.samples,
             transforms=_round_maps(maps, clip.origin_px),
             face_found=tuple(found.tolist()),
-            flags=_flags(clip, followed),
+            flags=tuple(sorted(flags)),
             source=_provenance(source, self._root, self._sha256, "sound_from_file" in clip.flags)
             | {"decoder": self._config.decoder},
         )
@@ -106,12 +111,3 @@ def _round_maps(maps: faces.Points, origin_px: tuple[int, int]) -> tuple[tuple[f
     shifted = maps.copy()
     shifted[:, :, 2] -= maps[:, :, :2] @ np.asarray(origin_px, dtype=np.float64)
     return tuple(tuple(np.round(m, 6).ravel().tolist()) for m in shifted)
-
-
-def _flags(clip: DecodedClip, followed: Faces) -> tuple[str, ...]:
-    flags = set(clip.flags)
-    if not followed.found.all():
-        flags.add("faces_missing")
-    if followed.several:
-        flags.add("several_faces")
-    return tuple(sorted(flags))

@@ -8,7 +8,7 @@ long as numpy, scipy and librosa are of the versions that the shards' index name
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,23 +21,13 @@ from builder.shards import ShardPlan, find_earlier_build, load_whole
 from builder.spectrograms import spectrograms
 from builder.timeline import Timeline
 from builder.worker import Limits
-from manifests import index
+from manifests import index, schema
 from manifests.files import FolderError, describe_os_error, exclusive_lock, remove_leftovers
 from manifests.index import Dataset, ManifestError, Receipt, Statistics
 from manifests.index_writer import mark_unfinished, write_index
 from manifests.progress import ProgressBar
 from manifests.records import from_json
-from manifests.schema import (
-    Clip,
-    SchemaError,
-    Timing,
-    decode_audio,
-    decode_metadata,
-    decode_spectrogram,
-    encode_spectrogram,
-    feature_members,
-    member_names,
-)
+from manifests.schema import Clip, SchemaError, Timing
 from manifests.text import config_diff
 
 #: Packages whose version can change a bit of a spectrogram.
@@ -155,22 +145,10 @@ def _plan_shards(shards: Path, made_by: Mapping[str, Any]) -> list[ShardPlan]:
     for name, sha256 in index.load_sums(shards).items():
         if name.startswith(f"{index.RECEIPTS}/"):
             receipt = index.load_receipt(shards / name)
-            sources = (
-                ClipSource(
-                    clip=Clip(
-                        clip_id=row.clip_id,
-                        speaker=row.speaker,
-                        emotion=row.emotion,
-                        intensity=row.intensity,
-                        sentence=row.sentence,
-                    ),
-                    video=shards / receipt.shard,
-                )
-                for row in receipt.rows
-            )
+            clips = (Clip(**{each.name: getattr(row, each.name) for each in fields(Clip)}) for row in receipt.rows)
+            sources = tuple(ClipSource(clip=clip, video=shards / receipt.shard) for clip in clips)
             content = digest({"build": build, "receipt": sha256})
-            plan = ShardPlan(name=receipt.shard, speaker=receipt.speaker, sources=tuple(sources), digest=content)
-            plans.append(plan)
+            plans.append(ShardPlan(name=receipt.shard, speaker=receipt.speaker, sources=sources, digest=content))
     return sorted(plans, key=lambda plan: (plan.speaker, len(plan.name), plan.name))
 
 
@@ -217,15 +195,16 @@ def replace_features(
     A feature that the sample has already stays as it is. Raises SchemaError for members that cannot be decoded.
     """
     known = dict(members)
-    if missing := [feature for feature in features if not members.keys() >= set(feature_members((feature,)))]:
-        timing = from_json(Timing, decode_metadata(members["json"])["timing"], "json.timing")
+    if missing := [feature for feature in features if not members.keys() >= set(schema.feature_members((feature,)))]:
+        timing = from_json(Timing, schema.decode_metadata(members["json"])["timing"], "json.timing")
         timeline = Timeline(
             span_seconds=timing.span_seconds,
             instants_seconds=timing.instants_seconds,
             step_seconds=timing.step_seconds,
         )
-        windows = spectrograms(decode_audio(members["audio.flac"]), timing.audio_start_seconds, timeline, missing)
-        known |= {f"{name}.npy": encode_spectrogram(each, name) for name, each in windows.items()}
-    chosen = {name: known[name] for name in member_names(tuple(features))}
-    names = [name.removesuffix(".npy") for name in feature_members(tuple(features))]
-    return chosen, {name: Statistics.of(decode_spectrogram(chosen[f"{name}.npy"], name)) for name in names}
+        audio = schema.decode_audio(members["audio.flac"])
+        windows = spectrograms(audio, timing.audio_start_seconds, timeline, missing)
+        known |= {f"{name}.npy": schema.encode_spectrogram(each, name) for name, each in windows.items()}
+    chosen = {name: known[name] for name in schema.member_names(tuple(features))}
+    names = [name.removesuffix(".npy") for name in schema.feature_members(tuple(features))]
+    return chosen, {name: Statistics.of(schema.decode_spectrogram(chosen[f"{name}.npy"], name)) for name in names}

@@ -18,8 +18,6 @@ from builder.decoders import ffmpeg, pyav
 from builder.decoders.base import DecodedVideo, MakeTimeline, MediaError, Sound
 from manifests.schema import SAMPLE_RATE_HZ
 
-__all__ = ["DecodedClip", "Decoder", "MakeTimeline", "MediaError", "decode"]
-
 DECODERS = {"pyav": pyav, "ffmpeg": ffmpeg}
 
 #: Difference between where sound and picture start or end that is worth a flag.
@@ -60,24 +58,19 @@ def decode(source: ClipSource, make_timeline: MakeTimeline, decoder: Decoder = "
 
 @contextmanager
 def _checked(path: Path) -> Iterator[None]:
-    """Refuse what is no recording before it is decoded, and put the file's name before every MediaError."""
+    """Refuse what is no recording: absent, a folder, a device, empty, a pointer. Name the file in every MediaError."""
     try:
-        _check_file(path)
+        if not path.is_file():
+            raise MediaError("unreadable", "found no regular file, expected a recording")
+        with path.open("rb") as file:
+            head = file.read(40)
+        if not head:
+            raise MediaError("unreadable", "found 0 bytes, expected a recording")
+        if head.startswith(b"version https://git-lfs"):
+            raise MediaError("unreadable", "found a Git-LFS pointer; run git lfs pull")
         yield
     except MediaError as error:
         raise MediaError(error.reason, f"{path.name}: {error.detail}") from error
-
-
-def _check_file(path: Path) -> None:
-    """Raise MediaError for what is no recording: absent, a folder, a device, empty, a Git-LFS pointer."""
-    if not path.is_file():
-        raise MediaError("unreadable", "found no regular file, expected a recording")
-    with path.open("rb") as file:
-        head = file.read(40)
-    if not head:
-        raise MediaError("unreadable", "found 0 bytes, expected a recording")
-    if head.startswith(b"version https://git-lfs"):
-        raise MediaError("unreadable", "found a Git-LFS pointer; run git lfs pull")
 
 
 def _separate_sound(source: ClipSource, video: DecodedVideo, decoder: Decoder) -> Sound:

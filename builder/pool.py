@@ -41,10 +41,6 @@ class EngineError(UserError):
     """Clips cannot be built where they were to be built; one line that says why and what to do."""
 
 
-class _WorkerError(Exception):
-    """A worker met an exception that its code does not foresee; one line that says which."""
-
-
 class ClipPool:
     """Builds clips in `workers` processes, which are started when they are needed. Use as a context manager."""
 
@@ -101,16 +97,17 @@ class ClipPool:
                 self._of_thread.worker = self._start()
             worker: _Worker = self._of_thread.worker
             try:
-                return worker.build(source, self._limits.seconds)
+                answer = worker.build(source, self._limits.seconds)
+                if isinstance(answer, BuiltClip):
+                    return answer
+                self._end(worker)
+                cause = f"{answer}, {attempt + 1} times"
             except TimeoutError:
                 self._end(worker)
                 cause, reason = f"not finished after {self._limits.seconds:g} s", "timeout"
                 break
             except EOFError:
                 cause = f"{self._end(worker)}, {attempt + 1} times"
-            except _WorkerError as error:
-                self._end(worker)
-                cause = f"{error}, {attempt + 1} times"
         if not self._limits.drop_clips:
             problem = "hung" if reason == "timeout" else "died, perhaps out of memory"
             raise EngineError(
@@ -168,17 +165,16 @@ class _Worker:
         finally:
             theirs.close()
 
-    def build(self, source: ClipSource, seconds: float) -> BuiltClip:
-        """Raises TimeoutError for a clip that takes longer, EOFError if the worker died, _WorkerError if it failed,
-        and the UserError that its builder raised.
+    def build(self, source: ClipSource, seconds: float) -> BuiltClip | str:
+        """Build a clip, or return a line about the exception that ended the worker.
+
+        Raises TimeoutError for a clip that takes longer, EOFError if the worker died, the UserError of its builder.
         """
         with self._watched(seconds):
             self._pipe.send(source)
         answer: BuiltClip | UserError | str = self.receive(seconds)
         if isinstance(answer, UserError):
             raise answer
-        if isinstance(answer, str):
-            raise _WorkerError(answer)
         return answer
 
     def receive(self, seconds: float) -> Any:

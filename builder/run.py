@@ -40,10 +40,6 @@ class Part:
         if not 0 <= self.rank < self.world_size:
             raise ConfigError(f"rank: found {self.rank} of {self.world_size}, expected 0 to world size - 1")
 
-    def of(self, shards: Sequence[ShardPlan]) -> Sequence[ShardPlan]:
-        """Every `world_size`-th shard, so that neighbours, often alike in length, are spread."""
-        return shards[self.rank :: self.world_size]
-
 
 @dataclass(frozen=True, kw_only=True)
 class BuildJob:
@@ -87,26 +83,22 @@ class BuildSummary:
     """What a build did."""
 
     out: Path
-    counts: Mapping[str, int]
-    """Clips built, flagged, dropped."""
+    dataset: Dataset
+    """The index over all shards."""
     reasons: Mapping[str, int]
     """Clips dropped, by reason."""
     empty_speakers: tuple[str, ...]
     """Speakers without a single built clip."""
-    shards: int
     resumed: int
-    """Of these, finished already."""
+    """Shards that were finished already."""
     missing: tuple[str, ...]
     """Files of the corpus's inventory that are absent."""
-    fold_schemes: tuple[str, ...]
     skipped_schemes: Mapping[str, str]
     """Fold scheme -> why it does not fit what was built."""
-    withdrawn: tuple[str, ...] = ()
-    """Speakers who were withdrawn from the folder, and so left out."""
 
     def failures(self) -> list[str]:
         """Why a person should look before using the shards; [] if nothing is wrong."""
-        dropped, total = self.counts.get("dropped", 0), sum(self.counts.values())
+        dropped, total = self.dataset.counts.get("dropped", 0), sum(self.dataset.counts.values())
         lines = []
         if dropped > DROPS_ALLOWED * total:
             lines.append(f"{dropped} of {total} clips dropped, more than {DROPS_ALLOWED:.0%}")
@@ -168,7 +160,7 @@ def build(job: BuildJob) -> BuildSummary | PartSummary:
             return _write_index(job, plan, done)
     with shared_lock(job.out):
         plan, earlier = remaining_plan(plan, job.out)
-        mine = job.part.of(plan.shards)
+        mine = plan.shards[job.part.rank :: job.part.world_size]  # neighbours are often alike in length: spread them
         done = _build_missing(job, plan, mine, earlier)
     # The part that ends when no other is at work and all shards are there writes the index.
     with suppress(BusyError), exclusive_lock(job.out):
@@ -243,15 +235,12 @@ def _write_index(job: BuildJob, plan: BuildPlan, done: Container[str]) -> BuildS
     written = write_index(job.out, describe_dataset(plan), [shard.name for shard in plan.shards])
     return BuildSummary(
         out=job.out,
-        counts=written.dataset.counts,
+        dataset=written.dataset,
         reasons=written.reasons,
         empty_speakers=written.empty_speakers,
-        shards=len(written.dataset.shards),
         resumed=sum(shard.name in done for shard in written.dataset.shards),
         missing=plan.scan.missing,
-        fold_schemes=written.dataset.fold_schemes,
         skipped_schemes=written.skipped_schemes,
-        withdrawn=plan.withdrawn,
     )
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from builder.datasets.base import CorpusError, RemoteFile
-from builder.datasets.checks import is_pointer
+from builder.datasets.base import NotHereError, RemoteFile
+from builder.datasets.checks import corpus_folder, is_pointer
 from manifests.download import ExpectedFile
 from manifests.index import SUMS_FILE, file_sha256, load_sums
 from manifests.progress import ProgressBar
@@ -48,16 +48,12 @@ class CorpusCheck:
 def corpus_root(data: Path, remotes: Sequence[RemoteFile]) -> Path:
     """The corpus's own folder: `data`, or the one folder in it that looks like it. Raises CorpusError for several."""
     tops = {name.partition("/")[0] for remote in remotes for name in remote.files}
-
-    def holds_corpus(folder: Path) -> bool:
-        return any((folder / name).exists() for name in tops)
-
-    if not data.is_dir() or holds_corpus(data):
+    if not data.is_dir():
         return data
-    inside = sorted(path for path in data.iterdir() if path.is_dir() and holds_corpus(path))
-    if len(inside) > 1:
-        raise CorpusError(f"{data}: holds the corpus twice, in {inside[0].name} and {inside[1].name}; name one of them")
-    return inside[0] if inside else data
+    try:
+        return corpus_folder(data, lambda folder: any((folder / top).exists() for top in tops), "its files")
+    except NotHereError:
+        return data
 
 
 def check_corpus(root: Path, remotes: Sequence[RemoteFile]) -> CorpusCheck:
@@ -72,7 +68,7 @@ def check_corpus(root: Path, remotes: Sequence[RemoteFile]) -> CorpusCheck:
                 state: State = "absent"
                 detail = ""
                 if name in present:
-                    state, detail = _check_unpacked(root, name, sums) if remote.holds else _check_whole(root, remote)
+                    state, detail = _check_file(root / name, remote, sums.get(name))
                     progress.step()
                 findings.append(Finding(remote=remote, name=name, state=state, detail=detail))
     return CorpusCheck(findings=tuple(findings))
@@ -83,20 +79,17 @@ def expected_file(remote: RemoteFile) -> ExpectedFile:
     return ExpectedFile(name=remote.name, sha256=remote.sha256, md5=remote.md5, bytes=remote.bytes)
 
 
-def _check_whole(root: Path, remote: RemoteFile) -> tuple[State, str]:
-    path = root / remote.name
+def _check_file(path: Path, remote: RemoteFile, unpacked_sha256: str | None) -> tuple[State, str]:
+    if remote.holds and unpacked_sha256 is None:
+        return "unchecked", ""
     size = path.stat().st_size
     problem: str | None = f"found {size} bytes, expected {remote.bytes}"
-    if size == remote.bytes:
+    if remote.holds:
+        found = file_sha256(path)
+        problem = None if found == unpacked_sha256 else f"found SHA-256 {found}, expected {unpacked_sha256}"
+    elif size == remote.bytes:
         problem = expected_file(remote).broken_by(path)
     return ("wrong", problem) if problem else ("right", "")
-
-
-def _check_unpacked(root: Path, name: str, sums: Mapping[str, str]) -> tuple[State, str]:
-    if name not in sums:
-        return "unchecked", ""
-    found = file_sha256(root / name)
-    return ("right", "") if found == sums[name] else ("wrong", f"found SHA-256 {found}, expected {sums[name]}")
 
 
 def _load_archive_sums(root: Path, remote: RemoteFile) -> dict[str, str]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
 from builder.corpus.check import CorpusCheck, State, check_corpus, corpus_root
-from builder.corpus.fetch import MAX_FAILURES, CorpusDownload, fetch_corpus, measure_space
+from builder.corpus.fetch import MAX_FAILURES, CorpusDownload, fetch_corpus, needed_bytes
 from builder.corpus.zenodo import with_checksums
 from builder.datasets import corpus_named
 from builder.datasets.base import CorpusError, Remote, RemoteFile
@@ -58,11 +59,8 @@ def describe_check(root: Path, check: CorpusCheck, *, listed: Sequence[State], e
     here = f"here      {total - len(check.of('absent'))} of {pluralize(total, 'file')} in {root}"
     lines = [": ".join(filter(None, (here, ", ".join(counts))))]
     for state in listed:
-        found = check.of(state)
-        most = len(found) if every else _LISTED
-        lines += [f"  {state}  {each.name}{each.detail and ': '}{each.detail}" for each in found[:most]]
-        if len(found) > most:
-            lines.append(f"  ... and {len(found) - most} more (ALL=1 lists them)")
+        found = [f"  {state}  {each.name}{each.detail and ': '}{each.detail}" for each in check.of(state)]
+        lines += limit_lines(found, _LISTED, every=every)
     return lines
 
 
@@ -70,11 +68,13 @@ def _download(remote: Remote, root: Path, files: Sequence[RemoteFile], args: arg
     """Download files. Returns what failed, a few words each. Raises StoreError where nothing could be downloaded."""
     address = (args.address or remote.address).rstrip("/")
     store = open_store(f"{address}/{remote.folder}")
-    space = measure_space(root, files, connections=args.connections, keep_archives=args.keep_archives)
+    needed = needed_bytes(root, files, connections=args.connections, keep_archives=args.keep_archives)
+    existing = next(path for path in (root.absolute(), *root.absolute().parents) if path.exists())
+    free = shutil.disk_usage(existing).free
     say(f"from      {store.address}")
     say(f"to fetch  {pluralize(len(files), 'file')}, {sum(file.bytes for file in files) / 1e6:.1f} MB")
-    say(f"disk      {space.needed / 1e6:.1f} MB needed at most, {space.free / 1e6:.1f} MB free")
-    if space.needed > space.free:
+    say(f"disk      {needed / 1e6:.1f} MB needed at most, {free / 1e6:.1f} MB free")
+    if needed > free:
         raise FolderError(f"{root}: too little disk space; free some, or choose another folder with DATA=")
     with exclusive_lock(root, "DATA=", tidy=True):
         if remote.record is not None:
@@ -100,9 +100,12 @@ def _download(remote: Remote, root: Path, files: Sequence[RemoteFile], args: arg
 def describe_download(done: CorpusDownload, *, every: bool) -> list[str]:
     """How much was downloaded, and why some files failed."""
     lines = [f"fetched   {pluralize(done.files, 'file')}, {done.bytes / 1e6:.1f} MB, each as published"]
-    failed = sorted(done.failed.items())
-    most = len(failed) if every else _EXAMPLES
-    lines += [f"  failed  {name}: {why}" for name, why in failed[:most]]
-    if len(failed) > most:
-        lines.append(f"  ... and {len(failed) - most} more (ALL=1 lists them)")
-    return lines
+    failed = [f"  failed  {name}: {why}" for name, why in sorted(done.failed.items())]
+    return [*lines, *limit_lines(failed, _EXAMPLES, every=every)]
+
+
+def limit_lines(lines: Sequence[str], most: int, *, every: bool) -> list[str]:
+    """The first lines of a long list and how many more there are, or all of them with `every` (ALL=1)."""
+    if every or len(lines) <= most:
+        return list(lines)
+    return [*lines[:most], f"  ... and {len(lines) - most} more (ALL=1 lists them)"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import as_completed
@@ -23,15 +22,6 @@ MAX_FAILURES = 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiskSpace:
-    """Disk space, in bytes."""
-
-    needed: int
-    """At most, while downloading."""
-    free: int
-
-
-@dataclass(frozen=True, kw_only=True)
 class CorpusDownload:
     """Result of downloading files of a corpus."""
 
@@ -43,13 +33,11 @@ class CorpusDownload:
     not_tried: int
 
 
-def measure_space(root: Path, remotes: Sequence[RemoteFile], *, connections: int, keep_archives: bool) -> DiskSpace:
-    """What these files take: all of them, and archives beside what they hold, which is at most as large."""
+def needed_bytes(root: Path, remotes: Sequence[RemoteFile], *, connections: int, keep_archives: bool) -> int:
+    """Disk space that a download takes at most: all files, and archives beside what they hold, which is as large."""
     archives = sorted((remote.bytes for remote in remotes if remote.holds), reverse=True)
     needed = sum(remote.bytes for remote in remotes) + sum(archives if keep_archives else archives[:connections])
-    existing = next(path for path in (root.absolute(), *root.absolute().parents) if path.exists())
-    present = sum(present_bytes(root, remote) for remote in remotes)
-    return DiskSpace(needed=max(0, needed - present), free=shutil.disk_usage(existing).free)
+    return max(0, needed - sum(present_bytes(root, remote) for remote in remotes))
 
 
 def present_bytes(root: Path, remote: RemoteFile) -> int:

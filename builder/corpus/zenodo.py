@@ -46,14 +46,14 @@ def with_checksums(store: Store, record: str, remotes: Sequence[RemoteFile]) -> 
         except (ManifestError, SchemaError, AttributeError) as error:
             raise CorpusError(f"{where}: found no Zenodo record, expected one with its files") from error
     by_name = {file.key: file for file in found}
-    return tuple(_with_checksum(remote, by_name.get(remote.name), where) for remote in remotes)
-
-
-def _with_checksum(remote: RemoteFile, found: RecordFile | None, where: str) -> RemoteFile:
-    if found is None:
-        raise CorpusError(f"{where}: found no {remote.name} in the record, expected one of {remote.bytes} bytes")
-    if found.size != remote.bytes:
-        raise CorpusError(f"{where}: {remote.name}: found {found.size} bytes, expected {remote.bytes}")
-    if not _MD5.fullmatch(found.checksum):
-        raise CorpusError(f"{where}: {remote.name}: found checksum {found.checksum[:80]!r}, expected md5:...")
-    return replace(remote, md5=found.checksum.removeprefix("md5:"))
+    checked = []
+    for remote in remotes:
+        file = by_name.get(remote.name)
+        if file is None:
+            raise CorpusError(f"{where}: found no {remote.name} in the record, expected one of {remote.bytes} bytes")
+        if file.size != remote.bytes:
+            raise CorpusError(f"{where}: {remote.name}: found {file.size} bytes, expected {remote.bytes}")
+        if not _MD5.fullmatch(file.checksum):
+            raise CorpusError(f"{where}: {remote.name}: found checksum {file.checksum[:80]!r}, expected md5:...")
+        checked.append(replace(remote, md5=file.checksum.removeprefix("md5:")))
+    return tuple(checked)

@@ -13,7 +13,7 @@ The clip id is the name without its suffix. `inventory/crema-d.csv` lists every 
 and the crowd's vote; `inventory/crema-d-defects.json` lists known faults and where they are documented.
 
 Option `labels`: `acted`, the emotion of the name (the published counts are these), or `voted`, the crowd's vote
-on picture and sound together; a clip whose vote is tied is then not taken.
+on picture and sound together; a clip whose vote is tied is then left out.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ class InventoryRow:
 
     @property
     def acted(self) -> str:
-        """Raw emotion the actor was asked for."""
+        """Raw emotion the actor was to show."""
         return self.clip.split("_")[2]
 
     @property
     def voted(self) -> str | None:
-        """Raw emotion the crowd saw and heard, None where its vote is tied."""
+        """Raw emotion the crowd recognised, None where its vote is tied."""
         return _VOTES.get(self.vote)
 
 
@@ -120,27 +120,22 @@ def scan(root: Path, options: Mapping[str, str]) -> Scan:
     emotions = {clip: row.voted if voted else row.acted for clip, row in known.items()}
     labelled = {clip: emotion for clip, emotion in emotions.items() if emotion is not None}
     flaws = defects()
-    sounds = _sounds(folder, flaws)
+    wavs = [path for path in visible_files(folder / "AudioWAV", 1) if path.suffix.lower() == ".wav"]
+    sounds = {flaws.older_wav_names.get(path.stem, path.stem): path for path in wavs}
     videos = [path for path in visible_files(folder / "VideoFlash", 1) if is_media(path)]
-    taken = {path for path in videos if path.stem in labelled and _is_flv(path)}
-    left = [path for path in videos if path not in taken]
+    used = {path for path in videos if path.stem in labelled and _is_flv(path)}
+    ignored = [path for path in videos if path not in used]
     return Scan(
         root=folder,
-        sources=tuple(_source(path, labelled[path.stem], sounds.get(path.stem), flaws) for path in sorted(taken)),
+        sources=tuple(_source(path, labelled[path.stem], sounds.get(path.stem), flaws) for path in sorted(used)),
         missing=_missing(folder, known, videos, sounds),
-        ignored=tuple((path.relative_to(folder).as_posix(), _why_not(path, known)) for path in left),
+        ignored=tuple((path.relative_to(folder).as_posix(), _why_not(path, known)) for path in ignored),
         expected_clips=len(labelled),
     )
 
 
 def _is_flv(path: Path) -> bool:
     return path.suffix.lower() == ".flv"
-
-
-def _sounds(folder: Path, flaws: Defects) -> dict[str, Path]:
-    """Clip id -> WAV, under its present or its older name."""
-    wavs = [path for path in visible_files(folder / "AudioWAV", 1) if path.suffix.lower() == ".wav"]
-    return {flaws.older_wav_names.get(path.stem, path.stem): path for path in wavs}
 
 
 def _source(video: Path, emotion: str, sound: Path | None, flaws: Defects) -> ClipSource:

@@ -3,8 +3,8 @@
 A folder `Actor_NN` for each actor, as the archives `Video_Speech_Actor_NN.zip` unpack. File names::
 
     MM-CC-EE-II-SS-RR-AA.mp4
-    MM  modality    01 picture and sound, 02 picture only, 03 sound only; only 01 is taken
-    CC  channel     01 speech, 02 song; only 01 is taken
+    MM  modality    01 picture and sound, 02 picture only, 03 sound only; only 01 is used
+    CC  channel     01 speech, 02 song; only 01 is used
     EE  emotion     01 neutral, 02 calm, 03 happy, 04 sad, 05 angry, 06 fearful, 07 disgust, 08 surprised
     II  intensity   01 normal, 02 strong; neutral is never strong
     SS  statement   01 "Kids are talking by the door", 02 "Dogs are sitting by the door"
@@ -52,9 +52,19 @@ _DEPTH = 4  # <parent>/<corpus>/Video_Speech_Actor_NN/Actor_NN/<file>, one more 
 
 def inventory() -> dict[str, Clip]:
     """Clip id -> clip, for every name the grammar allows: the complete corpus."""
-    codes = product(EMOTIONS, INTENSITIES, STATEMENTS, REPETITIONS, ACTORS)
-    clips = (_clip(*code) for code in codes if code[:2] != ("01", "02"))
-    return {clip.clip_id: clip for clip in clips}
+    clips = {}
+    for code in product(EMOTIONS, INTENSITIES, STATEMENTS, REPETITIONS, ACTORS):
+        emotion, intensity, statement, _, actor = code
+        if (emotion, intensity) != ("01", "02"):
+            clip_id = "-".join(("01", "01", *code))
+            clips[clip_id] = Clip(
+                clip_id=clip_id,
+                speaker=actor,
+                emotion=EMOTIONS[emotion],
+                intensity=INTENSITIES[intensity],
+                sentence=STATEMENTS[statement],
+            )
+    return clips
 
 
 def remote_files() -> tuple[RemoteFile, ...]:
@@ -76,30 +86,20 @@ def scan(root: Path, options: Mapping[str, str]) -> Scan:
     del options  # there are none
     known = inventory()
     media = [path for path in visible_files(root, _DEPTH) if is_media(path)]
-    taken = {path for path in media if path.stem in known and path.suffix.lower() == ".mp4"}
-    if not taken:
+    used = {path for path in media if path.stem in known and path.suffix.lower() == ".mp4"}
+    if not used:
         raise NotHereError(f"found no speech video of RAVDESS; expected {_LAYOUT}")
-    absent = known.keys() - {path.stem for path in taken}
+    absent = known.keys() - {path.stem for path in used}
     return Scan(
-        sources=tuple(ClipSource(clip=known[path.stem], video=path) for path in sorted(taken)),
+        sources=tuple(ClipSource(clip=known[path.stem], video=path) for path in sorted(used)),
         missing=tuple(sorted(map(_path, absent))),
-        ignored=tuple((path.relative_to(root).as_posix(), _why_not(path)) for path in media if path not in taken),
+        ignored=tuple((path.relative_to(root).as_posix(), _why_not(path)) for path in media if path not in used),
         expected_clips=len(known),
     )
 
 
 def _path(clip_id: str) -> str:
     return f"Actor_{clip_id[-2:]}/{clip_id}.mp4"
-
-
-def _clip(emotion: str, intensity: str, statement: str, repetition: str, actor: str) -> Clip:
-    return Clip(
-        clip_id="-".join(("01", "01", emotion, intensity, statement, repetition, actor)),
-        speaker=actor,
-        emotion=EMOTIONS[emotion],
-        intensity=INTENSITIES[intensity],
-        sentence=STATEMENTS[statement],
-    )
 
 
 def _why_not(path: Path) -> str:
@@ -110,7 +110,7 @@ def _why_not(path: Path) -> str:
             return "sound only"
         case ["01", "02", _, _, _, _, _]:
             return "song, not speech"
-    return "no name of a RAVDESS speech video"
+    return "not the name of a RAVDESS speech video"
 
 
 CORPUS = Corpus(

@@ -20,19 +20,8 @@ import numpy.typing as npt
 from av.video.reformatter import VideoReformatter
 
 from builder.datasets.base import ClipSource
-from builder.decoders.base import (
-    CONTAINERS,
-    DecodedVideo,
-    FrameTimes,
-    MakeTimeline,
-    MediaError,
-    Segment,
-    Sound,
-    SoundChunk,
-    assemble_sound,
-    check_complete,
-    check_segment,
-)
+from builder.decoders import base
+from builder.decoders.base import DecodedVideo, MakeTimeline, MediaError, Segment, Sound
 from builder.timeline import nearest_frames
 
 #: Read this much before a segment, so that decoding starts at a key frame before it.
@@ -64,19 +53,10 @@ class _Times:
     last: int
     """Stated duration of the last frame; 0 where it is absent."""
 
-    def seconds(self, base: Fraction) -> FrameTimes:
+    def seconds(self, time_base: Fraction) -> base.FrameTimes:
         """The same in seconds."""
-        pts = np.asarray([*self.pts, self.last], dtype=np.float64) * base.numerator / base.denominator
-        return FrameTimes.of(pts[:-1], float(pts[-1]))
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Frames:
-    """The result of decoding all of a clip's video."""
-
-    times: _Times
-    kept: dict[int, npt.NDArray[np.uint8]]
-    """pts -> upright RGB frame, for those wanted."""
+        pts = np.asarray([*self.pts, self.last], dtype=np.float64) * time_base.numerator / time_base.denominator
+        return base.FrameTimes.of(pts[:-1], float(pts[-1]))
 
 
 def read(source: ClipSource, make_timeline: MakeTimeline) -> tuple[DecodedVideo, Sound | None]:
@@ -88,17 +68,26 @@ def read(source: ClipSource, make_timeline: MakeTimeline) -> tuple[DecodedVideo,
         clip = _demux(container, source.segment_seconds)
         if clip.video is None:
             raise MediaError("no_video", "found no picture in it")
-        base = clip.video.time_base
+        time_base = clip.video.time_base
         packet_times = _packet_times(clip)
-        _check_complete(clip, packet_times.seconds(base))
-        frames = _decode_frames(clip, set(_wanted(make_timeline, packet_times, base)))
+        _check_complete(clip, packet_times.seconds(time_base))
+        times, kept = _decode_frames(clip, set(_wanted(make_timeline, packet_times, time_base)))
         sound = _decode_sound(clip)
-    if frames.times.pts != packet_times.pts:
+    if times.pts != packet_times.pts:
         # The packets' times were not the frames' times. These are known now: decode once more, with them.
         with _opened(source.video) as container:
-            wanted = set(_wanted(make_timeline, frames.times, base))
-            frames = _decode_frames(_demux(container, source.segment_seconds), wanted)
-    return _picture(make_timeline, frames, base), sound
+            wanted = set(_wanted(make_timeline, times, time_base))
+            times, kept = _decode_frames(_demux(container, source.segment_seconds), wanted)
+    found = times.seconds(time_base)
+    timeline = found.timeline(make_timeline)
+    chosen = nearest_frames(found.seconds, timeline.instants_seconds)
+    video = DecodedVideo(
+        frames=tuple(kept[times.pts[i]] for i in chosen),
+        frame_seconds=tuple(found.seconds[chosen].tolist()),
+        timeline=timeline,
+        frame_count=len(found.seconds),
+    )
+    return video, sound
 
 
 def read_sound(path: Path) -> Sound | None:
@@ -112,7 +101,7 @@ def _opened(path: Path) -> Iterator[Any]:
     """An opened container of a known kind. A file object, not a name: no name can reach a protocol."""
     with path.open("rb") as file:
         try:
-            container = av.open(file, options={"format_whitelist": CONTAINERS, "protocol_whitelist": "none"})
+            container = av.open(file, options={"format_whitelist": base.CONTAINERS, "protocol_whitelist": "none"})
         except av.FFmpegError as error:
             raise MediaError("unreadable", f"not a recording that can be opened ({error.strerror})") from error
         with container:
@@ -168,15 +157,15 @@ def _inside(pts: int, clip: _Packets) -> bool:
     return clip.segment[0] <= float(pts * clip.video.time_base) < clip.segment[1]
 
 
-def _check_complete(clip: _Packets, times: FrameTimes) -> None:
+def _check_complete(clip: _Packets, times: base.FrameTimes) -> None:
     """Compare the end of the file with what its header states, or with the end of the segment."""
     if not len(times.seconds) and any(p.size and p.pts is None for p in clip.packets):
         return  # packets without times
     if clip.segment is not None:
-        check_segment(times, clip.segment)
+        base.check_segment(times, clip.segment)
         return
-    check_complete(times.end_seconds, _stated_video_end(clip.video))
-    check_complete(max(times.end_seconds, _last_packet_end(clip)), clip.stated_end_seconds)
+    base.check_complete(times.end_seconds, _stated_video_end(clip.video))
+    base.check_complete(max(times.end_seconds, _last_packet_end(clip)), clip.stated_end_seconds)
 
 
 def _stated_video_end(stream: Any) -> float | None:
@@ -198,16 +187,16 @@ def _last_packet_end(clip: _Packets) -> float:
     return max(ends)
 
 
-def _wanted(make_timeline: MakeTimeline, times: _Times, base: Fraction) -> list[int]:
+def _wanted(make_timeline: MakeTimeline, times: _Times, time_base: Fraction) -> list[int]:
     """pts of the 16 frames to show."""
     if not times.pts:
         return []
-    found = times.seconds(base)
+    found = times.seconds(time_base)
     return [times.pts[i] for i in nearest_frames(found.seconds, found.timeline(make_timeline).instants_seconds)]
 
 
-def _decode_frames(clip: _Packets, wanted: set[int]) -> _Frames:
-    """Decode every frame, since each may need the ones before it; keep the wanted ones."""
+def _decode_frames(clip: _Packets, wanted: set[int]) -> tuple[_Times, dict[int, npt.NDArray[np.uint8]]]:
+    """Decode every frame, since each may need the ones before it. Returns times, and pts -> RGB of those wanted."""
     clip.video.codec_context.thread_count = 1
     to_rgb = VideoReformatter()
     found: list[tuple[int, int | None]] = []
@@ -226,7 +215,7 @@ def _decode_frames(clip: _Packets, wanted: set[int]) -> _Frames:
                     kept[frame.pts] = _upright_rgb(frame, to_rgb, clip.video)
     if errors or not found:
         raise MediaError("decode_error", (errors or ["found no frame that can be decoded"])[0])
-    return _Frames(times=_times(found), kept=kept)
+    return _times(found), kept
 
 
 @contextmanager
@@ -248,25 +237,13 @@ def _upright_rgb(frame: Any, to_rgb: VideoReformatter, stream: Any) -> npt.NDArr
     return np.ascontiguousarray(np.rot90(rgb, turns)) if turns else rgb
 
 
-def _picture(make_timeline: MakeTimeline, frames: _Frames, base: Fraction) -> DecodedVideo:
-    times = frames.times.seconds(base)
-    timeline = times.timeline(make_timeline)
-    chosen = nearest_frames(times.seconds, timeline.instants_seconds)
-    return DecodedVideo(
-        frames=tuple(frames.kept[frames.times.pts[i]] for i in chosen),
-        frame_seconds=tuple(times.seconds[chosen].tolist()),
-        timeline=timeline,
-        frame_count=len(times.seconds),
-    )
-
-
 def _decode_sound(clip: _Packets) -> Sound | None:
     """Decode the clip's sound to one mono line at 16 kHz. A packet that fails leaves a gap."""
     if clip.audio is None:
         return None
     clip.audio.codec_context.thread_count = 1
     planar = av.AudioResampler(format="fltp")
-    chunks: list[SoundChunk] = []
+    chunks: list[base.SoundChunk] = []
     lost_seconds = 0.0
     with _logged_errors():  # keeps them off the terminal; what is lost is counted instead
         for packet in (p for p in clip.packets if p.stream is clip.audio):
@@ -278,8 +255,8 @@ def _decode_sound(clip: _Packets) -> Sound | None:
             for frame in decoded:
                 if frame.pts is not None:  # a stereo recording of one voice is that voice: average its channels
                     mono = frame.to_ndarray().mean(axis=0)
-                    chunks.append(SoundChunk(seconds=float(frame.pts * frame.time_base), samples=mono))
-    return assemble_sound(chunks, clip.audio.rate, clip.segment, round(lost_seconds * clip.audio.rate))
+                    chunks.append(base.SoundChunk(seconds=float(frame.pts * frame.time_base), samples=mono))
+    return base.assemble_sound(chunks, clip.audio.rate, clip.segment, round(lost_seconds * clip.audio.rate))
 
 
 def _seconds_inside(packet: Any, segment: Segment | None) -> float:

@@ -373,11 +373,11 @@ def test_room_for_archives_beside_what_they_hold(zenodo: FileServer, data: Path)
     archives = ravdess.remote_files()
     size = archives[0].bytes
     assert {archive.bytes for archive in archives} == {size}
-    assert fetch.measure_space(data, archives, connections=4, keep_archives=False).needed == 28 * size
-    assert fetch.measure_space(data, archives, connections=4, keep_archives=True).needed == 48 * size
+    assert fetch.needed_bytes(data, archives, connections=4, keep_archives=False) == 28 * size
+    assert fetch.needed_bytes(data, archives, connections=4, keep_archives=True) == 48 * size
     data.mkdir()
     (data / f".{archives[0].name}.part").write_bytes(bytes(1000))
-    assert fetch.measure_space(data, archives, connections=4, keep_archives=True).needed == 48 * size - 1000
+    assert fetch.needed_bytes(data, archives, connections=4, keep_archives=True) == 48 * size - 1000
 
 
 def test_a_folder_that_cannot_be_written(github: FileServer, tmp_path: Path, capsys: Said) -> None:

@@ -344,7 +344,7 @@ def test_nothing_is_built_twice_whatever_the_clock_says(data: Path, out: Path, m
         os.utime(path, (4e9 - seconds, 4e9 - seconds))
     monkeypatch.setattr(engines, "ClipPool", no_pool)
     summary = build(job(data, out))
-    assert (summary.shards, summary.resumed) == (3, 3)
+    assert (len(summary.dataset.shards), summary.resumed) == (3, 3)
     assert contents(out) == before
 
 
@@ -484,7 +484,7 @@ def test_two_per_cent_may_be_dropped(tmp_path: Path) -> None:
     summary = drops(tmp_path, 2, 98)
     assert summary.failures() == []
     assert summary.reasons == {"decode_error": 2}
-    assert summary.counts == {"built": 98, "dropped": 2}
+    assert summary.dataset.counts == {"built": 98, "dropped": 2}
 
 
 def test_more_than_two_per_cent_is_a_failure_that_keeps_what_was_built(tmp_path: Path) -> None:
@@ -534,8 +534,8 @@ def test_who_was_withdrawn_is_left_out_of_later_builds(data: Path, out: Path) ->
     withdraw(out, [gone])
     after = contents(out)
     summary = build(job(data, out))
-    assert summary.withdrawn == (gone,)
-    assert summary.resumed == summary.shards
+    assert summary.dataset.withdrawn == (gone,)
+    assert summary.resumed == len(summary.dataset.shards)
     assert contents(out) == after
     assert index.verify(out, full=True) == []
 
