@@ -11,13 +11,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from builder.built_clip import BuiltClip
-from builder.config import BuildConfig
-from builder.datasets.base import ClipSource
 from manifests.errors import UserError
 from manifests.text import escape_unprintable
+
+if TYPE_CHECKING:  # imports no numerical library, whose threads are to be limited first
+    from builder.built_clip import BuiltClip
+    from builder.config import BuildConfig
+    from builder.datasets.base import ClipSource
 
 #: An orphaned worker whose interpreter is stuck ends this long after its clip should have been finished.
 ORPHAN_GRACE_SECONDS = 30.0
@@ -44,7 +46,7 @@ class Builder(Protocol):
         ...
 
 
-MakeBuilder = Callable[[BuildConfig, Path], Builder]
+MakeBuilder = Callable[["BuildConfig", Path], Builder]
 
 
 def limit_native_threads() -> None:
