@@ -139,7 +139,7 @@ bench: $(VENV)/test.ok  ## Measure every stage: a table, JSON and a plot in benc
 	    $(if $(SHARDS),--shards $(call q,$(SHARDS))) $(ARGS)
 
 bench-build: $(VENV)/builder.ok  ## CPU a clip takes against the floor, and where it goes
-	@$(PY) -m builder.bench --dataset $(DATASET) --data $(call q,$(DATA)) $(ARGS)
+	@$(PY) tests/bench/bench_build.py --dataset $(DATASET) --data $(call q,$(DATA)) $(ARGS)
 
 bench-index: $(VENV)/test.ok  ## What planning, indexing, checking and opening a fold of a million clips take
 	@$(PY) tests/bench/scale.py $(ARGS)

@@ -1,4 +1,4 @@
-"""One clip from its files to the bytes of its members, or the reason why not."""
+"""Builds one clip: from its files to the bytes of its members, or the reason to drop it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import cv2
 import numpy as np
 
 from builder import faces, media
+from builder.built_clip import BuiltClip, Sha256, dropped, recorded_row, recording_sha256, relative_name
 from builder.config import BuildConfig
 from builder.datasets.base import ClipSource
-from builder.faces import FaceFinder, Faces
-from builder.media import DecodedClip, MediaError
-from builder.rows import BuiltClip, Sha256, dropped, recorded_row, recording_sha256, relative_name
+from builder.faces import FaceFinder
+from builder.media import MediaError
 from builder.spectrograms import spectrograms
 from manifests.index import Statistics
 from manifests.schema import FRAMES, Sample, SchemaError, Timing, encode
@@ -25,17 +25,17 @@ FEWEST_FACES = FRAMES // 2
 
 
 class ClipBuilder:
-    """Builds clips one after another; holds the face models, so make one a process."""
+    """Builds clips one after another; holds the face models, so make one per process."""
 
     def __init__(self, config: BuildConfig, root: Path) -> None:
-        cv2.setNumThreads(1)  # the pool has a process a core; threads inside them would only wait for each other
+        cv2.setNumThreads(1)  # the pool has a process per core; threads inside them would only wait for each other
         self._config = config
         self._root = root
         self.finder = FaceFinder()
         self._sha256 = lru_cache(maxsize=64)(recording_sha256)  # turns of a dialogue share a recording
 
     def build(self, source: ClipSource) -> BuiltClip:
-        """Build a clip; whatever is wrong with its recording is recorded in the row, not raised."""
+        """Build a clip; a problem with its recording is recorded in the row, not raised."""
         row = recorded_row(source, self._root, self._sha256)
         try:
             sample = self.sample(source)
@@ -62,61 +62,52 @@ class ClipBuilder:
 
     def sample(self, source: ClipSource) -> Sample:
         """Decode, find faces, align, make spectrograms. Raises MediaError with the reason to drop the clip for."""
-        clip = media.decode(source, self._config.plan, self._config.decoder)
-        followed = self.finder.follow(clip.picture.frames)
+        clip = media.decode(source, self._config.make_timeline, self._config.decoder)
+        followed = self.finder.follow(clip.video.frames)
         found = followed.found
         if found.sum() < FEWEST_FACES:
             raise MediaError("no_face", f"found a face in {found.sum()} of {FRAMES} frames, expected {FEWEST_FACES}")
-        maps = faces.transforms(followed, clip.picture.frame_seconds, self._config.align)
-        crops = [faces.warp(frame, matrix) for frame, matrix in zip(clip.picture.frames, maps, strict=True)]
-        timeline, sound = clip.picture.timeline, clip.sound
+        flags = set(clip.flags)
+        if not found.all():
+            flags.add("faces_missing")
+        if followed.several:
+            flags.add("several_faces")
+        maps = faces.transforms(followed, clip.video.frame_seconds, self._config.align)
+        crops = [faces.warp(frame, matrix) for frame, matrix in zip(clip.video.frames, maps, strict=True)]
+        timeline, sound = clip.video.timeline, clip.sound
         return Sample(
             clip=source.clip,
-            timing=_timing(clip),
+            timing=Timing(
+                span_seconds=timeline.span_seconds,
+                instants_seconds=timeline.instants_seconds,
+                frame_seconds=clip.video.frame_seconds,
+                step_seconds=timeline.step_seconds,
+                audio_start_seconds=sound.start_seconds,
+            ),
             faces=np.stack(crops),
             spectrograms=spectrograms(sound.samples, sound.start_seconds, timeline, self._config.features),
             audio=sound.samples,
-            transforms=_recorded(maps, clip.origin_px),
+            transforms=_round_maps(maps, clip.origin_px),
             face_found=tuple(found.tolist()),
-            flags=_flags(clip, followed),
+            flags=tuple(sorted(flags)),
             source=_provenance(source, self._root, self._sha256, "sound_from_file" in clip.flags)
             | {"decoder": self._config.decoder},
         )
 
 
 def _provenance(source: ClipSource, root: Path, sha256: Sha256, sound_used: bool) -> dict[str, Any]:
-    found: dict[str, Any] = {"path": relative_name(source.video, root), "sha256": sha256(source.video)}
+    provenance: dict[str, Any] = {"path": relative_name(source.video, root), "sha256": sha256(source.video)}
     if sound_used and source.sound is not None:
-        found |= {"sound_path": relative_name(source.sound, root), "sound_sha256": sha256(source.sound)}
+        provenance |= {"sound_path": relative_name(source.sound, root), "sound_sha256": sha256(source.sound)}
     if source.segment_seconds is not None:
-        found["segment_seconds"] = source.segment_seconds
+        provenance["segment_seconds"] = source.segment_seconds
     if source.region != "full":
-        found["region"] = source.region
-    return found
+        provenance["region"] = source.region
+    return provenance
 
 
-def _timing(clip: DecodedClip) -> Timing:
-    timeline = clip.picture.timeline
-    return Timing(
-        span_seconds=timeline.span_seconds,
-        instants_seconds=timeline.instants_seconds,
-        frame_seconds=clip.picture.frame_seconds,
-        step_seconds=timeline.step_seconds,
-        audio_start_seconds=clip.sound.start_seconds,
-    )
-
-
-def _recorded(maps: faces.Points, origin_px: tuple[int, int]) -> tuple[tuple[float, ...], ...]:
-    """Maps from pixels of the whole recorded picture, row-major, to a thousandth of a pixel."""
+def _round_maps(maps: faces.Points, origin_px: tuple[int, int]) -> tuple[tuple[float, ...], ...]:
+    """Maps from pixels of the whole recorded frame, row-major, to a thousandth of a pixel."""
     shifted = maps.copy()
     shifted[:, :, 2] -= maps[:, :, :2] @ np.asarray(origin_px, dtype=np.float64)
     return tuple(tuple(np.round(m, 6).ravel().tolist()) for m in shifted)
-
-
-def _flags(clip: DecodedClip, followed: Faces) -> tuple[str, ...]:
-    flags = set(clip.flags)
-    if not followed.found.all():
-        flags.add("faces_missing")
-    if followed.several:
-        flags.add("several_faces")
-    return tuple(sorted(flags))

@@ -1,4 +1,4 @@
-"""What a build is asked to make. Everything here changes the bytes that come out; how it is run does not."""
+"""Settings of a build. Everything here changes the bytes that come out; how the build is run does not."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from builder.decoders.base import Plan
 from builder.timeline import FIXED_STEP_FRAMES, fixed, uniform
+from manifests.errors import UserError
 from manifests.schema import FEATURE_ROWS, SCHEMA_VERSION, dump_json
+
+if TYPE_CHECKING:
+    from builder.decoders.base import MakeTimeline
 
 Align = Literal["frame", "clip", "none"]
 Decoder = Literal["pyav", "ffmpeg"]
@@ -37,7 +40,7 @@ VERSIONED = (
 OPENCV_NAMES = ("opencv-contrib-python-headless", "opencv-python-headless", "opencv-contrib-python", "opencv-python")
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError):
     """A setting is not one of the valid ones; the message lists them."""
 
 
@@ -58,11 +61,14 @@ class BuildConfig:
     """The corpus's own options, e.g. CREMA-D's `labels: voted`."""
 
     def __post_init__(self) -> None:
-        _check("timeline", self.timeline, TIMELINES)
-        _check("align", self.align, get_args(Align))
-        _check("decoder", self.decoder, get_args(Decoder))
-        for feature in self.features:
-            _check("feature", feature, tuple(FEATURE_ROWS))
+        for name, value, allowed in (
+            ("timeline", self.timeline, TIMELINES),
+            ("align", self.align, get_args(Align)),
+            ("decoder", self.decoder, get_args(Decoder)),
+            *(("feature", feature, tuple(FEATURE_ROWS)) for feature in self.features),
+        ):
+            if value not in allowed:
+                raise ConfigError(f"{name}: found {value!r}, expected one of {', '.join(allowed)}")
         if not self.features or len(set(self.features)) < len(self.features):
             raise ConfigError(
                 f"features: found {', '.join(self.features) or 'none'}, expected one or more of "
@@ -72,7 +78,7 @@ class BuildConfig:
             raise ConfigError(f"step_frames: found {self.step_frames}, expected 1 to 1000")
 
     @property
-    def plan(self) -> Plan:
+    def make_timeline(self) -> MakeTimeline:
         """The timeline as a function of a clip's frame times."""
         if self.timeline == "fixed":
             return partial(fixed, step_frames=self.step_frames)
@@ -80,7 +86,7 @@ class BuildConfig:
 
 
 def identity(config: BuildConfig) -> dict[str, Any]:
-    """All that decides a build's bytes besides the recordings: settings, versions, models."""
+    """Everything besides the recordings that decides a build's bytes: settings, versions, models."""
     settings = asdict(config)
     if config.timeline != "fixed":
         settings["step_frames"] = FIXED_STEP_FRAMES  # changes nothing here
@@ -111,26 +117,9 @@ def digest(value: object) -> str:
     return hashlib.sha256(dump_json(value).encode()).hexdigest()
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """What changed between two identities, a line each: `config.align: frame -> clip`."""
-    lines: list[str] = []
-    for key in sorted({*before, *now}):
-        old, new = before.get(key), now.get(key)
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
-            lines += differences(old, new, f"{prefix}{key}.")
-        elif dump_json(old) != dump_json(new):
-            lines.append(f"{prefix}{key}: {old} -> {new}")
-    return lines
-
-
 def versions() -> dict[str, str]:
     """Package -> version, of those installed here whose version can change a byte."""
     installed = {dist.metadata["Name"]: dist.version for dist in metadata.distributions()}
     found = {name: installed[name] for name in VERSIONED if name in installed}
     opencv = next((installed[name] for name in OPENCV_NAMES if name in installed), None)
     return found | ({"opencv": opencv} if opencv else {})
-
-
-def _check(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ConfigError(f"{name}: found {value!r}, expected one of {', '.join(allowed)}")

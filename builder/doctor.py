@@ -1,11 +1,12 @@
-"""Is this machine fit to build? Loads and runs every backend (finding it is not enough) and says what to do.
+"""Checks whether this machine can build: loads and runs every backend (finding it is not enough), and gives advice.
 
-Imports nothing of the builder but plain modules, so that it still speaks where a backend cannot be loaded; each backend
-runs in a process of its own, so that even a crash is only a line of the answer.
+Imports nothing that needs a package, so that it works where a backend cannot be loaded; each backend runs in a process
+of its own, so that even a crash is only a line of the answer.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import signal
@@ -16,11 +17,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder import console
+from manifests.console import Parser, run_command, say
 from manifests.text import pluralize
 
-INSTALL = "run make clean, then the same command again, to set up the environment anew"
-#: Python that uses a backend for what the builder needs it for, and prints what it found.
+INSTALL = "run make clean, then the same command again, to set up the environment from scratch"
+#: Python code that uses a backend for what the builder needs it for, and prints what it found.
 BACKENDS = {
     "numpy, scipy": "import numpy as n, scipy.fft; scipy.fft.rfft(n.ones(512)); "
     "print(n.__version__, scipy.__version__)",
@@ -46,127 +47,111 @@ BACKENDS = {
     "webdataset (shards)": "import webdataset; print(webdataset.__version__)",
 }
 #: Loading takes a few seconds; a backend that takes this long never will.
-PATIENCE_SECONDS = 120.0
-MEMORY_GB_A_WORKER = 0.5
-#: Shards of a whole corpus.
-DISK_GB = {"demo": 0.1, "ravdess": 2.0, "crema-d": 5.0, "iemocap": 8.0}
+BACKEND_SECONDS = 120.0
+WORKER_MEMORY_GB = 0.5
+#: Python code that prints the disk space of a corpus's shards; and one that prints what of a corpus is in a folder.
+SHARDS_GB = "import sys; from builder.datasets import corpus_named; print(corpus_named(sys.argv[1]).shards_gb)"
+SCAN = """import sys; from pathlib import Path; from builder.datasets import corpus_named, scan_corpus
+from manifests.errors import UserError
+try:
+    if corpus_named(sys.argv[1]).make: sys.exit(print("the corpus is made by make shards"))
+    scan = scan_corpus(sys.argv[1], Path(sys.argv[2]))
+except UserError as error: sys.exit(str(error))
+print(len(scan.sources), "clips,", len(scan.missing), "files of the inventory absent")"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One thing looked at."""
+    """One thing that was checked."""
 
     name: str
     ok: bool
     found: str
     advice: str = ""
-    """What to do where it is not well."""
+    """What to do if it is not ok."""
 
 
 def examine(dataset: str, data: Path, out: Path) -> Iterator[Check]:
-    """Look at the machine, every backend, the corpus folder and the output folder."""
-    yield _python()
-    for name, code in BACKENDS.items():
-        yield _backend(name, code)
-    yield _memory()
-    yield _disk(dataset, out)
-    yield _writable(out)
-    yield _corpus(dataset, data)
-
-
-def _python() -> Check:
+    """Check the machine, every backend, the output folder and the corpus folder."""
     version = ".".join(map(str, sys.version_info[:3]))
-    ok = (3, 11) <= sys.version_info[:2] < (3, 13)
-    return Check(name="python", ok=ok, found=version, advice="run make clean; make shards PYTHON=python3.11")
+    supported = (3, 11) <= sys.version_info[:2] < (3, 13)
+    yield Check(name="python", ok=supported, found=version, advice="run make clean; make shards PYTHON=python3.11")
+    for name, code in BACKENDS.items():
+        ok, found = run_python(code, seconds=BACKEND_SECONDS)
+        yield Check(name=name, ok=ok, found=found, advice=INSTALL)
+    yield _check_memory()
+    yield from _check_output(dataset, out)
+    ok, found = run_python(SCAN, dataset, str(data))
+    yield Check(name="corpus", ok=ok, found=found, advice="name the corpus's folder with DATA=")
 
 
-def _backend(name: str, code: str) -> Check:
-    ok, found = _answer([sys.executable, "-c", code])
-    return Check(name=name, ok=ok, found=found, advice=INSTALL)
-
-
-def _answer(command: Sequence[str]) -> tuple[bool, str]:
-    """Whether a process did well, and its last line; or how it ended, where it could not say."""
+def run_python(code: str, *arguments: str, seconds: float = 120.0) -> tuple[bool, str]:
+    """Run code in a new process: whether it succeeded, and its last line, or how it ended if it printed none."""
+    command = [sys.executable, "-c", code, *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds)
     except subprocess.TimeoutExpired:
-        return False, f"no answer within {PATIENCE_SECONDS:g} s"
+        return False, f"no answer within {seconds:g} s"
     if done.returncode < 0:
         return False, f"crashed ({signal.Signals(-done.returncode).name})"
-    words = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
-    return done.returncode == 0, words[-1] if words else f"exit code {done.returncode}, without a word"
+    lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
+    return done.returncode == 0, lines[-1] if lines else f"exit code {done.returncode}, no message"
 
 
-def _memory() -> Check:
-    available = _available_bytes() / 1e9
+def _check_memory() -> Check:
+    available = available_bytes() / 1e9
     cores = len(os.sched_getaffinity(0))
-    needed = MEMORY_GB_A_WORKER * cores
+    needed = WORKER_MEMORY_GB * cores
     return Check(
         name="memory",
         ok=available > needed,
         found=f"{available:.1f} GB free; {pluralize(cores, 'worker')}: about {needed:.1f} GB",
-        advice=f"use fewer workers: WORKERS={max(1, int(available / MEMORY_GB_A_WORKER))}",
+        advice=f"use fewer workers: WORKERS={max(1, int(available / WORKER_MEMORY_GB))}",
     )
 
 
-def _available_bytes() -> int:
-    """Memory that programs can have: free, or only caching files."""
+def available_bytes() -> int:
+    """Memory that programs can use: free, or only caching files."""
     with suppress(OSError, KeyError):
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         return int(dict(line.split(":") for line in lines)["MemAvailable"].split()[0]) * 1024
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def _disk(dataset: str, out: Path) -> Check:
-    needed = DISK_GB.get(dataset, 0.0)
-    free = shutil.disk_usage(_existing(out)).free / 1e9
+def _check_output(dataset: str, out: Path) -> Iterator[Check]:
+    """Space and permission where the shards go: the folder itself, or the nearest one above it that exists."""
+    existing = next(p for p in (out.absolute(), *out.absolute().parents) if p.exists())
+    known, printed = run_python(SHARDS_GB, dataset)
+    needed = float(printed) if known else 0.0
+    free = shutil.disk_usage(existing).free / 1e9
     advice = f"the shards of {dataset} take about {needed:g} GB; make room, or choose another folder with OUT="
-    return Check(name="disk", ok=free > needed, found=f"{free:.1f} GB free for {out}", advice=advice)
+    yield Check(name="disk", ok=free > needed, found=f"{free:.1f} GB free for {out}", advice=advice)
+    ok = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+    found = f"{existing} is {'' if ok else 'not '}a folder that can be written to"
+    yield Check(name="output", ok=ok, found=found, advice="choose another folder with OUT=")
 
 
-def _writable(out: Path) -> Check:
-    home = _existing(out)
-    ok = home.is_dir() and os.access(home, os.W_OK | os.X_OK)
-    found = f"{home} is {'' if ok else 'not '}a folder that can be written to"
-    return Check(name="output", ok=ok, found=found, advice="choose another folder with OUT=")
-
-
-def _corpus(dataset: str, data: Path) -> Check:
-    """Runs the scan in a process too: it imports the corpora, hence the backends."""
-    if dataset == "demo":
-        return Check(name="corpus", ok=True, found="the demo corpus is made by make shards")
-    code = (
-        "import sys; from pathlib import Path; from builder.datasets import scan_corpus\n"
-        "try: scan = scan_corpus(sys.argv[1], Path(sys.argv[2]))\n"
-        "except ValueError as error: sys.exit(str(error))\n"
-        "print(len(scan.sources), 'clips,', len(scan.missing), 'files of the inventory absent')"
-    )
-    command = [sys.executable, "-c", code, dataset, str(data)]
-    ok, found = _answer(command)
-    return Check(name="corpus", ok=ok, found=found, advice="name the corpus's folder with DATA=")
-
-
-def _existing(path: Path) -> Path:
-    """The path itself, or the nearest folder above it that exists."""
-    return next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
+def print_checks(args: argparse.Namespace) -> int:
+    """Print every check; exit status 0 only if all are ok, else 1."""
+    data = args.data or Path("data") / args.dataset
+    out = args.out or Path("shards") / args.dataset
+    healthy = True
+    for check in examine(args.dataset, data, out):
+        healthy &= check.ok
+        say(f"{'ok  ' if check.ok else 'FAIL'}  {check.name}: {check.found}")
+        if not check.ok:
+            say(f"      {check.advice}")
+    return 0 if healthy else 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print every check; exit status 0 only if all are well."""
-    parser = console.Parser(prog="python -m builder.doctor", description=__doc__)
+    """Check this machine."""
+    parser = Parser(prog="python -m builder.doctor", description=__doc__)
+    parser.set_defaults(run=print_checks, debug=False)
     parser.add_argument("--dataset", default="demo")
     parser.add_argument("--data", type=Path)
     parser.add_argument("--out", type=Path)
-    options = parser.parse_args(arguments)
-    data = options.data or Path("data") / options.dataset
-    out = options.out or Path("shards") / options.dataset
-    healthy = True
-    for check in examine(options.dataset, data, out):
-        healthy &= check.ok
-        sys.stdout.write(f"{'ok  ' if check.ok else 'FAIL'}  {check.name}: {check.found}\n")
-        if not check.ok:
-            sys.stdout.write(f"      {check.advice}\n")
-    return 0 if healthy else 1
+    return run_command(parser, arguments)
 
 
 if __name__ == "__main__":

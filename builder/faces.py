@@ -2,7 +2,7 @@
 
 A full-range detector finds the face in the whole frame; a refined face mesh on a box twice its size gives irises and
 mouth (the mesh alone misses faces under an eighth of the frame's width). From then on the mesh follows the face from
-its own last place; the detector is asked again where it loses it, and half-way, to count faces. Everything
+its own last place; the detector runs again where the mesh loses it, and half-way, to count faces. Everything
 depends on the clip's frames alone, never on other clips, workers or runs.
 """
 
@@ -60,7 +60,7 @@ class Faces:
 
 
 class FaceFinder:
-    """The detector and the mesh, loaded once a process. Make it after a process is spawned, never before a fork."""
+    """The detector and the mesh, loaded once per process. Make it after a process is spawned, never before a fork."""
 
     def __init__(self) -> None:
         warnings.filterwarnings("ignore", message="SymbolDatabase.GetPrototype")  # mediapipe's, at every process
@@ -85,7 +85,8 @@ class FaceFinder:
         relative = [d.location_data.relative_bounding_box for d in found]
         boxes = np.array([[b.xmin, b.ymin, b.xmin + b.width, b.ymin + b.height] for b in relative]).reshape(-1, 4)
         boxes *= [width, height, width, height]
-        return boxes[np.argsort(-_areas(boxes), kind="stable")]
+        areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+        return boxes[np.argsort(-areas, kind="stable")]
 
     def mesh(self, frame: Frame, box: Points) -> Points | None:
         """[8, 2] landmarks, then outline, in frame pixels of the face in the box; or None."""
@@ -100,11 +101,11 @@ class FaceFinder:
         return relative * (x1 - x0, y1 - y0) + (x0, y0)
 
     def bare_mesh(self, area: Frame) -> Any:
-        """mediapipe's own answer for a piece of a frame: meshes with coordinates from 0 to 1, or None."""
+        """mediapipe's own result for a part of a frame: meshes with coordinates from 0 to 1, or None."""
         return self._mesh.process(area).multi_face_landmarks
 
     def count(self, frame: Frame, boxes: Points) -> int:
-        """How many of the detected boxes the mesh agrees are faces: the detector alone sees some in hair and hands."""
+        """How many of the detected boxes the mesh confirms as faces: the detector alone sees some in hair and hands."""
         meshes = [self.mesh(frame, box) for box in boxes]
         return sum(mesh is not None and _holds(box, _bounds(mesh)) for box, mesh in zip(boxes, meshes, strict=True))
 
@@ -169,7 +170,7 @@ def warp(frame: Frame, matrix: Points) -> Frame:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence file descriptor 2: mediapipe's native log takes no other hint."""
+    """Silence file descriptor 2: mediapipe's native log cannot be turned off otherwise."""
     kept = os.dup(2)
     with Path(os.devnull).open("wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)
@@ -178,10 +179,6 @@ def quiet() -> Iterator[None]:
     finally:
         os.dup2(kept, 2)
         os.close(kept)
-
-
-def _areas(boxes: Points) -> Points:
-    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
 
 
 def _bounds(points: Points) -> Points:

@@ -1,6 +1,6 @@
 """A clip's files -> its 16 frames, their times, and its sound: one decode serves every feature.
 
-PyAV decodes; an ffmpeg process stands behind the same function as second decoder.
+PyAV decodes; an ffmpeg process is the second decoder, behind the same function.
 """
 
 from __future__ import annotations
@@ -15,10 +15,8 @@ import numpy as np
 from builder.config import Decoder
 from builder.datasets.base import ClipSource, Region
 from builder.decoders import ffmpeg, pyav
-from builder.decoders.base import MediaError, Picture, Plan, Sound
+from builder.decoders.base import DecodedVideo, MakeTimeline, MediaError, Sound
 from manifests.schema import SAMPLE_RATE_HZ
-
-__all__ = ["DecodedClip", "Decoder", "MediaError", "Plan", "decode"]
 
 DECODERS = {"pyav": pyav, "ffmpeg": ffmpeg}
 
@@ -30,9 +28,9 @@ SILENCE_RMS = 1e-4
 
 @dataclass(frozen=True, kw_only=True)
 class DecodedClip:
-    """What the rest of the builder knows of a recording."""
+    """A decoded recording, cut to what one clip needs."""
 
-    picture: Picture
+    video: DecodedVideo
     origin_px: tuple[int, int]
     """(x, y) of the frames' corner in the recorded picture; not 0 where only a region is used."""
     sound: Sound
@@ -40,78 +38,72 @@ class DecodedClip:
     """Sorted, of `manifests.schema.FLAGS`."""
 
 
-def decode(source: ClipSource, plan: Plan, decoder: Decoder = "pyav") -> DecodedClip:
+def decode(source: ClipSource, make_timeline: MakeTimeline, decoder: Decoder = "pyav") -> DecodedClip:
     """Read one clip: its sampled frames, cut to the talker's region, and its sound.
 
     Raises MediaError with the reason to drop the clip for.
     """
     if source.known_defect is not None:
         raise MediaError("known_defect", source.known_defect)
-    with _naming(source.video):
-        _check_file(source.video)
-        picture, sound = DECODERS[decoder].read(source, plan)
+    with _checked(source.video):
+        video, sound = DECODERS[decoder].read(source, make_timeline)
     flags = set(source.known_flags)
     if sound is None:
-        sound = _separate_sound(source, picture, decoder)
+        sound = _separate_sound(source, video, decoder)
         flags.add("sound_from_file")
-    flags.update(_sound_flags(picture, sound))
-    picture, origin_px = _cut_region(picture, source.region)
-    return DecodedClip(picture=picture, origin_px=origin_px, sound=sound, flags=tuple(sorted(flags)))
+    flags.update(_sound_flags(video, sound))
+    video, origin_px = _cut_region(video, source.region)
+    return DecodedClip(video=video, origin_px=origin_px, sound=sound, flags=tuple(sorted(flags)))
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Put the file's name before what is said about it."""
+def _checked(path: Path) -> Iterator[None]:
+    """Refuse what is no recording: absent, a folder, a device, empty, a pointer. Name the file in every MediaError."""
     try:
+        if not path.is_file():
+            raise MediaError("unreadable", "found no regular file, expected a recording")
+        with path.open("rb") as file:
+            head = file.read(40)
+        if not head:
+            raise MediaError("unreadable", "found 0 bytes, expected a recording")
+        if head.startswith(b"version https://git-lfs"):
+            raise MediaError("unreadable", "found a Git-LFS pointer; run git lfs pull")
         yield
     except MediaError as error:
         raise MediaError(error.reason, f"{path.name}: {error.detail}") from error
 
 
-def _check_file(path: Path) -> None:
-    """Refuse what is no recording before a decoder sees it: absent, a folder, a device, empty, a Git-LFS pointer."""
-    if not path.is_file():
-        raise MediaError("unreadable", "found no regular file, expected a recording")
-    with path.open("rb") as file:
-        head = file.read(40)
-    if not head:
-        raise MediaError("unreadable", "found 0 bytes, expected a recording")
-    if head.startswith(b"version https://git-lfs"):
-        raise MediaError("unreadable", "found a Git-LFS pointer; run git lfs pull")
-
-
-def _separate_sound(source: ClipSource, picture: Picture, decoder: Decoder) -> Sound:
+def _separate_sound(source: ClipSource, video: DecodedVideo, decoder: Decoder) -> Sound:
     """The sound file beside a silent recording; it starts where the clip starts."""
     if source.sound is None:
         raise MediaError("no_audio", f"{source.video.name}: found no sound in it, and there is no sound file")
-    with _naming(source.sound):
-        _check_file(source.sound)
+    with _checked(source.sound):
         sound = DECODERS[decoder].read_sound(source.sound)
         if sound is None:
             raise MediaError("no_audio", "found no sound in it")
-    start = source.segment_seconds[0] if source.segment_seconds else picture.timeline.span_seconds[0]
+    start = source.segment_seconds[0] if source.segment_seconds else video.timeline.span_seconds[0]
     return replace(sound, start_seconds=start)
 
 
-def _sound_flags(picture: Picture, sound: Sound) -> set[str]:
-    start, end = picture.timeline.span_seconds
+def _sound_flags(video: DecodedVideo, sound: Sound) -> set[str]:
+    start, end = video.timeline.span_seconds
     flags = set()
     if abs(sound.start_seconds - start) > MISMATCH_SECONDS or abs(sound.end_seconds - end) > MISMATCH_SECONDS:
         flags.add("sound_length_mismatch")
     if sound.damaged:
         flags.add("sound_damaged")
     first = max(0, round((start - sound.start_seconds) * SAMPLE_RATE_HZ))
-    heard = sound.samples[first : max(0, round((end - sound.start_seconds) * SAMPLE_RATE_HZ))]
-    if not len(heard) or np.sqrt(np.mean(np.square(heard / 32768.0))) < SILENCE_RMS:
+    audible = sound.samples[first : max(0, round((end - sound.start_seconds) * SAMPLE_RATE_HZ))]
+    if not len(audible) or np.sqrt(np.mean(np.square(audible / 32768.0))) < SILENCE_RMS:
         flags.add("silent")
     return flags
 
 
-def _cut_region(picture: Picture, region: Region) -> tuple[Picture, tuple[int, int]]:
+def _cut_region(video: DecodedVideo, region: Region) -> tuple[DecodedVideo, tuple[int, int]]:
     """Keep the half of the picture that the talker is in."""
     if region == "full":
-        return picture, (0, 0)
-    width = picture.frames[0].shape[1]
+        return video, (0, 0)
+    width = video.frames[0].shape[1]
     columns = slice(0, width // 2) if region == "left" else slice(width // 2, width)
-    frames = tuple(np.ascontiguousarray(frame[:, columns]) for frame in picture.frames)
-    return replace(picture, frames=frames), (columns.start, 0)
+    frames = tuple(np.ascontiguousarray(frame[:, columns]) for frame in video.frames)
+    return replace(video, frames=frames), (columns.start, 0)

@@ -7,17 +7,18 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from builder.config import BuildConfig, ConfigError, differences, digest, identity
+from builder.clip import ClipBuilder
+from builder.config import BuildConfig, ConfigError, digest, identity
 from builder.datasets import corpus_named, scan_corpus
 from builder.datasets.base import Corpus, Scan
 from builder.datasets.checks import chosen_options
 from builder.engines import Engine, LocalPool, Work
-from builder.pool import Limits
-from builder.shards import ShardPlan, finished, is_there, plan_shards
+from builder.shards import ShardPlan, find_earlier_build, load_finished, load_present, plan_shards
+from builder.worker import Limits, MakeBuilder
 from manifests import index
 from manifests.files import BusyError, FolderError, exclusive_lock, remove_leftovers, shared_lock
 from manifests.index import Dataset
-from manifests.index_writer import WrittenIndex, mark_unfinished, write_index
+from manifests.index_writer import mark_unfinished, write_index
 from manifests.progress import ProgressBar
 from manifests.text import pluralize
 from manifests.withdraw import is_withdrawal_pending
@@ -39,13 +40,9 @@ class Part:
         if not 0 <= self.rank < self.world_size:
             raise ConfigError(f"rank: found {self.rank} of {self.world_size}, expected 0 to world size - 1")
 
-    def of(self, shards: Sequence[ShardPlan]) -> Sequence[ShardPlan]:
-        """Every `world_size`-th shard, so that neighbours, often alike in length, are spread."""
-        return shards[self.rank :: self.world_size]
-
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class BuildJob:
     """What to build, from where, to where, and how; only `config` decides the bytes."""
 
     config: BuildConfig
@@ -59,11 +56,12 @@ class Job:
     limits: Limits = field(default_factory=Limits)
     prune: bool = False
     """Remove finished shards of speakers that are no longer in the corpus."""
+    make_builder: MakeBuilder = ClipBuilder
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What a build would do, before any work."""
+class BuildPlan:
+    """What a build will do, before any work."""
 
     config: BuildConfig
     """With all of the corpus's options."""
@@ -75,37 +73,32 @@ class Plan:
     withdrawn: tuple[str, ...] = ()
     """Speakers who were withdrawn from the output folder: their shards are not planned."""
 
-    def without(self, withdrawn: tuple[str, ...]) -> Plan:
-        """The same but for speakers who were withdrawn."""
-        kept = tuple(shard for shard in self.shards if shard.speaker not in withdrawn)
-        return replace(self, shards=kept, withdrawn=withdrawn)
+    def count_present(self, out: Path) -> int:
+        """How many of the shards seem to be in a folder; nothing is hashed."""
+        return sum(load_present(out, shard) is not None for shard in self.shards)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Summary:
+class BuildSummary:
     """What a build did."""
 
     out: Path
-    counts: Mapping[str, int]
-    """Clips built, flagged, dropped."""
+    dataset: Dataset
+    """The index over all shards."""
     reasons: Mapping[str, int]
     """Clips dropped, by reason."""
     empty_speakers: tuple[str, ...]
-    """Speakers of whom nothing was built."""
-    shards: int
+    """Speakers without a single built clip."""
     resumed: int
-    """Of these, finished already."""
+    """Shards that were finished already."""
     missing: tuple[str, ...]
     """Files of the corpus's inventory that are absent."""
-    fold_schemes: tuple[str, ...]
     skipped_schemes: Mapping[str, str]
     """Fold scheme -> why it does not fit what was built."""
-    withdrawn: tuple[str, ...] = ()
-    """Speakers who were withdrawn from the folder, and so left out."""
 
     def failures(self) -> list[str]:
-        """Why a person should look before using the shards; [] where all is well."""
-        dropped, total = self.counts.get("dropped", 0), sum(self.counts.values())
+        """Why a person should look before using the shards; [] if nothing is wrong."""
+        dropped, total = self.dataset.counts.get("dropped", 0), sum(self.dataset.counts.values())
         lines = []
         if dropped > DROPS_ALLOWED * total:
             lines.append(f"{dropped} of {total} clips dropped, more than {DROPS_ALLOWED:.0%}")
@@ -116,138 +109,111 @@ class Summary:
 
 @dataclass(frozen=True, kw_only=True)
 class PartSummary:
-    """What one of several machines did, if others have yet to do theirs."""
+    """What one of several machines did, if others are not finished yet."""
 
     out: Path
     mine: int
     """Shards of this part."""
     resumed: int
     """Of these, finished already."""
-    there: int
+    present: int
     total: int
     """Shards of the whole build."""
 
 
-def plan(config: BuildConfig, data: Path) -> Plan:
+def plan_build(config: BuildConfig, data: Path) -> BuildPlan:
     """Scan the corpus and lay out its shards. Raises CorpusError, ConfigError."""
-    config = replace(config, options=chosen_options(corpus_named(config.dataset), config.options))
+    corpus = corpus_named(config.dataset)
+    config = replace(config, options=chosen_options(corpus, config.options))
     scan = scan_corpus(config.dataset, data, config.options)
     root = scan.root or data.absolute()
     described = identity(config)
-    shards = plan_shards(scan.sources, root, digest(described))
-    return Plan(
-        config=config,
-        corpus=corpus_named(config.dataset),
-        scan=scan,
-        root=root,
-        identity=described,
-        shards=tuple(shards),
-    )
+    shards = tuple(plan_shards(scan.sources, root, digest(described)))
+    return BuildPlan(config=config, corpus=corpus, scan=scan, root=root, identity=described, shards=shards)
 
 
-def begun(planned: Plan, out: Path) -> tuple[Plan, int]:
-    """What of a plan is left to be made in a folder from which speakers may have been withdrawn.
+def remaining_plan(plan: BuildPlan, out: Path) -> tuple[BuildPlan, Dataset | None]:
+    """A plan without the speakers who were withdrawn from the output folder, and the build that the folder holds.
 
-    The plan without them, and how many of its shards seem to be there; nothing is hashed. Raises FolderError for a
-    folder that a build would refuse.
+    Raises FolderError for a folder that cannot take the build.
     """
-    before = _earlier_build(out, planned)
-    planned = planned.without(before.withdrawn if before else ())
-    return planned, sum(is_there(out, shard) for shard in planned.shards)
+    if is_withdrawal_pending(out):
+        raise FolderError(f"{out}: a withdrawal was started here and not finished; run make withdraw again first")
+    earlier = find_earlier_build(out, plan.identity)
+    withdrawn = earlier.withdrawn if earlier else ()
+    kept = tuple(shard for shard in plan.shards if shard.speaker not in withdrawn)
+    return replace(plan, shards=kept, withdrawn=withdrawn), earlier
 
 
-def build(job: Job) -> Summary | PartSummary:
-    """Build all shards that are not there yet, then the index over all; of a part, the index once all parts are there.
+def build(job: BuildJob) -> BuildSummary | PartSummary:
+    """Build all shards that are missing, then the index over all; of a part, the index once all parts are finished.
 
-    Killed at any point, the same call goes on where it was, and ends with the same bytes. Raises CorpusError,
+    Killed at any point, the same call continues where it was, and ends with the same bytes. Raises CorpusError,
     FolderError, EngineError, OSError; nothing already built is lost.
     """
-    planned = plan(job.config, job.data)
-    if job.part is not None:
-        return _build_part(job, planned, job.part)
-    with exclusive_lock(job.out):
-        before = _earlier_build(job.out, planned)
-        remove_leftovers(job.out)
-        planned = planned.without(before.withdrawn if before else ())
-        done = _build_missing(job, planned, planned.shards, before)
-        return _finish(job, planned, done)
-
-
-def _build_part(job: Job, planned: Plan, part: Part) -> Summary | PartSummary:
-    """Whoever ends when nobody else is at work and all shards are there writes the index."""
+    plan = plan_build(job.config, job.data)
+    if job.part is None:
+        with exclusive_lock(job.out):
+            plan, earlier = remaining_plan(plan, job.out)
+            remove_leftovers(job.out)
+            done = _build_missing(job, plan, plan.shards, earlier)
+            return _write_index(job, plan, done)
     with shared_lock(job.out):
-        before = _earlier_build(job.out, planned)
-        planned = planned.without(before.withdrawn if before else ())
-        mine = part.of(planned.shards)
-        done = _build_missing(job, planned, mine, before)
+        plan, earlier = remaining_plan(plan, job.out)
+        mine = plan.shards[job.part.rank :: job.part.world_size]  # neighbours are often alike in length: spread them
+        done = _build_missing(job, plan, mine, earlier)
+    # The part that ends when no other is at work and all shards are there writes the index.
     with suppress(BusyError), exclusive_lock(job.out):
-        if all(is_there(job.out, shard) for shard in planned.shards):
-            return _finish(job, planned, done)
-    there = sum(is_there(job.out, shard) for shard in planned.shards)
-    return PartSummary(out=job.out, mine=len(mine), resumed=len(done), there=there, total=len(planned.shards))
+        if plan.count_present(job.out) == len(plan.shards):
+            return _write_index(job, plan, done)
+    present = plan.count_present(job.out)
+    return PartSummary(out=job.out, mine=len(mine), resumed=len(done), present=present, total=len(plan.shards))
 
 
-def _build_missing(job: Job, planned: Plan, shards: Sequence[ShardPlan], before: Dataset | None) -> Collection[str]:
-    """Build those shards that are not finished yet; the others' names."""
-    strays = _strays(job.out, planned, job.prune)
-    done = _finished_shards(job.out, shards)
+def _build_missing(
+    job: BuildJob, plan: BuildPlan, shards: Sequence[ShardPlan], earlier: Dataset | None
+) -> Collection[str]:
+    """Build those of the shards that are not finished yet. Returns the names of the others."""
+    strays = _stray_files(job.out, plan, job.prune)
+    done = _find_finished(job.out, shards)
     todo = [shard for shard in shards if shard.name not in done]
-    if todo or strays or not (before and before.complete):
+    if todo or strays or not (earlier and earlier.complete):
         for name in (index.RECEIPTS, index.FOLDS):
             (job.out / name).mkdir(exist_ok=True)
-        mark_unfinished(job.out, _described(planned))
+        mark_unfinished(job.out, describe_dataset(plan))
     if todo:
-        _build_shards(job, planned, todo)
+        work = Work(
+            config=plan.config,
+            root=plan.root,
+            out=job.out,
+            identity=digest(plan.identity),
+            make_builder=job.make_builder,
+            limits=job.limits,
+        )
+        with ProgressBar(sum(len(shard.sources) for shard in todo), "building clips") as progress:
+            job.engine.build(work, todo, lambda row: progress.step(row.status))
     return done
 
 
-def _build_shards(job: Job, planned: Plan, todo: Sequence[ShardPlan]) -> None:
-    work = Work(
-        config=planned.config,
-        root=planned.root,
-        out=job.out,
-        identity=digest(planned.identity),
-        limits=job.limits,
-    )
-    with ProgressBar(sum(len(shard.sources) for shard in todo), "building clips") as progress:
-        job.engine.build(work, todo, lambda row: progress.step(row.status))
+def _find_finished(out: Path, shards: Sequence[ShardPlan]) -> set[str]:
+    """Names of the shards that need no work."""
+    started = [shard for shard in shards if (out / index.receipt_name(shard.name)).exists()]
+    finished = set()
+    if started:
+        with ProgressBar(len(started), "checking finished shards", unit="shard") as progress:
+            for shard in started:
+                if load_finished(out, shard) is not None:
+                    finished.add(shard.name)
+                progress.step("whole" if shard.name in finished else "to build again")
+    return finished
 
 
-def _finish(job: Job, planned: Plan, done: Container[str]) -> Summary:
-    """Everything that is said about the shards, once all are there; what workers left that died is removed."""
-    remove_leftovers(job.out)
-    for path in _strays(job.out, planned, job.prune):
-        path.unlink(missing_ok=True)
-    written = write_index(job.out, _described(planned), [shard.name for shard in planned.shards])
-    return _summary(job.out, planned, written, done)
+def _stray_files(out: Path, plan: BuildPlan, prune: bool) -> list[Path]:
+    """Finished shards whose speakers or clips are gone from the corpus. Refuses tars that have no receipt.
 
-
-def _earlier_build(out: Path, planned: Plan) -> Dataset | None:
-    """The build that a folder holds, if any. Refuses one of another configuration, and a folder of no build at all."""
-    if is_withdrawal_pending(out):
-        raise FolderError(f"{out}: a withdrawal was begun here and not ended; run make withdraw again first")
-    ours = out / index.DATASET_FILE
-    if not ours.exists():
-        others = sorted(path for path in out.rglob("*") if path.is_file() and not path.name.startswith("."))
-        if not others:
-            return None
-        if not ours.exists():  # another part may have begun meanwhile
-            raise FolderError(f"{others[0]}: no {index.DATASET_FILE} says that this is ours; choose an empty OUT=")
-    before = index.load_dataset(out)
-    changed = differences(before.identity, planned.identity)
-    if changed:
-        raise FolderError(
-            f"{out}: was built differently ({'; '.join(changed)}); choose another OUT=, or delete the folder"
-        )
-    return before
-
-
-def _strays(out: Path, planned: Plan, prune: bool) -> list[Path]:
-    """Finished shards whose speakers or clips are gone from the corpus. Refuses tars that no receipt knows.
-
-    They are removed only when asked: a corpus that is mounted or unpacked by half looks the same.
+    They are removed only with `prune`: a corpus that is only partly mounted or unpacked looks the same.
     """
-    expected = {shard.name for shard in planned.shards}
+    expected = {shard.name for shard in plan.shards}
     known = {f"{path.stem}.tar" for path in out.glob(f"{index.RECEIPTS}/*.json")}
     tars = {path.name for path in out.glob("*.tar")}
     if foreign := sorted(tars - known - expected):
@@ -261,52 +227,32 @@ def _strays(out: Path, planned: Plan, prune: bool) -> list[Path]:
     return [out / name for shard in gone for name in (shard, index.receipt_name(shard))]
 
 
-def _finished_shards(out: Path, shards: Sequence[ShardPlan]) -> set[str]:
-    """Shards that need no work."""
-    begun = [shard for shard in shards if (out / index.receipt_name(shard.name)).exists()]
-    if not begun:
-        return set()
-    whole = set()
-    with ProgressBar(len(begun), "checking finished shards", unit="shard") as progress:
-        for shard in begun:
-            found = finished(out, shard) is not None
-            if found:
-                whole.add(shard.name)
-            progress.step("whole" if found else "to build again")
-    return whole
-
-
-def _summary(out: Path, planned: Plan, written: WrittenIndex, done: Container[str]) -> Summary:
-    return Summary(
-        out=out,
-        counts=written.dataset.counts,
+def _write_index(job: BuildJob, plan: BuildPlan, done: Container[str]) -> BuildSummary:
+    """Write everything that describes the shards, once all are there; remove what is left of workers that died."""
+    remove_leftovers(job.out)
+    for path in _stray_files(job.out, plan, job.prune):
+        path.unlink(missing_ok=True)
+    written = write_index(job.out, describe_dataset(plan), [shard.name for shard in plan.shards])
+    return BuildSummary(
+        out=job.out,
+        dataset=written.dataset,
         reasons=written.reasons,
         empty_speakers=written.empty_speakers,
-        shards=len(written.dataset.shards),
         resumed=sum(shard.name in done for shard in written.dataset.shards),
-        missing=planned.scan.missing,
-        fold_schemes=written.dataset.fold_schemes,
+        missing=plan.scan.missing,
         skipped_schemes=written.skipped_schemes,
-        withdrawn=planned.withdrawn,
     )
 
 
-def _described(planned: Plan) -> Dataset:
-    """All that is said of the shards but what they hold."""
-    corpus = planned.corpus
+def describe_dataset(plan: BuildPlan) -> Dataset:
+    """`dataset.json` without what the shards hold."""
     return Dataset(
-        dataset=corpus.name,
+        dataset=plan.corpus.name,
         complete=False,
-        identity=planned.identity,
-        about={
-            "title": corpus.title,
-            "homepage": corpus.homepage,
-            "licence": corpus.licence,
-            "citation": corpus.citation,
-            "redistributable": corpus.redistributable,
-        },
-        label_schemes=corpus.label_schemes,
-        missing=len(planned.scan.missing),
-        missing_names=tuple(planned.scan.missing[:MISSING_NAMED]),
-        withdrawn=planned.withdrawn,
+        identity=plan.identity,
+        about=plan.corpus.about(),
+        label_schemes=tuple(scheme.name for scheme in plan.corpus.facts.label_schemes),
+        missing=len(plan.scan.missing),
+        missing_names=tuple(plan.scan.missing[:MISSING_NAMED]),
+        withdrawn=plan.withdrawn,
     )

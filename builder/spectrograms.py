@@ -1,4 +1,4 @@
-"""Sound and windows -> spectrograms: the T±1 pictures of sound that stand beside the 16 faces (paper III.B, IV.B.1).
+"""Sound and windows -> spectrograms: the T±1 spectrograms that go with the 16 faces (paper III.B, IV.B.1).
 
 Windows overlap by half, and the grid of 8 has twice the hop of the grid of 16: most columns are in several windows.
 So all columns of both grids are laid on one line of samples, and each spectrum is computed once.
@@ -45,7 +45,8 @@ def spectrograms(
         timeline: the instants and their step.
         features: names in `manifests.schema.FEATURE_ROWS`.
     """
-    centres = {grid: _nearest_samples(timeline.column_seconds(grid) - audio_start_seconds) for grid in GRIDS}
+    seconds = {grid: timeline.column_seconds(grid) - audio_start_seconds for grid in GRIDS}
+    centres = {grid: np.rint(each * SAMPLE_RATE_HZ).astype(np.int64) for grid, each in seconds.items()}
     needed = np.unique(np.concatenate([each.ravel() for each in centres.values()]))
     signal, places = _reaching(audio, needed)
     parts: dict[str, list[Floats]] = {feature: [] for feature in features}
@@ -60,10 +61,6 @@ def spectrograms(
             windows = columns[np.searchsorted(needed, centres[grid])]  # [grid, 224, rows]
             result[f"{feature}_{grid}"] = np.ascontiguousarray(windows.transpose(0, 2, 1))
     return result
-
-
-def _nearest_samples(seconds: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    return np.rint(seconds * SAMPLE_RATE_HZ).astype(np.int64)
 
 
 def _reaching(audio: npt.NDArray[np.int16], centres: npt.NDArray[np.int64]) -> tuple[Floats, npt.NDArray[np.int64]]:
@@ -146,6 +143,6 @@ def _mfcc_bands() -> Floats:
 @cache
 def _logmel_bands() -> Floats:
     """[257, 128] librosa's mel bands."""
-    import librosa  # takes seconds and 150 MB to load, so only where this feature is asked for
+    import librosa  # takes seconds and 150 MB to load, so only where this feature is wanted
 
     return librosa.filters.mel(sr=SAMPLE_RATE_HZ, n_fft=FFT_SAMPLES, n_mels=FEATURE_ROWS["logmel"]).T

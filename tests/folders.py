@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from builder.rows import BuiltClip, dropped, planned_row
 from samples import sample
 
 from builder import run
 from builder.config import BuildConfig
 from builder.datasets import corpus_named
 from builder.datasets.base import ClipSource, Scan
-from builder.rows import BuiltClip, dropped, planned_row
 from builder.shards import ShardPlan, write_shard
 from manifests.index import (
     Row,

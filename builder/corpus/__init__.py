@@ -1,1 +1,1 @@
-"""A corpus's originals: what of them is in a folder, and how the rest comes from their public home."""
+"""Downloading a corpus: which of its files are in a folder, and fetching the others from where they are published."""

@@ -1,4 +1,4 @@
-"""Taking a corpus's files out of a zip, and nothing else: no name is followed that is not one of the corpus's own."""
+"""Extracts a corpus's files from a zip, and nothing else: only names that belong to the corpus are written."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from builder.datasets.base import CorpusError
 from manifests.files import atomic_write, atomic_writer
 from manifests.index import SUMS_FILE, dump_sums
 
-#: More than any recording has: a member that is larger, or says so, is a trap.
-MOST_BYTES = 1 << 28
-#: What the reader of zips raises for one that is damaged, encrypted or packed in a way it does not know.
+#: More than any recording has: a member that is larger, or claims to be, is an attack.
+MAX_BYTES = 1 << 28
+#: What zipfile raises for a zip that is damaged, encrypted or compressed in an unknown way.
 _DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError, UnicodeError)
 
 
@@ -36,7 +36,9 @@ def unpack(archive: Path, root: Path, names: Sequence[str]) -> None:
                     shutil.copyfileobj(member, file)
                 sums.setdefault(folder, {})[plain] = file.sha256
     except _DAMAGE as error:
-        raise CorpusError(f"{archive}: cannot be unpacked ({error}); delete it, and it is fetched again") from error
+        raise CorpusError(
+            f"{archive}: cannot be unpacked ({error}); delete it, and run the same command to fetch it again"
+        ) from error
     for folder, files in sums.items():
         atomic_write(root / folder / SUMS_FILE, dump_sums(files))
 
@@ -65,6 +67,6 @@ def _problem(member: zipfile.ZipInfo) -> str | None:
         return "a path out of the folder"
     if stat.S_ISLNK(member.external_attr >> 16):
         return "a link"
-    if member.file_size > MOST_BYTES:
-        return f"found {member.file_size} bytes, expected at most {MOST_BYTES}"
+    if member.file_size > MAX_BYTES:
+        return f"found {member.file_size} bytes, expected at most {MAX_BYTES}"
     return None

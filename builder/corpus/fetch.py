@@ -1,8 +1,7 @@
-"""Originals from their public home to the corpus folder: several at once, gone on with where they were cut, checked."""
+"""Downloads a corpus's files from where they are published: several at once, resumed where they were cut, checked."""
 
 from __future__ import annotations
 
-import shutil
 import threading
 from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import as_completed
@@ -10,30 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.corpus.archive import unpack
-from builder.corpus.stock import promise
-from builder.datasets.base import CorpusError, Original
-from manifests.download import CancelledError, cancellable_pool, download_file
+from builder.corpus.check import expected_file
+from builder.datasets.base import CorpusError, RemoteFile
+from manifests.download import CancelledError, cancellable_pool, download_file, part_of
 from manifests.progress import ProgressBar
 from manifests.stores import Store, StoreError
 
-#: Files fetched at once; public homes are shared by many.
+#: Files downloaded at once; public servers are shared by many.
 CONNECTIONS = 4
-#: After so many in a row that could not be had, the rest is not tried: each took minutes to give up.
-_MOST_FAILURES = 10
+#: After so many failures in a row the remaining files are not tried: each took minutes to give up.
+MAX_FAILURES = 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class Room:
-    """Disk space, in bytes."""
-
-    needed: int
-    """At most, while fetching."""
-    free: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fetched:
-    """What became of the originals that were asked for."""
+class CorpusDownload:
+    """Result of downloading files of a corpus."""
 
     files: int
     bytes: int
@@ -43,85 +33,83 @@ class Fetched:
     not_tried: int
 
 
-def room(root: Path, originals: Sequence[Original], *, connections: int, keep_archives: bool) -> Room:
-    """What fetching these takes: all of them, and archives beside what they hold, which is at most as large."""
-    archives = sorted((original.bytes for original in originals if original.holds), reverse=True)
-    needed = sum(original.bytes for original in originals) + sum(archives if keep_archives else archives[:connections])
-    there = sum(here(root, original) for original in originals)
-    home = next(path for path in (root.absolute(), *root.absolute().parents) if path.exists())
-    return Room(needed=max(0, needed - there), free=shutil.disk_usage(home).free)
+def needed_bytes(root: Path, remotes: Sequence[RemoteFile], *, connections: int, keep_archives: bool) -> int:
+    """Disk space that a download takes at most: all files, and archives beside what they hold, which is as large."""
+    archives = sorted((remote.bytes for remote in remotes if remote.holds), reverse=True)
+    needed = sum(remote.bytes for remote in remotes) + sum(archives if keep_archives else archives[:connections])
+    return max(0, needed - sum(present_bytes(root, remote) for remote in remotes))
 
 
-def here(root: Path, original: Original) -> int:
-    """Bytes of an original that came before, or of its archive."""
-    path = root / original.name
-    begun = (each for each in (path, path.with_name(f".{path.name}.part")) if each.is_file())
-    return min(next((each.stat().st_size for each in begun), 0), original.bytes)
+def present_bytes(root: Path, remote: RemoteFile) -> int:
+    """Bytes of a file, or of its archive, that an earlier download left."""
+    path = root / remote.name
+    sizes = (each.stat().st_size for each in (path, part_of(path)) if each.is_file())
+    return min(next(sizes, 0), remote.bytes)
 
 
-def fetch(
-    place: Store, root: Path, originals: Sequence[Original], *, connections: int, keep_archives: bool = False
-) -> Fetched:
-    """Bring the originals, unpack those that are archives, and delete these unless they are to be kept.
+def fetch_corpus(
+    store: Store, root: Path, remotes: Sequence[RemoteFile], *, connections: int, keep_archives: bool = False
+) -> CorpusDownload:
+    """Download the files, unpack those that are archives, and delete the archives unless they are to be kept.
 
-    One that cannot be had does not keep the others from coming. Raises OSError naming what cannot be written.
+    A file that fails does not stop the others. Raises OSError naming what cannot be written.
     """
     failed: dict[str, str] = {}
-    fetched: list[Original] = []
+    fetched: list[RemoteFile] = []
     stop = threading.Event()
-    total = sum(original.bytes - here(root, original) for original in originals)
+    total = sum(remote.bytes - present_bytes(root, remote) for remote in remotes)
     with ProgressBar(total, "fetching", unit="B") as progress, cancellable_pool(connections, stop) as pool:
-        counted = Counted(place=place, progress=progress, lock=threading.Lock())
-        waiting = {pool.submit(_fetch_one, counted, root, each, keep_archives, stop): each for each in originals}
+        counted = CountingStore(store=store, progress=progress, lock=threading.Lock())
+        waiting = {pool.submit(_fetch_one, counted, root, each, keep_archives, stop): each for each in remotes}
         in_a_row = 0
         for done in as_completed(waiting):
-            original = waiting[done]
+            remote = waiting[done]
             try:
                 done.result()
-                fetched.append(original)
+                fetched.append(remote)
                 in_a_row = 0
             except CancelledError:
                 continue
             except (StoreError, CorpusError) as error:
-                failed[original.name] = str(error).removeprefix(f"{place.address}/{original.name}: ")
+                failed[remote.name] = str(error).removeprefix(f"{store.address}/{remote.name}: ")
                 in_a_row += 1
-            if in_a_row == _MOST_FAILURES:
+            if in_a_row == MAX_FAILURES:
                 stop.set()
-    return Fetched(
+    return CorpusDownload(
         files=len(fetched),
-        bytes=sum(original.bytes for original in fetched),
+        bytes=sum(remote.bytes for remote in fetched),
         failed=failed,
-        not_tried=len(originals) - len(fetched) - len(failed),
+        not_tried=len(remotes) - len(fetched) - len(failed),
     )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Counted:
-    """A place whose bytes are counted as they come."""
+class CountingStore:
+    """A store that shows the bytes that are read from it as progress."""
 
-    place: Store
+    store: Store
     progress: ProgressBar
     lock: threading.Lock
     """Several threads count."""
 
     @property
     def address(self) -> str:
-        """The place's."""
-        return self.place.address
+        """The store's."""
+        return self.store.address
 
     def chunks(self, name: str, start: int = 0) -> Generator[bytes, None, None]:
-        """The place's."""
-        for chunk in self.place.chunks(name, start):
+        """The store's."""
+        for chunk in self.store.chunks(name, start):
             with self.lock:
                 self.progress.step(by=len(chunk))
             yield chunk
 
 
-def _fetch_one(place: Store, root: Path, original: Original, keep_archives: bool, stop: threading.Event) -> None:
+def _fetch_one(store: Store, root: Path, remote: RemoteFile, keep_archives: bool, stop: threading.Event) -> None:
     if stop.is_set():
-        raise CancelledError(f"{place.address}: stopped")
-    download_file(place, root, promise(original), stop)
-    if original.holds:
-        unpack(root / original.name, root, original.holds)
+        raise CancelledError(f"{store.address}: cancelled")
+    download_file(store, root, expected_file(remote), stop)
+    if remote.holds:
+        unpack(root / remote.name, root, remote.holds)
         if not keep_archives:
-            (root / original.name).unlink()
+            (root / remote.name).unlink()

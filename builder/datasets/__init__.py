@@ -8,7 +8,7 @@ from pathlib import Path
 
 from builder.datasets import crema_d, demo, folder, iemocap, ravdess
 from builder.datasets.base import Corpus, CorpusError, NotHereError, Scan
-from builder.datasets.checks import chosen_options, refuse_pointers, refuse_twins
+from builder.datasets.checks import check_unique_ids, chosen_options, refuse_pointers
 from manifests.text import pluralize
 
 DATASETS: Mapping[str, Corpus] = {
@@ -18,6 +18,7 @@ DATASETS: Mapping[str, Corpus] = {
     "folder": folder.CORPUS,
     "demo": demo.CORPUS,
 }
+DEFAULT = "demo"
 
 
 def corpus_named(name: str) -> Corpus:
@@ -40,28 +41,21 @@ def scan_corpus(name: str, root: Path, options: Mapping[str, str] | None = None)
             raise NotHereError("no such folder")
         scan = corpus.scan(root.absolute(), chosen)
         if not scan.sources:
-            raise NotHereError(f"found no clip to build; {_what_is_absent(scan)}")
+            found = f"{pluralize(len(scan.ignored), 'file')} not used" if scan.ignored else "none of its files is here"
+            if scan.missing:
+                found = f"{pluralize(len(scan.missing), 'file')} absent, the first is {min(scan.missing)}"
+            raise NotHereError(f"found no clip to build; {found}")
     except NotHereError as error:
-        raise CorpusError(f"{root}: {error}; {_how_to_have(corpus)}") from error
+        advice = "DATA= names the corpus's folder"
+        if corpus.homepage:  # not one's own recordings, nor made here
+            verb = "downloads" if corpus.remote else "says how to obtain"
+            advice = f"make corpus DATASET={corpus.name} {verb} the corpus, DATA= names its folder"
+        raise CorpusError(f"{root}: {error}; {advice}") from error
     refuse_pointers(scan.sources)
-    refuse_twins(scan.sources)
+    check_unique_ids(scan.sources)
     return replace(
         scan,
         sources=tuple(sorted(scan.sources, key=lambda source: (source.clip.speaker, source.clip.clip_id))),
         missing=tuple(sorted(scan.missing)),
         ignored=tuple(sorted(scan.ignored)),
     )
-
-
-def _how_to_have(corpus: Corpus) -> str:
-    """What to do where a corpus is not in the folder."""
-    if not corpus.homepage:  # one's own, or made here
-        return "DATA= names the corpus's folder"
-    answer = "fetches" if corpus.home else "says how to have"
-    return f"make corpus DATASET={corpus.name} {answer} the corpus, DATA= names its folder"
-
-
-def _what_is_absent(scan: Scan) -> str:
-    if scan.missing:
-        return f"{pluralize(len(scan.missing), 'file')} absent, the first is {min(scan.missing)}"
-    return f"{pluralize(len(scan.ignored), 'file')} not taken" if scan.ignored else "the folder holds none of its files"

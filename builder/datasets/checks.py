@@ -1,4 +1,4 @@
-"""What every corpus needs when it is scanned: listing files, finding the folder, refusing what cannot be built."""
+"""What the scan of every corpus needs: listing files, finding the folder, refusing what cannot be built."""
 
 from __future__ import annotations
 
@@ -33,7 +33,11 @@ def visible_files(folder: Path, depth: int) -> Iterator[Path]:
     for entry in entries:
         if entry.name.startswith("."):
             continue
-        if not _is_folder(entry):
+        try:
+            is_folder = entry.is_dir()
+        except OSError:  # a symbolic link that goes in circles
+            is_folder = False
+        if not is_folder:
             yield folder / entry.name
         elif depth > 1:
             yield from visible_files(folder / entry.name, depth - 1)
@@ -63,7 +67,7 @@ def corpus_folder(root: Path, holds_corpus: Callable[[Path], bool], layout: str)
 
 
 def chosen_options(corpus: Corpus, options: Mapping[str, str]) -> dict[str, str]:
-    """Options given, over the corpus's defaults. Raises CorpusError for an unknown option or value."""
+    """The corpus's default options, updated with those given. Raises CorpusError for an unknown option or value."""
     for option, value in options.items():
         if option not in corpus.options:
             valid = ", ".join(corpus.options) or "none"
@@ -86,8 +90,8 @@ def refuse_pointers(sources: Iterable[ClipSource]) -> None:
         )
 
 
-def refuse_twins(sources: Iterable[ClipSource]) -> None:
-    """Raise CorpusError for two clips with one id, or ids or speakers that differ only in case.
+def check_unique_ids(sources: Iterable[ClipSource]) -> None:
+    """Raise CorpusError for two clips with one id, and for ids or speakers that differ only in case.
 
     Ids and speakers become file names, and some file systems ignore case.
     """
@@ -116,14 +120,7 @@ def is_pointer(path: Path) -> bool:
         with path.open("rb") as file:
             return file.read(len(_POINTER)) == _POINTER
     except OSError:
-        return False  # whatever cannot be opened is dropped, with its reason, when its turn comes
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link that goes in circles
-        return False
+        return False  # a file that cannot be opened is dropped, with its reason, when it is built
 
 
 def _cannot_list(error: OSError) -> CorpusError:

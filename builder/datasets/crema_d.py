@@ -13,7 +13,7 @@ The clip id is the name without its suffix. `inventory/crema-d.csv` lists every 
 and the crowd's vote; `inventory/crema-d-defects.json` lists known faults and where they are documented.
 
 Option `labels`: `acted`, the emotion of the name (the published counts are these), or `voted`, the crowd's vote
-on picture and sound together; a clip whose vote is tied is then not taken.
+on picture and sound together; a clip whose vote is tied is then left out.
 """
 
 from __future__ import annotations
@@ -24,22 +24,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder.datasets.base import ClipSource, Corpus, Home, Original, Scan
+from builder.datasets.base import ClipSource, Corpus, Remote, RemoteFile, Scan
 from builder.datasets.checks import corpus_folder, is_media, visible_files
-from manifests import corpora, labels
+from manifests.corpora import CORPORA
 from manifests.schema import Clip
 
 LABELS = ("acted", "voted")
 
+#: Lists of the published files and of their defects.
+INVENTORY = Path(__file__).parent / "inventory"
+
 #: The repository's state that the inventory lists. Its recordings are in Git LFS, which this address resolves.
 _REPOSITORY = "media/CheyneyComputerScience/CREMA-D/1658cd342dff90010aa843eaeebd53610a08b1dc"
-_INVENTORY = Path(__file__).parent / "inventory"
 _VOTES = {"A": "ANG", "D": "DIS", "F": "FEA", "H": "HAP", "N": "NEU", "S": "SAD"}
 _LAYOUT = "VideoFlash/*.flv and, as a fallback for the sound, AudioWAV/*.wav"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class InventoryRow:
     """A clip in the corpus's inventory; hashes and sizes are those of the published files."""
 
     clip: str
@@ -52,12 +54,12 @@ class Entry:
 
     @property
     def acted(self) -> str:
-        """Raw emotion the actor was asked for."""
+        """Raw emotion the actor was to show."""
         return self.clip.split("_")[2]
 
     @property
     def voted(self) -> str | None:
-        """Raw emotion the crowd saw and heard, None where its vote is tied."""
+        """Raw emotion the crowd recognised, None where its vote is tied."""
         return _VOTES.get(self.vote)
 
 
@@ -75,11 +77,11 @@ class Defects:
     """Name that a WAV has in older copies of the corpus, without suffix -> clip id."""
 
 
-def inventory() -> dict[str, Entry]:
-    """Clip id -> entry, for the complete corpus."""
-    with (_INVENTORY / "crema-d.csv").open(encoding="utf-8", newline="") as file:
+def inventory() -> dict[str, InventoryRow]:
+    """Clip id -> row, for the complete corpus."""
+    with (INVENTORY / "crema-d.csv").open(encoding="utf-8", newline="") as file:
         rows = [
-            Entry(
+            InventoryRow(
                 clip=row["clip"],
                 flv_sha256=row["flv_sha256"],
                 flv_bytes=int(row["flv_size"]),
@@ -94,20 +96,20 @@ def inventory() -> dict[str, Entry]:
 
 def defects() -> Defects:
     """Known defects of the corpus."""
-    data = json.loads((_INVENTORY / "crema-d-defects.json").read_text(encoding="utf-8"))
+    data = json.loads((INVENTORY / "crema-d-defects.json").read_text(encoding="utf-8"))
     flags = {clip: tuple(names) for clip, names in data.pop("flags").items()}
     return Defects(flags=flags, **data)
 
 
-def originals() -> tuple[Original, ...]:
+def remote_files() -> tuple[RemoteFile, ...]:
     """Every recording; the separate WAVs are for the few that have no sound of their own."""
-    entries = inventory().values()
-    videos = [(f"VideoFlash/{entry.clip}.flv", entry.flv_bytes, entry.flv_sha256, True) for entry in entries]
-    sounds = [(f"AudioWAV/{entry.clip}.wav", entry.wav_bytes, entry.wav_sha256, False) for entry in entries]
-    return tuple(
-        Original(name=name, bytes=size, sha256=sha256, needed=needed)
-        for name, size, sha256, needed in (*videos, *sounds)
-    )
+    rows = inventory().values()
+    videos = [RemoteFile(name=f"VideoFlash/{row.clip}.flv", bytes=row.flv_bytes, sha256=row.flv_sha256) for row in rows]
+    sounds = [
+        RemoteFile(name=f"AudioWAV/{row.clip}.wav", bytes=row.wav_bytes, sha256=row.wav_sha256, needed=False)
+        for row in rows
+    ]
+    return (*videos, *sounds)
 
 
 def scan(root: Path, options: Mapping[str, str]) -> Scan:
@@ -115,30 +117,25 @@ def scan(root: Path, options: Mapping[str, str]) -> Scan:
     folder = corpus_folder(root, lambda path: (path / "VideoFlash").is_dir(), _LAYOUT)
     known = inventory()
     voted = options.get("labels", LABELS[0]) == "voted"
-    emotions = {clip: entry.voted if voted else entry.acted for clip, entry in known.items()}
+    emotions = {clip: row.voted if voted else row.acted for clip, row in known.items()}
     labelled = {clip: emotion for clip, emotion in emotions.items() if emotion is not None}
     flaws = defects()
-    sounds = _sounds(folder, flaws)
+    wavs = [path for path in visible_files(folder / "AudioWAV", 1) if path.suffix.lower() == ".wav"]
+    sounds = {flaws.older_wav_names.get(path.stem, path.stem): path for path in wavs}
     videos = [path for path in visible_files(folder / "VideoFlash", 1) if is_media(path)]
-    taken = {path for path in videos if path.stem in labelled and _is_flv(path)}
-    left = [path for path in videos if path not in taken]
+    used = {path for path in videos if path.stem in labelled and _is_flv(path)}
+    ignored = [path for path in videos if path not in used]
     return Scan(
         root=folder,
-        sources=tuple(_source(path, labelled[path.stem], sounds.get(path.stem), flaws) for path in sorted(taken)),
+        sources=tuple(_source(path, labelled[path.stem], sounds.get(path.stem), flaws) for path in sorted(used)),
         missing=_missing(folder, known, videos, sounds),
-        ignored=tuple((path.relative_to(folder).as_posix(), _why_not(path, known)) for path in left),
+        ignored=tuple((path.relative_to(folder).as_posix(), _why_not(path, known)) for path in ignored),
         expected_clips=len(labelled),
     )
 
 
 def _is_flv(path: Path) -> bool:
     return path.suffix.lower() == ".flv"
-
-
-def _sounds(folder: Path, flaws: Defects) -> dict[str, Path]:
-    """Clip id -> WAV, under its present or its older name."""
-    wavs = [path for path in visible_files(folder / "AudioWAV", 1) if path.suffix.lower() == ".wav"]
-    return {flaws.older_wav_names.get(path.stem, path.stem): path for path in wavs}
 
 
 def _source(video: Path, emotion: str, sound: Path | None, flaws: Defects) -> ClipSource:
@@ -153,7 +150,7 @@ def _source(video: Path, emotion: str, sound: Path | None, flaws: Defects) -> Cl
 
 
 def _missing(
-    folder: Path, known: Mapping[str, Entry], videos: list[Path], sounds: Mapping[str, Path]
+    folder: Path, known: Mapping[str, InventoryRow], videos: list[Path], sounds: Mapping[str, Path]
 ) -> tuple[str, ...]:
     """Files of the inventory that are absent; WAVs count only where they were fetched at all."""
     flvs = known.keys() - {path.stem for path in videos if _is_flv(path)}
@@ -161,7 +158,7 @@ def _missing(
     return tuple(sorted([f"VideoFlash/{clip}.flv" for clip in flvs] + [f"AudioWAV/{clip}.wav" for clip in wavs]))
 
 
-def _why_not(path: Path, known: Mapping[str, Entry]) -> str:
+def _why_not(path: Path, known: Mapping[str, InventoryRow]) -> str:
     if path.stem in known and _is_flv(path):
         return f"the crowd's vote is tied: {known[path.stem].vote}"
     return "not in the inventory of CREMA-D"
@@ -171,15 +168,13 @@ CORPUS = Corpus(
     name="crema-d",
     title="CREMA-D: Crowd-sourced Emotional Multimodal Actors Dataset",
     homepage="https://github.com/CheyneyComputerScience/CREMA-D",
-    licence="ODbL 1.0, contents DbCL 1.0",
-    redistributable=True,
     citation=(
         "Cao H, Cooper DG, Keutmann MK, Gur RC, Nenkova A, Verma R (2014) CREMA-D: Crowd-sourced Emotional Multimodal "
         "Actors Dataset. IEEE Transactions on Affective Computing 5(4): 377-390. doi:10.1109/TAFFC.2014.2336244"
     ),
-    label_schemes=labels.schemes_for("crema-d"),
-    fold_schemes=corpora.CORPORA["crema-d"].fold_schemes,
+    facts=CORPORA["crema-d"],
     scan=scan,
-    home=Home(address="https://media.githubusercontent.com", folder=_REPOSITORY, originals=originals),
     options={"labels": LABELS},
+    remote=Remote(address="https://media.githubusercontent.com", folder=_REPOSITORY, files=remote_files),
+    shards_gb=5.0,
 )

@@ -12,7 +12,7 @@ A folder for each speaker; file names::
     defect   crowd   a second, smaller face       silent  digital silence      (kept and flagged by a builder)
              noface  an empty room                cut     the second half of the file is gone   (dropped)
 
-Neither picture nor sound alone tells more than half of the emotions, whatever the speaker; both together tell all.
+Neither picture nor sound alone distinguishes more than half of the emotions, whatever the speaker; together they do.
 The clip id is the name without its suffix.
 """
 
@@ -24,7 +24,7 @@ from pathlib import Path
 from builder.datasets.base import ClipSource, Corpus, NotHereError, Scan
 from builder.datasets.checks import is_media, visible_files
 from builder.demo import plan
-from manifests.labels import schemes_for
+from manifests.corpora import CORPORA
 from manifests.schema import Clip
 
 _DEPTH = 3  # <parent>/<corpus>/S01/<file>, one more than needed from the corpus itself
@@ -42,40 +42,36 @@ def scan(root: Path, options: Mapping[str, str]) -> Scan:
     del options  # there are none
     known = {utterance.clip_id: utterance for utterance in plan.inventory()}
     media = [path for path in visible_files(root, _DEPTH) if is_media(path)]
-    taken = {path for path in media if path.stem in known and path.suffix == ".mp4"}
-    if not taken:
-        raise NotHereError("found no clip of the demo corpus; expected S01/S01_happy_01.mp4 ...; have it made")
-    found = {path.stem for path in taken}
+    used = {path for path in media if path.stem in known and path.suffix == ".mp4"}
+    if not used:
+        raise NotHereError("found no clip of the demo corpus; expected S01/S01_happy_01.mp4 ...; make shards makes it")
+    sources = []
+    for path in sorted(used):
+        utterance = known[path.stem]
+        clip = Clip(
+            clip_id=utterance.clip_id,
+            speaker=utterance.speaker,
+            emotion=utterance.emotion,
+            sentence=f"take {utterance.take}",
+        )
+        sources.append(ClipSource(clip=clip, video=path))
     return Scan(
-        sources=tuple(ClipSource(clip=_clip(known[path.stem]), video=path) for path in sorted(taken)),
-        missing=tuple(sorted(utterance.path for clip_id, utterance in known.items() if clip_id not in found)),
+        sources=tuple(sources),
+        missing=tuple(sorted(known[clip_id].path for clip_id in known.keys() - {path.stem for path in used})),
         ignored=tuple(
-            (path.relative_to(root).as_posix(), "no name of a demo clip") for path in media if path not in taken
+            (path.relative_to(root).as_posix(), "not the name of a demo clip") for path in media if path not in used
         ),
         expected_clips=len(known),
-    )
-
-
-def _clip(utterance: plan.Utterance) -> Clip:
-    return Clip(
-        clip_id=utterance.clip_id,
-        speaker=utterance.speaker,
-        emotion=utterance.emotion,
-        sentence=f"take {utterance.take}",
     )
 
 
 CORPUS = Corpus(
     name="demo",
     title="Demo: eight made-up speakers, rendered from one photograph and a voice model",
-    homepage="",
-    licence=(
-        "portrait of Eileen Collins: NASA, public domain (from scikit-image); everything else: this project's licence"
-    ),
-    redistributable=True,
     citation="Portrait of Eileen Collins, NASA; distributed with scikit-image (van der Walt et al. 2014, PeerJ 2:e453)",
-    label_schemes=schemes_for("demo"),
-    fold_schemes=(),
+    facts=CORPORA["demo"],
     scan=scan,
-    how_to_get="there is nothing to download: make shards makes it in data/demo",
+    how_to_get="nothing to download: make shards makes it in data/demo",
+    make=lambda root, progress: make_demo(root, progress=progress),
+    shards_gb=0.1,
 )

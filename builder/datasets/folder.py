@@ -27,13 +27,14 @@ from pathlib import Path, PurePosixPath
 
 from builder.datasets.base import ClipSource, Corpus, CorpusError, NotHereError, Scan
 from builder.datasets.checks import is_media, visible_files
+from manifests.corpora import CORPORA
 from manifests.schema import Clip, SchemaError
 
 REQUIRED = ("clip", "speaker", "emotion")
 OPTIONAL = ("intensity", "sentence", "sound", "start", "end")
 
 _DEFAULT_TABLE = "clips.csv"
-_DEPTH = 8  # how deep recordings that the table does not name are looked for
+_DEPTH = 8  # how deep to look for recordings that the table does not name
 _MAX_SPEAKER = 64  # what fold files allow
 _MAX_CLIP_ID = 80  # clip ids become names in a tar
 
@@ -45,12 +46,23 @@ def scan(root: Path, options: Mapping[str, str]) -> Scan:
     table = options.get("csv", _DEFAULT_TABLE)
     path = root / _inside(table, "option csv")
     sources = {number: _source(root, row, f"{path}:{number}") for number, row in _read(path)}
-    _refuse_twins(path, sources)
+    lines: dict[str, int] = {}
+    for number, source in sources.items():
+        first = lines.setdefault(source.clip.clip_id.lower(), number)
+        if first != number:
+            raise CorpusError(
+                f"{path}:{first} and {path}:{number}: the same clip id {source.clip.clip_id}; "
+                "rename a file or remove a row"
+            )
     named = {path for source in sources.values() for path in (source.video, source.sound) if path is not None}
     any_there = any(_exists(source.video) for source in sources.values())
     return Scan(
         # Clips of the table that are absent stay: the build drops them, with the reason, instead of forgetting them.
-        sources=tuple(_without_absent_sound(source) for source in sources.values() if any_there),
+        sources=tuple(
+            replace(source, sound=source.sound if source.sound and _exists(source.sound) else None)
+            for source in sources.values()
+            if any_there
+        ),
         missing=tuple(sorted(path.relative_to(root).as_posix() for path in named if not _exists(path))),
         ignored=tuple(
             (path.relative_to(root).as_posix(), f"not named in {table}")
@@ -73,7 +85,7 @@ def _read(table: Path) -> Iterator[tuple[int, Row]]:
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     lines = ([cell.strip() for cell in cells] for cells in reader if cells)
     try:
-        header = _header(next(lines, []), table)
+        header = _check_header(next(lines, []), table)
         cells = next(lines, None)
         if cells is None:
             raise CorpusError(f"{table}: found no rows, expected one for each clip")
@@ -84,7 +96,7 @@ def _read(table: Path) -> Iterator[tuple[int, Row]]:
         raise CorpusError(f"{table}:{reader.line_num}: not a table ({error}); separate cells by commas") from error
 
 
-def _header(header: list[str], table: Path) -> list[str]:
+def _check_header(header: list[str], table: Path) -> list[str]:
     known = {*REQUIRED, *OPTIONAL}
     if not set(REQUIRED) <= set(header) <= known or len(set(header)) != len(header):
         raise CorpusError(
@@ -165,33 +177,12 @@ def _exists(path: Path) -> bool:
         return False
 
 
-def _refuse_twins(table: Path, sources: Mapping[int, ClipSource]) -> None:
-    """Raise CorpusError for rows, by line number, whose clip ids are equal but for case."""
-    rows: dict[str, int] = {}
-    for number, source in sources.items():
-        first = rows.setdefault(source.clip.clip_id.lower(), number)
-        if first != number:
-            raise CorpusError(
-                f"{table}:{first} and {table}:{number}: the same clip id {source.clip.clip_id}; "
-                "rename a file or remove a row"
-            )
-
-
-def _without_absent_sound(source: ClipSource) -> ClipSource:
-    absent = source.sound is not None and not _exists(source.sound)
-    return replace(source, sound=None) if absent else source
-
-
 CORPUS = Corpus(
     name="folder",
     title="Recordings of one's own",
-    homepage="",
-    licence="whatever their owner says; shards hold faces and voices, which are personal data",
-    redistributable=False,
     citation="none",
-    label_schemes=(),
-    fold_schemes=(),
+    facts=CORPORA["folder"],
     scan=scan,
-    how_to_get="there is nothing to download: these are recordings of your own, listed in clips.csv",
+    how_to_get="nothing to download: these are recordings of your own, listed in clips.csv",
     options={"csv": ()},
 )

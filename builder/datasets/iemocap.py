@@ -1,6 +1,6 @@
 """IEMOCAP: dialogues of two actors a session, five sessions, labelled turn by turn.
 
-Files, N = 1..5, by signed licence; nothing of it may be passed on::
+Files, N = 1..5, by signed licence; none of it may be redistributed::
 
     SessionN/dialog/avi/DivX/DIALOG.avi            both actors side by side
     SessionN/dialog/EmoEvaluation/DIALOG.txt       labels; the folders beside these files hold single raters' answers
@@ -30,7 +30,7 @@ from pathlib import Path
 
 from builder.datasets.base import ClipSource, Corpus, CorpusError, Region, Scan
 from builder.datasets.checks import corpus_folder, visible_files
-from manifests import corpora, labels
+from manifests.corpora import CORPORA
 from manifests.schema import Clip
 
 FOUR = frozenset({"ang", "hap", "exc", "sad", "neu"})
@@ -110,17 +110,32 @@ def _scan_session(session: Path, wanted: frozenset[str]) -> Scan:
     label_files = [path for path in visible_files(session / "dialog" / "EmoEvaluation", 1) if path.suffix == ".txt"]
     if not label_files:
         return Scan(sources=(), missing=("dialog/EmoEvaluation",))
-    turns = [turn for path in label_files for turn in _read_labels(path)]
-    taken = [turn for turn in turns if turn.emotion in wanted]
+    turns: list[Turn] = []
+    for path in label_files:
+        try:
+            text = path.read_bytes().decode("latin-1")  # raters' remarks are in no known encoding: accept every byte
+        except OSError as error:
+            raise CorpusError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+        turns += parse_labels(text, str(path))
+    used = [turn for turn in turns if turn.emotion in wanted]
     videos = _by_stem(session / "dialog" / "avi" / "DivX", ".avi")
     sounds = _by_stem(session / "sentences" / "wav", ".wav")
-    missing = {f"dialog/avi/DivX/{turn.dialog}.avi" for turn in taken if turn.dialog not in videos}
+    missing = {f"dialog/avi/DivX/{turn.dialog}.avi" for turn in used if turn.dialog not in videos}
     if (session / "sentences" / "wav").is_dir():
-        missing |= {_wav(turn) for turn in taken if turn.name not in sounds}
+        missing |= {_wav(turn) for turn in used if turn.name not in sounds}
+    sources = (
+        ClipSource(
+            clip=Clip(clip_id=turn.name, speaker=turn.speaker, emotion=turn.emotion, sentence=turn.dialog),
+            video=videos[turn.dialog],
+            sound=sounds.get(turn.name),
+            segment_seconds=turn.segment_seconds,
+            region=region(turn.name),
+        )
+        for turn in used
+        if turn.dialog in videos
+    )
     return Scan(
-        sources=tuple(
-            _source(turn, videos[turn.dialog], sounds.get(turn.name)) for turn in taken if turn.dialog in videos
-        ),
+        sources=tuple(sources),
         missing=tuple(missing),
         ignored=tuple((_wav(turn), f"labelled {turn.emotion}") for turn in turns if turn.emotion not in wanted),
     )
@@ -138,15 +153,6 @@ def _by_stem(folder: Path, suffix: str) -> dict[str, Path]:
     return {path.stem: path for path in visible_files(folder, 2) if path.suffix.lower() == suffix}
 
 
-def _read_labels(path: Path) -> list[Turn]:
-    """Turns of a label file; raters' remarks are in no known encoding, so every byte is let through."""
-    try:
-        text = path.read_bytes().decode("latin-1")
-    except OSError as error:
-        raise CorpusError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
-    return list(parse_labels(text, str(path)))
-
-
 def _turn(match: re.Match[str], where: str) -> Turn:
     start, end, emotion = float(match["start"]), float(match["end"]), match["emotion"]
     if not start < end < math.inf:
@@ -156,33 +162,21 @@ def _turn(match: re.Match[str], where: str) -> Turn:
     return Turn(name=match["turn"], segment_seconds=(start, end), emotion=emotion)
 
 
-def _source(turn: Turn, video: Path, sound: Path | None) -> ClipSource:
-    return ClipSource(
-        clip=Clip(clip_id=turn.name, speaker=turn.speaker, emotion=turn.emotion, sentence=turn.dialog),
-        video=video,
-        sound=sound,
-        segment_seconds=turn.segment_seconds,
-        region=region(turn.name),
-    )
-
-
 CORPUS = Corpus(
     name="iemocap",
     title="IEMOCAP: Interactive Emotional Dyadic Motion Capture Database",
     homepage="https://sail.usc.edu/iemocap/",
-    licence="IEMOCAP licence of the University of Southern California, by signature; no redistribution",
-    redistributable=False,
     citation=(
         "Busso C, Bulut M, Lee CC, Kazemzadeh A, Mower E, Kim S, Chang JN, Lee S, Narayanan SS (2008) IEMOCAP: "
         "interactive emotional dyadic motion capture database. Language Resources and Evaluation 42(4): 335-359. "
         "doi:10.1007/s10579-008-9076-6"
     ),
-    label_schemes=labels.schemes_for("iemocap"),
-    fold_schemes=corpora.CORPORA["iemocap"].fold_schemes,
+    facts=CORPORA["iemocap"],
     scan=scan,
     how_to_get=(
         "ask for it with the release form at https://sail.usc.edu/iemocap/iemocap_release.htm; once the university has "
         "sent a link, unpack the release and name its folder, which holds Session1 ... Session5"
     ),
     options={"emotions": ("four", "all")},
+    shards_gb=8.0,
 )

@@ -3,8 +3,8 @@
 A folder `Actor_NN` for each actor, as the archives `Video_Speech_Actor_NN.zip` unpack. File names::
 
     MM-CC-EE-II-SS-RR-AA.mp4
-    MM  modality    01 picture and sound, 02 picture only, 03 sound only; only 01 is taken
-    CC  channel     01 speech, 02 song; only 01 is taken
+    MM  modality    01 picture and sound, 02 picture only, 03 sound only; only 01 is used
+    CC  channel     01 speech, 02 song; only 01 is used
     EE  emotion     01 neutral, 02 calm, 03 happy, 04 sad, 05 angry, 06 fearful, 07 disgust, 08 surprised
     II  intensity   01 normal, 02 strong; neutral is never strong
     SS  statement   01 "Kids are talking by the door", 02 "Dogs are sitting by the door"
@@ -12,7 +12,7 @@ A folder `Actor_NN` for each actor, as the archives `Video_Speech_Actor_NN.zip` 
     AA  actor       01..24; odd ones are male
 
 So 60 clips an actor: 4 neutral and 8 of each other emotion. The clip id is the name without its suffix.
-`inventory/ravdess.csv` lists the archives; Zenodo tells their checksums.
+`inventory/ravdess.csv` lists the archives; their checksums are in Zenodo's record.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
 
-from builder.datasets.base import ClipSource, Corpus, Home, NotHereError, Original, Scan
+from builder.datasets.base import ClipSource, Corpus, NotHereError, Remote, RemoteFile, Scan
 from builder.datasets.checks import is_media, visible_files
-from manifests import corpora, labels
+from manifests.corpora import CORPORA
 from manifests.schema import Clip
 
 EMOTIONS = {
@@ -42,25 +42,37 @@ STATEMENTS = {"01": "Kids are talking by the door", "02": "Dogs are sitting by t
 REPETITIONS = ("01", "02")
 ACTORS = tuple(f"{number:02d}" for number in range(1, 25))
 
+#: List of the published archives.
+INVENTORY = Path(__file__).parent / "inventory"
+
 _RECORD = "records/1188976"
-_INVENTORY = Path(__file__).parent / "inventory"
 _LAYOUT = "Actor_01 ... Actor_24 with 01-01-*.mp4 (unpack the archives Video_Speech_Actor_NN.zip)"
 _DEPTH = 4  # <parent>/<corpus>/Video_Speech_Actor_NN/Actor_NN/<file>, one more than needed from the corpus itself
 
 
 def inventory() -> dict[str, Clip]:
     """Clip id -> clip, for every name the grammar allows: the complete corpus."""
-    codes = product(EMOTIONS, INTENSITIES, STATEMENTS, REPETITIONS, ACTORS)
-    clips = (_clip(*code) for code in codes if code[:2] != ("01", "02"))
-    return {clip.clip_id: clip for clip in clips}
+    clips = {}
+    for code in product(EMOTIONS, INTENSITIES, STATEMENTS, REPETITIONS, ACTORS):
+        emotion, intensity, statement, _, actor = code
+        if (emotion, intensity) != ("01", "02"):
+            clip_id = "-".join(("01", "01", *code))
+            clips[clip_id] = Clip(
+                clip_id=clip_id,
+                speaker=actor,
+                emotion=EMOTIONS[emotion],
+                intensity=INTENSITIES[intensity],
+                sentence=STATEMENTS[statement],
+            )
+    return clips
 
 
-def originals() -> tuple[Original, ...]:
-    """The archives of the speech videos, an actor each. Half of their files, without sound, are of no use here."""
-    with (_INVENTORY / "ravdess.csv").open(encoding="utf-8", newline="") as file:
+def remote_files() -> tuple[RemoteFile, ...]:
+    """The archives of the speech videos, an actor each. Half of their files have no sound and are not used."""
+    with (INVENTORY / "ravdess.csv").open(encoding="utf-8", newline="") as file:
         sizes = {row["archive"]: int(row["size"]) for row in csv.DictReader(file)}
     return tuple(
-        Original(
+        RemoteFile(
             name=f"Video_Speech_Actor_{actor}.zip",
             bytes=sizes[f"Video_Speech_Actor_{actor}.zip"],
             holds=tuple(_path(clip_id) for clip_id in inventory() if clip_id.endswith(f"-{actor}")),
@@ -74,30 +86,20 @@ def scan(root: Path, options: Mapping[str, str]) -> Scan:
     del options  # there are none
     known = inventory()
     media = [path for path in visible_files(root, _DEPTH) if is_media(path)]
-    taken = {path for path in media if path.stem in known and path.suffix.lower() == ".mp4"}
-    if not taken:
+    used = {path for path in media if path.stem in known and path.suffix.lower() == ".mp4"}
+    if not used:
         raise NotHereError(f"found no speech video of RAVDESS; expected {_LAYOUT}")
-    absent = known.keys() - {path.stem for path in taken}
+    absent = known.keys() - {path.stem for path in used}
     return Scan(
-        sources=tuple(ClipSource(clip=known[path.stem], video=path) for path in sorted(taken)),
+        sources=tuple(ClipSource(clip=known[path.stem], video=path) for path in sorted(used)),
         missing=tuple(sorted(map(_path, absent))),
-        ignored=tuple((path.relative_to(root).as_posix(), _why_not(path)) for path in media if path not in taken),
+        ignored=tuple((path.relative_to(root).as_posix(), _why_not(path)) for path in media if path not in used),
         expected_clips=len(known),
     )
 
 
 def _path(clip_id: str) -> str:
     return f"Actor_{clip_id[-2:]}/{clip_id}.mp4"
-
-
-def _clip(emotion: str, intensity: str, statement: str, repetition: str, actor: str) -> Clip:
-    return Clip(
-        clip_id="-".join(("01", "01", emotion, intensity, statement, repetition, actor)),
-        speaker=actor,
-        emotion=EMOTIONS[emotion],
-        intensity=INTENSITIES[intensity],
-        sentence=STATEMENTS[statement],
-    )
 
 
 def _why_not(path: Path) -> str:
@@ -108,22 +110,20 @@ def _why_not(path: Path) -> str:
             return "sound only"
         case ["01", "02", _, _, _, _, _]:
             return "song, not speech"
-    return "no name of a RAVDESS speech video"
+    return "not the name of a RAVDESS speech video"
 
 
 CORPUS = Corpus(
     name="ravdess",
     title="RAVDESS: Ryerson Audio-Visual Database of Emotional Speech and Song (speech)",
     homepage="https://zenodo.org/records/1188976",
-    licence="CC BY-NC-SA 4.0",
-    redistributable=True,
     citation=(
         "Livingstone SR, Russo FA (2018) The Ryerson Audio-Visual Database of Emotional Speech and Song (RAVDESS): "
         "A dynamic, multimodal set of facial and vocal expressions in North American English. "
         "PLoS ONE 13(5): e0196391. doi:10.1371/journal.pone.0196391"
     ),
-    label_schemes=labels.schemes_for("ravdess"),
-    fold_schemes=corpora.CORPORA["ravdess"].fold_schemes,
+    facts=CORPORA["ravdess"],
     scan=scan,
-    home=Home(address="https://zenodo.org", folder=f"{_RECORD}/files", record=f"api/{_RECORD}", originals=originals),
+    remote=Remote(address="https://zenodo.org", folder=f"{_RECORD}/files", record=f"api/{_RECORD}", files=remote_files),
+    shards_gb=2.0,
 )

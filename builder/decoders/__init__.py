@@ -1,1 +1,1 @@
-"""Two ways to read a recording, with one result: PyAV in this process, or an ffmpeg process."""
+"""Two ways to read a recording, with the same result: PyAV in this process, or an ffmpeg process."""

@@ -1,4 +1,4 @@
-"""What a decoder gives back, and what both decoders share."""
+"""What a decoder returns, and what both decoders share."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from builder.timeline import Seconds, Timeline, TooShort
 from manifests.schema import DROP_REASONS, SAMPLE_RATE_HZ
 
 #: (frame times [n], end of the last frame) in seconds -> when to sample. Raises TooShort.
-Plan = Callable[[Seconds, float], Timeline]
+MakeTimeline = Callable[[Seconds, float], Timeline]
 #: Start and end in presentation seconds.
 Segment = tuple[float, float]
 
 #: Containers of recordings; lists of other files (concat, HLS, DASH) are not among them.
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,flv,avi,mpeg,mpegts,matroska,webm,asf,ogg,wav,mp3,flac,aac"
-#: Picture this much shorter than promised means the recording was cut.
+#: Video this much shorter than its header states means the recording was cut.
 TRUNCATION_SECONDS = 0.25
-#: A last frame that claims to last longer than this is not believed.
+#: Longest duration of a last frame that is trusted.
 LONGEST_FRAME_SECONDS = 1.0
 #: Share of the sound that may be missing before the recording counts as damaged.
 SOUND_DAMAGE = 0.1
@@ -30,7 +30,7 @@ JITTER_SECONDS = 0.015
 
 
 class MediaError(Exception):
-    """A clip that cannot be decoded; `reason` is one of `DROP_REASONS`, `detail` says what was found."""
+    """A clip that cannot be decoded; `reason` is one of `DROP_REASONS`, `detail` is what was found."""
 
     def __init__(self, reason: str, detail: str) -> None:
         assert reason in DROP_REASONS
@@ -40,7 +40,7 @@ class MediaError(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Picture:
+class DecodedVideo:
     """The frames shown at a timeline's instants."""
 
     frames: tuple[npt.NDArray[np.uint8], ...]
@@ -71,7 +71,7 @@ class Sound:
 
 @dataclass(frozen=True, kw_only=True)
 class SoundChunk:
-    """What one packet decodes to."""
+    """Decoded samples of one packet."""
 
     seconds: float
     """Presentation time of the first sample."""
@@ -90,9 +90,9 @@ class FrameTimes:
 
     @classmethod
     def of(cls, seconds: Seconds, last_seconds: float) -> FrameTimes:
-        """From the frames' times and how long the last one says it lasts, which is often 0 or left out.
+        """From the frames' times and the stated duration of the last one.
 
-        Then it lasts as long as frames usually do in this recording.
+        That is often 0 or absent; then the last frame lasts as long as frames usually do in this recording.
         """
         if not len(seconds):
             return cls(seconds=seconds, end_seconds=0.0)
@@ -100,22 +100,22 @@ class FrameTimes:
         lasts = min(max(last_seconds, usual), LONGEST_FRAME_SECONDS)
         return cls(seconds=seconds, end_seconds=float(seconds[-1]) + lasts)
 
-    def timeline(self, plan: Plan) -> Timeline:
-        """Apply the plan; a clip too short for it is a MediaError like any other."""
+    def timeline(self, make_timeline: MakeTimeline) -> Timeline:
+        """Choose when to sample. A clip that is too short for it is a MediaError like any other."""
         try:
-            return plan(self.seconds, self.end_seconds)
+            return make_timeline(self.seconds, self.end_seconds)
         except TooShort as error:
             raise MediaError("too_short", str(error)) from error
 
 
-def check_complete(found_end_seconds: float, promised_end_seconds: float | None) -> None:
-    """Decoders call a cut file a success, so compare what came with what was promised."""
-    if promised_end_seconds is not None and found_end_seconds < promised_end_seconds - TRUNCATION_SECONDS:
-        raise MediaError("truncated", f"found {found_end_seconds:.2f} s, expected {promised_end_seconds:.2f} s")
+def check_complete(found_end_seconds: float, stated_end_seconds: float | None) -> None:
+    """Raise MediaError for a cut file, which decoders report as a success."""
+    if stated_end_seconds is not None and found_end_seconds < stated_end_seconds - TRUNCATION_SECONDS:
+        raise MediaError("truncated", f"found {found_end_seconds:.2f} s, expected {stated_end_seconds:.2f} s")
 
 
 def check_segment(times: FrameTimes, segment: Segment) -> None:
-    """A recording may end before a turn in it does."""
+    """Raise MediaError for a recording that ends before the segment does."""
     if not len(times.seconds):
         raise MediaError("truncated", f"found no frame between {segment[0]:.2f} and {segment[1]:.2f} s")
     check_complete(times.end_seconds, segment[1])
@@ -124,13 +124,14 @@ def check_segment(times: FrameTimes, segment: Segment) -> None:
 def assemble_sound(
     chunks: Sequence[SoundChunk], rate_hz: int, segment: Segment | None, lost_samples: int = 0
 ) -> Sound | None:
-    """Chunks -> one line of 16 kHz sound, each where its time says; None where there is not one sample.
+    """Chunks -> one line of 16 kHz sound, each at its time; None where there is not one sample.
 
     `lost_samples` are those of packets that failed; some decoders skip damage without failing, which leaves gaps.
     Raises MediaError where much of the sound is missing.
     """
     if segment is not None:
-        chunks = [chunk for chunk in chunks if _touches(chunk, rate_hz, segment)]
+        # What lies outside a segment may be damaged by seeking into it.
+        chunks = [c for c in chunks if c.seconds < segment[1] and c.seconds + len(c.samples) / rate_hz > segment[0]]
     if not sum(len(chunk.samples) for chunk in chunks):
         return None
     line, start, gaps = _lay_out(chunks, rate_hz)
@@ -139,7 +140,9 @@ def assemble_sound(
         seconds = (missing / rate_hz, len(line) / rate_hz)
         raise MediaError("decode_error", f"sound: found {seconds[0]:.2f} of {seconds[1]:.2f} s missing")
     if segment is not None:
-        line, start = _cut(line, start, rate_hz, segment)
+        first = max(0, round((segment[0] - start) * rate_hz))
+        last = max(first, round((segment[1] - start) * rate_hz))
+        line, start = line[first:last], start + first / rate_hz
         if not len(line):
             return None
     if rate_hz != SAMPLE_RATE_HZ:
@@ -147,11 +150,6 @@ def assemble_sound(
     # 16 bit here, before any feature is computed, so that features made from the stored sound are the same.
     samples = np.clip(np.rint(line * 32768.0), -32768, 32767).astype(np.int16)
     return Sound(samples=samples, start_seconds=start, damaged=missing > 0)
-
-
-def _touches(chunk: SoundChunk, rate_hz: int, segment: Segment) -> bool:
-    """What lies outside a segment may be damaged by having been sought into."""
-    return chunk.seconds < segment[1] and chunk.seconds + len(chunk.samples) / rate_hz > segment[0]
 
 
 def _lay_out(chunks: Sequence[SoundChunk], rate_hz: int) -> tuple[npt.NDArray[np.float32], float, int]:
@@ -173,11 +171,3 @@ def _lay_out(chunks: Sequence[SoundChunk], rate_hz: int) -> tuple[npt.NDArray[np
     for place, chunk in zip(places, chunks, strict=True):
         line[place : place + len(chunk.samples)] = chunk.samples
     return line, start, gaps
-
-
-def _cut(
-    line: npt.NDArray[np.float32], start: float, rate_hz: int, segment: Segment
-) -> tuple[npt.NDArray[np.float32], float]:
-    first = max(0, round((segment[0] - start) * rate_hz))
-    last = max(first, round((segment[1] - start) * rate_hz))
-    return line[first:last], start + first / rate_hz

@@ -20,19 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from builder.datasets.base import ClipSource
-from builder.decoders.base import (
-    CONTAINERS,
-    FrameTimes,
-    MediaError,
-    Picture,
-    Plan,
-    Segment,
-    Sound,
-    SoundChunk,
-    assemble_sound,
-    check_complete,
-    check_segment,
-)
+from builder.decoders import base
+from builder.decoders.base import DecodedVideo, MakeTimeline, MediaError, Segment, Sound
 from builder.timeline import nearest_frames
 
 #: Read this much around a segment; what lies outside is left out by its time.
@@ -54,17 +43,17 @@ _DURATION = re.compile(r"Duration: (\d+):(\d+):([\d.]+), start: (-?[\d.]+)")
 
 @dataclass(frozen=True, kw_only=True)
 class _Frames:
-    """What the first run tells of the picture."""
+    """What the first run lists of the video."""
 
     numbers: tuple[int, ...]
     """Place of each frame of the clip in ffmpeg's output."""
-    times: FrameTimes
+    times: base.FrameTimes
     size: tuple[int, int]
     """Width and height, upright."""
 
 
-def read(source: ClipSource, plan: Plan) -> tuple[Picture, Sound | None]:
-    """Decode a clip's picture at the instants the plan asks for, and its sound (None where it has none).
+def read(source: ClipSource, make_timeline: MakeTimeline) -> tuple[DecodedVideo, Sound | None]:
+    """Decode a clip's video at the timeline's instants, and its sound (None where it has none).
 
     Raises MediaError.
     """
@@ -73,11 +62,11 @@ def read(source: ClipSource, plan: Plan) -> tuple[Picture, Sound | None]:
         raise MediaError("no_video", "found no picture in it")
     sound = _sound(source.video, source.segment_seconds) if "Audio:" in described else None
     frames = _list_frames(source, sound.end_seconds if sound else 0.0, described)
-    timeline = frames.times.timeline(plan)
+    timeline = frames.times.timeline(make_timeline)
     chosen = nearest_frames(frames.times.seconds, timeline.instants_seconds).tolist()
-    taken = _take_frames(source, frames, sorted(set(chosen)))
-    picture = Picture(
-        frames=tuple(taken[i] for i in chosen),
+    frames_by_place = _extract_frames(source, frames, sorted(set(chosen)))
+    picture = DecodedVideo(
+        frames=tuple(frames_by_place[i] for i in chosen),
         frame_seconds=tuple(frames.times.seconds[chosen].tolist()),
         timeline=timeline,
         frame_count=len(frames.numbers),
@@ -98,14 +87,15 @@ def program() -> str:
 
 def _input(path: Path, segment: Segment | None) -> Any:
     """The file as ffmpeg's input. `file:` and the whitelists keep names and contents from reaching anything else."""
-    around = {} if segment is None else {"ss": max(0.0, segment[0] - MARGIN_SECONDS)}
+    options: dict[str, Any] = {"threads": 1, "protocol_whitelist": "file", "format_whitelist": base.CONTAINERS}
     if segment is not None:
-        around["t"] = segment[1] + MARGIN_SECONDS - around["ss"]
-    return ffmpeg.input(f"file:{path}", threads=1, protocol_whitelist="file", format_whitelist=CONTAINERS, **around)
+        options["ss"] = max(0.0, segment[0] - MARGIN_SECONDS)
+        options["t"] = segment[1] + MARGIN_SECONDS - options["ss"]
+    return ffmpeg.input(f"file:{path}", **options)
 
 
 def _run(output: Any) -> tuple[bytes, str]:
-    """Run ffmpeg; what it wrote, and its log."""
+    """Run ffmpeg. Returns what it wrote, and its log."""
     flags = ("-nostdin", "-hide_banner", "-copyts", "-loglevel", "level+info", "-timelimit", str(TIME_LIMIT_SECONDS))
     command = output.global_args(*flags).compile(cmd=program())
     done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, check=False)
@@ -113,7 +103,7 @@ def _run(output: Any) -> tuple[bytes, str]:
 
 
 def _describe(path: Path) -> str:
-    """What ffmpeg says of a file's streams. Raises MediaError where it cannot open it."""
+    """ffmpeg's log about a file's streams. Raises MediaError where it cannot open it."""
     _, log = _run(ffmpeg.output(_input(path, None), "pipe:", format="null", t=0, c="copy", map="0"))
     if "Input #0" not in log:
         words = (_ERROR.findall(log) or ["no reason given"])[-1].replace(f"file:{path}", path.name)
@@ -122,33 +112,33 @@ def _describe(path: Path) -> str:
 
 
 def _list_frames(source: ClipSource, sound_end_seconds: float, described: str) -> _Frames:
-    """Decode all of the picture for its times. What is missing at the end is said before what is damaged."""
+    """Decode the whole video for its times. A missing end is reported before damage."""
     segment = source.segment_seconds
     shown = _square(_input(source.video, segment).video).filter("showinfo")
     _, log = _run(shown.output("pipe:", format="null", **_EVERY_FRAME))
     frames = _parse_frames(log, segment)
     if segment is not None:
-        check_segment(frames.times, segment)
+        base.check_segment(frames.times, segment)
     elif len(frames.times.seconds):
-        check_complete(max(frames.times.end_seconds, sound_end_seconds), _promised_end_seconds(described))
-    complaints = _ERROR.findall(log)
-    if complaints or not len(frames.times.seconds):
-        raise MediaError("decode_error", (complaints or ["found no frame that can be decoded"])[0])
+        base.check_complete(max(frames.times.end_seconds, sound_end_seconds), _stated_end_seconds(described))
+    errors = _ERROR.findall(log)
+    if errors or not len(frames.times.seconds):
+        raise MediaError("decode_error", (errors or ["found no frame that can be decoded"])[0])
     return frames
 
 
 def _parse_frames(log: str, segment: Segment | None) -> _Frames:
-    base = _TIME_BASE.search(log)
+    time_base = _TIME_BASE.search(log)
     found = [tuple(map(int, match.groups())) for match in _FRAME.finditer(log)]
-    if base is None or not found:
-        return _Frames(numbers=(), times=FrameTimes.of(np.empty(0), 0.0), size=(0, 0))
-    numerator, denominator = map(int, base.groups())
+    if time_base is None or not found:
+        return _Frames(numbers=(), times=base.FrameTimes.of(np.empty(0), 0.0), size=(0, 0))
+    numerator, denominator = map(int, time_base.groups())
     seconds = np.array([pts for pts, *_ in found], dtype=np.float64) * numerator / denominator
     start, end = segment or (-np.inf, np.inf)
     inside = np.flatnonzero((seconds >= start) & (seconds < end))
     last = found[inside[-1]][1] * numerator / denominator if len(inside) else 0.0
     return _Frames(
-        numbers=tuple(inside.tolist()), times=FrameTimes.of(seconds[inside], last), size=(found[0][2], found[0][3])
+        numbers=tuple(inside.tolist()), times=base.FrameTimes.of(seconds[inside], last), size=(found[0][2], found[0][3])
     )
 
 
@@ -157,7 +147,7 @@ def _square(video: Any) -> Any:
     return video.filter("scale", w="iw*sar", h="ih", flags="bilinear")
 
 
-def _take_frames(source: ClipSource, frames: _Frames, wanted: Sequence[int]) -> dict[int, npt.NDArray[np.uint8]]:
+def _extract_frames(source: ClipSource, frames: _Frames, wanted: Sequence[int]) -> dict[int, npt.NDArray[np.uint8]]:
     """Frames by their place in the clip."""
     choice = "+".join(f"eq(n,{frames.numbers[i]})" for i in wanted)
     video = _square(_input(source.video, source.segment_seconds).video).filter("select", choice)
@@ -179,13 +169,13 @@ def _sound(path: Path, segment: Segment | None) -> Sound | None:
     mono = np.frombuffer(raw, dtype="<f4").reshape(-1, channels).mean(axis=1)
     ends = np.cumsum([samples for *_, samples in found])
     chunks = [
-        SoundChunk(seconds=pts / rate_hz, samples=mono[end - samples : end])
+        base.SoundChunk(seconds=pts / rate_hz, samples=mono[end - samples : end])
         for (pts, _, _, samples), end in zip(found, ends, strict=True)
     ]
-    return assemble_sound(chunks, rate_hz, segment, len(_LOST.findall(log)) * len(chunks[0].samples))
+    return base.assemble_sound(chunks, rate_hz, segment, len(_LOST.findall(log)) * len(chunks[0].samples))
 
 
-def _promised_end_seconds(log: str) -> float | None:
+def _stated_end_seconds(log: str) -> float | None:
     match = _DURATION.search(log)
     if match is None:
         return None

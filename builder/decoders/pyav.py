@@ -20,19 +20,8 @@ import numpy.typing as npt
 from av.video.reformatter import VideoReformatter
 
 from builder.datasets.base import ClipSource
-from builder.decoders.base import (
-    CONTAINERS,
-    FrameTimes,
-    MediaError,
-    Picture,
-    Plan,
-    Segment,
-    Sound,
-    SoundChunk,
-    assemble_sound,
-    check_complete,
-    check_segment,
-)
+from builder.decoders import base
+from builder.decoders.base import DecodedVideo, MakeTimeline, MediaError, Segment, Sound
 from builder.timeline import nearest_frames
 
 #: Read this much before a segment, so that decoding starts at a key frame before it.
@@ -51,8 +40,8 @@ class _Packets:
     """The sound's stream, or None."""
     packets: tuple[Any, ...]
     segment: Segment | None
-    promised_end_seconds: float | None
-    """When the header says that all of it ends."""
+    stated_end_seconds: float | None
+    """When everything ends according to the header."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,25 +51,16 @@ class _Times:
     pts: tuple[int, ...]
     """Ascending."""
     last: int
-    """How long the last frame says it lasts; 0 where it does not say."""
+    """Stated duration of the last frame; 0 where it is absent."""
 
-    def seconds(self, base: Fraction) -> FrameTimes:
+    def seconds(self, time_base: Fraction) -> base.FrameTimes:
         """The same in seconds."""
-        pts = np.asarray([*self.pts, self.last], dtype=np.float64) * base.numerator / base.denominator
-        return FrameTimes.of(pts[:-1], float(pts[-1]))
+        pts = np.asarray([*self.pts, self.last], dtype=np.float64) * time_base.numerator / time_base.denominator
+        return base.FrameTimes.of(pts[:-1], float(pts[-1]))
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Frames:
-    """What decoding all of a clip's picture left behind."""
-
-    times: _Times
-    kept: dict[int, npt.NDArray[np.uint8]]
-    """pts -> upright RGB frame, for those asked for."""
-
-
-def read(source: ClipSource, plan: Plan) -> tuple[Picture, Sound | None]:
-    """Decode a clip's picture at the instants the plan asks for, and its sound (None where it has none).
+def read(source: ClipSource, make_timeline: MakeTimeline) -> tuple[DecodedVideo, Sound | None]:
+    """Decode a clip's video at the timeline's instants, and its sound (None where it has none).
 
     Raises MediaError.
     """
@@ -88,17 +68,26 @@ def read(source: ClipSource, plan: Plan) -> tuple[Picture, Sound | None]:
         clip = _demux(container, source.segment_seconds)
         if clip.video is None:
             raise MediaError("no_video", "found no picture in it")
-        base = clip.video.time_base
-        promised = _packet_times(clip)
-        _check_complete(clip, promised.seconds(base))
-        frames = _decode_frames(clip, set(_wanted(plan, promised, base)))
+        time_base = clip.video.time_base
+        packet_times = _packet_times(clip)
+        _check_complete(clip, packet_times.seconds(time_base))
+        times, kept = _decode_frames(clip, set(_wanted(make_timeline, packet_times, time_base)))
         sound = _decode_sound(clip)
-    if frames.times.pts != promised.pts:
-        # The packets' times were not the frames' times. Now these are known: decode once more, for them.
+    if times.pts != packet_times.pts:
+        # The packets' times were not the frames' times. These are known now: decode once more, with them.
         with _opened(source.video) as container:
-            wanted = set(_wanted(plan, frames.times, base))
-            frames = _decode_frames(_demux(container, source.segment_seconds), wanted)
-    return _picture(plan, frames, base), sound
+            wanted = set(_wanted(make_timeline, times, time_base))
+            times, kept = _decode_frames(_demux(container, source.segment_seconds), wanted)
+    found = times.seconds(time_base)
+    timeline = found.timeline(make_timeline)
+    chosen = nearest_frames(found.seconds, timeline.instants_seconds)
+    video = DecodedVideo(
+        frames=tuple(kept[times.pts[i]] for i in chosen),
+        frame_seconds=tuple(found.seconds[chosen].tolist()),
+        timeline=timeline,
+        frame_count=len(found.seconds),
+    )
+    return video, sound
 
 
 def read_sound(path: Path) -> Sound | None:
@@ -112,7 +101,7 @@ def _opened(path: Path) -> Iterator[Any]:
     """An opened container of a known kind. A file object, not a name: no name can reach a protocol."""
     with path.open("rb") as file:
         try:
-            container = av.open(file, options={"format_whitelist": CONTAINERS, "protocol_whitelist": "none"})
+            container = av.open(file, options={"format_whitelist": base.CONTAINERS, "protocol_whitelist": "none"})
         except av.FFmpegError as error:
             raise MediaError("unreadable", f"not a recording that can be opened ({error.strerror})") from error
         with container:
@@ -130,14 +119,16 @@ def _demux(container: Any, segment: Segment | None) -> _Packets:
             container.seek(max(0, int((segment[0] - SEEK_MARGIN_SECONDS) * 1_000_000)))
         for packet in container.demux(*streams) if streams else ():
             packets.append(packet)
-            if segment is not None and _is_past(packet, segment[1] + REORDER_SECONDS):
+            if segment is None or packet.dts is None:
+                continue
+            if packet.dts * packet.time_base > segment[1] + REORDER_SECONDS:
                 unfinished.discard(packet.stream)
                 if not unfinished:
                     break
     except av.FFmpegError as error:
         raise MediaError("decode_error", str(error)) from error
-    promised = None if container.duration is None else (container.duration + (container.start_time or 0)) / 1_000_000
-    return _Packets(video=video, audio=audio, packets=tuple(packets), segment=segment, promised_end_seconds=promised)
+    stated = None if container.duration is None else (container.duration + (container.start_time or 0)) / 1_000_000
+    return _Packets(video=video, audio=audio, packets=tuple(packets), segment=segment, stated_end_seconds=stated)
 
 
 def _first(streams: Sequence[Any]) -> Any:
@@ -146,12 +137,8 @@ def _first(streams: Sequence[Any]) -> Any:
     return next((s for s in streams if s.codec_context is not None and not s.disposition & cover), None)
 
 
-def _is_past(packet: Any, seconds: float) -> bool:
-    return packet.dts is not None and packet.dts * packet.time_base > seconds
-
-
 def _packet_times(clip: _Packets) -> _Times:
-    """Times of the clip's frames as its packets tell them; none where a packet does not."""
+    """Times of the clip's frames according to its packets; empty where a packet has none."""
     packets = [p for p in clip.packets if p.stream is clip.video and p.size and not p.is_discard]
     if any(p.pts is None for p in packets):
         return _Times(pts=(), last=0)
@@ -170,19 +157,19 @@ def _inside(pts: int, clip: _Packets) -> bool:
     return clip.segment[0] <= float(pts * clip.video.time_base) < clip.segment[1]
 
 
-def _check_complete(clip: _Packets, times: FrameTimes) -> None:
-    """Hold what is in the file against what its header promises, or the segment asks for."""
+def _check_complete(clip: _Packets, times: base.FrameTimes) -> None:
+    """Compare the end of the file with what its header states, or with the end of the segment."""
     if not len(times.seconds) and any(p.size and p.pts is None for p in clip.packets):
-        return  # the packets do not tell
+        return  # packets without times
     if clip.segment is not None:
-        check_segment(times, clip.segment)
+        base.check_segment(times, clip.segment)
         return
-    check_complete(times.end_seconds, _promised_picture_end(clip.video))
-    check_complete(max(times.end_seconds, _last_packet_end(clip)), clip.promised_end_seconds)
+    base.check_complete(times.end_seconds, _stated_video_end(clip.video))
+    base.check_complete(max(times.end_seconds, _last_packet_end(clip)), clip.stated_end_seconds)
 
 
-def _promised_picture_end(stream: Any) -> float | None:
-    """When the header says the picture ends; None where it does not say."""
+def _stated_video_end(stream: Any) -> float | None:
+    """When the video ends according to the header; None where it does not state it."""
     start = float((stream.start_time or 0) * stream.time_base)
     lengths = []
     if stream.duration:
@@ -195,41 +182,45 @@ def _promised_picture_end(stream: Any) -> float | None:
 def _last_packet_end(clip: _Packets) -> float:
     ends = [0.0]
     for stream in (s for s in (clip.video, clip.audio) if s is not None):
-        told = (p for p in clip.packets if p.stream is stream and p.pts is not None and p.size)
-        ends.append(float(max((p.pts + (p.duration or 0) for p in told), default=0) * stream.time_base))
+        timed = (p for p in clip.packets if p.stream is stream and p.pts is not None and p.size)
+        ends.append(float(max((p.pts + (p.duration or 0) for p in timed), default=0) * stream.time_base))
     return max(ends)
 
 
-def _wanted(plan: Plan, times: _Times, base: Fraction) -> list[int]:
+def _wanted(make_timeline: MakeTimeline, times: _Times, time_base: Fraction) -> list[int]:
     """pts of the 16 frames to show."""
     if not times.pts:
         return []
-    found = times.seconds(base)
-    return [times.pts[i] for i in nearest_frames(found.seconds, found.timeline(plan).instants_seconds)]
+    found = times.seconds(time_base)
+    return [times.pts[i] for i in nearest_frames(found.seconds, found.timeline(make_timeline).instants_seconds)]
 
 
-def _decode_frames(clip: _Packets, wanted: set[int]) -> _Frames:
-    """Decode every frame, since each may need the ones before it; keep the wanted ones."""
+def _decode_frames(clip: _Packets, wanted: set[int]) -> tuple[_Times, dict[int, npt.NDArray[np.uint8]]]:
+    """Decode every frame, since each may need the ones before it. Returns times, and pts -> RGB of those wanted."""
     clip.video.codec_context.thread_count = 1
     to_rgb = VideoReformatter()
     found: list[tuple[int, int | None]] = []
     kept: dict[int, npt.NDArray[np.uint8]] = {}
-    with _complaints() as complaints:
+    with _logged_errors() as errors:
         for packet in (p for p in clip.packets if p.stream is clip.video):
-            for frame in _decoded(packet):
+            try:
+                decoded = packet.decode()
+            except av.FFmpegError as error:
+                raise MediaError("decode_error", str(error)) from error
+            for frame in decoded:
                 if frame.pts is None or not _inside(frame.pts, clip):
                     continue
                 found.append((frame.pts, frame.duration))
                 if frame.pts in wanted:
                     kept[frame.pts] = _upright_rgb(frame, to_rgb, clip.video)
-    if complaints or not found:
-        raise MediaError("decode_error", (complaints or ["found no frame that can be decoded"])[0])
-    return _Frames(times=_times(found), kept=kept)
+    if errors or not found:
+        raise MediaError("decode_error", (errors or ["found no frame that can be decoded"])[0])
+    return _times(found), kept
 
 
 @contextmanager
-def _complaints() -> Iterator[list[str]]:
-    """What the decoder logs as an error: it hides damage in the picture and goes on, but says so."""
+def _logged_errors() -> Iterator[list[str]]:
+    """Errors that the decoder logs: it conceals damage in the video and continues, but logs it."""
     messages: list[str] = []
     av.logging.set_level(av.logging.ERROR)
     with av.logging.Capture() as logs:
@@ -237,32 +228,13 @@ def _complaints() -> Iterator[list[str]]:
     messages += [f"{name}: {text.strip()}" for level, name, text in logs if level <= av.logging.ERROR]
 
 
-def _decoded(packet: Any) -> list[Any]:
-    try:
-        return list(packet.decode())
-    except av.FFmpegError as error:
-        raise MediaError("decode_error", str(error)) from error
-
-
 def _upright_rgb(frame: Any, to_rgb: VideoReformatter, stream: Any) -> npt.NDArray[np.uint8]:
-    """RGB with square pixels, turned as the container says."""
+    """RGB with square pixels, rotated as the container specifies."""
     aspect = stream.sample_aspect_ratio or 1
     width = round(frame.width * aspect) if aspect != 1 else frame.width
     rgb = to_rgb.reformat(frame, width=width, height=frame.height, format="rgb24").to_ndarray()
     turns = round(frame.rotation / 90) % 4
     return np.ascontiguousarray(np.rot90(rgb, turns)) if turns else rgb
-
-
-def _picture(plan: Plan, frames: _Frames, base: Fraction) -> Picture:
-    times = frames.times.seconds(base)
-    timeline = times.timeline(plan)
-    chosen = nearest_frames(times.seconds, timeline.instants_seconds)
-    return Picture(
-        frames=tuple(frames.kept[frames.times.pts[i]] for i in chosen),
-        frame_seconds=tuple(times.seconds[chosen].tolist()),
-        timeline=timeline,
-        frame_count=len(times.seconds),
-    )
 
 
 def _decode_sound(clip: _Packets) -> Sound | None:
@@ -271,25 +243,25 @@ def _decode_sound(clip: _Packets) -> Sound | None:
         return None
     clip.audio.codec_context.thread_count = 1
     planar = av.AudioResampler(format="fltp")
-    chunks: list[SoundChunk] = []
+    chunks: list[base.SoundChunk] = []
     lost_seconds = 0.0
-    with _complaints():  # kept from the terminal; what is lost is counted instead
+    with _logged_errors():  # keeps them off the terminal; what is lost is counted instead
         for packet in (p for p in clip.packets if p.stream is clip.audio):
             try:
-                chunks += [_chunk(f) for frame in packet.decode() for f in planar.resample(frame) if f.pts is not None]
+                decoded = [frame for each in packet.decode() for frame in planar.resample(each)]
             except av.FFmpegError:
                 lost_seconds += _seconds_inside(packet, clip.segment)
-    return assemble_sound(chunks, clip.audio.rate, clip.segment, round(lost_seconds * clip.audio.rate))
+                continue
+            for frame in decoded:
+                if frame.pts is not None:  # a stereo recording of one voice is that voice: average its channels
+                    mono = frame.to_ndarray().mean(axis=0)
+                    chunks.append(base.SoundChunk(seconds=float(frame.pts * frame.time_base), samples=mono))
+    return base.assemble_sound(chunks, clip.audio.rate, clip.segment, round(lost_seconds * clip.audio.rate))
 
 
 def _seconds_inside(packet: Any, segment: Segment | None) -> float:
-    """How much of the clip a packet holds: what was only read on the way to a segment does not count."""
+    """How much of the clip a packet holds: what was read before the segment does not count."""
     seconds = float((packet.duration or 0) * packet.time_base)
     if segment is None or packet.pts is None:
         return seconds
     return seconds if segment[0] <= float(packet.pts * packet.time_base) < segment[1] else 0.0
-
-
-def _chunk(frame: Any) -> SoundChunk:
-    """Channels are averaged: a stereo recording of one voice is that voice."""
-    return SoundChunk(seconds=float(frame.pts * frame.time_base), samples=frame.to_ndarray().mean(axis=0))

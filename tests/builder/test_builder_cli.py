@@ -16,21 +16,21 @@ from pathlib import Path
 from typing import NoReturn, TextIO
 
 import corpora
+import fakes
 import pytest
-import stand_ins
+from build_processes import FAKE, HERE, REAL, Running, command, contents
 from face_clips import face_clip, face_corpus
-from running import HERE, REAL, STAND_IN, Running, command, contents
 
-from builder import cli, engines, run
+from builder import engines, run
 from builder.__main__ import main
 from builder.config import BuildConfig
-from builder.run import Job, build
+from builder.run import BuildJob, build
 from manifests import index
 from manifests.files import exclusive_lock
 from manifests.verify import verify
 from manifests.withdraw import withdraw
 
-STOPPED = "error: stopped; the same command goes on where this one was\n"
+STOPPED = "interrupted; run the same command to continue\n"
 #: What Python raises for a package that is not there.
 NOT_INSTALLED = 'ModuleNotFoundError("No module named {0!r}", name="{0}")'
 INSTALL = "is not installed; pip install '.[builder]', then pip install --no-deps mediapipe"
@@ -46,8 +46,8 @@ SPEAKERS = {
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "ClipPool", stand_ins.InProcessPool)
-    monkeypatch.setattr(cli, "_write_report", lambda folder: folder / "report.html")
+    monkeypatch.setattr(engines, "ClipPool", fakes.FakePool)
+    monkeypatch.setattr("builder.report.write_report", lambda folder: folder / "report.html")
 
 
 @pytest.fixture
@@ -103,11 +103,10 @@ def test_what_is_not_valid_is_one_line_that_lists_what_is(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("program", ["builder.doctor", "builder.bench"])
-def test_programs_beside_it_complain_in_one_line(program: str) -> None:
-    command = [sys.executable, "-m", program, "--speed"]
+def test_the_doctor_complains_in_one_line() -> None:
+    command = [sys.executable, "-m", "builder.doctor", "--speed"]
     done = subprocess.run(command, cwd=HERE.parents[1], capture_output=True, text=True, timeout=60)
-    complaint = f"error: unrecognized arguments: --speed; python -m {program} --help says more\n"
+    complaint = "error: unrecognized arguments: --speed; see python -m builder.doctor --help\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", complaint)
 
 
@@ -143,7 +142,7 @@ def test_two_clips_with_one_id_stop_the_build_naming_both(
 
 
 def test_summary_of_a_build(tmp_path: Path, quick: None, capsys: pytest.CaptureFixture[str]) -> None:
-    data = stand_ins.corpus(tmp_path / "data", SPEAKERS)
+    data = fakes.corpus(tmp_path / "data", SPEAKERS)
     out = tmp_path / "out"
     assert main(command("shards", data, out)) == 0
     assert capsys.readouterr().out.splitlines() == [
@@ -157,7 +156,7 @@ def test_summary_of_a_build(tmp_path: Path, quick: None, capsys: pytest.CaptureF
 
 
 def test_one_clip_is_no_clips_and_has_no_folds(tmp_path: Path, quick: None, capsys: pytest.CaptureFixture[str]) -> None:
-    data, out = stand_ins.corpus(tmp_path / "data", {"A": {"a1": "ok"}}), tmp_path / "out"
+    data, out = fakes.corpus(tmp_path / "data", {"A": {"a1": "ok"}}), tmp_path / "out"
     assert main(command("shards", data, out)) == 0
     said = capsys.readouterr()
     assert said.out.splitlines()[1:3] == [
@@ -174,7 +173,7 @@ def test_one_clip_is_no_clips_and_has_no_folds(tmp_path: Path, quick: None, caps
 
 
 def test_plan_knows_what_is_in_the_folder(tmp_path: Path, quick: None, capsys: pytest.CaptureFixture[str]) -> None:
-    data, out = stand_ins.corpus(tmp_path / "data", SPEAKERS), tmp_path / "out"
+    data, out = fakes.corpus(tmp_path / "data", SPEAKERS), tmp_path / "out"
 
     def planned() -> list[str]:
         capsys.readouterr()
@@ -206,7 +205,7 @@ def test_plan_knows_what_is_in_the_folder(tmp_path: Path, quick: None, capsys: p
 def test_what_cannot_be_written_is_named_as_the_folder_was(
     tmp_path: Path, quick: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = stand_ins.corpus(tmp_path / "data", SPEAKERS)
+    data = fakes.corpus(tmp_path / "data", SPEAKERS)
     monkeypatch.chdir(tmp_path)
     Path("out/B-000.tar").mkdir(parents=True)  # in the way
     assert main(command("shards", data, Path("out"))) == 2
@@ -239,7 +238,7 @@ def test_plan_estimates_the_size(
 def test_drops_fail_unless_they_are_allowed(
     tmp_path: Path, quick: None, capsys: pytest.CaptureFixture[str], orders: dict[str, str], failures: str
 ) -> None:
-    data = stand_ins.corpus(tmp_path / "data", SPEAKERS)
+    data = fakes.corpus(tmp_path / "data", SPEAKERS)
     for name, order in orders.items():
         (data / f"{name}.mp4").write_text(order)
     out = tmp_path / "out"
@@ -258,7 +257,7 @@ def test_drops_fail_unless_they_are_allowed(
 def test_another_configuration_is_refused_with_the_difference(
     tmp_path: Path, quick: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data, out = stand_ins.corpus(tmp_path / "data", SPEAKERS), tmp_path / "out"
+    data, out = fakes.corpus(tmp_path / "data", SPEAKERS), tmp_path / "out"
     main(command("shards", data, out))
     before = contents(out)
     capsys.readouterr()
@@ -276,7 +275,7 @@ def test_plan_lists_what_is_absent_defective_and_odd_and_touches_nothing(
     def refuse(*_: object) -> NoReturn:
         raise AssertionError("no recording is to be opened")
 
-    for reader in ("builder.media.decode", "builder.rows.file_sha256", "manifests.index.file_sha256"):
+    for reader in ("builder.media.decode", "builder.built_clip.file_sha256", "manifests.index.file_sha256"):
         monkeypatch.setattr(reader, refuse)
     clips = [*corpora.CREMA_D_CLIPS, "1076_MTI_SAD_XX", "1013_WSI_DIS_XX"]
     data = corpora.crema_d(tmp_path / "data", clips, sounds=False)
@@ -339,7 +338,7 @@ def test_a_backend_that_cannot_be_loaded_is_one_line(
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    return stand_ins.corpus(tmp_path / "data", SPEAKERS)
+    return fakes.corpus(tmp_path / "data", SPEAKERS)
 
 
 @pytest.fixture
@@ -354,10 +353,10 @@ def resumed(data: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[dic
     """Let the clips that hung be built: what the resumed build made, and what an undisturbed one makes."""
     for video in data.glob("*.mp4"):
         video.write_text("ok")
-    monkeypatch.setattr(engines, "ClipPool", stand_ins.InProcessPool)
+    monkeypatch.setattr(engines, "ClipPool", fakes.FakePool)
     config = BuildConfig(dataset="folder")
-    build(Job(config=config, data=data, out=out))
-    build(Job(config=config, data=data, out=out.with_name("undisturbed")))
+    build(BuildJob(config=config, data=data, out=out))
+    build(BuildJob(config=config, data=data, out=out.with_name("undisturbed")))
     return contents(out), contents(out.with_name("undisturbed"))
 
 
@@ -377,7 +376,7 @@ def test_an_ended_build_leaves_no_process_and_goes_on(
     for name in ("b1", "b2"):
         (data / f"{name}.mp4").write_text("hang")
     out = tmp_path / "out"
-    build = Running(STAND_IN, data, out, "--workers", "2")
+    build = Running(FAKE, data, out, "--workers", "2")
     for _ in range(2):
         calls.readline()
     code, said, complained = build.end(number, group=group)
@@ -396,8 +395,8 @@ def json_complete(out: Path) -> bool:
 
 
 def test_ctrl_c_while_workers_start(data: Path, tmp_path: Path) -> None:
-    build = Running(STAND_IN, data, tmp_path / "out", "--workers", "2")
-    while build.process.poll() is None and len(stand_ins.children(build.process.pid)) < 3:
+    build = Running(FAKE, data, tmp_path / "out", "--workers", "2")
+    while build.process.poll() is None and len(fakes.children(build.process.pid)) < 3:
         time.sleep(0.01)  # until there are two workers and multiprocessing's helper
     code, said, complained = build.end(signal.SIGINT)
     assert (code, said, complained) == (130, "", STOPPED)
@@ -409,14 +408,14 @@ def test_ctrl_c_while_the_backends_load(data: Path, tmp_path: Path) -> None:
     while build.process.poll() is None and "numpy" not in maps.read_text():
         time.sleep(0.01)
     code, said, complained = build.end(signal.SIGINT)
-    assert (code, said, complained) == (130, "", "error: stopped before anything was begun\n")
+    assert (code, said, complained) == (130, "", "interrupted before anything was started\n")
 
 
 def test_a_second_build_is_refused_until_the_first_has_ended(data: Path, calls: TextIO, tmp_path: Path) -> None:
     (data / "b1.mp4").write_text("once hang")
-    first = Running(STAND_IN, data, tmp_path / "out", "--workers", "1")
+    first = Running(FAKE, data, tmp_path / "out", "--workers", "1")
     calls.readline()
-    second = Running(STAND_IN, data, tmp_path / "out")
+    second = Running(FAKE, data, tmp_path / "out")
     code, said, complained = second.end()
     owner = f"process {first.process.pid} on {os.uname().nodename}"
     assert (code, said) == (2, "")
@@ -431,7 +430,7 @@ def test_a_crash_and_a_hang_in_one_build(data: Path, tmp_path: Path) -> None:
     (data / "b1.mp4").write_text("crash")
     (data / "c1.mp4").write_text("hang")
     arguments = ("--workers", "2", "--clip-seconds", "2")
-    code, said, complained = Running(STAND_IN, data, tmp_path / "out", *arguments).end()
+    code, said, complained = Running(FAKE, data, tmp_path / "out", *arguments).end()
     assert code == 1
     assert "built 4   flagged 0   dropped 2\n  dropped 1: timeout, " in said
     assert "  dropped 1: worker_died, " in said
@@ -466,7 +465,7 @@ def test_real_disks_that_are_full_or_read_only(data: Path, tmp_path: Path, monke
         pytest.skip("needs the right to mount file systems (unshare -m)")
     for video in data.glob("*.mp4"):
         video.write_text("big 300")  # 50 kB each, 100 kB a shard
-    build = [sys.executable, *STAND_IN, *command("shards", data, None, "--workers", "1")]
+    build = [sys.executable, *FAKE, *command("shards", data, None, "--workers", "1")]
     environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
     done = subprocess.run(
         ["unshare", "-m", "sh", "-c", MOUNTS, "sh", *build],
@@ -486,8 +485,8 @@ def test_real_disks_that_are_full_or_read_only(data: Path, tmp_path: Path, monke
     left = (tmp_path / "left").read_text().split()
     assert not [name for name in left if name.endswith(".part")]
     assert len([name for name in left if name.endswith(".tar")]) < 3
-    monkeypatch.setattr(engines, "ClipPool", stand_ins.InProcessPool)
-    run.build(Job(config=BuildConfig(dataset="folder"), data=data, out=tmp_path / "undisturbed"))
+    monkeypatch.setattr(engines, "ClipPool", fakes.FakePool)
+    run.build(BuildJob(config=BuildConfig(dataset="folder"), data=data, out=tmp_path / "undisturbed"))
     assert contents(tmp_path / "resumed") == contents(tmp_path / "undisturbed")
 
 
@@ -555,13 +554,15 @@ def test_a_report_of_no_build_is_one_line(tmp_path: Path, capsys: pytest.Capture
 
 @pytest.mark.slow
 def test_too_little_memory_drops_clips_and_not_the_machine(tmp_path: Path) -> None:
-    from builder.pool import ClipPool, Limits
+    from builder.clip import ClipBuilder
+    from builder.pool import ClipPool
+    from builder.worker import Limits
 
     data = face_corpus(tmp_path / "data", ["anna"], 2)
-    planned = run.plan(BuildConfig(dataset="folder"), data)
+    planned = run.plan_build(BuildConfig(dataset="folder"), data)
     sources = planned.shards[0].sources
     limits = Limits(memory_bytes=200 << 20)  # less than the face models have already
-    with ClipPool(BuildConfig(dataset="folder"), planned.root, 1, limits) as pool:
+    with ClipPool(BuildConfig(dataset="folder"), planned.root, 1, limits, ClipBuilder) as pool:
         assert [clip.row.reason for clip in pool.map(sources)] == ["worker_died"] * 2
 
 

@@ -149,7 +149,7 @@ def clip(clapper: factory.Clapper, decoder: str) -> DecodedClip:
 
 
 def test_white_frame_is_shown_within_half_a_frame_of_the_clap(clapper: factory.Clapper, decoder: str) -> None:
-    near = decode(factory.source(clapper.path), _close_up(clapper), decoder).picture
+    near = decode(factory.source(clapper.path), _close_up(clapper), decoder).video
 
     white = [bool(frame.mean() > 128) for frame in near.frames]
     previous, clap, following = clapper.frame_seconds[WHITE - 1 : WHITE + 2]
@@ -167,11 +167,11 @@ def test_click_is_heard_at_the_clap(clapper: factory.Clapper, clip: DecodedClip)
 def test_click_lies_within_one_hop_of_the_clap_in_the_right_windows(
     clapper: factory.Clapper, clip: DecodedClip
 ) -> None:
-    made = spectrograms(clip.sound.samples, clip.sound.start_seconds, clip.picture.timeline, ["logmel", "stft"])
+    made = spectrograms(clip.sound.samples, clip.sound.start_seconds, clip.video.timeline, ["logmel", "stft"])
     for name, grid in itertools.product(["logmel", "stft"], GRIDS):
         levels = 10 * np.log10(np.sum(10 ** (made[f"{name}_{grid}"].astype(float) / 10), axis=1))
-        times = clip.picture.timeline.column_seconds(grid)
-        hop = clip.picture.timeline.hop_seconds(grid)
+        times = clip.video.timeline.column_seconds(grid)
+        hop = clip.video.timeline.hop_seconds(grid)
         inside, outside = _windows_of(clapper.clap_seconds, times)
         assert len(inside) >= 1
         for window in inside:
@@ -194,14 +194,14 @@ def test_click_stands_in_the_default_feature_too(media_dir: Path, decoder: str, 
     case = Case(container="avi", codec="mpeg4", sound_codec="pcm_s16le", **starts)
     clapper = case.record(media_dir)
     clip = decode(factory.source(clapper.path), uniform, decoder)
-    made = spectrograms(clip.sound.samples, clip.sound.start_seconds, clip.picture.timeline, ["mfcc"])
+    made = spectrograms(clip.sound.samples, clip.sound.start_seconds, clip.video.timeline, ["mfcc"])
     for grid in GRIDS:
         columns = made[f"mfcc_{grid}"].astype(float)
-        times = clip.picture.timeline.column_seconds(grid)
+        times = clip.video.timeline.column_seconds(grid)
         inside, outside = _windows_of(clapper.clap_seconds, times)
         silence = columns[outside[0], :, :1]
         changed = np.abs(columns - silence).max(axis=1) > 1
         assert not changed[outside].any()
         for window in inside:
             heard = times[window][changed[window]].mean()
-            assert heard == pytest.approx(clapper.clap_seconds, abs=clip.picture.timeline.hop_seconds(grid))
+            assert heard == pytest.approx(clapper.clap_seconds, abs=clip.video.timeline.hop_seconds(grid))

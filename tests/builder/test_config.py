@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder import config as module
-from builder.config import BuildConfig, ConfigError, differences, digest, identity, model_hashes
+from builder.config import BuildConfig, ConfigError, digest, identity, model_hashes
 from builder.timeline import TooShort
 from manifests.schema import FEATURE_ROWS
+from manifests.text import config_diff
 
 DEFAULT = BuildConfig(dataset="demo")
 
@@ -66,13 +67,13 @@ def test_right_settings_survive_being_saved(made: BuildConfig) -> None:
 
 def test_timelines_are_the_ones_named() -> None:
     frames = np.arange(100) / 25
-    assert DEFAULT.plan(frames, 4.0).instants_seconds[0] == pytest.approx(0.125)
-    fixed = BuildConfig(dataset="demo", timeline="fixed").plan(frames, 4.0)
+    assert DEFAULT.make_timeline(frames, 4.0).instants_seconds[0] == pytest.approx(0.125)
+    fixed = BuildConfig(dataset="demo", timeline="fixed").make_timeline(frames, 4.0)
     assert fixed.instants_seconds == tuple(frames[:91:6])
-    by_two = BuildConfig(dataset="demo", timeline="fixed", step_frames=2).plan(frames, 4.0)
+    by_two = BuildConfig(dataset="demo", timeline="fixed", step_frames=2).make_timeline(frames, 4.0)
     assert by_two.instants_seconds == tuple(frames[:31:2])
     with pytest.raises(TooShort):
-        BuildConfig(dataset="demo", timeline="fixed", step_frames=7).plan(frames, 4.0)
+        BuildConfig(dataset="demo", timeline="fixed", step_frames=7).make_timeline(frames, 4.0)
 
 
 # Hashes
@@ -81,7 +82,7 @@ def test_timelines_are_the_ones_named() -> None:
 @given(configs, configs)
 def test_identities_differ_where_settings_do(one: BuildConfig, other: BuildConfig) -> None:
     same = digest(asdict(one)) == digest(asdict(other))
-    assert same == (one == other) == (not differences(asdict(one), asdict(other)))
+    assert same == (one == other) == (not config_diff(asdict(one), asdict(other)))
 
 
 def test_digest_does_not_change_between_versions_of_this_project() -> None:
@@ -94,7 +95,7 @@ def test_digest_does_not_change_between_versions_of_this_project() -> None:
 def test_identity_is_the_same_every_time_and_after_json() -> None:
     one, other = identity(DEFAULT), identity(DEFAULT)
     assert digest(one) == digest(other) == digest(json.loads(json.dumps(one)))
-    assert differences(json.loads(json.dumps(one)), other) == []
+    assert config_diff(json.loads(json.dumps(one)), other) == []
 
 
 def test_identity_names_settings_versions_and_models() -> None:
@@ -113,10 +114,10 @@ def test_identity_knows_nothing_of_the_machine() -> None:
 # Differences
 
 
-def test_differences_are_lines_with_their_place() -> None:
+def test_changes_are_lines_with_their_place() -> None:
     before = {"config": {"align": "frame", "features": ("mfcc",)}, "versions": {"av": "18.1.0", "soxr": "1.0"}}
     now = {"config": {"align": "clip", "features": ["mfcc"]}, "versions": {"av": "18.1.0", "scipy": "1.17"}}
-    assert differences(before, now) == [
+    assert config_diff(before, now) == [
         "config.align: frame -> clip",
         "versions.scipy: None -> 1.17",
         "versions.soxr: 1.0 -> None",
@@ -124,10 +125,10 @@ def test_differences_are_lines_with_their_place() -> None:
 
 
 @given(mappings, mappings)
-def test_no_differences_mean_the_same(one: dict[str, Any], other: dict[str, Any]) -> None:
-    assert differences(one, one) == []
-    assert len(differences(one, other)) == len(differences(other, one))
-    if not differences(one, other):
+def test_no_change_means_the_same(one: dict[str, Any], other: dict[str, Any]) -> None:
+    assert config_diff(one, one) == []
+    assert len(config_diff(one, other)) == len(config_diff(other, one))
+    if not config_diff(one, other):
         assert digest(without_none(one)) == digest(without_none(other))
 
 

@@ -55,26 +55,27 @@ def test_every_corpus_has_a_tree() -> None:
 def test_says_what_must_be_said(name: str) -> None:
     corpus = DATASETS[name]
     assert corpus.name == name
-    assert corpus.title and corpus.licence and corpus.citation
+    assert corpus.title and corpus.about()["licence"] and corpus.citation
     assert name in ("folder", "demo") or corpus.homepage.startswith("https://")
 
 
 @each_corpus
 def test_label_schemes_are_its_own_and_map_every_raw_emotion(name: str) -> None:
-    assert DATASETS[name].label_schemes == schemes_for(name)
-    for scheme in map(LABEL_SCHEMES.__getitem__, DATASETS[name].label_schemes):
+    schemes = DATASETS[name].facts.label_schemes
+    assert tuple(scheme.name for scheme in schemes) == schemes_for(name)
+    for scheme in schemes:
         outside = {raw for raw in corpora.RAW_EMOTIONS[name] if scheme.class_index(raw) is None}
         assert outside == OUTSIDE.get(scheme.name, set())
 
 
 @each_corpus
 def test_fold_schemes_are_its_own(name: str) -> None:
-    assert (*DATASETS[name].fold_schemes, folds.LOSO) == folds.schemes_for(name)
+    assert (*DATASETS[name].facts.fold_schemes, folds.LOSO) == folds.schemes_for(name)
 
 
 @each_published
 def test_default_folds_test_every_speaker_once(name: str) -> None:
-    scheme = folds.load_scheme(DATASETS[name].fold_schemes[0])
+    scheme = folds.load_scheme(DATASETS[name].facts.fold_schemes[0])
     tested = Counter(subject for split in scheme.folds.values() for subject in split.test)
     assert tested == Counter(corpora.SPEAKERS[name])
 
@@ -179,9 +180,9 @@ def test_an_empty_folder_says_what_was_expected(name: str, tmp_path: Path) -> No
 @each_corpus
 def test_an_absent_or_empty_folder_says_how_to_have_the_corpus(name: str, tmp_path: Path) -> None:
     how = {
-        "ravdess": "make corpus DATASET=ravdess fetches the corpus, DATA= names its folder",
-        "crema-d": "make corpus DATASET=crema-d fetches the corpus, DATA= names its folder",
-        "iemocap": "make corpus DATASET=iemocap says how to have the corpus, DATA= names its folder",
+        "ravdess": "make corpus DATASET=ravdess downloads the corpus, DATA= names its folder",
+        "crema-d": "make corpus DATASET=crema-d downloads the corpus, DATA= names its folder",
+        "iemocap": "make corpus DATASET=iemocap says how to obtain the corpus, DATA= names its folder",
     }.get(name, "DATA= names the corpus's folder")
     (tmp_path / "empty").mkdir()
     (tmp_path / "hollow" / {"crema-d": "VideoFlash", "iemocap": "Session1"}.get(name, "any")).mkdir(parents=True)

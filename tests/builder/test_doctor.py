@@ -44,7 +44,7 @@ def test_this_machine_is_well(tmp_path: Path) -> None:
     [
         ("raise ImportError('libsoxr.so.0: cannot open shared object file')", "ImportError: libsoxr.so.0: cannot open"),
         ("import os; os.abort()", "crashed (SIGABRT)"),
-        ("import os; os._exit(3)", "exit code 3, without a word"),
+        ("import os; os._exit(3)", "exit code 3, no message"),
         ("import time; time.sleep(1000)", "no answer within 0.5 s"),
     ],
 )
@@ -52,14 +52,14 @@ def test_a_backend_that_cannot_be_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, found: str
 ) -> None:
     monkeypatch.setattr(doctor, "BACKENDS", FEW if "time" not in text else {"soxr, librosa (sound)": "import soxr"})
-    monkeypatch.setattr(doctor, "PATIENCE_SECONDS", 0.5 if "time" in text else 60.0)
+    monkeypatch.setattr(doctor, "BACKEND_SECONDS", 0.5 if "time" in text else 60.0)
     broken(tmp_path, monkeypatch, "soxr", text)
     every = checks(tmp_path)
     unwell = every["soxr, librosa (sound)"]
     assert not unwell.ok
     assert unwell.found.startswith(found)
     assert "\n" not in unwell.found
-    assert unwell.advice == "run make clean, then the same command again, to set up the environment anew"
+    assert unwell.advice == "run make clean, then the same command again, to set up the environment from scratch"
     assert all(check.ok for name, check in every.items() if name not in ("soxr, librosa (sound)", "memory"))
 
 
@@ -79,15 +79,14 @@ def test_the_command_prints_advice_and_fails(
     assert main(["--data", str(tmp_path), "--out", str(tmp_path)]) == 1
     lines = capsys.readouterr().out.splitlines()
     at = lines.index("FAIL  soxr: ImportError: no soxr")
-    assert lines[at + 1] == "      run make clean, then the same command again, to set up the environment anew"
+    assert lines[at + 1] == "      run make clean, then the same command again, to set up the environment from scratch"
     assert sum(line.startswith("ok  ") for line in lines) >= 4
 
 
 def test_the_command_is_content(
     tmp_path: Path, few: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(doctor, "_available_bytes", lambda: 64 << 30)
-    monkeypatch.setattr(doctor, "DISK_GB", {})
+    monkeypatch.setattr(doctor, "available_bytes", lambda: 64 << 30)
     assert main(["--data", str(tmp_path), "--out", str(tmp_path)]) == 0
     assert "FAIL" not in capsys.readouterr().out
 
@@ -103,7 +102,7 @@ def test_too_little_disk(tmp_path: Path, few: None, monkeypatch: pytest.MonkeyPa
 
 
 def test_too_little_memory(tmp_path: Path, few: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_available_bytes", lambda: 1_100_000_000)
+    monkeypatch.setattr(doctor, "available_bytes", lambda: 1_100_000_000)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
     check = checks(tmp_path)["memory"]
     assert (check.ok, check.found) == (False, "1.1 GB free; 16 workers: about 8.0 GB")

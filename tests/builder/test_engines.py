@@ -12,15 +12,15 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import fakes
 import pytest
-import stand_ins
-from running import STAND_IN, Running, contents
+from build_processes import FAKE, Running, contents
 
 from builder import engines
 from builder.config import BuildConfig
 from builder.engines import DaskCluster, Work, build_shard
 from builder.pool import EngineError
-from builder.run import plan
+from builder.run import plan_build
 from manifests import index
 from manifests.verify import verify
 
@@ -37,7 +37,7 @@ BY_ENGINE = pytest.mark.parametrize("engine", ENGINES)
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    return stand_ins.corpus(tmp_path / "data", SPEAKERS)
+    return fakes.corpus(tmp_path / "data", SPEAKERS)
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def out(tmp_path: Path) -> Path:
 
 
 def started(engine: str, data: Path, out: Path, *arguments: str) -> list[Running]:
-    return [Running(STAND_IN, data, out, *own, *arguments) for own in ENGINES[engine]]
+    return [Running(FAKE, data, out, *own, *arguments) for own in ENGINES[engine]]
 
 
 def ended(programs: list[Running]) -> list[tuple[int, str, str]]:
@@ -57,7 +57,7 @@ def ended(programs: list[Running]) -> list[tuple[int, str, str]]:
 def undisturbed(data: Path, *arguments: str) -> dict[str, bytes]:
     """What one worker makes of a corpus to which nothing happens any more."""
     out = data.with_name("undisturbed")
-    assert Running(STAND_IN, data, out, "--workers", "1", "--allow-drops", *arguments).end()[0] == 0
+    assert Running(FAKE, data, out, "--workers", "1", "--allow-drops", *arguments).end()[0] == 0
     return contents(out)
 
 
@@ -98,7 +98,7 @@ def test_killed_then_resumed_ends_with_the_same_bytes(engine: str, group: bool, 
 def test_every_shard_built_twice_at_once(engine: str, data: Path, out: Path) -> None:
     """Whoever is one of one rank does all of it, and bars nobody else from doing the same."""
     own = ENGINES[engine][0][:2] + (("--engine", "dask") if engine == DASK else ())
-    twins = [Running(STAND_IN, data, out, *own, "--rank", "0", "--world-size", "1") for _ in range(2)]
+    twins = [Running(FAKE, data, out, *own, "--rank", "0", "--world-size", "1") for _ in range(2)]
     assert [status for status, *_ in ended(twins)] == [0, 0]
     assert verify(out, full=True) == []
     assert contents(out) == undisturbed(data)
@@ -117,7 +117,7 @@ def test_a_clip_that_kills_every_dask_worker_ends_the_build_in_one_line(data: Pa
     status, _, complained = started(DASK, data, out)[0].end()
     assert status == 2
     assert complained.splitlines()[-1].startswith("error: C-000.tar-")
-    assert complained.endswith(": every Dask worker that was to build it died; run make doctor there\n")
+    assert complained.endswith(": every Dask worker that built it died; run make doctor there\n")
 
 
 # --- parts -----------------------------------------------------------------------------------------------------
@@ -126,13 +126,13 @@ def test_a_clip_that_kills_every_dask_worker_ends_the_build_in_one_line(data: Pa
 def test_the_last_part_to_end_writes_the_index(data: Path, out: Path) -> None:
     part = [("--rank", str(rank), "--world-size", "3", "--workers", "1") for rank in range(3)]
     for rank, there in ((2, 1), (0, 3)):
-        status, said, _ = Running(STAND_IN, data, out, *part[rank]).end()
+        status, said, _ = Running(FAKE, data, out, *part[rank]).end()
         assert (status, said.splitlines()[-1]) == (
             0,
-            f"shards    {out}: {there} of 5 are there; the last part to end writes the index",
+            f"shards    {out}: {there} of 5 are finished; the last part to end writes the index",
         )
         assert not index.load_dataset(out).complete
-    assert "built 20   flagged 0   dropped 0\n" in Running(STAND_IN, data, out, *part[1]).end()[1]
+    assert "built 20   flagged 0   dropped 0\n" in Running(FAKE, data, out, *part[1]).end()[1]
     assert contents(out) == undisturbed(data)
 
 
@@ -145,16 +145,16 @@ def test_the_last_part_to_end_writes_the_index(data: Path, out: Path) -> None:
     ],
 )
 def test_what_cannot_be_is_refused(arguments: tuple[str, ...], message: str, data: Path, out: Path) -> None:
-    assert Running(STAND_IN, data, out, *arguments).end() == (2, "", f"error: {message}\n")
+    assert Running(FAKE, data, out, *arguments).end() == (2, "", f"error: {message}\n")
 
 
 def test_a_part_and_a_whole_build_do_not_meet(data: Path, out: Path) -> None:
     os.mkfifo(data / "caller")
     (data / "a1.mp4").write_text("call sleep 1000")
     with os.fdopen(os.open(data / "caller", os.O_RDWR)) as calls:
-        part = Running(STAND_IN, data, out, "--rank", "0", "--world-size", "2")
+        part = Running(FAKE, data, out, "--rank", "0", "--world-size", "2")
         calls.readline()
-        status, _, complained = Running(STAND_IN, data, out).end()
+        status, _, complained = Running(FAKE, data, out).end()
         part.end(signal.SIGKILL)
     owner = f"process {part.process.pid} on {os.uname().nodename}"
     assert (status, complained) == (
@@ -194,7 +194,7 @@ def cluster(folder: Path, **environment: str) -> Iterator[str]:
 
 def test_a_cluster_of_others(data: Path, out: Path, tmp_path: Path) -> None:
     with cluster(tmp_path, DASK_DISTRIBUTED__WORKER__DAEMON="False") as address:
-        ours = Running(STAND_IN, data, out, "--engine", "dask", "--scheduler", address)
+        ours = Running(FAKE, data, out, "--engine", "dask", "--scheduler", address)
         status, _, complained = ours.end()
     assert status == 0, complained
     assert contents(out) == undisturbed(data)
@@ -202,7 +202,7 @@ def test_a_cluster_of_others(data: Path, out: Path, tmp_path: Path) -> None:
 
 def test_a_cluster_whose_workers_may_not_start_processes(data: Path, out: Path, tmp_path: Path) -> None:
     with cluster(tmp_path) as address:
-        status, _, complained = Running(STAND_IN, data, out, "--engine", "dask", "--scheduler", address).end()
+        status, _, complained = Running(FAKE, data, out, "--engine", "dask", "--scheduler", address).end()
     assert status == 2
     assert complained.splitlines()[-1] == (
         f"error: the Dask worker on {os.uname().nodename} may not start processes; "
@@ -211,23 +211,24 @@ def test_a_cluster_whose_workers_may_not_start_processes(data: Path, out: Path, 
 
 
 def work(data: Path, out: Path, identity: str = "another") -> Work:
-    return Work(config=BuildConfig(dataset="folder"), root=data, out=out, identity=identity)
+    config = BuildConfig(dataset="folder")
+    return Work(config=config, root=data, out=out, identity=identity, make_builder=fakes.FakeBuilder)
 
 
 def test_a_cluster_that_is_not_there(data: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(engines, "WAIT_SECONDS", 0.5)
     with pytest.raises(EngineError, match=r"^tcp://127\.0\.0\.1:9: found no Dask cluster with workers"):
         DaskCluster(scheduler="tcp://127.0.0.1:9").build(work(data, out), (), print)
 
 
 def test_without_dask_the_line_says_what_brings_it(data: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "dask", None)
-    with pytest.raises(EngineError, match=r"pip install '\.\[dask\]' brings it"):
+    with pytest.raises(EngineError, match=r"install it with pip install '\.\[dask\]'"):
         DaskCluster().build(work(data, out), (), print)
 
 
 def test_a_machine_with_other_versions_does_not_build(data: Path, out: Path) -> None:
-    shard = plan(BuildConfig(dataset="folder"), data).shards[0]
+    shard = plan_build(BuildConfig(dataset="folder"), data).shards[0]
     with pytest.raises(EngineError, match=r"has other versions .*; install the same constraints\.txt there"):
         build_shard(work(data, out), shard)
     assert not out.exists()

@@ -404,7 +404,7 @@ def test_faces_of_real_clips_are_found_and_aligned(finder: FaceFinder, real_clip
     errors = {}
     for name in REAL:
         source = ClipSource(clip=Clip(clip_id="a", speaker="b", emotion="c"), video=real_clip(name))
-        picture = decode(source, uniform).picture
+        picture = decode(source, uniform).video
         found, crops = aligned(finder, picture.frames, picture.frame_seconds)
         assert found.found.all(), f"{name}: a face in {found.found.sum()} of 16 frames"
         assert not found.several, name

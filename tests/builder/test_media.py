@@ -65,7 +65,7 @@ def middles(shown: factory.Picture) -> list[float]:
 
 def stamps_of(clip: DecodedClip) -> list[int]:
     """Frame number that each of the 16 frames carries; fails unless both halves say the same, upright."""
-    halves = [np.array_split(frame, [frame.shape[1] // 2], axis=1) for frame in clip.picture.frames]
+    halves = [np.array_split(frame, [frame.shape[1] // 2], axis=1) for frame in clip.video.frames]
     read = [(factory.read_stamp(left), factory.read_stamp(right)) for left, right in halves]
     assert all(left == (right[0], "left") and right[1] == "right" for left, right in read)
     return [left[0] for left, _ in read]
@@ -100,10 +100,10 @@ def test_frames_nearest_to_the_instants_are_shown(
 
     expected = nearest(shown, middles(shown))
     assert stamps_of(clip) == expected
-    assert clip.picture.frame_seconds == pytest.approx([shown.seconds[index] for index in expected], abs=1e-5)
-    assert clip.picture.frame_count == 61
-    assert clip.picture.timeline.span_seconds == pytest.approx((shown.seconds[0], shown.end_seconds), abs=2e-3)
-    assert clip.picture.timeline.instants_seconds == pytest.approx(middles(shown), abs=2e-3)
+    assert clip.video.frame_seconds == pytest.approx([shown.seconds[index] for index in expected], abs=1e-5)
+    assert clip.video.frame_count == 61
+    assert clip.video.timeline.span_seconds == pytest.approx((shown.seconds[0], shown.end_seconds), abs=2e-3)
+    assert clip.video.timeline.instants_seconds == pytest.approx(middles(shown), abs=2e-3)
 
 
 @pytest.mark.parametrize("rate", [25, Fraction(30000, 1001), 30])
@@ -127,11 +127,11 @@ def test_variable_frame_rate_is_sampled_by_presentation_time(tmp_path: Path, dec
 
     clip = decode(factory.source(path), uniform, decoder)
 
-    expected = nearest(shown, clip.picture.timeline.instants_seconds)
+    expected = nearest(shown, clip.video.timeline.instants_seconds)
     by_index = [int((index + 0.5) * 50 / 16) for index in range(16)]
     assert expected != by_index, "the clip would not tell sampling by time from sampling by index"
     assert stamps_of(clip) == expected
-    assert clip.picture.frame_seconds == pytest.approx([shown.seconds[index] for index in expected], abs=1e-5)
+    assert clip.video.frame_seconds == pytest.approx([shown.seconds[index] for index in expected], abs=1e-5)
 
 
 def test_last_frame_lasts_as_long_as_the_container_says(tmp_path: Path, decoder: str) -> None:
@@ -140,7 +140,7 @@ def test_last_frame_lasts_as_long_as_the_container_says(tmp_path: Path, decoder:
     shown = replace(shown, ticks=long, options={**shown.options, "bf": "0"})  # reordering would lose the duration
     path = factory.write(tmp_path / "vfr.mp4", shown, sound(seconds=2.8))
     clip = decode(factory.source(path), uniform, decoder)
-    assert clip.picture.timeline.span_seconds == pytest.approx((0.0, shown.end_seconds), abs=1e-4)
+    assert clip.video.timeline.span_seconds == pytest.approx((0.0, shown.end_seconds), abs=1e-4)
 
 
 @pytest.mark.parametrize("degrees", [90, 180, 270])
@@ -149,7 +149,7 @@ def test_rotated_pictures_come_out_upright(tmp_path: Path, decoder: str, degrees
 
     clip = decode(factory.source(path), uniform, decoder)
 
-    assert clip.picture.frames[0].shape == (*factory.SIZE_PX, 3)
+    assert clip.video.frames[0].shape == (*factory.SIZE_PX, 3)
     assert stamps_of(clip) == nearest(picture("mp4"), middles(picture("mp4")))
 
 
@@ -159,7 +159,7 @@ def test_pixels_come_out_square(tmp_path: Path, decoder: str, degrees: int, aspe
     path = tmp_path / "wide.mp4"
     factory.write(path, picture("mp4", rotation_degrees=degrees, pixel_aspect=Fraction(3, 2)), sound())
     clip = decode(factory.source(path), uniform, decoder)
-    height, width, _ = clip.picture.frames[0].shape
+    height, width, _ = clip.video.frames[0].shape
     assert width / height == pytest.approx(aspect, rel=0.01)
     assert stamps_of(clip) == nearest(picture("mp4"), middles(picture("mp4")))
 
@@ -184,13 +184,13 @@ def test_odd_sizes_and_pixel_formats(
 
     clip = decode(factory.source(path), uniform, decoder)
 
-    assert clip.picture.frames[0].shape == (*size_px, 3)
+    assert clip.video.frames[0].shape == (*size_px, 3)
     assert stamps_of(clip) == nearest(shown, middles(shown))
 
 
 def test_colours_are_red_green_blue(tmp_path: Path, decoder: str) -> None:
     path = factory.write(tmp_path / "clip.mp4", picture("mp4"), sound())
-    lit = decode(factory.source(path), uniform, decoder).picture.frames[0][5:25, 3:17].mean((0, 1))
+    lit = decode(factory.source(path), uniform, decoder).video.frames[0][5:25, 3:17].mean((0, 1))
     assert lit == pytest.approx(factory.LIT_RGB, abs=12)
 
 
@@ -207,9 +207,9 @@ def test_decoders_agree(tmp_path: Path, container: str) -> None:
 
 def _assert_same(first: DecodedClip, second: DecodedClip) -> None:
     """Same pixels, same times, and sound that agrees sample by sample but for rounding."""
-    assert np.array_equal(first.picture.frames, second.picture.frames)
-    assert first.picture.frame_seconds == pytest.approx(second.picture.frame_seconds, abs=1e-5)
-    assert first.picture.frame_count == second.picture.frame_count
+    assert np.array_equal(first.video.frames, second.video.frames)
+    assert first.video.frame_seconds == pytest.approx(second.video.frame_seconds, abs=1e-5)
+    assert first.video.frame_count == second.video.frame_count
     assert first.sound.start_seconds == pytest.approx(second.sound.start_seconds, abs=1e-3)
     shift = round((second.sound.start_seconds - first.sound.start_seconds) * SAMPLE_RATE_HZ)
     a, b = first.sound.samples[max(shift, 0) :], second.sound.samples[max(-shift, 0) :]
@@ -377,9 +377,9 @@ def test_segment_gives_that_part_of_picture_and_sound(
     clip = decode(factory.source(path, segment_seconds=segment), uniform, decoder)
 
     frame = float(1 / factory.NTSC)
-    assert clip.picture.timeline.span_seconds == pytest.approx(segment, abs=frame)
-    assert stamps_of(clip) == nearest(shown, clip.picture.timeline.instants_seconds)
-    assert clip.picture.frame_count == pytest.approx((segment[1] - segment[0]) / frame, abs=1.01)
+    assert clip.video.timeline.span_seconds == pytest.approx(segment, abs=frame)
+    assert stamps_of(clip) == nearest(shown, clip.video.timeline.instants_seconds)
+    assert clip.video.frame_count == pytest.approx((segment[1] - segment[0]) / frame, abs=1.01)
     assert clip.sound.start_seconds <= segment[0] + 1e-3
     assert clip.sound.end_seconds >= segment[1] - 1e-3
     _assert_pitches(clip, segment)
@@ -408,8 +408,8 @@ def test_segment_of_a_badly_interleaved_recording(media_dir: Path, decoder: str,
 
     clip = decode(factory.source(path, segment_seconds=segment), uniform, decoder)
 
-    assert stamps_of(clip) == nearest(shown, clip.picture.timeline.instants_seconds)
-    assert clip.picture.timeline.span_seconds == pytest.approx(segment, abs=float(1 / factory.NTSC))
+    assert stamps_of(clip) == nearest(shown, clip.video.timeline.instants_seconds)
+    assert clip.video.timeline.span_seconds == pytest.approx(segment, abs=float(1 / factory.NTSC))
     _assert_pitches(clip, segment)
 
 
@@ -422,11 +422,11 @@ def test_region_is_the_talkers_half(
     clip = decode(factory.source(path, segment_seconds=(17.3, 20.1), region=region), uniform, decoder)
 
     assert clip.origin_px == origin_px
-    expected = nearest(shown, clip.picture.timeline.instants_seconds)
+    expected = nearest(shown, clip.video.timeline.instants_seconds)
     if region == "full":
         assert stamps_of(clip) == expected
     else:
-        assert [factory.read_stamp(frame) for frame in clip.picture.frames] == [(index, region) for index in expected]
+        assert [factory.read_stamp(frame) for frame in clip.video.frames] == [(index, region) for index in expected]
 
 
 def test_segment_beyond_the_end_of_the_recording(dialogue: tuple[Path, factory.Picture], decoder: str) -> None:
@@ -603,7 +603,7 @@ def lists_folder(media_dir: Path) -> Path:
     folder = media_dir / "lists"
     folder.mkdir()
     target = factory.write(folder / "other.mp4", picture("mp4", 30), sound(seconds=1), options=FRAGMENTED)
-    assert decode(factory.source(target), uniform).picture.frame_count == 30
+    assert decode(factory.source(target), uniform).video.frame_count == 30
     return folder
 
 
@@ -634,7 +634,7 @@ LISTS = {
 @pytest.mark.parametrize("name", ["clip.flv", "clip.avi", "clip", "clip.m3u8"])
 def test_content_decides_not_the_name(tmp_path: Path, decoder: str, plain_mp4: bytes, name: str) -> None:
     (tmp_path / name).write_bytes(plain_mp4)
-    assert decode(factory.source(tmp_path / name), uniform, decoder).picture.frame_count == 60
+    assert decode(factory.source(tmp_path / name), uniform, decoder).video.frame_count == 60
 
 
 @pytest.mark.parametrize(
@@ -645,7 +645,7 @@ def test_names_with_special_characters(tmp_path: Path, decoder: str, plain_mp4: 
     folder = tmp_path / f"{name} folder"
     folder.mkdir()
     (folder / name).write_bytes(plain_mp4)
-    assert decode(factory.source(folder / name), uniform, decoder).picture.frame_count == 60
+    assert decode(factory.source(folder / name), uniform, decoder).video.frame_count == 60
 
 
 @pytest.mark.parametrize("name", ["file:clip.mp4", "concat:clip.mp4", "pipe:0", "-y", "%d.mp4"])
@@ -654,7 +654,7 @@ def test_relative_names_that_look_like_something_else(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path(name).write_bytes(plain_mp4)
-    assert decode(factory.source(Path(name)), uniform, decoder).picture.frame_count == 60
+    assert decode(factory.source(Path(name)), uniform, decoder).video.frame_count == 60
 
 
 def test_reading_leaves_the_file_alone(tmp_path: Path, decoder: str, plain_mp4: bytes) -> None:
@@ -688,9 +688,9 @@ def test_decoders_agree_on_real_clips(real_clip: Callable[[str], Path], name: st
 
 def test_real_flv_starts_where_its_stream_does(real_clip: Callable[[str], Path], decoder: str) -> None:
     clip = decode(factory.source(real_clip("crema-d/VideoFlash/1001_DFA_ANG_XX.flv")), uniform, decoder)
-    assert clip.picture.timeline.span_seconds[0] == pytest.approx(0.027, abs=1e-6)
+    assert clip.video.timeline.span_seconds[0] == pytest.approx(0.027, abs=1e-6)
     assert clip.sound.start_seconds == pytest.approx(0.0, abs=1e-6)
-    assert clip.picture.frames[0].shape == (360, 480, 3)
+    assert clip.video.frames[0].shape == (360, 480, 3)
 
 
 @pytest.mark.parametrize("segment", [(0.4, 1.9), (1.2, 2.7)])

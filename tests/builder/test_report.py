@@ -16,6 +16,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from builder.rows import BuiltClip, dropped, planned_row
 from folders import sample
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,7 +31,6 @@ from builder.report.choice import choose
 from builder.report.figure import SHADED, clip_figure, crop_places, template_marks
 from builder.report.images import Scale, spectrogram
 from builder.report.tables import MOST_LISTED
-from builder.rows import BuiltClip, dropped, planned_row
 from builder.shards import ShardPlan, write_shard
 from manifests.files import FolderError
 from manifests.index import ManifestError, Row, Statistics, dump_dataset, load_dataset

@@ -10,12 +10,11 @@ import shutil
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
+import fakes
 import pytest
-import stand_ins
 from kills import KILLS, forked, killed_at_random
 
 from builder import engines, run
@@ -23,7 +22,7 @@ from builder.config import BuildConfig
 from builder.datasets.base import CorpusError
 from builder.engines import LocalPool
 from builder.pool import ClipPool
-from builder.run import Job, Summary, build
+from builder.run import BuildJob, BuildSummary, build
 from manifests import index
 from manifests.files import FolderError, HashingFile, describe_os_error, exclusive_lock
 from manifests.verify import verify
@@ -42,13 +41,13 @@ IDENTITY = run.identity(BuildConfig(dataset="folder"))
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No processes, no face models, and no search for the versions of what is installed."""
-    monkeypatch.setattr(engines, "ClipPool", stand_ins.InProcessPool)
+    monkeypatch.setattr(engines, "ClipPool", fakes.InProcessPool)
     monkeypatch.setattr(run, "identity", lambda config: IDENTITY | {"config": asdict(config)})
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    return stand_ins.corpus(tmp_path / "data", SPEAKERS)
+    return fakes.corpus(tmp_path / "data", SPEAKERS)
 
 
 @pytest.fixture
@@ -56,8 +55,14 @@ def out(tmp_path: Path) -> Path:
     return tmp_path / "shards"
 
 
-def job(data: Path, out: Path, **config: Any) -> Job:
-    return Job(config=BuildConfig(dataset="folder", **config), data=data, out=out, engine=LocalPool(workers=1))
+def job(data: Path, out: Path, workers: int = 1, **config: Any) -> BuildJob:
+    return BuildJob(
+        config=BuildConfig(dataset="folder", **config),
+        data=data,
+        out=out,
+        engine=LocalPool(workers=workers),
+        make_builder=fakes.FakeBuilder,
+    )
 
 
 def contents(folder: Path) -> Contents:
@@ -111,7 +116,7 @@ def die(*arguments: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def killed(job: Job, at: int) -> bool:
+def killed(job: BuildJob, at: int) -> bool:
     """Build in a forked process that dies at a call; whether it came so far."""
     child = os.fork()
     if child == 0:
@@ -168,7 +173,7 @@ def test_killed_while_following_a_changed_corpus(data: Path, out: Path) -> None:
     shutil.copytree(out, data.parent / "before")
     before = contents(out)
     changed = {name: clips for name, clips in SPEAKERS.items() if name != "C"} | {"E": {"e1": "ok"}}
-    stand_ins.corpus(data, changed | {"D": {"d1": "big 900", "d2": "ok"}, "B": {"b1": "ok"}})
+    fakes.corpus(data, changed | {"D": {"d1": "big 900", "d2": "ok"}, "B": {"b1": "ok"}})
     expected = undisturbed(data)
     points = 0
     while killed(replace(job(data, out), prune=True), at=points + 1):
@@ -325,7 +330,7 @@ def test_tars_that_no_build_made_are_left_alone(data: Path, out: Path) -> None:
     out.mkdir()
     (out / "photos.tar").write_bytes(b"mine")
     (out / ".album.part").write_bytes(b"mine, too")
-    with pytest.raises(FolderError, match=rf"^{out}/photos.tar: no dataset.json says that this is ours"):
+    with pytest.raises(FolderError, match=rf"^{out}/photos.tar: no build wrote this: there is no dataset.json; "):
         build(job(data, out))
     assert {name for name in contents(out) if name != ".lock"} == {"photos.tar", ".album.part"}
 
@@ -340,7 +345,7 @@ def test_nothing_is_built_twice_whatever_the_clock_says(data: Path, out: Path, m
         os.utime(path, (4e9 - seconds, 4e9 - seconds))
     monkeypatch.setattr(engines, "ClipPool", no_pool)
     summary = build(job(data, out))
-    assert (summary.shards, summary.resumed) == (3, 3)
+    assert (len(summary.dataset.shards), summary.resumed) == (3, 3)
     assert contents(out) == before
 
 
@@ -349,7 +354,7 @@ class Built:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.clips: list[str] = []
-        monkeypatch.setattr(stand_ins.StandIn, "build", self._noting(stand_ins.StandIn.build))
+        monkeypatch.setattr(fakes.FakeBuilder, "build", self._noting(fakes.FakeBuilder.build))
 
     def _noting(self, build: Callable[..., Any]) -> Callable[..., Any]:
         def noting(stand_in: object, source: Any) -> Any:
@@ -366,7 +371,7 @@ def edit(table: Path, old: str, new: str) -> None:
 
 
 def add(data: Path, name: str, speaker: str) -> None:
-    stand_ins.source(data, name)
+    fakes.source(data, name)
     table = data / "clips.csv"
     table.write_text(table.read_text() + f"{name}.mp4,{speaker},happy\n")
 
@@ -419,13 +424,13 @@ def test_a_tar_that_no_build_made_is_never_removed(data: Path, out: Path, prune:
 def test_a_folder_of_somebody_elses_is_refused(data: Path) -> None:
     """The corpus's own folder, say."""
     before = contents(data)
-    with pytest.raises(FolderError, match=r"no dataset\.json says that this is ours"):
+    with pytest.raises(FolderError, match=r"no build wrote this: there is no dataset\.json"):
         build(job(data, data))
     assert {name: held for name, held in contents(data).items() if name != ".lock"} == before
 
 
 def test_clips_lost_to_the_machine_are_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = stand_ins.corpus(
+    data = fakes.corpus(
         tmp_path / "some", {"A": {"a1": "ok", "a2": "drop timeout"}, "B": {"b1": "drop no_face", "b2": "ok"}}
     )
     build(job(data, tmp_path / "out"))
@@ -470,17 +475,17 @@ def test_two_files_with_one_clip_id_stop_the_build_naming_both(data: Path, out: 
     assert not out.exists()
 
 
-def drops(tmp_path: Path, dropped: int, kept: int) -> Summary:
+def drops(tmp_path: Path, dropped: int, kept: int) -> BuildSummary:
     orders = [*["drop decode_error"] * dropped, *["ok"] * kept]
     clips = {"S": {f"s{i}": order for i, order in enumerate(orders)}}
-    return build(job(stand_ins.corpus(tmp_path / "data", clips), tmp_path / "out"))
+    return build(job(fakes.corpus(tmp_path / "data", clips), tmp_path / "out"))
 
 
 def test_two_per_cent_may_be_dropped(tmp_path: Path) -> None:
     summary = drops(tmp_path, 2, 98)
     assert summary.failures() == []
     assert summary.reasons == {"decode_error": 2}
-    assert summary.counts == {"built": 98, "dropped": 2}
+    assert summary.dataset.counts == {"built": 98, "dropped": 2}
 
 
 def test_more_than_two_per_cent_is_a_failure_that_keeps_what_was_built(tmp_path: Path) -> None:
@@ -491,7 +496,7 @@ def test_more_than_two_per_cent_is_a_failure_that_keeps_what_was_built(tmp_path:
 
 def test_an_empty_speaker_is_a_failure(tmp_path: Path) -> None:
     clips = {"S": {f"s{i}": "ok" for i in range(99)}, "T": {"t1": "drop no_face"}}
-    summary = build(job(stand_ins.corpus(tmp_path / "data", clips), tmp_path / "out"))
+    summary = build(job(fakes.corpus(tmp_path / "data", clips), tmp_path / "out"))
     assert summary.failures() == ["nothing was built of speaker T"]
     assert verify(tmp_path / "out", full=True) == []
 
@@ -502,14 +507,13 @@ def test_an_empty_speaker_is_a_failure(tmp_path: Path) -> None:
 @pytest.fixture
 def pooled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "ClipPool", ClipPool)
-    monkeypatch.setattr(run, "Work", partial(run.Work, make_builder=stand_ins.StandIn))
 
 
 def test_any_number_of_workers_makes_the_same_bytes(data: Path, out: Path, pooled: None) -> None:
     (data / "a3.mp4").write_text("sleep 0.2")
     expected = undisturbed(data)  # by one worker
     for workers in (2, 3):
-        build(Job(config=BuildConfig(dataset="folder"), data=data, out=out, engine=LocalPool(workers=workers)))
+        build(job(data, out, workers))
         assert contents(out) == expected
         shutil.rmtree(out)
 
@@ -531,8 +535,8 @@ def test_who_was_withdrawn_is_left_out_of_later_builds(data: Path, out: Path) ->
     withdraw(out, [gone])
     after = contents(out)
     summary = build(job(data, out))
-    assert summary.withdrawn == (gone,)
-    assert summary.resumed == summary.shards
+    assert summary.dataset.withdrawn == (gone,)
+    assert summary.resumed == len(summary.dataset.shards)
     assert contents(out) == after
     assert verify(out, full=True) == []
 
@@ -540,7 +544,7 @@ def test_who_was_withdrawn_is_left_out_of_later_builds(data: Path, out: Path) ->
 def test_a_withdrawal_that_was_killed_is_ended_before_anything_is_built(data: Path, out: Path) -> None:
     build(job(data, out))
     (out / PENDING_WITHDRAWAL_FILE).write_text('["a"]')
-    with pytest.raises(FolderError, match="a withdrawal was begun here and not ended"):
+    with pytest.raises(FolderError, match="a withdrawal was started here and not finished"):
         build(job(data, out))
 
 

@@ -9,15 +9,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
+import fakes
 import pytest
-import stand_ins
 from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.clip import BuiltClip, dropped, recorded_row
 from builder.config import CLIPS_A_SHARD, BuildConfig
 from builder.datasets.base import ClipSource
-from builder.shards import ShardPlan, finished, plan_shards, write_shard
+from builder.shards import ShardPlan, load_finished, plan_shards, write_shard
 from manifests.index import Statistics, file_sha256, load_receipt, member_places
 from manifests.schema import Clip
 
@@ -92,7 +92,7 @@ def folder(tmp_path: Path) -> Path:
 def plan(corpus: Path) -> ShardPlan:
     """Three clips, the second of which is dropped; the third has a sound file of its own, which is not used."""
     orders = {"a": "ok", "b": "drop no_audio", "c": "ok"}
-    sources = [stand_ins.source(corpus, name, order) for name, order in orders.items()]
+    sources = [fakes.source(corpus, name, order) for name, order in orders.items()]
     for name in "bc":
         (corpus / f"{name}.wav").write_bytes(b"sound")
     sources[1:] = [replace(source, sound=source.video.with_suffix(".wav")) for source in sources[1:]]
@@ -100,7 +100,7 @@ def plan(corpus: Path) -> ShardPlan:
 
 
 def clips(plan: ShardPlan, corpus: Path) -> list[BuiltClip]:
-    return [*map(stand_ins.StandIn(BuildConfig(dataset="folder"), corpus).build, plan.sources)]
+    return [*map(fakes.FakeBuilder(BuildConfig(dataset="folder"), corpus).build, plan.sources)]
 
 
 def test_receipt_says_what_is_in_the_tar(folder: Path, plan: ShardPlan, corpus: Path) -> None:
@@ -152,18 +152,18 @@ def test_members_carry_no_time_and_no_owner(folder: Path, plan: ShardPlan, corpu
 
 def test_the_longest_clip_id_fits(folder: Path, corpus: Path) -> None:
     name = "x" * 80
-    plan = plan_shards([stand_ins.source(corpus, name)], corpus, "build")[0]
+    plan = plan_shards([fakes.source(corpus, name)], corpus, "build")[0]
     receipt = write_shard(folder, plan, clips(plan, corpus))
     assert set(receipt.members) == {name}
 
 
 def test_no_tar_where_every_clip_was_dropped(folder: Path, corpus: Path) -> None:
-    source = stand_ins.source(corpus, "a", "drop no_face")
+    source = fakes.source(corpus, "a", "drop no_face")
     plan = plan_shards([source], corpus, "build")[0]
     receipt = write_shard(folder, plan, clips(plan, corpus))
     assert (receipt.sha256, receipt.bytes, receipt.members) == (None, 0, {})
     assert [path.name for path in folder.iterdir()] == ["receipts"]
-    assert finished(folder, plan) == receipt
+    assert load_finished(folder, plan) == receipt
 
 
 @pytest.mark.parametrize("damage", [lambda made: made[:2], lambda made: made[::-1]])
@@ -179,12 +179,12 @@ def test_clips_that_are_not_the_planned_ones_publish_nothing(
 
 
 def test_finished_as_long_as_nothing_changed(folder: Path, plan: ShardPlan, corpus: Path) -> None:
-    assert finished(folder, plan) is None
+    assert load_finished(folder, plan) is None
     receipt = write_shard(folder, plan, clips(plan, corpus))
-    assert finished(folder, plan) == receipt
+    assert load_finished(folder, plan) == receipt
     for path in [*corpus.iterdir(), *folder.rglob("*")]:
         os.utime(path, (1, 1))
-    assert finished(folder, plan) == receipt
+    assert load_finished(folder, plan) == receipt
 
 
 def rewrite(path: Path) -> None:
@@ -213,20 +213,20 @@ CHANGES: dict[str, Callable[[Path, Path], object]] = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_built_again_when(change: str, folder: Path, plan: ShardPlan, corpus: Path) -> None:
     write_shard(folder, plan, clips(plan, corpus))
-    assert finished(folder, plan) is not None
+    assert load_finished(folder, plan) is not None
     CHANGES[change](folder, corpus)
-    assert finished(folder, plan) is None
+    assert load_finished(folder, plan) is None
 
 
 def test_built_again_when_the_plan_is_another(folder: Path, plan: ShardPlan, corpus: Path) -> None:
     write_shard(folder, plan, clips(plan, corpus))
-    assert finished(folder, replace(plan, digest="another")) is None
+    assert load_finished(folder, replace(plan, digest="another")) is None
 
 
 def test_sound_that_was_not_used_does_not_matter(folder: Path, plan: ShardPlan, corpus: Path) -> None:
     receipt = write_shard(folder, plan, clips(plan, corpus))
     rewrite(corpus / "c.wav")
-    assert finished(folder, plan) == receipt
+    assert load_finished(folder, plan) == receipt
 
 
 def test_a_recording_that_can_be_hashed_no_more_is_a_change_not_a_crash(
@@ -235,7 +235,7 @@ def test_a_recording_that_can_be_hashed_no_more_is_a_change_not_a_crash(
     write_shard(folder, plan, clips(plan, corpus))
     (corpus / "a.mp4").unlink()
     (corpus / "a.mp4").symlink_to("/proc/self/mem")  # a file that opens, but gives an error when read
-    assert finished(folder, plan) is None
+    assert load_finished(folder, plan) is None
 
 
 def test_an_unreadable_recording_stays_finished(folder: Path, corpus: Path) -> None:
@@ -244,4 +244,4 @@ def test_an_unreadable_recording_stays_finished(folder: Path, corpus: Path) -> N
     plan = plan_shards([source], corpus, "build")[0]
     receipt = write_shard(folder, plan, [dropped(recorded_row(source, corpus), "unreadable", "Input/output error")])
     assert receipt.rows[0].sha256 is None
-    assert finished(folder, plan) == receipt
+    assert load_finished(folder, plan) == receipt

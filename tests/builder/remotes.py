@@ -27,7 +27,7 @@ def archive_name(actor: str) -> str:
     return f"Video_Speech_Actor_{actor}.zip"
 
 
-def ravdess_home(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def publish_ravdess(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """All 24 archives, with their 60 speech videos and as many without sound, and the record that tells of them."""
     for actor in corpora.SPEAKERS["ravdess"]:
         names = [f"Actor_{actor}/{name}.mp4" for name in corpora.ravdess_names(actor)]
@@ -54,7 +54,7 @@ def publish_record(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inventory.mkdir(exist_ok=True)
     table = ["archive,size", *(f"{path.name},{path.stat().st_size}" for path in archives)]
     (inventory / "ravdess.csv").write_text("\n".join(table) + "\n")
-    monkeypatch.setattr(ravdess, "_INVENTORY", inventory)
+    monkeypatch.setattr(ravdess, "INVENTORY", inventory)
 
 
 def entry(path: Path) -> dict[str, object]:
@@ -75,7 +75,7 @@ def write_record(root: Path, files: object) -> None:
     (root / RECORD).write_text(json.dumps({"id": 1188976, "metadata": {"title": "RAVDESS"}, "files": files}))
 
 
-def crema_d_home(root: Path, monkeypatch: pytest.MonkeyPatch, clips: Iterable[str] = corpora.CREMA_D_CLIPS) -> Path:
+def publish_crema_d(root: Path, monkeypatch: pytest.MonkeyPatch, clips: Iterable[str] = corpora.CREMA_D_CLIPS) -> Path:
     """Recordings and WAVs of some clips, which are all that the builder knows of."""
     table = ["clip,flv_sha256,flv_size,wav_sha256,wav_size,vote"]
     for clip in clips:
@@ -88,6 +88,6 @@ def crema_d_home(root: Path, monkeypatch: pytest.MonkeyPatch, clips: Iterable[st
     inventory = root.with_name("inventory")
     inventory.mkdir(exist_ok=True)
     (inventory / "crema-d.csv").write_text("\n".join(table) + "\n")
-    (inventory / "crema-d-defects.json").write_bytes((crema_d._INVENTORY / "crema-d-defects.json").read_bytes())
-    monkeypatch.setattr(crema_d, "_INVENTORY", inventory)
+    (inventory / "crema-d-defects.json").write_bytes((crema_d.INVENTORY / "crema-d-defects.json").read_bytes())
+    monkeypatch.setattr(crema_d, "INVENTORY", inventory)
     return root

@@ -10,11 +10,11 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
-import stand_ins
-from stand_ins import survivors, tagged
+import fakes
+from fakes import survivors, tagged
 
 HERE = Path(__file__).parent
-STAND_IN = (str(HERE / "stand_in_build.py"),)
+FAKE = (str(HERE / "fake_build.py"),)
 REAL = ("-m", "builder")
 
 
@@ -34,7 +34,7 @@ class Running:
 
     def __init__(self, program: Sequence[str], data: Path, out: Path, *arguments: str) -> None:
         self.tag = uuid.uuid4().hex
-        environment = {**os.environ, stand_ins.TAG: self.tag, "PYTHONPATH": str(HERE.parents[1])}
+        environment = {**os.environ, fakes.TAG: self.tag, "PYTHONPATH": str(HERE.parents[1])}
         self.process = subprocess.Popen(
             [sys.executable, *program, *command("shards", data, out, *arguments)],
             env=environment,

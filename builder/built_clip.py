@@ -1,4 +1,4 @@
-"""What became of a clip: its row in the index and the bytes of its members. Knows no decoder and no face model."""
+"""The result of building one clip: its row in the index and its members. Imports no decoder and no face model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from manifests.index import Row, Statistics, file_sha256
 
 @dataclass(frozen=True, kw_only=True)
 class BuiltClip:
-    """What became of one clip."""
+    """A clip after the builder is done with it, written or dropped."""
 
     row: Row
     members: Mapping[str, bytes] | None
@@ -22,7 +22,7 @@ class BuiltClip:
 
 
 def planned_row(source: ClipSource, root: Path) -> Row:
-    """The row of a clip before anything was opened."""
+    """The row of a clip before any of its files is opened."""
     return Row(
         **vars(source.clip),
         status="planned",
@@ -43,16 +43,16 @@ Sha256 = Callable[[Path | None], str | None]
 
 
 def recorded_row(source: ClipSource, root: Path, sha256: Sha256 = recording_sha256) -> Row:
-    """The row of a clip with its recordings' hashes, so that another build can see whether they changed."""
+    """The row of a clip with its recordings' hashes, by which a later build sees whether they changed."""
     return replace(planned_row(source, root), sha256=sha256(source.video), sound_sha256=sha256(source.sound))
 
 
 def dropped(row: Row, reason: str, detail: str) -> BuiltClip:
-    """A clip that is left out, and why."""
+    """A clip that is left out of the shards, and why."""
     return BuiltClip(row=replace(row, status="dropped", reason=reason, detail=detail), members=None, statistics={})
 
 
 def relative_name(path: Path, root: Path) -> str:
-    """A file's name as it is recorded: from the corpus folder on, never where that lies on this machine."""
-    name, inside = str(path), f"{str(root).rstrip('/')}/"  # as texts: paths take five times as long to compare
+    """A file's name as it is recorded: relative to the corpus folder, without where that lies on this machine."""
+    name, inside = str(path), f"{str(root).rstrip('/')}/"  # as strings: comparing paths takes five times as long
     return name.removeprefix(inside) if name.startswith(inside) else path.name

@@ -1,4 +1,4 @@
-"""`python stand_in_home.py INVENTORY ARGUMENTS`: the builder's command line with another inventory of CREMA-D."""
+"""`python cli_with_inventory.py INVENTORY ARGUMENTS`: the builder's command line with another inventory of CREMA-D."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ if __name__ == "__main__":
     from builder.__main__ import main
     from builder.datasets import crema_d
 
-    crema_d._INVENTORY = Path(sys.argv[1])
+    crema_d.INVENTORY = Path(sys.argv[1])
     sys.exit(main(sys.argv[2:]))

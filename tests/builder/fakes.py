@@ -1,4 +1,4 @@
-"""A builder that needs no face models: each recording is a text file that says what becomes of whoever builds it.
+"""A fake builder that needs no face models: each recording is a text file with an order for whoever builds it.
 
 `ok` builds, `crash` ends the worker by a segmentation fault, and so on: the functions below that take a source. The
 members of a built clip are its recording's hash in many copies, so equal recordings give equal bytes.
@@ -18,17 +18,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
-from builder.clip import BuiltClip, dropped, recorded_row
+from builder.built_clip import BuiltClip, dropped, recorded_row
 from builder.config import BuildConfig
 from builder.datasets.base import ClipSource
+from builder.worker import Limits, MakeBuilder
 from manifests.index import Row, Statistics
 from manifests.schema import Clip, member_names
 
-TAG = "STAND_IN_TAG"
+TAG = "FAKE_BUILD_TAG"
 
 
 def source(root: Path, name: str, order: str = "ok", **clip: str) -> ClipSource:
-    """Write a recording that holds an order, and say where it is."""
+    """Write a recording that holds an order. Returns its source."""
     video = root / f"{name}.mp4"
     video.write_text(order, encoding="utf-8")
     return ClipSource(clip=Clip(**{"clip_id": name, "speaker": "S1", "emotion": "happy"} | clip), video=video)
@@ -46,7 +47,7 @@ def corpus(root: Path, speakers: Mapping[str, Mapping[str, str]]) -> Path:
     return root
 
 
-class StandIn:
+class FakeBuilder:
     """Does as the recording says, then builds it."""
 
     def __init__(self, config: BuildConfig, root: Path) -> None:
@@ -67,8 +68,8 @@ class StandIn:
 class InProcessPool:
     """What `ClipPool` does, without processes."""
 
-    def __init__(self, config: BuildConfig, root: Path, *_: object) -> None:
-        self._builder = StandIn(config, root)
+    def __init__(self, config: BuildConfig, root: Path, _workers: int, _limits: Limits, make: MakeBuilder) -> None:
+        self._builder = make(config, root)
 
     def __enter__(self) -> Self:
         return self
@@ -79,6 +80,13 @@ class InProcessPool:
     def map(self, sources: list[ClipSource]) -> Iterator[BuiltClip]:
         """Build every source."""
         return map(self._builder.build, sources)
+
+
+class FakePool(InProcessPool):
+    """The same with fake builders, whatever builder is asked for."""
+
+    def __init__(self, config: BuildConfig, root: Path, workers: int, limits: Limits, _make: MakeBuilder) -> None:
+        super().__init__(config, root, workers, limits, FakeBuilder)
 
 
 def built(row: Row, copies: int = 40) -> BuiltClip:
@@ -148,7 +156,7 @@ def stop(source: ClipSource) -> None:
 
 def stammer(source: ClipSource) -> None:
     """Begin an answer and never finish it."""
-    pipe = sys._getframe(2).f_locals["pipe"]  # `_work`'s own
+    pipe = sys._getframe(2).f_locals["pipe"]  # of `builder.worker.serve`
     os.write(pipe.fileno(), struct.pack("!i", 1000) + b"so many bytes are not to come")
     time.sleep(1000)
 
@@ -177,27 +185,27 @@ ORDERS: Mapping[str, Callable[..., None]] = {
 # --- builders that cannot be made ------------------------------------------------------------------------------
 
 
-def dies_at_start(config: BuildConfig, root: Path) -> StandIn:
+def dies_at_start(config: BuildConfig, root: Path) -> FakeBuilder:
     """No worker ever starts."""
     os._exit(7)
 
 
-def dies_at_first_start(config: BuildConfig, root: Path) -> StandIn:
+def dies_at_first_start(config: BuildConfig, root: Path) -> FakeBuilder:
     """The first worker does not start, the others do."""
     try:
         (root / "started").mkdir()
     except FileExistsError:
-        return StandIn(config, root)
+        return FakeBuilder(config, root)
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError
 
 
-def cannot_be_loaded(config: BuildConfig, root: Path) -> StandIn:
+def cannot_be_loaded(config: BuildConfig, root: Path) -> FakeBuilder:
     """A library is missing."""
     raise ImportError("libGL.so.1: cannot open shared object file")
 
 
-def hangs_at_start(config: BuildConfig, root: Path) -> StandIn:
+def hangs_at_start(config: BuildConfig, root: Path) -> FakeBuilder:
     """Loading never ends."""
     time.sleep(1000)
     raise AssertionError

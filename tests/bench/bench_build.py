@@ -1,4 +1,4 @@
-"""What a clip costs, beside the least it could cost, both on one thread in one run: python -m builder.bench.
+"""CPU time of building a clip, beside the least it could take, both on one thread: python tests/bench/bench_build.py.
 
 The floor is what no builder of these shards can avoid: decode every frame, run the bare face mesh 16 times, encode
 the filmstrip. Clips are measured in turn, floor and build next to each other, so that a noisy machine is as
@@ -7,6 +7,7 @@ noisy for both; figures are the sums of each clip's best time.
 
 from __future__ import annotations
 
+import argparse
 import resource
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -15,10 +16,11 @@ from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
-from builder import console, threads
+from builder.worker import limit_native_threads
+from manifests.console import Parser, run_command, say
 from manifests.text import pluralize
 
-threads.one_a_process()
+limit_native_threads()
 
 if TYPE_CHECKING:
     from builder.datasets.base import ClipSource
@@ -54,7 +56,7 @@ def measure(
     repeats: int,
     others: Mapping[str, Callable[[ClipSource], object]] | None = None,
 ) -> list[Stopwatch]:
-    """CPU of floor, whole build and each of its steps, per clip; and of other ways to build a clip, by name."""
+    """CPU time of floor, whole build and each of its steps, per clip; and of other ways to build a clip, by name."""
     from builder.clip import ClipBuilder
     from builder.config import BuildConfig
 
@@ -85,7 +87,7 @@ def _floor(source: ClipSource, finder: Any, watch: Stopwatch) -> None:
             container.streams.video[0].codec_context.thread_count = 1
             return sum(1 for _ in container.decode(video=0))
 
-    frames = media.decode(source, timeline.uniform).picture.frames
+    frames = media.decode(source, timeline.uniform).video.frames
     boxes = finder.follow(frames).boxes
     areas = [search_area(box, frame.shape) for box, frame in zip(boxes, frames, strict=True)]
     crops = [np.ascontiguousarray(f[y0:y1, x0:x1]) for f, (x0, y0, x1, y1) in zip(frames, areas, strict=True)]
@@ -103,14 +105,14 @@ def _steps(source: ClipSource, finder: Any, watch: Stopwatch) -> None:
     from builder.spectrograms import spectrograms
     from manifests.schema import encode_audio, encode_faces, encode_spectrogram
 
-    clip = watch.time("step: decode picture and sound", lambda: media.decode(source, timeline.uniform))
-    picture, sound = clip.picture, clip.sound
-    followed = watch.time("step: find and follow the face", lambda: finder.follow(picture.frames))
-    maps = watch.time("step: fit transforms", lambda: faces.transforms(followed, picture.frame_seconds, "frame"))
+    clip = watch.time("step: decode video and sound", lambda: media.decode(source, timeline.uniform))
+    video, sound = clip.video, clip.sound
+    followed = watch.time("step: find and follow the face", lambda: finder.follow(video.frames))
+    maps = watch.time("step: fit transforms", lambda: faces.transforms(followed, video.frame_seconds, "frame"))
     crops = watch.time(
-        "step: warp 16 crops", lambda: np.stack([faces.warp(f, m) for f, m in zip(picture.frames, maps, strict=True)])
+        "step: warp 16 crops", lambda: np.stack([faces.warp(f, m) for f, m in zip(video.frames, maps, strict=True)])
     )
-    arguments = (sound.samples, sound.start_seconds, picture.timeline, ("mfcc",))
+    arguments = (sound.samples, sound.start_seconds, video.timeline, ("mfcc",))
     windows = watch.time("step: spectrograms of both grids", lambda: spectrograms(*arguments))
     watch.time("step: encode the filmstrip", lambda: encode_faces(crops))
     watch.time("step: encode the sound", lambda: encode_audio(sound.samples))
@@ -137,25 +139,26 @@ def describe(watches: Sequence[Stopwatch]) -> list[str]:
     ]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def print_table(args: argparse.Namespace) -> int:
     """Measure and print."""
     from builder.datasets import scan_corpus
-    from builder.datasets.base import CorpusError
 
-    parser = console.Parser(prog="python -m builder.bench", description=__doc__)
+    root = (args.data or Path("data") / args.dataset).absolute()
+    sources = scan_corpus(args.dataset, root).sources[: args.clips]
+    for line in describe(measure(sources, root, args.repeats)):
+        say(line)
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure a few clips of a corpus."""
+    parser = Parser(prog="python tests/bench/bench_build.py", description=__doc__)
+    parser.set_defaults(run=print_table, debug=False)
     parser.add_argument("--dataset", default="demo")
     parser.add_argument("--data", type=Path, help="the corpus's folder (default: data/DATASET)")
     parser.add_argument("--clips", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=7)
-    options = parser.parse_args(arguments)
-    root = (options.data or Path("data") / options.dataset).absolute()
-    try:
-        sources = scan_corpus(options.dataset, root).sources[: options.clips]
-    except CorpusError as error:
-        return console.failed(str(error), 2)
-    for line in describe(measure(sources, root, options.repeats)):
-        sys.stdout.write(line + "\n")
-    return 0
+    return run_command(parser, arguments)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,103 @@
+"""Which files of a corpus are in a folder, compared with what is published."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from builder.datasets.base import NotHereError, RemoteFile
+from builder.datasets.checks import corpus_folder, is_pointer
+from manifests.download import ExpectedFile
+from manifests.index import SUMS_FILE, file_sha256, load_sums
+from manifests.progress import ProgressBar
+
+#: `unchecked`: present, with no checksum to compare, since somebody else unpacked it. A git-lfs pointer is `absent`.
+State = Literal["right", "unchecked", "wrong", "absent"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One file of a corpus."""
+
+    remote: RemoteFile
+    """The published file that it is, or that holds it."""
+    name: str
+    """Relative to the corpus folder."""
+    state: State
+    detail: str = ""
+    """For a wrong file: what was found and expected."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusCheck:
+    """The state of each file of a corpus in a folder."""
+
+    findings: tuple[Finding, ...]
+
+    def of(self, state: State) -> list[Finding]:
+        """Files in that state."""
+        return [finding for finding in self.findings if finding.state == state]
+
+    def remotes(self, *states: State) -> tuple[RemoteFile, ...]:
+        """Published files of which some file is in one of these states, each once."""
+        return tuple(dict.fromkeys(finding.remote for finding in self.findings if finding.state in states))
+
+
+def corpus_root(data: Path, remotes: Sequence[RemoteFile]) -> Path:
+    """The corpus's own folder: `data`, or the one folder in it that looks like it. Raises CorpusError for several."""
+    tops = {name.partition("/")[0] for remote in remotes for name in remote.files}
+    if not data.is_dir():
+        return data
+    try:
+        return corpus_folder(data, lambda folder: any((folder / top).exists() for top in tops), "its files")
+    except NotHereError:
+        return data
+
+
+def check_corpus(root: Path, remotes: Sequence[RemoteFile]) -> CorpusCheck:
+    """Look for every file, and hash those that are present. Raises ManifestError for damaged sums."""
+    names = [name for remote in remotes for name in remote.files]
+    present = {name for name in names if (root / name).is_file() and not is_pointer(root / name)}
+    findings: list[Finding] = []
+    with ProgressBar(len(present), f"checking {root}", unit="file") as progress:
+        for remote in remotes:
+            sums = _load_archive_sums(root, remote)
+            for name in remote.files:
+                state: State = "absent"
+                detail = ""
+                if name in present:
+                    state, detail = _check_file(root / name, remote, sums.get(name))
+                    progress.step()
+                findings.append(Finding(remote=remote, name=name, state=state, detail=detail))
+    return CorpusCheck(findings=tuple(findings))
+
+
+def expected_file(remote: RemoteFile) -> ExpectedFile:
+    """Size and checksum of a published file, for a download."""
+    return ExpectedFile(name=remote.name, sha256=remote.sha256, md5=remote.md5, bytes=remote.bytes)
+
+
+def _check_file(path: Path, remote: RemoteFile, unpacked_sha256: str | None) -> tuple[State, str]:
+    if remote.holds and unpacked_sha256 is None:
+        return "unchecked", ""
+    size = path.stat().st_size
+    problem: str | None = f"found {size} bytes, expected {remote.bytes}"
+    if remote.holds:
+        found = file_sha256(path)
+        problem = None if found == unpacked_sha256 else f"found SHA-256 {found}, expected {unpacked_sha256}"
+    elif size == remote.bytes:
+        problem = expected_file(remote).find_mismatch(path)
+    return ("wrong", problem) if problem else ("right", "")
+
+
+def _load_archive_sums(root: Path, remote: RemoteFile) -> dict[str, str]:
+    """Name -> SHA-256 of an archive's files, as written beside them when it was unpacked."""
+    folders = {name.rpartition("/")[0] for name in remote.holds}
+    return {
+        f"{folder}/{name}": sha256
+        for folder in folders
+        if (root / folder / SUMS_FILE).is_file()
+        for name, sha256 in load_sums(root / folder).items()
+    }

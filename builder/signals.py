@@ -1,0 +1,36 @@
+"""Ctrl-C where Python's own handling is not good enough: while native modules load, and in threads and workers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+from manifests.console import INTERRUPTED
+
+
+@contextmanager
+def exit_on_interrupt() -> Iterator[None]:
+    """End the process at once on Ctrl-C: most native modules turn a KeyboardInterrupt during import into other errors.
+
+    Use it around imports only, before anything is written.
+    """
+
+    def leave(*_: object) -> NoReturn:
+        sys.stderr.write("interrupted before anything was started\n")
+        sys.stderr.flush()
+        os._exit(INTERRUPTED)
+
+    before = signal.signal(signal.SIGINT, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def block_interrupts() -> None:
+    """Leave Ctrl-C to the main thread. Processes started by this thread inherit it, even while they still start."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

@@ -1,0 +1,101 @@
+"""A worker process: makes a builder once, then builds one clip after another until its parent is gone."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import resource
+import signal
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from manifests.errors import UserError
+from manifests.text import escape_unprintable
+
+if TYPE_CHECKING:  # imports no numerical library, whose threads are to be limited first
+    from builder.built_clip import BuiltClip
+    from builder.config import BuildConfig
+    from builder.datasets.base import ClipSource
+
+#: An orphaned worker whose interpreter is stuck ends this long after its clip should have been finished.
+ORPHAN_GRACE_SECONDS = 30.0
+_THREAD_SETTINGS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a worker may take, and what follows where it takes more."""
+
+    seconds: float = 120.0
+    """Time for one clip."""
+    memory_bytes: int = 8 << 30
+    """Address space of one worker."""
+    drop_clips: bool = True
+    """A clip that exceeds the limits, or kills its worker, is dropped; if False it ends the build."""
+
+
+class Builder(Protocol):
+    """What a worker holds: made once, then called for every clip."""
+
+    def build(self, source: ClipSource) -> BuiltClip:
+        """Build one clip; a problem with its recording is recorded in the row. Raises UserError to end the build."""
+        ...
+
+
+MakeBuilder = Callable[["BuildConfig", Path], Builder]
+
+
+def limit_native_threads() -> None:
+    """One thread per numerical library in processes started from now on, unless the user has chosen otherwise."""
+    for name in _THREAD_SETTINGS:
+        os.environ.setdefault(name, "1")
+
+
+def end_with_parent() -> None:
+    """Kill this process, and the group of processes it leads, as soon as its parent ends for whatever reason."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        if os.getpgrp() == os.getpid():
+            os.killpg(0, signal.SIGKILL)
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def serve(pipe: Any, make_builder: MakeBuilder, config: BuildConfig, root: Path, limits: Limits) -> None:
+    """Main function of a worker. Sends None when it is ready, or a line why not; then an answer for every source.
+
+    An answer is a built clip, a UserError to raise in the parent, or, for an exception that nobody foresaw, a line; the
+    worker then ends with a traceback.
+    """
+    os.setsid()
+    end_with_parent()
+    try:
+        builder = make_builder(config, root)
+    except (ImportError, OSError, RuntimeError) as error:
+        pipe.send(f"{type(error).__name__}: {error}")
+        return
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    bytes_ = limits.memory_bytes if most == resource.RLIM_INFINITY else min(limits.memory_bytes, most)
+    resource.setrlimit(resource.RLIMIT_AS, (bytes_, most))
+    pipe.send(None)
+    with suppress(EOFError, ConnectionError):  # the parent is gone
+        while True:
+            source = pipe.recv()
+            signal.setitimer(signal.ITIMER_REAL, limits.seconds + ORPHAN_GRACE_SECONDS)
+            try:
+                answer: BuiltClip | UserError = builder.build(source)
+            except UserError as error:
+                answer = error
+            except Exception as error:
+                pipe.send(escape_unprintable(f"{type(error).__name__} {error}".strip()[:200]))
+                raise
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            pipe.send(answer)
