@@ -11,7 +11,7 @@ from pathlib import Path
 from builder.corpus.archive import unpack
 from builder.corpus.check import expected_file
 from builder.datasets.base import CorpusError, RemoteFile
-from manifests.download import CancelledError, cancellable_pool, download_file, part_of
+from manifests.download import CancelledError, cancellable_pool, download_file, part_path
 from manifests.progress import ProgressBar
 from manifests.stores import Store, StoreError
 
@@ -43,7 +43,7 @@ def needed_bytes(root: Path, remotes: Sequence[RemoteFile], *, connections: int,
 def present_bytes(root: Path, remote: RemoteFile) -> int:
     """Bytes of a file, or of its archive, that an earlier download left."""
     path = root / remote.name
-    sizes = (each.stat().st_size for each in (path, part_of(path)) if each.is_file())
+    sizes = (each.stat().st_size for each in (path, part_path(path)) if each.is_file())
     return min(next(sizes, 0), remote.bytes)
 
 

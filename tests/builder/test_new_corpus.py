@@ -13,6 +13,7 @@ from builder import datasets, engines
 from builder.__main__ import main
 from builder.datasets.base import Corpus
 from manifests import index
+from manifests.verify import verify
 
 #: What somebody would write as builder/datasets/toy.py.
 MODULE = '''
@@ -91,7 +92,7 @@ def test_it_is_planned_built_described_and_split(
     assert dataset.about == toy.about() | {"licence": "CC0 1.0", "redistributable": True}
     assert dataset.counts == {"built": 12}
     assert dataset.identity["config"]["options"] == {"takes": "all"}
-    assert index.verify(out, full=True) == []
+    assert verify(out, full=True) == []
 
 
 def test_its_options_and_its_absence_are_handled_as_those_of_others(
