@@ -1,7 +1,7 @@
-"""What a person looks at after a build: `report.html`, and a picture for the top of a README.
+"""Shows a build to a person: `report.html`, and a picture for the top of a README.
 
-Both are made from the shard folder alone: neither the recordings nor the face models are needed, so whoever
-receives a folder can make them again. The same folder gives the same bytes.
+Both need only the shard folder, neither the recordings nor the face models, so everyone who receives a folder can make
+them again. The same folder gives the same bytes.
 
 `shard_reader` reads the folder, `sampling` chooses the clips to show, `figure` draws a clip as shapes, `page` renders
 them as SVG in the page's template and `picture` as pixels.

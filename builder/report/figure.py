@@ -63,10 +63,10 @@ class Dot:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Label:
-    """Text with its base line at y; the style says what x is: the right end or the middle."""
+class Text:
+    """A line of text with its base line at y; the style says what x is: the right end or the middle."""
 
-    kind: ClassVar = "label"
+    kind: ClassVar = "text"
     text: str
     x: float
     y: float
@@ -85,7 +85,7 @@ class Raster:
     pixels: RgbImage
 
 
-Shape = Rectangle | Strokes | Dot | Label | Raster
+Shape = Rectangle | Strokes | Dot | Text | Raster
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +143,7 @@ def template_marks(centre_x: float, top: float, side: float) -> Strokes:
 
 def _draw_crops(sample: Sample, crop_px: float, centres: Sequence[float], *, mark_template: bool) -> Iterator[Shape]:
     """The 16 crops; those without a face of their own are framed and labelled."""
-    yield Label(text=f"{FRAMES} faces", x=LEFT_PX - 10, y=crop_px / 2 + 3.5, style="label")
+    yield Text(text=f"{FRAMES} faces", x=LEFT_PX - 10, y=crop_px / 2 + 3.5, style="label")
     side = crop_px - _CROP_GAP_PX
     for i, (face, x, found) in enumerate(zip(sample.faces, centres, sample.face_found, strict=True)):
         box = {"left": x - side / 2, "top": 1.0, "width": side, "height": side}
@@ -158,7 +158,7 @@ def _draw_crops(sample: Sample, crop_px: float, centres: Sequence[float], *, mar
         else:
             title += "; no face found, alignment borrowed from its neighbours"
             yield Rectangle(style="borrowed", title=title, **box)
-            yield Label(text="borrowed", x=x, y=side - 3, style="borrowed-label")
+            yield Text(text="borrowed", x=x, y=side - 3, style="borrowed-label")
 
 
 def _draw_frame_times(
@@ -167,7 +167,7 @@ def _draw_frame_times(
     """Below each crop the time of the frame it shows (dot) and its instant (line down through the sound)."""
     middle = wave_top - _FRAMES_PX / 2 + 1
     frames = [axis.x(t) for t in timing.frame_seconds]
-    yield Label(text="frame times", x=LEFT_PX - 10, y=middle + 3.5, style="label")
+    yield Text(text="frame times", x=LEFT_PX - 10, y=middle + 3.5, style="label")
     yield Strokes(lines=[(centre, top, x, middle) for centre, x in zip(centres, frames, strict=True)], style="leader")
     yield _mark_instants(timing, axis, middle, wave_top + _WAVE_PX, "instant")
     for x in frames:
@@ -187,8 +187,8 @@ def _draw_sound(sample: Sample, axis: TimeAxis, top: float) -> Iterator[Shape]:
         if np.isfinite(low)
     ]
     level = f"peak {round(20 * np.log10(peak))} dBFS".replace("-", "\N{MINUS SIGN}") if peak else "digital silence"
-    yield Label(text="sound", x=LEFT_PX - 10, y=middle - 2.5, style="label")
-    yield Label(text=level, x=LEFT_PX - 10, y=middle + 11.5, style="small")
+    yield Text(text="sound", x=LEFT_PX - 10, y=middle - 2.5, style="label")
+    yield Text(text=level, x=LEFT_PX - 10, y=middle + 11.5, style="small")
     yield Strokes(lines=lines, style="wave")
 
 
@@ -196,8 +196,8 @@ def _draw_spectrogram(sample: Sample, feature: str, scale: ColorScale, axis: Tim
     start, end = windows_seconds(sample.timing)
     middle = top + _SPECTROGRAM_PX / 2
     rows = sample.spectrograms[f"{feature}_{FRAMES}"].shape[1]
-    yield Label(text=_FEATURE_TITLES.get(feature, feature), x=LEFT_PX - 10, y=middle - 2.5, style="label")
-    yield Label(text=f"{rows} rows", x=LEFT_PX - 10, y=middle + 11.5, style="small")
+    yield Text(text=_FEATURE_TITLES.get(feature, feature), x=LEFT_PX - 10, y=middle - 2.5, style="label")
+    yield Text(text=f"{rows} rows", x=LEFT_PX - 10, y=middle + 11.5, style="small")
     yield Raster(
         left=axis.x(start),
         top=top,
@@ -227,4 +227,4 @@ def _draw_axis(axis: TimeAxis, y: float) -> Iterator[Shape]:
     line = (axis.left_px, y, axis.left_px + axis.width_px, y)
     yield Strokes(lines=[line, *((x, y, x, y + 4) for _, x in ticks)], style="axis")
     for t, x in ticks:
-        yield Label(text=f"{t:g} s", x=x, y=y + 14, style="tick")
+        yield Text(text=f"{t:g} s", x=x, y=y + 14, style="tick")

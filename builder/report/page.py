@@ -71,7 +71,7 @@ def render_page(build: ShardFolder, samples: Sequence[tuple[Row, Sample]]) -> st
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("builder.report"),
-        autoescape=True,  # names in a shard folder may come from a stranger
+        autoescape=True,  # names in a shard folder are untrusted
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -15,11 +15,11 @@ from builder.report.figure import (
     WIDTH_PX,
     ClipFigure,
     Dot,
-    Label,
     Raster,
     Rectangle,
     Shape,
     Strokes,
+    Text,
     draw_clip,
 )
 from builder.report.images import RgbImage, color_scales
@@ -124,7 +124,7 @@ def _render(axes: Axes, shape: Shape, top: float) -> None:
             axes.add_patch(patches.PathPatch(outline, capstyle="butt", zorder=2, **_line_style(shape.style)))
         case Dot():
             axes.add_patch(patches.Circle((shape.x, top + shape.y), shape.radius, zorder=2, **_STYLES[shape.style]))
-        case Label():
+        case Text():
             axes.text(shape.x, top + shape.y, shape.text, **_text_style(shape.style))
 
 

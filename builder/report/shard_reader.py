@@ -1,6 +1,6 @@
 """Reads a shard folder for the report: index, rows, folds, and the samples of a few clips.
 
-The folder may come from a stranger, so names, types, sizes and times are checked before anything is drawn.
+The folder may be untrusted, so names, types, sizes and times are checked before anything is drawn.
 """
 
 from __future__ import annotations

@@ -215,7 +215,7 @@ def corner_height(finder: FaceFinder, image: npt.NDArray[np.uint8]) -> float:
 
 
 @pytest.mark.parametrize("speaker", SPEAKER_IDS)
-def test_smile_and_frown_are_seen_in_every_speaker(speaker: str, finder: FaceFinder) -> None:
+def test_smile_and_frown_are_visible_in_every_speaker(speaker: str, finder: FaceFinder) -> None:
     apex = utterances.Onset(start=1.0, apex=1.0, begin_seconds=0.0, rise_seconds=0.1, release=0.0)
     still = utterances.FaceMotion(onset=apex, head=((0.0, 1.0, 0.0),) * 5, blinks_seconds=(), offset_px=(0.0, 0.0))
     take = utterances.Take(frames=1, loudness_db=0.0, words=())
@@ -265,8 +265,8 @@ def test_both_manners_are_equally_loud_and_do_not_clip(voices: dict[str, npt.NDA
 
 def test_the_voice_swells_with_the_jaw() -> None:
     take = replace(utterances.sample_take("S01", 1), words=((0.5, 0.2, 1.0), (1.5, 0.2, 1.0)))
-    heard = voice.synthesize_speech("S01", take, "lively", utterances.sample_speech("S01", 1, "lively")).astype(float)
-    spoken, pause = (np.std(heard[round(t * voice.RATE_HZ) :][: voice.RATE_HZ // 5]) for t in (0.4, 0.9))
+    audio = voice.synthesize_speech("S01", take, "lively", utterances.sample_speech("S01", 1, "lively")).astype(float)
+    spoken, pause = (np.std(audio[round(t * voice.RATE_HZ) :][: voice.RATE_HZ // 5]) for t in (0.4, 0.9))
     assert spoken > 10 * pause > 0
 
 
@@ -280,17 +280,17 @@ def test_silence_is_as_long_as_the_pictures(take: utterances.Take) -> None:
 # Written clips
 
 
-def test_streams_are_h264_and_aac_of_the_promised_size_and_length(root: Path) -> None:
+def test_streams_are_h264_and_aac_of_the_declared_size_and_length(root: Path) -> None:
     take = utterances.sample_take("S01", 1)
     with av.open(str(path_of(root, "S01_happy_01"))) as container:
-        picture, heard = container.streams.video[0], container.streams.audio[0]
+        picture, audio = container.streams.video[0], container.streams.audio[0]
         assert (picture.codec_context.name, picture.width, picture.height, picture.pix_fmt) == (
             "h264", 480, 360, "yuv420p",
         )  # fmt: skip
         assert picture.average_rate == Fraction(30000, 1001)
-        assert (heard.codec_context.name, heard.rate, heard.layout.name) == ("aac", 48_000, "mono")
+        assert (audio.codec_context.name, audio.rate, audio.layout.name) == ("aac", 48_000, "mono")
         assert picture.frames == take.frames
-        for stream in (picture, heard):
+        for stream in (picture, audio):
             assert float(stream.duration * stream.time_base) == pytest.approx(take.duration_seconds, abs=0.03)
     assert len(frames(path_of(root, "S01_happy_01"))) == take.frames
 
@@ -300,8 +300,8 @@ def test_what_is_decoded_is_what_was_rendered(root: Path) -> None:
     shown = frames(path_of(root, "S01_happy_01"))[0].astype(int)
     assert np.abs(shown - next(face.render_frames("S01", take, "smile", drawn))).mean() < 4
     spoken = voice.synthesize_speech("S01", take, "lively", utterances.sample_speech("S01", 1, "lively")) / 32768.0
-    heard = sound(path_of(root, "S01_happy_01"))[: len(spoken)]
-    assert np.corrcoef(heard, spoken)[0, 1] > 0.95
+    audio = sound(path_of(root, "S01_happy_01"))[: len(spoken)]
+    assert np.corrcoef(audio, spoken)[0, 1] > 0.95
 
 
 def test_pictures_and_sounds_are_crossed_to_the_bit(root: Path) -> None:
@@ -318,10 +318,10 @@ def test_the_silent_clip_is_digital_silence(root: Path) -> None:
 def test_the_cut_clip_decodes_without_error_and_ends_early(root: Path) -> None:
     path = path_of(root, "S08_happy_bad_cut")
     with av.open(str(path)) as container:
-        promised = container.streams.video[0].duration * container.streams.video[0].time_base
+        declared = container.streams.video[0].duration * container.streams.video[0].time_base
     shown = len(frames(path)) * 1001 / 30000
-    assert promised == pytest.approx(utterances.sample_take("S08", 5).duration_seconds, abs=0.01)
-    assert 0.3 * promised < shown < 0.8 * promised
+    assert declared == pytest.approx(utterances.sample_take("S08", 5).duration_seconds, abs=0.01)
+    assert 0.3 * declared < shown < 0.8 * declared
 
 
 @pytest.mark.parametrize(
@@ -348,7 +348,7 @@ def test_the_same_clip_has_the_same_bytes_whoever_makes_it(root: Path, tmp_path:
         assert (tmp_path / u.path).read_bytes() == (root / u.path).read_bytes()
 
 
-def test_the_manifest_says_version_labels_and_sizes(root: Path) -> None:
+def test_the_manifest_holds_version_labels_and_sizes(root: Path) -> None:
     manifest = json.loads((root / "demo.json").read_text())
     assert (manifest["version"], manifest["complete"]) == (utterances.VERSION, True)
     assert set(manifest["clips"]) == {u.path for u in FEW}
@@ -369,7 +369,7 @@ def test_a_complete_corpus_is_left_alone(tmp_path: Path, written: list[str]) -> 
     writer.make_demo(tmp_path, workers=1)
     assert sorted(written) == sorted(u.clip_id for u in list_utterances())
     written.clear()
-    with exclusive_lock(tmp_path):  # not even the lock is asked for
+    with exclusive_lock(tmp_path):  # the lock is not even taken
         assert writer.make_demo(tmp_path, workers=1) == tmp_path
     assert written == []
 
@@ -401,7 +401,7 @@ def test_a_spoilt_clip_is_made_again_alone(spoil: Callable[[Path], object], tmp_
 
 
 @pytest.mark.parametrize("manifest", ['{"version": 0, "complete": true, "clips": {}}', "[]", "no json", None])
-def test_clips_of_another_version_are_made_anew(manifest: str | None, tmp_path: Path, written: list[str]) -> None:
+def test_clips_of_another_version_are_rendered_again(manifest: str | None, tmp_path: Path, written: list[str]) -> None:
     writer.make_demo(tmp_path, workers=1)
     written.clear()
     if manifest is None:
@@ -463,7 +463,7 @@ def test_scan_takes_the_parent_folder_too(tree: Path) -> None:
     assert demo.scan(tree.parent, {}).sources == demo.scan(tree, {}).sources
 
 
-def test_scan_says_what_is_missing_and_what_is_not_taken(tree: Path) -> None:
+def test_scan_lists_missing_and_ignored_files(tree: Path) -> None:
     (tree / "S04/S04_calm_02.mp4").unlink()
     (tree / "S04/S04_bored_02.mp4").touch()
     scan = demo.scan(tree, {})

@@ -128,7 +128,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def resave(folder: Path, **changes: Any) -> None:
-    """Change what the index says."""
+    """Change the index."""
     (folder / "dataset.json").write_bytes(dump_dataset(replace(load_dataset(folder), **changes)))
 
 
@@ -260,7 +260,7 @@ def test_borrowed_crops_are_marked(mixed: Path) -> None:
     assert len([a for tag, a in page.elements if tag == "rect" and a.get("class") == "borrowed"]) == 4
 
 
-def test_folds_say_who_is_on_which_side(mixed: Path) -> None:
+def test_folds_list_the_subjects_of_each_side(mixed: Path) -> None:
     rows = report(mixed).with_head("fold", "test clips")
     assert [row[:3] for row in rows] == [["ann", "4", "1 ann"], ["ben", "3", "1 ben"], ["cy", "3", "1 cy"]]
     assert all(sum(int(row[i]) for i in (1, 3, 5)) == 10 for row in rows)
@@ -314,8 +314,8 @@ def test_every_text_of_a_folder_is_escaped(tmp_path: Path) -> None:
 def test_a_folder_may_lack_drops_flags_and_folds_and_have_all_features(tmp_path: Path) -> None:
     features = tuple(FEATURE_ROWS)
     page = report(folder_of(tmp_path, [built(clip_of("solo", "joy", 1), features)], features))
-    for said in ("Nothing was dropped.", "No clip was flagged.", "No fold scheme fits what was built."):
-        assert page.text[said] == 1
+    for text in ("Nothing was dropped.", "No clip was flagged.", "No fold scheme fits what was built."):
+        assert page.text[text] == 1
     assert page.text["MFCC"] == page.text["log-mel"] == page.text["STFT"] == 1
 
 
@@ -612,7 +612,7 @@ def test_choice_takes_as_many_speakers_as_there_is_room_for() -> None:
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
-def test_picture_is_wide_deterministic_and_of_the_clips_asked_for(mixed: Path, tmp_path: Path, suffix: str) -> None:
+def test_picture_is_wide_deterministic_and_of_the_given_clips(mixed: Path, tmp_path: Path, suffix: str) -> None:
     first = write_picture(mixed, tmp_path / f"a{suffix}").read_bytes()
     assert write_picture(mixed, tmp_path / f"b{suffix}").read_bytes() == first
     pixels = cv2.imdecode(np.frombuffer(first, np.uint8), cv2.IMREAD_COLOR)
