@@ -23,7 +23,7 @@ from pathlib import Path
 
 from builder.datasets.base import ClipSource, Corpus, NotHereError, Scan
 from builder.datasets.checks import is_media, visible_files
-from builder.demo import plan
+from builder.demo.utterances import list_utterances
 from manifests.corpora import CORPORA
 from manifests.schema import Clip
 
@@ -31,16 +31,16 @@ _DEPTH = 3  # <parent>/<corpus>/S01/<file>, one more than needed from the corpus
 
 
 def make_demo(root: Path, *, workers: int | None = None, progress: Callable[[int, int], None] | None = None) -> Path:
-    """Make the demo corpus in `root` unless it is there and complete; see `builder.demo.corpus.make_demo`."""
-    from builder.demo import corpus  # rendering needs libraries that scanning does not
+    """Make the demo corpus in `root` unless it is there and complete; see `builder.demo.writer.make_demo`."""
+    from builder.demo import writer  # rendering needs libraries that scanning does not
 
-    return corpus.make_demo(root, workers=workers, progress=progress)
+    return writer.make_demo(root, workers=workers, progress=progress)
 
 
 def scan(root: Path, options: Mapping[str, str]) -> Scan:
     """Every clip of the demo below `root`; it may hold the speakers' folders or be their parent."""
     del options  # there are none
-    known = {utterance.clip_id: utterance for utterance in plan.inventory()}
+    known = {utterance.clip_id: utterance for utterance in list_utterances()}
     media = [path for path in visible_files(root, _DEPTH) if is_media(path)]
     used = {path for path in media if path.stem in known and path.suffix == ".mp4"}
     if not used:

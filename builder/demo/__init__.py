@@ -1,5 +1,5 @@
-"""The demo corpus: talking faces made on the spot, offline, from one public-domain photograph and a voice model.
+"""The demo corpus: talking faces rendered offline from one public-domain photograph and a voice model.
 
-`plan` says who says what and draws everything that varies, `cast` holds the speakers, `face` renders pictures,
-`voice` renders sounds, `corpus` writes the clips.
+`speakers` describes the eight speakers, `utterances` lists the clips and samples everything that varies between them,
+`face` renders frames, `voice` synthesizes speech, `writer` encodes the clips and writes the corpus.
 """

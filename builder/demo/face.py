@@ -1,4 +1,4 @@
-"""Talking pictures from one photograph: skin, hair and geometry of a speaker, an expression, a jaw, a moving head.
+"""Talking faces rendered from one photograph: appearance of a speaker, an expression, a jaw, a moving head.
 
 The photograph is scikit-image's portrait of the astronaut Eileen Collins (NASA, public domain). Positions are in
 its pixels ("portrait pixels"). A frame is made in two backward warps: the first parts the closed lips and drops the
@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from builder.demo.cast import CAST, Backdrop, Look, Speaker
-from builder.demo.plan import FPS, Expression, Picture, Take, smoothstep
+from builder.demo.speakers import SPEAKERS, Backdrop, Speaker
+from builder.demo.utterances import FPS, Expression, FaceMotion, Take, smoothstep
 
 Image = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -83,26 +83,28 @@ _TURN = (Bump(_MIDLINE, 126, 1.0, 0.0, 26), Bump(_MIDLINE, 128, 0.5, 0.0, 9))
 _NOD = (Bump(_MIDLINE, 126, 0.0, 1.0, 26), Bump(_MIDLINE, 128, 0.0, 0.5, 9))
 
 
-def render(speaker: str, take: Take, expression: Expression, picture: Picture) -> Iterator[Image]:
+def render_frames(speaker: str, take: Take, expression: Expression, motion: FaceMotion) -> Iterator[Image]:
     """Frames of a take, `take.frames` times [360, 480, 3] RGB, at 30000/1001 frames a second."""
     figure, backdrop = _figure(speaker), _backdrop(speaker)
-    for colour, alpha in _moving(figure, CAST[speaker], take, expression, picture):
+    for colour, alpha in _moving(figure, SPEAKERS[speaker], take, expression, motion):
         yield _over(colour, alpha, backdrop)
 
 
-def render_crowd(speaker: str, bystander: str, take: Take, expression: Expression, picture: Picture) -> Iterator[Image]:
-    """As `render`, with a second, smaller face that looks on from behind."""
-    figure, behind = _figure(speaker), CAST[bystander]
+def render_crowd(
+    speaker: str, bystander: str, take: Take, expression: Expression, motion: FaceMotion
+) -> Iterator[Image]:
+    """As `render_frames`, with a second, smaller face in the background."""
+    figure, behind = _figure(speaker), SPEAKERS[bystander]
     camera = _camera(behind, (400.0, 170.0), 0.85)
-    onlooker = _pose(_figure(bystander), camera, _displacement(_figure(bystander), {}), 0.0)
-    backdrop = _over(*onlooker, _backdrop(speaker))
-    aside = (CAST[speaker].centre_px[0] - 170.0, 0.0)
-    for colour, alpha in _moving(figure, CAST[speaker], take, expression, picture, aside):
+    person = _pose(_figure(bystander), camera, _displacement(_figure(bystander), {}), 0.0)
+    backdrop = _over(*person, _backdrop(speaker))
+    aside = (SPEAKERS[speaker].centre_px[0] - 170.0, 0.0)
+    for colour, alpha in _moving(figure, SPEAKERS[speaker], take, expression, motion, aside):
         yield _over(colour, alpha, backdrop)
 
 
 def render_empty(speaker: str, take: Take) -> Iterator[Image]:
-    """The speaker's room with nobody in it."""
+    """As `render_frames`, without a person."""
     for _ in range(take.frames):
         yield _backdrop(speaker)
 
@@ -116,26 +118,23 @@ class _Figure:
 
 
 def _moving(
-    figure: _Figure, speaker: Speaker, take: Take, expression: Expression, picture: Picture,
+    figure: _Figure, speaker: Speaker, take: Take, expression: Expression, motion: FaceMotion,
     aside_px: tuple[float, float] = (0.0, 0.0),
 ) -> Iterator[tuple[Image, Image]]:  # fmt: skip
     """Colour [360, 480, 3] and alpha [360, 480] of every frame."""
     seconds = np.arange(take.frames) / float(FPS)
-    strength = picture.onset.at(seconds, take.duration_seconds)
+    strength = motion.onset.at(seconds, take.duration_seconds)
     at_rest, by_voice = _PARTED[expression]
     jaw = at_rest * strength + by_voice * take.envelope(seconds)
-    head = np.stack([a * np.sin(2 * np.pi * f * seconds + p) for a, f, p in picture.head], axis=1)
-    x, y = (c - a + o for c, a, o in zip(speaker.centre_px, aside_px, picture.offset_px, strict=True))
+    head = np.stack([a * np.sin(2 * np.pi * f * seconds + p) for a, f, p in motion.head], axis=1)
+    x, y = (c - a + o for c, a, o in zip(speaker.centre_px, aside_px, motion.offset_px, strict=True))
     camera = _camera(speaker, (x, y), speaker.zoom)
     for i, (turn, nod, roll, sway, heave) in enumerate(head):
-        weights = {expression: strength[i], "turn": turn, "nod": nod, "blink": _blink(seconds[i], picture)}
+        to_blink = min((abs(seconds[i] - at) for at in motion.blinks_seconds), default=1.0)
+        blink = float(smoothstep(np.array(1.0 - to_blink / 0.12)))
+        weights = {expression: strength[i], "turn": turn, "nod": nod, "blink": blink}
         moved = _displacement(figure, weights, roll_degrees=roll, shift_px=(sway, heave))
         yield _pose(figure, camera, moved, jaw[i])
-
-
-def _blink(seconds: float, picture: Picture) -> float:
-    distances = [abs(seconds - at) for at in picture.blinks_seconds]
-    return float(smoothstep(np.array(1.0 - min(distances, default=1.0) / 0.12)))
 
 
 @dataclass(frozen=True)
@@ -149,7 +148,7 @@ class _Camera:
 
 
 def _camera(speaker: Speaker, centre_px: tuple[float, float], zoom: float) -> _Camera:
-    across = (-1.0 if speaker.look.mirrored else 1.0) / zoom
+    across = (-1.0 if speaker.appearance.mirrored else 1.0) / zoom
     left, top = _MIDLINE - across * centre_px[0], _MIDDLE_Y - centre_px[1] / zoom
     x, y = np.meshgrid(*(np.arange(side, dtype=np.float32) for side in FRAME_PX))
     grid = np.stack([across * x + left, y / zoom + top], axis=-1).astype(np.float32)
@@ -161,12 +160,12 @@ def _displacement(
 ) -> Floats:
     """[170, 256, 2] where, relative to each grid point, the texture is to be read, in portrait pixels."""
     bent = figure.fields["speaker"] + sum(np.float32(w) * figure.fields[name] for name, w in weights.items() if w)
-    grid, loose = _grid(), _looseness()
+    grid, looseness = _grid()
     pivot = np.array([_MIDLINE, 185.0], dtype=np.float32)
     angle = np.deg2rad(roll_degrees)
     back = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]], dtype=np.float32)
     still = (grid - pivot - np.float32(shift_px)) @ back + pivot
-    at = grid + loose * (still - grid)
+    at = grid + looseness * (still - grid)
     sampled = cv2.remap(bent, at / _GRID_PX, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return at - sampled - grid
 
@@ -258,22 +257,20 @@ def _shade_mouth(parted: Image, m: _Mouth, top: Floats, bottom: Floats) -> None:
 
 
 @lru_cache(maxsize=1)
-def _grid() -> Floats:
-    """[170, 256, 2] portrait x and y of the grid's points."""
+def _grid() -> tuple[Floats, Floats]:
+    """[170, 256, 2] portrait x and y of the grid's points, and [170, 256, 1] how much each follows the head's motion.
+
+    Everything above the chin follows it fully, nothing below the neck does.
+    """
     width, height = _CANVAS_PX
     x, y = np.meshgrid(np.arange(0, width, _GRID_PX, np.float32), np.arange(0, height, _GRID_PX, np.float32))
-    return np.stack([x, y], axis=-1)
-
-
-@lru_cache(maxsize=1)
-def _looseness() -> Floats:
-    """[170, 256, 1] how much of the head's motion each point follows: all above the chin, nothing below the neck."""
-    return smoothstep((222 - _grid()[..., 1:].astype(np.float64)) / 48).astype(np.float32)
+    grid = np.stack([x, y], axis=-1)
+    return grid, smoothstep((222 - grid[..., 1:].astype(np.float64)) / 48).astype(np.float32)
 
 
 def _field(bumps: tuple[Bump, ...]) -> Floats:
     """[170, 256, 2] sum of pushes."""
-    grid = _grid()
+    grid, _ = _grid()
     total = np.zeros_like(grid)
     for bump in bumps:
         squared = (grid[..., 0] - bump.x) ** 2 + (grid[..., 1] - bump.y) ** 2
@@ -281,8 +278,13 @@ def _field(bumps: tuple[Bump, ...]) -> Floats:
     return total
 
 
-def _geometry(look: Look) -> tuple[Bump, ...]:
-    return (
+# --- the speaker's texture and room ------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=2)
+def _figure(speaker: str) -> _Figure:
+    look = SPEAKERS[speaker].appearance
+    geometry = (
         *_RELAX,
         *_both(45, 132, look.face_width, 0, 19),
         *_both(37, 162, look.jaw_width, 0, 15),
@@ -297,16 +299,8 @@ def _geometry(look: Look) -> tuple[Bump, ...]:
         Bump(_MIDLINE, 25, 0, -look.hair_height, 30),
         *_both(68, 75, look.hair_width, 0, 26),
     )
-
-
-# --- the speaker's texture and room ------------------------------------------------------------------------------
-
-
-@lru_cache(maxsize=2)
-def _figure(speaker: str) -> _Figure:
-    look = CAST[speaker].look
-    bumps = {"speaker": _geometry(look), "turn": _TURN, "nod": _NOD, "blink": _BLINK, **_EXPRESSIONS}
-    return _Figure(_texture(CAST[speaker]), {name: _field(pushes) for name, pushes in bumps.items()})
+    bumps = {"speaker": geometry, "turn": _TURN, "nod": _NOD, "blink": _BLINK, **_EXPRESSIONS}
+    return _Figure(_texture(SPEAKERS[speaker]), {name: _field(pushes) for name, pushes in bumps.items()})
 
 
 @lru_cache(maxsize=1)
@@ -319,10 +313,11 @@ def _portrait() -> Floats:
 
 
 def _texture(speaker: Speaker) -> Image:
-    look, rgb = speaker.look, _portrait()
+    look, rgb = speaker.appearance, _portrait()
     figure, skin = _mask(_FIGURE, 0.7), _mask(_SKIN, 1.5)
     head = _mask(_FIGURE, 3.0) * smoothstep((152 - np.indices(rgb.shape[:2])[0]) / 12.0).astype(np.float32)
-    rgb = _blend(rgb, _dyed(rgb, look), head * (1 - skin))
+    strands = np.clip(rgb @ np.float32([0.3, 0.5, 0.2]) * 1.25, 0, 1) ** look.hair_gamma
+    rgb = _blend(rgb, strands[..., None] * np.float32(look.hair_rgb), head * (1 - skin))
     rgb = _blend(rgb, rgb**look.skin_gamma * np.float32(look.skin_gain), skin)
     rgb = _blend(rgb, rgb * np.float32([0.55, 0.55, 0.58]), look.stubble * _beard())
     rgb = _lit(_resuited(rgb, look.suit_hue), speaker)
@@ -346,12 +341,6 @@ def _mask(outline: tuple[tuple[int, int], ...], blur_px: float) -> Floats:
     return np.clip(cv2.GaussianBlur(mask, (0, 0), blur_px), 0, 1)
 
 
-def _dyed(rgb: Floats, look: Look) -> Floats:
-    """Hair keeps its strands and takes the speaker's colour."""
-    strands = np.clip(rgb @ np.float32([0.3, 0.5, 0.2]) * 1.25, 0, 1) ** look.hair_gamma
-    return strands[..., None] * np.float32(look.hair_rgb)
-
-
 def _beard() -> Floats:
     """[340, 512] where a beard would grow: jaw and upper lip, not the lips."""
     y, x = np.indices(_CANVAS_PX[::-1], dtype=np.float32)
@@ -373,7 +362,7 @@ def _resuited(rgb: Floats, hue_shift: int) -> Floats:
 
 def _lit(rgb: Floats, speaker: Speaker) -> Floats:
     x = (np.arange(rgb.shape[1], dtype=np.float32) - _MIDLINE) / 60
-    side = -speaker.light if speaker.look.mirrored else speaker.light
+    side = -speaker.light if speaker.appearance.mirrored else speaker.light
     return rgb * (speaker.exposure * (1 + side * np.tanh(x)))[None, :, None]
 
 
@@ -393,7 +382,7 @@ def _draw_glasses(texture: Image) -> None:
 @lru_cache(maxsize=2)
 def _backdrop(speaker: str) -> Image:
     """[360, 480, 3] the speaker's room, out of focus."""
-    who = CAST[speaker]
+    who = SPEAKERS[speaker]
     width, height = FRAME_PX
     y, x = np.indices((height, width), dtype=np.float32)
     pattern, blur = _pattern(who.backdrop, x, y)

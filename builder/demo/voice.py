@@ -1,8 +1,8 @@
 """Speech-like sound by the source-filter model: glottal pulses and breath through formant resonators.
 
-Two manners of speaking. *Lively*: raised and swinging pitch, bright and pressed, raised larynx, quick syllables.
-*Dull*: lowered flat pitch, soft spectral tilt, breathy, slow syllables. Both swell with the same slow envelope
-that opens the jaw; what tells them apart is heard only.
+Two speaking styles. *Lively*: raised and modulated pitch, bright and pressed, raised larynx, quick syllables.
+*Dull*: lowered flat pitch, soft spectral tilt, breathy, slow syllables. Both follow the same slow envelope that opens
+the jaw; only the sound distinguishes them.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import signal
 
-from builder.demo.cast import CAST, Speaker
-from builder.demo.plan import Curve, Manner, Take, Voice, smoothstep
+from builder.demo.speakers import SPEAKERS, Speaker
+from builder.demo.utterances import Curve, SpeakingStyle, Speech, Take, smoothstep
 
 RATE_HZ = 48_000
 #: First three formants of [a e i o u] in an average tract, in Hz; those above hardly move with the vowel.
@@ -26,56 +26,56 @@ _SPEECH_RMS_DB = -23.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Manner:
-    """Where a manner of speaking leads to at full strength; half way between the two is a neutral voice."""
+class _StyleTarget:
+    """Voice of a speaking style at full strength; half way between the two styles is a neutral voice."""
 
     pitch: float
     """Factor on the speaker's pitch."""
     swing: float
-    """Share of the pitch that its swings reach."""
+    """Depth of the pitch modulation, as a fraction of the pitch."""
     brightness: float
     """0: soft and steeply tilted, 1: pressed and bright."""
     breath_db: float
-    """Level of the breath under the pulses."""
+    """Level of the breath relative to the pulses."""
     formants: float
     """Factor on the speaker's formants: a raised larynx shortens the tract."""
 
 
-_MANNERS: Mapping[Manner, _Manner] = {
-    "lively": _Manner(pitch=1.35, swing=0.22, brightness=1.0, breath_db=-34.0, formants=1.10),
-    "dull": _Manner(pitch=0.85, swing=0.03, brightness=0.0, breath_db=-19.0, formants=0.92),
+_STYLES: Mapping[SpeakingStyle, _StyleTarget] = {
+    "lively": _StyleTarget(pitch=1.35, swing=0.22, brightness=1.0, breath_db=-34.0, formants=1.10),
+    "dull": _StyleTarget(pitch=0.85, swing=0.03, brightness=0.0, breath_db=-19.0, formants=0.92),
 }
 
 
-def speak(speaker: str, take: Take, manner: Manner, voice: Voice) -> npt.NDArray[np.int16]:
+def synthesize_speech(speaker: str, take: Take, speaking_style: SpeakingStyle, speech: Speech) -> npt.NDArray[np.int16]:
     """[n] mono sound at 48 kHz, exactly as long as the take's frames."""
-    who, how = CAST[speaker], _MANNERS[manner]
+    who, style = SPEAKERS[speaker], _STYLES[speaking_style]
     seconds = np.arange(round(take.duration_seconds * RATE_HZ)) / RATE_HZ
-    rng = np.random.default_rng(voice.noise_seed)
-    strength = voice.onset.at(seconds, take.duration_seconds)
-    syllable = np.cumsum(np.full(len(seconds), voice.syllables_hz / RATE_HZ))
-    source = _source(_pitch_hz(who, how, voice, seconds, strength), how, strength, rng)
-    spoken = _articulate(source, who.formant_scale * how.formants, voice.vowels, syllable)
+    rng = np.random.default_rng(speech.noise_seed)
+    strength = speech.onset.at(seconds, take.duration_seconds)
+    syllable = np.cumsum(np.full(len(seconds), speech.syllables_hz / RATE_HZ))
+    source = _source(_pitch_hz(who, style, speech, seconds, strength), style, strength, rng)
+    spoken = _articulate(source, who.formant_scale * style.formants, speech.vowels, syllable)
     spoken *= take.envelope(seconds) * (0.3 + 0.7 * np.sin(np.pi * syllable) ** 2)
     spoken *= 10 ** ((_SPEECH_RMS_DB + take.loudness_db) / 20) / np.sqrt(np.mean(spoken**2))
-    room = _room(len(seconds), rng) * 10 ** ((_SPEECH_RMS_DB + voice.noise_db) / 20 + 0.5)
+    room = _room(len(seconds), rng) * 10 ** ((_SPEECH_RMS_DB + speech.noise_db) / 20 + 0.5)
     return np.round(np.clip(spoken + room, -0.99, 0.99) * 32767).astype(np.int16)
 
 
-def silence(take: Take) -> npt.NDArray[np.int16]:
+def synthesize_silence(take: Take) -> npt.NDArray[np.int16]:
     """[n] digital silence as long as the take's frames."""
     return np.zeros(round(take.duration_seconds * RATE_HZ), dtype=np.int16)
 
 
-def _pitch_hz(who: Speaker, how: _Manner, voice: Voice, seconds: Curve, strength: Curve) -> Curve:
-    swings = np.sum([w * np.sin(2 * np.pi * f * seconds + p) for w, f, p in voice.pitch], axis=0)
+def _pitch_hz(who: Speaker, style: _StyleTarget, speech: Speech, seconds: Curve, strength: Curve) -> Curve:
+    swings = np.sum([w * np.sin(2 * np.pi * f * seconds + p) for w, f, p in speech.pitch], axis=0)
     declination = 1.0 - 0.04 * seconds
-    manner = 1.0 + (how.pitch - 1.0) * strength
-    return who.pitch_hz * voice.pitch_shift * manner * declination * (1.0 + how.swing * strength * swings)
+    shift = 1.0 + (style.pitch - 1.0) * strength
+    return who.pitch_hz * speech.pitch_shift * shift * declination * (1.0 + style.swing * strength * swings)
 
 
-def _source(pitch_hz: Curve, how: _Manner, strength: Curve, rng: np.random.Generator) -> Curve:
-    """[n] glottal pulses with jitter and shimmer, soft or bright, and breath; without strength, a neutral voice."""
+def _source(pitch_hz: Curve, style: _StyleTarget, strength: Curve, rng: np.random.Generator) -> Curve:
+    """[n] glottal pulses with jitter and shimmer, soft or bright, and breath; at strength 0, a neutral voice."""
     jitter = signal.lfilter([1.0], [1.0, -0.999], rng.normal(0.0, 0.0006, len(pitch_hz)))
     cycles = np.floor(np.cumsum(pitch_hz * (1.0 + jitter)) / RATE_HZ)
     pulses = np.diff(cycles, prepend=0.0) * (1.0 + 0.08 * rng.normal(size=len(pitch_hz)))
@@ -84,8 +84,8 @@ def _source(pitch_hz: Curve, how: _Manner, strength: Curve, rng: np.random.Gener
     bright = bright * (_rms(soft) / _rms(bright))
     breath = _lowpass(rng.normal(size=len(pitch_hz)), (900.0,))
     breath *= _rms(soft) / _rms(breath)
-    brightness = np.clip(0.5 + (how.brightness - 0.5) * strength, 0.0, 1.0)
-    breath_db = -26.0 + (how.breath_db + 26.0) * strength
+    brightness = np.clip(0.5 + (style.brightness - 0.5) * strength, 0.0, 1.0)
+    breath_db = -26.0 + (style.breath_db + 26.0) * strength
     return soft * (1.0 - brightness) ** 2 + bright * brightness**2 + breath * 10 ** (breath_db / 20)
 
 

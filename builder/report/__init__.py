@@ -1,7 +1,10 @@
-"""What a person looks at after a build: `report.html`, and a picture for a README's first screen.
+"""Shows a build to a person: `report.html`, and a picture for the top of a README.
 
-Both are made from the shard folder alone: neither the recordings nor the face models are needed, so whoever
-receives a folder can make them again. Same folder, same bytes.
+Both need only the shard folder, neither the recordings nor the face models, so everyone who receives a folder can make
+them again. The same folder gives the same bytes.
+
+`shard_reader` reads the folder, `sampling` chooses the clips to show, `figure` draws a clip as shapes, `page` renders
+them as SVG in the page's template and `picture` as pixels.
 """
 
 from __future__ import annotations
@@ -9,9 +12,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from builder.report import contents, page
-from builder.report.choice import choose
-from builder.report.picture import draw
+from builder.report.page import render_page
+from builder.report.picture import render_picture
+from builder.report.sampling import choose_clips
+from builder.report.shard_reader import read_folder, read_samples, rows_of
 from manifests.files import atomic_write
 
 __all__ = ["REPORT_FILE", "write_picture", "write_report"]
@@ -21,32 +25,32 @@ _PICTURE_CLIPS = 3
 
 
 def write_report(folder: Path, *, clips: int = 24) -> Path:
-    """Make `report.html` in a folder of shards: one file that asks for nothing from anywhere else.
+    """Make `report.html` in a folder of shards: one file that loads nothing from anywhere else.
 
     Args:
         folder: a finished build.
         clips: how many clips to show with faces, sound and time marks.
 
-    Raises ManifestError, naming the file that is not as it should be, and OSError.
+    Raises ManifestError, naming the file that is not valid, and OSError.
     """
-    found = contents.load(folder)
-    shown = list(contents.samples(found, choose(found.rows, clips)))
+    build = read_folder(folder)
+    samples = list(read_samples(build, choose_clips(build.rows, clips)))
     path = folder / REPORT_FILE
-    atomic_write(path, page.render(found, shown).encode(errors="replace"))
+    atomic_write(path, render_page(build, samples).encode(errors="replace"))
     return path
 
 
 def write_picture(folder: Path, path: Path, clip_ids: Sequence[str] | None = None) -> Path:
-    """Make a picture, 1400 px wide, of what comes out: faces, sound and spectrogram of clips on their time axes.
+    """Make a picture, 1400 px wide, of the samples: faces, sound and spectrogram of clips on their time axes.
 
     Args:
         folder: a finished build.
         path: where to write it; `.jpg` or `.png`.
-        clip_ids: clips to show, three of different emotions and speakers where not given.
+        clip_ids: clips to show; by default three of different emotions and speakers.
 
-    Raises ManifestError, for a clip that is not in the folder too, FolderError for another kind of file, and OSError.
+    Raises ManifestError, also for a clip that is not in the folder, FolderError for another file type, and OSError.
     """
-    found = contents.load(folder)
-    rows = choose(found.rows, _PICTURE_CLIPS) if clip_ids is None else contents.named(found, clip_ids)
-    atomic_write(path, draw(found, list(contents.samples(found, rows)), path))
+    build = read_folder(folder)
+    rows = choose_clips(build.rows, _PICTURE_CLIPS) if clip_ids is None else rows_of(build, clip_ids)
+    atomic_write(path, render_picture(build, list(read_samples(build, rows)), path))
     return path

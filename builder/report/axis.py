@@ -1,4 +1,4 @@
-"""From presentation seconds to places in a picture, for sound, windows and faces alike. Pure."""
+"""Presentation seconds -> positions in a figure, the same for sound, windows and faces. Pure."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from manifests.schema import COLUMNS, SAMPLE_RATE_HZ, Timing
 
 Floats = npt.NDArray[np.float64]
 
-#: Distances between time marks that people read with ease.
+#: Distances between ticks that are easy to read.
 _TICK_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0, 120.0, 300.0, 600.0, 3600.0, 7200.0)
-_MOST_TICKS = 16
+_MAX_TICKS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class Axis:
+class TimeAxis:
     """Seconds from left to right, linear."""
 
     start_seconds: float
@@ -28,14 +28,14 @@ class Axis:
     width_px: float
 
     @classmethod
-    def over(cls, timing: Timing, left_px: float, width_px: float) -> Axis:
-        """Wide enough for the clip's span and for every window of the grid of 16."""
+    def over(cls, timing: Timing, left_px: float, width_px: float) -> TimeAxis:
+        """An axis over the clip's span and every window of the grid of 16."""
         first, last = windows_seconds(timing)
         start, end = min(timing.span_seconds[0], first), max(timing.span_seconds[1], last)
         return cls(start_seconds=start, end_seconds=end, left_px=left_px, width_px=width_px)
 
     def x(self, seconds: float) -> float:
-        """Place of an instant, px."""
+        """Position of an instant, px."""
         share = (seconds - self.start_seconds) / (self.end_seconds - self.start_seconds)
         return self.left_px + share * self.width_px
 
@@ -44,29 +44,29 @@ class Axis:
         return seconds / (self.end_seconds - self.start_seconds) * self.width_px
 
     def ticks(self) -> tuple[float, ...]:
-        """Round times within the axis, at most 16."""
+        """Round times on the axis, at most 16, seconds."""
         duration = self.end_seconds - self.start_seconds
-        step = next((s for s in _TICK_SECONDS if duration / s <= _MOST_TICKS - 1), duration)
+        step = next((s for s in _TICK_SECONDS if duration / s <= _MAX_TICKS - 1), duration)
         first, last = math.ceil(self.start_seconds / step - 1e-9), math.floor(self.end_seconds / step + 1e-9)
         return tuple(round(i * step, 6) for i in range(first, last + 1))
 
 
 def windows_seconds(timing: Timing) -> tuple[float, float]:
-    """From the start of the first to the end of the last window of the grid of 16."""
+    """Start of the first and end of the last window of the grid of 16."""
     return timing.instants_seconds[0] - timing.step_seconds, timing.instants_seconds[-1] + timing.step_seconds
 
 
-def continuous(windows: npt.NDArray[np.float16], timing: Timing, seconds: Floats) -> Floats:
-    """Overlapping windows -> one spectrogram at the given times: each column from the window it is most central in.
+def stitch_windows(windows: npt.NDArray[np.float16], timing: Timing, seconds: Floats) -> Floats:
+    """Overlapping windows -> one spectrogram at the given times, each from the window whose centre is nearest.
 
     Column j of window i is at t_i - s + j 2s / 224.
 
     Args:
         windows: [16, rows, 224], the grid of 16.
         timing: the instants t_i and the step s.
-        seconds: [n] times of the columns wanted.
+        seconds: [n] times of the columns to return.
 
-    Returns: [rows, n]; NaN outside of all windows.
+    Returns: [rows, n]; NaN outside all windows.
     """
     instants = np.asarray(timing.instants_seconds)
     nearest = np.abs(seconds[:, None] - instants).argmin(axis=1)
@@ -76,8 +76,8 @@ def continuous(windows: npt.NDArray[np.float16], timing: Timing, seconds: Floats
     return np.where(inside[:, None], values, np.nan).T
 
 
-def envelope(audio: npt.NDArray[np.int16], audio_start_seconds: float, edges_seconds: Floats) -> Floats:
-    """[n] sound -> [bins, 2] lowest and highest sample between neighbouring edges, in -1..1; NaN where is no sound.
+def waveform_envelope(audio: npt.NDArray[np.int16], audio_start_seconds: float, edges_seconds: Floats) -> Floats:
+    """[n] sound -> [bins, 2] lowest and highest sample between neighbouring edges, in -1..1; NaN without sound.
 
     Args:
         audio: [n] mono at 16 kHz.

@@ -1,77 +1,128 @@
-"""One clip as it was sampled: crops, sound and spectrograms above one axis of presentation seconds, as SVG."""
+"""One clip as it was sampled: crops, sound and spectrograms above one axis of presentation seconds.
+
+`draw_clip` places everything once, as plain shapes. The page's template renders the shapes as SVG, `picture` as pixels.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import ClassVar
 
 import numpy as np
 
 from builder.faces import TEMPLATE_PX
-from builder.report.axis import Axis, envelope, windows_seconds
-from builder.report.images import THUMBNAIL_PX, Scale, data_uri, spectrogram, thumbnails
-from builder.report.markup import Markup, element
+from builder.report.axis import TimeAxis, waveform_envelope, windows_seconds
+from builder.report.images import ColorScale, RgbImage, spectrogram_image, thumbnail
 from manifests.schema import CROP_PX, FRAMES, Sample, Timing
 
 WIDTH_PX = 1200
-_LEFT_PX, _RIGHT_PX = 96, 6
+LEFT_PX, RIGHT_PX = 96, 20
 _CROP_GAP_PX, _FRAMES_PX, _WAVE_PX, _GAP_PX, _AXIS_PX = 2, 20, 52, 6, 20
 _SPECTROGRAM_PX = 70
 _WAVE_BINS = 560
-#: Crops narrower than this say nothing: they are spread over the whole width, and lines lead to their instants.
+#: Crops narrower than this show too little: they are spread over the whole width, and lines lead to their instants.
 _NARROWEST_CROP_PX = 40
 #: Instants whose windows are shaded.
 SHADED = (3, 11)
-
-FEATURE_TITLES = {"mfcc": "MFCC", "logmel": "log-mel", "stft": "STFT"}
+_FEATURE_TITLES = {"mfcc": "MFCC", "logmel": "log-mel", "stft": "STFT"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Layout:
-    """Where things are, px from the top left."""
+class Rectangle:
+    """A box, px from the top left of the figure; `title` is shown on hover."""
 
-    axis: Axis
-    crop_px: float
-    crop_centres: tuple[float, ...]
-    frames_px: float
-    """Height of the lane between crops and sound; higher where lines have far to go sideways."""
-    features: tuple[str, ...]
-
-    @property
-    def frames_top(self) -> float:
-        return self.crop_px + 2
-
-    @property
-    def wave_top(self) -> float:
-        return self.frames_top + self.frames_px
-
-    def spectrogram_top(self, number: int) -> float:
-        return self.wave_top + _WAVE_PX + _GAP_PX + number * (_SPECTROGRAM_PX + _GAP_PX)
-
-    @property
-    def bottom(self) -> float:
-        return self.spectrogram_top(len(self.features)) - _GAP_PX
+    kind: ClassVar = "rectangle"
+    left: float
+    top: float
+    width: float
+    height: float
+    style: str
+    title: str = ""
 
 
-def clip_figure(sample: Sample, scales: Mapping[str, Scale], *, aligned: bool, key: str) -> Markup:
-    """SVG of a sample; `key` makes ids unique on the page, `aligned` says that crops follow the template."""
-    layout = _layout(sample, tuple(scales))
-    height = layout.bottom + _AXIS_PX
-    parts = [
-        element("title", f"{sample.clip.clip_id}: faces, sound and spectrograms on one time axis"),
-        *_windows(sample, layout, layout.wave_top, _WAVE_PX, "window"),
-        *_waveform(sample, layout),
-        *_spectrograms(sample, layout, scales),
-        *_crops(sample, layout, aligned, key),
-        *_frames(sample, layout),
-        *_axis(layout),
-    ]
-    return element("svg", *parts, viewBox=f"0 0 {WIDTH_PX} {_n(height)}", role="img", class_="clip")
+@dataclass(frozen=True, kw_only=True)
+class Strokes:
+    """Straight lines of one style, each (x0, y0, x1, y1) in px."""
+
+    kind: ClassVar = "strokes"
+    lines: Sequence[tuple[float, float, float, float]]
+    style: str
 
 
-def crop_places(axis: Axis, timing: Timing) -> tuple[float, tuple[float, ...]]:
-    """Width of a crop and the centre of each: over its instant, or evenly spread where instants are too close."""
+@dataclass(frozen=True, kw_only=True)
+class Dot:
+    """A filled circle at (x, y)."""
+
+    kind: ClassVar = "dot"
+    x: float
+    y: float
+    radius: float
+    style: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text:
+    """A line of text with its base line at y; the style says what x is: the right end or the middle."""
+
+    kind: ClassVar = "text"
+    text: str
+    x: float
+    y: float
+    style: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Raster:
+    """An image stretched to a box."""
+
+    kind: ClassVar = "raster"
+    left: float
+    top: float
+    width: float
+    height: float
+    pixels: RgbImage
+
+
+Shape = Rectangle | Strokes | Dot | Text | Raster
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipFigure:
+    """Shapes of a figure 1200 px wide, those at the back first. Styles are classes in `style.css`."""
+
+    title: str
+    height: float
+    shapes: tuple[Shape, ...]
+
+
+def draw_clip(sample: Sample, scales: Mapping[str, ColorScale], *, mark_template: bool) -> ClipFigure:
+    """Draw a sample with the spectrograms that have a scale.
+
+    `mark_template` marks where the alignment puts irises and mouth corners, for crops that were aligned.
+    """
+    timing = sample.timing
+    axis = TimeAxis.over(timing, LEFT_PX, WIDTH_PX - LEFT_PX - RIGHT_PX)
+    crop_px, centres = place_crops(axis, timing)
+    farthest = max(abs(centre - axis.x(t)) for centre, t in zip(centres, timing.instants_seconds, strict=True))
+    wave_top = crop_px + 2 + (_FRAMES_PX if farthest < 1 else 3 * _FRAMES_PX)  # long lines need more height
+    spectrograms_top = wave_top + _WAVE_PX + _GAP_PX
+    axis_top = spectrograms_top + len(scales) * (_SPECTROGRAM_PX + _GAP_PX) - 2
+    shapes: list[Shape] = [*_shade_windows(timing, axis, wave_top, _WAVE_PX, "window")]
+    shapes += _draw_sound(sample, axis, wave_top)
+    for number, (feature, scale) in enumerate(scales.items()):
+        top = spectrograms_top + number * (_SPECTROGRAM_PX + _GAP_PX)
+        shapes += _draw_spectrogram(sample, feature, scale, axis, top)
+    shapes += _draw_crops(sample, crop_px, centres, mark_template=mark_template)
+    shapes += _draw_frame_times(timing, axis, centres, crop_px + 2, wave_top)
+    shapes += _draw_axis(axis, axis_top)
+    title = f"{sample.clip.clip_id}: faces, sound and spectrograms on one time axis"
+    return ClipFigure(title=title, height=axis_top + _AXIS_PX - 4, shapes=tuple(shapes))
+
+
+def place_crops(axis: TimeAxis, timing: Timing) -> tuple[float, tuple[float, ...]]:
+    """Width of a crop and the centre of each: over its instant, or evenly spread if the instants are too close."""
     closest = min(later - earlier for earlier, later in pairwise(timing.instants_seconds))
     width = axis.length(min(closest, timing.step_seconds))
     if width >= _NARROWEST_CROP_PX:
@@ -80,120 +131,100 @@ def crop_places(axis: Axis, timing: Timing) -> tuple[float, tuple[float, ...]]:
     return width, tuple(axis.left_px + (i + 1) * width for i in range(FRAMES))
 
 
-def template_marks(centre_x: float, top: float, side: float) -> str:
-    """SVG path of crosses at the irises and of strokes at the mouth's corners of an aligned crop."""
+def template_marks(centre_x: float, top: float, side: float) -> Strokes:
+    """Crosses at the irises and horizontal strokes at the mouth corners of an aligned crop."""
     scale, left = side / CROP_PX, centre_x - side / 2
     points = [(left + x * scale, top + y * scale) for x, y in TEMPLATE_PX.tolist()]
     arm = max(2.5, side / 28)
-    across = (f"M{_n(x - arm)} {_n(y)}h{_n(2 * arm)}" for x, y in points)
-    down = (f"M{_n(x)} {_n(y - arm)}v{_n(2 * arm)}" for x, y in points[:2])
-    return "".join((*across, *down))
+    across = ((x - arm, y, x + arm, y) for x, y in points)
+    down = ((x, y - arm, x, y + arm) for x, y in points[:2])
+    return Strokes(lines=(*across, *down), style="marks")
 
 
-def _layout(sample: Sample, features: tuple[str, ...]) -> _Layout:
-    axis = Axis.over(sample.timing, _LEFT_PX, WIDTH_PX - _LEFT_PX - _RIGHT_PX)
-    width, centres = crop_places(axis, sample.timing)
-    farthest = max(abs(c - axis.x(t)) for c, t in zip(centres, sample.timing.instants_seconds, strict=True))
-    lane = _FRAMES_PX if farthest < 1 else 3 * _FRAMES_PX
-    return _Layout(axis=axis, crop_px=width, crop_centres=centres, frames_px=lane, features=features)
+def _draw_crops(sample: Sample, crop_px: float, centres: Sequence[float], *, mark_template: bool) -> Iterator[Shape]:
+    """The 16 crops; those without a face of their own are framed and labelled."""
+    yield Text(text=f"{FRAMES} faces", x=LEFT_PX - 10, y=crop_px / 2 + 3.5, style="label")
+    side = crop_px - _CROP_GAP_PX
+    for i, (face, x, found) in enumerate(zip(sample.faces, centres, sample.face_found, strict=True)):
+        box = {"left": x - side / 2, "top": 1.0, "width": side, "height": side}
+        yield Raster(pixels=thumbnail(face), **box)
+        if mark_template:
+            yield template_marks(x, 1, side)
+        instant, frame = sample.timing.instants_seconds[i], sample.timing.frame_seconds[i]
+        title = f"face {i + 1} of {FRAMES}: instant {instant:.3f} s, frame at {frame:.3f} s"
+        title += f" ({(frame - instant) * 1000:+.0f} ms)"
+        if found:
+            yield Rectangle(style="shaded" if i in SHADED else "crop", title=title, **box)
+        else:
+            title += "; no face found, alignment borrowed from its neighbours"
+            yield Rectangle(style="borrowed", title=title, **box)
+            yield Text(text="borrowed", x=x, y=side - 3, style="borrowed-label")
 
 
-def _crops(sample: Sample, layout: _Layout, aligned: bool, key: str) -> Iterator[Markup]:
-    """The filmstrip, stored once and shown crop by crop; borrowed alignments are framed and hatched."""
-    strip = data_uri(thumbnails(sample))
-    size = {"width": FRAMES * THUMBNAIL_PX, "height": THUMBNAIL_PX}
-    yield element("defs", element("image", id=f"strip-{key}", href=strip, **size))
-    yield _label("faces", layout.crop_px / 2)
-    side = layout.crop_px - _CROP_GAP_PX
-    for i, (x, found) in enumerate(zip(layout.crop_centres, sample.face_found, strict=True)):
-        view = f"{i * THUMBNAIL_PX} 0 {THUMBNAIL_PX} {THUMBNAIL_PX}"
-        place = {"x": _n(x - side / 2), "y": "1", "width": _n(side), "height": _n(side)}
-        yield element("svg", element("use", href=f"#strip-{key}"), viewBox=view, **place)
-        if aligned:
-            yield element("path", d=template_marks(x, 1, side), class_="marks")
-        kind = "borrowed" if not found else "shaded" if i in SHADED else "crop"
-        yield element("g", element("title", _crop_title(sample, i)), element("rect", class_=kind, **place))
-        if not found:
-            yield element("text", "borrowed", x=_n(x), y=_n(side - 3), class_="borrowed-label")
-
-
-def _crop_title(sample: Sample, i: int) -> str:
-    instant, frame = sample.timing.instants_seconds[i], sample.timing.frame_seconds[i]
-    found = "" if sample.face_found[i] else "; no face found, alignment borrowed from its neighbours"
-    late = (frame - instant) * 1000
-    return f"face {i + 1} of {FRAMES}: instant {instant:.3f} s, frame at {frame:.3f} s ({late:+.0f} ms){found}"
-
-
-def _frames(sample: Sample, layout: _Layout) -> Iterator[Markup]:
+def _draw_frame_times(
+    timing: Timing, axis: TimeAxis, centres: Sequence[float], top: float, wave_top: float
+) -> Iterator[Shape]:
     """Below each crop the time of the frame it shows (dot) and its instant (line down through the sound)."""
-    x, top = layout.axis.x, layout.frames_top
-    middle = layout.wave_top - _FRAMES_PX / 2 + 1
-    yield _label("frame times", middle)
-    shown = zip(layout.crop_centres, sample.timing.frame_seconds, strict=True)
-    leaders = "".join(f"M{_n(centre)} {_n(top)}L{_n(x(frame))} {_n(middle)}" for centre, frame in shown)
-    yield element("path", d=leaders, class_="leader")
-    yield element("path", d=_instants(sample, layout, middle, layout.wave_top + _WAVE_PX), class_="instant")
-    for frame in sample.timing.frame_seconds:
-        yield element("circle", cx=_n(x(frame)), cy=_n(middle), r="2.6", class_="frame")
+    middle = wave_top - _FRAMES_PX / 2 + 1
+    frames = [axis.x(t) for t in timing.frame_seconds]
+    yield Text(text="frame times", x=LEFT_PX - 10, y=middle + 3.5, style="label")
+    yield Strokes(lines=[(centre, top, x, middle) for centre, x in zip(centres, frames, strict=True)], style="leader")
+    yield _mark_instants(timing, axis, middle, wave_top + _WAVE_PX, "instant")
+    for x in frames:
+        yield Dot(x=x, y=middle, radius=2.6, style="frame")
 
 
-def _instants(sample: Sample, layout: _Layout, top: float, bottom: float) -> str:
-    return "".join(f"M{_n(layout.axis.x(t))} {_n(top)}V{_n(bottom)}" for t in sample.timing.instants_seconds)
-
-
-def _windows(sample: Sample, layout: _Layout, top: float, height: float, class_: str) -> Iterator[Markup]:
-    """The windows [t - s, t + s] of two instants."""
-    timing, axis = sample.timing, layout.axis
-    size = {"y": _n(top), "width": _n(axis.length(2 * timing.step_seconds)), "height": _n(height)}
-    for i in SHADED:
-        yield element("rect", x=_n(axis.x(timing.instants_seconds[i] - timing.step_seconds)), **size, class_=class_)
-
-
-def _waveform(sample: Sample, layout: _Layout) -> Iterator[Markup]:
-    """Sound as a line from its lowest to its highest sample per bin, scaled to the clip's peak, which is given."""
-    axis, middle = layout.axis, layout.wave_top + _WAVE_PX / 2
+def _draw_sound(sample: Sample, axis: TimeAxis, top: float) -> Iterator[Shape]:
+    """A line per bin from its lowest to its highest sample, scaled to the clip's peak, which is given."""
+    middle = top + _WAVE_PX / 2
     edges = np.linspace(axis.start_seconds, axis.end_seconds, _WAVE_BINS + 1)
-    extremes = envelope(sample.audio, sample.timing.audio_start_seconds, edges)
+    extremes = waveform_envelope(sample.audio, sample.timing.audio_start_seconds, edges)
     peak = float(np.nanmax(np.abs(extremes), initial=0.0))
     scale = (_WAVE_PX / 2 - 1) / peak if peak else 0.0
-    path = "".join(
-        f"M{_n(axis.x(at))} {_n(middle - high * scale - 0.4)}V{_n(middle - low * scale + 0.4)}"
+    lines = [
+        (axis.x(at), middle - high * scale - 0.4, axis.x(at), middle - low * scale + 0.4)
         for at, (low, high) in zip((edges[:-1] + edges[1:]) / 2, extremes, strict=True)
         if np.isfinite(low)
-    )
-    yield _label("sound", middle - 6)
-    loudness = f"peak {round(20 * np.log10(peak))} dBFS".replace("-", "\N{MINUS SIGN}") if peak else "digital silence"
-    yield _label(loudness, middle + 8, "small")
-    yield element("path", d=path, class_="wave")
+    ]
+    level = f"peak {round(20 * np.log10(peak))} dBFS".replace("-", "\N{MINUS SIGN}") if peak else "digital silence"
+    yield Text(text="sound", x=LEFT_PX - 10, y=middle - 2.5, style="label")
+    yield Text(text=level, x=LEFT_PX - 10, y=middle + 11.5, style="small")
+    yield Strokes(lines=lines, style="wave")
 
 
-def _spectrograms(sample: Sample, layout: _Layout, scales: Mapping[str, Scale]) -> Iterator[Markup]:
+def _draw_spectrogram(sample: Sample, feature: str, scale: ColorScale, axis: TimeAxis, top: float) -> Iterator[Shape]:
     start, end = windows_seconds(sample.timing)
-    x, width = layout.axis.x(start), layout.axis.length(end - start)
-    for number, feature in enumerate(layout.features):
-        top = layout.spectrogram_top(number)
-        rows = sample.spectrograms[f"{feature}_{FRAMES}"].shape[1]
-        yield _label(FEATURE_TITLES.get(feature, feature), top + _SPECTROGRAM_PX / 2 - 6)
-        yield _label(f"{rows} rows", top + _SPECTROGRAM_PX / 2 + 8, "small")
-        place = {"x": _n(x), "y": _n(top), "width": _n(width), "height": _SPECTROGRAM_PX}
-        picture = data_uri(spectrogram(sample, feature, scales[feature]))
-        yield element("image", href=picture, preserveAspectRatio="none", **place)
-        yield element("path", d=_instants(sample, layout, top, top + _SPECTROGRAM_PX), class_="instant over")
-        yield from _windows(sample, layout, top, _SPECTROGRAM_PX, "window-outline")
+    middle = top + _SPECTROGRAM_PX / 2
+    rows = sample.spectrograms[f"{feature}_{FRAMES}"].shape[1]
+    yield Text(text=_FEATURE_TITLES.get(feature, feature), x=LEFT_PX - 10, y=middle - 2.5, style="label")
+    yield Text(text=f"{rows} rows", x=LEFT_PX - 10, y=middle + 11.5, style="small")
+    yield Raster(
+        left=axis.x(start),
+        top=top,
+        width=axis.length(end - start),
+        height=_SPECTROGRAM_PX,
+        pixels=spectrogram_image(sample, feature, scale),
+    )
+    yield _mark_instants(sample.timing, axis, top, top + _SPECTROGRAM_PX, "instant-over")
+    yield from _shade_windows(sample.timing, axis, top, _SPECTROGRAM_PX, "window-outline")
 
 
-def _axis(layout: _Layout) -> Iterator[Markup]:
-    axis, y = layout.axis, layout.bottom + 4
-    marks = "".join(f"M{_n(axis.x(t))} {_n(y)}v4" for t in axis.ticks())
-    yield element("path", d=f"M{_n(axis.left_px)} {_n(y)}h{_n(axis.width_px)}{marks}", class_="axis")
-    for t in axis.ticks():
-        yield element("text", f"{t:g} s", x=_n(axis.x(t)), y=_n(y + 14), class_="tick")
+def _mark_instants(timing: Timing, axis: TimeAxis, top: float, bottom: float, style: str) -> Strokes:
+    places = [axis.x(t) for t in timing.instants_seconds]
+    return Strokes(lines=[(x, top, x, bottom) for x in places], style=style)
 
 
-def _label(text: str, y: float, class_: str = "label") -> Markup:
-    return element("text", text, x=_LEFT_PX - 10, y=_n(y + 3.5), class_=class_)
+def _shade_windows(timing: Timing, axis: TimeAxis, top: float, height: float, style: str) -> Iterator[Shape]:
+    """The windows [t - s, t + s] of two instants."""
+    width = axis.length(2 * timing.step_seconds)
+    for i in SHADED:
+        left = axis.x(timing.instants_seconds[i] - timing.step_seconds)
+        yield Rectangle(left=left, top=top, width=width, height=height, style=style)
 
 
-def _n(value: float) -> str:
-    """A tenth of a pixel is enough."""
-    return f"{value:.1f}".removesuffix(".0")
+def _draw_axis(axis: TimeAxis, y: float) -> Iterator[Shape]:
+    ticks = [(t, axis.x(t)) for t in axis.ticks()]
+    line = (axis.left_px, y, axis.left_px + axis.width_px, y)
+    yield Strokes(lines=[line, *((x, y, x, y + 4) for _, x in ticks)], style="axis")
+    for t, x in ticks:
+        yield Text(text=f"{t:g} s", x=x, y=y + 14, style="tick")

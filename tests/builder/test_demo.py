@@ -1,4 +1,4 @@
-"""The demo corpus: what is drawn, what is rendered, what is written, and what a scan finds."""
+"""The demo corpus: sampled parameters, rendered frames and speech, written clips, and the scan."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 
 from builder.datasets import demo
 from builder.datasets.base import CorpusError
-from builder.demo import corpus, face, plan, voice
-from builder.demo.plan import EMOTIONS, SPEAKERS, Utterance, inventory
+from builder.demo import face, utterances, voice, writer
+from builder.demo.utterances import EMOTIONS, SPEAKER_IDS, Utterance, list_utterances
 from builder.faces import FaceFinder
 from manifests.files import exclusive_lock
 from manifests.schema import Clip
@@ -31,15 +31,15 @@ NAMES = (
     "S01_angry_01", "S01_calm_01", "S01_happy_01",
     "S03_happy_bad_crowd", "S03_calm_bad_silent", "S06_sad_bad_noface", "S08_happy_bad_cut",
 )  # fmt: skip
-FEW = tuple(u for u in inventory() if u.clip_id in NAMES)
+FEW = tuple(u for u in list_utterances() if u.clip_id in NAMES)
 DROPPED = ("noface", "cut")
 
-takes = st.builds(plan.draw_take, st.sampled_from(SPEAKERS), st.integers(1, 30))
+takes = st.builds(utterances.sample_take, st.sampled_from(SPEAKER_IDS), st.integers(1, 30))
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return corpus.make_demo(tmp_path_factory.mktemp("demo"), utterances=FEW, workers=1)
+    return writer.make_demo(tmp_path_factory.mktemp("demo"), clips=FEW, workers=1)
 
 
 @pytest.fixture(scope="module")
@@ -52,19 +52,19 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Clip ids in the order they are written, with empty stand-ins for the real thing."""
     ids: list[str] = []
 
-    def stand_in(root: Path, utterances: Sequence[Utterance]) -> int:
-        for u in utterances:
+    def stand_in(root: Path, clips: Sequence[Utterance]) -> int:
+        for u in clips:
             ids.append(u.clip_id)
             (root / u.speaker).mkdir(exist_ok=True)
             (root / u.path).write_bytes(u.clip_id.encode())
-        return len(utterances)
+        return len(clips)
 
-    monkeypatch.setattr(corpus, "write_take", stand_in)
+    monkeypatch.setattr(writer, "write_take", stand_in)
     return ids
 
 
 def utterance(clip_id: str) -> Utterance:
-    return next(u for u in inventory() if u.clip_id == clip_id)
+    return next(u for u in list_utterances() if u.clip_id == clip_id)
 
 
 def path_of(root: Path, clip_id: str) -> Path:
@@ -86,30 +86,30 @@ def sound(path: Path) -> npt.NDArray[np.float32]:
         return np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)])
 
 
-# What is said
+# The inventory
 
 
 def test_inventory_is_sorted_and_unique_even_without_case() -> None:
-    ids = [(u.speaker, u.clip_id) for u in inventory()]
+    ids = [(u.speaker, u.clip_id) for u in list_utterances()]
     assert ids == sorted(ids)
     assert len({clip_id.lower() for _, clip_id in ids}) == len(ids) == 134
 
 
 def test_every_speaker_has_sixteen_good_clips_four_of_each_class() -> None:
-    good = Counter((u.speaker, u.emotion) for u in inventory() if u.defect is None)
-    assert good == Counter({(s, e): 4 for s in SPEAKERS for e in EMOTIONS})
+    good = Counter((u.speaker, u.emotion) for u in list_utterances() if u.defect is None)
+    assert good == Counter({(s, e): 4 for s in SPEAKER_IDS for e in EMOTIONS})
 
 
 def test_two_clips_are_to_be_dropped_below_two_percent() -> None:
-    dropped = [u for u in inventory() if u.defect in DROPPED]
+    dropped = [u for u in list_utterances() if u.defect in DROPPED]
     assert len(dropped) == 2
-    assert len(dropped) / len(inventory()) < 0.02
+    assert len(dropped) / len(list_utterances()) < 0.02
 
 
-@pytest.mark.parametrize("speakers", [SPEAKERS, *([s] for s in SPEAKERS)], ids=["all", *SPEAKERS])
+@pytest.mark.parametrize("speakers", [SPEAKER_IDS, *([s] for s in SPEAKER_IDS)], ids=["all", *SPEAKER_IDS])
 @pytest.mark.parametrize("modality", [0, 1], ids=["picture", "sound"])
 def test_one_modality_names_at_most_half_of_the_clips_that_are_kept(modality: int, speakers: Sequence[str]) -> None:
-    kept = [u for u in inventory() if u.defect not in DROPPED and u.speaker in speakers]
+    kept = [u for u in list_utterances() if u.defect not in DROPPED and u.speaker in speakers]
     classes = Counter((EMOTIONS[u.emotion][modality], u.emotion) for u in kept)
     best = sum(max(n for (seen, _), n in classes.items() if seen == view) for view in {seen for seen, _ in classes})
     assert best * 2 == len(kept)
@@ -119,44 +119,47 @@ def test_both_modalities_name_every_emotion() -> None:
     assert len(set(EMOTIONS.values())) == len(EMOTIONS) == 4
 
 
-# What is drawn
+# What is sampled
 
 
 def test_draws_are_repeatable_and_differ() -> None:
-    assert plan.draw_picture("S02", 3, "smile") == plan.draw_picture("S02", 3, "smile")
-    drawn = {plan.draw_take(s, t) for s in SPEAKERS for t in range(1, 5)}
+    assert utterances.sample_face_motion("S02", 3, "smile") == utterances.sample_face_motion("S02", 3, "smile")
+    drawn = {utterances.sample_take(s, t) for s in SPEAKER_IDS for t in range(1, 5)}
     assert len(drawn) == 32
 
 
 @given(takes)
-def test_takes_last_two_seconds(take: plan.Take) -> None:
+def test_takes_last_two_seconds(take: utterances.Take) -> None:
     assert 1.69 < take.duration_seconds < 2.41
     assert take.duration_seconds == pytest.approx(take.frames * 1001 / 30000)
 
 
 @given(takes)
-def test_speech_starts_early_and_swells_several_times(take: plan.Take) -> None:
+def test_speech_starts_early_and_swells_several_times(take: utterances.Take) -> None:
     envelope = take.envelope(np.linspace(0, take.duration_seconds, 500))
     assert envelope.min() >= 0 and envelope.max() <= 1
     assert len(take.words) >= 3 and take.words[0][0] < 0.31
     assert (envelope > 0.2).mean() > 0.5
 
 
-@given(st.sampled_from(SPEAKERS), st.integers(1, 30), st.sampled_from(["smile", "frown"]))
-def test_an_expression_comes_up_and_stays(speaker: str, take: int, expression: plan.Expression) -> None:
-    onset, duration = plan.draw_picture(speaker, take, expression).onset, plan.draw_take(speaker, take).duration_seconds
+@given(st.sampled_from(SPEAKER_IDS), st.integers(1, 30), st.sampled_from(["smile", "frown"]))
+def test_an_expression_comes_up_and_stays(speaker: str, take: int, expression: utterances.Expression) -> None:
+    onset, duration = (
+        utterances.sample_face_motion(speaker, take, expression).onset,
+        utterances.sample_take(speaker, take).duration_seconds,
+    )
     first, apex, last = onset.at(np.array([0.0, duration * 0.65, duration]), duration)
     assert 0.3 < first < apex < 1.2
     assert last > 0.5 * apex
 
 
-def nuisances_of_voice(drawn: plan.Voice) -> list[float]:
+def nuisances_of_voice(drawn: utterances.Speech) -> list[float]:
     onset = drawn.onset
     mean_pitch = float(np.mean([w * f for w, f, _ in drawn.pitch]))
     return [onset.start, onset.apex, onset.rise_seconds, onset.release, drawn.noise_db, drawn.pitch_shift, mean_pitch]
 
 
-def nuisances_of_picture(drawn: plan.Picture) -> list[float]:
+def nuisances_of_picture(drawn: utterances.FaceMotion) -> list[float]:
     onset, motion = drawn.onset, float(np.mean([a for a, _, _ in drawn.head]))
     return [onset.start, onset.apex, onset.rise_seconds, onset.release, motion, len(drawn.blinks_seconds),
             *drawn.offset_px]  # fmt: skip
@@ -165,31 +168,34 @@ def nuisances_of_picture(drawn: plan.Picture) -> list[float]:
 @pytest.mark.parametrize(
     ("draw", "classes", "nuisances"),
     [
-        (plan.draw_voice, ("lively", "dull"), nuisances_of_voice),
-        (plan.draw_picture, ("smile", "frown"), nuisances_of_picture),
+        (utterances.sample_speech, ("lively", "dull"), nuisances_of_voice),
+        (utterances.sample_face_motion, ("smile", "frown"), nuisances_of_picture),
     ],
 )
 def test_nuisances_do_not_depend_on_the_class(
     draw: Callable[..., object], classes: tuple[str, str], nuisances: Callable[..., list[float]]
 ) -> None:
-    a, b = (np.array([nuisances(draw(s, t, c)) for s in SPEAKERS for t in range(1, 41)]) for c in classes)
+    a, b = (np.array([nuisances(draw(s, t, c)) for s in SPEAKER_IDS for t in range(1, 41)]) for c in classes)
     standard_error = np.sqrt((a.var(axis=0) + b.var(axis=0)) / len(a))
     assert (np.abs(a.mean(axis=0) - b.mean(axis=0)) < 4 * standard_error).all()
     assert (np.abs([np.corrcoef(x, y)[0, 1] for x, y in zip(a.T, b.T, strict=True)]) < 0.2).all()
 
 
 def test_lively_speech_has_faster_syllables() -> None:
-    rates = {m: [plan.draw_voice(s, t, m).syllables_hz for s in SPEAKERS for t in (1, 2)] for m in ("lively", "dull")}
+    rates = {
+        m: [utterances.sample_speech(s, t, m).syllables_hz for s in SPEAKER_IDS for t in (1, 2)]
+        for m in ("lively", "dull")
+    }
     assert min(rates["lively"]) > 1.5 * max(rates["dull"])
 
 
-# What is seen
+# Rendered frames
 
 
 def seen(words: tuple[tuple[float, float, float], ...]) -> npt.NDArray[np.float64]:
-    take = replace(plan.draw_take("S01", 1), frames=1, words=words)
-    picture = plan.draw_picture("S01", 1, "frown")
-    return next(face.render("S01", take, "frown", picture)).astype(np.float64)
+    take = replace(utterances.sample_take("S01", 1), frames=1, words=words)
+    picture = utterances.sample_face_motion("S01", 1, "frown")
+    return next(face.render_frames("S01", take, "frown", picture)).astype(np.float64)
 
 
 def test_a_voice_moves_mouth_and_chin_only() -> None:
@@ -208,31 +214,38 @@ def corner_height(finder: FaceFinder, image: npt.NDArray[np.uint8]) -> float:
     return float((left_corner[1] + right_corner[1] - left_eye[1] - right_eye[1]) / 2 / np.ptp([left_eye, right_eye]))
 
 
-@pytest.mark.parametrize("speaker", SPEAKERS)
-def test_smile_and_frown_are_seen_in_every_speaker(speaker: str, finder: FaceFinder) -> None:
-    apex = plan.Onset(start=1.0, apex=1.0, begin_seconds=0.0, rise_seconds=0.1, release=0.0)
-    still = plan.Picture(onset=apex, head=((0.0, 1.0, 0.0),) * 5, blinks_seconds=(), offset_px=(0.0, 0.0))
-    take = plan.Take(frames=1, loudness_db=0.0, words=())
+@pytest.mark.parametrize("speaker", SPEAKER_IDS)
+def test_smile_and_frown_are_visible_in_every_speaker(speaker: str, finder: FaceFinder) -> None:
+    apex = utterances.Onset(start=1.0, apex=1.0, begin_seconds=0.0, rise_seconds=0.1, release=0.0)
+    still = utterances.FaceMotion(onset=apex, head=((0.0, 1.0, 0.0),) * 5, blinks_seconds=(), offset_px=(0.0, 0.0))
+    take = utterances.Take(frames=1, loudness_db=0.0, words=())
     smile, frown = (
-        corner_height(finder, next(face.render(speaker, take, expression, still))) for expression in ("smile", "frown")
+        corner_height(finder, next(face.render_frames(speaker, take, expression, still)))
+        for expression in ("smile", "frown")
     )
     assert frown - smile > 0.1
 
 
 def test_rendering_is_repeatable_and_speakers_differ() -> None:
-    take, picture = replace(plan.draw_take("S01", 1), frames=1), plan.draw_picture("S01", 1, "smile")
-    first, again, other = (next(face.render(s, take, "smile", picture)) for s in ("S01", "S01", "S02"))
+    take, picture = (
+        replace(utterances.sample_take("S01", 1), frames=1),
+        utterances.sample_face_motion("S01", 1, "smile"),
+    )
+    first, again, other = (next(face.render_frames(s, take, "smile", picture)) for s in ("S01", "S01", "S02"))
     assert np.array_equal(first, again)
     assert np.abs(first.astype(int) - other).mean() > 20
 
 
-# What is heard
+# Synthesized speech
 
 
 @pytest.fixture(scope="module", params=["S01", "S05"])
 def voices(request: pytest.FixtureRequest) -> dict[str, npt.NDArray[np.float64]]:
-    speaker, take = request.param, plan.draw_take(request.param, 1)
-    return {m: voice.speak(speaker, take, m, plan.draw_voice(speaker, 1, m)) / 32768.0 for m in ("lively", "dull")}
+    speaker, take = request.param, utterances.sample_take(request.param, 1)
+    return {
+        m: voice.synthesize_speech(speaker, take, m, utterances.sample_speech(speaker, 1, m)) / 32768.0
+        for m in ("lively", "dull")
+    }
 
 
 def test_lively_speech_is_brighter(voices: dict[str, npt.NDArray[np.float64]]) -> None:
@@ -251,44 +264,44 @@ def test_both_manners_are_equally_loud_and_do_not_clip(voices: dict[str, npt.NDA
 
 
 def test_the_voice_swells_with_the_jaw() -> None:
-    take = replace(plan.draw_take("S01", 1), words=((0.5, 0.2, 1.0), (1.5, 0.2, 1.0)))
-    heard = voice.speak("S01", take, "lively", plan.draw_voice("S01", 1, "lively")).astype(float)
-    spoken, pause = (np.std(heard[round(t * voice.RATE_HZ) :][: voice.RATE_HZ // 5]) for t in (0.4, 0.9))
+    take = replace(utterances.sample_take("S01", 1), words=((0.5, 0.2, 1.0), (1.5, 0.2, 1.0)))
+    audio = voice.synthesize_speech("S01", take, "lively", utterances.sample_speech("S01", 1, "lively")).astype(float)
+    spoken, pause = (np.std(audio[round(t * voice.RATE_HZ) :][: voice.RATE_HZ // 5]) for t in (0.4, 0.9))
     assert spoken > 10 * pause > 0
 
 
 @given(takes)
-def test_silence_is_as_long_as_the_pictures(take: plan.Take) -> None:
-    silence = voice.silence(take)
+def test_silence_is_as_long_as_the_pictures(take: utterances.Take) -> None:
+    silence = voice.synthesize_silence(take)
     assert len(silence) / voice.RATE_HZ == pytest.approx(take.duration_seconds, abs=1 / voice.RATE_HZ)
     assert not silence.any()
 
 
-# What is written
+# Written clips
 
 
-def test_streams_are_h264_and_aac_of_the_promised_size_and_length(root: Path) -> None:
-    take = plan.draw_take("S01", 1)
+def test_streams_are_h264_and_aac_of_the_declared_size_and_length(root: Path) -> None:
+    take = utterances.sample_take("S01", 1)
     with av.open(str(path_of(root, "S01_happy_01"))) as container:
-        picture, heard = container.streams.video[0], container.streams.audio[0]
+        picture, audio = container.streams.video[0], container.streams.audio[0]
         assert (picture.codec_context.name, picture.width, picture.height, picture.pix_fmt) == (
             "h264", 480, 360, "yuv420p",
         )  # fmt: skip
         assert picture.average_rate == Fraction(30000, 1001)
-        assert (heard.codec_context.name, heard.rate, heard.layout.name) == ("aac", 48_000, "mono")
+        assert (audio.codec_context.name, audio.rate, audio.layout.name) == ("aac", 48_000, "mono")
         assert picture.frames == take.frames
-        for stream in (picture, heard):
+        for stream in (picture, audio):
             assert float(stream.duration * stream.time_base) == pytest.approx(take.duration_seconds, abs=0.03)
     assert len(frames(path_of(root, "S01_happy_01"))) == take.frames
 
 
 def test_what_is_decoded_is_what_was_rendered(root: Path) -> None:
-    take, drawn = plan.draw_take("S01", 1), plan.draw_picture("S01", 1, "smile")
+    take, drawn = utterances.sample_take("S01", 1), utterances.sample_face_motion("S01", 1, "smile")
     shown = frames(path_of(root, "S01_happy_01"))[0].astype(int)
-    assert np.abs(shown - next(face.render("S01", take, "smile", drawn))).mean() < 4
-    spoken = voice.speak("S01", take, "lively", plan.draw_voice("S01", 1, "lively")) / 32768.0
-    heard = sound(path_of(root, "S01_happy_01"))[: len(spoken)]
-    assert np.corrcoef(heard, spoken)[0, 1] > 0.95
+    assert np.abs(shown - next(face.render_frames("S01", take, "smile", drawn))).mean() < 4
+    spoken = voice.synthesize_speech("S01", take, "lively", utterances.sample_speech("S01", 1, "lively")) / 32768.0
+    audio = sound(path_of(root, "S01_happy_01"))[: len(spoken)]
+    assert np.corrcoef(audio, spoken)[0, 1] > 0.95
 
 
 def test_pictures_and_sounds_are_crossed_to_the_bit(root: Path) -> None:
@@ -305,10 +318,10 @@ def test_the_silent_clip_is_digital_silence(root: Path) -> None:
 def test_the_cut_clip_decodes_without_error_and_ends_early(root: Path) -> None:
     path = path_of(root, "S08_happy_bad_cut")
     with av.open(str(path)) as container:
-        promised = container.streams.video[0].duration * container.streams.video[0].time_base
+        declared = container.streams.video[0].duration * container.streams.video[0].time_base
     shown = len(frames(path)) * 1001 / 30000
-    assert promised == pytest.approx(plan.draw_take("S08", 5).duration_seconds, abs=0.01)
-    assert 0.3 * promised < shown < 0.8 * promised
+    assert declared == pytest.approx(utterances.sample_take("S08", 5).duration_seconds, abs=0.01)
+    assert 0.3 * declared < shown < 0.8 * declared
 
 
 @pytest.mark.parametrize(
@@ -330,14 +343,14 @@ def test_the_speakers_face_is_the_larger_one(root: Path, finder: FaceFinder) -> 
 
 def test_the_same_clip_has_the_same_bytes_whoever_makes_it(root: Path, tmp_path: Path) -> None:
     two_takes = tuple(u for u in FEW if u.clip_id in ("S01_calm_01", "S06_sad_bad_noface"))
-    corpus.make_demo(tmp_path, utterances=two_takes, workers=2)
+    writer.make_demo(tmp_path, clips=two_takes, workers=2)
     for u in two_takes:
         assert (tmp_path / u.path).read_bytes() == (root / u.path).read_bytes()
 
 
-def test_the_manifest_says_version_labels_and_sizes(root: Path) -> None:
+def test_the_manifest_holds_version_labels_and_sizes(root: Path) -> None:
     manifest = json.loads((root / "demo.json").read_text())
-    assert (manifest["version"], manifest["complete"]) == (plan.VERSION, True)
+    assert (manifest["version"], manifest["complete"]) == (utterances.VERSION, True)
     assert set(manifest["clips"]) == {u.path for u in FEW}
     for path, clip in manifest["clips"].items():
         assert clip["bytes"] == (root / path).stat().st_size
@@ -349,54 +362,54 @@ def test_nothing_but_clips_manifest_and_lock_is_left(root: Path) -> None:
     assert files == {u.path for u in FEW} | {"demo.json", ".lock"}
 
 
-# What is left alone, finished and made anew
+# Complete, interrupted and outdated corpora
 
 
 def test_a_complete_corpus_is_left_alone(tmp_path: Path, written: list[str]) -> None:
-    corpus.make_demo(tmp_path, workers=1)
-    assert sorted(written) == sorted(u.clip_id for u in inventory())
+    writer.make_demo(tmp_path, workers=1)
+    assert sorted(written) == sorted(u.clip_id for u in list_utterances())
     written.clear()
-    with exclusive_lock(tmp_path):  # not even the lock is asked for
-        assert corpus.make_demo(tmp_path, workers=1) == tmp_path
+    with exclusive_lock(tmp_path):  # the lock is not even taken
+        assert writer.make_demo(tmp_path, workers=1) == tmp_path
     assert written == []
 
 
 def test_an_interrupted_run_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: list[str]) -> None:
-    stand_in = corpus.write_take
+    stand_in = writer.write_take
 
-    def interrupted(root: Path, utterances: Sequence[Utterance]) -> int:
-        if utterances[0].speaker == "S02":
+    def interrupted(root: Path, clips: Sequence[Utterance]) -> int:
+        if clips[0].speaker == "S02":
             raise KeyboardInterrupt
-        return stand_in(root, utterances)
+        return stand_in(root, clips)
 
-    monkeypatch.setattr(corpus, "write_take", interrupted)
+    monkeypatch.setattr(writer, "write_take", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        corpus.make_demo(tmp_path, workers=1)
-    assert set(written) == {u.clip_id for u in inventory() if u.speaker == "S01"}
-    monkeypatch.setattr(corpus, "write_take", stand_in)
-    corpus.make_demo(tmp_path, workers=1)
-    assert sorted(written) == sorted(u.clip_id for u in inventory())
+        writer.make_demo(tmp_path, workers=1)
+    assert set(written) == {u.clip_id for u in list_utterances() if u.speaker == "S01"}
+    monkeypatch.setattr(writer, "write_take", stand_in)
+    writer.make_demo(tmp_path, workers=1)
+    assert sorted(written) == sorted(u.clip_id for u in list_utterances())
 
 
 @pytest.mark.parametrize("spoil", [Path.unlink, lambda clip: clip.write_bytes(b"half")], ids=["absent", "short"])
 def test_a_spoilt_clip_is_made_again_alone(spoil: Callable[[Path], object], tmp_path: Path, written: list[str]) -> None:
-    corpus.make_demo(tmp_path, workers=1)
+    writer.make_demo(tmp_path, workers=1)
     written.clear()
     spoil(path_of(tmp_path, "S05_sad_02"))
-    corpus.make_demo(tmp_path, workers=1)
+    writer.make_demo(tmp_path, workers=1)
     assert written == ["S05_sad_02"]
 
 
 @pytest.mark.parametrize("manifest", ['{"version": 0, "complete": true, "clips": {}}', "[]", "no json", None])
-def test_clips_of_another_version_are_made_anew(manifest: str | None, tmp_path: Path, written: list[str]) -> None:
-    corpus.make_demo(tmp_path, workers=1)
+def test_clips_of_another_version_are_rendered_again(manifest: str | None, tmp_path: Path, written: list[str]) -> None:
+    writer.make_demo(tmp_path, workers=1)
     written.clear()
     if manifest is None:
         (tmp_path / "demo.json").unlink()
     else:
         (tmp_path / "demo.json").write_text(manifest)
-    corpus.make_demo(tmp_path, workers=1)
-    assert len(written) == len(inventory())
+    writer.make_demo(tmp_path, workers=1)
+    assert len(written) == len(list_utterances())
 
 
 def test_progress_counts_clips_to_the_end(tmp_path: Path, written: list[str]) -> None:
@@ -407,26 +420,29 @@ def test_progress_counts_clips_to_the_end(tmp_path: Path, written: list[str]) ->
 
 
 def test_an_encoder_that_fails_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(corpus, "_EXACT", {"no_such_option": 1})
+    encoder = tmp_path / "ffmpeg"
+    encoder.write_text("#!/bin/sh\ncat > /dev/null\necho one line >&2\necho the last line >&2\nexit 1\n")
+    encoder.chmod(0o755)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(encoder))
     monkeypatch.setattr(face, "render_empty", lambda speaker, take: iter([np.zeros((360, 480, 3), np.uint8)]))
-    with pytest.raises(CorpusError, match="ffmpeg could not encode") as caught:
-        corpus.make_demo(tmp_path, utterances=[utterance("S06_sad_bad_noface")], workers=1)
+    with pytest.raises(CorpusError, match="ffmpeg could not encode a clip: the last line") as caught:
+        writer.make_demo(tmp_path, clips=[utterance("S06_sad_bad_noface")], workers=1)
     assert "\n" not in str(caught.value)
 
 
 def test_a_worker_that_is_killed_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(corpus, "_begin_worker", partial(os._exit, 1))
+    monkeypatch.setattr(writer, "init_worker", partial(os._exit, 1))
     with pytest.raises(CorpusError, match="was killed"):
-        corpus.make_demo(tmp_path, utterances=FEW, workers=2)
+        writer.make_demo(tmp_path, clips=FEW, workers=2)
     assert json.loads((tmp_path / "demo.json").read_text())["complete"] is False
 
 
-# What a scan finds
+# The scan
 
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    for u in inventory():
+    for u in list_utterances():
         (tmp_path / "demo" / u.speaker).mkdir(parents=True, exist_ok=True)
         (tmp_path / "demo" / u.path).touch()
     return tmp_path / "demo"
@@ -434,7 +450,7 @@ def tree(tmp_path: Path) -> Path:
 
 def test_scan_finds_the_inventory(tree: Path) -> None:
     scan = demo.scan(tree, {})
-    assert [s.clip.clip_id for s in scan.sources] == [u.clip_id for u in inventory()]
+    assert [s.clip.clip_id for s in scan.sources] == [u.clip_id for u in list_utterances()]
     assert scan.expected_clips == len(scan.sources) == 134
     assert scan.missing == scan.ignored == ()
     assert {s.clip.emotion for s in scan.sources} == set(EMOTIONS)
@@ -447,7 +463,7 @@ def test_scan_takes_the_parent_folder_too(tree: Path) -> None:
     assert demo.scan(tree.parent, {}).sources == demo.scan(tree, {}).sources
 
 
-def test_scan_says_what_is_missing_and_what_is_not_taken(tree: Path) -> None:
+def test_scan_lists_missing_and_ignored_files(tree: Path) -> None:
     (tree / "S04/S04_calm_02.mp4").unlink()
     (tree / "S04/S04_bored_02.mp4").touch()
     scan = demo.scan(tree, {})

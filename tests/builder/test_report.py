@@ -16,21 +16,37 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from builder.rows import BuiltClip, dropped, planned_row
 from folders import sample
 from hypothesis import given
 from hypothesis import strategies as st
 
 from builder import run
+from builder.built_clip import BuiltClip, dropped, planned_row
 from builder.config import BuildConfig
 from builder.datasets import corpus_named
 from builder.datasets.base import ClipSource, Scan
 from builder.report import write_picture, write_report
-from builder.report.axis import Axis, continuous, envelope, windows_seconds
-from builder.report.choice import choose
-from builder.report.figure import SHADED, clip_figure, crop_places, template_marks
-from builder.report.images import Scale, spectrogram
-from builder.report.tables import MOST_LISTED
+from builder.report.axis import TimeAxis, stitch_windows, waveform_envelope, windows_seconds
+from builder.report.figure import (
+    LEFT_PX,
+    RIGHT_PX,
+    SHADED,
+    WIDTH_PX,
+    ClipFigure,
+    Dot,
+    Raster,
+    Rectangle,
+    Shape,
+    Strokes,
+    draw_clip,
+    place_crops,
+    template_marks,
+)  # fmt: skip
+from builder.report.images import ColorScale, spectrogram_image
+from builder.report.page import MOST_LISTED
+from builder.report.picture import render_picture
+from builder.report.sampling import choose_clips
+from builder.report.shard_reader import read_folder, read_samples
 from builder.shards import ShardPlan, write_shard
 from manifests.files import FolderError
 from manifests.index import ManifestError, Row, Statistics, dump_dataset, load_dataset
@@ -112,7 +128,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def resave(folder: Path, **changes: Any) -> None:
-    """Change what the index says."""
+    """Change the index."""
     (folder / "dataset.json").write_bytes(dump_dataset(replace(load_dataset(folder), **changes)))
 
 
@@ -244,7 +260,7 @@ def test_borrowed_crops_are_marked(mixed: Path) -> None:
     assert len([a for tag, a in page.elements if tag == "rect" and a.get("class") == "borrowed"]) == 4
 
 
-def test_folds_say_who_is_on_which_side(mixed: Path) -> None:
+def test_folds_list_the_subjects_of_each_side(mixed: Path) -> None:
     rows = report(mixed).with_head("fold", "test clips")
     assert [row[:3] for row in rows] == [["ann", "4", "1 ann"], ["ben", "3", "1 ben"], ["cy", "3", "1 cy"]]
     assert all(sum(int(row[i]) for i in (1, 3, 5)) == 10 for row in rows)
@@ -298,8 +314,8 @@ def test_every_text_of_a_folder_is_escaped(tmp_path: Path) -> None:
 def test_a_folder_may_lack_drops_flags_and_folds_and_have_all_features(tmp_path: Path) -> None:
     features = tuple(FEATURE_ROWS)
     page = report(folder_of(tmp_path, [built(clip_of("solo", "joy", 1), features)], features))
-    for said in ("Nothing was dropped.", "No clip was flagged.", "No fold scheme fits what was built."):
-        assert page.text[said] == 1
+    for text in ("Nothing was dropped.", "No clip was flagged.", "No fold scheme fits what was built."):
+        assert page.text[text] == 1
     assert page.text["MFCC"] == page.text["log-mel"] == page.text["STFT"] == 1
 
 
@@ -387,7 +403,7 @@ timings = st.builds(uniform_timing, st.floats(-5, 500), st.floats(0.01, 20))
 
 @given(timings, st.floats(0, 300), st.floats(10, 3000), st.floats(0, 1), st.floats(0, 1))
 def test_seconds_become_places_in_proportion(timing: Timing, left: float, width: float, a: float, b: float) -> None:
-    axis = Axis.over(timing, left, width)
+    axis = TimeAxis.over(timing, left, width)
     start, end = axis.start_seconds, axis.end_seconds
     assert (start, end) == windows_seconds(timing)
     assert axis.x(start) == pytest.approx(left)
@@ -398,7 +414,7 @@ def test_seconds_become_places_in_proportion(timing: Timing, left: float, width:
 
 @given(timings)
 def test_time_marks_are_few_round_and_on_the_axis(timing: Timing) -> None:
-    axis = Axis.over(timing, 0, 100)
+    axis = TimeAxis.over(timing, 0, 100)
     ticks = axis.ticks()
     assert 2 <= len(ticks) <= 16
     assert all(axis.start_seconds - 1e-6 <= t <= axis.end_seconds + 1e-6 for t in ticks)
@@ -414,14 +430,14 @@ def test_windows_are_put_together_at_their_times(timing: Timing, shares: list[fl
     windows = (starts[:, None] + np.arange(COLUMNS) * hop)[:, None, :]  # each column holds its own time
     start, end = windows_seconds(timing)
     seconds = start + np.array(shares) * (end - start - hop)
-    assert np.allclose(continuous(windows, timing, seconds), seconds, atol=0.501 * hop)
+    assert np.allclose(stitch_windows(windows, timing, seconds), seconds, atol=0.501 * hop)
 
 
 def test_outside_of_all_windows_there_is_nothing() -> None:
     timing = uniform_timing(0.0, 0.1)
     windows = np.ones((16, 13, COLUMNS), np.float16)
-    assert np.isnan(continuous(windows, timing, np.array([-0.06, 1.66]))).all()
-    assert not np.isnan(continuous(windows, timing, np.array([-0.05, 1.649]))).any()
+    assert np.isnan(stitch_windows(windows, timing, np.array([-0.06, 1.66]))).all()
+    assert not np.isnan(stitch_windows(windows, timing, np.array([-0.05, 1.649]))).any()
 
 
 @given(st.floats(-1, 1), st.integers(0, 15_999))
@@ -429,7 +445,7 @@ def test_a_click_is_drawn_where_it_sounds(audio_start: float, at: int) -> None:
     audio = np.zeros(16_000, np.int16)
     audio[at] = -16_384
     edges = np.linspace(-2, 3, 251)
-    extremes = envelope(audio, audio_start, edges)
+    extremes = waveform_envelope(audio, audio_start, edges)
     bins = np.flatnonzero(extremes[:, 0] == -0.5)
     click = audio_start + at / 16_000
     assert len(bins) == 1
@@ -441,19 +457,27 @@ def test_a_click_is_drawn_where_it_sounds(audio_start: float, at: int) -> None:
 
 def test_crops_stand_over_their_instants_unless_these_are_too_close() -> None:
     timing = uniform_timing(3.0, 0.2)
-    axis = Axis.over(timing, 80, 1100)
-    width, centres = crop_places(axis, timing)
+    axis = TimeAxis.over(timing, 80, 1100)
+    width, centres = place_crops(axis, timing)
     assert width == pytest.approx(1100 / 17)
     assert centres == pytest.approx([axis.x(t) for t in timing.instants_seconds])
     uneven = replace(timing, instants_seconds=(*timing.instants_seconds[:-1], timing.instants_seconds[-2] + 0.15))
-    width, centres = crop_places(axis, uneven)
+    width, centres = place_crops(axis, uneven)
     assert min(np.diff(centres)) == pytest.approx(width), "none covers another"
     long = replace(timing, span_seconds=(3.0, 40.0))
-    width, centres = crop_places(Axis.over(long, 80, 1100), long)
+    width, centres = place_crops(TimeAxis.over(long, 80, 1100), long)
     assert width == pytest.approx(1100 / 17)
     assert np.allclose(np.diff(centres), width)
     assert centres[0] - width / 2 >= 80
     assert centres[-1] + width / 2 <= 1180
+
+
+def axis_of(timing: Timing) -> TimeAxis:
+    return TimeAxis.over(timing, LEFT_PX, WIDTH_PX - LEFT_PX - RIGHT_PX)
+
+
+def of_style(figure: ClipFigure, style: str) -> list[Shape]:
+    return [shape for shape in figure.shapes if not isinstance(shape, Raster) and shape.style == style]
 
 
 def test_figure_shows_crops_click_and_spectrogram_at_the_same_place() -> None:
@@ -463,38 +487,70 @@ def test_figure_shows_crops_click_and_spectrogram_at_the_same_place() -> None:
     audio = np.zeros(32_000, np.int16)
     audio[round((clap - timing.audio_start_seconds) * 16_000)] = 32_767
     made = sample(timing=timing, audio=audio, spectrograms={"mfcc_16": windows, "mfcc_8": windows[:8]})
-    scale = Scale(mean=np.full((13, 1), 0.5), deviation=np.full((13, 1), 0.2))
-    svg = str(clip_figure(made, {"mfcc": scale}, aligned=True, key="0"))
-    axis = Axis.over(timing, 96, 1200 - 96 - 6)
-    frames = [float(x) for x in re.findall(r'<circle cx="([\d.]+)"', svg)]
-    assert frames == pytest.approx([axis.x(t) for t in timing.frame_seconds], abs=0.051)
-    wave = re.search(r'd="([^"]*)" class="wave"', svg)
-    assert wave is not None
-    strokes = [tuple(map(float, stroke)) for stroke in re.findall(r"M([\d.]+) ([\d.]+)V([\d.]+)", wave[1])]
-    loudest = max(strokes, key=lambda stroke: stroke[2] - stroke[1])[0]
+    scale = ColorScale(mean=np.full((13, 1), 0.5), deviation=np.full((13, 1), 0.2))
+    figure = draw_clip(made, {"mfcc": scale}, mark_template=True)
+    axis = axis_of(timing)
+    frames = [shape.x for shape in figure.shapes if isinstance(shape, Dot)]
+    assert frames == pytest.approx([axis.x(t) for t in timing.frame_seconds])
+    (wave,) = of_style(figure, "wave")
+    assert isinstance(wave, Strokes)
+    loudest = max(wave.lines, key=lambda line: line[3] - line[1])[0]
     assert loudest == pytest.approx(axis.x(clap), abs=1.1)
-    picture = spectrogram(made, "mfcc", scale).astype(int).sum(axis=(0, 2))
-    place = re.search(r'preserveAspectRatio="none" x="([\d.]+)" y="[\d.]+" width="([\d.]+)"', svg)
-    assert place is not None
-    bright = (np.flatnonzero(picture > picture.mean()) + 0.5).mean() / len(picture)
-    assert float(place[1]) + bright * float(place[2]) == pytest.approx(axis.x(clap), abs=1.1)
+    pixels = spectrogram_image(made, "mfcc", scale)
+    (raster,) = [s for s in figure.shapes if isinstance(s, Raster) and np.array_equal(s.pixels, pixels)]
+    brightness = pixels.astype(int).sum(axis=(0, 2))
+    bright = (np.flatnonzero(brightness > brightness.mean()) + 0.5).mean() / len(brightness)
+    assert raster.left + bright * raster.width == pytest.approx(axis.x(clap), abs=1.1)
+    crops = [s for s in figure.shapes if isinstance(s, Raster) and s is not raster]
+    assert [s.left + s.width / 2 for s in crops] == pytest.approx([axis.x(t) for t in timing.instants_seconds])
 
 
 def test_shaded_windows_reach_from_one_instant_before_to_one_after() -> None:
     made = sample(timing=uniform_timing(0.0, 0.1))
-    scale = Scale(mean=np.zeros((13, 1)), deviation=np.ones((13, 1)))
-    svg = str(clip_figure(made, {"mfcc": scale}, aligned=True, key="0"))
-    axis = Axis.over(made.timing, 96, 1200 - 96 - 6)
-    found = re.findall(r'<rect x="([\d.]+)" y="[\d.]+" width="([\d.]+)" height="[\d.]+" class="window"', svg)
+    scale = ColorScale(mean=np.zeros((13, 1)), deviation=np.ones((13, 1)))
+    figure = draw_clip(made, {"mfcc": scale}, mark_template=True)
+    axis = axis_of(made.timing)
     expected = [(made.timing.instants_seconds[i - 1], made.timing.instants_seconds[i + 1]) for i in SHADED]
-    edges = [(float(x), float(x) + float(width)) for x, width in found]
-    assert np.allclose(edges, [(axis.x(a), axis.x(b)) for a, b in expected], atol=0.11)
+    for style in ("window", "window-outline"):
+        boxes = [shape for shape in of_style(figure, style) if isinstance(shape, Rectangle)]
+        edges = [(box.left, box.left + box.width) for box in boxes]
+        assert np.allclose(edges, [(axis.x(a), axis.x(b)) for a, b in expected])
 
 
 def test_template_marks_lie_on_the_template() -> None:
-    path = template_marks(512.0, 100.0, 224.0)  # a crop of full size from x = 400, y = 100
-    centres = [(float(x) + 8, float(y)) for x, y in re.findall(r"M([\d.]+) ([\d.]+)h16", path)]
+    marks = template_marks(512.0, 100.0, 224.0)  # a crop of full size from x = 400, y = 100
+    centres = [((x0 + x1) / 2, y0) for x0, y0, x1, y1 in marks.lines if y0 == y1 and x1 - x0 == 16]
     assert np.allclose(centres, [(478, 184), (546, 184), (486, 258), (538, 258)])
+
+
+def test_page_and_picture_show_every_shape_where_it_was_drawn(tmp_path: Path) -> None:
+    faces = np.full((16, 224, 224, 3), 200, np.uint8)
+    folder = folder_of(tmp_path, [built(clip_of("ann", "joy", 1), faces=faces)])
+    build = read_folder(folder)
+    samples = list(read_samples(build, build.rows))
+    scale = ColorScale(mean=np.zeros((13, 1)), deviation=np.ones((13, 1)))
+    figure = draw_clip(samples[0][1], {"mfcc": scale}, mark_template=True)
+    page = report(folder)
+    boxes = [shape for shape in figure.shapes if isinstance(shape, Rectangle)]
+    shown = [a for tag, a in page.elements if tag == "rect"]
+    assert [(a["x"], a["y"], a["width"], a["class"]) for a in shown] == [
+        (px(box.left), px(box.top), px(box.width), box.style) for box in boxes
+    ]
+    dots = [(shape.x, shape.y) for shape in figure.shapes if isinstance(shape, Dot)]
+    assert [(a["cx"], a["cy"]) for tag, a in page.elements if tag == "circle"] == [(px(x), px(y)) for x, y in dots]
+    assert len([a for tag, a in page.elements if tag == "path" and a["class"] == "wave"]) == 1
+    pixels = cv2.imdecode(np.frombuffer(render_picture(build, samples, Path("a.png")), np.uint8), cv2.IMREAD_COLOR)
+    assert pixels is not None
+    scale_px, title_px = 1400 / WIDTH_PX, 38
+    for x, y in dots:
+        assert (pixels[round((title_px + y) * scale_px), round(x * scale_px)] < 60).all(), "the dot's ink"
+    for crop in [shape for shape in figure.shapes if isinstance(shape, Raster)][1:]:
+        centre = (title_px + crop.top + crop.height * 0.3) * scale_px, (crop.left + crop.width / 2) * scale_px
+        assert np.abs(pixels[round(centre[0]), round(centre[1])].astype(int) - 200).max() < 8, "the crop's gray"
+
+
+def px(value: float) -> str:
+    return f"{value:.1f}".removesuffix(".0")
 
 
 # The choice of clips -------------------------------------------------------------------------------------------------
@@ -527,7 +583,7 @@ rows = st.lists(
 @given(rows, st.integers(0, 30), st.randoms(use_true_random=False))
 def test_choice_covers_emotions_flags_and_speakers(rows: list[Row], count: int, random: Any) -> None:
     kept = [row for row in rows if row.shard]
-    chosen = choose(rows, count)
+    chosen = choose_clips(rows, count)
     assert len(chosen) == min(count, len(kept)) == len({row.clip_id for row in chosen})
     emotions = {row.emotion for row in kept}
     flags = {flag for row in kept for flag in row.flags}
@@ -537,7 +593,7 @@ def test_choice_covers_emotions_flags_and_speakers(rows: list[Row], count: int, 
         assert {flag for row in chosen for flag in row.flags} >= flags
     shuffled = list(rows)
     random.shuffle(shuffled)
-    assert choose(shuffled, count) == chosen
+    assert choose_clips(shuffled, count) == chosen
 
 
 def test_choice_takes_as_many_speakers_as_there_is_room_for() -> None:
@@ -546,7 +602,7 @@ def test_choice_takes_as_many_speakers_as_there_is_room_for() -> None:
         for s in range(1001, 1092)
         for e in ("ANG", "DIS", "FEA", "HAP", "NEU", "SAD")
     ]
-    chosen = choose(many, 24)
+    chosen = choose_clips(many, 24)
     assert len({row.speaker for row in chosen}) == 24
     assert set(Counter(row.emotion for row in chosen).values()) == {4}
     assert max(np.diff(sorted(int(row.speaker) for row in chosen))) <= 10, "from all over the list"
@@ -556,7 +612,7 @@ def test_choice_takes_as_many_speakers_as_there_is_room_for() -> None:
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
-def test_picture_is_wide_deterministic_and_of_the_clips_asked_for(mixed: Path, tmp_path: Path, suffix: str) -> None:
+def test_picture_is_wide_deterministic_and_of_the_given_clips(mixed: Path, tmp_path: Path, suffix: str) -> None:
     first = write_picture(mixed, tmp_path / f"a{suffix}").read_bytes()
     assert write_picture(mixed, tmp_path / f"b{suffix}").read_bytes() == first
     pixels = cv2.imdecode(np.frombuffer(first, np.uint8), cv2.IMREAD_COLOR)

@@ -1,4 +1,4 @@
-"""The eight speakers: how each looks, is lit and framed, and sounds."""
+"""The eight speakers: appearance, lighting, framing and voice."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Backdrop = Literal["plain", "blinds", "shelf", "lights"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
+class Appearance:
     """Changes to the portrait. Lengths are in pixels of the portrait, where the face is 92 wide and 108 high."""
 
     face_width: float = 0.0
@@ -42,24 +42,25 @@ class Look:
 
 @dataclass(frozen=True, kw_only=True)
 class Speaker:
-    """One speaker. `light` is the side light, negative from the left; `zoom` in frame pixels a portrait pixel."""
+    """One speaker. `light` is the side light, negative from the left; `zoom` is in frame pixels per portrait pixel."""
 
-    look: Look
+    appearance: Appearance
     backdrop: Backdrop
     backdrop_rgb: Rgb
     light: float
     exposure: float
     zoom: float
     centre_px: tuple[float, float]
-    """Where the middle of the face sits in the frame."""
+    """Position of the middle of the face in the frame."""
     pitch_hz: float
     formant_scale: float
     """Above 1: a shorter vocal tract."""
 
 
-CAST: Mapping[str, Speaker] = {
+#: Speaker id -> speaker.
+SPEAKERS: Mapping[str, Speaker] = {
     "S01": Speaker(
-        look=Look(),
+        appearance=Appearance(),
         backdrop="plain",
         backdrop_rgb=(0.55, 0.62, 0.70),
         light=-0.10,
@@ -70,7 +71,7 @@ CAST: Mapping[str, Speaker] = {
         formant_scale=1.07,
     ),
     "S02": Speaker(
-        look=Look(
+        appearance=Appearance(
             face_width=3.5,
             jaw_width=5.0,
             chin_length=6.0,
@@ -96,7 +97,7 @@ CAST: Mapping[str, Speaker] = {
         formant_scale=0.93,
     ),
     "S03": Speaker(
-        look=Look(
+        appearance=Appearance(
             face_width=-4.0,
             jaw_width=-5.0,
             chin_length=3.0,
@@ -120,7 +121,7 @@ CAST: Mapping[str, Speaker] = {
         formant_scale=1.10,
     ),
     "S04": Speaker(
-        look=Look(
+        appearance=Appearance(
             face_width=4.0,
             jaw_width=1.0,
             chin_length=-3.0,
@@ -144,7 +145,7 @@ CAST: Mapping[str, Speaker] = {
         formant_scale=1.04,
     ),
     "S05": Speaker(
-        look=Look(
+        appearance=Appearance(
             face_width=1.0,
             jaw_width=4.5,
             chin_length=2.0,
@@ -171,7 +172,7 @@ CAST: Mapping[str, Speaker] = {
         formant_scale=0.94,
     ),
     "S06": Speaker(
-        look=Look(
+        appearance=Appearance(
             face_width=-2.0,
             jaw_width=-2.0,
             chin_length=6.0,
@@ -197,7 +198,7 @@ CAST: Mapping[str, Speaker] = {
         formant_scale=0.97,
     ),
     "S07": Speaker(
-        look=Look(
+        appearance=Appearance(
             face_width=2.5,
             jaw_width=-3.0,
             chin_length=-2.0,
@@ -223,7 +224,7 @@ CAST: Mapping[str, Speaker] = {
         formant_scale=1.13,
     ),
     "S08": Speaker(
-        look=Look(
+        appearance=Appearance(
             face_width=-1.0,
             jaw_width=3.0,
             chin_length=1.0,

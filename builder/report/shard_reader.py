@@ -1,0 +1,128 @@
+"""Reads a shard folder for the report: index, rows, folds, and the samples of a few clips.
+
+The folder may be untrusted, so names, types, sizes and times are checked before anything is drawn.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from manifests.folds import FoldError, FoldFile, read_fold_file
+from manifests.index import (
+    CLIPS_FILE,
+    DATASET_FILE,
+    FOLDS,
+    Dataset,
+    ManifestError,
+    Receipt,
+    Row,
+    Statistics,
+    load_dataset,
+    load_receipt,
+    load_rows,
+    local_shards,
+)
+from manifests.schema import Sample, SchemaError, Timing, decode
+
+_LONGEST_SECONDS = 24 * 3600.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardFolder:
+    """The index of a finished build."""
+
+    folder: Path
+    dataset: Dataset
+    rows: tuple[Row, ...]
+    """Every source clip, including dropped ones."""
+    assignments: Mapping[str, FoldFile]
+    """Fold scheme -> subjects of each side of each fold, the default scheme first."""
+
+    @property
+    def kept(self) -> tuple[Row, ...]:
+        """Rows of clips that are in a shard."""
+        return tuple(row for row in self.rows if row.shard is not None)
+
+
+def read_folder(folder: Path) -> ShardFolder:
+    """Read the index of a finished build. Raises ManifestError."""
+    dataset = load_dataset(folder)
+    if not dataset.complete:
+        raise ManifestError(f"{folder / DATASET_FILE}: an unfinished build; run the same build again to finish it")
+    speakers = {shard.name: shard.speaker for shard in dataset.shards}
+    rows = tuple(load_rows(folder))
+    for row in rows:
+        if row.shard is not None and speakers.get(row.shard) != row.speaker:
+            raise ManifestError(f"{CLIPS_FILE}: found {row.clip_id} in {row.shard}, not a shard of {row.speaker}")
+    assignments = {name: _read_folds(folder / FOLDS / f"{name}.json", speakers) for name in dataset.fold_schemes}
+    return ShardFolder(folder=folder, dataset=dataset, rows=rows, assignments=assignments)
+
+
+def rows_of(build: ShardFolder, clip_ids: Sequence[str]) -> list[Row]:
+    """Rows of the given clips, in the given order. Raises ManifestError for a clip that is in no shard."""
+    rows = {row.clip_id: row for row in build.kept}
+    unknown = [clip_id for clip_id in clip_ids if clip_id not in rows]
+    if unknown:
+        raise ManifestError(f"{build.folder}: found no clip {unknown[0]!r} in the shards; clips.jsonl lists them")
+    return [rows[clip_id] for clip_id in clip_ids]
+
+
+def read_samples(build: ShardFolder, rows: Iterable[Row]) -> Iterator[tuple[Row, Sample]]:
+    """Decode the given clips from their shards. Raises ManifestError."""
+    shards = {shard.name: shard for shard in build.dataset.shards}
+    receipts: dict[str, Receipt] = {}
+    for row in rows:
+        assert row.shard is not None
+        tar, receipt_file = build.folder / row.shard, build.folder / shards[row.shard].receipt
+        if row.shard not in receipts:
+            receipts[row.shard] = load_receipt(receipt_file)
+        members = receipts[row.shard].members.get(row.clip_id)
+        if members is None:
+            raise ManifestError(f"{receipt_file}: found no clip {row.clip_id}, expected it in {row.shard}")
+        try:
+            sample = decode(_read_members(tar, members))
+            _check_timing(sample.timing)
+        except SchemaError as error:
+            raise ManifestError(f"{tar}: {row.clip_id}: {error}") from error
+        yield row, sample
+
+
+def sum_statistics(build: ShardFolder) -> dict[str, Statistics]:
+    """Spectrogram name -> sums over all shards in the folder. Raises ManifestError."""
+    sums: dict[str, Statistics] = {}
+    for shard in local_shards(build.folder, build.dataset):
+        for name, found in load_receipt(build.folder / shard.receipt).statistics.items():
+            sums[name] = sums[name] + found if name in sums else found
+    return sums
+
+
+def _read_members(tar: Path, places: Mapping[str, tuple[int, int]]) -> dict[str, bytes]:
+    """Member suffix -> bytes, read from the (offset, size) that the receipt gives."""
+    try:
+        with tar.open("rb") as file:
+            members = {name: os.pread(file.fileno(), size, at) for name, (at, size) in places.items()}
+    except FileNotFoundError as error:
+        raise ManifestError(f"{tar}: not there; fetch or build the shard again") from error
+    if any(len(data) != places[name][1] for name, data in members.items()):
+        raise ManifestError(f"{tar}: ends before its members do; fetch or build the shard again")
+    return members
+
+
+def _read_folds(path: Path, speakers: Mapping[str, str]) -> FoldFile:
+    if not path.is_file():
+        raise ManifestError(f"{path}: not there, but listed in {DATASET_FILE}; fetch or build the folder again")
+    try:
+        return read_fold_file(path.read_bytes(), speakers, str(path))
+    except FoldError as error:
+        raise ManifestError(str(error)) from error
+
+
+def _check_timing(timing: Timing) -> None:
+    """Times can be drawn: in order, and within a day. Raises SchemaError."""
+    times = (*timing.span_seconds, *timing.instants_seconds, *timing.frame_seconds, timing.audio_start_seconds)
+    start, end = timing.span_seconds
+    if not start < end or not 1e-6 < timing.step_seconds < _LONGEST_SECONDS or max(map(abs, times)) > _LONGEST_SECONDS:
+        raise SchemaError(f"json: found span {timing.span_seconds}, step {timing.step_seconds} s; expected a timeline")
