@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from manifests.errors import UserError
 
-class LabelError(ValueError):
+
+class LabelError(UserError):
     """An unknown or inconsistent label scheme; one line that says what was found and expected."""
 
 

@@ -148,15 +148,11 @@ def verify(folder: Path, clips: int) -> None:
 
 def open_fold(folder: Path, clips: int) -> None:
     """All that training on a fold does before the first shard is read, for all sides."""
-    from train.config import TrainConfig
-    from train.prepare import SIDES, open_corpus
-    from train.recipes import RECIPES
+    from train.data.dataset import open_fold as open_fold_data
 
     fold = next(iter(_assignment(folder)["folds"]))
-    corpus = open_corpus(
-        TrainConfig(shards=str(folder), strategy="cfas", fold=fold, encoder="tiny", recipe=RECIPES["tiny"])
-    )
-    assert sum(len(corpus.clips(side)) for side in SIDES) == clips
+    data = open_fold_data(folder, fold, strategy="cfas")
+    assert sum(len(data.clips(side)) for side in folds.SIDES) == clips
 
 
 #: Stage -> what it runs, in the order in which one needs another's files.
