@@ -45,10 +45,6 @@ FEATURE_DEFAULT = "mfcc"
 _COMMANDS = ("train", "sweep", "report", "predict", "export")
 
 
-class OutOfMemoryError(UserError):
-    """The device's memory is too small."""
-
-
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run a command, `train` if none is named; the exit status, see `manifests.console`."""
     words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
@@ -76,8 +72,7 @@ def _run_sweep(args: argparse.Namespace) -> int:
 def _train_all(args: argparse.Namespace, strategies: Sequence[str], folds: Sequence[str] | None) -> bool:
     """Train strategies on folds, on all if None, except for finished runs; whether this is the main process."""
     with init_distributed(args.device) as ranks, _explain_out_of_memory(f"; try --accumulate {2 * args.accumulate}"):
-        configs = _configs(args, strategies, folds)
-        for config in configs:
+        for config in _configs(args, strategies, folds):
             setup = prepare(config, ranks, log_line)
             if not setup.is_finished():
                 protocol = setup.protocol
@@ -99,7 +94,8 @@ def _configs(args: argparse.Namespace, strategies: Sequence[str], folds: Sequenc
     folder = open_folder(location)
     names = tuple(load_folds(folder, args.fold_scheme))
     demo, built = folder.dataset.dataset == DEMO, folder.dataset.features
-    common = ("fold_scheme", "label_scheme", "weights", "seed", "runs", "workers", "device", "accumulate")
+    copied = ("fold_scheme", "label_scheme", "weights", "seed", "runs", "workers", "device", "accumulate")
+    options = {name: getattr(args, name) for name in (*copied, "save_steps", "check", "compile")}
     return [
         TrainConfig(
             shards=str(location),
@@ -108,7 +104,7 @@ def _configs(args: argparse.Namespace, strategies: Sequence[str], folds: Sequenc
             feature=args.feature or (built[0] if len(built) == 1 else FEATURE_DEFAULT),
             encoder=args.encoder or (DEMO_DEFAULT if demo and args.weights is None else ENCODER_DEFAULT),
             recipe=_recipe(args, demo=demo),
-            **{name: getattr(args, name) for name in (*common, "save_steps", "check", "compile")},
+            **options,
         )
         for strategy in strategies
         for fold in folds or names
@@ -149,7 +145,7 @@ def _explain_out_of_memory(advice: str = "") -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise OutOfMemoryError(f"{str(error).splitlines()[0]}{advice}") from error
+        raise UserError(f"{str(error).splitlines()[0]}{advice}") from error
 
 
 def _run_predict(args: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -20,9 +20,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from manifests.files import atomic_write
-from train.data.dataset import Clips
+from train.data.dataset import Clips, FoldData
 from train.data.loader import Loader
-from train.data.prefetch import ShardPrefetcher
 from train.data.sampler import ClipSampler
 from train.data.transforms import ClipTransform
 from train.distributed import Ranks
@@ -36,22 +35,22 @@ BATCH_SIZE = 16
 
 def load_features(
     model: Classifier,
+    data: FoldData,
     clips: Clips,
-    shard_sha256: Mapping[str, str],
     transform: ClipTransform,
     *,
     cache: Path,
     ranks: Ranks,
     workers: int = 2,
-    prefetcher: ShardPrefetcher | None = None,
     batch_size: int = BATCH_SIZE,
-    on_shard: Callable[[str], None] | None = None,
+    on_shard: Callable[[str], None] = lambda _: None,
 ) -> Tensor:
-    """float32 [clips, D] mean tokens of clips, in their order, on the CPU.
+    """float32 [clips, D] mean tokens of some clips of a fold, in their order, on the CPU.
 
     Those that are not in the folder `cache` are computed and stored there; `on_shard` is called for each such shard.
     """
-    encoder, parts = fingerprint(model.encoder), []
+    encoder, parts, on_gpu = fingerprint(model.encoder), [], ranks.device.type == "cuda"
+    sha256 = {shard.name: shard.sha256 for shard in data.folder.dataset.shards}
     model.eval()
     for shard, name in enumerate(clips.shards):
         part = clips_of_shard(clips, shard)
@@ -59,23 +58,21 @@ def load_features(
             continue
         key = {
             "version": VERSION,
-            "shard": shard_sha256[name],
+            "shard": sha256[name],
             "clips": np.char.decode(part.keys).tolist(),
             "strategy": transform.strategy.name,
             "feature": transform.feature if transform.strategy.windows else None,
             "normalization": asdict(transform.normalization),
             "input_range": transform.input_range,
             "encoder": encoder,
-            "arithmetic": "bfloat16" if ranks.device.type == "cuda" else "float32",
+            "arithmetic": "bfloat16" if on_gpu else "float32",
         }
         path = cache / f"{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()}.safetensors"
         features = _read(path, (len(part), model.encoder.config.width))
         if features is None:
-            if on_shard:
-                on_shard(name)
+            on_shard(name)
             sampler = ClipSampler(clips=len(part), batch_size=batch_size, shuffle=False)
-            pin = ranks.device.type == "cuda"
-            loader = Loader(part, sampler, workers=workers, pin=pin, prefetcher=prefetcher)
+            loader = Loader(part, sampler, workers=workers, pin=on_gpu, prefetcher=data.prefetcher)
             features = predict_logits(model.features, loader, transform, ranks)
             atomic_write(path, safetensors.torch.save({"features": features}))
         parts.append(features)

@@ -102,17 +102,16 @@ class TrainingSetup:
             rank=self.ranks.rank,
             world_size=self.ranks.world_size,
         )
-        workers, prefetcher = self.config.workers, self.data.prefetcher
+        options = {"workers": self.config.workers, "pin": device.type == "cuda", "prefetcher": self.data.prefetcher}
         if recipe.freeze_encoder:
             inputs = load_features(
                 self.model,
+                self.data,
                 clips,
-                {shard.name: shard.sha256 for shard in self.data.folder.dataset.shards},
                 self.transform,
                 cache=self.runs / FEATURES,
                 ranks=self.ranks,
-                workers=workers,
-                prefetcher=prefetcher,
+                workers=self.config.workers,
                 on_shard=lambda name: self.log(f"features of {name}"),
             )
         elif recipe.cache_inputs:
@@ -122,42 +121,32 @@ class TrainingSetup:
                     f"recipe {recipe.name}: found {len(clips)} clips, {size / 1e9:.1f} GB of inputs to cache, "
                     f"expected at most {MAX_CACHED_BYTES / 1e9:.0f} GB; choose another --recipe"
                 )
-            in_order = replace(sampler, shuffle=False)
-            loader = Loader(clips, in_order, workers=workers, pin=device.type == "cuda", prefetcher=prefetcher)
+            loader = Loader(clips, replace(sampler, shuffle=False), **options)
             inputs = predict_logits(nn.Identity(), loader, self.transform, self.ranks, self.config.accumulate)
         else:
-            return Loader(clips, sampler, workers=workers, pin=device.type == "cuda", prefetcher=prefetcher)
-        return CachedLoader(
-            inputs=inputs.to(device),
-            labels=torch.from_numpy(clips.labels),
-            keys=tuple(key.decode() for key in clips.keys),
-            sampler=sampler,
-        )
+            return Loader(clips, sampler, **options)
+        keys = tuple(key.decode() for key in clips.keys)
+        return CachedLoader(inputs.to(device), torch.from_numpy(clips.labels), keys, sampler)
 
     def make_trainer(self, checkpoints: Checkpoints, logger: MetricLogger, should_stop: Callable[[], bool]) -> Trainer:
         """The training loop of this run, its model wrapped for several ranks and compiled as configured."""
         config, ranks, model = self.config, self.ranks, self.trained_model
-        compiled = model
+        compiled, on_gpu = model, ranks.device.type == "cuda"
         if ranks.world_size > 1:
-            devices = None if ranks.device.type == "cpu" else [ranks.device]
-            compiled = DistributedDataParallel(model, device_ids=devices)
-        on_gpu = ranks.device.type == "cuda"
+            compiled = DistributedDataParallel(model, device_ids=[ranks.device] if on_gpu else None)
         if not config.recipe.freeze_encoder and (config.compile == "on" or (config.compile == "auto" and on_gpu)):
             compiled.compile()
         return Trainer(
             model=model,
             compiled_model=compiled,
             optimizer=make_optimizer(model, self.model.encoder.config.depth, config.recipe),
-            recipe=config.recipe,
+            config=config,
             train_loader=self.make_loader("train"),
             val_loader=self.make_loader("validation"),
             transform=self.input_transform,
             ranks=ranks,
             checkpoints=checkpoints,
             logger=logger,
-            seed=config.seed,
-            save_steps=config.save_steps,
-            accumulate=config.accumulate,
             should_stop=should_stop,
         )
 
@@ -168,16 +157,12 @@ class TrainingSetup:
             try:
                 before = dict(json.loads(path.read_bytes())["identity"])
             except (ValueError, LookupError, TypeError) as error:
-                raise ConfigError(
-                    f"{path}: not the configuration of a run; remove {path.parent} to start over"
-                ) from error
+                raise ConfigError(f"{path}: not a run's configuration; remove {path.parent} to start over") from error
             if changes := config_diff(before, self._config_record()["identity"]):
                 # The hash over all settings shows that something changed, not what.
                 known = [change for change in changes if not change.startswith("protocol.settings:")]
-                what = "; ".join(known) or "other shards, or other initial weights"
-                raise ConfigError(
-                    f"{path.parent}: was trained with other settings ({what[:500]}); {runs.ANOTHER_FOLDER}"
-                )
+                what = ("; ".join(known) or "other shards, or other initial weights")[:500]
+                raise ConfigError(f"{path.parent}: was trained with other settings ({what}); {runs.ANOTHER_FOLDER}")
         return runs.is_done(self.folder, self.protocol)
 
     def write_config(self) -> None:
@@ -273,12 +258,8 @@ def make_classifier(config: TrainConfig, classes: int) -> InitialModel:
     recipe, encoder = config.recipe, ENCODERS[config.encoder]
     weights = load_weights(config.weights, encoder) if config.weights else None
     torch.manual_seed(config.seed)
-    model = Classifier(
-        weights.config if weights else encoder,
-        classes,
-        drop_rate=recipe.drop_path,
-        checkpointing=recipe.checkpointing,
-    )
+    encoder = weights.config if weights else encoder
+    model = Classifier(encoder, classes, drop_rate=recipe.drop_path, checkpointing=recipe.checkpointing)
     if weights:
         initialize_from(model, weights)
     if recipe.freeze_encoder:

@@ -26,13 +26,13 @@ from manifests.errors import UserError
 from manifests.files import exclusive_lock
 from train import metrics, runs
 from train.checkpoint import Checkpoints, TrainState, load_trained
+from train.config import TrainConfig
 from train.data.loader import CachedLoader, ClipBatch, Loader
 from train.data.transforms import CachedTransform, ClipTransform
 from train.distributed import Ranks, stop_on_signal
 from train.evaluate import Predictions, promised
 from train.metric_logger import MetricLogger
 from train.optim import clip_gradient, lr_at, set_lr
-from train.recipes import Recipe
 from train.runs import Epoch, Outcome
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Trainer:
     compiled_model: Callable[[Tensor], Tensor]
     """The model as training calls it: itself, compiled, or wrapped for several ranks."""
     optimizer: Optimizer
-    recipe: Recipe
+    config: TrainConfig
     train_loader: Loader | CachedLoader
     val_loader: Loader | CachedLoader
     transform: ClipTransform | CachedTransform
@@ -67,11 +67,6 @@ class Trainer:
     ranks: Ranks
     checkpoints: Checkpoints
     logger: MetricLogger
-    seed: int
-    save_steps: int
-    """Optimizer steps between checkpoints."""
-    accumulate: int = 1
-    """Micro-batches of a step on each rank."""
     should_stop: Callable[[], bool] = lambda: False
     """Whether to stop after the current step."""
     state: TrainState = field(default_factory=TrainState)
@@ -92,7 +87,7 @@ class Trainer:
         Raises Stopped when asked to stop, TrainingError for a loss that is not finite, CheckpointError, OSError.
         """
         self.resume()
-        while self.state.epoch <= self.recipe.epochs:
+        while self.state.epoch <= self.config.recipe.epochs:
             began = time.monotonic()
             self.train_epoch()
             self.end_epoch(time.monotonic() - began)
@@ -102,14 +97,14 @@ class Trainer:
         """Take the remaining steps of the epoch."""
         self.model.train()
         epoch, first = self.state.epoch, self.state.step
-        self.logger.start_epoch(f"epoch {epoch}/{self.recipe.epochs}", self.steps_per_epoch, first)
+        self.logger.start_epoch(f"epoch {epoch}/{self.config.recipe.epochs}", self.steps_per_epoch, first)
         loss_sum = torch.tensor(self.state.loss_sum if self.ranks.is_main else 0.0, dtype=torch.float64)
         loss_sum = loss_sum.to(self.ranks.device)
         for step, batch in enumerate(self.train_loader.epoch(epoch, first), first):
             loss_sum += self.train_step(epoch, step, batch)
             self.logger.advance()
             stop, last = self.ranks.any(self.should_stop()), step + 1 == self.steps_per_epoch
-            due = (step + 1) % self.save_steps == 0
+            due = (step + 1) % self.config.save_steps == 0
             if stop or last or due:
                 total = float(self.ranks.sum(loss_sum.clone()))
                 if not math.isfinite(total):
@@ -128,10 +123,10 @@ class Trainer:
 
         A batch is cut into micro-batches, each of which takes the transform, forward and backward.
         """
-        sampler, smoothing = self.train_loader.sampler, self.recipe.label_smoothing
-        torch.manual_seed(_draw(self.seed, epoch, step, self.ranks.rank))
+        sampler, smoothing = self.train_loader.sampler, self.config.recipe.label_smoothing
+        torch.manual_seed(_draw(self.config.seed, epoch, step, self.ranks.rank))
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
-        parts = batch.split(sampler.micro_batch_size(self.accumulate))
+        parts = batch.split(sampler.micro_batch_size(self.config.accumulate))
         for number, part in enumerate(parts, 1):
             inputs, targets = self.transform.training_input(part.to(self.ranks.device), epoch)
             # Ranks exchange gradients after the last micro-batch only.
@@ -144,9 +139,9 @@ class Trainer:
                 # Gradients are averaged over ranks, therefore times their number.
                 (loss * (self.ranks.world_size / sampler.step_size(step))).backward()
             loss_sum += loss.detach()
-        norm = clip_gradient(self.model.parameters(), self.recipe.clip_norm)
+        norm = clip_gradient(self.model.parameters(), self.config.recipe.clip_norm)
         steps = (epoch - 1) * len(sampler) + step
-        lr = lr_at(steps, len(sampler), self.recipe)
+        lr = lr_at(steps, len(sampler), self.config.recipe)
         set_lr(self.optimizer, lr)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -157,7 +152,7 @@ class Trainer:
 
     def evaluate(self) -> dict[str, float]:
         """Loss and scores of the validation side."""
-        logits = predict_logits(self.model, self.val_loader, self.transform, self.ranks, self.accumulate)
+        logits = predict_logits(self.model, self.val_loader, self.transform, self.ranks, self.config.accumulate)
         labels = self.val_loader.labels
         confusion = metrics.confusion_matrix(labels.numpy(), logits.argmax(1).numpy(), logits.shape[1])
         return {
@@ -168,7 +163,7 @@ class Trainer:
 
     def end_epoch(self, seconds: float) -> None:
         """Validate, keep the weights if they are the best so far, log, and save a checkpoint."""
-        scores, clips, epochs = self.evaluate(), self.train_loader.sampler.clips, self.recipe.epochs
+        scores, clips, epochs = self.evaluate(), self.train_loader.sampler.clips, self.config.recipe.epochs
         ended = Epoch(
             epoch=self.state.epoch,
             train_loss=self.state.loss_sum / clips,
@@ -271,11 +266,12 @@ def _train_and_test(setup: TrainingSetup) -> Outcome | None:
         raise TrainingError(f"{setup.folder}: found no epoch to choose; remove the folder to start over")
     load_trained(setup.trained_model, checkpoints.best_path(state.best.epoch))
     run = setup.save_model(state.best.epoch)
-    if not setup.data.has_test:
-        command = setup.data.fetch_command("test")
+    data = setup.data
+    if data.folder.missing([data.sides["test"]]):  # of a folder only a part may have been fetched
+        command = data.folder.fetch_command(data.fold_scheme, setup.config.fold, "test")
         setup.log(f"trained; the test fold is not available: run {command}, then this command again to test, once")
         return None
-    clips, loader, accumulate = setup.data.clips("test"), setup.make_loader("test"), setup.config.accumulate
+    clips, loader, accumulate = data.clips("test"), setup.make_loader("test"), setup.config.accumulate
     logits = predict_logits(setup.trained_model, loader, setup.input_transform, ranks, accumulate)
     if ranks.is_main:
         predictions = Predictions(

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from manifests.files import atomic_write
 from train import cost
 from train.checkpoint import Checkpoints
-from train.config import ConfigError, device_for
+from train.config import ConfigError, TrainConfig, device_for
 from train.data.loader import Batch, Loader
 from train.data.sampler import ClipSampler
 from train.data.transforms import ClipTransform, NormalizationStats
@@ -178,15 +178,13 @@ def _step(way: Way, encoder: EncoderConfig, strategy: str, device: torch.device)
         model=model,
         compiled_model=torch.compile(model) if way.compiled else model,
         optimizer=make_optimizer(model, encoder.depth, recipe),
-        recipe=recipe,
+        config=TrainConfig(shards="", strategy=strategy, fold="1", encoder="tiny", recipe=recipe),
         train_loader=loader,
         val_loader=loader,
         transform=transform,
         ranks=Ranks(device=device),
         checkpoints=Checkpoints(folder=Path()),
         logger=MetricLogger(None, sys.stderr.write),
-        seed=0,
-        save_steps=1,
     )
     model.train()
     return lambda: trainer.train_step(1, 0, batch)

@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD
 
 from train.checkpoint import Checkpoints
+from train.config import TrainConfig
 from train.data.loader import CachedLoader
 from train.data.sampler import ClipSampler
 from train.data.transforms import CachedTransform
@@ -78,22 +79,21 @@ def make_trainer(
     """A trainer of a run in a folder that is asked to stop after some steps; `changes` are of the recipe."""
     torch.manual_seed(seed)
     settings = recipe(**changes)
+    options = {"recipe": settings, "seed": seed, "save_steps": save_steps, "accumulate": accumulate}
+    config = TrainConfig(shards="", strategy="cfas", fold="1", encoder="tiny", **options)
     model = Classifier(ENCODER, CLASSES, drop_rate=settings.drop_path)
     folder.mkdir(parents=True, exist_ok=True)
     return Trainer(
         model=model,
         compiled_model=DistributedDataParallel(model) if ranks.world_size > 1 else model,
         optimizer=make_optimizer(model, ENCODER.depth, settings),
-        recipe=settings,
+        config=config,
         train_loader=loader(CLIPS, batch=settings.batch, ranks=ranks, seed=seed),
         val_loader=loader(7, batch=settings.batch, ranks=ranks, shuffle=False),
         transform=CachedTransform(classes=CLASSES, seed=seed),
         ranks=ranks,
         checkpoints=Checkpoints(folder=folder),
         logger=MetricLogger(folder if ranks.is_main else None, lambda line: None),
-        seed=seed,
-        save_steps=save_steps,
-        accumulate=accumulate,
         should_stop=counted(stop_after),
     )
 
@@ -108,7 +108,7 @@ def plain(folder: Path, ranks: Ranks = ALONE, **changes: Any) -> Trainer:
     """A trainer whose steps are as long as the gradient, which AdamW's are not: a wrong scale shows."""
     trainer = make_trainer(folder, ranks=ranks, drop_path=0.0, clip_norm=None, learning_rate=0.1, **changes)
     named = trainer.model.named_parameters()
-    trainer.optimizer = SGD(parameter_groups(named, ENCODER.depth, trainer.recipe))
+    trainer.optimizer = SGD(parameter_groups(named, ENCODER.depth, trainer.config.recipe))
     return trainer
 
 

@@ -40,9 +40,8 @@ def found(
     torch.manual_seed(seed)
     model = Classifier(ENCODER, 2)
     transform = replace(make_transform(config(data.folder.path), data, ENCODER), **changes)
-    shards = {shard.name: shard.sha256 for shard in data.folder.dataset.shards}
     options = {"cache": cache, "ranks": ALONE, "workers": 0, "batch_size": batch_size, "on_shard": computed.append}
-    return load_features(model, data.clips("train"), shards, transform, **options)
+    return load_features(model, data, data.clips("train"), transform, **options)
 
 
 def test_second_time_nothing_is_computed(data: FoldData, tmp_path: Path) -> None:

@@ -234,7 +234,7 @@ def test_reading_draws_no_random_number_of_the_training(shards: Path) -> None:
 
 
 def test_a_sampler_of_other_clips_is_refused(shards: Path) -> None:
-    with pytest.raises(DataError, match="found 3 clips samplerd, 0 workers; expected 12, 0 or more"):
+    with pytest.raises(DataError, match="found a sampler of 3 clips, 0 workers; expected 12, 0 or more"):
         Loader(clips_of(shards), ClipSampler(clips=3, batch_size=1), workers=0)
 
 

@@ -1,8 +1,7 @@
 """A folder of shards, a fold and a label scheme -> the clips of each side: where each is stored, and its class.
 
-Everything is checked before training: the folder matches its index, no subject is on two sides of the fold, and every
-emotion has a class or is left out on purpose. Shards, local or remote, are hashed before anything of them is decoded,
-in the background where training can continue meanwhile.
+Everything is checked before training: the folder matches its index, no subject is on two sides of the fold, every
+emotion has a class or is left out on purpose. Shards are hashed in the background, before they are decoded.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from functools import reduce
 from operator import add
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -42,7 +41,7 @@ _THREADS = 8
 verified_files: set[tuple[Path, str]] = set()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class ShardFolder:
     """A folder of finished shards, local or a mirror of a remote one."""
 
@@ -64,6 +63,10 @@ class ShardFolder:
     def speakers(self) -> dict[str, str]:
         """Shard name -> subject."""
         return {shard.name: shard.speaker for shard in self.dataset.shards}
+
+    def fetch_command(self, scheme: str, fold: str, split: str) -> str:
+        """The command that fetches the shards of a split that are missing."""
+        return fetch_command(self.source, self.path, FoldSelection(scheme=scheme, fold=fold, sides=SPLITS[split]))
 
     def shards(self, names: Sequence[str]) -> list[Shard]:
         """Entries of the index for some shards."""
@@ -105,7 +108,6 @@ class FoldData:
 
     folder: ShardFolder
     label_scheme: LabelScheme
-    fold: str
     fold_scheme: str
     folds: tuple[str, ...]
     """All folds of the scheme."""
@@ -125,24 +127,14 @@ class FoldData:
     @property
     def sha256(self) -> str:
         """Hash over all shards, whatever the fold."""
-        return hashlib.sha256(
-            "".join(sorted(shard.sha256 for shard in self.folder.dataset.shards)).encode()
-        ).hexdigest()
-
-    @property
-    def has_test(self) -> bool:
-        """Whether the test side is available; in a folder of which a part was fetched it may not be."""
-        return not self.folder.missing([self.sides["test"]])
+        hashes = sorted(shard.sha256 for shard in self.folder.dataset.shards)
+        return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
     def clips(self, side: str) -> Clips:
         """Clips of `train`, `validation` or `test`. Raises DataError."""
         if side == "train":
             return self.training
         return load_clips(self.folder, self.sides[side], self.label_scheme, self.members)
-
-    def fetch_command(self, split: str) -> str:
-        """The command that fetches the shards of a split that are missing."""
-        return _fetch_command(self.folder, self.fold_scheme, self.fold, split)
 
 
 def open_fold(
@@ -169,7 +161,7 @@ def open_fold(
         total = sum(len(side["shards"]) for side in needed)
         raise DataError(
             f"{folder.path}: of {total} training and validation shards of fold {fold} found {total - len(missing)}; "
-            f"fetch the rest: {_fetch_command(folder, scheme, fold, 'train')}"
+            f"fetch the rest: {folder.fetch_command(scheme, fold, 'train')}"
         )
     emotions = sorted({emotion for side in SIDES for emotion in sides[side]["clips"]})
     classes = choose_labels(folder.dataset, label_scheme, emotions)
@@ -177,7 +169,6 @@ def open_fold(
     return FoldData(
         folder=folder,
         label_scheme=classes,
-        fold=fold,
         fold_scheme=scheme,
         folds=tuple(load_folds(folder, scheme)),
         sides=sides,
@@ -187,11 +178,7 @@ def open_fold(
     )
 
 
-def _fetch_command(folder: ShardFolder, scheme: str, fold: str, split: str) -> str:
-    return fetch_command(folder.source, folder.path, FoldSelection(scheme=scheme, fold=fold, sides=SPLITS[split]))
-
-
-def open_folder(location: str | Path, cache_root: Path | None = None) -> ShardFolder:
+def open_folder(location: str | Path) -> ShardFolder:
     """A folder by path or by address; every file of a local one is there, with its size. A remote index is mirrored.
 
     Raises DataError for a folder that does not match its index, ManifestError for an index that cannot be read,
@@ -200,17 +187,16 @@ def open_folder(location: str | Path, cache_root: Path | None = None) -> ShardFo
     if is_remote(str(location)):
         store = open_store(str(location))
         name, digest = store.address.rpartition("/")[2], hashlib.sha256(store.address.encode()).hexdigest()
-        path = (cache_root or default_cache()) / f"{name}-{digest[:12]}"
+        path = default_cache() / f"{name}-{digest[:12]}"
         dataset = mirror_index(store, path)
-        names = frozenset(shard.name for shard in dataset.shards)
-        return ShardFolder(path=path, dataset=dataset, available=names, store=store)
+        return ShardFolder(path, dataset, frozenset(shard.name for shard in dataset.shards), store=store)
     path = Path(location)
     if problems := index.verify(path):
         more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
         raise DataError(f"{path}: {problems[0]}{more}; build or fetch it again")
     dataset, fetched = index.load_dataset(path), index.load_fetched(path)
-    names = frozenset(shard.name for shard in index.local_shards(path, dataset))
-    return ShardFolder(path=path, dataset=dataset, available=names, source=fetched.source if fetched else "")
+    available = frozenset(shard.name for shard in index.local_shards(path, dataset))
+    return ShardFolder(path, dataset, available, source=fetched.source if fetched else "")
 
 
 def default_cache() -> Path:
@@ -220,17 +206,14 @@ def default_cache() -> Path:
 
 def find_folder(root: Path, dataset: str | None = None) -> Path:
     """The shards of a corpus in a folder of corpora, or those of the only corpus there. Raises DataError."""
-    found = sorted(path.parent for path in root.glob(f"*/{index.DATASET_FILE}"))
     if dataset and (root / dataset).is_dir():
         return root / dataset
+    found = sorted(path.parent for path in root.glob(f"*/{index.DATASET_FILE}"))
     if not dataset and len(found) == 1:
         return found[0]
-    names = ", ".join(path.name for path in found)
-    advice = (
-        f"found shards of {names}; choose with DATASET= (--dataset)"
-        if found
-        else ("found no shards of any corpus; `make shards` builds them, `make fetch` downloads them")
-    )
+    advice = "found no shards of any corpus; `make shards` builds them, `make fetch` downloads them"
+    if found:
+        advice = f"found shards of {', '.join(path.name for path in found)}; choose with DATASET= (--dataset)"
     raise DataError(f"{root / dataset}: not there; {advice}" if dataset else f"{root}: {advice}")
 
 
@@ -249,11 +232,9 @@ def load_folds(folder: ShardFolder, scheme: str | None = None) -> Mapping[str, M
 
 def fold_sides(folder: ShardFolder, fold: str, scheme: str | None = None) -> Mapping[str, Side]:
     """`train`, `validation` and `test` of a fold. Raises what `load_folds` does, and DataError for an unknown fold."""
-    folds = load_folds(folder, scheme)
+    folds, name = load_folds(folder, scheme), scheme or folder.dataset.fold_schemes[0]
     if fold not in folds:
-        raise DataError(
-            f"{scheme or folder.dataset.fold_schemes[0]}: unknown fold {fold!r}; valid are {', '.join(folds)}"
-        )
+        raise DataError(f"{name}: unknown fold {fold!r}; valid are {', '.join(folds)}")
     return folds[fold]
 
 
@@ -311,12 +292,13 @@ def load_clips(folder: ShardFolder, side: Side, scheme: LabelScheme, members: tu
     classes = {emotion: scheme.class_index(emotion) for emotion in side["clips"]}
     shards = folder.shards(side["shards"])
     with ThreadPoolExecutor(_THREADS) as pool:
-        parts = list(pool.map(lambda shard: _index_shard(_load_receipt(folder, shard), classes, members), shards))
-    emotions = sum((part.emotions for part in parts), Counter[str]())
-    sums = [part.statistics for part in parts if part.statistics]
+        parts = list(pool.map(lambda shard: _index_shard(folder, shard, classes, members), shards))
+    counts, keys, class_indices, byte_ranges, statistics = zip(*parts, strict=True) if parts else ((),) * 5
+    emotions = sum(counts, Counter[str]())
+    sums = [each for each in statistics if each is not None]
     if emotions != side["clips"]:
         raise DataError(f"{folder.path}: found clips {dict(emotions)}, expected {side['clips']} as the fold lists")
-    if not sum(len(part.keys) for part in parts):
+    if not sum(map(len, keys)):
         subjects = ", ".join(side["subjects"]) or "none that was built"
         raise DataError(f"{folder.path}: found no clip with a class; subjects are {subjects}")
     return Clips(
@@ -324,10 +306,10 @@ def load_clips(folder: ShardFolder, side: Side, scheme: LabelScheme, members: tu
         shards=tuple(shard.name for shard in shards),
         speakers=tuple(shard.speaker for shard in shards),
         members=members,
-        shard=np.repeat(np.arange(len(parts), dtype=np.int32), [len(part.keys) for part in parts]),
-        keys=np.concatenate([part.keys for part in parts]),
-        labels=np.concatenate([part.labels for part in parts]),
-        byte_ranges=np.concatenate([part.byte_ranges for part in parts]),
+        shard=np.repeat(np.arange(len(parts), dtype=np.int32), list(map(len, keys))),
+        keys=np.concatenate(keys),
+        labels=np.concatenate(class_indices),
+        byte_ranges=np.concatenate(byte_ranges),
         left_out={emotion: count for emotion, count in sorted(emotions.items()) if classes[emotion] is None},
         statistics=reduce(add, sums) if sums else None,
     )
@@ -349,38 +331,35 @@ def load_all_clips(
     return load_clips(folder, side, scheme, members), scheme.classes
 
 
-class _ShardIndex(NamedTuple):
-    """What one shard contributes to `Clips`."""
-
-    emotions: Counter[str]
-    keys: npt.NDArray[np.bytes_]
-    labels: npt.NDArray[np.int64]
-    byte_ranges: npt.NDArray[np.int64]
-    statistics: Statistics | None
+#: Emotions of all clips of a shard; then keys, labels, byte ranges and statistics as in `Clips`.
+_ShardClips = tuple[
+    Counter[str], npt.NDArray[np.bytes_], npt.NDArray[np.int64], npt.NDArray[np.int64], Statistics | None
+]
 
 
-def _index_shard(receipt: Receipt, classes: Mapping[str, int | None], members: tuple[str, ...]) -> _ShardIndex:
+def _index_shard(
+    folder: ShardFolder, shard: Shard, classes: Mapping[str, int | None], members: tuple[str, ...]
+) -> _ShardClips:
+    receipt = _load_receipt(folder, shard)
     built = [row for row in receipt.rows if row.shard]
     if {row.clip_id for row in built} != receipt.members.keys():
-        raise DataError(f"{receipt.shard}: its receipt lists other clips than it has members of; build it again")
+        raise DataError(f"{shard.name}: its receipt lists other clips than it has members of; build it again")
     used = [row for row in built if classes.get(row.emotion) is not None]
     for row in used:
         found = receipt.members[row.clip_id]
-        if missing := [suffix for suffix in members if suffix not in found]:
-            raise DataError(
-                f"{receipt.shard}: {row.clip_id} has no {missing[0]}, found {', '.join(found)}; build it again"
-            )
+        for suffix in members:
+            if suffix not in found:
+                known = ", ".join(found)
+                raise DataError(f"{shard.name}: {row.clip_id} has no {suffix}, found {known}; build it again")
     ranges = [[receipt.members[row.clip_id][suffix] for suffix in members] for row in used]
     spectrogram = next((member.removesuffix(".npy") for member in members if member.endswith(".npy")), None)
     if spectrogram is not None and spectrogram not in receipt.statistics:
-        raise DataError(f"{receipt.shard}: its receipt has no statistics of {spectrogram}; build it again")
-    return _ShardIndex(
-        emotions=Counter(row.emotion for row in built),
-        keys=np.array([row.clip_id for row in used], dtype=np.bytes_),
-        labels=np.array([classes[row.emotion] for row in used], dtype=np.int64),
-        byte_ranges=np.array(ranges, dtype=np.int64).reshape(-1, len(members), 2),
-        statistics=receipt.statistics[spectrogram] if spectrogram is not None else None,
-    )
+        raise DataError(f"{shard.name}: its receipt has no statistics of {spectrogram}; build it again")
+    keys = np.array([row.clip_id for row in used], dtype=np.bytes_)
+    class_indices = np.array([classes[row.emotion] for row in used], dtype=np.int64)
+    byte_ranges = np.array(ranges, dtype=np.int64).reshape(-1, len(members), 2)
+    statistics = receipt.statistics[spectrogram] if spectrogram is not None else None
+    return Counter(row.emotion for row in built), keys, class_indices, byte_ranges, statistics
 
 
 def _load_receipt(folder: ShardFolder, shard: Shard) -> Receipt:

@@ -88,7 +88,7 @@ class CachedBatch(ClipBatch):
     """[B, 3, T, H, W] video, or [B, D] features."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class CachedLoader:
     """Batches of inputs that were computed once and stay on the device: features of a frozen encoder, or videos."""
 

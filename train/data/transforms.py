@@ -43,7 +43,7 @@ class TransformError(UserError):
     """Settings out of range, or a batch or an encoder that does not fit them."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class PixelRange:
     """How an encoder's input was scaled when it was trained."""
 
@@ -52,18 +52,15 @@ class PixelRange:
     std: tuple[float, float, float]
     """RGB is divided by it."""
     spectrogram_mean: float
-    """What a normalized spectrogram's mean of 0 becomes."""
+    """Mean of spectrograms on this scale."""
     spectrogram_std: float
-    """What its standard deviation of 1 becomes."""
 
 
 PIXEL_RANGES: Mapping[InputRange, PixelRange] = {
     # Pixels are normalized, so a normalized spectrogram is on the scale already.
-    "imagenet": PixelRange(
-        mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), spectrogram_mean=0.0, spectrogram_std=1.0
-    ),
+    "imagenet": PixelRange((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 0.0, 1.0),
     # Pixels are in 0..1; spectrograms get the mean and standard deviation of ImageNet's images.
-    "unit": PixelRange(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), spectrogram_mean=0.449, spectrogram_std=0.226),
+    "unit": PixelRange((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), 0.449, 0.226),
 }
 
 
@@ -168,13 +165,13 @@ class ClipTransform:
             found, expected = rows.shape[1:3], (self.strategy.windows, len(self.normalization.mean))
             if found != expected:
                 raise TransformError(f"{self.strategy.name}: found windows x rows {tuple(found)}, expected {expected}")
-            rows = (rows - self._column(self.normalization.mean, rows)) / self._column(self.normalization.std, rows)
+            rows = (rows - _column(self.normalization.mean, rows)) / _column(self.normalization.std, rows)
         return faces, rows, functional.one_hot(batch.labels, self.classes).float()
 
     def _augment(self, batch: Batch, settings: Augmentation, epoch: int) -> ModelInput:
         draws = clip_draws(batch.keys, self.seed, epoch, batch.labels.device)
         faces, rows, targets = self._decode(batch)
-        gain_per_db = GAIN_RESPONSE[self.feature] / self._column(self.normalization.std, rows)
+        gain_per_db = GAIN_RESPONSE[self.feature] / _column(self.normalization.std, rows)
         faces = augment_faces(faces, settings, draws)
         rows = augment_spectrograms(rows, settings, draws, gain_per_db)
         if settings.mixup:
@@ -190,10 +187,10 @@ class ClipTransform:
         pairs = Pairs(faces=faces.sub_(mean).div_(std), spectrograms=images, keys=batch.keys)
         return ModelInput(downsample(self.strategy(pairs), self.input_size), targets)
 
-    @staticmethod
-    def _column(numbers: Sequence[float], like: Tensor) -> Tensor:
-        """[rows, 1] float32."""
-        return torch.tensor(numbers, dtype=torch.float32, device=like.device)[:, None]
+
+def _column(numbers: Sequence[float], like: Tensor) -> Tensor:
+    """[rows, 1] float32."""
+    return torch.tensor(numbers, dtype=torch.float32, device=like.device)[:, None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,8 +207,7 @@ class CachedTransform:
 
     def evaluation_input(self, batch: CachedBatch) -> ModelInput:
         """A batch as it is."""
-        targets = functional.one_hot(batch.labels, self.classes).float()
-        return ModelInput(batch.inputs, targets)
+        return ModelInput(batch.inputs, functional.one_hot(batch.labels, self.classes).float())
 
     def training_input(self, batch: CachedBatch, epoch: int) -> ModelInput:
         """A batch after mixup, by (seed, epoch, clip id)."""
