@@ -145,10 +145,10 @@ bench-index: $(VENV)/test.ok  ## What planning, indexing, checking and opening a
 	@$(PY) tests/bench/scale.py $(ARGS)
 
 bench-load: $(VENV)/train.ok  ## Clips/s a core that the loader makes of shards, beside bare decoding of the same bytes
-	@$(PY) -m train.bench_load $(call q,$(or $(SHARDS),$(OUT))) $(ARGS)
+	@$(PY) tests/bench/bench_load.py $(call q,$(or $(SHARDS),$(OUT))) $(ARGS)
 
 bench-train: $(VENV)/train.ok  ## Clips/s and MFU of fine-tuning and of frozen features: ENCODER DEVICE ARGS
-	@$(PY) -m train.bench_train $(if $(ENCODER),--encoder $(ENCODER)) $(if $(DEVICE),--device $(DEVICE)) $(ARGS)
+	@$(PY) tests/bench/bench_train.py $(if $(ENCODER),--encoder $(ENCODER)) $(if $(DEVICE),--device $(DEVICE)) $(ARGS)
 
 .PHONY: clean
 clean:  ## Remove the environment; shards and data stay

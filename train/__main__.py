@@ -1,4 +1,4 @@
-"""Command line of the trainer: python -m train [train|sweep|report]."""
+"""Command line of the trainer: python -m train [train|sweep|report|predict|export]."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training costs: operations a clip, and how many of them a device does in a second."""
+"""What a training costs: operations a clip, and how many of them a device performs in a second."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from train.models.videomae import CHANNELS, EncoderConfig
 
-#: Passes' worth of work in a training step: forward, and twice as much backward.
+#: Forward passes that a training step is worth: one forward, and twice as much backward.
 TRAINING_PASSES = 3
 #: Side of the matrices that a device is measured with, and how often they are multiplied.
 _SIDES = {"cpu": 1024, "cuda": 8192}
@@ -24,30 +24,30 @@ def forward_flop(encoder: EncoderConfig) -> float:
     return 2.0 * (embedding + encoder.depth * block)
 
 
-def measured_rate(device: torch.device) -> float:
+def measure_flops(device: torch.device) -> float:
     """Floating-point operations a second of a device that multiplies large matrices; takes a moment.
 
-    float32 on a CPU, bfloat16 on a GPU, as training does.
+    float32 on a CPU, bfloat16 on a GPU, as in training.
     """
     side, repeats = _SIDES[device.type], _REPEATS[device.type]
     one = torch.ones(side, side, device=device, dtype=torch.bfloat16 if device.type == "cuda" else torch.float32)
     one @ one
-    synchronise(device)
+    synchronize(device)
     began = time.perf_counter()
     for _ in range(repeats):
         one @ one
-    synchronise(device)
+    synchronize(device)
     return repeats * 2 * side**3 / (time.perf_counter() - began)
 
 
-def synchronise(device: torch.device) -> None:
-    """Wait until a GPU has done all it was asked for; a CPU always has."""
+def synchronize(device: torch.device) -> None:
+    """Wait for all work that was submitted to a GPU; a CPU has none."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-def told(seconds: float) -> str:
-    """A duration in the unit that suits it."""
+def format_duration(seconds: float) -> str:
+    """A duration in days, hours, minutes or seconds."""
     for unit, size in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
         if seconds >= size:
             return f"{seconds / size:.1f} {unit}"

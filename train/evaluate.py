@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from manifests.errors import UserError
 from manifests.records import SchemaError, from_json
 from manifests.schema import NAME
 from train import metrics
 from train.metrics import Counts, Interval
 
 if TYPE_CHECKING:
-    from train.data import Clips
+    from train.data.dataset import Clips
 
 _COLUMNS = ("clip", "speaker", "label", "predicted")
 _SUM_TOLERANCE = 1e-3
@@ -32,7 +33,7 @@ _LISTED = 5
 Matrix = tuple[tuple[int, ...], ...]
 
 
-class EvaluationError(ValueError):
+class EvaluationError(UserError):
     """Predictions or a run that no score may be taken from; one line that says what was found and expected."""
 
 

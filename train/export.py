@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from manifests.files import atomic_write
-from train.models.sources import CONFIG_FILE, WEIGHTS_FILE
+from train.models.checkpoint_io import CONFIG_FILE, WEIGHTS_FILE
 from train.models.weights import load_pretrained
 from train.predict import PredictError, Predictor, load_predictor
 from train.runs import MODEL, Outcome, read_outcome

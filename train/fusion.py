@@ -15,14 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from manifests.errors import UserError
+
 STEPS = 16
 SIDE_PX = 224
 
-#: Goes into every order that `rfas` draws, so that it is no other draw's; to change it is to change the strategy.
+#: Part of the hash that `rfas` draws orders from, so that no other draw uses it; changing it changes the strategy.
 _RFAS_SALT = "rfas-1"
 
 
-class FusionError(ValueError):
+class FusionError(UserError):
     """An unknown strategy, or input that is not what a strategy takes."""
 
 
@@ -45,14 +47,21 @@ class Pairs:
 
 @dataclass(frozen=True, kw_only=True)
 class Strategy:
-    """A fusion strategy, and what it must be given: a loader ships just that."""
+    """A fusion strategy and the input it needs: a loader reads just that."""
 
     name: str
     faces: int
     """Faces a clip: 16, 8 or 0."""
     windows: int
     """Spectrograms a clip, which is the grid they come from: 16, 8 or 0."""
+    order: int
+    """Row in the paper's tables, from 1."""
     rule: Callable[[Pairs], Tensor]
+
+    @property
+    def modality(self) -> str:
+        """V, A or V+A, as the paper's tables print it."""
+        return "+".join(letter for letter, images in (("V", self.faces), ("A", self.windows)) if images)
 
     def __call__(self, pairs: Pairs) -> Tensor:
         """Pairs -> video [B, 3, 16, 224, 224]. Raises FusionError for pairs of another shape than declared."""
@@ -161,14 +170,14 @@ def _check(strategy: Strategy, what: str, found: Tensor, expected: Iterable[tupl
 
 
 _STRATEGIES = (
-    Strategy(name="cfas", faces=16, windows=16, rule=cfas),
-    Strategy(name="sfas", faces=16, windows=16, rule=sfas),
-    Strategy(name="ffls", faces=8, windows=8, rule=ffls),
-    Strategy(name="fslf", faces=8, windows=8, rule=fslf),
-    Strategy(name="ofos", faces=8, windows=8, rule=ofos),
-    Strategy(name="rfas", faces=8, windows=8, rule=rfas),
-    Strategy(name="faces", faces=16, windows=0, rule=faces),
-    Strategy(name="spectrograms", faces=0, windows=16, rule=spectrograms),
+    Strategy(name="cfas", faces=16, windows=16, order=6, rule=cfas),
+    Strategy(name="sfas", faces=16, windows=16, order=4, rule=sfas),
+    Strategy(name="ffls", faces=8, windows=8, order=7, rule=ffls),
+    Strategy(name="fslf", faces=8, windows=8, order=8, rule=fslf),
+    Strategy(name="ofos", faces=8, windows=8, order=5, rule=ofos),
+    Strategy(name="rfas", faces=8, windows=8, order=3, rule=rfas),
+    Strategy(name="faces", faces=16, windows=0, order=1, rule=faces),
+    Strategy(name="spectrograms", faces=0, windows=16, order=2, rule=spectrograms),
 )
 
 #: Name -> strategy: the paper's six in its order, then its V-only and A-only rows.

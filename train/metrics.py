@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from manifests.errors import UserError
+
 Counts = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
@@ -23,8 +25,8 @@ DRAWS = 2000
 LEVEL = 0.95
 
 
-class MetricError(ValueError):
-    """Counts that no score can be computed from; one line that says what was found and expected."""
+class MetricError(UserError):
+    """Counts that no score can be computed from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +35,7 @@ class Spread:
 
     mean: float
     std: float | None
-    """None for a single fold, which tells nothing about spread."""
+    """None for a single fold."""
 
 
 @dataclass(frozen=True, kw_only=True)

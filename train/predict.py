@@ -14,27 +14,27 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from manifests.errors import UserError
 from manifests.index import load_rows
-from train.data import Clips, Folder, all_clips, members_for, open_folder, supply
+from train.data.dataset import Clips, ShardFolder, load_all_clips, members_for, open_folder, prefetch_shards
+from train.data.loader import Loader
+from train.data.prefetch import ShardPrefetcher
+from train.data.sampler import ClipSampler
+from train.data.transforms import ClipTransform
+from train.distributed import Ranks
 from train.evaluate import FoldResult, Predictions, summarise
-from train.feeds import VideoFeed
 from train.fusion import strategy_named
-from train.imaging import Imaging
-from train.loader import Loader, Schedule
-from train.loop import predict
 from train.models.weights import Pretrained, load_pretrained
 from train.provenance import Provenance
-from train.ranks import Ranks
-from train.recipes import UNCHANGED
 from train.runs import MODEL
-from train.supply import Supply
+from train.trainer import predict_logits
 
 _BATCH = 16
 #: Speaker and emotion of a recording of which neither is known.
 _UNKNOWN = "unknown"
 
 
-class PredictError(ValueError):
+class PredictError(UserError):
     """A classifier cannot be used on what it was given; one line that says why."""
 
 
@@ -93,8 +93,8 @@ def predict_shards(
     if not folder.dataset.shards:
         return []
     names = _shards_of(folder, speakers)
-    clips, emotions = all_clips(folder, members, names)
-    on_way = supply(folder, names)
+    clips, emotions = load_all_clips(folder, members, names)
+    on_way = prefetch_shards(folder, names)
     try:
         probabilities = _probabilities(predictor, clips, ranks, workers, on_way)
     finally:
@@ -160,26 +160,25 @@ def predicted(predictor: Predictor, said: Said) -> tuple[str, float]:
     return predictor.classes[best], said.probabilities[best]
 
 
-def _probabilities(predictor: Predictor, clips: Clips, ranks: Ranks, workers: int, on_way: Supply) -> np.ndarray:
+def _probabilities(
+    predictor: Predictor, clips: Clips, ranks: Ranks, workers: int, on_way: ShardPrefetcher
+) -> np.ndarray:
     """float32 [n, C], by the same code as an evaluation."""
     model, provenance = predictor.pretrained.model.to(ranks.device), predictor.provenance
     encoder = model.encoder.config
     unlabelled = replace(clips, labels=np.zeros(len(clips), dtype=np.int64))
-    schedule = Schedule(clips=len(clips), batch_size=_BATCH, shuffle=False)
-    feed = VideoFeed(
-        loader=Loader(unlabelled, schedule, workers=workers, pin=ranks.device.type == "cuda", supply=on_way),
-        imaging=Imaging(
-            strategy=strategy_named(provenance.run.strategy),
-            classes=len(predictor.classes),
-            feature=provenance.run.protocol.feature,
-            standardisation=provenance.standardisation,
-            input_range=encoder.input_range,
-            augmentation=UNCHANGED,
-        ),
-        size=encoder.input,
-        device=ranks.device,
+    sampler = ClipSampler(clips=len(clips), batch_size=_BATCH, shuffle=False)
+    pin = ranks.device.type == "cuda"
+    loader = Loader(unlabelled, sampler, workers=workers, pin=pin, prefetcher=on_way)
+    transform = ClipTransform(
+        strategy=strategy_named(provenance.run.strategy),
+        classes=len(predictor.classes),
+        feature=provenance.run.protocol.feature,
+        normalization=provenance.standardisation,
+        input_range=encoder.input_range,
+        input_size=encoder.input,
     )
-    return predict(model, feed, ranks).double().softmax(1).float().numpy()
+    return predict_logits(model, loader, transform, ranks).double().softmax(1).float().numpy()
 
 
 def _predictions(predictor: Predictor, said: Sequence[Said]) -> Predictions:
@@ -191,8 +190,8 @@ def _predictions(predictor: Predictor, said: Sequence[Said]) -> Predictions:
     )
 
 
-def _shards_of(folder: Folder, speakers: Sequence[str]) -> list[str]:
-    here = [shard for shard in folder.dataset.shards if shard.name in folder.here]
+def _shards_of(folder: ShardFolder, speakers: Sequence[str]) -> list[str]:
+    here = [shard for shard in folder.dataset.shards if shard.name in folder.available]
     known = {shard.speaker for shard in here}
     if unknown := sorted(set(speakers) - known):
         raise PredictError(

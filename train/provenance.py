@@ -9,8 +9,8 @@ from typing import Any
 
 from manifests.records import SchemaError, from_json
 from manifests.schema import dump_json
-from train.imaging import Standardisation
-from train.models.layouts import WeightsError
+from train.data.transforms import NormalizationStats
+from train.models.checkpoint_formats import WeightsError
 from train.runs import Run
 
 #: Settings of a build that change what a clip looks like to a classifier.
@@ -22,7 +22,7 @@ class Provenance:
     """Where a classifier comes from."""
 
     run: Run
-    standardisation: Standardisation
+    standardisation: NormalizationStats
     """Of the training shards."""
     build: Mapping[str, Any]
     """Settings that the training shards were built with."""

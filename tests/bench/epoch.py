@@ -13,9 +13,10 @@ import torch
 
 from manifests.folds import LOSO
 from manifests.labels import identity_scheme
-from train.data import fold_sides, load_clips, members_for, open_folder, supply
+from train.data.dataset import fold_sides, load_clips, members_for, open_folder, prefetch_shards
+from train.data.loader import Loader
+from train.data.sampler import ClipSampler
 from train.fusion import strategy_named
-from train.loader import Loader, Schedule
 
 BATCH = 32
 
@@ -36,8 +37,8 @@ def main() -> None:
     scheme = identity_scheme(folder.dataset.dataset, side.clips)
     clips = load_clips(folder, side, scheme, members_for(folder.dataset, strategy_named("cfas"), "mfcc"))
     marks.append(time.perf_counter())
-    with closing(supply(folder, clips.shards)) as on_way:
-        loader = Loader(clips, Schedule(clips=len(clips), batch_size=BATCH), supply=on_way)
+    with closing(prefetch_shards(folder, clips.shards)) as on_way:
+        loader = Loader(clips, ClipSampler(clips=len(clips), batch_size=BATCH), prefetcher=on_way)
         batches = chain.from_iterable(map(loader.epoch, count()))
         next(batches)
         marks.append(time.perf_counter())

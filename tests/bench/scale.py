@@ -24,8 +24,7 @@ from processes import peak_mb
 
 from manifests import folds, index
 from manifests.index import Dataset, Receipt, Row, Statistics
-from manifests.schema import FEATURE_ROWS, feature_members, member_names
-from manifests.verify import verify as verify_folder
+from manifests.schema import FEATURE_ROWS, dump_json, feature_members, member_names
 
 SIZES = (10_000, 100_000, 1_000_000)
 CLIPS_A_SHARD = 50
@@ -136,28 +135,24 @@ def make_folds(folder: Path, clips: int) -> None:
         {"speaker": speaker, "emotion": _emotion(at)} for at in range(CLIPS_A_SHARD) for speaker in speakers.values()
     )
     assigned = folds.assign(folds.fold_scheme(dataset.dataset, name, speakers.values()), speakers, rows)
-    data = folds.dump_fold_file(assigned)
-    assert folds.read_fold_file(data, speakers, name) == assigned
+    data = (dump_json(assigned) + "\n").encode()
+    assert folds.read_assignment(data, speakers, name) == assigned
     assert data == (folder / index.FOLDS / f"{name}.json").read_bytes()
 
 
 def verify(folder: Path, clips: int) -> None:
     """Hold the folder against its index, without hashes."""
-    problems = verify_folder(folder)
+    problems = index.verify(folder)
     assert not problems, problems[0]
 
 
 def open_fold(folder: Path, clips: int) -> None:
     """All that training on a fold does before the first shard is read, for all sides."""
-    from train.config import TrainConfig
-    from train.prepare import SIDES, open_corpus
-    from train.recipes import RECIPES
+    from train.data.dataset import open_fold as open_fold_data
 
     fold = next(iter(_assignment(folder).folds))
-    corpus = open_corpus(
-        TrainConfig(shards=str(folder), strategy="cfas", fold=fold, encoder="tiny", recipe=RECIPES["tiny"])
-    )
-    assert sum(len(corpus.clips(side)) for side in SIDES) == clips
+    data = open_fold_data(folder, fold, strategy="cfas")
+    assert sum(len(data.clips(side)) for side in folds.SIDES) == clips
 
 
 #: Stage -> what it runs, in the order in which one needs another's files.
@@ -201,10 +196,10 @@ def _stage(stage: str, folder: Path, clips: int) -> Cost:
     )
 
 
-def _assignment(folder: Path) -> folds.FoldFile:
+def _assignment(folder: Path) -> folds.Assignment:
     dataset = index.load_dataset(folder)
     path = folder / index.FOLDS / f"{dataset.fold_schemes[0]}.json"
-    return folds.read_fold_file(path.read_bytes(), {s.name: s.speaker for s in dataset.shards}, str(path))
+    return folds.read_assignment(path.read_bytes(), {s.name: s.speaker for s in dataset.shards}, str(path))
 
 
 def _keys(shard: str) -> Iterator[str]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import bench_load
 import torch
 from figures import Figure, run_stage
-
-from train import bench_load
 
 
 def measure(shards: Path, rounds: int, strategy: str) -> list[Figure]:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import itertools
 
+import bench_train
+from bench_train import MODELS, PASSES, Way
 from figures import Figure, run_stage
 
-from train import bench_train, cost
-from train.bench_train import MODELS, PASSES, Way
+from train import cost
 from train.config import device_for
 from train.models.videomae import ENCODERS
 
@@ -20,7 +21,7 @@ def measure(device: str, batch: int, rounds: int, seconds: float) -> list[Figure
     chosen = device_for(device)
     large = chosen.type == "cuda"
     encoder = ENCODERS["large" if large else "tiny"]
-    rate = cost.measured_rate(chosen)
+    rate = cost.measure_flops(chosen)
     best: dict[tuple[str, str], float] = dict.fromkeys(itertools.product(PASSES, MODELS), 0.0)
     for _, (work, model) in itertools.product(range(rounds), best):
         way = Way(work=work, model=model, compiled=large, batch=batch)

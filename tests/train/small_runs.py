@@ -1,10 +1,9 @@
-"""A training small enough for tests: a transformer of two blocks, on videos of 4x16x16 pixels, or on any other feed."""
+"""A training small enough for tests: a transformer of two blocks on cached videos of 4x16x16 pixels."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,16 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD
 
 from train.checkpoint import Checkpoints
-from train.feeds import HeldFeed
-from train.journal import Journal
-from train.loader import Schedule
-from train.loop import Training, fit
+from train.config import TrainConfig
+from train.data.loader import CachedLoader
+from train.data.sampler import ClipSampler
+from train.data.transforms import CachedTransform
+from train.distributed import Ranks, init_distributed
+from train.metric_logger import MetricLogger
 from train.models.videomae import Classifier, EncoderConfig
 from train.optim import make_optimizer, parameter_groups
-from train.ranks import Ranks, joined
 from train.recipes import Recipe
+from train.trainer import Trainer
 
 ENCODER = EncoderConfig(width=16, depth=2, heads=2, mlp=32, patch=(2, 8, 8), input=(4, 16, 16))
 ALONE = Ranks(device=torch.device("cpu"))
@@ -44,60 +45,74 @@ def recipe(**changes: Any) -> Recipe:
     return Recipe(**{**values, **changes})
 
 
-def feed(clips: int, *, batch: int, ranks: Ranks = ALONE, seed: int = 0, shuffle: bool = True) -> HeldFeed:
+def loader(clips: int, *, batch: int, ranks: Ranks = ALONE, seed: int = 0, shuffle: bool = True) -> CachedLoader:
     """Clips of noise whose class shows in their brightness."""
     generator = torch.Generator().manual_seed(clips)
     labels = torch.arange(clips) % CLASSES
     noise = torch.randn(clips, 3, 4, 16, 16, generator=generator)
-    schedule = Schedule(
-        clips=clips, batch_size=batch // ranks.count, seed=seed, shuffle=shuffle, rank=ranks.rank, ranks=ranks.count
+    sampler = ClipSampler(
+        clips=clips,
+        batch_size=batch // ranks.world_size,
+        seed=seed,
+        shuffle=shuffle,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
     )
-    return HeldFeed(
+    return CachedLoader(
         inputs=noise + labels.view(-1, 1, 1, 1, 1),
         labels=labels,
         keys=tuple(f"clip-{place}" for place in range(clips)),
-        classes=CLASSES,
-        schedule=schedule,
+        sampler=sampler,
     )
 
 
-def training(
-    folder: Path, *, ranks: Ranks = ALONE, stop_after: int | None = None, seed: int = 0, **changes: Any
-) -> Training:
-    """A training in a folder that is asked to stop after some steps."""
+def make_trainer(
+    folder: Path,
+    *,
+    ranks: Ranks = ALONE,
+    stop_after: int | None = None,
+    seed: int = 0,
+    save_steps: int = 100,
+    accumulate: int = 1,
+    **changes: Any,
+) -> Trainer:
+    """A trainer of a run in a folder that is asked to stop after some steps; `changes` are of the recipe."""
     torch.manual_seed(seed)
-    told = recipe(**{name: value for name, value in changes.items() if name not in ("save_steps", "validation")})
-    model = Classifier(ENCODER, CLASSES, drop_rate=told.drop_path)
+    settings = recipe(**changes)
+    options = {"recipe": settings, "seed": seed, "save_steps": save_steps, "accumulate": accumulate}
+    config = TrainConfig(shards="", strategy="cfas", fold="1", encoder="tiny", **options)
+    model = Classifier(ENCODER, CLASSES, drop_rate=settings.drop_path)
     folder.mkdir(parents=True, exist_ok=True)
-    return Training(
+    return Trainer(
         model=model,
-        optimizer=make_optimizer(model, ENCODER.depth, told),
-        recipe=told,
-        training=feed(CLIPS, batch=told.batch, ranks=ranks, seed=seed),
-        validation=changes.get("validation", feed(7, batch=told.batch, ranks=ranks, shuffle=False)),
+        compiled_model=DistributedDataParallel(model) if ranks.world_size > 1 else model,
+        optimizer=make_optimizer(model, ENCODER.depth, settings),
+        config=config,
+        train_loader=loader(CLIPS, batch=settings.batch, ranks=ranks, seed=seed),
+        val_loader=loader(7, batch=settings.batch, ranks=ranks, shuffle=False),
+        transform=CachedTransform(classes=CLASSES, seed=seed),
         ranks=ranks,
         checkpoints=Checkpoints(folder=folder),
-        journal=Journal(folder if ranks.first else None, lambda line: None),
-        seed=seed,
-        save_steps=changes.get("save_steps", 100),
-        run=DistributedDataParallel(model) if ranks.count > 1 else model,
-        stop=counted(stop_after),
+        logger=MetricLogger(folder if ranks.is_main else None, lambda line: None),
+        should_stop=counted(stop_after),
     )
 
 
 def counted(stop_after: int | None) -> Callable[[], bool]:
-    """Says to stop when asked that many times."""
-    asked = iter(range(1, 1 << 30))
-    return lambda: next(asked) == stop_after
+    """True the n-th time it is called."""
+    calls = iter(range(1, 1 << 30))
+    return lambda: next(calls) == stop_after
 
 
-def plain(folder: Path, ranks: Ranks = ALONE) -> Training:
-    """A training whose steps are as long as the gradient, which AdamW's are not: a wrong scale shows."""
-    job = training(folder, ranks=ranks, drop_path=0.0, clip_norm=None, learning_rate=0.1)
-    return replace(job, optimizer=SGD(parameter_groups(job.model.named_parameters(), ENCODER.depth, job.recipe)))
+def plain(folder: Path, ranks: Ranks = ALONE, **changes: Any) -> Trainer:
+    """A trainer whose steps are as long as the gradient, which AdamW's are not: a wrong scale shows."""
+    trainer = make_trainer(folder, ranks=ranks, drop_path=0.0, clip_norm=None, learning_rate=0.1, **changes)
+    named = trainer.model.named_parameters()
+    trainer.optimizer = SGD(parameter_groups(named, ENCODER.depth, trainer.config.recipe))
+    return trainer
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    with joined("cpu") as ours:
-        fit(plain(Path(sys.argv[1]), ours))
+    with init_distributed("cpu") as ours:
+        plain(Path(sys.argv[1]), ours).fit()

@@ -9,7 +9,7 @@ import torch
 from small_runs import ENCODER, recipe
 
 from train import checkpoint
-from train.checkpoint import CheckpointError, Checkpoints, Progress, load_trained
+from train.checkpoint import CheckpointError, Checkpoints, TrainState, load_trained
 from train.models.videomae import Classifier
 from train.optim import make_optimizer
 from train.runs import Epoch
@@ -28,9 +28,9 @@ def made(seed: int = 0, steps: int = 1) -> tuple[Classifier, torch.optim.Optimiz
 
 
 def test_what_is_restored_is_what_was_saved(tmp_path: Path) -> None:
-    kept, told = Checkpoints(folder=tmp_path), Progress(epoch=3, step=2, loss_sum=1 / 3, best=BEST)
+    kept, told = Checkpoints(folder=tmp_path), TrainState(epoch=3, step=2, loss_sum=1 / 3, best=BEST)
     model, optimizer = made()
-    kept.save(model, optimizer, told, "000000007")
+    kept.save(model, optimizer, told, 7)
     other, others = made(seed=1, steps=0)
     assert kept.restore(other, others) == told
     for one, two in zip(model.parameters(), other.parameters(), strict=True):
@@ -42,7 +42,7 @@ def test_what_is_restored_is_what_was_saved(tmp_path: Path) -> None:
 def test_without_a_checkpoint_nothing_changes(tmp_path: Path) -> None:
     model, optimizer = made()
     before = [parameter.clone() for parameter in model.parameters()]
-    assert Checkpoints(folder=tmp_path).restore(model, optimizer) == Progress()
+    assert Checkpoints(folder=tmp_path).restore(model, optimizer) == TrainState()
     assert all(torch.equal(one, two) for one, two in zip(before, model.parameters(), strict=True))
 
 
@@ -51,9 +51,9 @@ def test_only_the_latest_and_the_best_are_kept(tmp_path: Path) -> None:
     model, optimizer = made()
     for epoch in (1, 2):
         kept.save_best(model, epoch)
-        kept.save(model, optimizer, Progress(epoch=epoch + 1), f"{epoch:09}")
+        kept.save(model, optimizer, TrainState(epoch=epoch + 1), epoch)
     kept.save_best(model, 2)
-    kept.save(model, optimizer, Progress(epoch=4, best=BEST), "000000003")
+    kept.save(model, optimizer, TrainState(epoch=4, best=BEST), 3)
     found = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
     files = ("model.safetensors", "optimizer.pt", "state.json")
     assert found == ["best-2.safetensors", *(f"checkpoints/000000003/{name}" for name in files)]
@@ -67,7 +67,7 @@ def test_killed_while_saving_the_one_before_is_there(
 ) -> None:
     kept = Checkpoints(folder=tmp_path)
     model, optimizer = made()
-    kept.save(model, optimizer, Progress(step=1), "000000001")
+    kept.save(model, optimizer, TrainState(step=1), 1)
     written = iter(range(1, 9))
     original = Path.replace, torch.save
 
@@ -82,9 +82,9 @@ def test_killed_while_saving_the_one_before_is_there(
     monkeypatch.setattr(Path, "replace", dying(original[0]))
     monkeypatch.setattr(checkpoint.torch, "save", dying(original[1]))
     with pytest.raises(OSError, match="no space"):
-        kept.save(model, optimizer, Progress(step=2), "000000002")
+        kept.save(model, optimizer, TrainState(step=2), 2)
     monkeypatch.undo()
-    assert kept.restore(*made(seed=1, steps=0)) == Progress(step=1)
+    assert kept.restore(*made(seed=1, steps=0)) == TrainState(step=1)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "state.json"])
@@ -92,17 +92,17 @@ def test_killed_while_saving_the_one_before_is_there(
 def test_damaged_checkpoint_is_named(tmp_path: Path, name: str, keep: int) -> None:
     kept = Checkpoints(folder=tmp_path)
     model, optimizer = made()
-    kept.save(model, optimizer, Progress(), "000000001")
+    kept.save(model, optimizer, TrainState(), 1)
     path = tmp_path / "checkpoints" / "000000001" / name
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(CheckpointError, match=r"000000001.*to begin anew"):
+    with pytest.raises(CheckpointError, match=r"000000001.*to start over"):
         kept.restore(model, optimizer)
 
 
 def test_optimizer_state_that_would_run_code_is_refused(tmp_path: Path) -> None:
     kept = Checkpoints(folder=tmp_path)
     model, optimizer = made()
-    kept.save(model, optimizer, Progress(), "000000001")
+    kept.save(model, optimizer, TrainState(), 1)
     torch.save({"state": Path}, tmp_path / "checkpoints" / "000000001" / "optimizer.pt")
     with pytest.raises(CheckpointError):
         kept.restore(model, optimizer)
@@ -112,4 +112,4 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     kept = Checkpoints(folder=tmp_path)
     kept.save_best(made()[0], 1)
     with pytest.raises(CheckpointError, match="best-1"):
-        load_trained(Classifier(ENCODER, 4), kept.best(1))
+        load_trained(Classifier(ENCODER, 4), kept.best_path(1))

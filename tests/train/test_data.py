@@ -15,16 +15,16 @@ from manifests.folds import SIDES, FoldError, Side
 from manifests.index import ManifestError, Statistics
 from manifests.labels import LabelError, label_scheme
 from manifests.schema import Clip, encode
-from train.data import (
+from train.data import DataError
+from train.data.dataset import (
     Clips,
-    DataError,
-    Folder,
+    ShardFolder,
     choose_labels,
     fold_sides,
     load_clips,
     members_for,
     open_folder,
-    supply,
+    prefetch_shards,
 )
 from train.fusion import STRATEGIES
 
@@ -66,13 +66,13 @@ def test_members_lie_where_the_clips_say(shards: Path) -> None:
     key = clips.keys[-1].decode()
     speaker, emotion, _ = key.split("-")
     sample = make_sample(Clip(clip_id=key, speaker=speaker, emotion=emotion), ("mfcc", "logmel"))
-    for suffix, (offset, size) in zip(clips.members, clips.places[-1].tolist(), strict=True):
+    for suffix, (offset, size) in zip(clips.members, clips.byte_ranges[-1].tolist(), strict=True):
         assert tar[offset : offset + size] == encode(sample)[suffix]
 
 
 def test_a_million_clips_fit(shards: Path) -> None:
     clips = clips_of(shards)
-    arrays = (clips.shard, clips.keys, clips.labels, clips.places)
+    arrays = (clips.shard, clips.keys, clips.labels, clips.byte_ranges)
     assert sum(array.nbytes for array in arrays) / len(clips) < 100
 
 
@@ -205,10 +205,10 @@ def test_a_shard_that_was_changed_is_named_before_anything_is_decoded(copy: Path
     tar[len(tar) // 2] ^= 1
     (copy / "cleo-000.tar").write_bytes(tar)
     names = [shard.name for shard in folder.dataset.shards]
-    supply(folder, names[:2]).wait(names[:2])
-    supply(folder, names, check="sizes").wait(names)
+    prefetch_shards(folder, names[:2]).wait(names[:2])
+    prefetch_shards(folder, names, check="sizes").wait(names)
     with pytest.raises(DataError, match=r"cleo-000\.tar: found SHA-256 [0-9a-f]{64}, expected [0-9a-f]{64}"):
-        supply(folder, names).wait(names)
+        prefetch_shards(folder, names).wait(names)
 
 
 def test_a_shard_is_hashed_once_a_process(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,7 +217,7 @@ def test_a_shard_is_hashed_once_a_process(copy: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(index, "file_sha256", lambda path: hashed.append(path.name) or real(path))
     names = [f"{speaker}-000.tar" for speaker in SPEAKERS]
     for _ in range(2):
-        supply(folder, names).wait(names)
+        prefetch_shards(folder, names).wait(names)
     assert sorted(hashed) == names
 
 
@@ -247,4 +247,4 @@ def test_an_unfinished_build_is_refused(copy: Path) -> None:
 
 def test_a_folder_knows_where_it_is(shards: Path) -> None:
     names = frozenset(f"{speaker}-000.tar" for speaker in SPEAKERS)
-    assert open_folder(str(shards)) == Folder(path=shards, dataset=index.load_dataset(shards), here=names)
+    assert open_folder(str(shards)) == ShardFolder(path=shards, dataset=index.load_dataset(shards), available=names)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from train import metrics
-from train.data import Clips
+from train.data.dataset import Clips
 from train.evaluate import (
     EvaluationError,
     FoldResult,

@@ -17,10 +17,12 @@ from torch import Tensor
 
 from manifests.labels import identity_scheme
 from manifests.schema import decode
-from train import loader as loading
-from train.data import Clips, DataError, fold_sides, load_clips, members_for, open_folder
+from train.data import DataError
+from train.data import loader as loading
+from train.data.dataset import Clips, fold_sides, load_clips, members_for, open_folder
+from train.data.loader import Batch, Loader
+from train.data.sampler import ClipSampler
 from train.fusion import STRATEGIES
-from train.loader import Batch, Loader, Schedule
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,7 @@ def clips_of(path: Path, strategy: str = "cfas") -> Clips:
 
 
 def loader_of(clips: Clips, batch_size: int = 5, workers: int = 0, **changes: int) -> Loader:
-    return Loader(clips, Schedule(clips=len(clips), batch_size=batch_size, **changes), workers=workers)
+    return Loader(clips, ClipSampler(clips=len(clips), batch_size=batch_size, **changes), workers=workers)
 
 
 def same(one: Batch, other: Batch) -> bool:
@@ -56,45 +58,47 @@ def same(one: Batch, other: Batch) -> bool:
 def test_all_ranks_together_see_each_clip_once_and_take_equal_steps(
     clips: int, batch_size: int, ranks: int, seed: int, epoch: int
 ) -> None:
-    shared = [Schedule(clips=clips, batch_size=batch_size, seed=seed, rank=rank, ranks=ranks) for rank in range(ranks)]
-    alone = Schedule(clips=clips, batch_size=batch_size * ranks, seed=seed)
+    shared = [
+        ClipSampler(clips=clips, batch_size=batch_size, seed=seed, rank=rank, world_size=ranks) for rank in range(ranks)
+    ]
+    alone = ClipSampler(clips=clips, batch_size=batch_size * ranks, seed=seed)
     order = alone.order(epoch)
-    assert {len(schedule) for schedule in shared} == {len(alone)}
+    assert {len(sampler) for sampler in shared} == {len(alone)}
     for step in range(len(alone)):
-        pieces = [schedule.order(epoch)[schedule.share(step)] for schedule in shared]
-        assert np.concatenate(pieces).tolist() == order[alone.share(step)].tolist()
+        pieces = [sampler.order(epoch)[sampler.rank_slice(step)] for sampler in shared]
+        assert np.concatenate(pieces).tolist() == order[alone.rank_slice(step)].tolist()
         assert max(map(len, pieces)) <= batch_size
-        assert sum(map(len, pieces)) == alone.clips_in(step)
+        assert sum(map(len, pieces)) == alone.step_size(step)
         if batch_size % 2 == 0:
-            assert all(schedule.share(step).start % 2 == 0 for schedule in shared if len(pieces[schedule.rank]))
-    assert sum(alone.clips_in(step) for step in range(len(alone))) == clips
+            assert all(sampler.rank_slice(step).start % 2 == 0 for sampler in shared if len(pieces[sampler.rank]))
+    assert sum(alone.step_size(step) for step in range(len(alone))) == clips
     assert sorted(order.tolist()) == list(range(clips))
 
 
 def test_only_the_last_step_may_be_incomplete() -> None:
-    schedule = Schedule(clips=103, batch_size=8, ranks=2)
-    assert [schedule.clips_in(step) for step in range(len(schedule))] == [16] * 6 + [7]
-    sizes = [schedule.share(6), Schedule(clips=103, batch_size=8, ranks=2, rank=1).share(6)]
+    sampler = ClipSampler(clips=103, batch_size=8, world_size=2)
+    assert [sampler.step_size(step) for step in range(len(sampler))] == [16] * 6 + [7]
+    sizes = [sampler.rank_slice(6), ClipSampler(clips=103, batch_size=8, world_size=2, rank=1).rank_slice(6)]
     assert [piece.stop - piece.start for piece in sizes] == [4, 3]
-    empty = Schedule(clips=1, batch_size=8, ranks=2, rank=1).share(0)
+    empty = ClipSampler(clips=1, batch_size=8, world_size=2, rank=1).rank_slice(0)
     assert empty.start == empty.stop
 
 
 def test_the_order_is_a_true_shuffle_of_seed_and_epoch() -> None:
     def order(seed: int, epoch: int) -> list[int]:
-        return Schedule(clips=50, batch_size=8, seed=seed).order(epoch).tolist()
+        return ClipSampler(clips=50, batch_size=8, seed=seed).order(epoch).tolist()
 
     assert order(1, 2) == order(1, 2)
     assert order(1, 2) != order(1, 3) != order(2, 3)
-    assert Schedule(clips=50, batch_size=8, shuffle=False).order(3).tolist() == list(range(50))
+    assert ClipSampler(clips=50, batch_size=8, shuffle=False).order(3).tolist() == list(range(50))
     firsts = {order(0, epoch)[0] for epoch in range(400)}
     assert len(firsts) > 45  # nearly every clip comes first some time
 
 
-@pytest.mark.parametrize("changes", [{"batch_size": 0}, {"clips": 0}, {"rank": 2, "ranks": 2}, {"seed": -1}])
-def test_schedules_out_of_range_are_refused(changes: dict[str, int]) -> None:
+@pytest.mark.parametrize("changes", [{"batch_size": 0}, {"clips": 0}, {"rank": 2, "world_size": 2}, {"seed": -1}])
+def test_samplers_out_of_range_are_refused(changes: dict[str, int]) -> None:
     with pytest.raises(DataError, match="expected clips and batch size from 1"):
-        Schedule(**({"clips": 10, "batch_size": 2} | changes))
+        ClipSampler(**({"clips": 10, "batch_size": 2} | changes))
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -146,17 +150,17 @@ def test_an_epoch_begins_at_any_step_and_decodes_nothing_before_it(
     whole = list(loader.epoch(4))
     decoded, real = [], loading.decode_filmstrip
     monkeypatch.setattr(loading, "decode_filmstrip", lambda data: decoded.append(1) or real(data))
-    resumed = list(loader.epoch(4, first=3))
+    resumed = list(loader.epoch(4, first_step=3))
     assert len(decoded) == len(clips) - 3 * 2
-    assert len(resumed) == len(loader) - 3
+    assert len(resumed) == len(loader.sampler) - 3
     assert all(same(one, other) for one, other in zip(whole[3:], resumed, strict=True))
-    assert list(loader.epoch(4, first=len(loader))) == []
+    assert list(loader.epoch(4, first_step=len(loader.sampler))) == []
 
 
 def test_two_ranks_make_the_steps_of_one_process(shards: Path) -> None:
     clips = clips_of(shards)
     alone = loader_of(clips, batch_size=8).epoch(2)
-    ranks = [loader_of(clips, batch_size=4, rank=rank, ranks=2).epoch(2) for rank in (0, 1)]
+    ranks = [loader_of(clips, batch_size=4, rank=rank, world_size=2).epoch(2) for rank in (0, 1)]
     for whole, *pieces in zip(alone, *ranks, strict=True):
         assert torch.equal(whole.filmstrips, torch.cat([piece.filmstrips for piece in pieces]))
         assert whole.keys == sum((piece.keys for piece in pieces), ())
@@ -165,7 +169,7 @@ def test_two_ranks_make_the_steps_of_one_process(shards: Path) -> None:
 def test_a_rank_without_clips_in_the_last_step_gets_an_empty_batch(shards: Path) -> None:
     clips = clips_of(shards)
     assert len(clips) == 12
-    last = list(loader_of(clips, batch_size=2, rank=4, ranks=5).epoch(0))[-1]
+    last = list(loader_of(clips, batch_size=2, rank=4, world_size=5).epoch(0))[-1]
     assert len(last) == 0
     assert last.filmstrips.shape == (0, 224, 3584, 3)
 
@@ -175,7 +179,7 @@ def test_a_damaged_member_names_its_shard_and_clip(shards: Path, tmp_path: Path,
     copy = shutil.copytree(shards, tmp_path / "shards")
     clips = clips_of(copy)
     tar = copy / clips.shards[clips.shard[5]]
-    whole, (offset, size) = tar.read_bytes(), clips.places[5, 0].tolist()
+    whole, (offset, size) = tar.read_bytes(), clips.byte_ranges[5, 0].tolist()
     key = clips.keys[5].decode()
     tar.write_bytes(whole[: offset + 10])
     with pytest.raises(DataError, match=rf"^\S*{tar.name}: damaged at clip .*: found \d+ bytes, expected \d+; build"):
@@ -183,7 +187,7 @@ def test_a_damaged_member_names_its_shard_and_clip(shards: Path, tmp_path: Path,
     tar.write_bytes(whole[:offset] + bytes(size) + whole[offset + size :])
     with pytest.raises(DataError, match=rf"{tar.name}: damaged at clip {key}: faces\.jpg: not a JPEG"):
         list(loader_of(clips, workers=workers, shuffle=False).epoch(0))
-    offset, size = clips.places[5, 1].tolist()
+    offset, size = clips.byte_ranges[5, 1].tolist()
     tar.write_bytes(whole[: offset + size - 2] + b"\x00\x7c" + whole[offset + size :])  # infinity
     with pytest.raises(DataError, match=rf"{tar.name}: damaged at clip {key}: mfcc_16\.npy: found values"):
         list(loader_of(clips, workers=workers, shuffle=False).epoch(0))
@@ -203,7 +207,7 @@ def test_batches_that_are_kept_stay_as_they_are_and_memory_of_others_is_used_aga
     before = faces.clone()
     del kept
     places = {batch.filmstrips.data_ptr() for batch in loader.epoch(2)}
-    assert len(places) < len(loader)
+    assert len(places) < len(loader.sampler)
     assert torch.equal(faces, before)
 
 
@@ -219,7 +223,7 @@ def test_an_epoch_left_early_leaves_no_thread_behind(shards: Path) -> None:
 def test_more_shards_than_may_be_open_are_read_as_well(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clips = clips_of(shards)
     expected = list(loader_of(clips).epoch(0))
-    monkeypatch.setattr(loading, "KEPT_OPEN", 1)
+    monkeypatch.setattr(loading, "MAX_OPEN_SHARDS", 1)
     assert all(same(*pair) for pair in zip(expected, loader_of(clips, workers=2).epoch(0), strict=True))
 
 
@@ -229,9 +233,9 @@ def test_reading_draws_no_random_number_of_the_training(shards: Path) -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_a_schedule_of_other_clips_is_refused(shards: Path) -> None:
-    with pytest.raises(DataError, match="found 3 clips scheduled, 0 workers; expected 12, 0 or more"):
-        Loader(clips_of(shards), Schedule(clips=3, batch_size=1), workers=0)
+def test_a_sampler_of_other_clips_is_refused(shards: Path) -> None:
+    with pytest.raises(DataError, match="found a sampler of 3 clips, 0 workers; expected 12, 0 or more"):
+        Loader(clips_of(shards), ClipSampler(clips=3, batch_size=1), workers=0)
 
 
 def test_a_batch_moves_with_all_it_has(shards: Path) -> None:
@@ -243,7 +247,7 @@ def test_a_batch_moves_with_all_it_has(shards: Path) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_batches_are_pinned_when_asked(shards: Path) -> None:
     clips = clips_of(shards)
-    pinned = list(Loader(clips, Schedule(clips=len(clips), batch_size=5), workers=2, pin=True).epoch(0))
+    pinned = list(Loader(clips, ClipSampler(clips=len(clips), batch_size=5), workers=2, pin=True).epoch(0))
     plain = list(loader_of(clips).epoch(0))
     assert all(batch.filmstrips.is_pinned() and batch.spectrograms.is_pinned() for batch in pinned)
     assert all(same(*pair) for pair in zip(pinned, plain, strict=True))

@@ -12,7 +12,7 @@ from small_runs import ENCODER, recipe
 from torch import nn
 
 from train.models.videomae import Classifier
-from train.optim import clip_gradient, layer_of, make_optimizer, parameter_groups, rate_at, set_rate
+from train.optim import clip_gradient, layer_of, lr_at, make_optimizer, parameter_groups, set_lr
 
 MODEL = Classifier(ENCODER, 3)
 
@@ -55,7 +55,7 @@ def test_layer_of_a_parameter(name: str, layer: int) -> None:
 
 def test_the_lower_the_layer_the_lower_its_rate() -> None:
     optimizer = make_optimizer(MODEL, ENCODER.depth, recipe(layer_decay=0.5))
-    set_rate(optimizer, 0.8)
+    set_lr(optimizer, 0.8)
     assert sorted({group["lr"] for group in optimizer.param_groups}) == pytest.approx([0.1, 0.2, 0.4, 0.8])
 
 
@@ -69,7 +69,7 @@ def test_frozen_parameters_are_left_out() -> None:
 
 def test_rate_warms_up_then_falls_to_zero() -> None:
     told = recipe(epochs=10, warmup_epochs=2, learning_rate=1.0)
-    rates = [rate_at(step, 5, told) for step in range(50)]
+    rates = [lr_at(step, 5, told) for step in range(50)]
     assert rates[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
     assert rates[10] == 1.0
     assert rates[30] == pytest.approx(0.5)
@@ -79,13 +79,13 @@ def test_rate_warms_up_then_falls_to_zero() -> None:
 @given(st.integers(0, 10_000), st.integers(1, 50))
 def test_constant_rate_is_constant_after_warmup(step: int, steps_per_epoch: int) -> None:
     told = recipe(curve="constant", warmup_epochs=0, learning_rate=1e-2)
-    assert rate_at(step, steps_per_epoch, told) == 1e-2
+    assert lr_at(step, steps_per_epoch, told) == 1e-2
 
 
 @given(st.integers(0, 400), st.integers(1, 20), st.floats(0, 4.9))
 def test_rate_is_never_above_the_recipes(step: int, steps_per_epoch: int, warmup: float) -> None:
     told = recipe(epochs=5, warmup_epochs=warmup)
-    assert 0 <= rate_at(step, steps_per_epoch, told) <= told.learning_rate
+    assert 0 <= lr_at(step, steps_per_epoch, told) <= told.learning_rate
 
 
 @pytest.mark.parametrize(("most", "after"), [(1.0, 1.0), (10.0, 5.0), (None, 5.0)])

@@ -66,7 +66,7 @@ def test_speakers_can_be_chosen(run: Path, shards: Path, capsys: pytest.CaptureF
     asked = ["predict", "--run", str(run), "--shards", str(shards), "--speaker"]
     assert cli.run([*asked, SPEAKERS[1]]) == 0
     assert "UAR" not in capsys.readouterr().out  # it was seen in training
-    assert cli.run([*asked, "nobody"]) == 1
+    assert cli.run([*asked, "nobody"]) == 2
     assert "found no speaker nobody; there are " in capsys.readouterr().err
 
 
@@ -76,7 +76,7 @@ def test_shards_that_look_different_are_refused(run: Path, tmp_path: Path, capsy
     settings["details"]["build"]["align"] = "none"
     (other / "config.json").write_text(json.dumps(settings), "utf-8")
     shards = make_folder(tmp_path / "shards")
-    assert cli.run(["predict", "--run", str(other), "--shards", str(shards)]) == 1
+    assert cli.run(["predict", "--run", str(other), "--shards", str(shards)]) == 2
     error = capsys.readouterr().err
     assert "trained with 'none'" in error
     assert error.count("\n") == 1
@@ -93,7 +93,7 @@ def test_shards_that_look_different_are_refused(run: Path, tmp_path: Path, capsy
 def test_what_cannot_be_predicted_is_one_line(
     run: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.run(["predict", "--run", str(run), *arguments]) == 1
+    assert cli.run(["predict", "--run", str(run), *arguments]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
@@ -120,7 +120,7 @@ def test_a_folder_of_something_else_is_not_exported_into(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "thesis.tex").write_text("mine")
-    assert cli.run(["export", "--run", str(run), "--out", str(tmp_path)]) == 1
+    assert cli.run(["export", "--run", str(run), "--out", str(tmp_path)]) == 2
     assert "found thesis.tex, expected an empty folder" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
@@ -128,7 +128,7 @@ def test_a_folder_of_something_else_is_not_exported_into(
 def test_an_unfinished_run_is_not_exported(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     unfinished = shutil.copytree(run, tmp_path / "run")
     (unfinished / "result.json").unlink()
-    assert cli.run(["export", "--run", str(unfinished), "--out", str(tmp_path / "export")]) == 1
+    assert cli.run(["export", "--run", str(unfinished), "--out", str(tmp_path / "export")]) == 2
     assert "found no finished run (result.json); the command that trains it goes on" in capsys.readouterr().err
     assert not (tmp_path / "export").exists()
 

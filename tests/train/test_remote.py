@@ -17,10 +17,21 @@ from manifests import download
 from manifests.fetch import FetchError
 from manifests.labels import identity_scheme
 from manifests.stores import StoreError
-from train.data import Clips, Folder, default_root, fold_sides, load_clips, members_for, open_folder, supply
+from train.data.dataset import (
+    Clips,
+    ShardFolder,
+    default_cache,
+    fold_sides,
+    load_clips,
+    members_for,
+    open_folder,
+    prefetch_shards,
+    verified_files,
+)
+from train.data.loader import Batch, Loader
+from train.data.prefetch import ShardPrefetcher
+from train.data.sampler import ClipSampler
 from train.fusion import STRATEGIES
-from train.loader import Batch, Loader, Schedule
-from train.supply import Supply
 
 SHARDS = [f"{speaker}-000.tar" for speaker in SPEAKERS]
 
@@ -44,16 +55,16 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download, "PAUSES_SECONDS", (0.0, 0.0))
 
 
-def clips_of(folder: Folder, side: str = "train") -> Clips:
+def clips_of(folder: ShardFolder, side: str = "train") -> Clips:
     told = fold_sides(folder, "anna")[side]
     members = members_for(folder.dataset, STRATEGIES["cfas"], "mfcc")
     return load_clips(folder, told, identity_scheme("folder", told.clips), members)
 
 
-def loader_of(folder: Folder, workers: int = 2, on_way: Supply | None = None, **changes: int) -> Loader:
+def loader_of(folder: ShardFolder, workers: int = 2, on_way: ShardPrefetcher | None = None, **changes: int) -> Loader:
     clips = clips_of(folder)
-    schedule = Schedule(clips=len(clips), **{"batch_size": 4, "shuffle": False, **changes})
-    return Loader(clips, schedule, workers=workers, supply=on_way or supply(folder, clips.shards))
+    sampler = ClipSampler(clips=len(clips), **{"batch_size": 4, "shuffle": False, **changes})
+    return Loader(clips, sampler, workers=workers, prefetcher=on_way or prefetch_shards(folder, clips.shards))
 
 
 def same(some: list[Batch], others: list[Batch]) -> bool:
@@ -106,9 +117,9 @@ def test_batches_come_before_all_shards_are_here(server: FileServer, shards: Pat
 def test_shards_are_asked_for_in_the_order_of_need(shards: Path, first: int) -> None:
     folder, begun = open_folder(shards), list[str]()
     clips = clips_of(folder)
-    on_way = Supply(clips.shards, lambda name, _: begun.append(name), threads=1)
+    on_way = ShardPrefetcher(clips.shards, lambda name, _: begun.append(name), threads=1)
     loader = loader_of(folder, on_way=on_way, shuffle=True, batch_size=3, seed=5)
-    needed = [clips.shards[shard] for shard in clips.shard[loader.schedule.order(7)[3 * first :]]]
+    needed = [clips.shards[shard] for shard in clips.shard[loader.sampler.order(7)[3 * first :]]]
     list(loader.epoch(7, first))
     on_way.close()
     order = list(dict.fromkeys(needed))
@@ -128,14 +139,12 @@ def test_wrong_bytes_are_never_decoded(server: FileServer, workers: int) -> None
     assert bad in server.requested
 
 
-def test_a_cached_file_that_was_damaged_is_fetched_again(
-    server: FileServer, shards: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cached_file_that_was_damaged_is_fetched_again(server: FileServer, shards: Path) -> None:
     folder = open_folder(server.url)
     list(loader_of(folder).epoch(0))
     for path in (folder.path / "dataset.json", *folder.path.glob("receipts/*.json"), *folder.path.glob("*.tar")):
         path.write_bytes(flipped(path.read_bytes() + bytes(600)))
-    monkeypatch.setattr("train.data._VERIFIED", set())  # as in another process
+    verified_files.clear()  # as in another process
     again = list(loader_of(open_folder(server.url)).epoch(0))
     assert same(again, list(loader_of(open_folder(shards)).epoch(0)))
 
@@ -149,7 +158,7 @@ def test_a_speaker_who_was_withdrawn_leaves_the_cache(server: FileServer, tmp_pa
     server.folder = make_folder(tmp_path / "since", speakers=others)
     again = open_folder(server.url)
     assert again.path == folder.path
-    assert f"{gone}-000.tar" not in again.here
+    assert f"{gone}-000.tar" not in again.available
     assert not list(folder.path.rglob(f"{gone}*"))
 
 
@@ -182,15 +191,15 @@ def test_an_unfinished_build_is_refused(server: FileServer) -> None:
 
 def test_remote_folders_are_kept_in_the_users_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
-    assert default_root() == Path("/somewhere/multimae-der")
+    assert default_cache() == Path("/somewhere/multimae-der")
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "/home/anna")
-    assert default_root() == Path("/home/anna/.cache/multimae-der")
+    assert default_cache() == Path("/home/anna/.cache/multimae-der")
 
 
 def test_a_rank_without_clips_in_the_last_step_waits_for_none(shards: Path) -> None:
     folder = open_folder(shards)
-    share = {"batch_size": 3, "rank": 4, "ranks": 5}
+    share = {"batch_size": 3, "rank": 4, "world_size": 5}
     streamed = list(loader_of(folder, **share).epoch(0))
     assert len(streamed[-1]) == 0
-    assert same(streamed, list(Loader(clips_of(folder), loader_of(folder, **share).schedule, workers=0).epoch(0)))
+    assert same(streamed, list(Loader(clips_of(folder), loader_of(folder, **share).sampler, workers=0).epoch(0)))

@@ -58,7 +58,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A small encoder under the name `tiny`, that decodes what it needs when it does; a cache of its own; no rests."""
     torch.set_num_threads(1)
     monkeypatch.setitem(ENCODERS, "tiny", SMALL)
-    monkeypatch.setitem(RECIPES, "tiny", replace(RECIPES["tiny"], held=False, batch=4))
+    monkeypatch.setitem(RECIPES, "tiny", replace(RECIPES["tiny"], cache_inputs=False, batch=4))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(download, "PAUSES_SECONDS", (0.0, 0.0))
 
@@ -97,7 +97,7 @@ def same(one: Path, other: Path) -> bool:
 
 def follow(said: str) -> None:
     """Run the command that a message tells."""
-    line = said[said.index("python -m manifests fetch") :].splitlines()[0].partition(" brings it")[0]
+    line = said[said.index("python -m manifests fetch") :].splitlines()[0].partition(", then")[0]
     assert sharing.main(shlex.split(line)[3:]) == 0
 
 
@@ -127,8 +127,8 @@ def test_a_fold_is_fetched_and_trained_and_its_test_shards_never_cross(server: F
     done = elsewhere(lab, "train", "train", "--strategy", "cfas", *settings)
     assert done.returncode == 0, done.stderr
     assert done.stderr.splitlines()[-1] == (
-        f"trained; the test fold is not here: python -m manifests fetch {server.url} part --fold cleo "
-        "--fold-scheme loso --split test brings it, then the same command as now tests, once"
+        "trained; the test fold is not available: run python -m manifests fetch "
+        f"{server.url} part --fold cleo --fold-scheme loso --split test, then this command again to test, once"
     )
     assert (home(lab) / "model" / "model.safetensors").is_file()
     assert not [name for name in server.requested if "cleo" in name]
@@ -161,7 +161,7 @@ def test_shards_that_training_needs_and_lacks_are_told_with_what_brings_them(
     part = tmp_path / "part"
     fetch(server.url, part, FoldSelector(fold="1", splits=("test",)))
     status, out, said = train(part)
-    assert (status, out, said.count("\n")) == (1, "", 1)
+    assert (status, out, said.count("\n")) == (2, "", 1)
     assert said.startswith(f"error: {part}: of 3 training and validation shards of fold cleo found 1; fetch the rest: ")
     follow(said)
     assert train(part)[0] == 0
@@ -177,20 +177,20 @@ def test_a_sweep_over_a_part_trains_what_it_can(server: FileServer, train: Train
     fetch(server.url, part, FoldSelector(fold="3", splits=("train",)))
     status, out, said = train(part, "runs", "sweep", strategy="faces")
     assert (status, out.strip()) == (0, "")
-    assert "the test fold is not here" in said
+    assert "the test fold is not available" in said
 
 
-@pytest.mark.parametrize(("held", "workers"), [(True, 2), (False, 0), (False, 2)])
+@pytest.mark.parametrize(("cache_inputs", "workers"), [(True, 2), (False, 0), (False, 2)])
 def test_streaming_ends_as_training_from_a_local_folder(
     server: FileServer,
     train: Train,
     built: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    held: bool,
+    cache_inputs: bool,
     workers: int,
 ) -> None:
-    monkeypatch.setitem(RECIPES, "tiny", replace(RECIPES["tiny"], held=held))
+    monkeypatch.setitem(RECIPES, "tiny", replace(RECIPES["tiny"], cache_inputs=cache_inputs))
     assert train(built, "local", workers=workers)[0] == 0
     status, out, said = train(server.url, workers=workers)
     assert status == 0, said
@@ -211,7 +211,7 @@ def test_training_begins_while_shards_arrive_and_a_wrong_one_ends_it_until_it_is
     letting.start()
     status, out, said = train(server.url, save_steps=1)
     letting.join()
-    assert (status, out) == (1, "")
+    assert (status, out) == (2, "")
     assert said.splitlines()[-1] == f"error: {server.url}/{validation}: not there (HTTP 404)"
     assert (
         not (home(tmp_path) / "log.jsonl").exists()
@@ -238,11 +238,11 @@ def test_ctrl_c_ends_the_wait_for_a_shard(server: FileServer, tmp_path: Path) ->
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
-    assert said.splitlines()[-1] == "error: stopped; the same command goes on from the last checkpoint"
+    assert said.splitlines()[-1] == "interrupted; run the same command to continue from the last checkpoint"
 
 
 def _validation(folder: Path) -> str:
-    from train.data import fold_sides, open_folder
+    from train.data.dataset import fold_sides, open_folder
 
     (speaker,) = fold_sides(open_folder(folder), "cleo")["validation"].subjects
     return speaker

@@ -1,4 +1,4 @@
-"""The command line: from shards to a result, stopped and gone on with, and what it refuses in one line."""
+"""The command line: from shards to a result, stopped and resumed, and what it refuses in one line."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from shard_factory import EMOTIONS, SPEAKERS, make_folder, sign
 
 from manifests.files import exclusive_lock
 from manifests.withdraw import withdraw
-from train import cli, cost, session
+from train import cli, cost, trainer
 from train.models.videomae import ENCODERS, EncoderConfig
 from train.models.weights import load_pretrained
 from train.recipes import RECIPES
@@ -106,8 +106,10 @@ def test_finished_run_is_not_trained_again(train, tmp_path: Path) -> None:
 def test_finished_in_another_way_is_refused(train) -> None:
     train(strategy="cfas", fold=1)
     status, _, err = train(strategy="cfas", fold=1, seed=1)
-    assert (status, err.count("\n")) == (1, 1)
-    assert "fold-anna: was trained otherwise (seed 0, now 1); remove it, or choose another folder of runs" in err
+    assert (status, err.count("\n")) == (2, 1)
+    assert (
+        "fold-anna: was trained with other settings (seed: 0 -> 1); remove it, or choose another folder of runs" in err
+    )
 
 
 def test_shards_that_changed_since_are_told(train, shards: Path, tmp_path: Path) -> None:
@@ -115,23 +117,23 @@ def test_shards_that_changed_since_are_told(train, shards: Path, tmp_path: Path)
     others = shutil.copytree(shards, tmp_path / "folder")
     withdraw(others, ["dora"])
     status, _, err = train(strategy="cfas", fold="anna", shards=others)
-    assert (status, err.count("\n")) == (1, 1)
-    assert "was trained otherwise (protocol.folds: dora is gone)" in err
+    assert (status, err.count("\n")) == (2, 1)
+    assert "was trained with other settings (protocol.folds: dora removed)" in err
     others = make_folder(tmp_path / "others" / "folder", takes=3)
-    assert "(other shards, or other weights at the start)" in train(strategy="cfas", fold="anna", shards=others)[2]
+    assert "(other shards, or other initial weights)" in train(strategy="cfas", fold="anna", shards=others)[2]
 
 
 def test_a_run_that_another_process_trains_is_refused(train, tmp_path: Path) -> None:
     with exclusive_lock(run_folder(tmp_path)):
         status, _, err = train(strategy="cfas", fold=1)
-    assert status == 1
+    assert status == 2
     assert re.search(r"fold-anna: process \d+ on \S+ is at work here; wait for it, or choose another RUNS=$", err)
     assert train(strategy="cfas", fold=1)[0] == 0
 
 
-@pytest.mark.parametrize("held", [True, False])
-def test_workers_do_not_matter(train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: bool) -> None:
-    monkeypatch.setitem(RECIPES, "tiny", replace(RECIPES["tiny"], held=held, batch=4))
+@pytest.mark.parametrize("cache_inputs", [True, False])
+def test_workers_do_not_matter(train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache_inputs: bool) -> None:
+    monkeypatch.setitem(RECIPES, "tiny", replace(RECIPES["tiny"], cache_inputs=cache_inputs, batch=4))
     for workers in (0, 1, 2):
         assert train(fold=1, workers=workers, runs=tmp_path / f"runs{workers}")[0] == 0
     homes = [run_folder(tmp_path, runs=f"runs{workers}") for workers in (0, 1, 2)]
@@ -140,28 +142,28 @@ def test_workers_do_not_matter(train, tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_begun_with_other_settings_is_refused(train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "asked_to_stop", stopping_at_once)
+    monkeypatch.setattr(trainer, "stop_on_signal", stopping_at_once)
     assert train(fold=1)[0] == 130
     status, _, err = train(fold=1, seed=5)
-    assert status == 1
-    assert "was begun with other settings (protocol.settings" in err or "seed 0, now 5" in err
+    assert status == 2
+    assert "was trained with other settings (seed: 0 -> 5)" in err
 
 
 def stopping_at_once(*_: object):
-    """In place of `asked_to_stop`: asked already."""
+    """In place of `stop_on_signal`: a signal has come already."""
     return nullcontext(lambda: True)
 
 
 def test_stopped_after_each_step_is_the_same_in_the_end(train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(RECIPES, "tiny", replace(RECIPES["tiny"], held=False, batch=4))
+    monkeypatch.setitem(RECIPES, "tiny", replace(RECIPES["tiny"], cache_inputs=False, batch=4))
     assert train(fold=1, runs=tmp_path / "whole")[0] == 0
-    monkeypatch.setattr(session, "asked_to_stop", stopping_at_once)
+    monkeypatch.setattr(trainer, "stop_on_signal", stopping_at_once)
     statuses = [train(fold=1, runs=tmp_path / "parts")[0] for _ in range(5)]
     assert statuses == [130] * 4 + [0]
     assert same(run_folder(tmp_path, runs="whole"), run_folder(tmp_path, runs="parts"))
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(shards: Path, tmp_path: Path) -> None:
+def test_ctrl_c_saves_and_says_how_to_continue(shards: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "train", "--shards", str(shards), "--runs", str(tmp_path / "runs")]
     command += ["--encoder", "tiny", "--recipe", "tiny", "--epochs", "2000", "--workers", "0"]
     path = os.pathsep.join(sys.path)
@@ -175,7 +177,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(shards: Path, tmp_path: Path) -> Non
     finally:
         process.kill()
     assert process.returncode == 130
-    assert err.splitlines()[-1].startswith("error: stopped; all that was learnt is saved")
+    assert err.splitlines()[-1].startswith("stopped after a checkpoint; run the same command to continue")
     assert (run_folder(tmp_path) / "checkpoints").is_dir()
 
 
@@ -289,7 +291,7 @@ def test_probe_trains_on_features_that_are_kept(train, tmp_path: Path) -> None:
 )
 def test_what_cannot_be_is_refused_in_one_line(train, options: dict[str, str], message: str) -> None:
     status, out, err = train(**options)
-    assert (status, out, err.count("\n")) == (1, "", 1), err
+    assert (status, out, err.count("\n")) == (2, "", 1), err
     assert err.startswith("error: ")
     assert message in err
 
@@ -308,7 +310,7 @@ def test_leaking_fold_is_refused(train, tmp_path: Path) -> None:
     path.write_text(json.dumps(told))
     sign(folder)
     status, _, err = train(shards=folder, fold=1)
-    assert (status, err.count("\n")) == (1, 1)
+    assert (status, err.count("\n")) == (2, 1)
     assert "anna" in err
 
 
@@ -319,7 +321,7 @@ def test_damaged_shard_is_refused(train, tmp_path: Path) -> None:
     data[2000] ^= 1
     path.write_bytes(bytes(data))
     status, out, err = train(shards=folder, fold=1)
-    assert (status, out) == (1, "")
+    assert (status, out) == (2, "")
     assert err.splitlines()[-1].startswith(f"error: {path}: found SHA-256")
 
 
@@ -342,12 +344,12 @@ def test_without_a_dataset_the_only_one_is_taken(
     arguments = ["--encoder", "tiny", "--recipe", "tiny", "--epochs", "1", "--runs", str(tmp_path / "runs")]
     monkeypatch.chdir(shards.parent.parent)
     assert cli.run(arguments) == 0
-    assert cli.run([*arguments, "--dataset", "foldr"]) == 1
-    assert "shards/foldr: not there; found shards of folder; choose by DATASET=" in capsys.readouterr().err
+    assert cli.run([*arguments, "--dataset", "foldr"]) == 2
+    assert "shards/foldr: not there; found shards of folder; choose with DATASET=" in capsys.readouterr().err
     (tmp_path / "shards").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert cli.run(arguments) == 1
-    said = "error: shards: found no shards of any corpus; make shards builds them, make fetch brings them\n"
+    assert cli.run(arguments) == 2
+    said = "error: shards: found no shards of any corpus; `make shards` builds them, `make fetch` downloads them\n"
     assert capsys.readouterr().err.endswith(said)
 
 
@@ -361,10 +363,22 @@ def test_the_only_feature_is_taken(train, tmp_path: Path) -> None:
 def test_without_a_command_there_is_help(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match=r"^0$"):
         cli.run([])
-    assert "Exit status: 0, 1 after an error" in " ".join(capsys.readouterr().out.split())
+    assert "Exit status: 0 done, 1 done but something needs a look, 2 error, 130 interrupted" in " ".join(
+        capsys.readouterr().out.split()
+    )
 
 
 def test_cost_of_the_large_encoder_is_the_published_one() -> None:
     assert cost.forward_flop(ENCODERS["large"]) / 2e9 == pytest.approx(596.8, abs=0.05)
-    assert cost.told(90) == "1.5 minutes"
-    assert cost.measured_rate(torch.device("cpu")) > 1e6
+    assert cost.format_duration(90) == "1.5 minutes"
+    assert cost.measure_flops(torch.device("cpu")) > 1e6
+
+
+def test_memory_that_is_too_small_is_an_error_with_advice(train, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError("tried to allocate 2 GiB\nmore lines")
+
+    monkeypatch.setattr(trainer.Trainer, "fit", fail)
+    status, out, err = train(fold=1, accumulate=2)
+    assert (status, out) == (2, "")
+    assert err.splitlines()[-1] == "error: tried to allocate 2 GiB; try --accumulate 4"

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 
+from manifests.records import SchemaError, from_json
 from train.config import ConfigError, TrainConfig, device_for, settings_hash
+from train.data.transforms import Augmentation
 from train.fusion import FusionError
-from train.imaging import Augmentation
 from train.recipes import RECIPES, UNCHANGED, Recipe, RecipeError, dump_toml, recipe_named
 
 
@@ -31,13 +32,13 @@ def test_shown_recipe_is_toml_with_all_that_is_set(recipe: Recipe) -> None:
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=lambda recipe: recipe.name)
 def test_configuration_survives_json(recipe: Recipe) -> None:
     made = config(recipe=recipe, weights="weights.pth", seed=3)
-    assert TrainConfig.from_json(json.loads(json.dumps(made.to_json())), "config.json") == made
+    assert from_json(TrainConfig, json.loads(json.dumps(made.to_json())), "config.json") == made
 
 
 def test_probe_is_the_notebooks() -> None:
     probe = recipe_named("linear-probe")
     assert (probe.epochs, probe.batch, probe.learning_rate, probe.weight_decay) == (100, 16, 1e-2, 0.05)
-    assert probe.frozen
+    assert probe.freeze_encoder
     assert probe.curve == "constant"
     assert probe.augmentation == UNCHANGED
 
@@ -70,8 +71,8 @@ def test_unknown_recipe_lists_the_valid_ones() -> None:
         ({"betas": (0.9, 1.0)}, "betas"),
         ({"clip_norm": 0.0}, "clip norm"),
         ({"drop_path": 1.0}, "rates"),
-        ({"frozen": True, "augmentation": Augmentation()}, "no augmentation of frozen"),
-        ({"held": True, "augmentation": Augmentation()}, "no augmentation of inputs that are held"),
+        ({"freeze_encoder": True, "augmentation": Augmentation()}, "no augmentation with freeze_encoder"),
+        ({"cache_inputs": True, "augmentation": Augmentation()}, "no augmentation but mixup with cache_inputs"),
         ({"batch": 3, "augmentation": Augmentation()}, "even batch"),
     ],
 )
@@ -98,8 +99,8 @@ def test_configuration_that_cannot_be_is_refused(changes: dict[str, Any], error:
 
 
 def test_configuration_of_a_stranger_is_checked() -> None:
-    with pytest.raises(ConfigError, match=r"config\.json: found .*steps"):
-        TrainConfig.from_json({**config().to_json(), "steps": 3}, "config.json")
+    with pytest.raises(SchemaError, match=r"config\.json: found .*steps"):
+        from_json(TrainConfig, {**config().to_json(), "steps": 3}, "config.json")
 
 
 def test_settings_hash_knows_what_may_change_a_score() -> None:

@@ -21,16 +21,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from train.models.layouts import LAYOUTS, recognise, translate
+from train.models.checkpoint_formats import FORMATS, canonical_state, detect_format
 from train.models.videomae import Classifier, Encoder, EncoderConfig, sinusoidal_positions
 from train.models.weights import (
     Weights,
     WeightsError,
     fingerprint,
+    initialize_from,
     load_pretrained,
     load_weights,
     save_pretrained,
-    start_from,
 )
 
 torch.set_num_threads(1)
@@ -207,7 +207,7 @@ def test_official_pretrained(tmp_path: Path, wrapper: str | None) -> None:
     assert weights.config == CONFIG
     assert (weights.format, weights.licence, weights.source) == ("VideoMAE", "CC BY-NC 4.0", str(path))
     assert weights.head == {}
-    assert {"mask_token", "decoder.norm.weight", "encoder_to_decoder.weight", "norm.weight"} <= set(weights.left)
+    assert {"mask_token", "decoder.norm.weight", "encoder_to_decoder.weight", "norm.weight"} <= set(weights.ignored)
 
 
 def test_official_pretrained_with_its_final_norm(tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ def test_official_finetuned(tmp_path: Path) -> None:
         "head.weight": (400, 32),
         "head.bias": (400,),
     }
-    assert weights.left == ()
+    assert weights.ignored == ()
 
 
 def test_official_with_what_training_leaves_beside_the_weights(tmp_path: Path) -> None:
@@ -256,7 +256,7 @@ def test_marlin(tmp_path: Path, full: bool) -> None:
     assert torch.equal(found.pop("patch_embed.proj.weight"), state["encoder.patch_embedding.projection.weight"])
     assert torch.equal(found.pop("blocks.1.mlp.fc2.bias"), state["encoder.blocks.1.mlp.layers.1.linear.bias"])
     assert torch.equal(found.pop("blocks.0.attn.qkv.weight"), state["encoder.blocks.0.attn.qkv.weight"])
-    assert any(key.startswith("decoder.") for key in weights.left) == full
+    assert any(key.startswith("decoder.") for key in weights.ignored) == full
     Encoder(weights.config).load_state_dict(dict(weights.encoder))
 
 
@@ -403,13 +403,13 @@ def test_any_wrong_shape_is_an_error(tmp_path_factory: pytest.TempPathFactory, k
 def test_any_extra_key_is_an_error(key: str, more: str) -> None:
     state = {**official_finetuned(), f"{key}{more}": torch.zeros(1)}
     with pytest.raises(WeightsError) as caught:
-        translate(state, recognise(state, "vit.pth"), "vit.pth")
+        canonical_state(state, detect_format(state, "vit.pth"), "vit.pth")
     assert f"vit.pth: found unknown keys '{key}{more}'" in str(caught.value)
 
 
 def test_every_key_is_used_or_named(tmp_path: Path) -> None:
     for state in (official_pretrained(), official_finetuned(), marlin(full=True), hub(kind="VideoMAEForPreTraining")):
-        tensors, left = translate(state, recognise(state, "w"), "w")
+        tensors, left = canonical_state(state, detect_format(state, "w"), "w")
         stacked = sum(name.endswith("attn.qkv.weight") for name in tensors) * (2 if "mask_token" in state else 0)
         is_hub = any("layernorm_before" in key for key in state)
         assert len(tensors) + (stacked if is_hub else 0) + len(left) == len(state)
@@ -506,7 +506,7 @@ def test_a_pickle_that_runs_code_is_refused_and_does_not(
     content = {"model": official_finetuned(), "args": hide(_Bomb(tmp_path / "canary"))}
     torch.save(content, tmp_path / "vit.pth", _use_new_zipfile_serialization=zipped)
     found = _complaint(tmp_path / "vit.pth")
-    assert "vit.pth: refused, for it asks for posix.system, which could run code" in found
+    assert "vit.pth: refused because it asks for posix.system, which could run code" in found
     assert "save the state dict with safetensors.torch.save_file" in found
     assert not (tmp_path / "canary").exists()
 
@@ -619,17 +619,17 @@ def test_training_starts_from_encoder_and_norm_but_not_from_another_head(tmp_pat
     weights = load_weights(_saved(tmp_path / "vit.pth", state), CONFIG)
     model = _classifier()
     head = model.head.weight.clone()
-    start_from(model, weights)
+    initialize_from(model, weights)
     assert torch.equal(model.encoder.blocks[1].mlp.fc1.weight, state["blocks.1.mlp.fc1.weight"])
     assert torch.equal(model.fc_norm.weight, state["fc_norm.weight"])
     assert torch.equal(model.head.weight, head)
 
 
-def test_training_starts_without_a_norm_to_start_from(tmp_path: Path) -> None:
+def test_training_starts_without_a_norm_to_initialize_from(tmp_path: Path) -> None:
     weights = load_weights(_saved(tmp_path / "vit.pth", official_pretrained()), CONFIG)
     model = _classifier()
     norm = model.fc_norm.weight.clone()
-    start_from(model, weights)
+    initialize_from(model, weights)
     assert torch.equal(model.fc_norm.weight, norm)
     assert torch.equal(model.encoder.blocks[0].norm1.bias, weights.encoder["blocks.0.norm1.bias"])
 
@@ -637,7 +637,7 @@ def test_training_starts_without_a_norm_to_start_from(tmp_path: Path) -> None:
 def test_a_classifier_made_for_other_weights_is_refused(tmp_path: Path) -> None:
     weights = load_weights(_saved(tmp_path / "marlin.pt", marlin()), MARLIN)
     with pytest.raises(WeightsError, match="positions='stored'"):
-        start_from(Classifier(MARLIN, 3), weights)
+        initialize_from(Classifier(MARLIN, 3), weights)
 
 
 @pytest.mark.parametrize(
@@ -738,5 +738,5 @@ def test_the_fingerprint_is_of_weights_and_configuration() -> None:
 
 
 def test_formats_cannot_be_taken_for_one_another() -> None:
-    for state, name in ((official_pretrained(), LAYOUTS[0]), (hub(), LAYOUTS[1]), (marlin(), LAYOUTS[2])):
-        assert recognise(state, "w") is name
+    for state, name in ((official_pretrained(), FORMATS[0]), (hub(), FORMATS[1]), (marlin(), FORMATS[2])):
+        assert detect_format(state, "w") is name

@@ -236,7 +236,7 @@ class Classifier(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def features(self, video: Tensor) -> Tensor:
-        """[B, 3, T, H, W] -> mean token [B, D], float32 under autocast too: all a frozen encoder has to say."""
+        """[B, 3, T, H, W] -> mean token [B, D], float32 under autocast too: the features of a frozen encoder."""
         return self.encoder(video).mean(dim=1, dtype=torch.float32)
 
     def classify(self, features: Tensor) -> Tensor:

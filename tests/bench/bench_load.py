@@ -1,4 +1,4 @@
-"""What loading costs beside bare decoding of the same bytes, in the same run: python -m train.bench_load FOLDER.
+"""What loading costs beside bare decoding of the same bytes, in the same run: python tests/bench/bench_load.py FOLDER.
 
 Bare decoding is simplejpeg on each filmstrip and numpy on each spectrogram, the bytes already in memory and the result
 thrown away: what no loader can save. Rates are clips a second of CPU time, all threads together, so that a machine busy
@@ -22,9 +22,10 @@ import simplejpeg
 import torch
 
 from manifests.text import pluralize
-from train.data import FACES, Clips, all_clips, members_for, open_folder
+from train.data.dataset import FACES, Clips, load_all_clips, members_for, open_folder
+from train.data.loader import Batch, Loader
+from train.data.sampler import ClipSampler
 from train.fusion import STRATEGIES, strategy_named
-from train.loader import Batch, Loader, Schedule
 
 Way = Callable[[], Iterable[Any]]
 
@@ -47,7 +48,7 @@ def rates_of(options: argparse.Namespace) -> dict[str, float]:
     """Clips a CPU second of each way to read a folder, bare decoding first. Raises DataError, OSError."""
     folder = open_folder(options.folder)
     members = members_for(folder.dataset, strategy_named(options.strategy), options.feature)
-    clips, _ = all_clips(folder, members)
+    clips, _ = load_all_clips(folder, members)
     return measure(_ways(clips, options), rounds=options.rounds, clips=len(clips))
 
 
@@ -72,10 +73,10 @@ def table(rates: Mapping[str, float]) -> str:
 
 def _ways(clips: Clips, options: argparse.Namespace) -> dict[str, Way]:
     """What is measured, bare decoding first."""
-    schedule = Schedule(clips=len(clips), batch_size=options.batch_size)
+    sampler = ClipSampler(clips=len(clips), batch_size=options.batch_size)
     ways: dict[str, Way] = {"bare decoding": _bare(clips)}
     for workers in options.workers:
-        ways[f"loader, {pluralize(workers, 'worker')}"] = _epochs(Loader(clips, schedule, workers=workers))
+        ways[f"loader, {pluralize(workers, 'worker')}"] = _epochs(Loader(clips, sampler, workers=workers))
     if options.others:
         tars = [str(clips.folder / name) for name in clips.shards]
         for name, way in (("webdataset", _webdataset), ("datasets", _hugging_face)):
@@ -89,13 +90,13 @@ def _bare(clips: Clips) -> Way:
     tars = [(clips.folder / name).read_bytes() for name in clips.shards]
     samples = [
         [tars[shard][offset : offset + size] for offset, size in places]
-        for shard, places in zip(clips.shard, clips.places.tolist(), strict=True)
+        for shard, places in zip(clips.shard, clips.byte_ranges.tolist(), strict=True)
     ]
 
     def decoded(suffix: str, data: bytes) -> Any:
         if suffix == FACES:
             return simplejpeg.decode_jpeg(data, colorspace="RGB")
-        return np.load(io.BytesIO(data), allow_pickle=False)  # noqa: TID251 - what bare decoding is
+        return np.load(io.BytesIO(data), allow_pickle=False)
 
     return lambda: ([decoded(*member) for member in zip(clips.members, sample, strict=True)] for sample in samples)
 
@@ -120,7 +121,7 @@ def _hugging_face(tars: Sequence[str], members: tuple[str, ...], batch_size: int
 
 def parser() -> argparse.ArgumentParser:
     """Options of the command line."""
-    parser = argparse.ArgumentParser(prog="python -m train.bench_load", description=__doc__)
+    parser = argparse.ArgumentParser(prog="bench_load.py", description=__doc__)
     parser.add_argument("folder", type=Path, help="folder of shards")
     parser.add_argument("--strategy", default="cfas", choices=[*STRATEGIES], metavar="NAME", help="what is read")
     parser.add_argument("--feature", default="mfcc", help="spectrogram that is read")

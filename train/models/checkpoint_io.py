@@ -1,4 +1,4 @@
-"""Where weights come from: a file, a folder or the Hugging Face hub, read without executing anything in them."""
+"""Checkpoint files, from a file, a folder or the Hugging Face hub, read without executing anything in them."""
 
 from __future__ import annotations
 
@@ -15,41 +15,52 @@ from typing import Any
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
-from train.models.layouts import WeightsError
+from train.models.checkpoint_formats import WeightsError
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 
-#: Files that weights have in a folder or on the hub; the first found counts.
+#: Names of weights in a folder or on the hub; the first one found is used.
 _NAMES = (WEIGHTS_FILE, "pytorch_model.bin")
-#: Where training code puts the state dict, beside its optimizer and settings; the first found counts.
+#: Keys under which training code saves the state dict, beside optimizer and settings; the first one found is used.
 _WRAPPERS = ("model", "module", "state_dict")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _MAX_CONFIG_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
-    """What a checkpoint holds."""
+class CheckpointFile:
+    """Content of a checkpoint."""
 
     where: str
-    """What errors call it: the file, or the hub id and the file."""
+    """Its name in errors: the file, or the hub id and the file."""
     state: Mapping[str, Tensor]
     """Its own keys -> dense floating-point tensors on the CPU."""
     settings: Mapping[str, Any]
     """Content of the `config.json` beside it, {} without one; JSON values."""
 
 
-def read_source(source: str | Path) -> Source:
+def read_checkpoint(source: str | Path) -> CheckpointFile:
     """Read a checkpoint file, the one in a folder, or that of a hub id. Raises WeightsError for anything else."""
     path, where = _locate(source)
-    return Source(where=where, state=_state_dict(_read(path), where), settings=_settings(path))
+    return CheckpointFile(where=where, state=_state_dict(_read(path), where), settings=_settings(path))
+
+
+def dump_weights(model: nn.Module) -> bytes:
+    """A model's state dict as bytes of a safetensors file."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    return safetensors.torch.save(state, metadata={"format": "pt"})
+
+
+def first_line(error: Exception) -> str:
+    """The beginning of another library's error message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _locate(source: str | Path) -> tuple[Path, str]:
-    """File with the weights, and what errors call it."""
+    """File with the weights, and its name in errors."""
     path = Path(source)
     if path.is_file():
         return path, str(path)
@@ -80,7 +91,7 @@ def _download(hub_id: str) -> tuple[Path, str]:
             problem = error
     raise WeightsError(
         f"{hub_id}: found no such file or folder, and on the hub no {CONFIG_FILE} with {' or '.join(_NAMES)} "
-        f"({_first_line(problem)}); check the name and the network"
+        f"({first_line(problem)}); check the name and the network"
     ) from problem
 
 
@@ -94,7 +105,7 @@ def _settings(path: Path) -> dict[str, Any]:
     try:
         settings = json.loads(beside.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise WeightsError(f"{beside}: found no JSON ({_first_line(error)}); get the file again") from error
+        raise WeightsError(f"{beside}: found no JSON ({first_line(error)}); get the file again") from error
     if not isinstance(settings, dict):
         raise WeightsError(f"{beside}: found {type(settings).__name__}, expected a JSON object")
     return settings
@@ -109,25 +120,21 @@ def _read(path: Path) -> object:
         # attributes, making one runs no code of a file's choice, and nothing becomes callable that was not before.
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))  # noqa: TID251
-    except pickle.UnpicklingError as error:
-        raise WeightsError(f"{path}: {_refusal(error)}") from error
+    except pickle.UnpicklingError as error:  # torch's restricted unpickler names what it refuses
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        reason = "not a checkpoint, or one with more than tensors in it; expected a state dict; get the file again"
+        if found:
+            reason = (
+                f"refused because it asks for {found[1]}, which could run code; expected only tensors. If you trust "
+                "its author, load it yourself once and save the state dict with safetensors.torch.save_file"
+            )
+        raise WeightsError(f"{path}: {reason}") from error
     except (SafetensorError, OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError) as error:
-        raise WeightsError(f"{path}: found no whole checkpoint ({_first_line(error)}); get the file again") from error
-
-
-def _refusal(error: pickle.UnpicklingError) -> str:
-    """What to say of a pickle that torch's restricted unpickler would not read."""
-    found = re.search(r"GLOBAL (\S+)", str(error))
-    if found is None:
-        return "found no checkpoint, or one with more than tensors in it; expected a state dict; get the file again"
-    return (
-        f"refused, for it asks for {found[1]}, which could run code; expected nothing but tensors. If you trust its "
-        "author, load it yourself once and save the state dict with safetensors.torch.save_file"
-    )
+        raise WeightsError(f"{path}: found no whole checkpoint ({first_line(error)}); get the file again") from error
 
 
 def _state_dict(content: object, where: str) -> dict[str, Tensor]:
-    """The checkpoint's tensors, out of what they are wrapped in."""
+    """The checkpoint's tensors, without the dict they may be wrapped in."""
     for wrapper in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
@@ -147,7 +154,3 @@ def _plain(tensor: Tensor) -> bool:
     """Whether it is dense, floating-point and no larger than its part of the file."""
     dense = tensor.layout is torch.strided and tensor.device.type == "cpu" and tensor.is_floating_point()
     return dense and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,4 +1,4 @@
-"""How each family of checkpoints names an encoder's weights, and which families cannot be used. Pure.
+"""How each format of checkpoints names an encoder's weights, and which formats cannot be used. Pure.
 
 The canonical names are those of the official VideoMAE code, which are those of `videomae.Encoder`, with `fc_norm` and
 `head` beside it.
@@ -13,55 +13,57 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from manifests.errors import UserError
+from manifests.text import shorten_list
 from train.models.videomae import InputRange
 
 _CANONICAL = re.compile(
     r"pos_embed|(patch_embed\.proj|norm|fc_norm|head)\.(weight|bias)"
     r"|blocks\.\d+\.((norm1|norm2|attn\.proj|mlp\.fc1|mlp\.fc2)\.(weight|bias)|attn\.(qkv\.weight|q_bias|v_bias))"
-    r"|blocks\.\d+\.attn\.(query|key|value)\.weight"  # apart in some families, stacked to qkv here
+    r"|blocks\.\d+\.attn\.(query|key|value)\.weight"  # separate in some formats, stacked to qkv here
 )
 
 
-class WeightsError(ValueError):
-    """Weights cannot be used; one line that says where, what was found, what was expected and what to do."""
+class WeightsError(UserError):
+    """Weights cannot be used."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layout:
+class CheckpointFormat:
     """How one family of checkpoints names its weights, and what its encoders expect."""
 
     name: str
     signature: str
-    """Pattern of a key that no other family has."""
+    """Pattern of a key that no other format has."""
     prefix: str
-    """Pattern of what may stand in front of an encoder's keys."""
+    """Pattern of an optional prefix of the encoder's keys."""
     renames: tuple[tuple[str, str], ...] = ()
     """Parts of keys -> canonical parts, replaced in this order."""
-    leave: str
-    """Pattern of the keys that are of no use."""
+    ignored: str
+    """Pattern of the keys that are not used, such as those of a decoder."""
     licence: str
     layer_norm_eps: float
     input_range: InputRange
 
     def canonical(self, key: str) -> str | None:
-        """Canonical name of a key, None where the family has no such key."""
+        """Canonical name of a key, None where the format has no such key."""
         name = re.sub(f"^{self.prefix}", "", key)
         for found, wanted in self.renames:
             name = name.replace(found, wanted)
         return name if _CANONICAL.fullmatch(name) else None
 
 
-LAYOUTS = (
-    Layout(
+FORMATS = (
+    CheckpointFormat(
         name="VideoMAE",
         signature=r"((encoder|backbone)\.)?patch_embed\.proj\.weight",
         prefix=r"(encoder|backbone)\.",
-        leave=r"decoder\..*|encoder_to_decoder\.weight|mask_token",
+        ignored=r"decoder\..*|encoder_to_decoder\.weight|mask_token",
         licence="CC BY-NC 4.0",
         layer_norm_eps=1e-6,
         input_range="imagenet",
     ),
-    Layout(
+    CheckpointFormat(
         name="VideoMAE from Hugging Face",
         signature=r"(videomae\.)?embeddings\.patch_embeddings\.projection\.weight",
         prefix=r"videomae\.",
@@ -79,12 +81,12 @@ LAYOUTS = (
             ("layernorm.", "norm."),
             ("classifier.", "head."),
         ),
-        leave=r"decoder\..*|encoder_to_decoder\.weight|mask_token",
-        licence="CC BY-NC 4.0 (MCG-NJU's own; of others their model card tells)",
+        ignored=r"decoder\..*|encoder_to_decoder\.weight|mask_token",
+        licence="CC BY-NC 4.0 (MCG-NJU's own; for others see their model card)",
         layer_norm_eps=1e-6,
         input_range="imagenet",
     ),
-    Layout(
+    CheckpointFormat(
         name="MARLIN",
         signature=r"(marlin\.)?encoder\.patch_embedding\.projection\.weight",
         prefix=r"(marlin\.)?encoder\.",
@@ -94,7 +96,7 @@ LAYOUTS = (
             ("mlp.layers.0.linear", "mlp.fc1"),
             ("mlp.layers.1.linear", "mlp.fc2"),
         ),
-        leave=r"(marlin\.)?(decoder|enc_dec_proj|discriminator)\..*",
+        ignored=r"(marlin\.)?(decoder|enc_dec_proj|discriminator)\..*",
         licence="CC BY-NC 4.0",
         layer_norm_eps=1e-5,
         input_range="unit",
@@ -102,38 +104,39 @@ LAYOUTS = (
 )
 
 #: Other architectures: pattern of a key that only they have -> what they are.
-_REFUSED: Mapping[str, str] = {
+_UNSUPPORTED: Mapping[str, str] = {
     r"(encoder\.)?(lg_region_tokens|blocks\.\d+\.first_attn\..*)": "MAE-DFER, whose blocks attend within regions and "
     "then between them (width 512)",
     r"encoder_(audio|fusion)\..*": "HiCMAE, which has an encoder for each modality and a third one to fuse them",
 }
 
 
-def recognise(keys: Iterable[str], where: str) -> Layout:
-    """The family that keys are of. Raises WeightsError, beginning with `where`, for one that cannot be used."""
+def detect_format(keys: Iterable[str], where: str) -> CheckpointFormat:
+    """The format of a state dict's keys. Raises WeightsError, beginning with `where`, for one that cannot be used."""
     keys = list(keys)
-    for pattern, architecture in _REFUSED.items():
+    for pattern, architecture in _UNSUPPORTED.items():
         if any(re.fullmatch(pattern, key) for key in keys):
             raise WeightsError(f"{where}: found {architecture}; expected the plain encoder of VideoMAE or MARLIN")
-    for layout in LAYOUTS:
-        if any(re.fullmatch(layout.signature, key) for key in keys):
-            return layout
-    raise WeightsError(
-        f"{where}: found keys {listed(keys)}, expected those of {', '.join(layout.name for layout in LAYOUTS)}"
-    )
+    for known in FORMATS:
+        if any(re.fullmatch(known.signature, key) for key in keys):
+            return known
+    names = ", ".join(known.name for known in FORMATS)
+    raise WeightsError(f"{where}: found keys {quote_keys(keys)}, expected those of {names}")
 
 
-def translate(state: Mapping[str, Tensor], layout: Layout, where: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Canonical name -> tensor, and the keys that are of no use.
+def canonical_state(
+    state: Mapping[str, Tensor], known: CheckpointFormat, where: str
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Canonical name -> tensor, with query, key and value of a block stacked [3 D, D]; and the keys that are ignored.
 
-    Raises WeightsError, beginning with `where`, for a key that is neither, or says what another said.
+    Raises WeightsError, beginning with `where`, for an unknown key, or one that has another's canonical name.
     """
     tensors: dict[str, Tensor] = {}
-    left, unknown = [], []
+    ignored, unknown = [], []
     for key, tensor in state.items():
-        name = layout.canonical(key)
-        if re.fullmatch(layout.leave, key):
-            left.append(key)
+        name = known.canonical(key)
+        if re.fullmatch(known.ignored, key):
+            ignored.append(key)
         elif name is None:
             unknown.append(key)
         elif name in tensors:
@@ -141,21 +144,15 @@ def translate(state: Mapping[str, Tensor], layout: Layout, where: str) -> tuple[
         else:
             tensors[name] = tensor
     if unknown:
-        raise WeightsError(f"{where}: found unknown keys {listed(unknown)}, expected only those of {layout.name}")
-    return _stacked(tensors), tuple(left)
-
-
-def listed(names: Iterable[str]) -> str:
-    """The first few names, for an error."""
-    first, *more = [repr(name[:80]) for name in names] or ["none"]
-    return ", ".join([first, *more[:2]]) + (f" and {len(more) - 2} more" if len(more) > 2 else "")
-
-
-def _stacked(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same with query, key and value of a block, where they are apart and alike, as one matrix [3 D, D]."""
+        raise WeightsError(f"{where}: found unknown keys {quote_keys(unknown)}, expected only those of {known.name}")
     for query in [name for name in tensors if name.endswith(".query.weight")]:
         block = query.removesuffix("query.weight")
         parts = [f"{block}{part}.weight" for part in ("query", "key", "value")]
         if len({tensors[part].shape if part in tensors else None for part in parts}) == 1:
             tensors[f"{block}qkv.weight"] = torch.cat([tensors.pop(part) for part in parts])
-    return tensors
+    return tensors, tuple(ignored)
+
+
+def quote_keys(keys: Iterable[str]) -> str:
+    """The first few keys of a stranger's file, for an error."""
+    return shorten_list([repr(key[:80]) for key in keys] or ["none"], 3)

@@ -1,4 +1,4 @@
-"""What training costs on a device, beside transformers' VideoMAE in the same run: python -m train.bench_train.
+"""What training costs on a device, beside transformers' VideoMAE in the same run: python tests/bench/bench_train.py.
 
 Two kinds of work: `fine-tune`, whole steps of the training loop (copy to the device, augmentation, fusion, forward,
 backward, clipping, AdamW), and `features`, what a frozen encoder does. Both models are given the same videos by the
@@ -29,17 +29,17 @@ from torch import Tensor, nn
 from manifests.files import atomic_write
 from train import cost
 from train.checkpoint import Checkpoints
-from train.config import ConfigError, device_for
-from train.feeds import VideoFeed
+from train.config import ConfigError, TrainConfig, device_for
+from train.data.loader import Batch, Loader
+from train.data.sampler import ClipSampler
+from train.data.transforms import ClipTransform, NormalizationStats
+from train.distributed import Ranks
 from train.fusion import SIDE_PX, STEPS, STRATEGIES, strategy_named
-from train.imaging import Imaging, Standardisation
-from train.journal import Journal
-from train.loader import Batch, Loader, Schedule
-from train.loop import Training, autocast, take_step
+from train.metric_logger import MetricLogger
 from train.models.videomae import ENCODERS, Classifier, EncoderConfig
 from train.optim import make_optimizer
-from train.ranks import Ranks
 from train.recipes import RECIPES, Recipe
+from train.trainer import Trainer, autocast
 
 CLASSES = 6
 ROWS = 13
@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"error: {error}\n")
         return 2
     encoder = ENCODERS[asked.encoder or ("large" if device.type == "cuda" else "tiny")]
-    rate = cost.measured_rate(device)
+    rate = cost.measure_flops(device)
     sys.stdout.write(_heading(device, encoder, rate))
     figures = []
     ways = itertools.product(asked.work, asked.batch, asked.compile, models)
@@ -156,48 +156,47 @@ def _step_seconds(step: Callable[[], object], device: torch.device, seconds: flo
 
 
 def _timed(step: Callable[[], object], device: torch.device, steps: int) -> float:
-    cost.synchronise(device)
+    cost.synchronize(device)
     began = time.perf_counter()
     for _ in range(steps):
         step()
-    cost.synchronise(device)
+    cost.synchronize(device)
     return time.perf_counter() - began
 
 
 def _step(way: Way, encoder: EncoderConfig, strategy: str, device: torch.device) -> Callable[[], object]:
-    """What is repeated: a step of the loop, or the features of a batch."""
+    """What is repeated: a step of the training loop, or the features of a batch."""
     recipe = RECIPES["finetune"].with_batch(way.batch)
-    model = _model(way.model, encoder, recipe).to(device)
-    feed = _feed(way, encoder, strategy, recipe, device)
-    (pieces,) = feed.steps(0)
+    model = make_model(way.model, encoder, recipe).to(device)
+    batch, transform = _batch(way.batch, strategy, pin=device.type == "cuda"), _transform(encoder, strategy, recipe)
     if way.work == "features":
         model.eval()
-        return _features_step(torch.compile(model.features) if way.compiled else model.features, feed, pieces[0])
-    job = Training(
+        features = torch.compile(model.features) if way.compiled else model.features
+        return lambda: _compute_features(features, batch, transform, device)
+    loader = cast(Loader, _OneBatch(sampler=ClipSampler(clips=way.batch, batch_size=way.batch, shuffle=False)))
+    trainer = Trainer(
         model=model,
+        compiled_model=torch.compile(model) if way.compiled else model,
         optimizer=make_optimizer(model, encoder.depth, recipe),
-        recipe=recipe,
-        training=feed,
-        validation=feed,
+        config=TrainConfig(shards="", strategy=strategy, fold="1", encoder="tiny", recipe=recipe),
+        train_loader=loader,
+        val_loader=loader,
+        transform=transform,
         ranks=Ranks(device=device),
         checkpoints=Checkpoints(folder=Path()),
-        journal=Journal(None, sys.stderr.write),
-        seed=0,
-        save_steps=1,
-        run=torch.compile(model) if way.compiled else model,
+        logger=MetricLogger(None, sys.stderr.write),
     )
     model.train()
-    return lambda: take_step(job, 1, 0, pieces)
+    return lambda: trainer.train_step(1, 0, batch)
 
 
-def _features_step(features: Callable[[Tensor], Tensor], feed: VideoFeed, piece: Batch) -> Callable[[], object]:
-    @torch.inference_mode()
-    def step() -> Tensor:
-        inputs = feed.examples(piece, 0).inputs
-        with autocast(feed.device):
-            return features(inputs)
-
-    return step
+@torch.inference_mode()
+def _compute_features(
+    features: Callable[[Tensor], Tensor], batch: Batch, transform: ClipTransform, device: torch.device
+) -> Tensor:
+    inputs, _ = transform.evaluation_input(batch.to(device))
+    with autocast(device):
+        return features(inputs)
 
 
 class _Reference(nn.Module):
@@ -233,7 +232,8 @@ class _Reference(nn.Module):
         return cast(Tensor, self.head(self.fc_norm(self.features(video))))
 
 
-def _model(name: str, encoder: EncoderConfig, recipe: Recipe) -> Any:
+def make_model(name: str, encoder: EncoderConfig, recipe: Recipe) -> Any:
+    """One of `MODELS`."""
     if name == "transformers":
         return _Reference(encoder)
     return Classifier(encoder, CLASSES, drop_rate=recipe.drop_path)
@@ -241,41 +241,27 @@ def _model(name: str, encoder: EncoderConfig, recipe: Recipe) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class _OneBatch:
-    """A loader of one batch that is decoded already: what a loader costs is another bench's question."""
+    """In place of a loader: what loading costs is measured by another bench."""
 
-    schedule: Schedule
-    batch: Batch
-
-    def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
-        """The batch."""
-        del epoch, first
-        yield self.batch
+    sampler: ClipSampler
 
 
-def _feed(way: Way, encoder: EncoderConfig, strategy: str, recipe: Recipe, device: torch.device) -> VideoFeed:
-    chosen = strategy_named(strategy)
-    batch = _batch(way.batch, chosen.faces, chosen.windows, pin=device.type == "cuda")
-    schedule = Schedule(clips=way.batch, batch_size=way.batch, shuffle=False)
-    rows = ROWS if chosen.windows else 0
-    return VideoFeed(
-        loader=cast(Loader, _OneBatch(schedule=schedule, batch=batch)),
-        imaging=Imaging(
-            strategy=chosen,
-            classes=CLASSES,
-            standardisation=Standardisation(mean=(0.0,) * rows, std=(20.0,) * rows),
-            input_range=encoder.input_range,
-            augmentation=recipe.augmentation,
-        ),
-        size=encoder.input,
-        device=device,
-        training=way.work == "fine-tune",
+def _transform(encoder: EncoderConfig, strategy: str, recipe: Recipe) -> ClipTransform:
+    rows = ROWS if strategy_named(strategy).windows else 0
+    return ClipTransform(
+        strategy=strategy_named(strategy),
+        classes=CLASSES,
+        normalization=NormalizationStats(mean=(0.0,) * rows, std=(20.0,) * rows),
+        input_range=encoder.input_range,
+        input_size=encoder.input,
+        augmentation=recipe.augmentation,
     )
 
 
-def _batch(clips: int, faces: int, windows: int, *, pin: bool) -> Batch:
+def _batch(clips: int, strategy: str, *, pin: bool) -> Batch:
     """Random pixels and spectrograms in the shapes of shards."""
-    random = np.random.default_rng(0)
-    width = STEPS * SIDE_PX if faces else 0
+    random, windows = np.random.default_rng(0), strategy_named(strategy).windows
+    width = STEPS * SIDE_PX if strategy_named(strategy).faces else 0
     filmstrips = torch.from_numpy(random.integers(0, 256, (clips, SIDE_PX, width, 3), dtype=np.uint8))
     shape = (clips, windows, ROWS if windows else 0, SIDE_PX if windows else 0)
     spectrograms = torch.from_numpy(random.normal(0, 20, shape).astype(np.float16))
@@ -323,7 +309,7 @@ def _line(figure: Figure) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m train.bench_train", description=__doc__)
+    parser = argparse.ArgumentParser(prog="bench_train.py", description=__doc__)
     parser.add_argument("--encoder", choices=ENCODERS, help="large; on a CPU tiny")
     parser.add_argument("--strategy", default="cfas", choices=[*STRATEGIES], metavar="NAME")
     parser.add_argument("--work", nargs="+", choices=[*PASSES], default=[*PASSES])

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from shard_factory import make_folder
 
-from train.bench_load import main
+pytest.importorskip("torch", reason="the loader is the trainer's")
+
+from bench_load import main
+from synthetic import make_folder
 
 LEAST = ("--rounds", "1", "--workers", "0", "2", "--batch-size", "4")
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from train.data import DataError
-from train.supply import Supply
+from train.data.prefetch import ShardPrefetcher
 
 NAMES = [f"s{number}" for number in range(6)]
 
@@ -35,56 +35,56 @@ def worker() -> Worker:
 
 
 def test_what_is_needed_first_is_made_ready_first(worker: Worker) -> None:
-    supply = Supply(NAMES, worker, threads=1)
-    supply.first(["s4", "s2", "unknown"])
+    prefetcher = ShardPrefetcher(NAMES, worker, threads=1)
+    prefetcher.prioritize(["s4", "s2", "unknown"])
     worker.let.release(2)
-    supply.wait(["s4", "s2"])
-    supply.first(["s5", "s2"])
+    prefetcher.wait(["s4", "s2"])
+    prefetcher.prioritize(["s5", "s2"])
     worker.let.release(4)
-    supply.wait(["s5"])
-    supply.close()
+    prefetcher.wait(["s5"])
+    prefetcher.close()
     assert worker.begun[:2] == ["s4", "s2"]
     assert "s5" in worker.begun[2:4]  # one may have been in hand
 
 
 def test_nothing_is_begun_before_it_is_asked_for(worker: Worker) -> None:
-    supply = Supply(NAMES, worker)
-    assert not supply.complete
+    prefetcher = ShardPrefetcher(NAMES, worker)
+    assert not prefetcher.complete
     assert worker.begun == []
-    supply.close()
+    prefetcher.close()
     assert worker.begun == []
 
 
 def test_each_is_made_ready_once_for_all_who_wait(worker: Worker) -> None:
-    supply = Supply(NAMES, worker, threads=3)
+    prefetcher = ShardPrefetcher(NAMES, worker, threads=3)
     worker.let.release(len(NAMES))
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(supply.wait, [NAMES] * 8))
+        list(pool.map(prefetcher.wait, [NAMES] * 8))
     assert sorted(worker.begun) == NAMES
 
 
 def test_who_waits_goes_on_as_soon_as_what_it_needs_is_there(worker: Worker) -> None:
-    supply = Supply(NAMES, worker, threads=1)
-    assert not supply.has(["s0"])
-    assert supply.has([])
+    prefetcher = ShardPrefetcher(NAMES, worker, threads=1)
+    assert not prefetcher.is_ready(["s0"])
+    assert prefetcher.is_ready([])
     worker.let.release()
-    supply.wait(["s0"])
-    assert supply.has(["s0"])
-    assert not supply.has(["s0", "s1"])
+    prefetcher.wait(["s0"])
+    assert prefetcher.is_ready(["s0"])
+    assert not prefetcher.is_ready(["s0", "s1"])
     worker.let.release(len(NAMES))
-    supply.close()
+    prefetcher.close()
 
 
 def test_a_failure_is_told_to_whoever_asks_next_and_ends_the_rest(worker: Worker) -> None:
     worker.bad = {"s1"}
-    supply = Supply(NAMES, worker, threads=1)
+    prefetcher = ShardPrefetcher(NAMES, worker, threads=1)
     worker.let.release(len(NAMES))
     with pytest.raises(DataError, match=r"^s1: bad$"):
-        supply.wait(["s5"])
+        prefetcher.wait(["s5"])
     with pytest.raises(DataError, match=r"^s1: bad$"):
-        supply.has(["s0"])  # though it is ready
-    supply.close()
-    assert not supply.complete
+        prefetcher.is_ready(["s0"])  # though it is ready
+    prefetcher.close()
+    assert not prefetcher.complete
 
 
 def test_closing_ends_what_is_in_hand(worker: Worker) -> None:
@@ -92,27 +92,27 @@ def test_closing_ends_what_is_in_hand(worker: Worker) -> None:
         worker.begun.append(name)
         assert stop.wait(60)
 
-    supply = Supply(NAMES, hear, threads=2)
-    supply.first([])
-    supply.close()
+    prefetcher = ShardPrefetcher(NAMES, hear, threads=2)
+    prefetcher.prioritize([])
+    prefetcher.close()
     assert len(worker.begun) <= 2
 
 
 def test_an_interrupt_ends_the_wait_for_what_is_not_ready_alone(worker: Worker) -> None:
-    supply = Supply(NAMES, worker, threads=1)
+    prefetcher = ShardPrefetcher(NAMES, worker, threads=1)
     worker.let.release()
-    supply.wait(["s0"])
-    threading.Timer(0.05, supply.interrupt).start()
+    prefetcher.wait(["s0"])
+    threading.Timer(0.05, prefetcher.interrupt).start()
     with pytest.raises(KeyboardInterrupt):
-        supply.wait(["s1"])
-    supply.wait(["s0"])
+        prefetcher.wait(["s1"])
+    prefetcher.wait(["s0"])
     with pytest.raises(KeyboardInterrupt):
-        supply.wait(["s2"])
+        prefetcher.wait(["s2"])
     worker.let.release(len(NAMES))
-    supply.close()
+    prefetcher.close()
 
 
 def test_without_shards_there_is_nothing_to_wait_for() -> None:
-    supply = Supply((), lambda *_: None)
-    assert supply.complete
-    supply.wait(["any"])
+    prefetcher = ShardPrefetcher((), lambda *_: None)
+    assert prefetcher.complete
+    prefetcher.wait(["any"])

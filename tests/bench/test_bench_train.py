@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import bench_train
 import pytest
 import torch
+from bench_train import Figure, Way, main, summary
 
-from train import bench_train, cost
-from train.bench_train import Figure, Way, main, summary
+from train import cost
 from train.models.videomae import ENCODERS
+from train.trainer import Trainer
 
 QUICK = ("--device", "cpu", "--encoder", "tiny", "--batch", "2", "--compile", "off", "--seconds", "0.01")
 
@@ -43,7 +45,7 @@ def test_reference_and_ours_are_of_one_size() -> None:
     config = ENCODERS["tiny"]
     recipe = bench_train.RECIPES["finetune"]
     ours, theirs = (
-        sum(parameter.numel() for parameter in bench_train._model(name, config, recipe).parameters())
+        sum(parameter.numel() for parameter in bench_train.make_model(name, config, recipe).parameters())
         for name in bench_train.MODELS
     )
     assert theirs - ours in (0, config.depth * config.width)
@@ -55,7 +57,7 @@ def test_a_batch_that_does_not_fit_is_a_line_and_no_end(
     def full(*_: object) -> None:
         raise torch.OutOfMemoryError("no more")
 
-    monkeypatch.setattr(bench_train, "take_step", full)
+    monkeypatch.setattr(Trainer, "train_step", full)
     assert main([*QUICK, "--models", "ours"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[2].endswith("out of memory")

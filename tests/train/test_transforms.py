@@ -14,22 +14,23 @@ from torch.nn import functional
 
 from manifests.index import Statistics
 from manifests.schema import FEATURE_ROWS, Clip, Sample, decode_faces, decode_filmstrip, encode_faces
-from train.fusion import STRATEGIES
-from train.imaging import (
+from train.data.loader import Batch
+from train.data.transforms import (
     Augmentation,
-    Fused,
-    Imaging,
-    ImagingError,
-    Standardisation,
+    ClipTransform,
+    ModelInput,
+    NormalizationStats,
+    TransformError,
     augment_faces,
     augment_spectrograms,
     clip_draws,
+    downsample,
     mix,
     mixup_weights,
     spectrogram_images,
     split_filmstrips,
 )
-from train.loader import Batch
+from train.fusion import STRATEGIES
 
 torch.set_num_threads(1)
 
@@ -67,13 +68,15 @@ def batch(name: str, keys: tuple[str, ...] = KEYS, feature: str = "mfcc") -> Bat
     )
 
 
-def imaging(name: str, feature: str = "mfcc", augmentation: Augmentation | None = None, seed: int = 0) -> Imaging:
+def transform(
+    name: str, feature: str = "mfcc", augmentation: Augmentation | None = None, seed: int = 0
+) -> ClipTransform:
     rows = FEATURE_ROWS[feature]
-    return Imaging(
+    return ClipTransform(
         strategy=STRATEGIES[name],
         classes=3,
         feature=feature,
-        standardisation=Standardisation(mean=(-40.0,) * rows, std=(20.0,) * rows),
+        normalization=NormalizationStats(mean=(-40.0,) * rows, std=(20.0,) * rows),
         augmentation=augmentation or Augmentation(),
         seed=seed,
     )
@@ -96,7 +99,7 @@ def test_statistics_are_those_of_all_values_of_a_row() -> None:
     rng = np.random.default_rng(0)
     windows = [rng.normal(-40, 20, (16, 13, 224)).astype(np.float16) for _ in range(3)]
     windows[0][:, 4] = windows[1][:, 4] = windows[2][:, 4] = np.float16(-120.5)  # a row that never varies
-    found = Standardisation.of(Statistics.of(windows[0]) + Statistics.of(windows[1]) + Statistics.of(windows[2]))
+    found = NormalizationStats.of(Statistics.of(windows[0]) + Statistics.of(windows[1]) + Statistics.of(windows[2]))
     values = np.stack(windows).astype(np.float64)
     np.testing.assert_allclose(found.mean, values.mean(axis=(0, 1, 3)))
     np.testing.assert_allclose(np.delete(found.std, 4), np.delete(values.std(axis=(0, 1, 3)), 4), rtol=1e-6)
@@ -126,56 +129,56 @@ def test_stft_rows_are_the_pictures_own() -> None:
 
 
 def test_evaluation_input_is_on_the_encoders_scale() -> None:
-    shown = imaging("faces").evaluation_input(batch("faces"))
+    shown = transform("faces").evaluation_input(batch("faces"))
     unit = split_filmstrips(batch("faces").filmstrips, 16).transpose(1, 2).float() / 255
     mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1, 1)
     std = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1, 1)
-    torch.testing.assert_close(shown.video, (unit - mean) / std)
+    torch.testing.assert_close(shown.inputs, (unit - mean) / std)
     torch.testing.assert_close(
-        replace(imaging("faces"), input_range="unit").evaluation_input(batch("faces")).video, unit
+        replace(transform("faces"), input_range="unit").evaluation_input(batch("faces")).inputs, unit
     )
     assert torch.equal(shown.targets, functional.one_hot(torch.tensor([0, 1, 2, 0]), 3).float())
 
 
-def test_spectrograms_are_standardised_for_either_range() -> None:
-    heard = imaging("spectrograms", "stft")
-    video = heard.evaluation_input(batch("spectrograms", feature="stft")).video
+def test_spectrograms_are_normalized_for_either_range() -> None:
+    heard = transform("spectrograms", "stft")
+    video = heard.evaluation_input(batch("spectrograms", feature="stft")).inputs
     assert video.mean().item() == pytest.approx(0.0, abs=0.01)
     assert video.std().item() == pytest.approx(1.0, abs=0.01)
-    unit = replace(heard, input_range="unit").evaluation_input(batch("spectrograms", feature="stft")).video
+    unit = replace(heard, input_range="unit").evaluation_input(batch("spectrograms", feature="stft")).inputs
     torch.testing.assert_close(unit, 0.449 + 0.226 * video)
 
 
 def test_sfas_of_shards_adds_what_the_single_modalities_show() -> None:
     both, seen, heard = (
-        imaging(name).evaluation_input(batch(name)).video for name in ("sfas", "faces", "spectrograms")
+        transform(name).evaluation_input(batch(name)).inputs for name in ("sfas", "faces", "spectrograms")
     )
     torch.testing.assert_close(both, seen + heard)
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_no_clip_depends_on_the_rest_of_its_batch(name: str) -> None:
-    maker = imaging(name, augmentation=replace(Augmentation(), mixup=0.0))
+    maker = transform(name, augmentation=replace(Augmentation(), mixup=0.0))
     together = maker.training_input(batch(name), epoch=3)
     for place, key in ((0, "a"), (3, "d")):
         alone = maker.training_input(batch(name, (key,)), epoch=3)
-        assert torch.equal(together.video[place], alone.video[0])
+        assert torch.equal(together.inputs[place], alone.inputs[0])
 
 
 @pytest.mark.parametrize("name", ["cfas", "rfas"])
 def test_batches_of_whole_pairs_mix_alike(name: str) -> None:
-    maker = imaging(name, augmentation=Augmentation(mixup=1.0))
+    maker = transform(name, augmentation=Augmentation(mixup=1.0))
     together = maker.training_input(batch(name), epoch=3)
     for pair in (slice(0, 2), slice(2, 4)):
         alone = maker.training_input(replace(batch(name, KEYS[pair]), labels=batch(name).labels[pair]), epoch=3)
-        assert torch.equal(together.video[pair], alone.video)
+        assert torch.equal(together.inputs[pair], alone.inputs)
         assert torch.equal(together.targets[pair], alone.targets)
         assert (alone.targets.count_nonzero(dim=1) == 2).all()
 
 
 def test_seed_epoch_and_clip_decide_and_nothing_else() -> None:
     def video(seed: int, epoch: int) -> Tensor:
-        return imaging("ffls", seed=seed).training_input(batch("ffls", KEYS[:2]), epoch).video
+        return transform("ffls", seed=seed).training_input(batch("ffls", KEYS[:2]), epoch).inputs
 
     state = torch.get_rng_state()
     first = video(0, 0)
@@ -191,18 +194,18 @@ def test_seed_epoch_and_clip_decide_and_nothing_else() -> None:
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_no_augmentation_is_evaluation(name: str) -> None:
-    maker = imaging(name, augmentation=NOTHING)
+    maker = transform(name, augmentation=NOTHING)
     given = batch(name, KEYS[:2])
     trained, evaluated = maker.training_input(given, 0), maker.evaluation_input(given)
-    torch.testing.assert_close(trained.video, evaluated.video, atol=2e-4, rtol=0)
+    torch.testing.assert_close(trained.inputs, evaluated.inputs, atol=2e-4, rtol=0)
     assert torch.equal(trained.targets, evaluated.targets)
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_empty_batches_pass(name: str) -> None:
-    for made in (imaging(name).training_input(batch(name, ()), 0), imaging(name).evaluation_input(batch(name, ()))):
-        assert isinstance(made, Fused)
-        assert made.video.shape == (0, 3, 16, 224, 224)
+    for made in (transform(name).training_input(batch(name, ()), 0), transform(name).evaluation_input(batch(name, ()))):
+        assert isinstance(made, ModelInput)
+        assert made.inputs.shape == (0, 3, 16, 224, 224)
         assert made.targets.shape == (0, 3)
 
 
@@ -294,8 +297,8 @@ def test_gain_lifts_every_row_of_a_db_spectrum_by_the_same_and_no_mfcc() -> None
     louder = replace(NOTHING, gain_db=6.0)
     keys = tuple(map(str, range(40)))
     for feature, moves in (("mfcc", False), ("logmel", True)):
-        maker, given = imaging("spectrograms", feature, louder), batch("spectrograms", keys[:2], feature)
-        change = maker.training_input(given, 0).video - maker.evaluation_input(given).video
+        maker, given = transform("spectrograms", feature, louder), batch("spectrograms", keys[:2], feature)
+        change = maker.training_input(given, 0).inputs - maker.evaluation_input(given).inputs
         gains = clip_draws(keys[:2], 0, 0)["gain"]
         expected = (6.0 * (2 * gains - 1) / 20.0 if moves else torch.zeros(2)).view(2, 1, 1, 1, 1)
         torch.testing.assert_close(change, expected.expand_as(change), atol=1e-5, rtol=0)
@@ -311,14 +314,14 @@ def test_mixup_has_one_weight_for_both_modalities_and_the_labels() -> None:
         spectrograms=torch.stack([loud, quiet]),
         labels=torch.tensor([0, 2]),
     )
-    maker = replace(imaging("cfas", augmentation=replace(NOTHING, mixup=1.0)), input_range="unit")
+    maker = replace(transform("cfas", augmentation=replace(NOTHING, mixup=1.0)), input_range="unit")
     mixed = maker.training_input(pair, 0)
     weight = mixed.targets[0, 0].item()
     assert 0.05 < weight < 0.95
     torch.testing.assert_close(mixed.targets, torch.tensor([[weight, 0, 1 - weight], [1 - weight, 0, weight]]))
-    torch.testing.assert_close(mixed.video[0, :, :, 50], torch.full((3, 16, 224), weight))
+    torch.testing.assert_close(mixed.inputs[0, :, :, 50], torch.full((3, 16, 224), weight))
     heard = 0.449 + 0.226 * (2 * weight - 1)
-    torch.testing.assert_close(mixed.video[0, :, :, 200], torch.full((3, 16, 224), heard))
+    torch.testing.assert_close(mixed.inputs[0, :, :, 200], torch.full((3, 16, 224), heard))
 
 
 def test_mixup_weights_are_drawn_from_beta_and_the_odd_last_clip_stays_as_it_is() -> None:
@@ -334,10 +337,23 @@ def test_mixup_weights_are_drawn_from_beta_and_the_odd_last_clip_stays_as_it_is(
 
 def test_settings_out_of_range_are_refused() -> None:
     for wrong in ({"crop_scale": 0.0}, {"flip": 1.5}, {"mixup": -0.1}, {"gain_db": -1.0}):
-        with pytest.raises(ImagingError, match=r"expected shares in 0\.\.1"):
+        with pytest.raises(TransformError, match=r"expected shares in 0\.\.1"):
             replace(NOTHING, **wrong)
 
 
 def test_a_batch_of_another_feature_is_refused() -> None:
-    with pytest.raises(ImagingError, match=r"cfas: found windows x rows \(16, 128\), expected \(16, 13\)"):
-        imaging("cfas").evaluation_input(batch("cfas", feature="logmel"))
+    with pytest.raises(TransformError, match=r"cfas: found windows x rows \(16, 128\), expected \(16, 13\)"):
+        transform("cfas").evaluation_input(batch("cfas", feature="logmel"))
+
+
+def test_small_input_is_the_mean_of_the_pixels_it_covers() -> None:
+    video = torch.arange(2 * 3 * 4 * 8 * 8, dtype=torch.float32).view(2, 3, 4, 8, 8)
+    small = downsample(video, (4, 2, 2))
+    assert small.shape == (2, 3, 4, 2, 2)
+    torch.testing.assert_close(small[1, 2, 3, 1, 0], video[1, 2, 3, 4:8, 0:4].mean())
+    assert downsample(video, (4, 8, 8)) is video
+
+
+def test_input_that_does_not_divide_the_video_is_refused() -> None:
+    with pytest.raises(TransformError, match="expected one that divides"):
+        downsample(torch.zeros(1, 3, 4, 8, 8), (4, 3, 8))

@@ -1,0 +1,383 @@
+"""A folder of shards, a fold and a label scheme -> the clips of each side: where each is stored, and its class.
+
+Everything is checked before training: the folder matches its index, no subject is on two sides of the fold, every
+emotion has a class or is left out on purpose. Shards are hashed in the background, before they are decoded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from manifests import index, labels
+from manifests.download import download_file
+from manifests.fetch import expected_files, fetch_command, mirror_index
+from manifests.folds import SIDES, SPLITS, Side, read_assignment, resolve_scheme
+from manifests.index import Dataset, FoldSelection, Receipt, Shard, Statistics
+from manifests.labels import LabelScheme
+from manifests.stores import Store, is_remote, open_store
+from train.data import DataError
+from train.data.prefetch import ShardPrefetcher
+from train.fusion import Strategy, strategy_named
+
+#: `hashes` reads every byte of the shards that are used, once a process; `sizes` trusts local shards of the right size.
+Check = Literal["hashes", "sizes"]
+
+FACES = "faces.jpg"
+_THREADS = 8
+#: Files and the hash that was found of them: each is hashed once a process.
+verified_files: set[tuple[Path, str]] = set()
+
+
+@dataclass(frozen=True)
+class ShardFolder:
+    """A folder of finished shards, local or a mirror of a remote one."""
+
+    path: Path
+    """Where the index is, and where shards are read."""
+    dataset: Dataset
+    available: frozenset[str]
+    """Names of the shards that can be read: all, unless only a part of a folder was fetched."""
+    store: Store | None = None
+    """Where shards are downloaded from, for a remote folder."""
+    source: str = ""
+    """Address of the whole folder, where only a part of it was fetched."""
+
+    def missing(self, sides: Sequence[Side]) -> list[str]:
+        """Names of the shards of some sides that are not available."""
+        return sorted({name for side in sides for name in side["shards"]} - self.available)
+
+    @property
+    def speakers(self) -> dict[str, str]:
+        """Shard name -> subject."""
+        return {shard.name: shard.speaker for shard in self.dataset.shards}
+
+    def fetch_command(self, scheme: str, fold: str, split: str) -> str:
+        """The command that fetches the shards of a split that are missing."""
+        return fetch_command(self.source, self.path, FoldSelection(scheme=scheme, fold=fold, sides=SPLITS[split]))
+
+    def shards(self, names: Sequence[str]) -> list[Shard]:
+        """Entries of the index for some shards."""
+        known = {shard.name: shard for shard in self.dataset.shards}
+        return [known[name] for name in names]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Clips:
+    """n clips and where their members are stored, in compact arrays: some 50 bytes a clip."""
+
+    folder: Path
+    shards: tuple[str, ...]
+    """File names."""
+    speakers: tuple[str, ...]
+    """The subject of each shard."""
+    members: tuple[str, ...]
+    """Suffixes of the m members that are read: at most the faces and one spectrogram."""
+    shard: npt.NDArray[np.int32]
+    """[n] index into `shards`."""
+    keys: npt.NDArray[np.bytes_]
+    """[n] clip ids."""
+    labels: npt.NDArray[np.int64]
+    """[n] class indices."""
+    byte_ranges: npt.NDArray[np.int64]
+    """[n, m, 2] offset and size of each member in its tar."""
+    left_out: Mapping[str, int]
+    """Raw emotion -> clips that the label scheme leaves out on purpose."""
+    statistics: Statistics | None = None
+    """Sums over all of `shards` of the spectrogram that is read; None where none is."""
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldData:
+    """One fold of a folder of shards, with everything that training and testing on it read."""
+
+    folder: ShardFolder
+    label_scheme: LabelScheme
+    fold_scheme: str
+    folds: tuple[str, ...]
+    """All folds of the scheme."""
+    sides: Mapping[str, Side]
+    """`train`, `validation` and `test`."""
+    members: tuple[str, ...]
+    """Members of a clip that the strategy reads."""
+    training: Clips
+    prefetcher: ShardPrefetcher
+    """Prepares the available shards of all sides."""
+
+    @property
+    def name(self) -> str:
+        """Name of the corpus."""
+        return self.folder.dataset.dataset
+
+    @property
+    def sha256(self) -> str:
+        """Hash over all shards, whatever the fold."""
+        hashes = sorted(shard.sha256 for shard in self.folder.dataset.shards)
+        return hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+    def clips(self, side: str) -> Clips:
+        """Clips of `train`, `validation` or `test`. Raises DataError."""
+        if side == "train":
+            return self.training
+        return load_clips(self.folder, self.sides[side], self.label_scheme, self.members)
+
+
+def open_fold(
+    location: str | Path,
+    fold: str,
+    *,
+    strategy: str,
+    feature: str = "mfcc",
+    fold_scheme: str | None = None,
+    label_scheme: str | None = None,
+    check: Check = "hashes",
+) -> FoldData:
+    """Open a fold and check that it can be trained on; nothing is decoded.
+
+    Schemes default to the corpus's own. Raises DataError, FoldError, FusionError, LabelError, ManifestError or
+    StoreError.
+    """
+    folder = open_folder(location)
+    scheme = resolve_scheme(fold_scheme, folder.dataset.fold_schemes, set(folder.speakers.values()))
+    sides = fold_sides(folder, fold, scheme)
+    members = members_for(folder.dataset, strategy_named(strategy), feature)
+    needed = [sides[side] for side in SPLITS["train"]]
+    if missing := folder.missing(needed):
+        total = sum(len(side["shards"]) for side in needed)
+        raise DataError(
+            f"{folder.path}: of {total} training and validation shards of fold {fold} found {total - len(missing)}; "
+            f"fetch the rest: {folder.fetch_command(scheme, fold, 'train')}"
+        )
+    emotions = sorted({emotion for side in SIDES for emotion in sides[side]["clips"]})
+    classes = choose_labels(folder.dataset, label_scheme, emotions)
+    names = [name for side in SIDES for name in sides[side]["shards"] if name in folder.available]
+    return FoldData(
+        folder=folder,
+        label_scheme=classes,
+        fold_scheme=scheme,
+        folds=tuple(load_folds(folder, scheme)),
+        sides=sides,
+        members=members,
+        training=load_clips(folder, sides["train"], classes, members),
+        prefetcher=prefetch_shards(folder, names, check),
+    )
+
+
+def open_folder(location: str | Path) -> ShardFolder:
+    """A folder by path or by address; every file of a local one is there, with its size. A remote index is mirrored.
+
+    Raises DataError for a folder that does not match its index, ManifestError for an index that cannot be read,
+    StoreError for a remote folder that cannot be downloaded.
+    """
+    if is_remote(str(location)):
+        store = open_store(str(location))
+        name, digest = store.address.rpartition("/")[2], hashlib.sha256(store.address.encode()).hexdigest()
+        path = default_cache() / f"{name}-{digest[:12]}"
+        dataset = mirror_index(store, path)
+        return ShardFolder(path, dataset, frozenset(shard.name for shard in dataset.shards), store=store)
+    path = Path(location)
+    if problems := index.verify(path):
+        more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
+        raise DataError(f"{path}: {problems[0]}{more}; build or fetch it again")
+    dataset, fetched = index.load_dataset(path), index.load_fetched(path)
+    available = frozenset(shard.name for shard in index.local_shards(path, dataset))
+    return ShardFolder(path, dataset, available, source=fetched.source if fetched else "")
+
+
+def default_cache() -> Path:
+    """Where remote folders are mirrored: `multimae-der` in the user's cache folder."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "multimae-der"
+
+
+def find_folder(root: Path, dataset: str | None = None) -> Path:
+    """The shards of a corpus in a folder of corpora, or those of the only corpus there. Raises DataError."""
+    if dataset and (root / dataset).is_dir():
+        return root / dataset
+    found = sorted(path.parent for path in root.glob(f"*/{index.DATASET_FILE}"))
+    if not dataset and len(found) == 1:
+        return found[0]
+    advice = "found no shards of any corpus; `make shards` builds them, `make fetch` downloads them"
+    if found:
+        advice = f"found shards of {', '.join(path.name for path in found)}; choose with DATASET= (--dataset)"
+    raise DataError(f"{root / dataset}: not there; {advice}" if dataset else f"{root}: {advice}")
+
+
+def load_folds(folder: ShardFolder, scheme: str | None = None) -> Mapping[str, Mapping[str, Side]]:
+    """Fold -> side -> shards, subjects and clips, of a scheme or of the corpus's default one.
+
+    Raises FoldError for an unknown scheme or one that leaks a subject, DataError for a file that was changed.
+    """
+    name = resolve_scheme(scheme, folder.dataset.fold_schemes, set(folder.speakers.values()))
+    file = f"{index.FOLDS}/{name}.json"
+    path = folder.path / file
+    folds = read_assignment(path.read_bytes(), folder.speakers, str(path))["folds"]
+    _check_hash(path, index.load_sums(folder.path).get(file, "no hash"))
+    return folds
+
+
+def fold_sides(folder: ShardFolder, fold: str, scheme: str | None = None) -> Mapping[str, Side]:
+    """`train`, `validation` and `test` of a fold. Raises what `load_folds` does, and DataError for an unknown fold."""
+    folds, name = load_folds(folder, scheme), scheme or folder.dataset.fold_schemes[0]
+    if fold not in folds:
+        raise DataError(f"{name}: unknown fold {fold!r}; valid are {', '.join(folds)}")
+    return folds[fold]
+
+
+def choose_labels(dataset: Dataset, name: str | None, emotions: Sequence[str]) -> LabelScheme:
+    """Label scheme by name, else the corpus's default, else every raw emotion a class of its own.
+
+    Raises LabelError for an unknown scheme, DataError for one of another corpus.
+    """
+    if name is None and not dataset.label_schemes:
+        return labels.identity_scheme(dataset.dataset, emotions)
+    scheme = labels.label_scheme(name or dataset.label_schemes[0])
+    if scheme.dataset != dataset.dataset:
+        valid = ", ".join(labels.schemes_for(dataset.dataset)) or "none"
+        raise DataError(f"label scheme {scheme.name} is for {scheme.dataset}, not {dataset.dataset}; valid are {valid}")
+    return scheme
+
+
+def members_for(dataset: Dataset, strategy: Strategy, feature: str) -> tuple[str, ...]:
+    """Suffixes of the members that a strategy needs. Raises DataError for a feature that was not built."""
+    if feature not in dataset.features:
+        built = ", ".join(dataset.features)
+        raise DataError(f"{dataset.dataset}: found no feature {feature!r} in its shards; choose FEATURE= of {built}")
+    faces = (FACES,) if strategy.faces else ()
+    return (*faces, f"{feature}_{strategy.windows}.npy") if strategy.windows else faces
+
+
+def prefetch_shards(folder: ShardFolder, names: Sequence[str], check: Check = "hashes") -> ShardPrefetcher:
+    """Prepare shards in the background: remote ones are downloaded and always hashed, local ones hashed on request.
+
+    Waiting for one raises DataError or StoreError naming the shard that does not match the index.
+    """
+    shards = {shard.name: shard for shard in folder.shards(names)}
+
+    def prepare(name: str, stop: threading.Event) -> None:
+        path, sha256 = folder.path / name, shards[name].sha256
+        if folder.store is None:
+            _check_hash(path, sha256)
+        elif (path, sha256) not in verified_files:
+            download_file(folder.store, folder.path, expected_files(shards[name])[1], stop)
+            verified_files.add((path, sha256))
+
+    return ShardPrefetcher(shards if folder.store is not None or check == "hashes" else (), prepare)
+
+
+def load_clips(folder: ShardFolder, side: Side, scheme: LabelScheme, members: tuple[str, ...]) -> Clips:
+    """Clips of one side of a fold that have a class, by shard and id; of the shards only the receipts are read.
+
+    Raises DataError for an emotion that the scheme does not know, for shards that do not hold what the fold or the
+    index lists, and for a side without clips.
+    """
+    known = scheme.mapping.keys() | scheme.left_out
+    if unknown := sorted(side["clips"].keys() - known):
+        found = ", ".join(f"{emotion!r} ({side['clips'][emotion]} clips)" for emotion in unknown)
+        raise DataError(f"label scheme {scheme.name}: found {found}; expected only {', '.join(scheme.mapping)}")
+    classes = {emotion: scheme.class_index(emotion) for emotion in side["clips"]}
+    shards = folder.shards(side["shards"])
+    with ThreadPoolExecutor(_THREADS) as pool:
+        parts = list(pool.map(lambda shard: _index_shard(folder, shard, classes, members), shards))
+    counts, keys, class_indices, byte_ranges, statistics = zip(*parts, strict=True) if parts else ((),) * 5
+    emotions = sum(counts, Counter[str]())
+    sums = [each for each in statistics if each is not None]
+    if emotions != side["clips"]:
+        raise DataError(f"{folder.path}: found clips {dict(emotions)}, expected {side['clips']} as the fold lists")
+    if not sum(map(len, keys)):
+        subjects = ", ".join(side["subjects"]) or "none that was built"
+        raise DataError(f"{folder.path}: found no clip with a class; subjects are {subjects}")
+    return Clips(
+        folder=folder.path,
+        shards=tuple(shard.name for shard in shards),
+        speakers=tuple(shard.speaker for shard in shards),
+        members=members,
+        shard=np.repeat(np.arange(len(parts), dtype=np.int32), list(map(len, keys))),
+        keys=np.concatenate(keys),
+        labels=np.concatenate(class_indices),
+        byte_ranges=np.concatenate(byte_ranges),
+        left_out={emotion: count for emotion, count in sorted(emotions.items()) if classes[emotion] is None},
+        statistics=reduce(add, sums) if sums else None,
+    )
+
+
+def load_all_clips(
+    folder: ShardFolder, members: tuple[str, ...], names: Sequence[str] | None = None
+) -> tuple[Clips, tuple[str, ...]]:
+    """Every clip of some shards, or of all, regardless of folds and label schemes; and the raw emotions.
+
+    Labels are indices into the emotions. Raises DataError.
+    """
+    shards = folder.shards(names) if names is not None else folder.dataset.shards
+    known = {shard.name for shard in shards}
+    counts = Counter(row.emotion for row in index.load_rows(folder.path) if row.shard in known)
+    subjects = sorted({shard.speaker for shard in shards})
+    side = Side(shards=sorted(known), subjects=subjects, clips=dict(sorted(counts.items())))
+    scheme = labels.identity_scheme(folder.dataset.dataset, counts)
+    return load_clips(folder, side, scheme, members), scheme.classes
+
+
+#: Emotions of all clips of a shard; then keys, labels, byte ranges and statistics as in `Clips`.
+_ShardClips = tuple[
+    Counter[str], npt.NDArray[np.bytes_], npt.NDArray[np.int64], npt.NDArray[np.int64], Statistics | None
+]
+
+
+def _index_shard(
+    folder: ShardFolder, shard: Shard, classes: Mapping[str, int | None], members: tuple[str, ...]
+) -> _ShardClips:
+    receipt = _load_receipt(folder, shard)
+    built = [row for row in receipt.rows if row.shard]
+    if {row.clip_id for row in built} != receipt.members.keys():
+        raise DataError(f"{shard.name}: its receipt lists other clips than it has members of; build it again")
+    used = [row for row in built if classes.get(row.emotion) is not None]
+    for row in used:
+        found = receipt.members[row.clip_id]
+        for suffix in members:
+            if suffix not in found:
+                known = ", ".join(found)
+                raise DataError(f"{shard.name}: {row.clip_id} has no {suffix}, found {known}; build it again")
+    ranges = [[receipt.members[row.clip_id][suffix] for suffix in members] for row in used]
+    spectrogram = next((member.removesuffix(".npy") for member in members if member.endswith(".npy")), None)
+    if spectrogram is not None and spectrogram not in receipt.statistics:
+        raise DataError(f"{shard.name}: its receipt has no statistics of {spectrogram}; build it again")
+    keys = np.array([row.clip_id for row in used], dtype=np.bytes_)
+    class_indices = np.array([classes[row.emotion] for row in used], dtype=np.int64)
+    byte_ranges = np.array(ranges, dtype=np.int64).reshape(-1, len(members), 2)
+    statistics = receipt.statistics[spectrogram] if spectrogram is not None else None
+    return Counter(row.emotion for row in built), keys, class_indices, byte_ranges, statistics
+
+
+def _load_receipt(folder: ShardFolder, shard: Shard) -> Receipt:
+    path = folder.path / shard.receipt
+    if folder.store is not None:
+        download_file(folder.store, folder.path, expected_files(shard)[0])
+    _check_hash(path, shard.receipt_sha256)
+    receipt = index.load_receipt(path)
+    if (receipt.shard, receipt.sha256, receipt.bytes) != (shard.name, shard.sha256, shard.bytes):
+        raise DataError(f"{path}: is the receipt of another {receipt.shard} than the index lists; build it again")
+    return receipt
+
+
+def _check_hash(path: Path, expected: str) -> None:
+    """Raise DataError unless a file has a hash, computed once a process."""
+    if (path, expected) in verified_files:
+        return
+    found = index.file_sha256(path)
+    if found != expected:
+        raise DataError(f"{path}: found SHA-256 {found}, expected {expected}; build or fetch it again")
+    verified_files.add((path, expected))

@@ -1,0 +1,274 @@
+"""Decoded batches of clips, each clip exactly once an epoch over all ranks.
+
+Decoding runs in threads: the JPEG decoder releases Python's lock, so threads decode in parallel, straight into the
+batch; worker processes would have to write every image into fresh shared memory, which costs about as much as decoding
+it. The sampler alone decides the order of clips, so any number of threads gives equal batches.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from manifests.schema import (
+    COLUMNS,
+    CROP_PX,
+    FRAMES,
+    SchemaError,
+    decode_filmstrip,
+    decode_spectrogram,
+    spectrogram_shape,
+)
+from train.data import DataError
+from train.data.dataset import FACES, Clips
+from train.data.prefetch import ShardPrefetcher
+from train.data.sampler import ClipSampler, Indices
+
+#: Batches decoded ahead of the one in use.
+PREFETCH_BATCHES = 2
+#: Shards kept open; others are opened for each read, so that the system's limit on open files is not reached.
+MAX_OPEN_SHARDS = 512
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ClipBatch:
+    """What batches of both loaders have in common: fields of B clips each."""
+
+    keys: tuple[str, ...]
+    """B clip ids."""
+    labels: Tensor
+    """int64 [B] class indices."""
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, clips: slice) -> Self:
+        """Some of the clips, without a copy."""
+        return replace(self, **{field.name: getattr(self, field.name)[clips] for field in fields(self)})
+
+    def split(self, size: int) -> list[Self]:
+        """Micro-batches of `size` clips, without a copy; at least one, which may be empty."""
+        return [self[start : start + size] for start in range(0, max(len(self), 1), size)]
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same batch on a device; from pinned memory the copy is asynchronous."""
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **{name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()})
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Batch(ClipBatch):
+    """Clips as they are stored in shards. A modality that the strategy does not use has no faces or no windows."""
+
+    speakers: tuple[str, ...]
+    """B subject ids."""
+    filmstrips: Tensor
+    """uint8 [B, 224, 3584, 3] RGB, 16 faces side by side; or [B, 224, 0, 3]."""
+    spectrograms: Tensor
+    """float16 [B, windows, rows, 224], dB-like; or [B, 0, 0, 224]."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CachedBatch(ClipBatch):
+    """Clips whose model inputs were computed before."""
+
+    inputs: Tensor
+    """[B, 3, T, H, W] video, or [B, D] features."""
+
+
+@dataclass(frozen=True, eq=False)
+class CachedLoader:
+    """Batches of inputs that were computed once and stay on the device: features of a frozen encoder, or videos."""
+
+    inputs: Tensor
+    """[clips, D] or [clips, 3, T, H, W]."""
+    labels: Tensor
+    """int64 [clips]."""
+    keys: tuple[str, ...]
+    """Clip ids."""
+    sampler: ClipSampler
+
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[CachedBatch]:
+        """Batches of an epoch from `first_step` on."""
+        for indices in self.sampler.batches(epoch, first_step):
+            clips = torch.from_numpy(indices)
+            yield CachedBatch(
+                keys=tuple(self.keys[clip] for clip in indices),
+                labels=self.labels[clips],
+                inputs=self.inputs[clips.to(self.inputs.device)],
+            )
+
+
+class Loader:
+    """Batches that are read from shards and decoded."""
+
+    def __init__(
+        self,
+        clips: Clips,
+        sampler: ClipSampler,
+        *,
+        workers: int = 2,
+        pin: bool = False,
+        prefetcher: ShardPrefetcher | None = None,
+    ) -> None:
+        """Decode ahead of use with `workers` threads, or on request with none; into pinned memory with `pin`.
+
+        A shard is read once `prefetcher` has it ready; without one all are.
+        """
+        if sampler.clips != len(clips) or workers < 0:
+            raise DataError(
+                f"found a sampler of {sampler.clips} clips, {workers} workers; expected {len(clips)}, 0 or more"
+            )
+        self.clips = clips
+        self.sampler = sampler
+        self.labels = torch.from_numpy(clips.labels)
+        self._workers = workers
+        self._prefetcher = prefetcher or ShardPrefetcher((), lambda *_: None)
+        self._shards = _ShardFiles([clips.folder / name for name in clips.shards])
+        self._buffers = {suffix: _BufferPool(sampler.batch_size, suffix, pin) for suffix in clips.members}
+
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+        """Batches of an epoch from `first_step` on; those before it are not decoded.
+
+        Raises DataError naming the shard for bytes that do not match its index, and StoreError for one that cannot be
+        downloaded.
+        """
+        batches = self.sampler.batches(epoch, first_step)
+        if batches and not self._prefetcher.complete:
+            self._prefetcher.prioritize(self._shards_of(np.concatenate(batches)))
+        return self._decode_ahead(batches) if self._workers else map(self._decode, batches)
+
+    def _shards_of(self, clips: Indices) -> list[str]:
+        """Names of the shards that hold these clips, in the order in which they are needed."""
+        shards, places = np.unique(self.clips.shard[clips], return_index=True)
+        return [self.clips.shards[shard] for shard in shards[np.argsort(places)]]
+
+    def _decode_ahead(self, batches: Iterable[Indices]) -> Iterator[Batch]:
+        """Batches in order, each decoded by all threads together, a few of them before they are requested.
+
+        While the shards of a batch are not ready, batches that were decoded before it are handed out.
+        """
+        waiting: deque[tuple[Batch, list[Future[None]]]] = deque()
+        pool = ThreadPoolExecutor(self._workers, thread_name_prefix="decode")
+        try:
+            for clips in batches:
+                if not self._prefetcher.complete:
+                    shards = self._shards_of(clips)
+                    while waiting and not self._prefetcher.is_ready(shards):
+                        yield _finished(*waiting.popleft())
+                    self._prefetcher.wait(shards)
+                batch, arrays = self._allocate(clips)
+                parts = (range(first, len(clips), self._workers) for first in range(self._workers))
+                waiting.append((batch, [pool.submit(self._fill, arrays, clips, part) for part in parts]))
+                if len(waiting) > PREFETCH_BATCHES:
+                    yield _finished(*waiting.popleft())
+            while waiting:
+                yield _finished(*waiting.popleft())
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _decode(self, clips: Indices) -> Batch:
+        """One batch, decoded by the calling thread."""
+        if not self._prefetcher.complete:
+            self._prefetcher.wait(self._shards_of(clips))
+        batch, arrays = self._allocate(clips)
+        self._fill(arrays, clips, range(len(clips)))
+        return batch
+
+    def _allocate(self, clips: Indices) -> tuple[Batch, Mapping[str, npt.NDArray[Any]]]:
+        """A batch without content, and the arrays to fill: member suffix -> [B, ...], in the batch's own memory."""
+        tensors = {suffix: buffers.take(len(clips)) for suffix, buffers in self._buffers.items()}
+        arrays = {suffix: tensor.numpy() for suffix, tensor in tensors.items()}
+        filmstrips = tensors.pop(FACES, torch.empty((len(clips), CROP_PX, 0, 3), dtype=torch.uint8))
+        nothing = torch.empty((len(clips), 0, 0, COLUMNS), dtype=torch.float16)
+        batch = Batch(
+            keys=tuple(key.decode() for key in self.clips.keys[clips]),
+            speakers=tuple(self.clips.speakers[shard] for shard in self.clips.shard[clips]),
+            filmstrips=filmstrips,
+            spectrograms=next(iter(tensors.values()), nothing),
+            labels=torch.from_numpy(self.clips.labels[clips]),
+        )
+        return batch, arrays
+
+    def _fill(self, arrays: Mapping[str, npt.NDArray[Any]], clips: Indices, rows: Iterable[int]) -> None:
+        for row in rows:
+            for member, suffix in enumerate(self.clips.members):
+                arrays[suffix][row] = self._decode_member(int(clips[row]), member)
+
+    def _decode_member(self, clip: int, member: int) -> npt.NDArray[Any]:
+        """One member of one clip. Raises DataError naming its shard."""
+        shard, suffix = int(self.clips.shard[clip]), self.clips.members[member]
+        offset, size = self.clips.byte_ranges[clip, member].tolist()
+        try:
+            data = self._shards.read(shard, offset, size)
+            if len(data) != size:
+                raise SchemaError(f"{suffix}: found {len(data)} bytes, expected {size}")
+            return decode_filmstrip(data) if suffix == FACES else decode_spectrogram(data, suffix.removesuffix(".npy"))
+        except (SchemaError, OSError) as error:
+            path, key = self.clips.folder / self.clips.shards[shard], self.clips.keys[clip].decode()
+            raise DataError(f"{path}: damaged at clip {key}: {error}; build or fetch it again") from error
+
+
+class _ShardFiles:
+    """Tars, opened when first read; any thread may read."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._paths = paths
+        self._descriptors: dict[int, int] = {}
+        self._lock = threading.Lock()
+        weakref.finalize(self, _close_all, self._descriptors)
+
+    def read(self, shard: int, offset: int, size: int) -> bytes:
+        """Bytes of a tar, fewer where it ends. Raises OSError."""
+        with self._lock:
+            if shard not in self._descriptors and len(self._descriptors) < MAX_OPEN_SHARDS:
+                self._descriptors[shard] = os.open(self._paths[shard], os.O_RDONLY)
+            descriptor = self._descriptors.get(shard)
+        if descriptor is not None:
+            return os.pread(descriptor, size, offset)
+        with self._paths[shard].open("rb", buffering=0) as file:
+            return os.pread(file.fileno(), size, offset)
+
+
+class _BufferPool:
+    """Memory for one member of a batch, reused once nothing refers to it: fresh pages cost a third of decoding."""
+
+    def __init__(self, batch_size: int, suffix: str, pin: bool) -> None:
+        faces = suffix == FACES
+        self._clip = (CROP_PX, FRAMES * CROP_PX, 3) if faces else spectrogram_shape(suffix.removesuffix(".npy"))
+        self._dtype = torch.uint8 if faces else torch.float16
+        self._batch_size = batch_size
+        self._pin = pin
+        self._free: list[Tensor] = []
+
+    def take(self, clips: int) -> Tensor:
+        """[clips, ...] uninitialised. torch recycles pinned memory itself."""
+        if self._pin:
+            return torch.empty((clips, *self._clip), dtype=self._dtype, pin_memory=True)
+        whole = self._free.pop() if self._free else torch.empty((self._batch_size, *self._clip), dtype=self._dtype)
+        borrowed = whole.numpy()[:clips]
+        weakref.finalize(borrowed, self._free.append, whole)  # once the last tensor that uses it is gone
+        return torch.from_numpy(borrowed)
+
+
+def _finished(batch: Batch, parts: Sequence[Future[None]]) -> Batch:
+    for part in parts:
+        part.result()
+    return batch
+
+
+def _close_all(descriptors: Mapping[int, int]) -> None:
+    for descriptor in descriptors.values():
+        os.close(descriptor)

@@ -1,0 +1,90 @@
+"""Processes that train together, as `torchrun` started them, or a single one; and the signals that stop them."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+import torch
+from torch import Tensor, distributed
+
+from train.config import ConfigError, device_for
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranks:
+    """This process among `world_size` processes."""
+
+    rank: int = 0
+    world_size: int = 1
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that writes files and messages."""
+        return self.rank == 0
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Sum over ranks, in place, the same on each."""
+        if self.world_size > 1:
+            distributed.all_reduce(tensor)
+        return tensor
+
+    def any(self, flag: bool) -> bool:
+        """Whether a flag is set on any rank."""
+        return flag if self.world_size == 1 else bool(self.sum(torch.tensor(float(flag), device=self.device)) > 0)
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        if self.world_size > 1:
+            distributed.barrier()
+
+
+@contextmanager
+def init_distributed(device_name: str) -> Iterator[Ranks]:
+    """Join the process group that `torchrun` describes in the environment, until the end of the block.
+
+    Raises ConfigError for an environment that `torchrun` did not set, or a device that is not there.
+    """
+    numbers = {"WORLD_SIZE": 1, "RANK": 0, "LOCAL_RANK": 0}
+    for variable, default in numbers.items():
+        text = os.environ.get(variable, str(default))
+        if not text.isdecimal():
+            raise ConfigError(f"environment: found {variable}={text!r}, expected a number, as torchrun sets it")
+        numbers[variable] = int(text)
+    device = device_for(device_name, numbers["LOCAL_RANK"])
+    if numbers["WORLD_SIZE"] == 1:
+        yield Ranks(device=device)
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield Ranks(rank=numbers["RANK"], world_size=numbers["WORLD_SIZE"], device=device)
+    finally:
+        distributed.destroy_process_group()
+
+
+@contextmanager
+def stop_on_signal(on_signal: Callable[[], None]) -> Iterator[Callable[[], bool]]:
+    """Turn Ctrl-C and SIGTERM into a request to stop after the current step; a second Ctrl-C interrupts at once."""
+    received: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        del frame
+        received.append(number)
+        signal.signal(signal.SIGINT, before[signal.SIGINT])
+        on_signal()
+
+    for number in before:
+        signal.signal(number, handle)
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,95 @@
+"""Features of a frozen encoder: computed once for each clip, cached, and a linear probe trains on them in seconds.
+
+A file holds the features of one shard's clips. Its name is a hash of everything they depend on, so that any change
+makes another file: the shard's bytes, which of its clips have a class, strategy, feature, normalization, the encoder's
+weights and settings, and the arithmetic.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from manifests.files import atomic_write
+from train.data.dataset import Clips, FoldData
+from train.data.loader import Loader
+from train.data.sampler import ClipSampler
+from train.data.transforms import ClipTransform
+from train.distributed import Ranks
+from train.models.videomae import Classifier
+from train.models.weights import fingerprint
+from train.trainer import predict_logits
+
+VERSION = 2
+BATCH_SIZE = 16
+
+
+def load_features(
+    model: Classifier,
+    data: FoldData,
+    clips: Clips,
+    transform: ClipTransform,
+    *,
+    cache: Path,
+    ranks: Ranks,
+    workers: int = 2,
+    batch_size: int = BATCH_SIZE,
+    on_shard: Callable[[str], None] = lambda _: None,
+) -> Tensor:
+    """float32 [clips, D] mean tokens of some clips of a fold, in their order, on the CPU.
+
+    Those that are not in the folder `cache` are computed and stored there; `on_shard` is called for each such shard.
+    """
+    encoder, parts, on_gpu = fingerprint(model.encoder), [], ranks.device.type == "cuda"
+    sha256 = {shard.name: shard.sha256 for shard in data.folder.dataset.shards}
+    model.eval()
+    for shard, name in enumerate(clips.shards):
+        part = clips_of_shard(clips, shard)
+        if not len(part):
+            continue
+        key = {
+            "version": VERSION,
+            "shard": sha256[name],
+            "clips": np.char.decode(part.keys).tolist(),
+            "strategy": transform.strategy.name,
+            "feature": transform.feature if transform.strategy.windows else None,
+            "normalization": asdict(transform.normalization),
+            "input_range": transform.input_range,
+            "encoder": encoder,
+            "arithmetic": "bfloat16" if on_gpu else "float32",
+        }
+        path = cache / f"{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()}.safetensors"
+        features = _read(path, (len(part), model.encoder.config.width))
+        if features is None:
+            on_shard(name)
+            sampler = ClipSampler(clips=len(part), batch_size=batch_size, shuffle=False)
+            loader = Loader(part, sampler, workers=workers, pin=on_gpu, prefetcher=data.prefetcher)
+            features = predict_logits(model.features, loader, transform, ranks)
+            atomic_write(path, safetensors.torch.save({"features": features}))
+        parts.append(features)
+    return torch.cat(parts)
+
+
+def clips_of_shard(clips: Clips, shard: int) -> Clips:
+    """The clips of one of the shards."""
+    of_shard = clips.shard == shard
+    arrays = {name: getattr(clips, name)[of_shard] for name in ("shard", "keys", "labels", "byte_ranges")}
+    return replace(clips, **arrays)
+
+
+def _read(path: Path, shape: tuple[int, int]) -> Tensor | None:
+    """Cached features, None where there is no complete file of them."""
+    try:
+        found = safetensors.torch.load_file(path).get("features")
+    except (SafetensorError, OSError):
+        return None
+    return found if found is not None and found.shape == shape else None

@@ -1,0 +1,79 @@
+"""Progress of a training run: log.jsonl, a progress bar or plain lines, TensorBoard where it is installed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from manifests.files import atomic_write
+from train.runs import LOG_FILE
+
+
+class MetricLogger:
+    """Logger of one run; with `None` as the folder it writes nothing, for all ranks but the main one."""
+
+    def __init__(self, folder: Path | None, log: Callable[[str], None]) -> None:
+        """Append to the log in a folder, after dropping a partial last line. `log` prints a line for people."""
+        self._folder = folder
+        self._log = log
+        self._bar: tqdm[Any] | None = None
+        self._tensorboard = None
+        if folder:
+            drop_partial_line(folder / LOG_FILE)
+            try:
+                from torch.utils.tensorboard import SummaryWriter  # an optional extra
+
+                self._tensorboard = SummaryWriter(str(folder / "tensorboard"))
+            except ImportError:
+                pass
+
+    def start_epoch(self, title: str, steps: int, done: int) -> None:
+        """Show a progress bar that starts after the steps that are done."""
+        if self._folder and sys.stderr.isatty():
+            self._bar = tqdm(total=steps, initial=done, desc=title, unit="step", leave=False, dynamic_ncols=True)
+
+    def advance(self) -> None:
+        """Count a step that is done."""
+        if self._bar:
+            self._bar.update()
+
+    def write(self, values: Mapping[str, Any], step: int) -> None:
+        """Append a line to the log; its numbers go to TensorBoard too, at optimizer step `step`."""
+        if self._folder is None:
+            return
+        with (self._folder / LOG_FILE).open("ab") as file:
+            file.write((json.dumps(values) + "\n").encode())
+        if self._tensorboard:
+            for name, value in values.items():
+                self._tensorboard.add_scalar(name, value, step)
+
+    def end_epoch(self, message: str) -> None:
+        """Remove the progress bar and print a summary."""
+        self._close_bar()
+        if self._folder:
+            self._log(message)
+
+    def close(self) -> None:
+        """Release the bar and TensorBoard's file."""
+        self._close_bar()
+        if self._tensorboard:
+            self._tensorboard.close()
+
+    def _close_bar(self) -> None:
+        if self._bar:
+            self._bar.close()
+            self._bar = None
+
+
+def drop_partial_line(log: Path) -> None:
+    """Truncate a log to its last complete line."""
+    if log.is_file():
+        data = log.read_bytes()
+        complete = data[: data.rfind(b"\n") + 1]
+        if complete != data:
+            atomic_write(log, complete)

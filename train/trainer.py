@@ -1,0 +1,286 @@
+"""Training: the loop, and one run from its first step to its test.
+
+The loss of a step is the sum over its clips divided by their number, over all ranks and micro-batches, so that neither
+their number nor a smaller last step changes what is learned. Random draws depend on (seed, epoch, step, rank) or on a
+clip, so that a training that was stopped resumes as if it had not been.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from manifests.errors import UserError
+from manifests.files import exclusive_lock
+from train import metrics, runs
+from train.checkpoint import Checkpoints, TrainState, load_trained
+from train.config import TrainConfig
+from train.data.loader import CachedLoader, ClipBatch, Loader
+from train.data.transforms import CachedTransform, ClipTransform
+from train.distributed import Ranks, stop_on_signal
+from train.evaluate import Predictions, promised
+from train.metric_logger import MetricLogger
+from train.optim import clip_gradient, lr_at, set_lr
+from train.runs import Epoch, Outcome
+
+if TYPE_CHECKING:
+    from train.setup import TrainingSetup
+
+#: Optimizer steps between lines of the log.
+LOG_STEPS = 20
+
+
+class TrainingError(UserError):
+    """Training cannot continue."""
+
+
+class Stopped(KeyboardInterrupt):
+    """Training was asked to stop and saved a checkpoint."""
+
+
+@dataclass(kw_only=True, eq=False)
+class Trainer:
+    """Trains a model and chooses its best epoch by validation."""
+
+    model: nn.Module
+    """Input of the transform -> logits [B, C]; on the device. Checkpoints hold its weights."""
+    compiled_model: Callable[[Tensor], Tensor]
+    """The model as training calls it: itself, compiled, or wrapped for several ranks."""
+    optimizer: Optimizer
+    config: TrainConfig
+    train_loader: Loader | CachedLoader
+    val_loader: Loader | CachedLoader
+    transform: ClipTransform | CachedTransform
+    """Batches of both loaders -> model input."""
+    ranks: Ranks
+    checkpoints: Checkpoints
+    logger: MetricLogger
+    should_stop: Callable[[], bool] = lambda: False
+    """Whether to stop after the current step."""
+    state: TrainState = field(default_factory=TrainState)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of an epoch."""
+        return len(self.train_loader.sampler)
+
+    @property
+    def steps_done(self) -> int:
+        """Optimizer steps done since the first epoch began."""
+        return (self.state.epoch - 1) * self.steps_per_epoch + self.state.step
+
+    def fit(self) -> TrainState:
+        """Train all epochs, or the remaining ones; the best one's weights are at `checkpoints.best_path(epoch)`.
+
+        Raises Stopped when asked to stop, TrainingError for a loss that is not finite, CheckpointError, OSError.
+        """
+        self.resume()
+        while self.state.epoch <= self.config.recipe.epochs:
+            began = time.monotonic()
+            self.train_epoch()
+            self.end_epoch(time.monotonic() - began)
+        return self.state
+
+    def train_epoch(self) -> None:
+        """Take the remaining steps of the epoch."""
+        self.model.train()
+        epoch, first = self.state.epoch, self.state.step
+        self.logger.start_epoch(f"epoch {epoch}/{self.config.recipe.epochs}", self.steps_per_epoch, first)
+        loss_sum = torch.tensor(self.state.loss_sum if self.ranks.is_main else 0.0, dtype=torch.float64)
+        loss_sum = loss_sum.to(self.ranks.device)
+        for step, batch in enumerate(self.train_loader.epoch(epoch, first), first):
+            loss_sum += self.train_step(epoch, step, batch)
+            self.logger.advance()
+            stop, last = self.ranks.any(self.should_stop()), step + 1 == self.steps_per_epoch
+            due = (step + 1) % self.config.save_steps == 0
+            if stop or last or due:
+                total = float(self.ranks.sum(loss_sum.clone()))
+                if not math.isfinite(total):
+                    raise TrainingError(
+                        f"epoch {epoch}: found loss {total}, expected a finite number; "
+                        "start over with a lower learning rate"
+                    )
+                self.state = replace(self.state, step=step + 1, loss_sum=total)
+            if stop or (due and not last):
+                self.save()
+            if stop:
+                raise Stopped("stopped after a checkpoint; run the same command to continue from there")
+
+    def train_step(self, epoch: int, step: int, batch: ClipBatch) -> Tensor:
+        """One step of the optimizer, `step` counted from the epoch's first; the sum of this rank's losses, [].
+
+        A batch is cut into micro-batches, each of which takes the transform, forward and backward.
+        """
+        sampler, smoothing = self.train_loader.sampler, self.config.recipe.label_smoothing
+        torch.manual_seed(_draw(self.config.seed, epoch, step, self.ranks.rank))
+        loss_sum = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
+        parts = batch.split(sampler.micro_batch_size(self.config.accumulate))
+        for number, part in enumerate(parts, 1):
+            inputs, targets = self.transform.training_input(part.to(self.ranks.device), epoch)
+            # Ranks exchange gradients after the last micro-batch only.
+            wrapped = isinstance(self.compiled_model, DistributedDataParallel)
+            with self.compiled_model.no_sync() if wrapped and number < len(parts) else nullcontext():
+                with autocast(self.ranks.device):
+                    logits = self.compiled_model(inputs)
+                # Of an empty batch the loss is 0, with a gradient all the same.
+                loss = functional.cross_entropy(logits.float(), targets, label_smoothing=smoothing, reduction="sum")
+                # Gradients are averaged over ranks, therefore times their number.
+                (loss * (self.ranks.world_size / sampler.step_size(step))).backward()
+            loss_sum += loss.detach()
+        norm = clip_gradient(self.model.parameters(), self.config.recipe.clip_norm)
+        steps = (epoch - 1) * len(sampler) + step
+        lr = lr_at(steps, len(sampler), self.config.recipe)
+        set_lr(self.optimizer, lr)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if (steps + 1) % LOG_STEPS == 0:
+            values = {"step": steps + 1, "learning_rate": lr, "gradient_norm": float(norm)}
+            self.logger.write({**values, "rank_loss": float(loss_sum) / max(len(batch), 1)}, steps + 1)
+        return loss_sum
+
+    def evaluate(self) -> dict[str, float]:
+        """Loss and scores of the validation side."""
+        logits = predict_logits(self.model, self.val_loader, self.transform, self.ranks, self.config.accumulate)
+        labels = self.val_loader.labels
+        confusion = metrics.confusion_matrix(labels.numpy(), logits.argmax(1).numpy(), logits.shape[1])
+        return {
+            "validation_loss": float(functional.cross_entropy(logits, labels)),
+            "validation_uar": float(metrics.uar(confusion)),
+            "validation_war": float(metrics.war(confusion)),
+        }
+
+    def end_epoch(self, seconds: float) -> None:
+        """Validate, keep the weights if they are the best so far, log, and save a checkpoint."""
+        scores, clips, epochs = self.evaluate(), self.train_loader.sampler.clips, self.config.recipe.epochs
+        ended = Epoch(
+            epoch=self.state.epoch,
+            train_loss=self.state.loss_sum / clips,
+            validation_loss=scores["validation_loss"],
+            validation_uar=scores["validation_uar"],
+        )
+        improved = is_better(ended, self.state.best)
+        if improved and self.ranks.is_main:
+            self.checkpoints.save_best(self.model, ended.epoch)
+        self.logger.write({**vars(ended), **scores, "clips_per_second": clips / seconds}, self.steps_done)
+        self.logger.end_epoch(
+            f"epoch {ended.epoch}/{epochs}: loss {ended.train_loss:.3f}, validation {ended.validation_loss:.3f}, "
+            f"UAR {100 * ended.validation_uar:.2f} %, {seconds:.1f} s{', best so far' if improved else ''}"
+        )
+        self.state = TrainState(epoch=ended.epoch + 1, best=ended if improved else self.state.best)
+        self.save()
+
+    def save(self) -> None:
+        """Write a checkpoint of the current state."""
+        if self.ranks.is_main:
+            self.checkpoints.save(self.model, self.optimizer, self.state, self.steps_done)
+        self.ranks.barrier()
+
+    def resume(self) -> None:
+        """Continue from the latest checkpoint, if there is one."""
+        self.state = self.checkpoints.restore(self.model, self.optimizer)
+
+
+@torch.inference_mode()
+def predict_logits(
+    model: Callable[[Tensor], Tensor],
+    loader: Loader | CachedLoader,
+    transform: ClipTransform | CachedTransform,
+    ranks: Ranks,
+    accumulate: int = 1,
+) -> Tensor:
+    """float32 [clips, C], or other outputs of a model, for all clips of a loader in their order, on every rank's CPU.
+
+    The sampler must not shuffle. Leaves a module in evaluation mode.
+    """
+    if isinstance(model, nn.Module):
+        model.eval()
+    sampler, outputs = loader.sampler, []
+    for batch in loader.epoch(0):
+        for part in batch.split(sampler.micro_batch_size(accumulate)):
+            inputs, _ = transform.evaluation_input(part.to(ranks.device))
+            with autocast(ranks.device):
+                outputs.append(model(inputs).float())
+    clips = torch.from_numpy(np.concatenate(sampler.batches(0))).to(ranks.device)
+    logits = torch.zeros(sampler.clips, *outputs[0].shape[1:], device=ranks.device)
+    logits[clips] = torch.cat(outputs)
+    return ranks.sum(logits).cpu()
+
+
+def autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """bfloat16 for matrix products on a GPU; float32 on a CPU, where results are to be exact."""
+    return torch.autocast("cuda", dtype=torch.bfloat16) if device.type == "cuda" else nullcontext()
+
+
+def is_better(one: Epoch, other: Epoch | None) -> bool:
+    """Whether an epoch is chosen over an earlier one: by UAR of validation speakers, then by loss."""
+    return other is None or (one.validation_uar, -one.validation_loss) > (other.validation_uar, -other.validation_loss)
+
+
+def _draw(*numbers: int) -> int:
+    """A seed that depends on these numbers."""
+    return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:8]) >> 1
+
+
+def train(setup: TrainingSetup) -> Outcome | None:
+    """Train a run, or what remains of it, then read the test fold once. A finished run is only read.
+
+    None where the test fold is not available: the model is kept, and the same run tests it later.
+
+    Raises ConfigError or EvaluationError for a run with other settings, BusyError while another process trains it,
+    Stopped when asked to stop, DataError or StoreError for a shard that does not match its index, and what the
+    Trainer raises.
+    """
+    if setup.is_finished():
+        return runs.read_outcome(setup.folder)
+    with exclusive_lock(setup.folder, "RUNS=") if setup.ranks.is_main else nullcontext():
+        try:
+            setup.write_config()
+            return _train_and_test(setup)
+        finally:
+            setup.data.prefetcher.close()
+
+
+def _train_and_test(setup: TrainingSetup) -> Outcome | None:
+    ranks, checkpoints = setup.ranks, Checkpoints(folder=setup.folder)
+    state = checkpoints.load_state()
+    if state.epoch <= setup.config.recipe.epochs:
+        logger = MetricLogger(setup.folder if ranks.is_main else None, setup.log)
+        try:
+            with stop_on_signal(setup.data.prefetcher.interrupt) as should_stop:
+                state = setup.make_trainer(checkpoints, logger, should_stop).fit()
+        finally:
+            logger.close()
+    if state.best is None:
+        raise TrainingError(f"{setup.folder}: found no epoch to choose; remove the folder to start over")
+    load_trained(setup.trained_model, checkpoints.best_path(state.best.epoch))
+    run = setup.save_model(state.best.epoch)
+    data = setup.data
+    if data.folder.missing([data.sides["test"]]):  # of a folder only a part may have been fetched
+        command = data.folder.fetch_command(data.fold_scheme, setup.config.fold, "test")
+        setup.log(f"trained; the test fold is not available: run {command}, then this command again to test, once")
+        return None
+    clips, loader, accumulate = data.clips("test"), setup.make_loader("test"), setup.config.accumulate
+    logits = predict_logits(setup.trained_model, loader, setup.input_transform, ranks, accumulate)
+    if ranks.is_main:
+        predictions = Predictions(
+            clips=tuple(key.decode() for key in clips.keys),
+            speakers=tuple(clips.speakers[shard] for shard in clips.shard),
+            labels=clips.labels,
+            probabilities=logits.double().softmax(1).float().numpy(),
+        )
+        runs.finish(setup.runs, run, predictions, promised(clips))
+        checkpoints.clear()
+    ranks.barrier()
+    return runs.read_outcome(setup.folder)
