@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from builder.rows import BuiltClip, dropped, planned_row
 from samples import sample
 
 from builder import run
+from builder.built_clip import BuiltClip, dropped, planned_row
 from builder.config import BuildConfig
 from builder.datasets import corpus_named
 from builder.datasets.base import ClipSource, Scan
@@ -40,7 +40,7 @@ def shard_folder(
     """A finished build of two clips of each speaker and, with `drops`, one speaker of whom nothing could be built."""
     names = [*speakers, *([DROPPED_SPEAKER] if drops else [])]
     plans = [_plan(name) for name in names]
-    planned = run.Plan(
+    planned = run.BuildPlan(
         config=BuildConfig(dataset="folder"),
         corpus=corpus_named("folder"),
         scan=Scan(sources=tuple(source for plan in plans for source in plan.sources)),
@@ -52,7 +52,7 @@ def shard_folder(
         (out / name).mkdir(parents=True, exist_ok=True)
     for plan in plans:
         write_shard(out, plan, [_clip(source, features) for source in plan.sources])
-    write_index(out, run._described(planned), [plan.name for plan in plans])
+    write_index(out, run.describe_dataset(planned), [plan.name for plan in plans])
     return out
 
 

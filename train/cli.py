@@ -129,7 +129,7 @@ def _warn_of_cost(setup: TrainingSetup) -> None:
     if ranks.device.type != "cpu" or config.encoder == DEMO_DEFAULT:
         return
     forward = cost.forward_flop(setup.model.encoder.config)
-    clips = {side: sum(setup.data.sides[side]["clips"].values()) for side in ("train", "validation", "test")}
+    clips = {side: sum(setup.data.sides[side].clips.values()) for side in ("train", "validation", "test")}
     passes = recipe.epochs * (cost.TRAINING_PASSES * clips["train"] + clips["validation"]) + clips["test"]
     work = forward * (sum(clips.values()) if recipe.freeze_encoder else passes)
     flops = cost.measure_flops(ranks.device) * ranks.world_size

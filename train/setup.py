@@ -200,7 +200,7 @@ class TrainingSetup:
             build=data.folder.dataset.identity["config"],
             about=data.folder.dataset.about,
             mapping=data.label_scheme.mapping,
-            seen=tuple(sorted({*data.sides["train"]["subjects"], *data.sides["validation"]["subjects"]})),
+            seen=tuple(sorted({*data.sides["train"].subjects, *data.sides["validation"].subjects})),
         )
         if self.ranks.is_main:
             folder, classes = self.folder / MODEL, self.protocol.classes

@@ -15,7 +15,6 @@ import multiprocessing
 import os
 import signal
 import tempfile
-import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -32,6 +31,7 @@ import soundfile
 from builder.datasets.base import CorpusError
 from builder.demo import face, utterances, voice
 from builder.demo.utterances import FPS, Expression, Utterance
+from builder.worker import end_with_parent
 from manifests.files import atomic_write, exclusive_lock, remove_leftovers
 
 MANIFEST = "demo.json"
@@ -114,14 +114,7 @@ def init_worker() -> None:
     """Prepare a worker process: Ctrl-C is handled by the parent, and the worker ends with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)  # a process per core: more threads would only wait for each other
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def end_with_parent() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    end_with_parent()
 
 
 def write_take(root: Path, clips: Sequence[Utterance]) -> int:

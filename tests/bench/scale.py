@@ -24,7 +24,8 @@ from processes import peak_mb
 
 from manifests import folds, index
 from manifests.index import Dataset, Receipt, Row, Statistics
-from manifests.schema import FEATURE_ROWS, dump_json, feature_members, member_names
+from manifests.schema import FEATURE_ROWS, feature_members, member_names
+from manifests.verify import verify as verify_folder
 
 SIZES = (10_000, 100_000, 1_000_000)
 CLIPS_A_SHARD = 50
@@ -135,14 +136,14 @@ def make_folds(folder: Path, clips: int) -> None:
         {"speaker": speaker, "emotion": _emotion(at)} for at in range(CLIPS_A_SHARD) for speaker in speakers.values()
     )
     assigned = folds.assign(folds.fold_scheme(dataset.dataset, name, speakers.values()), speakers, rows)
-    data = (dump_json(assigned) + "\n").encode()
-    assert folds.read_assignment(data, speakers, name) == assigned
+    data = folds.dump_fold_file(assigned)
+    assert folds.read_fold_file(data, speakers, name) == assigned
     assert data == (folder / index.FOLDS / f"{name}.json").read_bytes()
 
 
 def verify(folder: Path, clips: int) -> None:
     """Hold the folder against its index, without hashes."""
-    problems = index.verify(folder)
+    problems = verify_folder(folder)
     assert not problems, problems[0]
 
 
@@ -196,10 +197,10 @@ def _stage(stage: str, folder: Path, clips: int) -> Cost:
     )
 
 
-def _assignment(folder: Path) -> folds.Assignment:
+def _assignment(folder: Path) -> folds.FoldFile:
     dataset = index.load_dataset(folder)
     path = folder / index.FOLDS / f"{dataset.fold_schemes[0]}.json"
-    return folds.read_assignment(path.read_bytes(), {s.name: s.speaker for s in dataset.shards}, str(path))
+    return folds.read_fold_file(path.read_bytes(), {s.name: s.speaker for s in dataset.shards}, str(path))
 
 
 def _keys(shard: str) -> Iterator[str]:

@@ -97,7 +97,7 @@ def folder_of(out: Path, clips: Iterable[BuiltClip], features: Sequence[str] = (
     for name in (".", "receipts", "folds"):
         (out / name).mkdir(parents=True, exist_ok=True)
     plans = [_plan(speaker, speakers[speaker]) for speaker in sorted(speakers)]
-    planned = run.Plan(
+    planned = run.BuildPlan(
         config=BuildConfig(dataset="folder"),
         corpus=corpus_named("folder"),
         scan=Scan(sources=()),
@@ -111,7 +111,7 @@ def folder_of(out: Path, clips: Iterable[BuiltClip], features: Sequence[str] = (
     )
     for plan in plans:
         write_shard(out, plan, speakers[plan.speaker])
-    write_index(out, run._described(planned), [plan.name for plan in plans])
+    write_index(out, run.describe_dataset(planned), [plan.name for plan in plans])
     return out
 
 

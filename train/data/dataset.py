@@ -24,10 +24,11 @@ import numpy.typing as npt
 from manifests import index, labels
 from manifests.download import download_file
 from manifests.fetch import expected_files, fetch_command, mirror_index
-from manifests.folds import SIDES, SPLITS, Side, read_assignment, resolve_scheme
+from manifests.folds import SIDES, SPLITS, FoldSides, Side, read_fold_file, resolve_scheme
 from manifests.index import Dataset, FoldSelection, Receipt, Shard, Statistics
 from manifests.labels import LabelScheme
 from manifests.stores import Store, is_remote, open_store
+from manifests.verify import verify
 from train.data import DataError
 from train.data.prefetch import ShardPrefetcher
 from train.fusion import Strategy, strategy_named
@@ -57,7 +58,7 @@ class ShardFolder:
 
     def missing(self, sides: Sequence[Side]) -> list[str]:
         """Names of the shards of some sides that are not available."""
-        return sorted({name for side in sides for name in side["shards"]} - self.available)
+        return sorted({name for side in sides for name in side.shards} - self.available)
 
     @property
     def speakers(self) -> dict[str, str]:
@@ -111,7 +112,7 @@ class FoldData:
     fold_scheme: str
     folds: tuple[str, ...]
     """All folds of the scheme."""
-    sides: Mapping[str, Side]
+    sides: FoldSides
     """`train`, `validation` and `test`."""
     members: tuple[str, ...]
     """Members of a clip that the strategy reads."""
@@ -158,14 +159,14 @@ def open_fold(
     members = members_for(folder.dataset, strategy_named(strategy), feature)
     needed = [sides[side] for side in SPLITS["train"]]
     if missing := folder.missing(needed):
-        total = sum(len(side["shards"]) for side in needed)
+        total = sum(len(side.shards) for side in needed)
         raise DataError(
             f"{folder.path}: of {total} training and validation shards of fold {fold} found {total - len(missing)}; "
             f"fetch the rest: {folder.fetch_command(scheme, fold, 'train')}"
         )
-    emotions = sorted({emotion for side in SIDES for emotion in sides[side]["clips"]})
+    emotions = sorted({emotion for side in SIDES for emotion in sides[side].clips})
     classes = choose_labels(folder.dataset, label_scheme, emotions)
-    names = [name for side in SIDES for name in sides[side]["shards"] if name in folder.available]
+    names = [name for side in SIDES for name in sides[side].shards if name in folder.available]
     return FoldData(
         folder=folder,
         label_scheme=classes,
@@ -191,7 +192,7 @@ def open_folder(location: str | Path) -> ShardFolder:
         dataset = mirror_index(store, path)
         return ShardFolder(path, dataset, frozenset(shard.name for shard in dataset.shards), store=store)
     path = Path(location)
-    if problems := index.verify(path):
+    if problems := verify(path):
         more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
         raise DataError(f"{path}: {problems[0]}{more}; build or fetch it again")
     dataset, fetched = index.load_dataset(path), index.load_fetched(path)
@@ -217,7 +218,7 @@ def find_folder(root: Path, dataset: str | None = None) -> Path:
     raise DataError(f"{root / dataset}: not there; {advice}" if dataset else f"{root}: {advice}")
 
 
-def load_folds(folder: ShardFolder, scheme: str | None = None) -> Mapping[str, Mapping[str, Side]]:
+def load_folds(folder: ShardFolder, scheme: str | None = None) -> Mapping[str, FoldSides]:
     """Fold -> side -> shards, subjects and clips, of a scheme or of the corpus's default one.
 
     Raises FoldError for an unknown scheme or one that leaks a subject, DataError for a file that was changed.
@@ -225,12 +226,12 @@ def load_folds(folder: ShardFolder, scheme: str | None = None) -> Mapping[str, M
     name = resolve_scheme(scheme, folder.dataset.fold_schemes, set(folder.speakers.values()))
     file = f"{index.FOLDS}/{name}.json"
     path = folder.path / file
-    folds = read_assignment(path.read_bytes(), folder.speakers, str(path))["folds"]
+    folds = read_fold_file(path.read_bytes(), folder.speakers, str(path)).folds
     _check_hash(path, index.load_sums(folder.path).get(file, "no hash"))
     return folds
 
 
-def fold_sides(folder: ShardFolder, fold: str, scheme: str | None = None) -> Mapping[str, Side]:
+def fold_sides(folder: ShardFolder, fold: str, scheme: str | None = None) -> FoldSides:
     """`train`, `validation` and `test` of a fold. Raises what `load_folds` does, and DataError for an unknown fold."""
     folds, name = load_folds(folder, scheme), scheme or folder.dataset.fold_schemes[0]
     if fold not in folds:
@@ -286,20 +287,20 @@ def load_clips(folder: ShardFolder, side: Side, scheme: LabelScheme, members: tu
     index lists, and for a side without clips.
     """
     known = scheme.mapping.keys() | scheme.left_out
-    if unknown := sorted(side["clips"].keys() - known):
-        found = ", ".join(f"{emotion!r} ({side['clips'][emotion]} clips)" for emotion in unknown)
+    if unknown := sorted(side.clips.keys() - known):
+        found = ", ".join(f"{emotion!r} ({side.clips[emotion]} clips)" for emotion in unknown)
         raise DataError(f"label scheme {scheme.name}: found {found}; expected only {', '.join(scheme.mapping)}")
-    classes = {emotion: scheme.class_index(emotion) for emotion in side["clips"]}
-    shards = folder.shards(side["shards"])
+    classes = {emotion: scheme.class_index(emotion) for emotion in side.clips}
+    shards = folder.shards(side.shards)
     with ThreadPoolExecutor(_THREADS) as pool:
         parts = list(pool.map(lambda shard: _index_shard(folder, shard, classes, members), shards))
     counts, keys, class_indices, byte_ranges, statistics = zip(*parts, strict=True) if parts else ((),) * 5
     emotions = sum(counts, Counter[str]())
     sums = [each for each in statistics if each is not None]
-    if emotions != side["clips"]:
-        raise DataError(f"{folder.path}: found clips {dict(emotions)}, expected {side['clips']} as the fold lists")
+    if emotions != side.clips:
+        raise DataError(f"{folder.path}: found clips {dict(emotions)}, expected {side.clips} as the fold lists")
     if not sum(map(len, keys)):
-        subjects = ", ".join(side["subjects"]) or "none that was built"
+        subjects = ", ".join(side.subjects) or "none that was built"
         raise DataError(f"{folder.path}: found no clip with a class; subjects are {subjects}")
     return Clips(
         folder=folder.path,
@@ -326,7 +327,7 @@ def load_all_clips(
     known = {shard.name for shard in shards}
     counts = Counter(row.emotion for row in index.load_rows(folder.path) if row.shard in known)
     subjects = sorted({shard.speaker for shard in shards})
-    side = Side(shards=sorted(known), subjects=subjects, clips=dict(sorted(counts.items())))
+    side = Side(shards=tuple(sorted(known)), subjects=tuple(subjects), clips=dict(sorted(counts.items())))
     scheme = labels.identity_scheme(folder.dataset.dataset, counts)
     return load_clips(folder, side, scheme, members), scheme.classes
 
