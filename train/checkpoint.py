@@ -26,7 +26,7 @@ from torch.optim import Optimizer
 
 from manifests.files import atomic_write
 from manifests.records import SchemaError, from_json
-from train.runs import Epoch
+from train.runs import EpochMetrics
 
 CHECKPOINTS = "checkpoints"
 MODEL_FILE = "model.safetensors"
@@ -48,7 +48,7 @@ class Progress:
     """Steps done in it."""
     loss_sum: float = 0.0
     """Sum of its clips' losses so far, over all ranks."""
-    best: Epoch | None = None
+    best: EpochMetrics | None = None
     """The epoch to be tested, if it ended here."""
 
 

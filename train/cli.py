@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from manifests.files import FolderError, atomic_write
+from manifests.files import FolderError
 from manifests.folds import FoldError, resolve_fold
 from manifests.index import ManifestError
 from manifests.labels import LabelError
@@ -22,7 +22,7 @@ from train import cost, runs
 from train.checkpoint import CheckpointError
 from train.config import DEMO, DEMO_DEFAULT, ENCODER_DEFAULT, ConfigError, TrainConfig, device_for
 from train.data import DataError, Folder, open_folder
-from train.evaluate import EvaluationError, FoldResult
+from train.evaluate import EvaluationError, FoldScores
 from train.export import export
 from train.fusion import STRATEGIES, FusionError
 from train.imaging import ImagingError
@@ -30,22 +30,21 @@ from train.loop import Stopped, TrainingError
 from train.models.layouts import WeightsError
 from train.models.videomae import ENCODERS
 from train.predict import (
+    ClipPrediction,
     PredictError,
     Predictor,
-    Said,
-    dump_said,
     load_predictor,
     predict_recordings,
     predict_shards,
-    predicted,
-    score,
+    score_unseen,
+    write_predictions,
 )
 from train.prepare import corpus_folder, fold_names, only_folder
 from train.ranks import Ranks, joined
 from train.recipes import RECIPES, Recipe, RecipeError, dump_toml, recipe_named
-from train.runs import Outcome, Summary
+from train.report import write_report
+from train.runs import RunResult, RunSummary
 from train.session import Session, is_finished, prepare, train
-from train.tables import write_report
 
 #: What a user can mend; anything else is a fault of the program and shows its traceback.
 ERRORS = (
@@ -115,12 +114,12 @@ def _sweep(asked: argparse.Namespace) -> int:
             if ranks.first and outcome:
                 _out(_told(outcome))
         if ranks.first:
-            for summary in runs.sweep(configs[0].home):
+            for summary in runs.read_summaries(configs[0].home):
                 _out(_summed(summary))
     return 0
 
 
-def _trained(config: TrainConfig, ranks: Ranks) -> Outcome | None:
+def _trained(config: TrainConfig, ranks: Ranks) -> RunResult | None:
     session = prepare(config, ranks, _say)
     if not is_finished(session):
         made = session.protocol
@@ -141,21 +140,21 @@ def _predict(asked: argparse.Namespace) -> int:
     else:
         said = predict_recordings(predictor, list(map(Path, asked.clips)), ranks, workers=asked.workers)
     if asked.out:
-        atomic_write(Path(asked.out), dump_said(predictor, said))
+        write_predictions(Path(asked.out), predictor, said)
     _out("\n".join(_lines_said(predictor, said)))
     return int(any(one.probabilities is None for one in said))
 
 
-def _lines_said(predictor: Predictor, said: Sequence[Said]) -> Iterator[str]:
+def _lines_said(predictor: Predictor, said: Sequence[ClipPrediction]) -> Iterator[str]:
     """A line a clip, then the scores where there are labels."""
     clip, name = (max(map(len, names), default=0) for names in ([one.clip for one in said], predictor.classes))
     for one in said:
-        found, share = predicted(predictor, one)
+        found, share = one.likeliest
         truth = f"  is {one.label}" if one.label else ""
         yield f"{one.clip:<{clip}}  " + (
             f"{found:<{name}}  {share:.3f}{truth}" if found else f"not built: {one.reason}"
         )
-    result, seen = score(predictor, said)
+    result, seen = score_unseen(predictor, said)
     if seen:
         yield f"not scored: {seen} clips of speakers that the classifier was trained on or chosen by"
     if result:
@@ -173,7 +172,7 @@ def _report(asked: argparse.Namespace) -> int:
     """Write the report on all runs."""
     for path in write_report(Path(asked.runs), Path(asked.out or Path(asked.runs) / "report")):
         _out(str(path))
-    if not runs.finished(Path(asked.runs)):
+    if not runs.finished_runs(Path(asked.runs)):
         _say(f"{asked.runs}: no finished run yet; make train or make sweep makes some")
     return 0
 
@@ -247,18 +246,18 @@ def _warn_of_cost(session: Session) -> None:
     )
 
 
-def _told(outcome: Outcome) -> str:
+def _told(outcome: RunResult) -> str:
     """A result for people."""
-    made, result = outcome.run, outcome.result
+    made, result = outcome.run, outcome.scores
     speakers = pluralize(len(result.speakers), "unseen speaker")
     who = f"{result.clips} clips of {speakers} ({', '.join(result.speakers)})"
     chosen = f"epoch {made.epoch} of {made.epochs}, chosen by {made.protocol.selection}"
     return f"{made.dataset}, {made.strategy}, fold {made.fold}: {_scores(result)}; {who}; {chosen}"
 
 
-def _summed(summary: Summary) -> str:
+def _summed(summary: RunSummary) -> str:
     """A strategy over its folds."""
-    made, done = summary.run, len(summary.outcomes)
+    made, done = summary.run, len(summary.results)
     means = ", ".join(
         f"{name} {100 * spread.mean:.2f}" + (f" ± {100 * spread.std:.2f} %" if spread.std is not None else " %")
         for name, spread in (("UAR", summary.uar), ("WAR", summary.war))
@@ -269,7 +268,7 @@ def _summed(summary: Summary) -> str:
     )
 
 
-def _scores(result: FoldResult) -> str:
+def _scores(result: FoldScores) -> str:
     interval = result.interval
     found = []
     for name, value in (("UAR", result.uar), ("WAR", result.war)):

@@ -29,7 +29,7 @@ from train.journal import Journal
 from train.optim import clip_gradient, rate_at, set_rate
 from train.ranks import Ranks
 from train.recipes import Recipe
-from train.runs import Epoch
+from train.runs import EpochMetrics
 
 #: Optimizer steps between lines of the log.
 LOG_STEPS = 20
@@ -132,7 +132,7 @@ def _close_epoch(job: Training, progress: Progress, seconds: float) -> Progress:
     logits, labels = predict(job.model, job.validation, job.ranks), job.validation.labels
     confusion = metrics.confusion_matrix(labels.numpy(), logits.argmax(1).numpy(), logits.shape[1])
     clips = job.training.schedule.clips
-    ended = Epoch(
+    ended = EpochMetrics(
         epoch=progress.epoch,
         train_loss=progress.loss_sum / clips,
         validation_loss=float(functional.cross_entropy(logits, labels)),
@@ -149,7 +149,7 @@ def _close_epoch(job: Training, progress: Progress, seconds: float) -> Progress:
     return progress
 
 
-def better(one: Epoch, other: Epoch | None) -> bool:
+def better(one: EpochMetrics, other: EpochMetrics | None) -> bool:
     """Whether an epoch is to be chosen over an earlier one: by UAR of validation speakers, then by loss."""
     return other is None or (one.validation_uar, -one.validation_loss) > (other.validation_uar, -other.validation_loss)
 
@@ -210,7 +210,7 @@ def _draw(*numbers: int) -> int:
     return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:8]) >> 1
 
 
-def _told(ended: Epoch, epochs: int, seconds: float, *, improved: bool) -> str:
+def _told(ended: EpochMetrics, epochs: int, seconds: float, *, improved: bool) -> str:
     losses = f"loss {ended.train_loss:.3f}, validation {ended.validation_loss:.3f}"
     best = ", best so far" if improved else ""
     return f"epoch {ended.epoch}/{epochs}: {losses}, UAR {100 * ended.validation_uar:.2f} %, {seconds:.1f} s{best}"

@@ -23,7 +23,7 @@ from train import runs
 from train.checkpoint import Checkpoints, Progress, load_trained
 from train.config import ConfigError, TrainConfig, protocol
 from train.data import Clips
-from train.evaluate import Predictions, promised
+from train.evaluate import Predictions, expected_clips
 from train.features import features
 from train.feeds import Feed, HeldFeed, VideoFeed
 from train.imaging import Imaging
@@ -36,7 +36,7 @@ from train.optim import make_optimizer
 from train.prepare import Corpus, fetch_line, make_classifier, make_imaging, open_corpus
 from train.provenance import Provenance
 from train.ranks import Ranks
-from train.runs import CONFIG_FILE, MODEL, Outcome, Protocol, Run
+from train.runs import CONFIG_FILE, MODEL, Protocol, Run, RunResult
 
 #: Folder, among the runs, of frozen features.
 FEATURES = ".features"
@@ -169,7 +169,7 @@ def prepare(config: TrainConfig, ranks: Ranks, say: Say) -> Session:
     )
 
 
-def train(session: Session) -> Outcome | None:
+def train(session: Session) -> RunResult | None:
     """Train the run, or what is left of it, then read the test fold once. A finished run is only read.
 
     None where the test fold is not here: the model is kept, and the same run tests it another time.
@@ -179,7 +179,7 @@ def train(session: Session) -> Outcome | None:
     raises.
     """
     if is_finished(session):
-        return runs.read_outcome(session.folder)
+        return runs.read_result(session.folder)
     with exclusive_lock(session.folder, "RUNS=") if session.ranks.first else nullcontext():
         return _complete(session)
 
@@ -191,7 +191,7 @@ def is_finished(session: Session) -> bool:
     return runs.is_done(session.folder, session.protocol)
 
 
-def _complete(session: Session) -> Outcome | None:
+def _complete(session: Session) -> RunResult | None:
     _begin(session)
     checkpoints = Checkpoints(folder=session.folder)
     try:
@@ -215,7 +215,7 @@ def _fitted(session: Session, checkpoints: Checkpoints) -> Progress:
         journal.close()
 
 
-def _concluded(session: Session, checkpoints: Checkpoints, epoch: int) -> Outcome | None:
+def _concluded(session: Session, checkpoints: Checkpoints, epoch: int) -> RunResult | None:
     """Keep the chosen epoch's weights, which are in the model, and judge the run by them if the test fold is here."""
     config = session.config
     run = Run(
@@ -273,21 +273,21 @@ def _save_model(session: Session, run: Run) -> None:
     save_pretrained(session.model, session.folder / MODEL, classes=classes, licence=session.licence, details=details)
 
 
-def _test(session: Session, run: Run) -> Outcome:
+def _test(session: Session, run: Run) -> RunResult:
     """Predict the test fold with the weights in the model, and judge the run by it."""
     clips = session.corpus.clips("test")
     logits = predict(session.trained, session.feed("test"), session.ranks)
     if session.ranks.first:
-        runs.finish(session.config.home, run, _predictions(clips, logits), promised(clips))
+        runs.finish_run(session.config.home, run, _predictions(clips, logits), expected_clips(clips))
     session.ranks.wait()
-    return runs.read_outcome(session.folder)
+    return runs.read_result(session.folder)
 
 
 def _provenance(session: Session, run: Run) -> Provenance:
     corpus = session.corpus
     return Provenance(
         run=run,
-        standardisation=session.imaging.standardisation,
+        normalization=session.imaging.standardisation,
         build=corpus.folder.dataset.identity["config"],
         about=corpus.folder.dataset.about,
         mapping=corpus.scheme.mapping,

@@ -17,7 +17,7 @@ from small_runs import CLASSES, CLIPS, feed, plain, training
 
 from train.feeds import Examples
 from train.loop import Stopped, Training, TrainingError, better, fit, predict
-from train.runs import Epoch, read_log
+from train.runs import EpochMetrics, read_log
 
 #: Two ranks, and micro-batches, add the same float32 numbers in another order, in 12 steps; found is below 1e-6.
 RANKS_TOLERANCE = 5e-6
@@ -159,7 +159,7 @@ def test_loss_that_is_no_number_stops(tmp_path: Path) -> None:
 
 
 def test_better_prefers_recall_then_loss_then_the_earlier() -> None:
-    first = Epoch(epoch=1, train_loss=1.0, validation_loss=0.5, validation_uar=0.7)
+    first = EpochMetrics(epoch=1, train_loss=1.0, validation_loss=0.5, validation_uar=0.7)
     assert better(first, None)
     assert better(replace(first, epoch=2, validation_uar=0.8, validation_loss=0.9), first)
     assert better(replace(first, epoch=2, validation_loss=0.4), first)

@@ -1,7 +1,7 @@
-"""Figures that others published, to stand beside ours: the paper's Tables I to III, and later work on the same corpora.
+"""Results that others reported, to compare with ours: the paper's Tables I to III, and later work on the same corpora.
 
-Percent, as printed. A figure means little without its protocol, so each row says how many classes, which folds and on
-what the epoch was chosen, as far as the publication or its code tells.
+Percent, as printed. A result means little without its protocol, so each row names how many classes, which folds and
+how the epoch was chosen, as far as the publication or its code states them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ NOT_STATED = "not stated"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stated:
+class ReportedProtocol:
     """A protocol as it was published."""
 
     classes: str
@@ -23,53 +23,66 @@ class Stated:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class ReportedResult:
     """A row of a published table."""
 
     method: str
     """As printed; a number in brackets is the paper's own reference."""
     ssl: bool
-    """Whether the method learned from unlabelled data first."""
+    """Whether the method used self-supervised learning."""
     modality: str
     """V, A or V+A."""
     uar: float | None
     war: float | None
-    protocol: Stated
+    protocol: ReportedProtocol
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """What there is to stand beside on one corpus."""
+class CorpusResults:
+    """What was reported on one corpus."""
 
     title: str
-    paper: tuple[Entry, ...]
+    paper: tuple[ReportedResult, ...]
     """The paper's table, row by row."""
-    others: tuple[Entry, ...]
+    others: tuple[ReportedResult, ...]
     notes: tuple[str, ...]
 
 
-def _rows(text: str, cited: Stated, own: Stated) -> tuple[Entry, ...]:
-    """A table as the paper prints it: method, SSL, modality, UAR, WAR."""
+@dataclass(frozen=True, kw_only=True)
+class ScoreLine:
+    """A score to compare with, as fractions."""
+
+    name: str
+    uar: float
+    war: float
+
+
+#: Corpus -> the most that a single modality can reach, where a corpus was made so that this is known.
+MODALITY_CEILINGS: Mapping[str, ScoreLine] = {
+    "demo": ScoreLine(name="most that one modality can reach", uar=0.5, war=0.5)
+}
+
+
+def _paper_rows(text: str, *, classes: str, folds: str) -> tuple[ReportedResult, ...]:
+    """A table as the paper prints it: method, SSL, modality, UAR, WAR; `folds` are those of its own rows."""
     rows = []
     for line in text.strip().splitlines():
-        method, ssl, modality, uar, war = (cell.strip() for cell in line.split("|"))
+        method, ssl, modality, *scores = (cell.strip() for cell in line.split("|"))
+        uar, war = (None if score == "—" else float(score) for score in scores)
+        own = method.startswith("MultiMAE-DER")
+        protocol = ReportedProtocol(classes=classes, folds=folds if own else NOT_STATED)
         rows.append(
-            Entry(
-                method=method,
-                ssl=ssl == "✓",
-                modality=modality,
-                uar=None if uar == "—" else float(uar),
-                war=None if war == "—" else float(war),
-                protocol=own if method.startswith("MultiMAE-DER") else cited,
-            )
+            ReportedResult(method=method, ssl=ssl == "✓", modality=modality, uar=uar, war=war, protocol=protocol)
         )
     return tuple(rows)
 
 
-def _other(method: str, uar: float | None, war: float, classes: str, folds: str, selection: str = NOT_STATED) -> Entry:
-    """A self-supervised method that hears and sees."""
-    protocol = Stated(classes=classes, folds=folds, selection=selection)
-    return Entry(method=method, ssl=True, modality="V+A", uar=uar, war=war, protocol=protocol)
+def _other(
+    method: str, uar: float | None, war: float, classes: str, folds: str, selection: str = NOT_STATED
+) -> ReportedResult:
+    """A self-supervised method that uses both modalities."""
+    protocol = ReportedProtocol(classes=classes, folds=folds, selection=selection)
+    return ReportedResult(method=method, ssl=True, modality="V+A", uar=uar, war=war, protocol=protocol)
 
 
 _TABLE_1 = """
@@ -131,11 +144,11 @@ MultiMAE-DER-FSLF | ✓ | V+A | 63.21 | 63.73
 _CITED = "Rows with a number in brackets are cited by the MultiMAE-DER paper, which does not restate their protocols."
 _TEST_EPOCH = "Where the epoch was chosen on the test fold, a figure is higher than a new speaker would give."
 
-#: Corpus -> what to stand beside.
-PUBLISHED: Mapping[str, Comparison] = {
-    "ravdess": Comparison(
+#: Corpus -> what was reported on it.
+REPORTED: Mapping[str, CorpusResults] = {
+    "ravdess": CorpusResults(
         title="RAVDESS (the paper's Table I)",
-        paper=_rows(_TABLE_1, Stated(classes="7", folds=NOT_STATED), Stated(classes="7", folds="6, by subject")),
+        paper=_paper_rows(_TABLE_1, classes="7", folds="6, by subject"),
         others=(
             _other("VQ-MAE-AV", None, 84.80, "8", "6, by subject", "test fold (its public code)"),
             _other("HiCMAE-B", 87.96, 87.99, "8", "6, by subject", "test fold"),
@@ -148,9 +161,9 @@ PUBLISHED: Mapping[str, Comparison] = {
             _TEST_EPOCH,
         ),
     ),
-    "crema-d": Comparison(
+    "crema-d": CorpusResults(
         title="CREMA-D (the paper's Table II)",
-        paper=_rows(_TABLE_2, Stated(classes="6", folds=NOT_STATED), Stated(classes="6", folds="5, by subject")),
+        paper=_paper_rows(_TABLE_2, classes="6", folds="5, by subject"),
         others=(
             _other("VQ-MAE-AV", None, 80.40, "6", "10, by subject", "test fold (its public code)"),
             _other("HiCMAE-B", 84.91, 84.89, "6", "5, by subject", "test fold"),
@@ -158,9 +171,9 @@ PUBLISHED: Mapping[str, Comparison] = {
         ),
         notes=(_CITED, _TEST_EPOCH),
     ),
-    "iemocap": Comparison(
+    "iemocap": CorpusResults(
         title="IEMOCAP (the paper's Table III)",
-        paper=_rows(_TABLE_3, Stated(classes="4", folds=NOT_STATED), Stated(classes="4", folds="5")),
+        paper=_paper_rows(_TABLE_3, classes="4", folds="5"),
         others=(
             _other("HiCMAE-B", 68.21, 68.36, "4", NOT_STATED, "test fold"),
             _other("AVF-MAE++ H", 72.71, 73.83, "4", NOT_STATED),
