@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -103,11 +104,8 @@ def predict_shards(
         return []
     names = _choose_shards(folder, speakers)
     clips, emotions = all_clips(folder, members, names)
-    prefetched = supply(folder, names)
-    try:
+    with closing(supply(folder, names)) as prefetched:
         probabilities = _predict_probabilities(predictor, clips, ranks, workers, prefetched)
-    finally:
-        prefetched.close()
     mapping = provenance.mapping if folder.dataset.dataset == run.dataset else {}
     predictions = [
         ClipPrediction(

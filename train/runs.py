@@ -290,16 +290,13 @@ def summarize_folds(results: Sequence[RunResult], variant: str = "") -> RunSumma
             raise EvaluationError(
                 f"{name}: speaker {speaker} is tested in folds {other} and {fold}; expected each speaker in one"
             )
-    scores = [result.scores for result in ordered]
+    scores = ("uar", "war", "macro_f1", "weighted_f1")
     return RunSummary(
         variant=variant,
         results=ordered,
         missing=tuple(fold for fold in folds if fold not in done),
-        uar=metrics.spread([fold.uar for fold in scores]),
-        war=metrics.spread([fold.war for fold in scores]),
-        macro_f1=metrics.spread([fold.macro_f1 for fold in scores]),
-        weighted_f1=metrics.spread([fold.weighted_f1 for fold in scores]),
-        pooled=pool(scores),
+        **{score: metrics.spread([getattr(result.scores, score) for result in ordered]) for score in scores},
+        pooled=pool([result.scores for result in ordered]),
     )
 
 

@@ -17,8 +17,7 @@ from train.report.render import (
     ReportSection,
     ReportTable,
     TableRow,
-    render_html,
-    render_markdown,
+    render_report,
     render_template,
 )
 from train.report.reported import REPORTED
@@ -172,7 +171,7 @@ def evil_section() -> ReportSection:
 
 def test_no_name_can_become_html() -> None:
     reader = Reader()
-    text = render_html(EVIL, EVIL, [evil_section()])
+    _, text = render_report(EVIL, EVIL, [evil_section()])
     reader.feed(text)
     known = {
         "html",
@@ -198,7 +197,7 @@ def test_no_name_can_become_html() -> None:
 
 
 def test_no_name_can_become_markdown() -> None:
-    text = render_markdown(EVIL, EVIL, [evil_section()])
+    text, _ = render_report(EVIL, EVIL, [evil_section()])
     assert text.count(SHOWN) == 9 and "<" not in text
     row = next(line for line in text.splitlines() if line.startswith("| &lt;") and line.count(SHOWN) == 2)
     assert len(re.split(r"(?<!\\)\|", row)) == 4

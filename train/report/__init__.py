@@ -19,13 +19,12 @@ from train.fusion import STRATEGIES
 from train.metrics import DRAWS, LEVEL
 from train.report import plots
 from train.report.plots import LearningCurve
-from train.report.render import ReportFigure, ReportSection, render_html, render_markdown
+from train.report.render import ReportFigure, ReportSection, render_report
 from train.report.reported import REPORTED
 from train.report.tables import comparison_table, detail_table, fold_table
 from train.runs import LOG_FILE, RunSummary, read_log, read_summaries, run_folder
 
 _NOT_IN_FILE_NAMES = re.compile("[^A-Za-z0-9_-]+")
-_TITLE = "Results"
 _INTRODUCTION = (
     "In percent. UAR is the mean recall of the classes that a test fold has, WAR is accuracy. Ours: mean ± sample "
     "standard deviation over folds; pooled: all clips of these folds together, with a "
@@ -41,10 +40,10 @@ def write_report(runs: Path, out: Path) -> tuple[Path, Path]:
     sections = build_report(runs)
     for figure in (figure for section in sections for figure in section.figures):
         atomic_write(out / "figures" / figure.name, figure.png)
-    markdown, page = out / "report.md", out / "report.html"
-    atomic_write(markdown, render_markdown(_TITLE, _INTRODUCTION, sections).encode())
-    atomic_write(page, render_html(_TITLE, _INTRODUCTION, sections).encode())
-    return markdown, page
+    paths = out / "report.md", out / "report.html"
+    for path, text in zip(paths, render_report("Results", _INTRODUCTION, sections), strict=True):
+        atomic_write(path, text.encode())
+    return paths
 
 
 def build_report(runs: Path) -> list[ReportSection]:

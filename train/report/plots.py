@@ -31,27 +31,7 @@ from train.runs import EpochMetrics, RunSummary
 WIDTH_INCHES, DOTS_PER_INCH = 7.0, 200
 
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
-_INK, _SOFT, _FAINT = "#1f2328", "#6b7280", "#e5e7eb"
-_STYLE = {
-    "font.family": "DejaVu Sans",
-    "font.size": 8.5,
-    "axes.titlesize": 9.5,
-    "axes.titlelocation": "left",
-    "axes.titleweight": "bold",
-    "axes.edgecolor": _SOFT,
-    "axes.labelcolor": _INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.7,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "xtick.major.width": 0.7,
-    "ytick.major.width": 0.7,
-    "text.color": _INK,
-    "text.parse_math": False,  # a class may be called "$"
-    "legend.frameon": False,
-    "errorbar.capsize": 0,
-}
+_INK, _SOFT = "#1f2328", "#6b7280"
 _LONGEST_NAME = 16
 
 
@@ -68,12 +48,12 @@ class LearningCurve:
 
 
 def _as_png(draw: Callable[_Arguments, Figure]) -> Callable[_Arguments, bytes]:
-    """Draw with the style of this module, whatever the user's is, and render to the bytes of a PNG."""
+    """Draw in the style of `figures.mplstyle`, whatever the user's is, and render to the bytes of a PNG."""
 
     @wraps(draw)
     def render(*args: _Arguments.args, **options: _Arguments.kwargs) -> bytes:
         buffer = io.BytesIO()
-        with matplotlib.style.context(["default", _STYLE]):
+        with matplotlib.style.context(["default", "train.report.figures"]):
             FigureCanvasAgg(draw(*args, **options)).print_png(buffer, metadata={"Software": None})
         return buffer.getvalue()
 
@@ -98,17 +78,13 @@ def learning_curves(curves: Mapping[str, LearningCurve], title: str) -> Figure:
     loss.plot([], [], color=ORANGE, linestyle="--", label="validation")
     loss.plot([], [], color=ORANGE, label="chosen epoch", **chosen)
     uar.plot([], [], color=GREEN, label=f"chosen epoch, {single[1].chosen}" if single else "chosen epoch", **chosen)
-    loss.set_title(title)
-    uar.set_title(f"fold {single[0]}" if single else f"{len(curves)} folds")
-    loss.set_ylabel("loss")
-    uar.set_ylabel("UAR of validation speakers (%)")
-    loss.legend(loc="upper right")
-    uar.legend(loc="lower right")
-    for axes in (loss, uar):
-        axes.set_xlabel("epoch")
+    loss.set(title=title, xlabel="epoch", ylabel="loss")
+    folds = f"fold {single[0]}" if single else f"{len(curves)} folds"
+    uar.set(title=folds, xlabel="epoch", ylabel="UAR of validation speakers (%)")
+    for axes, corner in ((loss, "upper right"), (uar, "lower right")):
+        axes.legend(loc=corner)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-        axes.grid(axis="y", color=_FAINT, linewidth=0.7)
-        axes.set_axisbelow(True)
+        axes.grid(axis="y")
     return figure
 
 
@@ -130,8 +106,7 @@ def confusion_matrix(scores: FoldScores, title: str) -> Figure:
     axes.set_title(f"{title}   UAR {100 * scores.uar:.1f} %   WAR {100 * scores.war:.1f} %", pad=8)
     axes.set_xticks(range(len(names)), names)
     axes.set_yticks(range(len(names)), [f"{name}\n{count:,} clips" for name, count in zip(names, clips, strict=True)])
-    axes.set_xlabel("predicted (share of the row, and clips)")
-    axes.set_ylabel("true")
+    axes.set(xlabel="predicted (share of the row, and clips)", ylabel="true")
     edges = np.arange(len(names) + 1) - 0.5
     axes.set_xticks(edges, minor=True)
     axes.set_yticks(edges, minor=True)
@@ -157,10 +132,8 @@ def comparison(summaries: Sequence[RunSummary], title: str, ceiling: ScoreLine |
         for line, dashes in zip(lines, ("--", ":"), strict=False):
             look = {"color": _INK, "linewidth": 1, "linestyle": dashes, "zorder": 0}
             axes.axvline(100 * getattr(line, score), label=line.name, **look)
-        axes.set_xlim(*score_limits(summaries, score, lines))
-        axes.set_xlabel(f"{score.upper()} (%)")
-        axes.grid(axis="x", color=_FAINT, linewidth=0.7)
-        axes.set_axisbelow(True)
+        axes.set(xlim=score_limits(summaries, score, lines), xlabel=f"{score.upper()} (%)")
+        axes.grid(axis="x")
         axes.tick_params(axis="y", length=0)
     panels[0].set_yticks(range(len(summaries)), [row_label(summary) for summary in summaries])
     panels[0].set_ylim(len(summaries) - 0.5, -0.5)

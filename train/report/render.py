@@ -1,7 +1,7 @@
 """A report as Markdown and as one HTML page, from the same data: templates are in `templates/`. Pure.
 
 Names in a folder of runs may come from a stranger, so templates escape every value, for Markdown as for HTML. The page
-loads nothing from elsewhere, and has no script.
+loads nothing from elsewhere and has no script, and its content policy forbids both.
 """
 
 from __future__ import annotations
@@ -63,14 +63,10 @@ class ReportSection:
     figures: tuple[ReportFigure, ...]
 
 
-def render_markdown(title: str, introduction: str, sections: Sequence[ReportSection]) -> str:
-    """The report as GitHub's Markdown, with its figures in `figures/`."""
-    return render_template("report.md.j2", title=title, introduction=introduction, sections=sections)
-
-
-def render_html(title: str, introduction: str, sections: Sequence[ReportSection]) -> str:
-    """The report as one HTML page with its figures inside; its content policy forbids scripts and remote content."""
-    return render_template("report.html.j2", title=title, introduction=introduction, sections=sections)
+def render_report(title: str, introduction: str, sections: Sequence[ReportSection]) -> tuple[str, str]:
+    """The report as GitHub's Markdown, with its figures in `figures/`, and as one HTML page with its figures inside."""
+    values = {"title": title, "introduction": introduction, "sections": sections}
+    return render_template("report.md.j2", **values), render_template("report.html.j2", **values)
 
 
 def render_template(name: str, **values: Any) -> str:
