@@ -170,7 +170,7 @@ def format_csv(header: Sequence[str], rows: Iterable[Sequence[str]]) -> bytes:
 
 
 def prediction_columns(classes: Sequence[str]) -> tuple[str, ...]:
-    """Header of predictions.csv. Raises EvaluationError for classes that cannot be told apart in it."""
+    """Header of predictions.csv. Raises EvaluationError for classes that are not distinct and printable."""
     check_classes(classes)
     return (*_COLUMNS, *(f"p({name})" for name in classes))
 

@@ -151,7 +151,7 @@ class RunSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class EpochMetrics:
-    """What `log.jsonl` must hold for each epoch; its other keys are for people."""
+    """What `log.jsonl` must have for each epoch; its other keys are for people."""
 
     epoch: int
     """From 1."""
@@ -279,7 +279,7 @@ def summarize_folds(results: Sequence[RunResult], variant: str = "") -> RunSumma
         if changes:
             raise EvaluationError(
                 f"{name}: folds {first.fold} and {run.fold} differ ({changes}); expected runs with the same protocol: "
-                f"compare their {CONFIG_FILE} and keep those of one protocol in another folder"
+                f"compare their {CONFIG_FILE} and move those of one protocol to another folder"
             )
     done = {result.run.fold: result for result in results}
     ordered = tuple(done[fold] for fold in folds if fold in done)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-NOT_STATED = "not stated"
+NOT_REPORTED = "not reported"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ class ScoreLine:
     war: float
 
 
-#: Corpus -> the most that a single modality can reach, where a corpus was made so that this is known.
+#: Corpus -> the most that a single modality can reach, where a corpus is synthetic, so that this is known.
 MODALITY_CEILINGS: Mapping[str, ScoreLine] = {
     "demo": ScoreLine(name="most that one modality can reach", uar=0.5, war=0.5)
 }
@@ -82,12 +82,12 @@ _COMMON_NOTES = (
 
 
 def _load_corpora(path: Path) -> dict[str, CorpusResults]:
-    """Corpus -> what was reported on it; a protocol's empty cells are what was not stated."""
+    """Corpus -> what was reported on it; empty cells of its protocol were not reported."""
     tables: dict[str, dict[str, list[ReportedResult]]] = {name: {"paper": [], "other": []} for name in _TITLES}
     with path.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             uar, war = (float(row[score]) if row[score] else None for score in ("uar", "war"))
-            protocol = {name: row[name] or NOT_STATED for name in ("classes", "folds", "selection")}
+            protocol = {name: row[name] or NOT_REPORTED for name in ("classes", "folds", "selection")}
             result = ReportedResult(
                 method=row["method"],
                 ssl=row["ssl"] == "yes",
