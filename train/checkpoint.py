@@ -28,7 +28,7 @@ from manifests.errors import UserError
 from manifests.files import atomic_write
 from manifests.records import SchemaError, from_json
 from train.models.checkpoint_io import dump_weights, first_line
-from train.runs import Epoch
+from train.runs import EpochMetrics
 
 CHECKPOINTS = "checkpoints"
 MODEL_FILE = "model.safetensors"
@@ -50,7 +50,7 @@ class TrainState:
     """Steps done in it."""
     loss_sum: float = 0.0
     """Sum of its clips' losses so far, over all ranks."""
-    best: Epoch | None = None
+    best: EpochMetrics | None = None
     """The best epoch so far."""
 
 

@@ -13,7 +13,6 @@ import torch
 
 from manifests.console import Parser, add_command, run_command, say
 from manifests.errors import UserError
-from manifests.files import atomic_write
 from manifests.folds import resolve_fold
 from manifests.progress import log_line
 from manifests.text import pluralize
@@ -21,24 +20,23 @@ from train import cost, runs
 from train.config import DEMO, DEMO_DEFAULT, ENCODER_DEFAULT, ConfigError, TrainConfig, device_for
 from train.data.dataset import find_folder, load_folds, open_folder
 from train.distributed import Ranks, init_distributed
-from train.evaluate import FoldResult
+from train.evaluate import FoldScores
 from train.export import export
 from train.fusion import STRATEGIES
 from train.models.videomae import ENCODERS
 from train.predict import (
+    ClipPrediction,
     Predictor,
-    Said,
-    dump_said,
     load_predictor,
     predict_recordings,
     predict_shards,
-    predicted,
-    score,
+    score_unseen,
+    write_predictions,
 )
 from train.recipes import RECIPES, Recipe, dump_toml, recipe_named
-from train.runs import Outcome, Summary
+from train.report import write_report
+from train.runs import RunResult, RunSummary
 from train.setup import TrainingSetup, prepare
-from train.tables import write_report
 from train.trainer import train
 
 FEATURE_DEFAULT = "mfcc"
@@ -64,7 +62,7 @@ def _run_train(args: argparse.Namespace) -> int:
 
 def _run_sweep(args: argparse.Namespace) -> int:
     if _train_all(args, args.strategy or list(STRATEGIES), args.fold):
-        for summary in runs.sweep(Path(args.runs)):
+        for summary in runs.read_summaries(Path(args.runs)):
             say(_describe_summary(summary))
     return 0
 
@@ -81,9 +79,9 @@ def _train_all(args: argparse.Namespace, strategies: Sequence[str], folds: Seque
                     f"encoder {protocol.encoder}, {protocol.feature}, on {ranks.device}; into {setup.folder}"
                 )
                 _warn_of_cost(setup)
-            outcome = train(setup)
-            if ranks.is_main and outcome:
-                say(_describe_run(outcome))
+            result = train(setup)
+            if ranks.is_main and result:
+                say(_describe_run(result))
                 sys.stdout.flush()
         return ranks.is_main
 
@@ -161,26 +159,26 @@ def _run_predict(args: argparse.Namespace) -> int:
             clips = list(map(Path, args.clips))
             predictions = predict_recordings(predictor, clips, ranks, workers=args.workers)
     if args.out:
-        atomic_write(Path(args.out), dump_said(predictor, predictions))
+        write_predictions(Path(args.out), predictor, predictions)
     for line in _describe_predictions(predictor, predictions):
         say(line)
     return int(any(one.probabilities is None for one in predictions))
 
 
-def _describe_predictions(predictor: Predictor, predictions: Sequence[Said]) -> Iterator[str]:
+def _describe_predictions(predictor: Predictor, predictions: Sequence[ClipPrediction]) -> Iterator[str]:
     """A line for each clip, then the scores where there are labels."""
     clips = [one.clip for one in predictions]
     clip, name = (max(map(len, names), default=0) for names in (clips, predictor.classes))
     for one in predictions:
-        found, probability = predicted(predictor, one)
+        found, probability = one.likeliest
         label = f"  is {one.label}" if one.label else ""
         result = f"{found:<{name}}  {probability:.3f}{label}" if found else f"not built: {one.reason}"
         yield f"{one.clip:<{clip}}  {result}"
-    result, seen = score(predictor, predictions)
+    scores, seen = score_unseen(predictor, predictions)
     if seen:
         yield f"not scored: {seen} clips of speakers that the classifier was trained on or chosen by"
-    if result:
-        yield f"{_describe_scores(result)}; {result.clips} clips of unseen speakers ({', '.join(result.speakers)})"
+    if scores:
+        yield f"{_describe_scores(scores)}; {scores.clips} clips of unseen speakers ({', '.join(scores.speakers)})"
 
 
 def _run_export(args: argparse.Namespace) -> int:
@@ -191,21 +189,21 @@ def _run_export(args: argparse.Namespace) -> int:
 def _run_report(args: argparse.Namespace) -> int:
     for path in write_report(Path(args.runs), Path(args.out or Path(args.runs) / "report")):
         say(str(path))
-    if not runs.finished(Path(args.runs)):
+    if not runs.finished_runs(Path(args.runs)):
         log_line(f"{args.runs}: no finished run yet; `make train` or `make sweep` trains some")
     return 0
 
 
-def _describe_run(outcome: Outcome) -> str:
-    made, result = outcome.run, outcome.result
-    speakers = pluralize(len(result.speakers), "unseen speaker")
-    clips = f"{result.clips} clips of {speakers} ({', '.join(result.speakers)})"
+def _describe_run(result: RunResult) -> str:
+    made, scores = result.run, result.scores
+    speakers = pluralize(len(scores.speakers), "unseen speaker")
+    clips = f"{scores.clips} clips of {speakers} ({', '.join(scores.speakers)})"
     chosen = f"epoch {made.epoch} of {made.epochs}, chosen by {made.protocol.selection}"
-    return f"{made.dataset}, {made.strategy}, fold {made.fold}: {_describe_scores(result)}; {clips}; {chosen}"
+    return f"{made.dataset}, {made.strategy}, fold {made.fold}: {_describe_scores(scores)}; {clips}; {chosen}"
 
 
-def _describe_summary(summary: Summary) -> str:
-    made, done = summary.run, len(summary.outcomes)
+def _describe_summary(summary: RunSummary) -> str:
+    made, done = summary.run, len(summary.results)
     means = ", ".join(
         f"{name} {100 * spread.mean:.2f}" + (f" ± {100 * spread.std:.2f} %" if spread.std is not None else " %")
         for name, spread in (("UAR", summary.uar), ("WAR", summary.war))
@@ -214,13 +212,13 @@ def _describe_summary(summary: Summary) -> str:
     return f"{made.dataset}, {made.strategy}, {folds}: {means}; pooled {_describe_scores(summary.pooled)}"
 
 
-def _describe_scores(result: FoldResult) -> str:
-    scores = f"UAR {100 * result.uar:.2f} %", f"WAR {100 * result.war:.2f} %"
-    interval = result.interval
+def _describe_scores(scores: FoldScores) -> str:
+    values = f"UAR {100 * scores.uar:.2f} %", f"WAR {100 * scores.war:.2f} %"
+    interval = scores.interval
     if interval is None:
-        return ", ".join(scores)
+        return ", ".join(values)
     spans = [f" ({100 * low:.2f} to {100 * high:.2f})" for low, high in (interval.uar, interval.war)]
-    found = ", ".join(score + span for score, span in zip(scores, spans, strict=True))
+    found = ", ".join(value + span for value, span in zip(values, spans, strict=True))
     return f"{found}, {100 * interval.level:.0f} % intervals over speakers"
 
 

@@ -1,44 +1,44 @@
-"""From a model's predictions for a test fold to its scores; `train.runs` tells where both are kept.
+"""Predictions for a test fold: checking them, their CSV file, and the scores computed from them.
 
 predictions.csv has a row for each clip of the test fold: clip, speaker, label, predicted, and a probability for each
-class, p(<class>). A result counts only for just the clips that the fold promises: none is skipped, and none is added.
+class, p(<class>). Only predictions for exactly the clips of the fold are scored: none is missing, and none is added.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from manifests.errors import UserError
-from manifests.records import SchemaError, from_json
 from manifests.schema import NAME
+from manifests.text import shorten_list
 from train import metrics
 from train.metrics import Counts, Interval
 
 if TYPE_CHECKING:
-    from train.data.dataset import Clips
+    from train.data import Clips
 
 _COLUMNS = ("clip", "speaker", "label", "predicted")
 _SUM_TOLERANCE = 1e-3
-_LISTED = 5
+_LONGEST_CELL = 80
 
 Matrix = tuple[tuple[int, ...], ...]
 
 
 class EvaluationError(UserError):
-    """Predictions or a run that no score may be taken from; one line that says what was found and expected."""
+    """Predictions, or a run, that cannot be scored: what was found and what was expected."""
 
 
-class Truth(NamedTuple):
-    """What a fold promises of a clip."""
+class ExpectedClip(NamedTuple):
+    """What predictions for a clip of a test fold must agree with."""
 
     speaker: str
     label: int
@@ -46,7 +46,7 @@ class Truth(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Predictions:
-    """What a model said of n clips, C classes. Raises EvaluationError for columns that do not fit together."""
+    """A model's predictions for n clips, C classes. Raises EvaluationError for columns that do not fit together."""
 
     clips: tuple[str, ...]
     """Clip ids, each once."""
@@ -57,200 +57,189 @@ class Predictions:
     """[n, C], each row sums to 1 within 0.001."""
 
     def __post_init__(self) -> None:
-        _check_columns(self)
-        _check_names(self.clips, self.speakers)
-        _check_rows(self)
+        counts, shape = (len(self.clips), len(self.speakers), len(self.labels)), self.probabilities.shape
+        if len(shape) != 2 or {*counts, shape[0]} != {shape[0]}:
+            found = "{} clips, {} speakers, {} labels".format(*counts)
+            raise EvaluationError(f"predictions: found {found}, probabilities {shape}; expected as many of each")
+        for name in (*self.clips, *set(self.speakers)):
+            check_name(name)
+        duplicates = sorted(clip for clip, count in Counter(self.clips).items() if count > 1)
+        if duplicates:
+            raise EvaluationError(
+                f"predictions: found {shorten_list(duplicates)} more than once, expected each clip once"
+            )
+        error = np.abs(self.probabilities.sum(axis=1, dtype=np.float64) - 1)
+        distribution = (self.probabilities >= 0).all(axis=1) & (error < _SUM_TOLERANCE)
+        for row in np.flatnonzero(~(distribution & (self.labels >= 0) & (self.labels < shape[1])))[:1]:
+            found = f"label {self.labels[row]} and probabilities {self.probabilities[row].tolist()}"
+            raise EvaluationError(
+                f"{self.clips[row]}: found {found}, expected a label from 0 to {shape[1] - 1} and a distribution"
+            )
 
     def __len__(self) -> int:
         return len(self.clips)
 
     @property
     def predicted(self) -> npt.NDArray[np.int64]:
-        """[n] likeliest class, the first of equals."""
+        """[n] most probable class, the first of equals."""
         return self.probabilities.argmax(axis=1)
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpeakerScore:
-    """How well one speaker was recognised."""
-
-    clips: int
-    uar: float
-    war: float
-    confusion: Matrix
-    """[C][C] clips, a row for each true class."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FoldResult:
-    """Scores of one test fold, or of several put together; fractions, defined in `train.metrics`."""
+class FoldScores:
+    """Scores of one test fold, or of several pooled: fractions, defined in `train.metrics`."""
 
     classes: tuple[str, ...]
-    clips: int
-    uar: float
-    war: float
-    macro_f1: float
-    weighted_f1: float
-    interval: Interval | None
-    """Over the choice of speakers; None for a single speaker."""
-    confusion: Matrix
-    """[C][C] clips, a row for each true class."""
-    speakers: Mapping[str, SpeakerScore]
+    confusions: Mapping[str, Matrix]
+    """Speaker -> [C][C] clips, a row for each true class; at least one clip."""
 
-    @classmethod
-    def from_json(cls, value: object, where: str) -> FoldResult:
-        """What `asdict` and JSON made of a result -> the result. Raises EvaluationError that begins with `where`."""
-        try:
-            result: FoldResult = from_json(cls, value, where)
-        except SchemaError as error:
-            raise EvaluationError(str(error)) from error
-        check_consistent(result, where)
-        return result
+    @property
+    def speakers(self) -> tuple[str, ...]:
+        """Speakers of the fold, sorted."""
+        return tuple(self.confusions)
+
+    @cached_property
+    def confusion(self) -> Counts:
+        """[C, C] clips of all speakers, a row for each true class."""
+        return np.array(list(self.confusions.values()), dtype=np.int64).sum(axis=0)
+
+    @property
+    def clips(self) -> int:
+        """Number of clips."""
+        return int(self.confusion.sum())
+
+    @property
+    def uar(self) -> float:
+        """Unweighted average recall."""
+        return float(metrics.uar(self.confusion))
+
+    @property
+    def war(self) -> float:
+        """Weighted average recall, which is accuracy."""
+        return float(metrics.war(self.confusion))
+
+    @property
+    def macro_f1(self) -> float:
+        """Mean F1 of the classes."""
+        return float(metrics.macro_f1(self.confusion))
+
+    @property
+    def weighted_f1(self) -> float:
+        """Mean F1 of the classes, each weighted by its clips."""
+        return float(metrics.weighted_f1(self.confusion))
+
+    @cached_property
+    def interval(self) -> Interval | None:
+        """Bootstrap interval over the choice of speakers; None for a single speaker."""
+        return metrics.bootstrap(np.array(list(self.confusions.values()))) if len(self.confusions) > 1 else None
 
 
-def promised(clips: Clips) -> dict[str, Truth]:
-    """Clip id -> what the fold promises, for the clips of a test side. Raises EvaluationError for an id found twice."""
-    truths = {
-        key.decode(): Truth(clips.speakers[shard], int(label))
+def expected_clips(clips: Clips) -> dict[str, ExpectedClip]:
+    """Clip id -> speaker and label, of the clips of a test fold. Raises EvaluationError for an id found twice."""
+    expected = {
+        key.decode(): ExpectedClip(clips.speakers[shard], int(label))
         for key, shard, label in zip(clips.keys, clips.shard, clips.labels, strict=True)
     }
-    if len(truths) != len(clips):
-        raise EvaluationError(f"{clips.folder}: found {len(clips)} clips of {len(truths)} ids, expected each id once")
-    return truths
+    if len(expected) != len(clips):
+        raise EvaluationError(f"{clips.folder}: found {len(clips)} clips of {len(expected)} ids, expected each id once")
+    return expected
 
 
-def check_complete(predictions: Predictions, promise: Mapping[str, Truth], where: str) -> None:
-    """Raise EvaluationError, beginning with `where`, unless just the promised clips are there, with their labels."""
-    truths = map(Truth, predictions.speakers, predictions.labels.tolist())
-    found = dict(zip(predictions.clips, truths, strict=True))
-    common = promise.keys() & found.keys()
+def check_complete(predictions: Predictions, expected: Mapping[str, ExpectedClip], where: str) -> None:
+    """Raise EvaluationError, beginning with `where`, unless exactly the expected clips are there, with their labels."""
+    clips = map(ExpectedClip, predictions.speakers, predictions.labels.tolist())
+    found = dict(zip(predictions.clips, clips, strict=True))
+    common = expected.keys() & found.keys()
     faults = {
-        "missing": promise.keys() - common,
+        "missing": expected.keys() - common,
         "that the fold does not have": found.keys() - common,
-        "with another speaker or label": {clip for clip in common if found[clip] != promise[clip]},
+        "with another speaker or label": {clip for clip in common if found[clip] != expected[clip]},
     }
-    told = [f"{len(clips)} {what} ({listed(sorted(clips))})" for what, clips in faults.items() if clips]
-    if told:
+    lines = [f"{len(names)} {fault} ({shorten_list(sorted(names))})" for fault, names in faults.items() if names]
+    if lines:
         raise EvaluationError(
-            f"{where}: of {len(promise)} clips found {', '.join(told)}; expected just the fold's clips"
+            f"{where}: of {len(expected)} clips found {', '.join(lines)}; expected exactly the fold's clips"
         )
 
 
-def dump_predictions(predictions: Predictions, classes: Sequence[str]) -> bytes:
-    """Predictions -> bytes of predictions.csv, rows by clip id, probabilities with every digit they need."""
-    labels, predicted = predictions.labels.tolist(), predictions.predicted.tolist()
+def format_csv(header: Sequence[str], rows: Iterable[Sequence[str]]) -> bytes:
+    """A table as UTF-8 CSV with Unix line ends."""
     text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_header(classes))
-    for row in sorted(range(len(predictions)), key=lambda row: predictions.clips[row]):
-        names = (predictions.clips[row], predictions.speakers[row], classes[labels[row]], classes[predicted[row]])
-        writer.writerow([*names, *map(str, predictions.probabilities[row])])
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
     return text.getvalue().encode()
 
 
+def prediction_columns(classes: Sequence[str]) -> tuple[str, ...]:
+    """Header of predictions.csv. Raises EvaluationError for classes that are not distinct and printable."""
+    check_classes(classes)
+    return (*_COLUMNS, *(f"p({name})" for name in classes))
+
+
+def format_predictions(predictions: Predictions, classes: Sequence[str]) -> bytes:
+    """Predictions -> bytes of predictions.csv, rows by clip id, probabilities with every digit they need."""
+    labels, predicted = predictions.labels.tolist(), predictions.predicted.tolist()
+    rows = (
+        [
+            *(predictions.clips[row], predictions.speakers[row], classes[labels[row]], classes[predicted[row]]),
+            *map(str, predictions.probabilities[row]),
+        ]
+        for row in sorted(range(len(predictions)), key=lambda row: predictions.clips[row])
+    )
+    return format_csv(prediction_columns(classes), rows)
+
+
 def parse_predictions(data: bytes, classes: Sequence[str], where: str) -> Predictions:
-    """Bytes of predictions.csv -> Predictions. Raises EvaluationError, beginning with `where`, for anything amiss."""
+    """Bytes of predictions.csv -> Predictions. Raises EvaluationError, beginning with `where`, for an invalid file."""
     try:
-        rows = list(csv.reader(io.StringIO(data.decode(), newline=""), strict=True))
-        if not rows or tuple(rows[0]) != _header(classes):
-            found = listed(rows[0]) if rows else "nothing"
-            raise EvaluationError(f"found columns {found}; expected {', '.join(_header(classes))}")
-        return _from_rows(rows[1:], classes)
+        header, *rows = list(csv.reader(io.StringIO(data.decode(), newline=""), strict=True)) or [[]]
+        if tuple(header) != prediction_columns(classes):
+            raise EvaluationError(
+                f"found columns {_shorten(header) or 'nothing'}; expected {', '.join(prediction_columns(classes))}"
+            )
+        return _predictions_from_rows(rows, classes)
     except (csv.Error, ValueError) as error:
-        raise EvaluationError(f"{where}: {error}; evaluate the run again") from error
+        raise EvaluationError(f"{where}: {error}; remove the run's folder and train it again") from error
 
 
-def summarise(predictions: Predictions, classes: Sequence[str]) -> FoldResult:
+def score_predictions(predictions: Predictions, classes: Sequence[str]) -> FoldScores:
     """Scores of predictions. Raises EvaluationError for none at all, or for another number of classes."""
     count, width = predictions.probabilities.shape
     if not count or width != len(classes):
         raise EvaluationError(
             f"predictions: found {count} of {width} classes, expected some, of {len(classes)} classes"
         )
-    return scored(
-        classes,
-        *metrics.speaker_confusions(predictions.speakers, predictions.labels, predictions.predicted, len(classes)),
+    speakers, confusions = metrics.speaker_confusions(
+        predictions.speakers, predictions.labels, predictions.predicted, len(classes)
     )
+    matrices = (tuple(map(tuple, confusion)) for confusion in confusions.tolist())
+    return FoldScores(classes=tuple(classes), confusions=dict(zip(speakers, matrices, strict=True)))
 
 
-def pooled(results: Sequence[FoldResult]) -> FoldResult:
-    """Results of folds with the same classes and no common speaker, put together."""
-    speakers = {speaker: score for result in results for speaker, score in result.speakers.items()}
-    return _rescored(results[0].classes, dict(sorted(speakers.items())))
-
-
-def scored(classes: Sequence[str], speakers: Sequence[str], confusions: Counts) -> FoldResult:
-    """Scores of S speakers' confusion matrices [S, C, C]."""
-    total = confusions.sum(axis=0)
-    scores = zip(speakers, confusions, metrics.uar(confusions).tolist(), metrics.war(confusions).tolist(), strict=True)
-    return FoldResult(
-        classes=tuple(classes),
-        clips=int(total.sum()),
-        uar=float(metrics.uar(total)),
-        war=float(metrics.war(total)),
-        macro_f1=float(metrics.macro_f1(total)),
-        weighted_f1=float(metrics.weighted_f1(total)),
-        interval=metrics.bootstrap(confusions) if len(speakers) > 1 else None,
-        confusion=_matrix(total),
-        speakers={
-            speaker: SpeakerScore(clips=int(confusion.sum()), uar=uar, war=war, confusion=_matrix(confusion))
-            for speaker, confusion, uar, war in scores
-        },
-    )
-
-
-def check_consistent(result: FoldResult, where: str) -> None:
-    """Raise EvaluationError, beginning with `where`, unless a result's scores are what its speakers' counts give."""
-    try:
-        again = _rescored(result.classes, result.speakers)
-    except ValueError as error:
-        raise EvaluationError(f"{where}: found counts without a score ({error}); evaluate the run again") from error
-    if not _same(again, result):
-        raise EvaluationError(f"{where}: found scores that its counts do not give; evaluate the run again")
+def pool(folds: Sequence[FoldScores]) -> FoldScores:
+    """Scores of all clips of folds with the same classes and no common speaker."""
+    confusions = {speaker: matrix for fold in folds for speaker, matrix in fold.confusions.items()}
+    return FoldScores(classes=folds[0].classes, confusions=dict(sorted(confusions.items())))
 
 
 def check_classes(classes: Sequence[str]) -> None:
-    """Raise EvaluationError unless there are classes, each named once with characters that a person can see."""
+    """Raise EvaluationError unless there are classes, distinct and each named in printable characters."""
     if not classes or len(set(classes)) < len(classes) or not all(name and name.isprintable() for name in classes):
-        raise EvaluationError(f"found classes {listed(map(repr, classes))}; expected some, distinct and printable")
+        raise EvaluationError(f"found classes {_shorten(map(repr, classes))}; expected some, distinct and printable")
 
 
-def listed(names: Iterable[str]) -> str:
-    """At most five names, cut short, and how many more: for messages."""
-    known = [name[:80] for name in names]
-    more = f" and {len(known) - _LISTED} more" if len(known) > _LISTED else ""
-    return ", ".join(known[:_LISTED]) + more
+def check_name(name: str) -> None:
+    """Raise EvaluationError unless a name can be that of a clip, speaker, corpus, strategy or fold."""
+    if not NAME.fullmatch(name):
+        raise EvaluationError(f"found name {name[:_LONGEST_CELL]!r}, expected 1 to 80 letters, digits, '_' and '-'")
 
 
-def _rescored(classes: Sequence[str], speakers: Mapping[str, SpeakerScore]) -> FoldResult:
-    confusions = np.array([score.confusion for score in speakers.values()], dtype=np.int64)
-    expected = (len(speakers), len(classes), len(classes))
-    if confusions.shape != expected or confusions.min(initial=0) < 0:
-        raise EvaluationError(f"found counts {confusions.shape}, expected {expected}, none below 0")
-    return scored(classes, tuple(speakers), confusions)
-
-
-def _same(one: FoldResult, other: FoldResult) -> bool:
-    """Equal counts, and scores equal but for rounding, of the whole and of each speaker."""
-    names = ("uar", "war", "macro_f1", "weighted_f1")
-    parts = [(one, other, names), *((one.speakers[key], other.speakers[key], names[:2]) for key in one.speakers)]
-    return one.confusion == other.confusion and all(
-        a.clips == b.clips and all(math.isclose(getattr(a, name), getattr(b, name)) for name in names)
-        for a, b, names in parts
-    )
-
-
-def _header(classes: Sequence[str]) -> tuple[str, ...]:
-    check_classes(classes)
-    return (*_COLUMNS, *(f"p({name})" for name in classes))
-
-
-def _from_rows(rows: Sequence[Sequence[str]], classes: Sequence[str]) -> Predictions:
-    width = len(_header(classes))
+def _predictions_from_rows(rows: Sequence[Sequence[str]], classes: Sequence[str]) -> Predictions:
+    width = len(_COLUMNS) + len(classes)
     index = {name: place for place, name in enumerate(classes)}
     for row in rows:
         if len(row) != width or row[2] not in index:
-            raise EvaluationError(f"found row {listed(row)}; expected {width} values and a label of {listed(classes)}")
+            expected = f"{width} values and a label of {_shorten(classes)}"
+            raise EvaluationError(f"found row {_shorten(row)}; expected {expected}")
     predictions = Predictions(
         clips=tuple(row[0] for row in rows),
         speakers=tuple(row[1] for row in rows),
@@ -259,38 +248,12 @@ def _from_rows(rows: Sequence[Sequence[str]], classes: Sequence[str]) -> Predict
     )
     for row, predicted in zip(rows, predictions.predicted, strict=True):
         if row[3] != classes[predicted]:
-            raise EvaluationError(f"{row[0]}: found {row[3]!r} predicted, but {classes[predicted]!r} is the likeliest")
+            raise EvaluationError(
+                f"{row[0]}: found {row[3]!r} predicted, but {classes[predicted]!r} is the most probable"
+            )
     return predictions
 
 
-def _check_columns(predictions: Predictions) -> None:
-    counts = len(predictions.clips), len(predictions.speakers), len(predictions.labels)
-    shape = predictions.probabilities.shape
-    if len(shape) != 2 or {*counts, shape[0]} != {shape[0]}:
-        found = "{} clips, {} speakers, {} labels".format(*counts)
-        raise EvaluationError(f"predictions: found {found}, probabilities {shape}; expected as many of each")
-
-
-def _check_names(clips: Sequence[str], speakers: Sequence[str]) -> None:
-    for name in (*clips, *set(speakers)):
-        if not NAME.fullmatch(name):
-            raise EvaluationError(f"found name {name[:80]!r}, expected 1 to 80 letters, digits, '_' and '-'")
-    twice = sorted(clip for clip, count in Counter(clips).items() if count > 1)
-    if twice:
-        raise EvaluationError(f"predictions: found {listed(twice)} more than once, expected each clip once")
-
-
-def _check_rows(predictions: Predictions) -> None:
-    labels, probabilities = predictions.labels, predictions.probabilities
-    classes = probabilities.shape[1]
-    off = np.abs(probabilities.sum(axis=1, dtype=np.float64) - 1)
-    fine = (probabilities >= 0).all(axis=1) & (off < _SUM_TOLERANCE) & (labels >= 0) & (labels < classes)
-    for row in np.flatnonzero(~fine)[:1]:
-        found = f"label {labels[row]} and probabilities {probabilities[row].tolist()}"
-        raise EvaluationError(
-            f"{predictions.clips[row]}: found {found}, expected a label from 0 to {classes - 1} and a distribution"
-        )
-
-
-def _matrix(counts: Counts) -> Matrix:
-    return tuple(map(tuple, counts.tolist()))
+def _shorten(cells: Iterable[str]) -> str:
+    """The first cells of a file from a stranger, each cut to a length that fits a message."""
+    return shorten_list(cell[:_LONGEST_CELL] for cell in cells)

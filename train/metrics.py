@@ -1,10 +1,10 @@
-"""Recall, F1 and how far to trust them, from counts alone. Pure.
+"""Recall, F1 and their confidence intervals, from counts alone. Pure.
 
 Shapes: n clips, C classes, S speakers. A confusion matrix [C, C] counts clips, a row for each true class and a column
 for each predicted one; `...` stands for any number of such matrices. All scores are fractions, 0 to 1.
 
 A class without a clip has no recall, so UAR is the mean over the classes that are there: a fold without `disgust` is
-judged on the rest. That is scikit-learn's balanced accuracy. F1 is averaged over the classes that occur as label or as
+scored on the rest. That is scikit-learn's balanced accuracy. F1 is averaged over the classes that occur as label or as
 prediction, since predicting a class that is not there is a mistake; that is scikit-learn's default too.
 """
 
@@ -26,7 +26,7 @@ LEVEL = 0.95
 
 
 class MetricError(UserError):
-    """Counts that no score can be computed from."""
+    """Counts that no score can be computed from: what was found and what was expected."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class Spread:
 
     mean: float
     std: float | None
-    """None for a single fold."""
+    """None for a single fold, which has no spread."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,8 +122,8 @@ def bootstrap(confusions: Counts, *, draws: int = DRAWS, level: float = LEVEL, s
     """Intervals of UAR and WAR over the choice of speakers, from the speakers' confusion matrices [S, C, C].
 
     Clips of one speaker are alike, so each draw takes S speakers with replacement, and all the clips of each. How often
-    each speaker comes up is multinomial, so all draws are one product of matrices. Of few speakers the interval is too
-    narrow. Raises MetricError for fewer than two speakers, or one without a clip.
+    each speaker comes up is multinomial, so all draws are one product of matrices. With few speakers the interval is
+    too narrow. Raises MetricError for fewer than two speakers, or one without a clip.
     """
     speakers = len(confusions)
     if speakers < 2:

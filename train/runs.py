@@ -1,42 +1,42 @@
-"""Where runs are kept, and what several of them say together.
+"""Where runs are stored, and the scores of several of them together.
 
     runs/<dataset>/<strategy>/fold-<fold>/
-        config.json       everything the run was started with; written by the loop
-        log.jsonl         lines that are JSON objects; one with `validation_uar` ends an epoch: see `Epoch`
-        model/            classifier of the chosen epoch, to be loaded, exported and predicted with
-        predictions.csv   what the model said of each clip of the test fold: see `train.evaluate`
-        result.json       `Outcome`: what was trained, how, and its scores; written last, so that it says "done"
+        config.json       everything the run was started with; written by the trainer
+        log.jsonl         a JSON object a line; one with `validation_uar` ends an epoch: see `EpochMetrics`
+        model/            classifier of the chosen epoch, to load, export and predict with
+        predictions.csv   the classifier's predictions for the test fold: every score is computed from this file
+        result.json       `RunRecord`: what was trained and how, and the SHA-256 of predictions.csv; written last, so
+                          that its presence marks a finished run
 
-Runs are put together only where they were made the same way and no speaker is tested twice; a folder takes runs of
-one way for each dataset, strategy and fold, so that others go into another `runs`.
+Folds are averaged only where their runs have the same protocol and no speaker is tested twice. A folder of runs takes
+one protocol for each dataset, strategy and fold; runs with another protocol need another folder.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from manifests.files import atomic_write
 from manifests.records import SchemaError, from_json
-from manifests.schema import NAME
+from manifests.text import config_diff, shorten_list
 from train import metrics
 from train.evaluate import (
     EvaluationError,
-    FoldResult,
+    ExpectedClip,
+    FoldScores,
     Predictions,
-    Truth,
     check_classes,
     check_complete,
-    check_consistent,
-    dump_predictions,
-    listed,
+    check_name,
+    format_predictions,
     parse_predictions,
-    pooled,
-    summarise,
+    pool,
+    score_predictions,
 )
 from train.metrics import Spread
 
@@ -45,8 +45,8 @@ LOG_FILE = "log.jsonl"
 PREDICTIONS_FILE = "predictions.csv"
 RESULT_FILE = "result.json"
 MODEL = "model"
-RESULT_VERSION = 1
-#: What to do about a folder that holds a run of another way.
+RESULT_VERSION = 2
+#: What to do about a folder that holds a run with another protocol.
 ANOTHER_FOLDER = "remove it, or choose another folder of runs with RUNS= (--runs)"
 
 _MAX_BYTES = 1 << 28
@@ -54,7 +54,7 @@ _MAX_BYTES = 1 << 28
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """What a score must be read with. Runs are put together only where all of this is the same."""
+    """The conditions of a score. Runs are averaged only where all of this is the same."""
 
     label_scheme: str
     classes: tuple[str, ...]
@@ -62,25 +62,25 @@ class Protocol:
     folds: tuple[str, ...]
     """All folds of the scheme, in its order."""
     selection: str
-    """What the epoch was chosen on, such as "UAR of validation speakers"."""
+    """How the epoch was chosen, such as "UAR of validation speakers"."""
     recipe: str
     encoder: str
     weights: str | None
-    """Where the encoder's weights come from, all of them self-supervised at first; None for a random start."""
+    """Where the encoder's weights come from, all of them from self-supervised training; None for random weights."""
     feature: str
-    """Spectrogram the shards were read with."""
+    """Spectrogram that was read from the shards."""
     settings: str
-    """SHA-256 of all settings that may change a score, but for the fold."""
+    """SHA-256 of all settings that may change a score, except the fold."""
 
     def __post_init__(self) -> None:
         check_classes(self.classes)
         if not self.folds or len(set(self.folds)) < len(self.folds):
-            raise EvaluationError(f"found folds {listed(self.folds)}; expected at least one, each once")
+            raise EvaluationError(f"found folds {shorten_list(self.folds)}; expected at least one, each once")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One training: which, how, and the epoch it ended with. Raises EvaluationError for what cannot be."""
+    """One training: of what, how, and its epochs. Raises EvaluationError for values that contradict each other."""
 
     dataset: str
     strategy: str
@@ -93,30 +93,41 @@ class Run:
 
     def __post_init__(self) -> None:
         for name in (self.dataset, self.strategy, self.fold):
-            if not NAME.fullmatch(name):
-                raise EvaluationError(f"found name {name[:80]!r}, expected 1 to 80 letters, digits, '_' and '-'")
+            check_name(name)
         if self.fold not in self.protocol.folds:
-            raise EvaluationError(f"found fold {self.fold}, expected one of {listed(self.protocol.folds)}")
+            raise EvaluationError(f"found fold {self.fold}, expected one of {shorten_list(self.protocol.folds)}")
         if not 1 <= self.epoch <= self.epochs:
             raise EvaluationError(f"found chosen epoch {self.epoch}, expected 1 to {self.epochs}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """A finished run: `result.json`."""
+class RunRecord:
+    """`result.json`: a run, and which predictions it is scored by."""
 
     run: Run
+    clips: int
+    """Clips of the test fold."""
+    clips_sha256: str
+    """Of their ids, speakers and labels."""
     predictions_sha256: str
-    result: FoldResult
+    """Of predictions.csv."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Summary:
-    """A strategy's scores over the folds that are finished, all made the same way."""
+class RunResult:
+    """A finished run with the scores of its predictions."""
 
-    way: str = ""
-    """What tells it from other ways that the dataset and strategy were run in; "" for the only one."""
-    outcomes: tuple[Outcome, ...]
+    run: Run
+    scores: FoldScores
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSummary:
+    """Scores of a strategy over its finished folds, all with the same protocol."""
+
+    variant: str = ""
+    """How its protocol differs from others that the dataset and strategy were run with; "" for the only one."""
+    results: tuple[RunResult, ...]
     """One for each finished fold, in the scheme's order; at least one."""
     missing: tuple[str, ...]
     """Folds of the scheme without a finished run."""
@@ -124,23 +135,23 @@ class Summary:
     war: Spread
     macro_f1: Spread
     weighted_f1: Spread
-    pooled: FoldResult
-    """All clips of all these folds put together."""
+    pooled: FoldScores
+    """Of all clips of these folds together."""
 
     @property
     def run(self) -> Run:
         """The first fold's run; all but fold and epochs is common to all."""
-        return self.outcomes[0].run
+        return self.results[0].run
 
     @property
     def name(self) -> str:
-        """The strategy, and what tells this way of it from others."""
-        return f"{self.run.strategy} ({self.way})" if self.way else self.run.strategy
+        """The strategy, with the variant where there are several."""
+        return f"{self.run.strategy} ({self.variant})" if self.variant else self.run.strategy
 
 
 @dataclass(frozen=True, kw_only=True)
-class Epoch:
-    """What `log.jsonl` must tell of an epoch; its other keys are for people."""
+class EpochMetrics:
+    """What `log.jsonl` must have for each epoch; its other keys are for people."""
 
     epoch: int
     """From 1."""
@@ -150,213 +161,191 @@ class Epoch:
 
 
 def run_folder(runs: Path, dataset: str, strategy: str, fold: str) -> Path:
-    """Where a run is kept."""
+    """Where a run is stored."""
     return runs / dataset / strategy / f"fold-{fold}"
+
+
+def finished_runs(runs: Path) -> list[Path]:
+    """Folders of the finished runs."""
+    return sorted(path.parent for path in runs.glob(f"*/*/fold-*/{RESULT_FILE}"))
 
 
 def is_done(folder: Path, protocol: Protocol) -> bool:
     """Whether a run is finished, so that a sweep may skip it.
 
-    Raises EvaluationError for one that was made in another way, which must not pass for this one.
+    Raises EvaluationError for a finished run that is damaged, or that has another protocol.
     """
     if not (folder / RESULT_FILE).is_file():
         return False
-    differ = _differences(read_outcome(folder).run.protocol, protocol)
-    if differ:
-        raise EvaluationError(f"{folder}: was made in another way ({differ}); {ANOTHER_FOLDER}")
+    changes = _diff_protocols(read_result(folder).run.protocol, protocol)
+    if changes:
+        raise EvaluationError(f"{folder}: was trained with another protocol ({changes}); {ANOTHER_FOLDER}")
     return True
 
 
-def finish(runs: Path, run: Run, predictions: Predictions, promise: Mapping[str, Truth]) -> Outcome:
-    """Judge a run by its test fold, once: write predictions.csv, then result.json.
+def finish_run(runs: Path, run: Run, predictions: Predictions, expected: Mapping[str, ExpectedClip]) -> RunResult:
+    """Score a run on its test fold, once: write predictions.csv, then result.json.
 
-    Raises EvaluationError, and writes nothing, for a run that was judged before or predictions of other clips than
-    those in `promise`; OSError.
+    Raises EvaluationError, and writes nothing, for a run that was scored before or predictions of other clips than
+    `expected`; OSError.
     """
     folder = run_folder(runs, run.dataset, run.strategy, run.fold)
     if (folder / RESULT_FILE).is_file():
         raise EvaluationError(
-            f"{folder}: the test fold was read before, expected once; remove the folder to train anew"
+            f"{folder}: the test fold was read before, expected once; remove the folder to train again"
         )
-    check_complete(predictions, promise, f"{folder}, test fold {run.fold}")
-    data = dump_predictions(predictions, run.protocol.classes)
-    outcome = Outcome(
+    check_complete(predictions, expected, f"{folder}, test fold {run.fold}")
+    scores = score_predictions(predictions, run.protocol.classes)
+    data = format_predictions(predictions, run.protocol.classes)
+    record = RunRecord(
         run=run,
+        clips=len(predictions),
+        clips_sha256=_hash_clips(predictions),
         predictions_sha256=hashlib.sha256(data).hexdigest(),
-        result=summarise(predictions, run.protocol.classes),
     )
+    value = {"result_version": RESULT_VERSION, **asdict(record)}
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, indent=1)
     atomic_write(folder / PREDICTIONS_FILE, data)
-    atomic_write(folder / RESULT_FILE, dump_outcome(outcome))
-    return outcome
+    atomic_write(folder / RESULT_FILE, f"{text}\n".encode())
+    return RunResult(run=run, scores=scores)
 
 
-def dump_outcome(outcome: Outcome) -> bytes:
-    """Outcome -> bytes of result.json."""
-    value = {"result_version": RESULT_VERSION, **asdict(outcome)}
-    return (json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, indent=1) + "\n").encode()
-
-
-def read_outcome(folder: Path) -> Outcome:
-    """A finished run whose scores are those of its predictions. Raises EvaluationError naming the file at fault."""
+def read_result(folder: Path) -> RunResult:
+    """A finished run, scored from its predictions. Raises EvaluationError naming a file that is damaged or changed."""
     path = folder / RESULT_FILE
     if not path.is_file():
-        raise EvaluationError(f"{folder}: found no finished run ({RESULT_FILE}); the command that trains it goes on")
-    value = _json(_bytes(path), str(path))
+        raise EvaluationError(f"{folder}: found no finished run ({RESULT_FILE}); repeat the command that trains it")
+    value = _parse_json(_read_bytes(path), str(path))
     if not isinstance(value, dict) or value.pop("result_version", None) != RESULT_VERSION:
-        raise EvaluationError(f"{path}: found no result of version {RESULT_VERSION}; evaluate the run again")
-    outcome: Outcome = _typed(Outcome, value, str(path))
-    check_consistent(outcome.result, str(path))
-    _check_predictions(folder / PREDICTIONS_FILE, outcome)
-    return outcome
+        raise EvaluationError(f"{path}: found no result of version {RESULT_VERSION}; train the run again")
+    record: RunRecord = _from_json(RunRecord, value, str(path))
+    path, classes = folder / PREDICTIONS_FILE, record.run.protocol.classes
+    data = _read_bytes(path)
+    if hashlib.sha256(data).hexdigest() != record.predictions_sha256:
+        raise EvaluationError(f"{path}: found other predictions than {RESULT_FILE} was written for; restore them")
+    predictions = parse_predictions(data, classes, str(path))
+    if (len(predictions), _hash_clips(predictions)) != (record.clips, record.clips_sha256):
+        raise EvaluationError(
+            f"{path}: found {len(predictions)} clips that are not the test fold of {RESULT_FILE}, "
+            f"expected its {record.clips}; remove the folder to train again"
+        )
+    return RunResult(run=record.run, scores=score_predictions(predictions, classes))
 
 
-def read_log(path: Path) -> tuple[Epoch, ...]:
-    """Epochs of a log, in order; of an epoch that was done twice, the last. Raises EvaluationError naming the line.
+def read_log(path: Path) -> tuple[EpochMetrics, ...]:
+    """Epochs of a log, in order; of one that was repeated, the last. Raises EvaluationError naming the line.
 
-    Lines about anything else are passed over, and so is a last line that was never finished.
+    Other lines are skipped, and so is a last line that was only partly written.
     """
-    epochs: dict[int, Epoch] = {}
-    for number, line in enumerate(_bytes(path).split(b"\n")[:-1], 1):
-        value = _json(line, f"{path}:{number}")
+    epochs: dict[int, EpochMetrics] = {}
+    for number, line in enumerate(_read_bytes(path).split(b"\n")[:-1], 1):
+        value = _parse_json(line, f"{path}:{number}")
         if isinstance(value, dict) and "validation_uar" in value:
-            known = {field.name: value[field.name] for field in fields(Epoch) if field.name in value}
-            epoch = _typed(Epoch, known, f"{path}:{number}")
+            known = {field.name: value[field.name] for field in fields(EpochMetrics) if field.name in value}
+            epoch = _from_json(EpochMetrics, known, f"{path}:{number}")
             epochs[epoch.epoch] = epoch
     return tuple(epochs[number] for number in sorted(epochs))
 
 
-def sweep(runs: Path) -> tuple[Summary, ...]:
-    """Scores of each dataset, strategy and way with a finished run, by name. Raises EvaluationError for one amiss."""
-    groups: dict[tuple[str, str], dict[Protocol, list[Outcome]]] = {}
-    for outcome in _outcomes(runs):
-        ways = groups.setdefault((outcome.run.dataset, outcome.run.strategy), {})
-        ways.setdefault(outcome.run.protocol, []).append(outcome)
-    return tuple(
-        summarise_runs(outcomes, way)
-        for key in sorted(groups)
-        for way, outcomes in zip(_told_apart(tuple(groups[key])), groups[key].values(), strict=True)
-    )
+def read_summaries(runs: Path) -> tuple[RunSummary, ...]:
+    """Scores of each dataset, strategy and variant with a finished run, by name.
 
-
-def summarise_runs(outcomes: Sequence[Outcome], way: str = "") -> Summary:
-    """Scores of one strategy over its finished folds, at least one.
-
-    Raises EvaluationError for runs that were made in different ways, and for a speaker tested in two folds.
+    Raises EvaluationError for a run that is damaged, or stored where another belongs.
     """
-    _check_same_protocol([outcome.run for outcome in outcomes])
-    done = {outcome.run.fold: outcome for outcome in outcomes}
-    folds = outcomes[0].run.protocol.folds
-    ordered = tuple(done[fold] for fold in folds if fold in done)
-    _check_tested_once(ordered)
-    results = [outcome.result for outcome in ordered]
-    return Summary(
-        way=way,
-        outcomes=ordered,
-        missing=tuple(fold for fold in folds if fold not in done),
-        uar=metrics.spread([result.uar for result in results]),
-        war=metrics.spread([result.war for result in results]),
-        macro_f1=metrics.spread([result.macro_f1 for result in results]),
-        weighted_f1=metrics.spread([result.weighted_f1 for result in results]),
-        pooled=pooled(results),
-    )
-
-
-def finished(runs: Path) -> list[Path]:
-    """Folders of the finished runs."""
-    return sorted(path.parent for path in runs.glob(f"*/*/fold-*/{RESULT_FILE}"))
-
-
-def _outcomes(runs: Path) -> Iterator[Outcome]:
-    for folder in finished(runs):
-        outcome = read_outcome(folder)
-        home = run_folder(runs, outcome.run.dataset, outcome.run.strategy, outcome.run.fold)
+    groups: dict[tuple[str, str], dict[Protocol, list[RunResult]]] = {}
+    for folder in finished_runs(runs):
+        result = read_result(folder)
+        run = result.run
+        home = run_folder(runs, run.dataset, run.strategy, run.fold)
         if folder != home:
             raise EvaluationError(f"{folder / RESULT_FILE}: found what belongs into {home}; move or remove the folder")
-        yield outcome
+        groups.setdefault((run.dataset, run.strategy), {}).setdefault(run.protocol, []).append(result)
+    return tuple(
+        summarize_folds(results, variant)
+        for key in sorted(groups)
+        for variant, results in zip(_name_variants(list(groups[key])), groups[key].values(), strict=True)
+    )
 
 
-def _check_same_protocol(runs: Sequence[Run]) -> None:
-    ours = runs[0]
-    for theirs in runs[1:]:
-        differ = _differences(ours.protocol, theirs.protocol)
-        if differ:
+def summarize_folds(results: Sequence[RunResult], variant: str = "") -> RunSummary:
+    """Scores of one strategy over its finished folds, at least one.
+
+    Raises EvaluationError for runs with different protocols, and for a speaker tested in two folds.
+    """
+    first, folds = results[0].run, results[0].run.protocol.folds
+    name = f"{first.dataset}, {first.strategy}"
+    for run in (result.run for result in results):
+        changes = _diff_protocols(first.protocol, run.protocol)
+        if changes:
             raise EvaluationError(
-                f"{ours.dataset}, {ours.strategy}: folds {ours.fold} and {theirs.fold} differ in {differ}; "
-                f"expected runs made the same way: compare their {CONFIG_FILE} and keep one kind elsewhere"
+                f"{name}: folds {first.fold} and {run.fold} differ ({changes}); expected runs with the same protocol: "
+                f"compare their {CONFIG_FILE} and move those of one protocol to another folder"
             )
+    done = {result.run.fold: result for result in results}
+    ordered = tuple(done[fold] for fold in folds if fold in done)
+    tested: dict[str, str] = {}
+    for fold, speaker in ((result.run.fold, speaker) for result in ordered for speaker in result.scores.speakers):
+        other = tested.setdefault(speaker, fold)
+        if other != fold:
+            raise EvaluationError(
+                f"{name}: speaker {speaker} is tested in folds {other} and {fold}; expected each speaker in one"
+            )
+    scores = ("uar", "war", "macro_f1", "weighted_f1")
+    return RunSummary(
+        variant=variant,
+        results=ordered,
+        missing=tuple(fold for fold in folds if fold not in done),
+        **{score: metrics.spread([getattr(result.scores, score) for result in ordered]) for score in scores},
+        pooled=pool([result.scores for result in ordered]),
+    )
 
 
-def _differences(one: Protocol, other: Protocol) -> str:
-    """What differs between two protocols, "" for nothing."""
-    told = [f"{name} {_said(one, name)}, here {_said(other, name)}" for name in _differing((one, other))]
-    return "; ".join(told)
+def _hash_clips(predictions: Predictions) -> str:
+    """SHA-256 of the ids, speakers and labels of clips, whatever their order."""
+    clips = sorted(zip(predictions.clips, predictions.speakers, predictions.labels.tolist(), strict=True))
+    return hashlib.sha256(json.dumps(clips).encode()).hexdigest()
 
 
-def _told_apart(protocols: Sequence[Protocol]) -> list[str]:
-    """What tells each protocol from the others; "" for the only one."""
-    if len(protocols) == 1:
-        return [""]
-    told = [", ".join(_said(each, name) for name in _differing(protocols)) for each in protocols]
-    if len(set(told)) == len(told):
-        return told
-    return [f"{text}, {_said(each, 'settings')}" for text, each in zip(told, protocols, strict=True)]
+def _diff_protocols(before: Protocol, now: Protocol) -> str:
+    """What differs, "" for nothing; the hash of all settings is given only where nothing else differs."""
+    lines = config_diff(asdict(before), asdict(now))
+    return "; ".join([line for line in lines if not line.startswith("settings:")] or lines)
 
 
-def _differing(protocols: Sequence[Protocol]) -> list[str]:
-    """Fields that are not the same in all; the hash of all settings only where nothing else tells them apart."""
-    names = [field.name for field in fields(Protocol) if len({getattr(each, field.name) for each in protocols}) > 1]
-    return [name for name in names if name != "settings"] or names
+def _name_variants(protocols: Sequence[Protocol]) -> list[str]:
+    """For each protocol, in a few words, what differs between them; "" for a single one."""
+
+    def describe(protocol: Protocol, name: str) -> str:
+        value = getattr(protocol, name)
+        if isinstance(value, tuple):
+            return f"{len(value)} {name}"
+        return value[:7] if name == "settings" else str(value or f"no {name}")[:40]
+
+    differing = [f.name for f in fields(Protocol) if len({getattr(each, f.name) for each in protocols}) > 1]
+    names = [name for name in differing if name != "settings"]
+    variants = [", ".join(describe(protocol, name) for name in names) for protocol in protocols]
+    if len(set(variants)) == len(variants):
+        return variants
+    return [", ".join(describe(protocol, name) for name in [*names, "settings"]) for protocol in protocols]
 
 
-def _said(protocol: Protocol, name: str) -> str:
-    """A field's value in a few words."""
-    value = getattr(protocol, name)
-    if isinstance(value, tuple):
-        return f"{len(value)} {name}"
-    return value[:7] if name == "settings" else str(value or f"no {name}")[:40]
-
-
-def _check_tested_once(outcomes: Sequence[Outcome]) -> None:
-    tested: dict[str, Run] = {}
-    for outcome in outcomes:
-        for speaker in outcome.result.speakers:
-            run, other = outcome.run, tested.setdefault(speaker, outcome.run)
-            if other is not run:
-                raise EvaluationError(
-                    f"{run.dataset}, {run.strategy}: speaker {speaker} is tested in folds {other.fold} and {run.fold}; "
-                    "expected each speaker in one"
-                )
-
-
-def _check_predictions(path: Path, outcome: Outcome) -> None:
-    """predictions.csv is the one that was judged, and gives the counts that were written down."""
-    data, classes = _bytes(path), outcome.run.protocol.classes
-    if hashlib.sha256(data).hexdigest() != outcome.predictions_sha256:
-        raise EvaluationError(f"{path}: found other predictions than {RESULT_FILE} was made of; restore them")
-    again, result = summarise(parse_predictions(data, classes, str(path)), classes), outcome.result
-    if (again.classes, again.speakers.keys()) != (result.classes, result.speakers.keys()) or any(
-        again.speakers[speaker].confusion != score.confusion for speaker, score in result.speakers.items()
-    ):
-        raise EvaluationError(f"{path}: found other counts than in {RESULT_FILE}, expected the same; evaluate again")
-
-
-def _typed(kind: Any, value: object, where: str) -> Any:
+def _from_json(kind: Any, value: object, where: str) -> Any:
     try:
         return from_json(kind, value, where)
     except SchemaError as error:
         raise EvaluationError(str(error)) from error
 
 
-def _bytes(path: Path) -> bytes:
+def _parse_json(data: bytes, where: str) -> Any:
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise EvaluationError(f"{where}: not JSON that can be parsed ({type(error).__name__})") from error
+
+
+def _read_bytes(path: Path) -> bytes:
     if not path.is_file():
         raise EvaluationError(f"{path}: not there, expected in the folder of a run; train it again")
     if path.stat().st_size > _MAX_BYTES:
         raise EvaluationError(f"{path}: found {path.stat().st_size} bytes, expected at most {_MAX_BYTES}")
     return path.read_bytes()
-
-
-def _json(data: bytes, where: str) -> Any:
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise EvaluationError(f"{where}: not JSON that can be parsed ({type(error).__name__})") from error

@@ -196,7 +196,7 @@ class TrainingSetup:
         )
         provenance = Provenance(
             run=run,
-            standardisation=self.transform.normalization,
+            normalization=self.transform.normalization,
             build=data.folder.dataset.identity["config"],
             about=data.folder.dataset.about,
             mapping=data.label_scheme.mapping,

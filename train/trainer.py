@@ -30,10 +30,10 @@ from train.config import TrainConfig
 from train.data.loader import CachedLoader, ClipBatch, Loader
 from train.data.transforms import CachedTransform, ClipTransform
 from train.distributed import Ranks, stop_on_signal
-from train.evaluate import Predictions, promised
+from train.evaluate import Predictions, expected_clips
 from train.metric_logger import MetricLogger
 from train.optim import clip_gradient, lr_at, set_lr
-from train.runs import Epoch, Outcome
+from train.runs import EpochMetrics, RunResult
 
 if TYPE_CHECKING:
     from train.setup import TrainingSetup
@@ -164,7 +164,7 @@ class Trainer:
     def end_epoch(self, seconds: float) -> None:
         """Validate, keep the weights if they are the best so far, log, and save a checkpoint."""
         scores, clips, epochs = self.evaluate(), self.train_loader.sampler.clips, self.config.recipe.epochs
-        ended = Epoch(
+        ended = EpochMetrics(
             epoch=self.state.epoch,
             train_loss=self.state.loss_sum / clips,
             validation_loss=scores["validation_loss"],
@@ -223,7 +223,7 @@ def autocast(device: torch.device) -> AbstractContextManager[Any]:
     return torch.autocast("cuda", dtype=torch.bfloat16) if device.type == "cuda" else nullcontext()
 
 
-def is_better(one: Epoch, other: Epoch | None) -> bool:
+def is_better(one: EpochMetrics, other: EpochMetrics | None) -> bool:
     """Whether an epoch is chosen over an earlier one: by UAR of validation speakers, then by loss."""
     return other is None or (one.validation_uar, -one.validation_loss) > (other.validation_uar, -other.validation_loss)
 
@@ -233,7 +233,7 @@ def _draw(*numbers: int) -> int:
     return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:8]) >> 1
 
 
-def train(setup: TrainingSetup) -> Outcome | None:
+def train(setup: TrainingSetup) -> RunResult | None:
     """Train a run, or what remains of it, then read the test fold once. A finished run is only read.
 
     None where the test fold is not available: the model is kept, and the same run tests it later.
@@ -243,7 +243,7 @@ def train(setup: TrainingSetup) -> Outcome | None:
     Trainer raises.
     """
     if setup.is_finished():
-        return runs.read_outcome(setup.folder)
+        return runs.read_result(setup.folder)
     with exclusive_lock(setup.folder, "RUNS=") if setup.ranks.is_main else nullcontext():
         try:
             setup.write_config()
@@ -252,7 +252,7 @@ def train(setup: TrainingSetup) -> Outcome | None:
             setup.data.prefetcher.close()
 
 
-def _train_and_test(setup: TrainingSetup) -> Outcome | None:
+def _train_and_test(setup: TrainingSetup) -> RunResult | None:
     ranks, checkpoints = setup.ranks, Checkpoints(folder=setup.folder)
     state = checkpoints.load_state()
     if state.epoch <= setup.config.recipe.epochs:
@@ -280,7 +280,7 @@ def _train_and_test(setup: TrainingSetup) -> Outcome | None:
             labels=clips.labels,
             probabilities=logits.double().softmax(1).float().numpy(),
         )
-        runs.finish(setup.runs, run, predictions, promised(clips))
+        runs.finish_run(setup.runs, run, predictions, expected_clips(clips))
         checkpoints.clear()
     ranks.barrier()
-    return runs.read_outcome(setup.folder)
+    return runs.read_result(setup.folder)

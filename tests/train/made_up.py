@@ -1,4 +1,4 @@
-"""Runs with made-up numbers, for tests of what is done with results."""
+"""Runs with made-up numbers, for tests of results and reports."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from train import runs
-from train.evaluate import Predictions, Truth
-from train.runs import Outcome, Protocol, Run
+from train.evaluate import ExpectedClip, Predictions
+from train.runs import Protocol, Run, RunResult
 
 CLASSES = ("happy", "angry", "calm", "sad")
 FOLDS = {"1": ("S01", "S02"), "2": ("S03", "S04"), "3": ("S05", "S06")}
@@ -57,20 +57,20 @@ def predictions(
     )
 
 
-def promise(found: Predictions) -> dict[str, Truth]:
-    """What a fold promises that holds just these clips."""
-    truths = map(Truth, found.speakers, found.labels.tolist())
-    return dict(zip(found.clips, truths, strict=True))
+def expected_clips(found: Predictions) -> dict[str, ExpectedClip]:
+    """The clips of a fold that has exactly those of the predictions."""
+    clips = map(ExpectedClip, found.speakers, found.labels.tolist())
+    return dict(zip(found.clips, clips, strict=True))
 
 
-def finish(folder: Path, skill: float = 0.8, epochs: int = 5, **changes: object) -> Outcome:
+def finish(folder: Path, skill: float = 0.8, epochs: int = 5, **changes: object) -> RunResult:
     """A finished run in `folder`, with a log."""
     made = run(epochs=epochs, **changes)
     found = predictions(FOLDS[made.fold], skill, seed=int(made.fold), classes=len(made.protocol.classes))
-    outcome = runs.finish(folder, made, found, promise(found))
+    result = runs.finish_run(folder, made, found, expected_clips(found))
     home = runs.run_folder(folder, made.dataset, made.strategy, made.fold)
     (home / runs.LOG_FILE).write_text("".join(json.dumps(line) + "\n" for line in log(epochs, int(made.fold))))
-    return outcome
+    return result
 
 
 def log(epochs: int, seed: int = 0) -> list[dict[str, float]]:

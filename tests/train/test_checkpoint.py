@@ -12,9 +12,9 @@ from train import checkpoint
 from train.checkpoint import CheckpointError, Checkpoints, TrainState, load_trained
 from train.models.videomae import Classifier
 from train.optim import make_optimizer
-from train.runs import Epoch
+from train.runs import EpochMetrics
 
-BEST = Epoch(epoch=2, train_loss=0.5, validation_loss=0.7, validation_uar=0.1 + 0.2)
+BEST = EpochMetrics(epoch=2, train_loss=0.5, validation_loss=0.7, validation_uar=0.1 + 0.2)
 
 
 def made(seed: int = 0, steps: int = 1) -> tuple[Classifier, torch.optim.Optimizer]:

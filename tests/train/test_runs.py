@@ -1,4 +1,4 @@
-"""A run is judged once, a folder of runs is believed only where it hangs together, and a sweep says what is missing."""
+"""A run is scored once, damaged or changed files are refused, and summaries name the folds that are missing."""
 
 from __future__ import annotations
 
@@ -14,19 +14,28 @@ import numpy as np
 import pytest
 
 from train import metrics, runs
-from train.evaluate import EvaluationError, Predictions, parse_predictions, summarise
-from train.runs import Epoch, finish, is_done, read_log, read_outcome, run_folder, summarise_runs, sweep
+from train.evaluate import EvaluationError, Predictions, parse_predictions, score_predictions
+from train.runs import (
+    EpochMetrics,
+    finish_run,
+    is_done,
+    read_log,
+    read_result,
+    read_summaries,
+    run_folder,
+    summarize_folds,
+)
 
 
 def test_a_finished_run_is_read_back_as_it_was(tmp_path: Path) -> None:
-    outcome = made_up.finish(tmp_path)
+    result = made_up.finish(tmp_path)
     folder = tmp_path / "demo" / "cfas" / "fold-1"
     assert folder == run_folder(tmp_path, "demo", "cfas", "1")
-    assert read_outcome(folder) == outcome
+    assert read_result(folder) == result
     assert sorted(path.name for path in folder.iterdir()) == ["log.jsonl", "predictions.csv", "result.json"]
     data = (folder / "predictions.csv").read_bytes()
     again = parse_predictions(data, made_up.CLASSES, "predictions.csv")
-    assert summarise(again, made_up.CLASSES) == outcome.result
+    assert score_predictions(again, made_up.CLASSES) == result.scores
 
 
 def test_the_same_predictions_give_the_same_bytes(tmp_path: Path) -> None:
@@ -52,16 +61,16 @@ def test_a_result_without_all_of_its_fold_is_refused_and_leaves_nothing(tmp_path
         probabilities=found.probabilities[1:],
     )
     with pytest.raises(EvaluationError, match=r"fold-1, test fold 1: of 32 clips found 1 missing \(S01_000\)"):
-        finish(tmp_path, made_up.run(), cut, made_up.promise(found))
+        finish_run(tmp_path, made_up.run(), cut, made_up.expected_clips(found))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_sweep_skips_what_is_done_the_same_way_and_nothing_else(tmp_path: Path) -> None:
+def test_a_sweep_skips_finished_runs_of_the_same_protocol_and_nothing_else(tmp_path: Path) -> None:
     folder = run_folder(tmp_path, "demo", "cfas", "1")
     assert not is_done(folder, made_up.protocol())
     made_up.finish(tmp_path)
     assert is_done(folder, made_up.protocol())
-    with pytest.raises(EvaluationError, match=r"in another way \(recipe finetune, here linear-probe\); remove it"):
+    with pytest.raises(EvaluationError, match=r"with another protocol \(recipe: finetune -> linear-probe\); remove it"):
         is_done(folder, made_up.protocol(recipe="linear-probe"))
 
 
@@ -69,7 +78,7 @@ def test_a_folder_without_a_result_is_unfinished(tmp_path: Path) -> None:
     made_up.finish(tmp_path)
     (tmp_path / "demo/cfas/fold-1/result.json").unlink()
     assert not is_done(tmp_path / "demo/cfas/fold-1", made_up.protocol())
-    assert sweep(tmp_path) == ()
+    assert read_summaries(tmp_path) == ()
 
 
 @pytest.mark.parametrize(
@@ -98,76 +107,121 @@ def edit(path: Path, **changes: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-def test_predictions_that_were_not_judged_are_refused(tmp_path: Path) -> None:
+def test_predictions_that_were_changed_are_refused(tmp_path: Path) -> None:
     made_up.finish(tmp_path)
     path = tmp_path / "demo/cfas/fold-1/predictions.csv"
     text = path.read_bytes()
     path.write_bytes(text[: text.rindex(b"\n", 0, -1) + 1])
     with pytest.raises(EvaluationError, match=r"predictions\.csv: found other predictions than result\.json"):
-        sweep(tmp_path)
+        read_summaries(tmp_path)
     edit(path.with_name("result.json"), predictions_sha256=hashlib.sha256(path.read_bytes()).hexdigest())
-    with pytest.raises(EvaluationError, match=r"predictions\.csv: found other counts than in result\.json"):
-        sweep(tmp_path)
+    with pytest.raises(
+        EvaluationError, match=r"predictions\.csv: found 31 clips that are not the test fold of result\.json"
+    ):
+        read_summaries(tmp_path)
     path.unlink()
     with pytest.raises(EvaluationError, match=r"predictions\.csv: not there"):
-        sweep(tmp_path)
+        read_summaries(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ("{", r"result\.json: not JSON"),
-        ("[]", r"result\.json: found no result of version 1"),
-        ('{"result_version": 2}', r"result\.json: found no result of version 1"),
-        ('{"result_version": 1}', r"result\.json: found no"),
+        ("[]", r"result\.json: found no result of version 2"),
+        ('{"result_version": 1}', r"result\.json: found no result of version 2"),
+        ('{"result_version": 2}', r"result\.json: found no"),
     ],
 )
 def test_a_damaged_result_is_refused(tmp_path: Path, content: str, message: str) -> None:
     made_up.finish(tmp_path)
     (tmp_path / "demo/cfas/fold-1/result.json").write_text(content)
     with pytest.raises(EvaluationError, match=message):
-        sweep(tmp_path)
+        read_summaries(tmp_path)
 
 
-def test_a_result_with_better_scores_than_its_counts_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("result",), {"uar": 0.99}),
+        (("uar",), 0.99),
+        (("clips",), 33),
+        (("clips",), -1),
+        (("clips",), "all"),
+        (("clips",), None),
+        (("clips_sha256",), "0" * 64),
+        (("predictions_sha256",), "0" * 64),
+        (("predictions_sha256",), 0),
+        (("run", "epoch"), 2.5),
+        (("run", "epoch"), 6),
+        (("run", "fold"), "9"),
+        (("run", "protocol", "classes"), ["a", "b"]),
+        (("run", "protocol", "classes"), []),
+        (("run", "protocol", "folds"), {}),
+        (("run", "protocol"), None),
+    ],
+)
+def test_an_edited_result_is_refused(tmp_path: Path, place: tuple[str, ...], value: object) -> None:
     made_up.finish(tmp_path)
     path = tmp_path / "demo/cfas/fold-1/result.json"
-    edit(path, result={**json.loads(path.read_text())["result"], "uar": 0.99})
-    with pytest.raises(EvaluationError, match=r"result\.json: found scores that its counts do not give"):
-        sweep(tmp_path)
+    edited = json.loads(path.read_text())
+    *parents, last = place
+    target = edited
+    for key in parents:
+        target = target[key]
+    target[last] = value
+    path.write_text(json.dumps(edited))
+    with pytest.raises(EvaluationError, match=r"fold-1/(result\.json|predictions\.csv)") as caught:
+        read_result(path.parent)
+    assert "\n" not in str(caught.value)
+
+
+def test_predictions_for_other_clips_are_refused_even_with_their_hash(tmp_path: Path) -> None:
+    made_up.finish(tmp_path)
+    path = tmp_path / "demo/cfas/fold-1/predictions.csv"
+    path.write_bytes(path.read_bytes().replace(b"S01_000,", b"S01_099,"))
+    edit(path.with_name("result.json"), predictions_sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    with pytest.raises(EvaluationError, match=r"predictions\.csv: found 32 clips that are not the test fold"):
+        read_result(path.parent)
+
+
+def test_a_result_holds_no_scores(tmp_path: Path) -> None:
+    made_up.finish(tmp_path)
+    value = json.loads((tmp_path / "demo/cfas/fold-1/result.json").read_text())
+    assert value.keys() == {"result_version", "run", "clips", "clips_sha256", "predictions_sha256"}
 
 
 def test_a_run_in_another_place_is_refused(tmp_path: Path) -> None:
     made_up.finish(tmp_path)
     shutil.copytree(tmp_path / "demo/cfas/fold-1", tmp_path / "demo/fslf/fold-1")
     with pytest.raises(EvaluationError, match=r"fslf/fold-1/result\.json: found what belongs into .*cfas/fold-1"):
-        sweep(tmp_path)
+        read_summaries(tmp_path)
 
 
-def test_a_sweep_puts_folds_together_and_lists_those_that_are_missing(tmp_path: Path) -> None:
-    outcomes = [made_up.finish(tmp_path, strategy="fslf", fold=fold) for fold in ("3", "1")]
+def test_folds_are_summarized_and_missing_ones_listed(tmp_path: Path) -> None:
+    results = [made_up.finish(tmp_path, strategy="fslf", fold=fold) for fold in ("3", "1")]
     made_up.finish(tmp_path, strategy="cfas", fold="2")
-    cfas, fslf = sweep(tmp_path)
+    cfas, fslf = read_summaries(tmp_path)
     assert (cfas.run.strategy, fslf.run.strategy) == ("cfas", "fslf")
-    assert [outcome.run.fold for outcome in fslf.outcomes] == ["1", "3"]
+    assert [result.run.fold for result in fslf.results] == ["1", "3"]
     assert (fslf.missing, cfas.missing) == (("2",), ("1", "3"))
 
-    wars = [outcome.result.war for outcome in outcomes]
+    wars = [result.scores.war for result in results]
     assert fslf.war.mean == pytest.approx(np.mean(wars)) and fslf.war.std == pytest.approx(np.std(wars, ddof=1))
     assert cfas.uar.std is None
-    counts = np.sum([outcome.result.confusion for outcome in outcomes], axis=0)
+    counts = np.sum([result.scores.confusion for result in results], axis=0)
     np.testing.assert_array_equal(fslf.pooled.confusion, counts)
     assert (fslf.pooled.uar, fslf.pooled.clips) == (metrics.uar(counts), 64)
-    assert tuple(fslf.pooled.speakers) == ("S01", "S02", "S05", "S06")
+    assert fslf.pooled.speakers == ("S01", "S02", "S05", "S06")
 
 
-def test_runs_that_were_made_in_different_ways_are_not_averaged(tmp_path: Path) -> None:
+def test_runs_with_different_protocols_are_not_averaged(tmp_path: Path) -> None:
     made_up.finish(tmp_path, fold="1")
     made_up.finish(tmp_path, fold="2", protocol=made_up.protocol(settings="1" * 64, recipe="linear-probe"))
-    assert [summary.name for summary in sweep(tmp_path)] == ["cfas (finetune)", "cfas (linear-probe)"]
-    assert [[one.run.fold for one in summary.outcomes] for summary in sweep(tmp_path)] == [["1"], ["2"]]
+    assert [summary.name for summary in read_summaries(tmp_path)] == ["cfas (finetune)", "cfas (linear-probe)"]
+    assert [[one.run.fold for one in summary.results] for summary in read_summaries(tmp_path)] == [["1"], ["2"]]
     made_up.finish(tmp_path, fold="3", protocol=made_up.protocol(settings="2" * 64))
-    names = [summary.name for summary in sweep(tmp_path)]
+    names = [summary.name for summary in read_summaries(tmp_path)]
     assert names == ["cfas (finetune, 0000000)", "cfas (linear-probe, 1111111)", "cfas (finetune, 2222222)"]
 
 
@@ -180,21 +234,29 @@ def test_runs_that_were_made_in_different_ways_are_not_averaged(tmp_path: Path) 
         ({"settings": "1" * 64}, ["cfas (0000000)", "cfas (1111111)"]),
     ],
 )
-def test_ways_are_told_apart_by_what_differs(tmp_path: Path, changes: dict[str, object], names: list[str]) -> None:
+def test_variants_are_named_by_what_differs(tmp_path: Path, changes: dict[str, object], names: list[str]) -> None:
     made_up.finish(tmp_path, fold="1")
     made_up.finish(tmp_path, fold="2", protocol=made_up.protocol(**changes))
-    assert [summary.name for summary in sweep(tmp_path)] == names
+    assert [summary.name for summary in read_summaries(tmp_path)] == names
+
+
+def test_folds_with_different_protocols_are_not_summarized(tmp_path: Path) -> None:
+    first = made_up.finish(tmp_path, fold="1")
+    second = made_up.finish(tmp_path, fold="2", protocol=made_up.protocol(recipe="tiny", settings="1" * 64))
+    message = r"demo, cfas: folds 1 and 2 differ \(recipe: finetune -> tiny\); expected runs with the same protocol"
+    with pytest.raises(EvaluationError, match=message):
+        summarize_folds([first, second])
 
 
 def test_a_speaker_tested_twice_is_refused(tmp_path: Path) -> None:
     first = made_up.finish(tmp_path)
     second = replace(first, run=replace(first.run, fold="2"))
     with pytest.raises(EvaluationError, match="demo, cfas: speaker S01 is tested in folds 1 and 2; expected each"):
-        summarise_runs([first, second])
+        summarize_folds([first, second])
 
 
 def test_a_folder_that_is_empty_or_not_there_has_nothing_to_sweep(tmp_path: Path) -> None:
-    assert sweep(tmp_path) == sweep(tmp_path / "none") == ()
+    assert read_summaries(tmp_path) == read_summaries(tmp_path / "none") == ()
 
 
 def line(epoch: float, **more: float) -> str:
@@ -206,7 +268,7 @@ def test_a_log_gives_its_epochs(tmp_path: Path) -> None:
     steps = json.dumps({"step": 4, "loss": 0.3}) + "\n"
     # Epoch 2 was done again after a kill, and the last line was never finished.
     path.write_text(line(1) + steps + line(2) + line(2, train_loss=0.25, seconds=3) + line(3)[:-9])
-    expected = Epoch(epoch=1, train_loss=1.5, validation_loss=1.0, validation_uar=0.5)
+    expected = EpochMetrics(epoch=1, train_loss=1.5, validation_loss=1.0, validation_uar=0.5)
     assert read_log(path) == (expected, replace(expected, epoch=2, train_loss=0.25))
 
 

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import made_up
 import pytest
 
-from train import fusion, tables
-from train.pages import Picture, Row, Section, Table, markdown, page
-from train.published import PUBLISHED
+from train.fusion import STRATEGIES
+from train.report import write_report
+from train.report.plots import ceiling_line
+from train.report.render import (
+    ReportFigure,
+    ReportSection,
+    ReportTable,
+    TableRow,
+    render_report,
+    render_template,
+)
+from train.report.reported import REPORTED
+from train.runs import LOG_FILE, finish_run, read_summaries, run_folder
 
 PAPER = Path(__file__).parents[3] / "shared" / "papers" / "multimae-der-paper.txt"
 MARKED = re.compile(r"</?[bu]>")
@@ -30,34 +39,36 @@ def paper_rows(number: str) -> list[tuple[str, ...]]:
     ("number", "dataset", "count"), [("I", "ravdess", 19), ("II", "crema-d", 17), ("III", "iemocap", 11)]
 )
 def test_the_papers_tables_are_the_papers(number: str, dataset: str, count: int) -> None:
-    def told(value: float | None) -> str:
+    def printed(value: float | None) -> str:
         return "—" if value is None else f"{value:.2f}"
 
     rows = [
-        (entry.method, "✓" if entry.ssl else "×", entry.modality, told(entry.uar), told(entry.war))
-        for entry in PUBLISHED[dataset].paper
+        (entry.method, "✓" if entry.ssl else "×", entry.modality, printed(entry.uar), printed(entry.war))
+        for entry in REPORTED[dataset].paper
     ]
     assert len(rows) == count and rows == paper_rows(number)
 
 
 def test_the_best_rows_are_those_of_the_abstract() -> None:
-    best = {dataset: max(entry.war for entry in known.paper) for dataset, known in PUBLISHED.items()}
+    best = {dataset: max(entry.war for entry in known.paper) for dataset, known in REPORTED.items()}
     assert best == {"ravdess": 83.61, "crema-d": 79.36, "iemocap": 63.73}
 
 
-def test_every_published_figure_has_a_protocol() -> None:
-    for known in PUBLISHED.values():
+def test_every_reported_result_has_a_protocol() -> None:
+    for known in REPORTED.values():
         for entry in (*known.paper, *known.others):
             assert entry.protocol.classes and entry.protocol.folds and entry.protocol.selection
-    hicmae = [entry for known in PUBLISHED.values() for entry in known.others if entry.method == "HiCMAE-B"]
+    hicmae = [entry for known in REPORTED.values() for entry in known.others if entry.method == "HiCMAE-B"]
     assert [entry.protocol.selection for entry in hicmae] == ["test fold"] * 3
 
 
-def test_the_strategies_are_those_of_the_trainer() -> None:
-    assert tables.STRATEGIES.keys() == fusion.STRATEGIES.keys()
-    for name, modality in tables.STRATEGIES.items():
-        strategy = fusion.STRATEGIES[name]
-        assert ("V" in modality, "A" in modality) == (strategy.faces > 0, strategy.windows > 0)
+def test_strategies_are_listed_once_in_the_order_of_the_trainer(tmp_path: Path) -> None:
+    path, _ = write_report(tmp_path / "none", tmp_path)
+    part = path.read_text().split("\n## RAVDESS", 1)[1].split("\n## ", 1)[0]
+    ours = [line.strip("| ").split(" | ") for line in part.splitlines() if line.startswith("| ours, ")]
+    assert [row[0] for row in ours] == [f"ours, {name}" for name in STRATEGIES]
+    for row, strategy in zip(ours, STRATEGIES.values(), strict=True):
+        assert ("V" in row[2], "A" in row[2]) == (strategy.faces > 0, strategy.windows > 0)
 
 
 @pytest.fixture(scope="module")
@@ -79,9 +90,9 @@ def cells(text: str, section: str, first: str) -> list[str]:
 
 
 def test_a_report_has_our_rows_beside_the_papers(folder: Path, tmp_path: Path) -> None:
-    path, _ = tables.write_report(folder, tmp_path)
+    path, _ = write_report(folder, tmp_path)
     text = path.read_text()
-    (fslf,) = [summary for summary in tables.runs.sweep(folder) if summary.run.strategy == "fslf"]
+    (fslf,) = [summary for summary in read_summaries(folder) if summary.run.strategy == "fslf"]
     row = cells(text, "demo", "ours, fslf")
     assert row[1:4] == ["×", "V+A", f"{100 * fslf.uar.mean:.2f} ± {100 * fslf.uar.std:.2f}"]
     low, high = fslf.pooled.interval.war
@@ -89,12 +100,12 @@ def test_a_report_has_our_rows_beside_the_papers(folder: Path, tmp_path: Path) -
     assert row[7:] == ["4 (demo-4)", "3 of 3 (demo-3fold), by subject", "UAR of validation speakers"]
     assert cells(text, "demo", "ours, faces")[8] == "2 of 3 (demo-3fold), by subject"
     assert cells(text, "demo", "faces")[-1] == "2"
-    assert cells(text, "demo", "2")[1] == "not run"
+    assert cells(text, "demo", "2")[cells(text, "demo", "Fold").index("faces")] == "not run"
     assert "from a random start" in text
 
 
 def test_what_was_not_run_is_empty(folder: Path, tmp_path: Path) -> None:
-    path, _ = tables.write_report(folder, tmp_path)
+    path, _ = write_report(folder, tmp_path)
     text = path.read_text()
     for section in ("demo", "RAVDESS", "CREMA-D", "IEMOCAP"):
         assert cells(text, section, "ours, rfas") == ["ours, rfas", "", "V+A", "not run", "not run", *[""] * 5]
@@ -103,13 +114,13 @@ def test_what_was_not_run_is_empty(folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_report_of_no_runs_is_the_published_tables(tmp_path: Path) -> None:
-    path, html = tables.write_report(tmp_path / "none", tmp_path)
+    path, html = write_report(tmp_path / "none", tmp_path)
     assert path.read_text().count("not run") == 2 * 8 * 3
     assert "<img" not in html.read_text()
 
 
-def test_a_report_names_only_pictures_that_are_there(folder: Path, tmp_path: Path) -> None:
-    path, html = tables.write_report(folder, tmp_path)
+def test_a_report_names_only_figures_that_are_there(folder: Path, tmp_path: Path) -> None:
+    path, html = write_report(folder, tmp_path)
     named = re.findall(r"\]\((figures/[a-z-]+\.png)\)", path.read_text())
     assert sorted(named) == sorted(str(file.relative_to(tmp_path)) for file in tmp_path.glob("figures/*"))
     assert len(named) == 5 and html.read_text().count("data:image/png;base64,") == 5
@@ -117,7 +128,7 @@ def test_a_report_names_only_pictures_that_are_there(folder: Path, tmp_path: Pat
 
 def test_the_same_runs_give_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
-        tables.write_report(folder, tmp_path / name)
+        write_report(folder, tmp_path / name)
     files = sorted(file.relative_to(tmp_path / "a") for file in (tmp_path / "a").rglob("*") if file.is_file())
     assert len(files) == 7
     for file in files:
@@ -125,11 +136,11 @@ def test_the_same_runs_give_the_same_bytes(folder: Path, tmp_path: Path) -> None
 
 
 def test_the_best_single_modality_is_the_line_where_no_ceiling_is_known(folder: Path) -> None:
-    summaries = tables.runs.sweep(folder)
-    assert tables._ceiling("demo", summaries).war == 0.5
-    line = tables._ceiling("ravdess", summaries)
+    summaries = read_summaries(folder)
+    assert ceiling_line("demo", summaries).war == 0.5
+    line = ceiling_line("ravdess", summaries)
     assert line.name == "best single modality (faces)" and line.uar == summaries[0].uar.mean
-    assert tables._ceiling("ravdess", summaries[1:]) is None
+    assert ceiling_line("ravdess", summaries[1:]) is None
 
 
 class Reader(HTMLParser):
@@ -147,17 +158,20 @@ class Reader(HTMLParser):
         self.text += data
 
 
+#: `EVIL` as Markdown must have it.
+SHOWN = r"&lt;script&gt;alert(1)&lt;/script&gt;'onload=x \| \`b\` \[c\](d) \*e\* \$f\$ &amp;amp; \# g".replace("'", '"')
 EVIL = '<script>alert(1)</script>"onload=x | `b` [c](d) *e* $f$ &amp;\n# g'
 
 
-def evil_section() -> Section:
-    table = Table(title=EVIL, columns=(EVIL, "b"), rows=(Row(cells=(EVIL, EVIL)),), notes=(EVIL,))
-    return Section(title=EVIL, tables=(table,), pictures=(Picture(name="a.png", text=EVIL, png=b"png"),))
+def evil_section() -> ReportSection:
+    table = ReportTable(title=EVIL, columns=(EVIL, "b"), rows=(TableRow(cells=(EVIL, EVIL)),), notes=(EVIL,))
+    figure = ReportFigure(name="a.png", text=EVIL, png=b"png")
+    return ReportSection(title=EVIL, tables=(table,), figures=(figure,))
 
 
 def test_no_name_can_become_html() -> None:
     reader = Reader()
-    text = page(EVIL, EVIL, [evil_section()])
+    _, text = render_report(EVIL, EVIL, [evil_section()])
     reader.feed(text)
     known = {
         "html",
@@ -183,30 +197,47 @@ def test_no_name_can_become_html() -> None:
 
 
 def test_no_name_can_become_markdown() -> None:
-    text = markdown(EVIL, EVIL, [evil_section()])
-    shown = r"&lt;script&gt;alert(1)&lt;/script&gt;\"onload=x \| \`b\` \[c\](d) \*e\* \$f\$ &amp;amp; \# g".replace(
-        r"\"", '"'
-    )
-    assert text.count(shown) == 9 and "<" not in text
-    row = next(line for line in text.splitlines() if line.startswith("| &lt;") and line.count(shown) == 2)
+    text, _ = render_report(EVIL, EVIL, [evil_section()])
+    assert text.count(SHOWN) == 9 and "<" not in text
+    row = next(line for line in text.splitlines() if line.startswith("| &lt;") and line.count(SHOWN) == 2)
     assert len(re.split(r"(?<!\\)\|", row)) == 4
 
 
 def test_runs_on_a_scheme_of_classes_with_evil_names_are_reported(tmp_path: Path) -> None:
     classes = ("<b>", "$x$", "a|b", "sad")
     made_up.finish(tmp_path / "runs", dataset="demo", protocol=made_up.protocol(classes=classes, recipe="<i>"))
-    path, html = tables.write_report(tmp_path / "runs", tmp_path / "out")
+    path, html = write_report(tmp_path / "runs", tmp_path / "out")
     assert "<i>" not in html.read_text() and "recipe &lt;i&gt;, encoder tiny" in path.read_text()
 
 
 def test_one_fold_has_no_deviation(tmp_path: Path) -> None:
-    outcome = made_up.finish(tmp_path / "runs")
-    path, _ = tables.write_report(tmp_path / "runs", tmp_path / "out")
-    assert cells(path.read_text(), "demo", "ours, cfas")[3] == f"{100 * outcome.result.uar:.2f} (one fold)"
+    result = made_up.finish(tmp_path / "runs")
+    path, _ = write_report(tmp_path / "runs", tmp_path / "out")
+    assert cells(path.read_text(), "demo", "ours, cfas")[3] == f"{100 * result.scores.uar:.2f} (one fold)"
 
 
 def test_one_speaker_has_no_interval(tmp_path: Path) -> None:
-    outcome = made_up.finish(tmp_path / "runs")
-    single = replace(outcome, result=replace(outcome.result, interval=None))
-    summary = replace(tables.runs.summarise_runs([outcome]), pooled=single.result)
-    assert tables._pooled(summary) == (f"{100 * outcome.result.uar:.2f}", f"{100 * outcome.result.war:.2f}")
+    run, found = made_up.run(), made_up.predictions(("S01",), 0.8)
+    result = finish_run(tmp_path / "runs", run, found, made_up.expected_clips(found))
+    (run_folder(tmp_path / "runs", "demo", "cfas", "1") / LOG_FILE).write_text("")
+    path, _ = write_report(tmp_path / "runs", tmp_path / "out")
+    assert result.scores.interval is None
+    assert cells(path.read_text(), "demo", "ours, cfas")[5:7] == [
+        f"{100 * result.scores.uar:.2f}",
+        f"{100 * result.scores.war:.2f}",
+    ]
+
+
+def test_a_model_card_is_markdown_whatever_the_names(tmp_path: Path) -> None:
+    result = made_up.finish(tmp_path, protocol=made_up.protocol(weights=EVIL, recipe="`a` <b>"))
+    values = {
+        "run": result.run,
+        "protocol": result.run.protocol,
+        "scores": result.scores,
+        "classes": made_up.CLASSES,
+        "licence": EVIL,
+        "about": {"title": EVIL, "licence": EVIL, "citation": "@misc{a,\n  title={*b*}\n}"},
+    }
+    card = render_template("model_card.md.j2", **values)
+    assert card.count(SHOWN) == 4 and "<script" not in card
+    assert "recipe `a <b>`" in card and card.endswith("    @misc{a,\n      title={*b*}\n    }\n")

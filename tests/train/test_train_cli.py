@@ -30,7 +30,7 @@ from train import cli, cost, trainer
 from train.models.videomae import ENCODERS, EncoderConfig
 from train.models.weights import load_pretrained
 from train.recipes import RECIPES
-from train.runs import read_outcome
+from train.runs import read_result
 
 SMALL = EncoderConfig(width=16, depth=1, heads=2, mlp=32, patch=(2, 28, 28), input=(16, 56, 56))
 
@@ -86,8 +86,8 @@ def test_from_shards_to_a_result(train, tmp_path: Path) -> None:
     status, out, err = train(strategy="cfas", fold=1)
     assert (status, err.count("\n")) == (0, 3), err
     assert err.startswith("folder, cfas, fold anna: recipe tiny, encoder tiny, mfcc, on cpu; into ")
-    outcome = read_outcome(run_folder(tmp_path))
-    assert f"UAR {100 * outcome.result.uar:.2f} %" in out
+    outcome = read_result(run_folder(tmp_path))
+    assert f"UAR {100 * outcome.scores.uar:.2f} %" in out
     assert "4 clips of 1 unseen speaker (anna)" in out
     model = load_pretrained(run_folder(tmp_path) / "model")
     assert model.classes == EMOTIONS
@@ -238,7 +238,7 @@ def test_kills_at_random_moments_end_with_the_same_bytes(
 
     def killed() -> None:
         if (home / "result.json").exists():
-            read_outcome(home)
+            read_result(home)
 
     trainings = killed_at_random(lambda: servers.Process(target=cli.run, args=(arguments,)), killed, ended)
     record_property("seen", f"{KILLS} random kills of train in {trainings} trainings, all ended with the same bytes")
@@ -357,7 +357,7 @@ def test_the_only_feature_is_taken(train, tmp_path: Path) -> None:
     shards = make_folder(tmp_path / "shards" / "folder", features=("logmel",))
     status, _, err = train(shards=shards, fold=1)
     assert status == 0, err
-    assert read_outcome(run_folder(tmp_path)).run.protocol.feature == "logmel"
+    assert read_result(run_folder(tmp_path)).run.protocol.feature == "logmel"
 
 
 def test_without_a_command_there_is_help(capsys: pytest.CaptureFixture[str]) -> None:

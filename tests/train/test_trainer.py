@@ -15,7 +15,7 @@ import safetensors.torch
 import torch
 from small_runs import CLASSES, CLIPS, loader, make_trainer, plain
 
-from train.runs import Epoch, read_log
+from train.runs import EpochMetrics, read_log
 from train.trainer import Stopped, Trainer, TrainingError, is_better, predict_logits
 
 #: Two ranks, and micro-batches, add the same float32 numbers in another order, in 12 steps; found is below 1e-6.
@@ -149,7 +149,7 @@ def test_loss_that_is_no_number_stops(tmp_path: Path) -> None:
 
 
 def test_better_prefers_recall_then_loss_then_the_earlier() -> None:
-    first = Epoch(epoch=1, train_loss=1.0, validation_loss=0.5, validation_uar=0.7)
+    first = EpochMetrics(epoch=1, train_loss=1.0, validation_loss=0.5, validation_uar=0.7)
     assert is_better(first, None)
     assert is_better(replace(first, epoch=2, validation_uar=0.8, validation_loss=0.9), first)
     assert is_better(replace(first, epoch=2, validation_loss=0.4), first)
