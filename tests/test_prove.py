@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parent
-sys.path.insert(0, str(TESTS / "prove"))
 
-from matrix import MATRIX  # noqa: E402 - a folder of scripts, not a package
+from tests.prove.matrix import MATRIX  # noqa: E402 - a folder of scripts, not a package
 
 
 def test_every_named_test_exists() -> None:

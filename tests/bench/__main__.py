@@ -16,12 +16,11 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from figures import Figure, comparison, load, load_run, save_run, table
-from plot import picture
-
 from builder.datasets.demo import make_demo
 from manifests.files import FolderError
 from manifests.index import DATASET_FILE
+from tests.bench.figures import Figure, comparison, load, load_run, save_run, table
+from tests.bench.plot import picture
 
 HERE = Path(__file__).parent
 #: Stage -> what is given to Python, to which `--json FILE` is added. Anything that writes figures there is a stage.

@@ -6,11 +6,12 @@ import io
 from collections import defaultdict
 
 import matplotlib.style
-from figures import Figure, Stages
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Page
 from matplotlib.ticker import FuncFormatter, NullLocator
+
+from tests.bench.figures import Figure, Stages
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito's
 _MARKERS = "osD^vP"

@@ -6,12 +6,10 @@ import tempfile
 from pathlib import Path
 from statistics import mean
 
-import naive
-from figures import Figure, run_stage
-
-from builder import bench
 from builder.datasets import scan_corpus
 from builder.datasets.base import ClipSource
+from tests.bench import bench_build, naive
+from tests.bench.figures import Figure, run_stage
 
 
 def measure(dataset: str, data: Path, clips: int, repeats: int) -> list[Figure]:
@@ -22,7 +20,7 @@ def measure(dataset: str, data: Path, clips: int, repeats: int) -> list[Figure]:
         def build_naively(source: ClipSource) -> object:
             return naive.build(source.video, source.sound, Path(folder))
 
-        watches = bench.measure(scan.sources[:clips], data.absolute(), repeats, {"naive": build_naively})
+        watches = bench_build.measure(scan.sources[:clips], data.absolute(), repeats, {"naive": build_naively})
     spent = {name: mean(watch.best[name] for watch in watches) for name in watches[0].best}
     floor = sum(value for name, value in spent.items() if name.startswith("floor"))
     return [

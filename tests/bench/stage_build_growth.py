@@ -11,13 +11,12 @@ import tempfile
 from itertools import cycle, islice
 from pathlib import Path
 
-from figures import Figure, run_stage
-from processes import Usage, watch
-
 from builder.datasets import scan_corpus
 from manifests.index import load_dataset
+from tests.bench.figures import Figure, run_stage
+from tests.bench.processes import Usage, watch
 
-STAND_IN = Path(__file__).parents[1] / "builder" / "stand_in_build.py"
+STAND_IN = ("-m", "tests.fakes.build_command")
 SMALLEST, CLIPS_A_SPEAKER, RECORDINGS = 4, 80, 8
 #: A stand-in's order for a sample of 16 kB.
 ORDER = b"big 100"
@@ -35,7 +34,7 @@ def measure(data: Path, clips: int, synthetic: int) -> list[Figure]:
         recording.write(ORDER)
         recording.flush()
         for count in (synthetic // 4, synthetic):
-            parent = _built([str(STAND_IN)], [Path(recording.name)], count, workers=1).peak_mb
+            parent = _built([*STAND_IN], [Path(recording.name)], count, workers=1).peak_mb
             figures.append(Figure(name="build's parent alone, peak", value=parent, unit="MB", at=count, of="clips"))
     return figures
 

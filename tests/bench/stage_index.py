@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import scale
-from figures import Figure, run_stage
+from tests.bench import scale
+from tests.bench.figures import Figure, run_stage
 
 
 def measure(clips: int) -> list[Figure]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import bench_load
 import torch
-from figures import Figure, run_stage
+
+from tests.bench import bench_load
+from tests.bench.figures import Figure, run_stage
 
 
 def measure(shards: Path, rounds: int, strategy: str) -> list[Figure]:

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
-from figures import Figure, run_stage
-from processes import watch
-from synthetic import make_shards
+from tests.bench.figures import Figure, run_stage
+from tests.bench.processes import watch
+from tests.factories.many_shards import make_shards
 
 EPOCH = Path(__file__).parent / "epoch.py"
 #: What is timed, in order. The first two happen once a training; the last hashes the shards of the first batch, too.

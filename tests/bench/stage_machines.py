@@ -10,11 +10,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from figures import Figure, run_stage
-from processes import watch
-from stage_build_growth import RECORDINGS, corpus
-
 from builder.datasets import scan_corpus
+from tests.bench.figures import Figure, run_stage
+from tests.bench.processes import watch
+from tests.bench.stage_build_growth import RECORDINGS, corpus
 
 WORKERS = (1, 2)
 

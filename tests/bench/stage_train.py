@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import itertools
 
-import bench_train
-from bench_train import MODELS, PASSES, Way
-from figures import Figure, run_stage
-
+from tests.bench import bench_train
+from tests.bench.bench_train import MODELS, PASSES, Way
+from tests.bench.figures import Figure, run_stage
 from train import cost
 from train.config import device_for
 from train.models.videomae import ENCODERS

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import io
 import re
-import sys
 import tarfile
 from pathlib import Path
 
-import bench_build
 import cv2
 import numpy as np
 import pytest
 import skimage.data
 from simplejpeg import decode_jpeg
 
-sys.path.append(str(Path(__file__).parents[1] / "builder"))
-import media_factory as factory
-
 from builder.datasets.base import ClipSource
 from manifests.schema import Clip, spectrogram_shape
+from tests.bench import bench_build
+from tests.factories import media as factory
 
 
 def test_ratio_is_build_over_floor_and_the_rest_is_what_no_step_explains() -> None:
@@ -61,7 +58,7 @@ def test_every_step_of_a_real_clip_is_measured_and_what_else_is_asked_for(tmp_pa
 
 @pytest.mark.filterwarnings("ignore:.*slated for removal in Python 3.13:DeprecationWarning")  # what librosa imports
 def test_a_naive_pipeline_makes_the_same_kind_of_sample(tmp_path: Path) -> None:
-    import naive
+    from tests.bench import naive
 
     source = _clip(tmp_path)
     sample = naive.build(source.video, source.sound, tmp_path)

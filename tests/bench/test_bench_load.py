@@ -8,8 +8,8 @@ import pytest
 
 pytest.importorskip("torch", reason="the loader is the trainer's")
 
-from bench_load import main
-from synthetic import make_folder
+from tests.bench.bench_load import main
+from tests.factories.many_shards import make_folder
 
 LEAST = ("--rounds", "1", "--workers", "0", "2", "--batch-size", "4")
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import bench_train
 import pytest
 import torch
-from bench_train import Figure, Way, main, summary
 
+from tests.bench import bench_train
+from tests.bench.bench_train import Figure, Way, main, summary
 from train import cost
 from train.models.videomae import ENCODERS
 from train.trainer import Trainer

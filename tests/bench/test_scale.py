@@ -13,9 +13,8 @@ import pytest
 
 pytest.importorskip("torch", reason="opening a fold needs the trainer")
 
-import scale
-
 from manifests import folds, index
+from tests.bench import scale
 
 #: Of 270 and 540 speakers: more than are left out one at a time.
 SMALL, TWICE = 1_800, 3_600

@@ -18,10 +18,7 @@ from collections import namedtuple
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import corpora
 import pytest
-import remotes
-from servers import Fault, FileServer
 
 from builder.__main__ import main
 from builder.corpus import fetch
@@ -29,6 +26,9 @@ from builder.datasets import DATASETS, crema_d, ravdess, scan_corpus
 from manifests import download
 from manifests.files import exclusive_lock
 from manifests.index import load_sums
+from tests.factories import corpora
+from tests.fakes import remotes
+from tests.fakes.servers import Fault, FileServer
 
 HERE = Path(__file__).parent
 FACTS = Path(__file__).parents[3] / "shared" / "facts"
@@ -307,7 +307,7 @@ def test_an_ended_process_is_gone_on_with(
     released = threading.Event()
     held = Fault(hold=released, drop_after=0)
     github.misbehave(at_github(CLIP), Fault(drop_after=640), held, always=Fault(drop_after=0))
-    program = [sys.executable, str(HERE / "cli_with_inventory.py"), str(tmp_path / "inventory")]
+    program = [sys.executable, "-m", "tests.fakes.corpus_command", str(tmp_path / "inventory")]
     environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
     process = subprocess.Popen(
         [*program, *command(github, data)], env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True

@@ -12,9 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import fakes
 import pytest
-from build_processes import FAKE, Running, contents
 
 from builder import engines
 from builder.config import BuildConfig
@@ -23,6 +21,8 @@ from builder.pool import EngineError
 from builder.run import plan_build
 from manifests import index
 from manifests.verify import verify
+from tests.fakes import clip_builder
+from tests.fakes.build_process import FAKE, Running, contents
 
 SPEAKERS = {name: {f"{name.lower()}{clip}": "sleep 0.02" for clip in range(4)} for name in "ABCDE"}
 LOCAL, RANKS, DASK = "local", "two ranks", "dask"
@@ -37,7 +37,7 @@ BY_ENGINE = pytest.mark.parametrize("engine", ENGINES)
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    return fakes.corpus(tmp_path / "data", SPEAKERS)
+    return clip_builder.corpus(tmp_path / "data", SPEAKERS)
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def test_killed_then_resumed_ends_with_the_same_bytes(engine: str, group: bool, 
     assert contents(out) == undisturbed(data)
 
 
-@pytest.mark.parametrize("engine", [pytest.param(LOCAL, marks=pytest.mark.slow), DASK])
+@pytest.mark.parametrize("engine", [LOCAL, pytest.param(DASK, marks=pytest.mark.slow)])
 def test_every_shard_built_twice_at_once(engine: str, data: Path, out: Path) -> None:
     """Whoever is one of one rank does all of it, and bars nobody else from doing the same."""
     own = ENGINES[engine][0][:2] + (("--engine", "dask") if engine == DASK else ())
@@ -171,7 +171,7 @@ def cluster(folder: Path, **environment: str) -> Iterator[str]:
     """Address of a scheduler with one worker, each a program as `dask scheduler` and `dask worker` start it."""
     file = folder / "scheduler.json"
     dask = shutil.which("dask", path=Path(sys.executable).parent)
-    paths = {"PYTHONPATH": os.pathsep.join((str(Path(__file__).parents[2]), str(Path(__file__).parent)))}
+    paths = {"PYTHONPATH": str(Path(__file__).parents[2])}
     with ExitStack() as stack:
         for arguments in (
             ("scheduler", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)),
@@ -212,7 +212,7 @@ def test_a_cluster_whose_workers_may_not_start_processes(data: Path, out: Path, 
 
 def work(data: Path, out: Path, identity: str = "another") -> Work:
     config = BuildConfig(dataset="folder")
-    return Work(config=config, root=data, out=out, identity=identity, make_builder=fakes.FakeBuilder)
+    return Work(config=config, root=data, out=out, identity=identity, make_builder=clip_builder.FakeBuilder)
 
 
 def test_a_cluster_that_is_not_there(data: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,6 @@
 """Reading recordings: which frames and which sound come out, and how each kind of bad file ends.
 
-What is true is known from `media_factory`, which chose every presentation time. Both decoders face every case.
+What is true is known from `tests.factories.media`, which chose every presentation time. Both decoders face every case.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
-import media_factory as factory
 import numpy as np
 import pytest
 
 from builder.media import DecodedClip, MediaError, decode
 from builder.timeline import fixed, uniform
 from manifests.schema import FLAGS, SAMPLE_RATE_HZ
+from tests.factories import media as factory
 
 DECODERS = ("pyav", "ffmpeg")
 LONG_SECONDS = 60

@@ -6,7 +6,6 @@ import importlib.util
 import sys
 from pathlib import Path
 
-import fakes
 import pytest
 
 from builder import datasets, engines
@@ -14,6 +13,7 @@ from builder.__main__ import main
 from builder.datasets.base import Corpus
 from manifests import index
 from manifests.verify import verify
+from tests.fakes import clip_builder
 
 #: What somebody would write as builder/datasets/toy.py.
 MODULE = '''
@@ -71,14 +71,14 @@ def data(tmp_path: Path) -> Path:
     for speaker in ("ann", "ben", "cy"):
         for emotion in ("joy", "fear"):
             for take in (1, 2):
-                fakes.source(folder, f"{speaker}-{emotion}-{take}")
+                clip_builder.source(folder, f"{speaker}-{emotion}-{take}")
     return folder
 
 
 def test_it_is_planned_built_described_and_split(
     toy: Corpus, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(engines, "ClipPool", fakes.FakePool)
+    monkeypatch.setattr(engines, "ClipPool", clip_builder.FakePool)
     monkeypatch.setattr("builder.report.write_report", lambda folder: folder / "report.html")
     out = tmp_path / "shards"
     where = ["--dataset", "toy", "--data", str(data), "--out", str(out)]

@@ -17,13 +17,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import fake_hub
 import pytest
 import webdataset
-from fake_hub import Repository
-from folders import SPEAKERS, shard_folder
-from kills import KILLS, forked, killed_at_random
-from licences import licensed_as
 
 from manifests import index
 from manifests.__main__ import main
@@ -31,6 +26,11 @@ from manifests.files import FolderError
 from manifests.share import NotWholeError, ShareError, ShareOptions, ShareResult, share
 from manifests.stores import LocalFile, LocalStore, StoreError, open_writable_store
 from manifests.verify import verify
+from tests.factories.builder_shards import SPEAKERS, shard_folder
+from tests.factories.licences import licensed_as
+from tests.fakes import hub as fake_hub
+from tests.fakes.hub import Repository
+from tests.kills import KILLS, forked, killed_at_random
 
 Capture = pytest.CaptureFixture[str]
 REPOSITORY = Path(__file__).parents[2]

@@ -9,15 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from folders import edit_json
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from samples import sample
 
 from manifests import index
 from manifests.index import ManifestError
 from manifests.schema import Clip, encode
 from manifests.verify import verify
+from tests.factories.builder_shards import edit_json
+from tests.factories.samples import sample
 
 SHARD = "anna-000.tar"
 RECEIPT = "receipts/anna-000.json"

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from matrix import MATRIX, Case
 
 from manifests.text import pluralize
+from tests.prove.matrix import MATRIX, Case
 
 TESTS = Path(__file__).parents[1]
 

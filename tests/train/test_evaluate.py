@@ -6,13 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import made_up
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from tests.factories import finished_runs
 from train import metrics
 from train.data.dataset import Clips
 from train.evaluate import (
@@ -27,8 +27,8 @@ from train.evaluate import (
     score_predictions,
 )
 
-CLASSES = made_up.CLASSES
-FOUND = made_up.predictions(("S01", "S02", "S03"), skill=0.7)
+CLASSES = finished_runs.CLASSES
+FOUND = finished_runs.predictions(("S01", "S02", "S03"), skill=0.7)
 PRINTABLE = st.characters(codec="utf-8").filter(str.isprintable)
 
 
@@ -124,12 +124,12 @@ def test_columns_that_do_not_fit_together_are_refused(changes: dict[str, Any], m
 
 
 def test_a_whole_fold_is_accepted_in_any_order() -> None:
-    expected = made_up.expected_clips(FOUND)
+    expected = finished_runs.expected_clips(FOUND)
     check_complete(FOUND, dict(reversed(expected.items())), "fold 1")
 
 
 def test_missing_extra_and_changed_clips_are_named() -> None:
-    expected = made_up.expected_clips(FOUND)
+    expected = finished_runs.expected_clips(FOUND)
     expected["S09_000"] = expected.pop("S01_003")
     expected["S02_016"] = ExpectedClip("S01", expected["S02_016"].label)
     expected["S02_017"] = ExpectedClip("S02", (expected["S02_017"].label + 1) % 4)
@@ -143,7 +143,7 @@ def test_missing_extra_and_changed_clips_are_named() -> None:
 
 def test_a_long_list_is_cut_short() -> None:
     with pytest.raises(EvaluationError, match=r"43 missing \(.*S01_009 and 38 more\)"):
-        expected = made_up.expected_clips(FOUND)
+        expected = finished_runs.expected_clips(FOUND)
         few = Predictions(
             clips=FOUND.clips[:5],
             speakers=FOUND.speakers[:5],
@@ -174,7 +174,7 @@ def test_the_expected_clips_are_those_of_the_shards() -> None:
 @pytest.mark.parametrize("classes", [(), ("no", "no"), ("no", ""), ("no", "yes\r")])
 def test_classes_that_a_file_cannot_tell_apart_are_refused(classes: tuple[str, ...]) -> None:
     with pytest.raises(EvaluationError, match="expected some, distinct and printable"):
-        format_predictions(made_up.predictions(("S01",), 0.5, classes=2), classes)
+        format_predictions(finished_runs.predictions(("S01",), 0.5, classes=2), classes)
 
 
 def test_scores_are_those_of_the_metrics() -> None:
@@ -200,11 +200,13 @@ def test_the_interval_is_drawn_once_and_only_where_it_is_shown(monkeypatch: pyte
 
 
 def test_one_speaker_has_no_interval() -> None:
-    assert score_predictions(made_up.predictions(("S01",), 0.7), CLASSES).interval is None
+    assert score_predictions(finished_runs.predictions(("S01",), 0.7), CLASSES).interval is None
 
 
 def test_folds_put_together_are_all_their_clips() -> None:
-    parts = [made_up.predictions(speakers, 0.7, seed=seed) for seed, speakers in enumerate([("S03",), ("S01", "S02")])]
+    parts = [
+        finished_runs.predictions(speakers, 0.7, seed=seed) for seed, speakers in enumerate([("S03",), ("S01", "S02")])
+    ]
     together = pool([score_predictions(part, CLASSES) for part in parts])
     everything = Predictions(
         clips=parts[0].clips + parts[1].clips,

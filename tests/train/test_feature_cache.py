@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from shard_factory import SPEAKERS, make_folder
-from small_runs import ALONE
 
+from tests.factories.shards import SPEAKERS, make_folder
+from tests.factories.small_trainings import ALONE
 from train.config import TrainConfig
 from train.data.dataset import FoldData, open_fold
 from train.feature_cache import clips_of_shard, load_features

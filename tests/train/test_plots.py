@@ -5,12 +5,12 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 
-import made_up
 import matplotlib
 import matplotlib.image
 import numpy as np
 import pytest
 
+from tests.factories import finished_runs
 from train import metrics
 from train.evaluate import FoldScores, score_predictions
 from train.report import plots
@@ -27,13 +27,13 @@ CURVE = LearningCurve(
 )
 
 
-def scores(skill: float, seed: int = 0, classes: tuple[str, ...] = made_up.CLASSES) -> FoldScores:
-    speakers = made_up.FOLDS[str(seed + 1)]
-    return score_predictions(made_up.predictions(speakers, skill, seed=seed, classes=len(classes)), classes)
+def scores(skill: float, seed: int = 0, classes: tuple[str, ...] = finished_runs.CLASSES) -> FoldScores:
+    speakers = finished_runs.FOLDS[str(seed + 1)]
+    return score_predictions(finished_runs.predictions(speakers, skill, seed=seed, classes=len(classes)), classes)
 
 
 def summary(strategy: str, skill: float, folds: int = 3) -> RunSummary:
-    runs = (made_up.run(strategy=strategy, fold=str(seed + 1)) for seed in range(folds))
+    runs = (finished_runs.run(strategy=strategy, fold=str(seed + 1)) for seed in range(folds))
     return summarize_folds([RunResult(run=run, scores=scores(skill, seed)) for seed, run in enumerate(runs)])
 
 
@@ -96,7 +96,7 @@ def test_a_matrix_grows_with_its_classes_and_takes_any_name() -> None:
 
 def test_a_row_without_clips_stays_empty() -> None:
     counts = tuple(map(tuple, np.diag([8, 0, 8, 8]).tolist()))
-    made = FoldScores(classes=made_up.CLASSES, confusions={"S01": counts})
+    made = FoldScores(classes=finished_runs.CLASSES, confusions={"S01": counts})
     picture = pixels(plots.confusion_matrix(made, "demo"))
     cells = picture[60:-110, 200:1380, :3]
     rows = np.array_split(cells, 4)

@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import made_up
 import numpy as np
 import pytest
 
+from tests.factories import finished_runs
 from train import metrics, runs
 from train.evaluate import EvaluationError, Predictions, parse_predictions, score_predictions
 from train.runs import (
@@ -28,32 +28,32 @@ from train.runs import (
 
 
 def test_a_finished_run_is_read_back_as_it_was(tmp_path: Path) -> None:
-    result = made_up.finish(tmp_path)
+    result = finished_runs.finish(tmp_path)
     folder = tmp_path / "demo" / "cfas" / "fold-1"
     assert folder == run_folder(tmp_path, "demo", "cfas", "1")
     assert read_result(folder) == result
     assert sorted(path.name for path in folder.iterdir()) == ["log.jsonl", "predictions.csv", "result.json"]
     data = (folder / "predictions.csv").read_bytes()
-    again = parse_predictions(data, made_up.CLASSES, "predictions.csv")
-    assert score_predictions(again, made_up.CLASSES) == result.scores
+    again = parse_predictions(data, finished_runs.CLASSES, "predictions.csv")
+    assert score_predictions(again, finished_runs.CLASSES) == result.scores
 
 
 def test_the_same_predictions_give_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        made_up.finish(tmp_path / name)
+        finished_runs.finish(tmp_path / name)
     for file in ("predictions.csv", "result.json"):
         one, other = (tmp_path / name / "demo/cfas/fold-1" / file for name in ("a", "b"))
         assert one.read_bytes() == other.read_bytes()
 
 
 def test_a_test_fold_is_read_once(tmp_path: Path) -> None:
-    made_up.finish(tmp_path)
+    finished_runs.finish(tmp_path)
     with pytest.raises(EvaluationError, match="the test fold was read before"):
-        made_up.finish(tmp_path)
+        finished_runs.finish(tmp_path)
 
 
 def test_a_result_without_all_of_its_fold_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
-    found = made_up.predictions(("S01", "S02"), 0.8)
+    found = finished_runs.predictions(("S01", "S02"), 0.8)
     cut = Predictions(
         clips=found.clips[1:],
         speakers=found.speakers[1:],
@@ -61,23 +61,23 @@ def test_a_result_without_all_of_its_fold_is_refused_and_leaves_nothing(tmp_path
         probabilities=found.probabilities[1:],
     )
     with pytest.raises(EvaluationError, match=r"fold-1, test fold 1: of 32 clips found 1 missing \(S01_000\)"):
-        finish_run(tmp_path, made_up.run(), cut, made_up.expected_clips(found))
+        finish_run(tmp_path, finished_runs.run(), cut, finished_runs.expected_clips(found))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_sweep_skips_finished_runs_of_the_same_protocol_and_nothing_else(tmp_path: Path) -> None:
     folder = run_folder(tmp_path, "demo", "cfas", "1")
-    assert not is_done(folder, made_up.protocol())
-    made_up.finish(tmp_path)
-    assert is_done(folder, made_up.protocol())
+    assert not is_done(folder, finished_runs.protocol())
+    finished_runs.finish(tmp_path)
+    assert is_done(folder, finished_runs.protocol())
     with pytest.raises(EvaluationError, match=r"with another protocol \(recipe: finetune -> linear-probe\); remove it"):
-        is_done(folder, made_up.protocol(recipe="linear-probe"))
+        is_done(folder, finished_runs.protocol(recipe="linear-probe"))
 
 
 def test_a_folder_without_a_result_is_unfinished(tmp_path: Path) -> None:
-    made_up.finish(tmp_path)
+    finished_runs.finish(tmp_path)
     (tmp_path / "demo/cfas/fold-1/result.json").unlink()
-    assert not is_done(tmp_path / "demo/cfas/fold-1", made_up.protocol())
+    assert not is_done(tmp_path / "demo/cfas/fold-1", finished_runs.protocol())
     assert read_summaries(tmp_path) == ()
 
 
@@ -93,14 +93,14 @@ def test_a_folder_without_a_result_is_unfinished(tmp_path: Path) -> None:
 )
 def test_a_run_that_cannot_be_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(EvaluationError) as caught:
-        made_up.run(**changes)
+        finished_runs.run(**changes)
     assert message in str(caught.value)
 
 
 @pytest.mark.parametrize("changes", [{"classes": ()}, {"classes": ("a", "a")}, {"folds": ()}, {"folds": ("1", "1")}])
 def test_a_protocol_that_cannot_be_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(EvaluationError, match="expected"):
-        made_up.protocol(**changes)
+        finished_runs.protocol(**changes)
 
 
 def edit(path: Path, **changes: object) -> None:
@@ -108,7 +108,7 @@ def edit(path: Path, **changes: object) -> None:
 
 
 def test_predictions_that_were_changed_are_refused(tmp_path: Path) -> None:
-    made_up.finish(tmp_path)
+    finished_runs.finish(tmp_path)
     path = tmp_path / "demo/cfas/fold-1/predictions.csv"
     text = path.read_bytes()
     path.write_bytes(text[: text.rindex(b"\n", 0, -1) + 1])
@@ -134,7 +134,7 @@ def test_predictions_that_were_changed_are_refused(tmp_path: Path) -> None:
     ],
 )
 def test_a_damaged_result_is_refused(tmp_path: Path, content: str, message: str) -> None:
-    made_up.finish(tmp_path)
+    finished_runs.finish(tmp_path)
     (tmp_path / "demo/cfas/fold-1/result.json").write_text(content)
     with pytest.raises(EvaluationError, match=message):
         read_summaries(tmp_path)
@@ -162,7 +162,7 @@ def test_a_damaged_result_is_refused(tmp_path: Path, content: str, message: str)
     ],
 )
 def test_an_edited_result_is_refused(tmp_path: Path, place: tuple[str, ...], value: object) -> None:
-    made_up.finish(tmp_path)
+    finished_runs.finish(tmp_path)
     path = tmp_path / "demo/cfas/fold-1/result.json"
     edited = json.loads(path.read_text())
     *parents, last = place
@@ -177,7 +177,7 @@ def test_an_edited_result_is_refused(tmp_path: Path, place: tuple[str, ...], val
 
 
 def test_predictions_for_other_clips_are_refused_even_with_their_hash(tmp_path: Path) -> None:
-    made_up.finish(tmp_path)
+    finished_runs.finish(tmp_path)
     path = tmp_path / "demo/cfas/fold-1/predictions.csv"
     path.write_bytes(path.read_bytes().replace(b"S01_000,", b"S01_099,"))
     edit(path.with_name("result.json"), predictions_sha256=hashlib.sha256(path.read_bytes()).hexdigest())
@@ -186,21 +186,21 @@ def test_predictions_for_other_clips_are_refused_even_with_their_hash(tmp_path: 
 
 
 def test_a_result_holds_no_scores(tmp_path: Path) -> None:
-    made_up.finish(tmp_path)
+    finished_runs.finish(tmp_path)
     value = json.loads((tmp_path / "demo/cfas/fold-1/result.json").read_text())
     assert value.keys() == {"result_version", "run", "clips", "clips_sha256", "predictions_sha256"}
 
 
 def test_a_run_in_another_place_is_refused(tmp_path: Path) -> None:
-    made_up.finish(tmp_path)
+    finished_runs.finish(tmp_path)
     shutil.copytree(tmp_path / "demo/cfas/fold-1", tmp_path / "demo/fslf/fold-1")
     with pytest.raises(EvaluationError, match=r"fslf/fold-1/result\.json: found what belongs into .*cfas/fold-1"):
         read_summaries(tmp_path)
 
 
 def test_folds_are_summarized_and_missing_ones_listed(tmp_path: Path) -> None:
-    results = [made_up.finish(tmp_path, strategy="fslf", fold=fold) for fold in ("3", "1")]
-    made_up.finish(tmp_path, strategy="cfas", fold="2")
+    results = [finished_runs.finish(tmp_path, strategy="fslf", fold=fold) for fold in ("3", "1")]
+    finished_runs.finish(tmp_path, strategy="cfas", fold="2")
     cfas, fslf = read_summaries(tmp_path)
     assert (cfas.run.strategy, fslf.run.strategy) == ("cfas", "fslf")
     assert [result.run.fold for result in fslf.results] == ["1", "3"]
@@ -216,11 +216,11 @@ def test_folds_are_summarized_and_missing_ones_listed(tmp_path: Path) -> None:
 
 
 def test_runs_with_different_protocols_are_not_averaged(tmp_path: Path) -> None:
-    made_up.finish(tmp_path, fold="1")
-    made_up.finish(tmp_path, fold="2", protocol=made_up.protocol(settings="1" * 64, recipe="linear-probe"))
+    finished_runs.finish(tmp_path, fold="1")
+    finished_runs.finish(tmp_path, fold="2", protocol=finished_runs.protocol(settings="1" * 64, recipe="linear-probe"))
     assert [summary.name for summary in read_summaries(tmp_path)] == ["cfas (finetune)", "cfas (linear-probe)"]
     assert [[one.run.fold for one in summary.results] for summary in read_summaries(tmp_path)] == [["1"], ["2"]]
-    made_up.finish(tmp_path, fold="3", protocol=made_up.protocol(settings="2" * 64))
+    finished_runs.finish(tmp_path, fold="3", protocol=finished_runs.protocol(settings="2" * 64))
     names = [summary.name for summary in read_summaries(tmp_path)]
     assert names == ["cfas (finetune, 0000000)", "cfas (linear-probe, 1111111)", "cfas (finetune, 2222222)"]
 
@@ -235,21 +235,21 @@ def test_runs_with_different_protocols_are_not_averaged(tmp_path: Path) -> None:
     ],
 )
 def test_variants_are_named_by_what_differs(tmp_path: Path, changes: dict[str, object], names: list[str]) -> None:
-    made_up.finish(tmp_path, fold="1")
-    made_up.finish(tmp_path, fold="2", protocol=made_up.protocol(**changes))
+    finished_runs.finish(tmp_path, fold="1")
+    finished_runs.finish(tmp_path, fold="2", protocol=finished_runs.protocol(**changes))
     assert [summary.name for summary in read_summaries(tmp_path)] == names
 
 
 def test_folds_with_different_protocols_are_not_summarized(tmp_path: Path) -> None:
-    first = made_up.finish(tmp_path, fold="1")
-    second = made_up.finish(tmp_path, fold="2", protocol=made_up.protocol(recipe="tiny", settings="1" * 64))
+    first = finished_runs.finish(tmp_path, fold="1")
+    second = finished_runs.finish(tmp_path, fold="2", protocol=finished_runs.protocol(recipe="tiny", settings="1" * 64))
     message = r"demo, cfas: folds 1 and 2 differ \(recipe: finetune -> tiny\); expected runs with the same protocol"
     with pytest.raises(EvaluationError, match=message):
         summarize_folds([first, second])
 
 
 def test_a_speaker_tested_twice_is_refused(tmp_path: Path) -> None:
-    first = made_up.finish(tmp_path)
+    first = finished_runs.finish(tmp_path)
     second = replace(first, run=replace(first.run, fold="2"))
     with pytest.raises(EvaluationError, match="demo, cfas: speaker S01 is tested in folds 1 and 2; expected each"):
         summarize_folds([first, second])

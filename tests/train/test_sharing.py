@@ -17,14 +17,14 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from servers import Fault, FileServer
-from shard_factory import make_folder
 
 from manifests import __main__ as sharing
 from manifests import download, licensing
 from manifests.fetch import FoldSelector, fetch
 from manifests.index import load_dataset
 from manifests.verify import verify
+from tests.factories.shards import make_folder
+from tests.fakes.servers import Fault, FileServer
 from train import cli
 from train.models.videomae import ENCODERS, EncoderConfig
 from train.recipes import RECIPES
@@ -180,7 +180,9 @@ def test_a_sweep_over_a_part_trains_what_it_can(server: FileServer, train: Train
     assert "the test fold is not available" in said
 
 
-@pytest.mark.parametrize(("cache_inputs", "workers"), [(True, 2), (False, 0), (False, 2)])
+@pytest.mark.parametrize(
+    ("cache_inputs", "workers"), [(True, 2), pytest.param(False, 0, marks=pytest.mark.slow), (False, 2)]
+)
 def test_streaming_ends_as_training_from_a_local_folder(
     server: FileServer,
     train: Train,

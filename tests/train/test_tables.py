@@ -6,9 +6,9 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
-import made_up
 import pytest
 
+from tests.factories import finished_runs
 from train.fusion import STRATEGIES
 from train.report import write_report
 from train.report.plots import ceiling_line
@@ -75,10 +75,10 @@ def test_strategies_are_listed_once_in_the_order_of_the_trainer(tmp_path: Path) 
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two strategies on the demo, one of them with a fold missing."""
     folder = tmp_path_factory.mktemp("runs")
-    for fold in made_up.FOLDS:
-        made_up.finish(folder, 0.9, fold=fold, strategy="fslf")
+    for fold in finished_runs.FOLDS:
+        finished_runs.finish(folder, 0.9, fold=fold, strategy="fslf")
     for fold in ("1", "3"):
-        made_up.finish(folder, 0.3, fold=fold, strategy="faces")
+        finished_runs.finish(folder, 0.3, fold=fold, strategy="faces")
     return folder
 
 
@@ -205,20 +205,22 @@ def test_no_name_can_become_markdown() -> None:
 
 def test_runs_on_a_scheme_of_classes_with_evil_names_are_reported(tmp_path: Path) -> None:
     classes = ("<b>", "$x$", "a|b", "sad")
-    made_up.finish(tmp_path / "runs", dataset="demo", protocol=made_up.protocol(classes=classes, recipe="<i>"))
+    finished_runs.finish(
+        tmp_path / "runs", dataset="demo", protocol=finished_runs.protocol(classes=classes, recipe="<i>")
+    )
     path, html = write_report(tmp_path / "runs", tmp_path / "out")
     assert "<i>" not in html.read_text() and "recipe &lt;i&gt;, encoder tiny" in path.read_text()
 
 
 def test_one_fold_has_no_deviation(tmp_path: Path) -> None:
-    result = made_up.finish(tmp_path / "runs")
+    result = finished_runs.finish(tmp_path / "runs")
     path, _ = write_report(tmp_path / "runs", tmp_path / "out")
     assert cells(path.read_text(), "demo", "ours, cfas")[3] == f"{100 * result.scores.uar:.2f} (one fold)"
 
 
 def test_one_speaker_has_no_interval(tmp_path: Path) -> None:
-    run, found = made_up.run(), made_up.predictions(("S01",), 0.8)
-    result = finish_run(tmp_path / "runs", run, found, made_up.expected_clips(found))
+    run, found = finished_runs.run(), finished_runs.predictions(("S01",), 0.8)
+    result = finish_run(tmp_path / "runs", run, found, finished_runs.expected_clips(found))
     (run_folder(tmp_path / "runs", "demo", "cfas", "1") / LOG_FILE).write_text("")
     path, _ = write_report(tmp_path / "runs", tmp_path / "out")
     assert result.scores.interval is None
@@ -229,12 +231,12 @@ def test_one_speaker_has_no_interval(tmp_path: Path) -> None:
 
 
 def test_a_model_card_is_markdown_whatever_the_names(tmp_path: Path) -> None:
-    result = made_up.finish(tmp_path, protocol=made_up.protocol(weights=EVIL, recipe="`a` <b>"))
+    result = finished_runs.finish(tmp_path, protocol=finished_runs.protocol(weights=EVIL, recipe="`a` <b>"))
     values = {
         "run": result.run,
         "protocol": result.run.protocol,
         "scores": result.scores,
-        "classes": made_up.CLASSES,
+        "classes": finished_runs.CLASSES,
         "licence": EVIL,
         "about": {"title": EVIL, "licence": EVIL, "citation": "@misc{a,\n  title={*b*}\n}"},
     }

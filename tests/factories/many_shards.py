@@ -8,17 +8,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 from manifests import index
 from manifests.index import Receipt, Row
 from manifests.index_writer import write_index
-
-sys.path.append(str(Path(__file__).parents[1] / "train"))
-
-from shard_factory import make_folder
+from tests.factories.shards import make_folder
 
 EMOTIONS = ("fear", "joy")
 #: Beyond as many, speakers have several shards each.

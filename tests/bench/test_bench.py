@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 BENCH = Path(__file__).parent / "bench"
-sys.path.insert(0, str(BENCH))
 
-import figures  # noqa: E402 - a folder of scripts, not a package
-import plot  # noqa: E402
-from figures import Figure  # noqa: E402
+from tests.bench import (
+    figures,
+    plot,
+)
+from tests.bench.figures import Figure  # noqa: E402
 
 GROWING = [Figure(name="start", value=0.01 * at, unit="s", at=at, of="shards", most=5.0) for at in (10, 100, 1000)]
 OLD = {"build": [Figure(name="ratio", value=1.5, unit="", most=1.35), Figure(name="gone", value=1.0, unit="s")]}
@@ -84,7 +85,7 @@ def test_starts_are_measured_at_several_numbers_of_shards(tmp_path: Path) -> Non
 
 
 def test_a_process_is_told_apart_from_its_children() -> None:
-    import processes
+    from tests.bench import processes
 
     child = "b = bytearray(300_000_000); import time; time.sleep(0.3)"
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}]); print('done')"

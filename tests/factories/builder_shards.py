@@ -8,8 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from samples import sample
-
 from builder import run
 from builder.built_clip import BuiltClip, dropped, planned_row
 from builder.config import BuildConfig
@@ -27,6 +25,7 @@ from manifests.index import (
 )
 from manifests.index_writer import write_index
 from manifests.schema import Clip, encode
+from tests.factories.samples import sample
 
 SPEAKERS = ("anna", "ben", "cleo")
 EMOTIONS = ("fear", "joy")
