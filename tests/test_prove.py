@@ -1,4 +1,4 @@
-"""The fault matrix names tests that exist, and says what was seen of them."""
+"""The fault matrix names tests that exist, and its page shows every case."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-TESTS = Path(__file__).parent
-sys.path.insert(0, str(TESTS / "prove"))
+from tests.prove.matrix import MATRIX
 
-from matrix import MATRIX  # noqa: E402 - a folder of scripts, not a package
+TESTS = Path(__file__).parent
 
 
 def test_every_named_test_exists() -> None:
@@ -32,7 +31,7 @@ def test_every_case_has_a_number_of_its_own_and_a_test() -> None:
 def test_the_table_says_what_was_seen(arguments: tuple[str, ...], tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="the case needs the trainer")
     table = tmp_path / "table.md"
-    command = [sys.executable, str(TESTS / "prove"), *arguments, "--table", str(table)]
+    command = [sys.executable, "-m", "tests.prove", *arguments, "--table", str(table)]
     ended = subprocess.run(command, capture_output=True, text=True, cwd=TESTS.parent, timeout=200)
     assert ended.returncode == 0, ended.stdout
     assert re.search(r"^\| 33 \| .* \| \d+ checks as expected \|$", table.read_text("utf-8"), re.MULTILINE)

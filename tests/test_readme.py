@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from folders import shard_folder
+
+from tests.factories.builder_shards import shard_folder
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -1,8 +1,8 @@
-"""Seconds and memory that planning, indexing, folds, quick verify and opening a fold take: python tests/bench/scale.py.
+"""Time and memory of planning, indexing, folds, quick verify and opening a fold: python -m tests.bench.scale.
 
-A corpus of that many clips is made up in a temporary folder, without any media: a table of recordings that hold
-nothing, receipts as a build writes them, and tars that are as long as promised and hold nothing. 50 clips a shard and
-167 a speaker, as in VoxCeleb2. Each stage runs in a process of its own, on one core; its peak memory is that process's.
+A synthetic corpus is written to a temporary folder, without any media: a table of empty recordings, receipts as a
+build writes them, and sparse tars of the recorded size. 50 clips per shard and 167 per speaker, as in VoxCeleb2. Each
+stage runs in its own process on one core; its peak memory is the peak of that process.
 """
 
 from __future__ import annotations
@@ -20,11 +20,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from processes import peak_mb
-
 from manifests import folds, index
 from manifests.index import Dataset, Receipt, Row, Statistics
 from manifests.schema import FEATURE_ROWS, dump_json, feature_members, member_names
+from tests.bench.processes import peak_mb
 
 SIZES = (10_000, 100_000, 1_000_000)
 CLIPS_A_SHARD = 50
@@ -39,14 +38,14 @@ _RECORDINGS = "recordings"
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What a stage took."""
+    """Time and memory of a stage."""
 
     stage: str
     clips: int
     seconds: float
-    """By the clock."""
+    """Wall-clock time."""
     cpu_seconds: float
-    """Of one core, imports included; less than by the clock where disks or other work are waited for."""
+    """CPU time of one core, imports included."""
     peak_bytes: int
 
     @property
@@ -67,7 +66,7 @@ def shard_names(clips: int) -> Iterator[tuple[str, str]]:
 
 
 def make_folder(folder: Path, clips: int) -> None:
-    """Receipts, and tars of the size that these promise."""
+    """Write receipts, and sparse tars of the sizes recorded in them."""
     (folder / index.RECEIPTS).mkdir(parents=True)
     for name, speaker in shard_names(clips):
         receipt = _receipt(name, speaker)
@@ -77,7 +76,7 @@ def make_folder(folder: Path, clips: int) -> None:
 
 
 def make_table(folder: Path, clips: int) -> None:
-    """`clips.csv` of a corpus, and its recordings."""
+    """Write `clips.csv` of a corpus and its recordings."""
     folder.mkdir()
     with (folder / "clips.csv").open("w", newline="") as file:
         table = csv.writer(file)
@@ -88,7 +87,7 @@ def make_table(folder: Path, clips: int) -> None:
 
 
 def _make_recordings(folder: Path, keys: Iterator[str]) -> None:
-    """Links to one file without content that is too long for a git-lfs pointer."""
+    """Create hard links to one file without content, larger than a Git LFS pointer."""
     folder.mkdir(exist_ok=True)
     first = folder / f"{next(keys)}.mp4"
     with first.open("wb") as file:
@@ -97,14 +96,14 @@ def _make_recordings(folder: Path, keys: Iterator[str]) -> None:
         (folder / f"{key}.mp4").hardlink_to(first)
 
 
-def described() -> Dataset:
-    """All that is said of the shards but what they hold."""
+def describe_dataset() -> Dataset:
+    """The dataset's description without its shards."""
     config = {"dataset": "folder", "features": list(FEATURES), "align": "frame", "decoder": "pyav"}
-    return Dataset(dataset="folder", complete=False, identity={"config": config}, about={"title": "Made up"})
+    return Dataset(dataset="folder", complete=False, identity={"config": config}, about={"title": "Synthetic"})
 
 
 def plan(folder: Path, clips: int) -> None:
-    """Scan the table and lay out the shards, as `make plan` does."""
+    """Scan the table and plan the shards, as `make plan` does."""
     from builder import run
     from builder.config import BuildConfig
 
@@ -113,10 +112,10 @@ def plan(folder: Path, clips: int) -> None:
 
 
 def write_index(folder: Path, clips: int) -> None:
-    """Read all receipts and write everything that is said about finished shards."""
+    """Read all receipts and write all index files."""
     from manifests.index_writer import write_index
 
-    written = write_index(folder, described(), [name for name, _ in shard_names(clips)])
+    written = write_index(folder, describe_dataset(), [name for name, _ in shard_names(clips)])
     assert sum(written.dataset.counts.values()) == clips
     assert written.dataset.fold_schemes
 
@@ -127,7 +126,7 @@ def read_rows(folder: Path, clips: int) -> None:
 
 
 def make_folds(folder: Path, clips: int) -> None:
-    """Make the scheme of the index again, say what is on which side, and read the file."""
+    """Compute the fold scheme again, assign shards to splits, and read the fold file."""
     dataset = index.load_dataset(folder)
     name = dataset.fold_schemes[0]
     speakers = {shard.name: shard.speaker for shard in dataset.shards}
@@ -141,13 +140,13 @@ def make_folds(folder: Path, clips: int) -> None:
 
 
 def verify(folder: Path, clips: int) -> None:
-    """Hold the folder against its index, without hashes."""
+    """Verify the folder without hashes."""
     problems = index.verify(folder)
     assert not problems, problems[0]
 
 
 def open_fold(folder: Path, clips: int) -> None:
-    """All that training on a fold does before the first shard is read, for all sides."""
+    """Do what training on a fold does before it reads the first shard, for all splits."""
     from train.config import TrainConfig
     from train.prepare import SIDES, open_corpus
     from train.recipes import RECIPES
@@ -159,7 +158,7 @@ def open_fold(folder: Path, clips: int) -> None:
     assert sum(len(corpus.clips(side)) for side in SIDES) == clips
 
 
-#: Stage -> what it runs, in the order in which one needs another's files.
+#: Stage -> its function. A stage may read the files of the stages before it.
 STAGES: Mapping[str, Callable[[Path, int], None]] = {
     "plan": plan,
     "index": write_index,
@@ -171,23 +170,23 @@ STAGES: Mapping[str, Callable[[Path, int], None]] = {
 
 
 def measure(clips: int, stages: Sequence[str] = tuple(STAGES)) -> Iterator[Cost]:
-    """Make a corpus up and run the stages on it."""
+    """Write a synthetic corpus and run the stages on it."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "shards"
         make_folder(folder, clips)
         make_table(folder.parent / _RECORDINGS, clips)
         for stage in stages:
-            yield _in_a_process(stage, folder, clips)
+            yield _run_in_process(stage, folder, clips)
 
 
-def _in_a_process(stage: str, folder: Path, clips: int) -> Cost:
-    command = [sys.executable, __file__, "--stage", stage, str(folder), "--clips", str(clips)]
-    told = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
-    return Cost(**json.loads(told))
+def _run_in_process(stage: str, folder: Path, clips: int) -> Cost:
+    command = [sys.executable, "-m", "tests.bench.scale", "--stage", stage, str(folder), "--clips", str(clips)]
+    root = Path(__file__).parents[2]
+    return Cost(**json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, cwd=root).stdout))
 
 
-def _stage(stage: str, folder: Path, clips: int) -> Cost:
-    """Run a stage here, on one core."""
+def _run_stage(stage: str, folder: Path, clips: int) -> Cost:
+    """Run a stage in this process, on one core."""
     os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
     started = time.perf_counter()
     STAGES[stage](folder, clips)
@@ -259,30 +258,30 @@ def _sha256(text: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status 1 if a stage takes more than a minute of one core, or 2 GB."""
-    parser = argparse.ArgumentParser(prog="python tests/bench/scale.py", description=__doc__)
+    """Exit status 1 if a stage takes more than a minute of one core or more than 2 GB."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.scale", description=__doc__)
     parser.add_argument("--clips", type=int, nargs="+", default=SIZES, metavar="N", help="sizes of the corpus")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
-    parser.add_argument("--stage", nargs=2, metavar=("STAGE", "FOLDER"), help="run one stage here, print its cost")
-    asked = parser.parse_args(arguments)
-    if asked.stage:
-        sys.stdout.write(json.dumps(asdict(_stage(asked.stage[0], Path(asked.stage[1]), asked.clips[0]))))
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
+    parser.add_argument("--stage", nargs=2, metavar=("STAGE", "FOLDER"), help="run one stage and print its cost")
+    args = parser.parse_args(arguments)
+    if args.stage:
+        sys.stdout.write(json.dumps(asdict(_run_stage(args.stage[0], Path(args.stage[1]), args.clips[0]))))
         return 0
     costs = []
     sys.stdout.write("    clips stage   seconds    cpu s  peak MB\n")
-    for clips in asked.clips:
+    for clips in args.clips:
         for cost in measure(clips):
             costs.append(cost)
-            sys.stdout.write(_line(cost) + "\n")
+            sys.stdout.write(_format_cost(cost) + "\n")
             sys.stdout.flush()
-    if asked.json:
-        asked.json.write_text(json.dumps([asdict(cost) for cost in costs], indent=1) + "\n")
+    if args.json:
+        args.json.write_text(json.dumps([asdict(cost) for cost in costs], indent=1) + "\n")
     return int(not all(cost.fits for cost in costs))
 
 
-def _line(cost: Cost) -> str:
-    told = f"{cost.clips:9,} {cost.stage:6} {cost.seconds:8.1f} {cost.cpu_seconds:8.1f} {cost.peak_bytes / 1e6:8.0f}"
-    return told if cost.fits else told + f"  more than {MOST_SECONDS:.0f} s or {MOST_BYTES / 1e6:.0f} MB"
+def _format_cost(cost: Cost) -> str:
+    line = f"{cost.clips:9,} {cost.stage:6} {cost.seconds:8.1f} {cost.cpu_seconds:8.1f} {cost.peak_bytes / 1e6:8.0f}"
+    return line if cost.fits else line + f"  more than {MOST_SECONDS:.0f} s or {MOST_BYTES / 1e6:.0f} MB"
 
 
 if __name__ == "__main__":

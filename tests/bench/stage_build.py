@@ -1,4 +1,4 @@
-"""A clip's CPU: whole build, its floor, and a naive pipeline of the same libraries, clip by clip in turn."""
+"""CPU time per clip of the builder, of its floor, and of a naive pipeline of the same libraries, measured in turns."""
 
 from __future__ import annotations
 
@@ -6,23 +6,21 @@ import tempfile
 from pathlib import Path
 from statistics import mean
 
-import naive
-from figures import Figure, run_stage
-
-from builder import bench
 from builder.datasets import scan_corpus
 from builder.datasets.base import ClipSource
+from tests.bench import bench_build, naive
+from tests.bench.figures import Figure, run_stage
 
 
 def measure(dataset: str, data: Path, clips: int, repeats: int) -> list[Figure]:
-    """CPU milliseconds a clip, mean over clips of the best of each one's repeats."""
+    """CPU milliseconds per clip: the mean over clips of each clip's best repeat."""
     scan = scan_corpus(dataset, data.absolute())
     with tempfile.TemporaryDirectory() as folder:
 
         def build_naively(source: ClipSource) -> object:
             return naive.build(source.video, source.sound, Path(folder))
 
-        watches = bench.measure(scan.sources[:clips], data.absolute(), repeats, {"naive": build_naively})
+        watches = bench_build.measure(scan.sources[:clips], data.absolute(), repeats, {"naive": build_naively})
     spent = {name: mean(watch.best[name] for watch in watches) for name in watches[0].best}
     floor = sum(value for name, value in spent.items() if name.startswith("floor"))
     return [

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import ffmpeg
 import imageio_ffmpeg
-import media_factory as factory
 import numpy as np
 import pytest
 
@@ -22,6 +21,7 @@ from builder.media import DecodedClip, decode
 from builder.spectrograms import spectrograms
 from builder.timeline import Timeline, uniform
 from manifests.schema import GRIDS, SAMPLE_RATE_HZ
+from tests.factories import media as factory
 
 DECODERS = ("pyav", "ffmpeg")
 FRAMES = 75

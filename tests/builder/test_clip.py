@@ -8,7 +8,6 @@ from pathlib import Path
 
 import av
 import cv2
-import media_factory as factory
 import numpy as np
 import pytest
 import skimage.data
@@ -18,6 +17,7 @@ from builder.clip import ClipBuilder
 from builder.config import BuildConfig
 from builder.datasets.base import ClipSource
 from manifests.schema import FRAMES, Clip, Sample, decode
+from tests.factories import media as factory
 
 SIZE_PX = (240, 320)
 COUNT = 45

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import corpora
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,6 +18,7 @@ from builder.datasets.base import Scan
 from manifests import folds
 from manifests.labels import LABEL_SCHEMES, schemes_for
 from manifests.schema import FLAGS
+from tests.factories import corpora
 
 FACTS = Path(__file__).parents[3] / "shared" / "facts"
 #: Raw emotions that a label scheme leaves out on purpose.

@@ -8,11 +8,11 @@ import sys
 from collections import namedtuple
 from pathlib import Path
 
-import corpora
 import pytest
 
 from builder import doctor
 from builder.doctor import BACKENDS, Check, examine, main
+from tests.factories import corpora
 
 FEW = {"numpy, scipy": BACKENDS["numpy, scipy"], "soxr, librosa (sound)": BACKENDS["soxr, librosa (sound)"]}
 

@@ -18,10 +18,7 @@ from collections import namedtuple
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import corpora
-import homes
 import pytest
-from servers import Fault, FileServer
 
 from builder.__main__ import main
 from builder.corpus import fetch
@@ -29,6 +26,9 @@ from builder.datasets import DATASETS, crema_d, ravdess, scan_corpus
 from manifests import download
 from manifests.files import exclusive_lock
 from manifests.index import load_sums
+from tests.factories import corpora
+from tests.fakes import remotes
+from tests.fakes.servers import Fault, FileServer
 
 HERE = Path(__file__).parent
 FACTS = Path(__file__).parents[3] / "shared" / "facts"
@@ -49,27 +49,27 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def zenodo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
-    with FileServer(homes.ravdess_home(tmp_path / "zenodo", monkeypatch)) as server:
+    with FileServer(remotes.ravdess_home(tmp_path / "zenodo", monkeypatch)) as server:
         yield server
 
 
 @pytest.fixture
 def github(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
-    with FileServer(homes.crema_d_home(tmp_path / "github", monkeypatch)) as server:
+    with FileServer(remotes.crema_d_home(tmp_path / "github", monkeypatch)) as server:
         yield server
 
 
 def command(server: FileServer, data: Path, *arguments: str) -> list[str]:
-    dataset = "ravdess" if (server.folder / homes.RECORD).exists() else "crema-d"
+    dataset = "ravdess" if (server.folder / remotes.RECORD).exists() else "crema-d"
     return ["corpus", "--dataset", dataset, "--data", str(data), "--from", server.url, *arguments]
 
 
 def at_github(name: str) -> str:
-    return f"{homes.REPOSITORY}/{name}"
+    return f"{remotes.REPOSITORY}/{name}"
 
 
 def at_zenodo(actor: str) -> str:
-    return f"{homes.ARCHIVES}/{homes.archive_name(actor)}"
+    return f"{remotes.ARCHIVES}/{remotes.archive_name(actor)}"
 
 
 def files(folder: Path) -> set[str]:
@@ -91,7 +91,7 @@ def test_ravdess_ends_in_a_folder_that_can_be_built(zenodo: FileServer, data: Pa
     said = capsys.readouterr().out.splitlines()
     assert said[1] == "licence   CC BY-NC-SA 4.0; https://zenodo.org/records/1188976"
     assert said[2] == f"here      0 of 1440 files in {data}"
-    assert said[3] == f"from      {zenodo.url}/{homes.ARCHIVES}"
+    assert said[3] == f"from      {zenodo.url}/{remotes.ARCHIVES}"
     assert re.fullmatch(r"to fetch  24 files, \d+\.\d MB", said[4])
     assert re.fullmatch(r"disk      \d+\.\d MB needed at most, \d+\.\d MB free", said[5])
     assert re.fullmatch(r"fetched   24 files, \d+\.\d MB, each as published", said[6])
@@ -101,8 +101,8 @@ def test_ravdess_ends_in_a_folder_that_can_be_built(zenodo: FileServer, data: Pa
     sums = {f"Actor_{actor}/SHA256SUMS" for actor in corpora.SPEAKERS["ravdess"]}
     assert files(data) == expected | sums  # no archive, nothing without sound
     for name in expected:
-        assert (data / name).read_bytes() == homes.recording(name)
-    assert zenodo.asked[0] == homes.RECORD
+        assert (data / name).read_bytes() == remotes.recording(name)
+    assert zenodo.asked[0] == remotes.RECORD
     assert sorted(zenodo.asked[1:]) == [at_zenodo(actor) for actor in corpora.SPEAKERS["ravdess"]]
 
 
@@ -116,7 +116,7 @@ def test_crema_d_ends_in_a_folder_that_can_be_built(github: FileServer, data: Pa
     assert len(files(data)) == 2 * CLIPS
     assert plan_accepts("crema-d", data, CLIPS)
     for name in files(data):
-        assert (data / name).read_bytes() == homes.recording(name)
+        assert (data / name).read_bytes() == remotes.recording(name)
 
 
 def test_a_second_run_asks_for_nothing(zenodo: FileServer, data: Path, capsys: Said) -> None:
@@ -139,23 +139,23 @@ def test_only_what_is_absent_is_asked_for(zenodo: FileServer, data: Path) -> Non
     shutil.rmtree(data / "Actor_09")
     zenodo.behave()
     assert main(command(zenodo, data)) == 0
-    assert sorted(zenodo.asked) == [homes.RECORD, at_zenodo("07"), at_zenodo("09")]
+    assert sorted(zenodo.asked) == [remotes.RECORD, at_zenodo("07"), at_zenodo("09")]
     assert plan_accepts("ravdess", data, 1440)
 
 
 def test_archives_can_be_kept_and_are_then_not_fetched_again(zenodo: FileServer, data: Path) -> None:
     assert main(command(zenodo, data, "--keep-archives")) == 0
     archives = {path.name for path in data.glob("*.zip")}
-    assert archives == {homes.archive_name(actor) for actor in corpora.SPEAKERS["ravdess"]}
+    assert archives == {remotes.archive_name(actor) for actor in corpora.SPEAKERS["ravdess"]}
     shutil.rmtree(data / "Actor_09")
     zenodo.behave()
     assert main(command(zenodo, data, "--keep-archives")) == 0
-    assert zenodo.asked == [homes.RECORD]
+    assert zenodo.asked == [remotes.RECORD]
     assert plan_accepts("ravdess", data, 1440)
 
 
 def test_a_folder_may_stand_in_for_the_home(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    home = homes.crema_d_home(tmp_path / "usb stick", monkeypatch)
+    home = remotes.crema_d_home(tmp_path / "usb stick", monkeypatch)
     arguments = ["corpus", "--dataset", "crema-d", "--data", str(data), "--from", str(home)]
     assert main(arguments) == 0
     assert plan_accepts("crema-d", data, CLIPS)
@@ -178,7 +178,7 @@ def test_a_dropped_connection_is_gone_on_with_where_it_was_cut(github: FileServe
     github.misbehave(at_github(CLIP), Fault(drop_after=500), Fault(status=503), Fault(drop_after=300))
     assert main(command(github, data)) == 0
     assert [request.first_byte for request in github.requests if request.name == at_github(CLIP)] == [0, 500, 500, 800]
-    assert (data / CLIP).read_bytes() == homes.recording(CLIP)
+    assert (data / CLIP).read_bytes() == remotes.recording(CLIP)
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_a_dropped_connection_is_gone_on_with_where_it_was_cut(github: FileServe
 def test_what_went_wrong_once_is_made_good(github: FileServer, data: Path, fault: Fault) -> None:
     github.misbehave(at_github(CLIP), fault)
     assert main(command(github, data)) == 0
-    assert (data / CLIP).read_bytes() == homes.recording(CLIP)
+    assert (data / CLIP).read_bytes() == remotes.recording(CLIP)
 
 
 @pytest.mark.parametrize(
@@ -240,7 +240,7 @@ def test_a_dead_home_is_not_asked_for_every_file(github: FileServer, data: Path,
     assert main(command(github, data, "--connections", "1")) == 2
     said = capsys.readouterr()
     assert said.err.endswith(
-        f"error: {github.url}/{homes.REPOSITORY}: may not be read (HTTP 401); is a login or an "
+        f"error: {github.url}/{remotes.REPOSITORY}: may not be read (HTTP 401); is a login or an "
         "agreement to its terms missing?\n"
     )
     assert "failed" not in said.out + said.err
@@ -270,7 +270,7 @@ def test_where_nothing_came_the_status_says_so(github: FileServer, data: Path, c
     assert said.err.endswith("error: 1 file could not be had; the same command tries again\n")
 
 
-@pytest.mark.parametrize(("dataset", "where"), [("ravdess", "api/records/1188976"), ("crema-d", homes.REPOSITORY)])
+@pytest.mark.parametrize(("dataset", "where"), [("ravdess", "api/records/1188976"), ("crema-d", remotes.REPOSITORY)])
 def test_nobody_there(data: Path, capsys: Said, dataset: str, where: str) -> None:
     assert main(["corpus", "--dataset", dataset, "--data", str(data), "--from", "http://127.0.0.1:9"]) == 2
     said = capsys.readouterr()
@@ -307,7 +307,7 @@ def test_an_ended_process_is_gone_on_with(
     released = threading.Event()
     held = Fault(hold=released, drop_after=0)
     github.misbehave(at_github(CLIP), Fault(drop_after=640), held, always=Fault(drop_after=0))
-    program = [sys.executable, str(HERE / "stand_in_home.py"), str(tmp_path / "inventory")]
+    program = [sys.executable, "-m", "tests.fakes.corpus_command", str(tmp_path / "inventory")]
     environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
     process = subprocess.Popen(
         [*program, *command(github, data)], env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -322,7 +322,7 @@ def test_an_ended_process_is_gone_on_with(
     assert process.returncode == (130 if number is signal.SIGINT else -number), complained
     assert "Traceback" not in complained
     part = data / "VideoFlash" / f".{Path(CLIP).name}.part"
-    assert part.read_bytes() == homes.recording(CLIP)[:640]
+    assert part.read_bytes() == remotes.recording(CLIP)[:640]
     assert not (data / CLIP).exists()
     github.behave()
     assert main(command(github, data)) == 0
@@ -340,9 +340,9 @@ def test_killed_while_unpacking(zenodo: FileServer, data: Path, monkeypatch: pyt
         path.unlink()
     zenodo.behave()
     assert main(command(zenodo, data)) == 0
-    assert zenodo.asked == [homes.RECORD]
+    assert zenodo.asked == [remotes.RECORD]
     assert len(load_sums(data / "Actor_05")) == 60
-    assert not (data / homes.archive_name("05")).exists()
+    assert not (data / remotes.archive_name("05")).exists()
 
 
 def test_a_second_process_is_refused(github: FileServer, data: Path, capsys: Said) -> None:
@@ -399,17 +399,17 @@ def test_a_folder_that_cannot_be_written(github: FileServer, tmp_path: Path, cap
 def test_a_record_that_is_not_the_known_one_is_refused(
     zenodo: FileServer, data: Path, capsys: Said, spoil: Callable[[list[object]], object], complaint: str
 ) -> None:
-    told: list[object] = [homes.entry(path) for path in sorted((zenodo.folder / homes.ARCHIVES).glob("*.zip"))]
+    told: list[object] = [remotes.entry(path) for path in sorted((zenodo.folder / remotes.ARCHIVES).glob("*.zip"))]
     spoil(told)
-    homes.write_record(zenodo.folder, told)
+    remotes.write_record(zenodo.folder, told)
     assert main(command(zenodo, data)) == 2
-    assert re.search(rf"^error: {zenodo.url}/{homes.RECORD}: .*{complaint}", capsys.readouterr().err, re.MULTILINE)
-    assert zenodo.asked == [homes.RECORD]
+    assert re.search(rf"^error: {zenodo.url}/{remotes.RECORD}: .*{complaint}", capsys.readouterr().err, re.MULTILINE)
+    assert zenodo.asked == [remotes.RECORD]
 
 
 @pytest.mark.parametrize("text", ["<html>maintenance</html>", "[]", '{"files": {}}', "{}"])
 def test_an_answer_that_is_no_record(zenodo: FileServer, data: Path, capsys: Said, text: str) -> None:
-    (zenodo.folder / homes.RECORD).write_text(text)
+    (zenodo.folder / remotes.RECORD).write_text(text)
     assert main(command(zenodo, data)) == 2
     assert "found something else than a Zenodo record" in capsys.readouterr().err
 
@@ -447,7 +447,7 @@ def test_an_archive_that_would_write_elsewhere_is_refused(
 ) -> None:
     with zipfile.ZipFile(zenodo.folder / at_zenodo("05"), "a") as bundle:
         bundle.writestr(name, b"gotcha")
-    homes.publish_record(zenodo.folder, monkeypatch)
+    remotes.publish_record(zenodo.folder, monkeypatch)
     assert main(command(zenodo, data)) == 1
     assert "_05.zip: holds '" in (said := capsys.readouterr().out)
     assert f"', {problem}; nothing of it was unpacked\n" in said
@@ -462,7 +462,7 @@ def test_what_is_of_no_use_is_left_in_the_archive(
     with zipfile.ZipFile(zenodo.folder / at_zenodo("05"), "a") as bundle:
         bundle.writestr("__MACOSX/Actor_05/._01-01-01-01-01-01-05.mp4", b"rubbish")
         bundle.writestr("Actor_05/setup.exe", b"rubbish")
-    homes.publish_record(zenodo.folder, monkeypatch)
+    remotes.publish_record(zenodo.folder, monkeypatch)
     assert main(command(zenodo, data)) == 0
     assert len(files(data)) == 1440 + 24
 
@@ -477,7 +477,7 @@ def _bomb(path: Path) -> None:
 
 def _damaged(path: Path) -> None:
     data = path.read_bytes()
-    wanted = homes.recording("Actor_05/01-01-01-01-01-01-05.mp4")
+    wanted = remotes.recording("Actor_05/01-01-01-01-01-01-05.mp4")
     path.write_bytes(data.replace(wanted, bytes(len(wanted))))
 
 
@@ -515,9 +515,9 @@ def test_an_archive_that_cannot_be_unpacked(
     problem: str,
 ) -> None:
     spoil(zenodo.folder / at_zenodo("05"))
-    homes.publish_record(zenodo.folder, monkeypatch)
+    remotes.publish_record(zenodo.folder, monkeypatch)
     assert main(command(zenodo, data)) == 1
-    assert f"{homes.archive_name('05')}: {data}/{homes.archive_name('05')}: {problem}" in capsys.readouterr().out
+    assert f"{remotes.archive_name('05')}: {data}/{remotes.archive_name('05')}: {problem}" in capsys.readouterr().out
     assert not files(data) & {"Actor_05/01-01-01-01-01-01-05.mp4", "Actor_05/SHA256SUMS"}
     assert not [name for name in files(data) if name.endswith(".part")]
 
@@ -527,7 +527,7 @@ def test_an_archive_that_cannot_be_unpacked(
 
 def test_check_counts_and_names(github: FileServer, data: Path, capsys: Said) -> None:
     main(command(github, data))
-    (data / CLIP).write_bytes(homes.recording(CLIP)[:-1] + b"!")
+    (data / CLIP).write_bytes(remotes.recording(CLIP)[:-1] + b"!")
     (data / "VideoFlash/1001_DFA_DIS_XX.flv").write_bytes(b"short")
     (data / "VideoFlash/1001_DFA_FEA_XX.flv").unlink()
     (data / "VideoFlash/1001_DFA_HAP_XX.flv").write_bytes(corpora.LFS_POINTER)
@@ -537,7 +537,7 @@ def test_check_counts_and_names(github: FileServer, data: Path, capsys: Said) ->
     assert main(command(github, data, "--check")) == 1
     said = capsys.readouterr()
     found = hashlib.sha256((data / CLIP).read_bytes()).hexdigest()
-    expected = hashlib.sha256(homes.recording(CLIP)).hexdigest()
+    expected = hashlib.sha256(remotes.recording(CLIP)).hexdigest()
     assert said.out.splitlines()[2:] == [
         f"here      {CLIPS - 2} of {CLIPS} files in {data}: {CLIPS - 4} right, 2 wrong",
         f"  wrong  {CLIP}: found SHA-256 {found}, expected {expected}",
@@ -562,7 +562,7 @@ def test_what_is_wrong_is_replaced_only_when_asked(github: FileServer, data: Pat
     assert (data / CLIP).read_bytes() == b"cut by myself"
     assert main(command(github, data, "--replace")) == 0
     assert github.asked == [at_github(pointer), at_github(CLIP)]
-    assert (data / CLIP).read_bytes() == homes.recording(CLIP)
+    assert (data / CLIP).read_bytes() == remotes.recording(CLIP)
 
 
 def test_check_of_files_that_somebody_else_unpacked(zenodo: FileServer, data: Path, capsys: Said) -> None:
@@ -581,7 +581,7 @@ def test_check_of_files_that_changed_since_they_were_unpacked(zenodo: FileServer
     assert "  wrong  Actor_02/01-01-01-01-01-01-02.mp4: found SHA-256 " in said
     zenodo.behave()
     assert main(command(zenodo, data, "--replace")) == 0
-    assert zenodo.asked == [homes.RECORD, at_zenodo("02")]
+    assert zenodo.asked == [remotes.RECORD, at_zenodo("02")]
 
 
 def test_real_clips_are_as_published(real_clip: Callable[[str], Path], capsys: Said) -> None:

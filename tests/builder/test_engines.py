@@ -13,8 +13,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-import stand_ins
-from running import STAND_IN, Running, contents
 
 from builder import engines
 from builder.config import BuildConfig
@@ -22,6 +20,8 @@ from builder.engines import DaskCluster, Work, build_shard
 from builder.pool import EngineError
 from builder.run import plan
 from manifests import index
+from tests.fakes import clip_builder
+from tests.fakes.build_process import STAND_IN, Running, contents
 
 SPEAKERS = {name: {f"{name.lower()}{clip}": "sleep 0.02" for clip in range(4)} for name in "ABCDE"}
 LOCAL, RANKS, DASK = "local", "two ranks", "dask"
@@ -36,7 +36,7 @@ BY_ENGINE = pytest.mark.parametrize("engine", ENGINES)
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    return stand_ins.corpus(tmp_path / "data", SPEAKERS)
+    return clip_builder.corpus(tmp_path / "data", SPEAKERS)
 
 
 @pytest.fixture
@@ -170,7 +170,7 @@ def cluster(folder: Path, **environment: str) -> Iterator[str]:
     """Address of a scheduler with one worker, each a program as `dask scheduler` and `dask worker` start it."""
     file = folder / "scheduler.json"
     dask = shutil.which("dask", path=Path(sys.executable).parent)
-    paths = {"PYTHONPATH": os.pathsep.join((str(Path(__file__).parents[2]), str(Path(__file__).parent)))}
+    paths = {"PYTHONPATH": str(Path(__file__).parents[2])}
     with ExitStack() as stack:
         for arguments in (
             ("scheduler", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)),

@@ -16,13 +16,8 @@ from fractions import Fraction
 from functools import cache
 from pathlib import Path
 
-import media_factory as factory
 import numpy as np
 import pytest
-import stand_ins
-import test_run
-from face_clips import face_clip
-from folders import resign, shard_folder
 
 from builder import features
 from builder.__main__ import main
@@ -35,6 +30,11 @@ from builder.run import build
 from manifests import index, schema
 from manifests.files import FolderError, exclusive_lock
 from manifests.index import ManifestError
+from tests.builder import test_run
+from tests.factories import media as factory
+from tests.factories.builder_shards import resign, shard_folder
+from tests.factories.face_clips import face_clip
+from tests.fakes import clip_builder
 
 HERE = Path(__file__).parent
 Make = Callable[..., Path]
@@ -226,7 +226,7 @@ def test_other_versions_are_told(tmp_path: Path) -> None:
 
 def test_the_command_needs_no_face_model(tmp_path: Path) -> None:
     shards = shard_folder(tmp_path / "shards")
-    program = [sys.executable, str(HERE / "spectrograms_again.py")]
+    program = [sys.executable, "-m", "tests.fakes.features_command"]
     environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
     arguments = ["features", str(shards), "--feature", "logmel,mfcc", "--workers", "2"]
     done = subprocess.run([*program, *arguments], env=environment, capture_output=True, text=True, timeout=100)
@@ -291,7 +291,7 @@ class Running:
 
     def __init__(self, shards: Path, out: Path, *arguments: str) -> None:
         self.tag = uuid.uuid4().hex
-        environment = {**os.environ, stand_ins.TAG: self.tag, "PYTHONPATH": str(HERE.parents[1])}
+        environment = {**os.environ, clip_builder.TAG: self.tag, "PYTHONPATH": str(HERE.parents[1])}
         command = [sys.executable, "-m", "builder", "features", str(shards), "--out", str(out), *arguments]
         self.process = subprocess.Popen(
             command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -299,10 +299,10 @@ class Running:
 
     def end(self, number: signal.Signals, *, group: bool) -> tuple[int, str]:
         """Send a signal and wait: exit status and errors. No process that it started may be left."""
-        started = stand_ins.tagged(self.tag)
+        started = clip_builder.tagged(self.tag)
         (os.killpg if group else os.kill)(self.process.pid, number)
         complained = self.process.communicate(timeout=100)[1]
-        assert stand_ins.survivors([*started, *stand_ins.tagged(self.tag)]) == []
+        assert clip_builder.survivors([*started, *clip_builder.tagged(self.tag)]) == []
         return self.process.returncode, complained
 
 
@@ -335,14 +335,14 @@ def test_a_worker_that_dies_is_one_line(tmp_path: Path) -> None:
     running = Running(shards, out, "--feature", "stft", "--workers", "1")
     while running.process.poll() is None and not list(out.glob("receipts/*.json")):
         time.sleep(0.01)
-    for child in stand_ins.children(running.process.pid):
+    for child in clip_builder.children(running.process.pid):
         if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
             os.kill(child, signal.SIGKILL)
     complained = running.process.communicate(timeout=100)[1]
     assert running.process.returncode == 2
     assert "\nerror: a worker died, perhaps for want of memory; the same command goes on where this " in complained
     assert "Traceback" not in complained
-    assert stand_ins.survivors(stand_ins.tagged(running.tag)) == []
+    assert clip_builder.survivors(clip_builder.tagged(running.tag)) == []
 
 
 def test_nothing_is_made_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

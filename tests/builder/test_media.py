@@ -13,13 +13,13 @@ from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
-import media_factory as factory
 import numpy as np
 import pytest
 
 from builder.media import DecodedClip, MediaError, decode
 from builder.timeline import fixed, uniform
 from manifests.schema import FLAGS, SAMPLE_RATE_HZ
+from tests.factories import media as factory
 
 DECODERS = ("pyav", "ffmpeg")
 LONG_SECONDS = 60

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import TextIO
 
 import pytest
-import stand_ins
-from stand_ins import StandIn, source, survivors
 
 from builder.clip import BuiltClip
 from builder.config import BuildConfig
 from builder.datasets.base import ClipSource
 from builder.pool import AHEAD, ClipPool, EngineError, Limits, MakeBuilder
+from tests.fakes import clip_builder
+from tests.fakes.clip_builder import StandIn, source, survivors
 
 WORKERS = 2
 CLIP_SECONDS = 1.5
@@ -200,8 +200,8 @@ def test_sources_that_cannot_be_read_end_the_map(pool: ClipPool, root: Path) -> 
 @pytest.mark.parametrize(
     ("builder", "message"),
     [
-        (stand_ins.dies_at_start, r"a worker died while starting \(exit code 7, 2 times\); run make doctor"),
-        (stand_ins.cannot_be_loaded, r"a worker cannot start: ImportError: libGL.so.1: .*; run make doctor"),
+        (clip_builder.dies_at_start, r"a worker died while starting \(exit code 7, 2 times\); run make doctor"),
+        (clip_builder.cannot_be_loaded, r"a worker cannot start: ImportError: libGL.so.1: .*; run make doctor"),
     ],
 )
 def test_workers_that_cannot_start_end_the_build_in_one_line(
@@ -216,12 +216,12 @@ def test_a_worker_that_never_starts_ends_the_build_in_one_line(
 ) -> None:
     monkeypatch.setattr("builder.pool.START_SECONDS", 0.1)
     message = r"^a worker did not start within 0.1 s; run make doctor$"
-    with make_pool(stand_ins.hangs_at_start, workers=1) as pool, pytest.raises(EngineError, match=message):
+    with make_pool(clip_builder.hangs_at_start, workers=1) as pool, pytest.raises(EngineError, match=message):
         list(pool.map(around(root, "ok")))
 
 
 def test_a_worker_that_dies_while_starting_is_started_again(make_pool: MakePool, root: Path) -> None:
-    with make_pool(stand_ins.dies_at_first_start, workers=1) as pool:
+    with make_pool(clip_builder.dies_at_first_start, workers=1) as pool:
         assert outcomes(list(pool.map(around(root, "ok")))) == [BUILT] * 7
     assert (root / "started").is_dir()
 
@@ -240,7 +240,7 @@ def test_leaving_the_pool_ends_busy_workers_at_once(make_pool: MakePool, root: P
         clips = pool.map([source(root, "done"), *(source(root, f"busy-{i}", "call sleep 1000") for i in range(9))])
         assert next(clips).row.clip_id == "done"
         workers = [int(calls.readline()) for _ in range(WORKERS)]
-    assert [pid for pid in workers if stand_ins.is_alive(pid)] == []
+    assert [pid for pid in workers if clip_builder.is_alive(pid)] == []
 
 
 def test_workers_hear_no_interrupt_and_lead_their_own_group(make_pool: MakePool, root: Path, calls: TextIO) -> None:

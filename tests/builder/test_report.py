@@ -16,7 +16,6 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from folders import sample
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -36,6 +35,7 @@ from manifests.files import FolderError
 from manifests.index import ManifestError, Row, Statistics, dump_dataset, load_dataset
 from manifests.index_writer import write_index
 from manifests.schema import COLUMNS, FEATURE_ROWS, Clip, Timing, encode
+from tests.factories.builder_shards import sample
 
 ROOT = Path("/recordings")
 MINUS = "\N{MINUS SIGN}"

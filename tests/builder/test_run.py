@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
-import stand_ins
-from kills import KILLS, forked, killed_at_random
 
 from builder import engines, run
 from builder.config import BuildConfig
@@ -27,6 +25,8 @@ from builder.run import Job, Summary, build
 from manifests import index
 from manifests.files import FolderError, HashingFile, describe_os_error, exclusive_lock
 from manifests.withdraw import PENDING_WITHDRAWAL_FILE, withdraw
+from tests.fakes import clip_builder
+from tests.kills import KILLS, forked, killed_at_random
 
 SPEAKERS = {
     "A": {"a1": "ok", "a2": "drop no_face", "a3": "ok"},
@@ -41,13 +41,13 @@ IDENTITY = run.identity(BuildConfig(dataset="folder"))
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No processes, no face models, and no search for the versions of what is installed."""
-    monkeypatch.setattr(engines, "ClipPool", stand_ins.InProcessPool)
+    monkeypatch.setattr(engines, "ClipPool", clip_builder.InProcessPool)
     monkeypatch.setattr(run, "identity", lambda config: IDENTITY | {"config": asdict(config)})
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    return stand_ins.corpus(tmp_path / "data", SPEAKERS)
+    return clip_builder.corpus(tmp_path / "data", SPEAKERS)
 
 
 @pytest.fixture
@@ -167,7 +167,7 @@ def test_killed_while_following_a_changed_corpus(data: Path, out: Path) -> None:
     shutil.copytree(out, data.parent / "before")
     before = contents(out)
     changed = {name: clips for name, clips in SPEAKERS.items() if name != "C"} | {"E": {"e1": "ok"}}
-    stand_ins.corpus(data, changed | {"D": {"d1": "big 900", "d2": "ok"}, "B": {"b1": "ok"}})
+    clip_builder.corpus(data, changed | {"D": {"d1": "big 900", "d2": "ok"}, "B": {"b1": "ok"}})
     expected = undisturbed(data)
     points = 0
     while killed(replace(job(data, out), prune=True), at=points + 1):
@@ -348,7 +348,7 @@ class Built:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.clips: list[str] = []
-        monkeypatch.setattr(stand_ins.StandIn, "build", self._noting(stand_ins.StandIn.build))
+        monkeypatch.setattr(clip_builder.StandIn, "build", self._noting(clip_builder.StandIn.build))
 
     def _noting(self, build: Callable[..., Any]) -> Callable[..., Any]:
         def noting(stand_in: object, source: Any) -> Any:
@@ -365,7 +365,7 @@ def edit(table: Path, old: str, new: str) -> None:
 
 
 def add(data: Path, name: str, speaker: str) -> None:
-    stand_ins.source(data, name)
+    clip_builder.source(data, name)
     table = data / "clips.csv"
     table.write_text(table.read_text() + f"{name}.mp4,{speaker},happy\n")
 
@@ -424,7 +424,7 @@ def test_a_folder_of_somebody_elses_is_refused(data: Path) -> None:
 
 
 def test_clips_lost_to_the_machine_are_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = stand_ins.corpus(
+    data = clip_builder.corpus(
         tmp_path / "some", {"A": {"a1": "ok", "a2": "drop timeout"}, "B": {"b1": "drop no_face", "b2": "ok"}}
     )
     build(job(data, tmp_path / "out"))
@@ -472,7 +472,7 @@ def test_two_files_with_one_clip_id_stop_the_build_naming_both(data: Path, out: 
 def drops(tmp_path: Path, dropped: int, kept: int) -> Summary:
     orders = [*["drop decode_error"] * dropped, *["ok"] * kept]
     clips = {"S": {f"s{i}": order for i, order in enumerate(orders)}}
-    return build(job(stand_ins.corpus(tmp_path / "data", clips), tmp_path / "out"))
+    return build(job(clip_builder.corpus(tmp_path / "data", clips), tmp_path / "out"))
 
 
 def test_two_per_cent_may_be_dropped(tmp_path: Path) -> None:
@@ -490,7 +490,7 @@ def test_more_than_two_per_cent_is_a_failure_that_keeps_what_was_built(tmp_path:
 
 def test_an_empty_speaker_is_a_failure(tmp_path: Path) -> None:
     clips = {"S": {f"s{i}": "ok" for i in range(99)}, "T": {"t1": "drop no_face"}}
-    summary = build(job(stand_ins.corpus(tmp_path / "data", clips), tmp_path / "out"))
+    summary = build(job(clip_builder.corpus(tmp_path / "data", clips), tmp_path / "out"))
     assert summary.failures() == ["nothing was built of speaker T"]
     assert index.verify(tmp_path / "out", full=True) == []
 
@@ -501,7 +501,7 @@ def test_an_empty_speaker_is_a_failure(tmp_path: Path) -> None:
 @pytest.fixture
 def pooled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "ClipPool", ClipPool)
-    monkeypatch.setattr(run, "Work", partial(run.Work, make_builder=stand_ins.StandIn))
+    monkeypatch.setattr(run, "Work", partial(run.Work, make_builder=clip_builder.StandIn))
 
 
 def test_any_number_of_workers_makes_the_same_bytes(data: Path, out: Path, pooled: None) -> None:

@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import stand_ins
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,6 +19,7 @@ from builder.datasets.base import ClipSource
 from builder.shards import ShardPlan, finished, plan_shards, write_shard
 from manifests.index import Statistics, file_sha256, load_receipt, member_places
 from manifests.schema import Clip
+from tests.fakes import clip_builder
 
 ROOT = Path("/corpus")
 
@@ -92,7 +92,7 @@ def folder(tmp_path: Path) -> Path:
 def plan(corpus: Path) -> ShardPlan:
     """Three clips, the second of which is dropped; the third has a sound file of its own, which is not used."""
     orders = {"a": "ok", "b": "drop no_audio", "c": "ok"}
-    sources = [stand_ins.source(corpus, name, order) for name, order in orders.items()]
+    sources = [clip_builder.source(corpus, name, order) for name, order in orders.items()]
     for name in "bc":
         (corpus / f"{name}.wav").write_bytes(b"sound")
     sources[1:] = [replace(source, sound=source.video.with_suffix(".wav")) for source in sources[1:]]
@@ -100,7 +100,7 @@ def plan(corpus: Path) -> ShardPlan:
 
 
 def clips(plan: ShardPlan, corpus: Path) -> list[BuiltClip]:
-    return [*map(stand_ins.StandIn(BuildConfig(dataset="folder"), corpus).build, plan.sources)]
+    return [*map(clip_builder.StandIn(BuildConfig(dataset="folder"), corpus).build, plan.sources)]
 
 
 def test_receipt_says_what_is_in_the_tar(folder: Path, plan: ShardPlan, corpus: Path) -> None:
@@ -152,13 +152,13 @@ def test_members_carry_no_time_and_no_owner(folder: Path, plan: ShardPlan, corpu
 
 def test_the_longest_clip_id_fits(folder: Path, corpus: Path) -> None:
     name = "x" * 80
-    plan = plan_shards([stand_ins.source(corpus, name)], corpus, "build")[0]
+    plan = plan_shards([clip_builder.source(corpus, name)], corpus, "build")[0]
     receipt = write_shard(folder, plan, clips(plan, corpus))
     assert set(receipt.members) == {name}
 
 
 def test_no_tar_where_every_clip_was_dropped(folder: Path, corpus: Path) -> None:
-    source = stand_ins.source(corpus, "a", "drop no_face")
+    source = clip_builder.source(corpus, "a", "drop no_face")
     plan = plan_shards([source], corpus, "build")[0]
     receipt = write_shard(folder, plan, clips(plan, corpus))
     assert (receipt.sha256, receipt.bytes, receipt.members) == (None, 0, {})

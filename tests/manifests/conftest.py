@@ -6,7 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from folders import shard_folder
+
+from tests.factories.builder_shards import shard_folder
 
 
 @pytest.fixture(scope="session")

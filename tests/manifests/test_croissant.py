@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from folders import shard_folder
-from licences import licensed_as
 
 from manifests import index, schema
 from manifests.croissant import croissant
+from tests.factories.builder_shards import shard_folder
+from tests.factories.licences import licensed_as
 
 #: The library's own: it parses with a class that rdflib has left behind, and does not close the pictures it reads.
 pytestmark = [

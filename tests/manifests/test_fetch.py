@@ -14,9 +14,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from folders import resign, shard_folder
-from servers import Fault, FileServer
-from stores import KINDS, published
 
 from manifests import download, index
 from manifests import fetch as fetching
@@ -25,6 +22,9 @@ from manifests.fetch import FetchError, FoldSelector, fetch
 from manifests.folds import FoldError, resolve_fold
 from manifests.index import ManifestError, verify
 from manifests.stores import StoreError, UnreachableError, open_store
+from tests.factories.builder_shards import resign, shard_folder
+from tests.fakes.servers import Fault, FileServer
+from tests.fakes.stores import KINDS, published
 
 Capture = pytest.CaptureFixture[str]
 SHARDS = {"anna-000.tar", "ben-000.tar", "cleo-000.tar"}

@@ -15,15 +15,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from folders import resign
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from samples import sample
 
 from manifests import index
 from manifests.index import Dataset, ManifestError, Receipt, Row, Shard, Statistics
 from manifests.schema import Clip, SchemaError, encode
+from tests.factories.builder_shards import resign
+from tests.factories.samples import sample
 
 SHARD = "anna-000.tar"
 RECEIPT = "receipts/anna-000.json"

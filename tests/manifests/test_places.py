@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import Fault, FileServer, Request
-from stores import KINDS, published, put_folder, s3_server
 
 from manifests.stores import CHUNK_BYTES, Store, StoreError, UnreachableError, is_remote, open_store
+from tests.fakes.servers import Fault, FileServer, Request
+from tests.fakes.stores import KINDS, published, put_folder, s3_server
 
 NAME = "receipts/anna 000%.json"
 DATA = bytes(range(256)) * (3 * CHUNK_BYTES // 512)

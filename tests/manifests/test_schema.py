@@ -17,10 +17,10 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from samples import sample, timing
 
 from manifests import records, schema
 from manifests.schema import FEATURE_ROWS, FLAGS, FRAMES, Clip, SchemaError
+from tests.factories.samples import sample, timing
 
 ALL = tuple(FEATURE_ROWS)
 NAMES = tuple(name.removesuffix(".npy") for name in schema.feature_members(ALL))

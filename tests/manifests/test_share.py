@@ -16,18 +16,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import hub_stand_in
 import pytest
 import webdataset
-from folders import SPEAKERS, shard_folder
-from hub_stand_in import Repository
-from kills import KILLS, forked, killed_at_random
-from licences import licensed_as
 
 from manifests import index
 from manifests.__main__ import main
 from manifests.share import NotWholeError, ShareOptions, ShareResult, share
 from manifests.stores.destinations import Directory, File, ShareError, destination
+from tests.factories.builder_shards import SPEAKERS, shard_folder
+from tests.factories.licences import licensed_as
+from tests.fakes import hub as fake_hub
+from tests.fakes.hub import Repository
+from tests.kills import KILLS, forked, killed_at_random
 
 Capture = pytest.CaptureFixture[str]
 REPOSITORY = Path(__file__).parents[2]
@@ -598,7 +598,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Repository]
     """A stand-in for the hub, which cannot be reached from tests; the library reads its address as it is imported."""
     pytest.importorskip("huggingface_hub")
     repository = Repository()
-    with hub_stand_in.serving(repository) as address:
+    with fake_hub.serving(repository) as address:
         for name, value in {
             "HF_ENDPOINT": address,
             "HF_TOKEN": "hf_none",

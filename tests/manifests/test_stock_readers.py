@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import webdataset
-from samples import sample
-from servers import FileServer
 
 from manifests import index, schema
 from manifests.schema import Clip, Sample
+from tests.factories.samples import sample
+from tests.fakes.servers import FileServer
 
 #: Built one after another, webdataset's file handles are left to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")

@@ -15,11 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from servers import Fault, FileServer
 
 from manifests import download
 from manifests.download import CancelledError, ExpectedFile, WrongBytesError, download_file
 from manifests.stores import StoreError, UnreachableError, open_store
+from tests.fakes.servers import Fault, FileServer
 
 NAME = "anna-000.tar"
 DATA = random.Random(0).randbytes(3_000_000)

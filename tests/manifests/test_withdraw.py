@@ -11,12 +11,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from folders import DROPPED_SPEAKER, SPEAKERS, shard_folder
 
 from manifests import index
 from manifests.__main__ import main
 from manifests.files import FolderError, exclusive_lock
 from manifests.withdraw import WithdrawError, withdraw
+from tests.factories.builder_shards import DROPPED_SPEAKER, SPEAKERS, shard_folder
 
 GONE = SPEAKERS[0]
 #: Kills itself just before the n-th change of the folder.

@@ -1,4 +1,4 @@
-"""What can go wrong, what must then happen, and the tests that make it go wrong: the fault matrix as data."""
+"""The fault matrix: what can go wrong, what must then happen, and the tests that inject it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A fault, its expected end, and the tests that inject it."""
+    """A fault, the expected behaviour, and the tests that inject it."""
 
     number: str
     fault: str
@@ -17,7 +17,7 @@ class Case:
 
 
 def _case(number: str, fault: str, expected: str, **files: tuple[str, ...] | str) -> Case:
-    """A case whose tests are given as package_module=("of_what", ...): file tests/package/test_module.py."""
+    """A case whose tests are given as package_module=("name", ...): test_name in tests/package/test_module.py."""
     tests = []
     for place, names in files.items():
         package, _, module = place.partition("_")
@@ -38,16 +38,16 @@ FAULTS = (
             "kills_at_random_moments_end_with_the_same_bytes",
         ),
         manifests_share="killed_at_random_moments_it_never_looks_whole_and_ends_alike",
-        train_train_cli="kills_at_random_moments_end_with_the_same_bytes",
+        train_cli="kills_at_random_moments_end_with_the_same_bytes",
         train_checkpoint="killed_while_saving_the_one_before_is_there",
         train_loop="killed_between_checkpoints_is_as_if_it_had_not_been",
     ),
     _case(
         "2",
         "disk full",
-        "non-zero exit with path and free space; nothing half-published",
+        "non-zero exit with path and free space; no incomplete file under a final name",
         builder_run="disk_full_at_any_write_says_where_and_leaves_nothing_half_published",
-        builder_builder_cli="real_disks_that_are_full_or_read_only",
+        builder_cli="real_disks_that_are_full_or_read_only",
         manifests_files="a_full_disk_is_told_with_the_free_space",
     ),
     _case("3", "output not writable", "fails before any work", builder_run="not_writable_fails_before_any_work"),
@@ -64,13 +64,13 @@ FAULTS = (
     _case(
         "5",
         "damaged in the middle",
-        "drop `decode_error` with the decoder's words",
+        "drop `decode_error` with the decoder's message",
         builder_media=("damaged_picture_is_a_decode_error", "damaged_sound_is_a_decode_error"),
     ),
     _case(
         "6, 7",
         "no sound, or an empty stream",
-        "drop `no_audio`, or the file beside it",
+        "drop `no_audio`, or the separate sound file is used",
         builder_media=(
             "recording_without_sound",
             "recording_with_an_empty_sound_stream",
@@ -88,14 +88,14 @@ FAULTS = (
     _case(
         "9",
         "Git LFS pointers instead of media",
-        "stops early: git lfs pull",
+        "stops early and suggests `git lfs pull`",
         builder_media="git_lfs_pointer_says_what_to_run",
         builder_datasets="lfs_pointers_are_refused",
     ),
     _case(
         "10, 11",
         "no face, or in some frames only",
-        "drop `no_face`, counted; else kept, the mask says which",
+        "drop `no_face`, counted; otherwise kept, with a mask of the frames",
         builder_clip=(
             "too_few_faces_drop_the_clip",
             "frames_without_a_face_are_marked_and_borrow_their_neighbours_place",
@@ -105,7 +105,7 @@ FAULTS = (
     _case(
         "12",
         "two faces",
-        "the corpus's rule, flagged",
+        "the corpus's rule decides, flagged",
         builder_clip=("two_faces_are_flagged_and_the_larger_is_followed", "only_the_talkers_half_is_looked_at"),
     ),
     _case(
@@ -126,7 +126,7 @@ FAULTS = (
         ),
         builder_media="sound_that_starts_late_and_ends_early_keeps_its_place",
     ),
-    _case("17", "wrong extension", "content decides", builder_media="content_decides_not_the_name"),
+    _case("17", "wrong extension", "the content decides", builder_media="content_decides_not_the_name"),
     _case(
         "18",
         "unicode, spaces, `#` in names",
@@ -136,35 +136,35 @@ FAULTS = (
     _case(
         "19",
         "two files with one clip id",
-        "stops, naming both",
+        "stops and names both",
         builder_run="two_files_with_one_clip_id_stop_the_build_naming_both",
         builder_datasets="crema_d_suffixes_equal_but_for_case_are_refused",
     ),
     _case(
         "20, 21",
         "two builds in one folder; a lock left behind",
-        "the second refuses, naming the owner; taken over",
+        "the second is refused and names the owner; the lock is taken over",
         builder_run=("a_second_build_is_refused_naming_the_owner", "a_lock_left_behind_is_taken_over"),
-        builder_builder_cli="a_second_build_is_refused_until_the_first_has_ended",
+        builder_cli="a_second_build_is_refused_until_the_first_has_ended",
         manifests_files="a_killed_owners_lock_is_free",
     ),
     _case(
         "22",
         "clocks set back",
-        "no decision looks at times of files",
+        "no decision depends on the times of files",
         builder_run="nothing_is_built_twice_whatever_the_clock_says",
     ),
     _case(
         "23",
         "worker segfaults or runs out of memory",
-        "retried once, then dropped `worker_died`; the rest goes on",
+        "retried once, then dropped as `worker_died`; the other clips are built",
         builder_pool="clips_that_end_their_worker_are_dropped_and_the_rest_goes_on",
-        builder_builder_cli=("a_crash_and_a_hang_in_one_build", "too_little_memory_drops_clips_and_not_the_machine"),
+        builder_cli=("a_crash_and_a_hang_in_one_build", "too_little_memory_drops_clips_and_not_the_machine"),
     ),
     _case(
         "24",
         "decoder hangs",
-        "whole process tree ended, drop `timeout`",
+        "the whole process tree is killed, the clip dropped as `timeout`",
         builder_pool=(
             "children_of_a_hung_worker_end_with_it",
             "clips_that_end_their_worker_are_dropped_and_the_rest_goes_on",
@@ -173,7 +173,7 @@ FAULTS = (
     _case(
         "25",
         "damaged, missing or extra shard",
-        "named with expected and found; never skipped",
+        "named with what was expected and found; never skipped",
         manifests_index=("damage_is_found_and_the_file_named", "no_change_of_any_byte_goes_unseen"),
         train_data="a_shard_that_was_changed_is_named_before_anything_is_decoded",
         train_loader="a_damaged_member_names_its_shard_and_clip",
@@ -181,7 +181,7 @@ FAULTS = (
     _case(
         "26",
         "resumed with another configuration",
-        "refused with the difference",
+        "refused; the message shows the difference",
         builder_run=(
             "another_configuration_is_refused_naming_the_difference",
             "other_versions_are_refused_naming_them",
@@ -189,31 +189,31 @@ FAULTS = (
     ),
     _case(
         "27",
-        "a recording changed since",
-        "found by its hash, built again",
+        "a recording changed after the build",
+        "noticed by its hash, built again",
         builder_run="only_the_shards_of_what_changed_are_built_again",
     ),
     _case(
         "28",
         "network file systems",
-        "renamed within one folder, read back and hashed",
+        "files are renamed within one folder, read back and hashed",
         manifests_files=("what_reads_back_otherwise_is_not_left_there", "data_are_on_the_disk_before_the_name_is"),
         builder_run="a_file_system_without_locks_is_named",
     ),
     _case(
         "29",
         "more than 2 % dropped, or a speaker left empty",
-        "non-zero, says so, keeps what it built; --allow-drops",
+        "non-zero exit with the reason, finished shards are kept; --allow-drops accepts it",
         builder_run=(
             "more_than_two_per_cent_is_a_failure_that_keeps_what_was_built",
             "an_empty_speaker_is_a_failure",
         ),
-        builder_builder_cli="drops_fail_unless_they_are_allowed",
+        builder_cli="drops_fail_unless_they_are_allowed",
     ),
     _case(
         "30",
         "fewer shards than ranks x workers",
-        "still exact",
+        "every clip is read exactly once",
         train_loader=(
             "all_ranks_together_see_each_clip_once_and_take_equal_steps",
             "a_rank_without_clips_in_the_last_step_gets_an_empty_batch",
@@ -225,25 +225,25 @@ FAULTS = (
         "refused",
         manifests_folds="a_malformed_fold_file_is_refused_in_one_line",
         train_data="a_fold_that_leaks_a_subject_is_refused",
-        train_train_cli="leaking_fold_is_refused",
+        train_cli="leaking_fold_is_refused",
     ),
     _case(
         "32",
         "Ctrl-C",
-        "clean, with the line that resumes",
-        builder_builder_cli=(
+        "clean exit that prints how to resume",
+        builder_cli=(
             "ctrl_c_while_workers_start",
             "ctrl_c_while_the_backends_load",
             "an_ended_build_leaves_no_process_and_goes_on",
         ),
-        train_train_cli="ctrl_c_saves_and_says_how_to_go_on",
+        train_cli="ctrl_c_saves_and_says_how_to_go_on",
     ),
     _case(
         "33",
         "unknown corpus, strategy, fold, scheme",
-        "one line that lists the valid ones",
-        builder_builder_cli=("what_is_not_valid_is_one_line_that_lists_what_is", "a_traceback_only_with_debug"),
-        train_train_cli="what_cannot_be_is_refused_in_one_line",
+        "one line that lists the valid values",
+        builder_cli=("what_is_not_valid_is_one_line_that_lists_what_is", "a_traceback_only_with_debug"),
+        train_cli="what_cannot_be_is_refused_in_one_line",
     ),
 )
 
@@ -251,7 +251,7 @@ SAFETY = (
     _case(
         "S1",
         "hostile members: npy that claims terabytes, picture and sound bombs, deep JSON",
-        "one error, nothing allocated",
+        "one error, no large allocation",
         manifests_schema=(
             "hostile_member_is_refused_by_name",
             "claimed_sizes_allocate_nothing",
@@ -267,7 +267,7 @@ SAFETY = (
     _case(
         "S3",
         "hostile index and folds: `..`, absolute names, `pipe:`, huge files",
-        "refused, the line named",
+        "refused; the message names the line",
         manifests_index=(
             "hostile_dataset_is_refused",
             "hostile_receipt_is_refused",
@@ -279,7 +279,7 @@ SAFETY = (
     _case(
         "S4",
         "checkpoints that run code, or claim more than they hold",
-        "refused; the canary stays alive",
+        "refused; no code runs",
         train_weights=(
             "the_bomb_below_is_live",
             "a_pickle_that_runs_code_is_refused_and_does_not",
@@ -296,13 +296,13 @@ SAFETY = (
     _case(
         "S6",
         "markup in names, in report.html",
-        "escaped; nothing is fetched, nothing runs",
+        "escaped; nothing is fetched, no script runs",
         builder_report=("every_text_of_a_folder_is_escaped", "nothing_is_fetched_and_nothing_runs"),
     ),
     _case(
         "S7",
-        "hostile places: redirects to files, names that lead elsewhere, passwords in addresses",
-        "refused, and not told to others",
+        "hostile servers: redirects to files, names outside the folder, passwords in addresses",
+        "refused; credentials are not sent to other hosts",
         manifests_places=(
             "a_redirect_elsewhere_is_not_followed",
             "a_redirect_is_followed_with_the_range_and_without_the_password",
@@ -314,7 +314,7 @@ SAFETY = (
     ),
     _case(
         "S8",
-        "random damage to every file that a stranger may send",
+        "random damage to every file that may come from outside",
         "a value or the documented error in one line",
         prove_fuzz=(
             "a_damaged_file_gives_a_value_or_the_documented_error",
@@ -328,8 +328,8 @@ SAFETY = (
 SHARING = (
     _case(
         "H1",
-        "share killed at any change of the far end, in a folder or a bucket",
-        "never looks whole; the next run ends alike",
+        "share killed at any change of the destination, in a folder or a bucket",
+        "the copy never looks complete; the next run completes it",
         manifests_share=(
             "killed_anywhere_it_never_looks_whole_and_goes_on",
             "killed_while_replacing_an_older_version",
@@ -338,7 +338,7 @@ SHARING = (
     ),
     _case(
         "H2",
-        "what arrives at the far end is damaged, or was replaced there",
+        "a file arrives damaged, or was replaced at the destination",
         "noticed by its hash, sent again",
         manifests_share=(
             "only_what_is_not_right_there_is_sent_again",
@@ -348,8 +348,8 @@ SHARING = (
     ),
     _case(
         "H3",
-        "connections cut, lengths that lie, servers that stall",
-        "gone on with where it was cut; given up with what came kept",
+        "connections cut, wrong lengths, servers that stall",
+        "resumed where it was cut; after the last retry the received part is kept",
         manifests_transfer=(
             "a_cut_connection_is_gone_on_from_where_it_was_cut",
             "a_length_that_is_told_too_long_is_no_harm",
@@ -361,7 +361,7 @@ SHARING = (
     _case(
         "H4",
         "wrong bytes from a server",
-        "refused with file, found and expected before anything is decoded",
+        "refused before decoding; the message names file, found and expected hash",
         manifests_transfer="wrong_bytes_are_tried_once_more_and_refused",
         manifests_fetch="one_wrong_shard_does_not_keep_the_rest",
         train_remote="wrong_bytes_are_never_decoded",
@@ -370,7 +370,7 @@ SHARING = (
     _case(
         "H5",
         "fetch killed at any change, or several at once",
-        "nothing half has its name; each shard comes once",
+        "no incomplete file under a final name; each shard is transferred once",
         manifests_fetch=(
             "killed_at_any_change_nothing_half_has_its_name_and_the_next_run_ends_alike",
             "a_run_that_was_ended_is_gone_on_with",
@@ -380,7 +380,7 @@ SHARING = (
     _case(
         "H6",
         "withdrawal killed at any change",
-        "the same command ends it; nothing is built before",
+        "the same command completes it; no build starts before that",
         manifests_withdraw="killed_at_any_change_the_same_command_ends_it",
         builder_run=(
             "a_withdrawal_that_was_killed_is_ended_before_anything_is_built",
@@ -390,8 +390,8 @@ SHARING = (
     ),
     _case(
         "H7",
-        "the corpus's home drops connections, lies or is gone",
-        "made good, or listed with the rest kept",
+        "the corpus's server drops connections, sends wrong bytes or is gone",
+        "retried, or listed, with the other files kept",
         builder_downloads=(
             "what_went_wrong_once_is_made_good",
             "what_stays_wrong_is_listed_and_the_rest_kept",
@@ -401,8 +401,8 @@ SHARING = (
     ),
     _case(
         "H8",
-        "machines that build together: a driver or worker killed, poison and hung clips, a shard built twice",
-        "every engine ends with the same bytes",
+        "machines that build together: a driver or worker killed, crashing and hanging clips, a shard built twice",
+        "every engine produces the same bytes",
         builder_engines=(
             "equal_bytes_with_a_clip_that_is_poison_and_one_that_hangs",
             "killed_then_resumed_ends_with_the_same_bytes",
@@ -414,7 +414,7 @@ SHARING = (
     _case(
         "H9",
         "a million clips in 20,000 shards",
-        "every stage within 2 GB; twice the clips are twice the work",
+        "every stage within 2 GB; twice the clips take twice the work",
         bench_scale=("a_million_clips_stay_small", "twice_the_clips_take_no_more_than_twice_the_work"),
     ),
 )

@@ -11,7 +11,6 @@ import io
 import json
 import random
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,16 +20,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-TESTS = Path(__file__).parents[1]
-sys.path += [str(TESTS), str(TESTS / "builder")]
-
-import corpora  # noqa: E402 - helpers of the other tests
-from folders import shard_folder  # noqa: E402
-from samples import sample  # noqa: E402
-
-from builder.datasets import iemocap, scan_corpus  # noqa: E402
-from builder.datasets.base import CorpusError  # noqa: E402
-from manifests import folds, index, schema  # noqa: E402
+from builder.datasets import iemocap, scan_corpus
+from builder.datasets.base import CorpusError
+from manifests import folds, index, schema
+from tests.factories import corpora
+from tests.factories.builder_shards import shard_folder
+from tests.factories.samples import sample
 
 QUICK, THOROUGH = 100, 4000
 

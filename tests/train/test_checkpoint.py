@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_runs import ENCODER, recipe
 
+from tests.factories.small_trainings import ENCODER, recipe
 from train import checkpoint
 from train.checkpoint import CheckpointError, Checkpoints, Progress, load_trained
 from train.models.videomae import Classifier

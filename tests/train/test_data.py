@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from shard_factory import SPEAKERS, make_folder, make_sample, sign
 
 from manifests import index
 from manifests.folds import FoldError
 from manifests.index import ManifestError, Statistics
 from manifests.labels import LabelError, label_scheme
 from manifests.schema import Clip, encode
+from tests.factories.shards import SPEAKERS, make_folder, make_sample, sign
 from train.data import (
     Clips,
     DataError,

@@ -7,13 +7,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import made_up
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from tests.factories import finished_runs
 from train import metrics
 from train.data import Clips
 from train.evaluate import (
@@ -29,8 +29,8 @@ from train.evaluate import (
     summarise,
 )
 
-CLASSES = made_up.CLASSES
-FOUND = made_up.predictions(("S01", "S02", "S03"), skill=0.7)
+CLASSES = finished_runs.CLASSES
+FOUND = finished_runs.predictions(("S01", "S02", "S03"), skill=0.7)
 PRINTABLE = st.characters(codec="utf-8").filter(str.isprintable)
 
 
@@ -126,12 +126,12 @@ def test_columns_that_do_not_fit_together_are_refused(changes: dict[str, Any], m
 
 
 def test_a_whole_fold_is_accepted_in_any_order() -> None:
-    promise = made_up.promise(FOUND)
+    promise = finished_runs.promise(FOUND)
     check_complete(FOUND, dict(reversed(promise.items())), "fold 1")
 
 
 def test_missing_extra_and_changed_clips_are_named() -> None:
-    promise = made_up.promise(FOUND)
+    promise = finished_runs.promise(FOUND)
     promise["S09_000"] = promise.pop("S01_003")
     promise["S02_016"] = Truth("S01", promise["S02_016"].label)
     promise["S02_017"] = Truth("S02", (promise["S02_017"].label + 1) % 4)
@@ -145,7 +145,7 @@ def test_missing_extra_and_changed_clips_are_named() -> None:
 
 def test_a_long_list_is_cut_short() -> None:
     with pytest.raises(EvaluationError, match=r"43 missing \(.*S01_009 and 38 more\)"):
-        promise = made_up.promise(FOUND)
+        promise = finished_runs.promise(FOUND)
         few = Predictions(
             clips=FOUND.clips[:5],
             speakers=FOUND.speakers[:5],
@@ -175,7 +175,7 @@ def test_the_promise_is_what_the_shards_hold() -> None:
 @pytest.mark.parametrize("classes", [(), ("no", "no"), ("no", ""), ("no", "yes\r")])
 def test_classes_that_a_file_cannot_tell_apart_are_refused(classes: tuple[str, ...]) -> None:
     with pytest.raises(EvaluationError, match="expected some, distinct and printable"):
-        dump_predictions(made_up.predictions(("S01",), 0.5, classes=2), classes)
+        dump_predictions(finished_runs.predictions(("S01",), 0.5, classes=2), classes)
 
 
 def test_a_result_says_what_the_metrics_say() -> None:
@@ -192,13 +192,15 @@ def test_a_result_says_what_the_metrics_say() -> None:
 
 
 def test_one_speaker_has_no_interval() -> None:
-    result = summarise(made_up.predictions(("S01",), 0.7), CLASSES)
+    result = summarise(finished_runs.predictions(("S01",), 0.7), CLASSES)
     assert result.interval is None
     assert FoldResult.from_json(json.loads(json.dumps(asdict(result))), "result.json") == result
 
 
 def test_folds_put_together_are_all_their_clips() -> None:
-    parts = [made_up.predictions(speakers, 0.7, seed=seed) for seed, speakers in enumerate([("S03",), ("S01", "S02")])]
+    parts = [
+        finished_runs.predictions(speakers, 0.7, seed=seed) for seed, speakers in enumerate([("S03",), ("S01", "S02")])
+    ]
     together = pooled([summarise(part, CLASSES) for part in parts])
     everything = Predictions(
         clips=parts[0].clips + parts[1].clips,

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from shard_factory import SPEAKERS, make_folder
-from small_runs import ALONE
 
+from tests.factories.shards import SPEAKERS, make_folder
+from tests.factories.small_trainings import ALONE
 from train import features as module
 from train.config import TrainConfig
 from train.features import features, of_shard

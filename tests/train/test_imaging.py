@@ -8,12 +8,12 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from shard_factory import make_sample
 from torch import Tensor
 from torch.nn import functional
 
 from manifests.index import Statistics
 from manifests.schema import FEATURE_ROWS, Clip, Sample, decode_faces, decode_filmstrip, encode_faces
+from tests.factories.shards import make_sample
 from train.fusion import STRATEGIES
 from train.imaging import (
     Augmentation,

@@ -12,11 +12,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from shard_factory import make_folder
 from torch import Tensor
 
 from manifests.labels import identity_scheme
 from manifests.schema import decode
+from tests.factories.shards import make_folder
 from train import loader as loading
 from train.data import Clips, DataError, fold_sides, load_clips, members_for, open_folder
 from train.fusion import STRATEGIES

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from small_runs import CLASSES, CLIPS, feed, plain, training
 
+from tests.factories.small_trainings import CLASSES, CLIPS, feed, plain, training
 from train.feeds import Examples
 from train.loop import Stopped, Training, TrainingError, better, fit, predict
 from train.runs import Epoch, read_log
@@ -125,12 +125,12 @@ def test_two_ranks_learn_what_one_does(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    script, out = Path(__file__).with_name("small_runs.py"), tmp_path / "two"
+    script, out = "tests.factories.small_trainings", tmp_path / "two"
     shared = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     shared["PYTHONPATH"] = os.pathsep.join([*sys.path, shared.get("PYTHONPATH", "")])
     both = [
         subprocess.Popen(
-            [sys.executable, str(script), str(out)], env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            [sys.executable, "-m", script, str(out)], env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
         )
         for rank in range(2)
     ]

@@ -8,9 +8,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small_runs import ENCODER, recipe
 from torch import nn
 
+from tests.factories.small_trainings import ENCODER, recipe
 from train.models.videomae import Classifier
 from train.optim import clip_gradient, layer_of, make_optimizer, parameter_groups, rate_at, set_rate
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 
-import made_up
 import matplotlib
 import matplotlib.image
 import numpy as np
 import pytest
 
+from tests.factories import finished_runs
 from train import metrics, plots
 from train.evaluate import FoldResult, summarise
 from train.plots import Curve, Line
@@ -24,16 +24,16 @@ CURVE = Curve(
 )
 
 
-def result(skill: float, seed: int = 0, classes: tuple[str, ...] = made_up.CLASSES) -> FoldResult:
-    speakers = made_up.FOLDS[str(seed + 1)]
-    return summarise(made_up.predictions(speakers, skill, seed=seed, classes=len(classes)), classes)
+def result(skill: float, seed: int = 0, classes: tuple[str, ...] = finished_runs.CLASSES) -> FoldResult:
+    speakers = finished_runs.FOLDS[str(seed + 1)]
+    return summarise(finished_runs.predictions(speakers, skill, seed=seed, classes=len(classes)), classes)
 
 
 def summary(strategy: str, skill: float, folds: int = 3) -> Summary:
     return summarise_runs(
         [
             Outcome(
-                run=made_up.run(strategy=strategy, fold=str(seed + 1)),
+                run=finished_runs.run(strategy=strategy, fold=str(seed + 1)),
                 predictions_sha256="0" * 64,
                 result=result(skill, seed),
             )

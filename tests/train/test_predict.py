@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from shard_factory import SPEAKERS, make_folder
 
+from tests.factories.shards import SPEAKERS, make_folder
 from train import cli
 from train.models.videomae import ENCODERS, EncoderConfig
 

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from servers import Fault, FileServer
-from shard_factory import SPEAKERS, make_folder, sign
-from stores import KINDS, published
 
 from manifests import download
 from manifests.fetch import FetchError
 from manifests.labels import identity_scheme
 from manifests.stores import StoreError
+from tests.factories.shards import SPEAKERS, make_folder, sign
+from tests.fakes.servers import Fault, FileServer
+from tests.fakes.stores import KINDS, published
 from train.data import Clips, Folder, default_root, fold_sides, load_clips, members_for, open_folder, supply
 from train.fusion import STRATEGIES
 from train.loader import Batch, Loader, Schedule

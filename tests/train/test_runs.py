@@ -9,42 +9,42 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import made_up
 import numpy as np
 import pytest
 
+from tests.factories import finished_runs
 from train import metrics, runs
 from train.evaluate import EvaluationError, Predictions, parse_predictions, summarise
 from train.runs import Epoch, finish, is_done, read_log, read_outcome, run_folder, summarise_runs, sweep
 
 
 def test_a_finished_run_is_read_back_as_it_was(tmp_path: Path) -> None:
-    outcome = made_up.finish(tmp_path)
+    outcome = finished_runs.finish(tmp_path)
     folder = tmp_path / "demo" / "cfas" / "fold-1"
     assert folder == run_folder(tmp_path, "demo", "cfas", "1")
     assert read_outcome(folder) == outcome
     assert sorted(path.name for path in folder.iterdir()) == ["log.jsonl", "predictions.csv", "result.json"]
     data = (folder / "predictions.csv").read_bytes()
-    again = parse_predictions(data, made_up.CLASSES, "predictions.csv")
-    assert summarise(again, made_up.CLASSES) == outcome.result
+    again = parse_predictions(data, finished_runs.CLASSES, "predictions.csv")
+    assert summarise(again, finished_runs.CLASSES) == outcome.result
 
 
 def test_the_same_predictions_give_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        made_up.finish(tmp_path / name)
+        finished_runs.finish(tmp_path / name)
     for file in ("predictions.csv", "result.json"):
         one, other = (tmp_path / name / "demo/cfas/fold-1" / file for name in ("a", "b"))
         assert one.read_bytes() == other.read_bytes()
 
 
 def test_a_test_fold_is_read_once(tmp_path: Path) -> None:
-    made_up.finish(tmp_path)
+    finished_runs.finish(tmp_path)
     with pytest.raises(EvaluationError, match="the test fold was read before"):
-        made_up.finish(tmp_path)
+        finished_runs.finish(tmp_path)
 
 
 def test_a_result_without_all_of_its_fold_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
-    found = made_up.predictions(("S01", "S02"), 0.8)
+    found = finished_runs.predictions(("S01", "S02"), 0.8)
     cut = Predictions(
         clips=found.clips[1:],
         speakers=found.speakers[1:],
@@ -52,23 +52,23 @@ def test_a_result_without_all_of_its_fold_is_refused_and_leaves_nothing(tmp_path
         probabilities=found.probabilities[1:],
     )
     with pytest.raises(EvaluationError, match=r"fold-1, test fold 1: of 32 clips found 1 missing \(S01_000\)"):
-        finish(tmp_path, made_up.run(), cut, made_up.promise(found))
+        finish(tmp_path, finished_runs.run(), cut, finished_runs.promise(found))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_sweep_skips_what_is_done_the_same_way_and_nothing_else(tmp_path: Path) -> None:
     folder = run_folder(tmp_path, "demo", "cfas", "1")
-    assert not is_done(folder, made_up.protocol())
-    made_up.finish(tmp_path)
-    assert is_done(folder, made_up.protocol())
+    assert not is_done(folder, finished_runs.protocol())
+    finished_runs.finish(tmp_path)
+    assert is_done(folder, finished_runs.protocol())
     with pytest.raises(EvaluationError, match=r"in another way \(recipe finetune, here linear-probe\); remove it"):
-        is_done(folder, made_up.protocol(recipe="linear-probe"))
+        is_done(folder, finished_runs.protocol(recipe="linear-probe"))
 
 
 def test_a_folder_without_a_result_is_unfinished(tmp_path: Path) -> None:
-    made_up.finish(tmp_path)
+    finished_runs.finish(tmp_path)
     (tmp_path / "demo/cfas/fold-1/result.json").unlink()
-    assert not is_done(tmp_path / "demo/cfas/fold-1", made_up.protocol())
+    assert not is_done(tmp_path / "demo/cfas/fold-1", finished_runs.protocol())
     assert sweep(tmp_path) == ()
 
 
@@ -84,14 +84,14 @@ def test_a_folder_without_a_result_is_unfinished(tmp_path: Path) -> None:
 )
 def test_a_run_that_cannot_be_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(EvaluationError) as caught:
-        made_up.run(**changes)
+        finished_runs.run(**changes)
     assert message in str(caught.value)
 
 
 @pytest.mark.parametrize("changes", [{"classes": ()}, {"classes": ("a", "a")}, {"folds": ()}, {"folds": ("1", "1")}])
 def test_a_protocol_that_cannot_be_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(EvaluationError, match="expected"):
-        made_up.protocol(**changes)
+        finished_runs.protocol(**changes)
 
 
 def edit(path: Path, **changes: object) -> None:
@@ -99,7 +99,7 @@ def edit(path: Path, **changes: object) -> None:
 
 
 def test_predictions_that_were_not_judged_are_refused(tmp_path: Path) -> None:
-    made_up.finish(tmp_path)
+    finished_runs.finish(tmp_path)
     path = tmp_path / "demo/cfas/fold-1/predictions.csv"
     text = path.read_bytes()
     path.write_bytes(text[: text.rindex(b"\n", 0, -1) + 1])
@@ -123,14 +123,14 @@ def test_predictions_that_were_not_judged_are_refused(tmp_path: Path) -> None:
     ],
 )
 def test_a_damaged_result_is_refused(tmp_path: Path, content: str, message: str) -> None:
-    made_up.finish(tmp_path)
+    finished_runs.finish(tmp_path)
     (tmp_path / "demo/cfas/fold-1/result.json").write_text(content)
     with pytest.raises(EvaluationError, match=message):
         sweep(tmp_path)
 
 
 def test_a_result_with_better_scores_than_its_counts_is_refused(tmp_path: Path) -> None:
-    made_up.finish(tmp_path)
+    finished_runs.finish(tmp_path)
     path = tmp_path / "demo/cfas/fold-1/result.json"
     edit(path, result={**json.loads(path.read_text())["result"], "uar": 0.99})
     with pytest.raises(EvaluationError, match=r"result\.json: found scores that its counts do not give"):
@@ -138,15 +138,15 @@ def test_a_result_with_better_scores_than_its_counts_is_refused(tmp_path: Path) 
 
 
 def test_a_run_in_another_place_is_refused(tmp_path: Path) -> None:
-    made_up.finish(tmp_path)
+    finished_runs.finish(tmp_path)
     shutil.copytree(tmp_path / "demo/cfas/fold-1", tmp_path / "demo/fslf/fold-1")
     with pytest.raises(EvaluationError, match=r"fslf/fold-1/result\.json: found what belongs into .*cfas/fold-1"):
         sweep(tmp_path)
 
 
 def test_a_sweep_puts_folds_together_and_lists_those_that_are_missing(tmp_path: Path) -> None:
-    outcomes = [made_up.finish(tmp_path, strategy="fslf", fold=fold) for fold in ("3", "1")]
-    made_up.finish(tmp_path, strategy="cfas", fold="2")
+    outcomes = [finished_runs.finish(tmp_path, strategy="fslf", fold=fold) for fold in ("3", "1")]
+    finished_runs.finish(tmp_path, strategy="cfas", fold="2")
     cfas, fslf = sweep(tmp_path)
     assert (cfas.run.strategy, fslf.run.strategy) == ("cfas", "fslf")
     assert [outcome.run.fold for outcome in fslf.outcomes] == ["1", "3"]
@@ -162,11 +162,11 @@ def test_a_sweep_puts_folds_together_and_lists_those_that_are_missing(tmp_path: 
 
 
 def test_runs_that_were_made_in_different_ways_are_not_averaged(tmp_path: Path) -> None:
-    made_up.finish(tmp_path, fold="1")
-    made_up.finish(tmp_path, fold="2", protocol=made_up.protocol(settings="1" * 64, recipe="linear-probe"))
+    finished_runs.finish(tmp_path, fold="1")
+    finished_runs.finish(tmp_path, fold="2", protocol=finished_runs.protocol(settings="1" * 64, recipe="linear-probe"))
     assert [summary.name for summary in sweep(tmp_path)] == ["cfas (finetune)", "cfas (linear-probe)"]
     assert [[one.run.fold for one in summary.outcomes] for summary in sweep(tmp_path)] == [["1"], ["2"]]
-    made_up.finish(tmp_path, fold="3", protocol=made_up.protocol(settings="2" * 64))
+    finished_runs.finish(tmp_path, fold="3", protocol=finished_runs.protocol(settings="2" * 64))
     names = [summary.name for summary in sweep(tmp_path)]
     assert names == ["cfas (finetune, 0000000)", "cfas (linear-probe, 1111111)", "cfas (finetune, 2222222)"]
 
@@ -181,13 +181,13 @@ def test_runs_that_were_made_in_different_ways_are_not_averaged(tmp_path: Path) 
     ],
 )
 def test_ways_are_told_apart_by_what_differs(tmp_path: Path, changes: dict[str, object], names: list[str]) -> None:
-    made_up.finish(tmp_path, fold="1")
-    made_up.finish(tmp_path, fold="2", protocol=made_up.protocol(**changes))
+    finished_runs.finish(tmp_path, fold="1")
+    finished_runs.finish(tmp_path, fold="2", protocol=finished_runs.protocol(**changes))
     assert [summary.name for summary in sweep(tmp_path)] == names
 
 
 def test_a_speaker_tested_twice_is_refused(tmp_path: Path) -> None:
-    first = made_up.finish(tmp_path)
+    first = finished_runs.finish(tmp_path)
     second = replace(first, run=replace(first.run, fold="2"))
     with pytest.raises(EvaluationError, match="demo, cfas: speaker S01 is tested in folds 1 and 2; expected each"):
         summarise_runs([first, second])

@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from servers import Fault, FileServer
-from shard_factory import make_folder
 
 from manifests import __main__ as sharing
 from manifests import download, licensing
 from manifests.fetch import FoldSelector, fetch
 from manifests.index import load_dataset, verify
+from tests.factories.shards import make_folder
+from tests.fakes.servers import Fault, FileServer
 from train import cli
 from train.models.videomae import ENCODERS, EncoderConfig
 from train.recipes import RECIPES

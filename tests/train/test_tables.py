@@ -7,9 +7,9 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
-import made_up
 import pytest
 
+from tests.factories import finished_runs
 from train import fusion, tables
 from train.pages import Picture, Row, Section, Table, markdown, page
 from train.published import PUBLISHED
@@ -64,10 +64,10 @@ def test_the_strategies_are_those_of_the_trainer() -> None:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two strategies on the demo, one of them with a fold missing."""
     folder = tmp_path_factory.mktemp("runs")
-    for fold in made_up.FOLDS:
-        made_up.finish(folder, 0.9, fold=fold, strategy="fslf")
+    for fold in finished_runs.FOLDS:
+        finished_runs.finish(folder, 0.9, fold=fold, strategy="fslf")
     for fold in ("1", "3"):
-        made_up.finish(folder, 0.3, fold=fold, strategy="faces")
+        finished_runs.finish(folder, 0.3, fold=fold, strategy="faces")
     return folder
 
 
@@ -194,19 +194,21 @@ def test_no_name_can_become_markdown() -> None:
 
 def test_runs_on_a_scheme_of_classes_with_evil_names_are_reported(tmp_path: Path) -> None:
     classes = ("<b>", "$x$", "a|b", "sad")
-    made_up.finish(tmp_path / "runs", dataset="demo", protocol=made_up.protocol(classes=classes, recipe="<i>"))
+    finished_runs.finish(
+        tmp_path / "runs", dataset="demo", protocol=finished_runs.protocol(classes=classes, recipe="<i>")
+    )
     path, html = tables.write_report(tmp_path / "runs", tmp_path / "out")
     assert "<i>" not in html.read_text() and "recipe &lt;i&gt;, encoder tiny" in path.read_text()
 
 
 def test_one_fold_has_no_deviation(tmp_path: Path) -> None:
-    outcome = made_up.finish(tmp_path / "runs")
+    outcome = finished_runs.finish(tmp_path / "runs")
     path, _ = tables.write_report(tmp_path / "runs", tmp_path / "out")
     assert cells(path.read_text(), "demo", "ours, cfas")[3] == f"{100 * outcome.result.uar:.2f} (one fold)"
 
 
 def test_one_speaker_has_no_interval(tmp_path: Path) -> None:
-    outcome = made_up.finish(tmp_path / "runs")
+    outcome = finished_runs.finish(tmp_path / "runs")
     single = replace(outcome, result=replace(outcome.result, interval=None))
     summary = replace(tables.runs.summarise_runs([outcome]), pooled=single.result)
     assert tables._pooled(summary) == (f"{100 * outcome.result.uar:.2f}", f"{100 * outcome.result.war:.2f}")

@@ -10,11 +10,11 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
-import stand_ins
-from stand_ins import survivors, tagged
+from tests.fakes import clip_builder
+from tests.fakes.clip_builder import survivors, tagged
 
 HERE = Path(__file__).parent
-STAND_IN = (str(HERE / "stand_in_build.py"),)
+STAND_IN = ("-m", "tests.fakes.build_command")
 REAL = ("-m", "builder")
 
 
@@ -34,7 +34,7 @@ class Running:
 
     def __init__(self, program: Sequence[str], data: Path, out: Path, *arguments: str) -> None:
         self.tag = uuid.uuid4().hex
-        environment = {**os.environ, stand_ins.TAG: self.tag, "PYTHONPATH": str(HERE.parents[1])}
+        environment = {**os.environ, clip_builder.TAG: self.tag, "PYTHONPATH": str(HERE.parents[1])}
         self.process = subprocess.Popen(
             [sys.executable, *program, *command("shards", data, out, *arguments)],
             env=environment,

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from folders import resign
-
 from builder.datasets import corpus_named
 from manifests.index import dump_dataset, load_dataset
+from tests.factories.builder_shards import resign
 
 
 def licensed_as(folder: Path, corpus: str) -> Path:

@@ -1,4 +1,4 @@
-"""`python stand_in_home.py INVENTORY ARGUMENTS`: the builder's command line with another inventory of CREMA-D."""
+"""`-m tests.fakes.corpus_command INVENTORY ARGUMENTS`: the builder's command line with another inventory of CREMA-D."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a clip costs, beside the least it could cost, both on one thread in one run: python -m builder.bench.
+"""What a clip costs, beside the least it could cost, both on one thread in one run: python -m tests.bench.bench_build.
 
 The floor is what no builder of these shards can avoid: decode every frame, run the bare face mesh 16 times, encode
 the filmstrip. Clips are measured in turn, floor and build next to each other, so that a noisy machine is as
@@ -142,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from builder.datasets import scan_corpus
     from builder.datasets.base import CorpusError
 
-    parser = console.Parser(prog="python -m builder.bench", description=__doc__)
+    parser = console.Parser(prog="python -m tests.bench.bench_build", description=__doc__)
     parser.add_argument("--dataset", default="demo")
     parser.add_argument("--data", type=Path, help="the corpus's folder (default: data/DATASET)")
     parser.add_argument("--clips", type=int, default=4)

@@ -1,4 +1,4 @@
-"""What training costs on a device, beside transformers' VideoMAE in the same run: python -m train.bench_train.
+"""What training costs on a device, beside transformers' VideoMAE in the same run: python -m tests.bench.bench_train.
 
 Two kinds of work: `fine-tune`, whole steps of the training loop (copy to the device, augmentation, fusion, forward,
 backward, clipping, AdamW), and `features`, what a frozen encoder does. Both models are given the same videos by the
@@ -323,7 +323,7 @@ def _line(figure: Figure) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m train.bench_train", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.bench_train", description=__doc__)
     parser.add_argument("--encoder", choices=ENCODERS, help="large; on a CPU tiny")
     parser.add_argument("--strategy", default="cfas", choices=[*STRATEGIES], metavar="NAME")
     parser.add_argument("--work", nargs="+", choices=[*PASSES], default=[*PASSES])

@@ -21,11 +21,11 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from kills import KILLS, killed_at_random
-from shard_factory import EMOTIONS, SPEAKERS, make_folder, sign
 
 from manifests.files import exclusive_lock
 from manifests.withdraw import withdraw
+from tests.factories.shards import EMOTIONS, SPEAKERS, make_folder, sign
+from tests.kills import KILLS, killed_at_random
 from train import cli, cost, session
 from train.models.videomae import ENCODERS, EncoderConfig
 from train.models.weights import load_pretrained

@@ -1,4 +1,4 @@
-"""What loading costs beside bare decoding of the same bytes, in the same run: python -m train.bench_load FOLDER.
+"""What loading costs beside bare decoding of the same bytes, in the same run: python -m tests.bench.bench_load FOLDER.
 
 Bare decoding is simplejpeg on each filmstrip and numpy on each spectrogram, the bytes already in memory and the result
 thrown away: what no loader can save. Rates are clips a second of CPU time, all threads together, so that a machine busy
@@ -95,7 +95,7 @@ def _bare(clips: Clips) -> Way:
     def decoded(suffix: str, data: bytes) -> Any:
         if suffix == FACES:
             return simplejpeg.decode_jpeg(data, colorspace="RGB")
-        return np.load(io.BytesIO(data), allow_pickle=False)  # noqa: TID251 - what bare decoding is
+        return np.load(io.BytesIO(data), allow_pickle=False)
 
     return lambda: ([decoded(*member) for member in zip(clips.members, sample, strict=True)] for sample in samples)
 
@@ -120,7 +120,7 @@ def _hugging_face(tars: Sequence[str], members: tuple[str, ...], batch_size: int
 
 def parser() -> argparse.ArgumentParser:
     """Options of the command line."""
-    parser = argparse.ArgumentParser(prog="python -m train.bench_load", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.bench_load", description=__doc__)
     parser.add_argument("folder", type=Path, help="folder of shards")
     parser.add_argument("--strategy", default="cfas", choices=[*STRATEGIES], metavar="NAME", help="what is read")
     parser.add_argument("--feature", default="mfcc", help="spectrogram that is read")

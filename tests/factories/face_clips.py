@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
-import media_factory as factory
 import numpy as np
+
+from tests.factories import media as factory
 
 FRAMES = 25
 

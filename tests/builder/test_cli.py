@@ -15,11 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn, TextIO
 
-import corpora
 import pytest
-import stand_ins
-from face_clips import face_clip, face_corpus
-from running import HERE, REAL, STAND_IN, Running, command, contents
 
 from builder import cli, engines, run
 from builder.__main__ import main
@@ -28,6 +24,10 @@ from builder.run import Job, build
 from manifests import index
 from manifests.files import exclusive_lock
 from manifests.withdraw import withdraw
+from tests.factories import corpora
+from tests.factories.face_clips import face_clip, face_corpus
+from tests.fakes import clip_builder
+from tests.fakes.build_process import HERE, REAL, STAND_IN, Running, command, contents
 
 STOPPED = "error: stopped; the same command goes on where this one was\n"
 #: What Python raises for a package that is not there.
@@ -45,7 +45,7 @@ SPEAKERS = {
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "ClipPool", stand_ins.InProcessPool)
+    monkeypatch.setattr(engines, "ClipPool", clip_builder.InProcessPool)
     monkeypatch.setattr(cli, "_write_report", lambda folder: folder / "report.html")
 
 
@@ -142,7 +142,7 @@ def test_two_clips_with_one_id_stop_the_build_naming_both(
 
 
 def test_summary_of_a_build(tmp_path: Path, quick: None, capsys: pytest.CaptureFixture[str]) -> None:
-    data = stand_ins.corpus(tmp_path / "data", SPEAKERS)
+    data = clip_builder.corpus(tmp_path / "data", SPEAKERS)
     out = tmp_path / "out"
     assert main(command("shards", data, out)) == 0
     assert capsys.readouterr().out.splitlines() == [
@@ -156,7 +156,7 @@ def test_summary_of_a_build(tmp_path: Path, quick: None, capsys: pytest.CaptureF
 
 
 def test_one_clip_is_no_clips_and_has_no_folds(tmp_path: Path, quick: None, capsys: pytest.CaptureFixture[str]) -> None:
-    data, out = stand_ins.corpus(tmp_path / "data", {"A": {"a1": "ok"}}), tmp_path / "out"
+    data, out = clip_builder.corpus(tmp_path / "data", {"A": {"a1": "ok"}}), tmp_path / "out"
     assert main(command("shards", data, out)) == 0
     said = capsys.readouterr()
     assert said.out.splitlines()[1:3] == [
@@ -173,7 +173,7 @@ def test_one_clip_is_no_clips_and_has_no_folds(tmp_path: Path, quick: None, caps
 
 
 def test_plan_knows_what_is_in_the_folder(tmp_path: Path, quick: None, capsys: pytest.CaptureFixture[str]) -> None:
-    data, out = stand_ins.corpus(tmp_path / "data", SPEAKERS), tmp_path / "out"
+    data, out = clip_builder.corpus(tmp_path / "data", SPEAKERS), tmp_path / "out"
 
     def planned() -> list[str]:
         capsys.readouterr()
@@ -205,7 +205,7 @@ def test_plan_knows_what_is_in_the_folder(tmp_path: Path, quick: None, capsys: p
 def test_what_cannot_be_written_is_named_as_the_folder_was(
     tmp_path: Path, quick: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = stand_ins.corpus(tmp_path / "data", SPEAKERS)
+    data = clip_builder.corpus(tmp_path / "data", SPEAKERS)
     monkeypatch.chdir(tmp_path)
     Path("out/B-000.tar").mkdir(parents=True)  # in the way
     assert main(command("shards", data, Path("out"))) == 2
@@ -238,7 +238,7 @@ def test_plan_estimates_the_size(
 def test_drops_fail_unless_they_are_allowed(
     tmp_path: Path, quick: None, capsys: pytest.CaptureFixture[str], orders: dict[str, str], failures: str
 ) -> None:
-    data = stand_ins.corpus(tmp_path / "data", SPEAKERS)
+    data = clip_builder.corpus(tmp_path / "data", SPEAKERS)
     for name, order in orders.items():
         (data / f"{name}.mp4").write_text(order)
     out = tmp_path / "out"
@@ -257,7 +257,7 @@ def test_drops_fail_unless_they_are_allowed(
 def test_another_configuration_is_refused_with_the_difference(
     tmp_path: Path, quick: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data, out = stand_ins.corpus(tmp_path / "data", SPEAKERS), tmp_path / "out"
+    data, out = clip_builder.corpus(tmp_path / "data", SPEAKERS), tmp_path / "out"
     main(command("shards", data, out))
     before = contents(out)
     capsys.readouterr()
@@ -338,7 +338,7 @@ def test_a_backend_that_cannot_be_loaded_is_one_line(
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    return stand_ins.corpus(tmp_path / "data", SPEAKERS)
+    return clip_builder.corpus(tmp_path / "data", SPEAKERS)
 
 
 @pytest.fixture
@@ -353,7 +353,7 @@ def resumed(data: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[dic
     """Let the clips that hung be built: what the resumed build made, and what an undisturbed one makes."""
     for video in data.glob("*.mp4"):
         video.write_text("ok")
-    monkeypatch.setattr(engines, "ClipPool", stand_ins.InProcessPool)
+    monkeypatch.setattr(engines, "ClipPool", clip_builder.InProcessPool)
     config = BuildConfig(dataset="folder")
     build(Job(config=config, data=data, out=out))
     build(Job(config=config, data=data, out=out.with_name("undisturbed")))
@@ -396,7 +396,7 @@ def json_complete(out: Path) -> bool:
 
 def test_ctrl_c_while_workers_start(data: Path, tmp_path: Path) -> None:
     build = Running(STAND_IN, data, tmp_path / "out", "--workers", "2")
-    while build.process.poll() is None and len(stand_ins.children(build.process.pid)) < 3:
+    while build.process.poll() is None and len(clip_builder.children(build.process.pid)) < 3:
         time.sleep(0.01)  # until there are two workers and multiprocessing's helper
     code, said, complained = build.end(signal.SIGINT)
     assert (code, said, complained) == (130, "", STOPPED)
@@ -485,7 +485,7 @@ def test_real_disks_that_are_full_or_read_only(data: Path, tmp_path: Path, monke
     left = (tmp_path / "left").read_text().split()
     assert not [name for name in left if name.endswith(".part")]
     assert len([name for name in left if name.endswith(".tar")]) < 3
-    monkeypatch.setattr(engines, "ClipPool", stand_ins.InProcessPool)
+    monkeypatch.setattr(engines, "ClipPool", clip_builder.InProcessPool)
     run.build(Job(config=BuildConfig(dataset="folder"), data=data, out=tmp_path / "undisturbed"))
     assert contents(tmp_path / "resumed") == contents(tmp_path / "undisturbed")
 

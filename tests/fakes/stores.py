@@ -9,7 +9,8 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 import pytest
-from servers import FileServer
+
+from tests.fakes.servers import FileServer
 
 KINDS = ("directory", "web", "bucket", "hub")
 

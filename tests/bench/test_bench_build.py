@@ -4,36 +4,35 @@ from __future__ import annotations
 
 import io
 import re
-import sys
 import tarfile
 from pathlib import Path
 
 import cv2
-import media_factory as factory
 import numpy as np
 import pytest
 import skimage.data
 from simplejpeg import decode_jpeg
 
-from builder import bench
 from builder.datasets.base import ClipSource
 from manifests.schema import Clip, spectrogram_shape
+from tests.bench import bench_build
+from tests.factories import media as factory
 
 
 def test_ratio_is_build_over_floor_and_the_rest_is_what_no_step_explains() -> None:
     watches = [
-        bench.Stopwatch(best={"floor: a": 10.0, "floor: b": 30.0, "build": 60.0, "step: c": 45.0}),
-        bench.Stopwatch(best={"floor: a": 20.0, "floor: b": 40.0, "build": 80.0, "step: c": 55.0}),
+        bench_build.Stopwatch(best={"floor: a": 10.0, "floor: b": 30.0, "build": 60.0, "step: c": 45.0}),
+        bench_build.Stopwatch(best={"floor: a": 20.0, "floor: b": 40.0, "build": 80.0, "step: c": 55.0}),
     ]
-    lines = bench.describe(watches)
+    lines = bench_build.describe(watches)
     assert "ratio 1.40 (build / floor)" in lines
     assert any(re.match(r" +20\.0  rest", line) for line in lines)
-    minutes = 70 * bench.CORPUS_CLIPS / bench.CORES / 60_000
-    assert lines[-1].startswith(f"{bench.CORPUS_CLIPS} clips: {minutes:.1f} minutes")
+    minutes = 70 * bench_build.CORPUS_CLIPS / bench_build.CORES / 60_000
+    assert lines[-1].startswith(f"{bench_build.CORPUS_CLIPS} clips: {minutes:.1f} minutes")
 
 
 def test_best_of_several_is_kept() -> None:
-    watch = bench.Stopwatch(best={"work": 0.0})
+    watch = bench_build.Stopwatch(best={"work": 0.0})
     assert watch.time("work", lambda: sum(range(10_000))) == sum(range(10_000))
     assert watch.best["work"] == 0.0
 
@@ -49,7 +48,9 @@ def _clip(tmp_path: Path) -> ClipSource:
 
 def test_every_step_of_a_real_clip_is_measured_and_what_else_is_asked_for(tmp_path: Path) -> None:
     source, seen = _clip(tmp_path), []
-    (watch,) = bench.measure([source], tmp_path, 1, {"other": lambda given: seen.append(given) or sum(range(100_000))})
+    (watch,) = bench_build.measure(
+        [source], tmp_path, 1, {"other": lambda given: seen.append(given) or sum(range(100_000))}
+    )
     assert seen == [source]
     assert watch.best["other"] > 0
     assert all(spent > 0 for spent in watch.best.values())
@@ -57,8 +58,7 @@ def test_every_step_of_a_real_clip_is_measured_and_what_else_is_asked_for(tmp_pa
 
 @pytest.mark.filterwarnings("ignore:.*slated for removal in Python 3.13:DeprecationWarning")  # what librosa imports
 def test_a_naive_pipeline_makes_the_same_kind_of_sample(tmp_path: Path) -> None:
-    sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
-    import naive
+    from tests.bench import naive
 
     source = _clip(tmp_path)
     sample = naive.build(source.video, source.sound, tmp_path)

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from samples import sample
-
 from builder import run
 from builder.config import BuildConfig
 from builder.datasets import corpus_named
@@ -25,6 +23,7 @@ from manifests.index import (
 )
 from manifests.index_writer import write_index
 from manifests.schema import Clip, encode
+from tests.factories.samples import sample
 
 SPEAKERS = ("anna", "ben", "cleo")
 EMOTIONS = ("fear", "joy")

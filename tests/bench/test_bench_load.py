@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from shard_factory import make_folder
 
-from train.bench_load import main
+from tests.bench.bench_load import main
+from tests.factories.shards import make_folder
 
 LEAST = ("--rounds", "1", "--workers", "0", "2", "--batch-size", "4")
 

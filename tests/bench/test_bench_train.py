@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from train import bench_train, cost
-from train.bench_train import Figure, Way, main, summary
+from tests.bench import bench_train
+from tests.bench.bench_train import Figure, Way, main, summary
+from train import cost
 from train.models.videomae import ENCODERS
 
 QUICK = ("--device", "cpu", "--encoder", "tiny", "--batch", "2", "--compile", "off", "--seconds", "0.01")

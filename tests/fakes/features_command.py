@@ -1,4 +1,4 @@
-"""`python spectrograms_again.py ARGUMENTS`: the builder's command line where no face model can be loaded."""
+"""`-m tests.fakes.features_command ARGUMENTS`: the builder's command line where no face model can be loaded."""
 
 from __future__ import annotations
 

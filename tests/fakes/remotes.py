@@ -8,10 +8,10 @@ import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import corpora
 import pytest
 
 from builder.datasets import crema_d, ravdess
+from tests.factories import corpora
 
 RECORD = "api/records/1188976"
 ARCHIVES = "records/1188976/files"

@@ -1,0 +1,1 @@
+"""Tests of the three packages, with the helpers, the benches and the fault matrix."""

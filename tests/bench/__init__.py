@@ -1,0 +1,1 @@
+"""Benches: what the packages cost, beside references measured in the same run."""

@@ -1,0 +1,1 @@
+"""Functions that make test data: recordings, corpora, samples, shards, runs."""

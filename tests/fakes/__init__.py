@@ -1,0 +1,1 @@
+"""Replacements for face models, servers, buckets and hubs."""
