@@ -12,6 +12,7 @@ import pytest
 from tests.prove.matrix import MATRIX
 
 TESTS = Path(__file__).parent
+PAGE = (TESTS / "prove" / "README.md").read_text("utf-8")
 
 
 def test_every_named_test_exists() -> None:
@@ -25,6 +26,14 @@ def test_every_case_has_a_number_of_its_own_and_a_test() -> None:
     assert all(case.tests for case in MATRIX)
     numbers = [number for case in MATRIX for number in case.number.split(", ") if number.isdecimal()]
     assert [int(number) for number in numbers] == list(range(1, 34))
+
+
+def test_the_page_shows_every_case_in_the_words_of_the_matrix() -> None:
+    rows = [line.strip("| ").split(" | ") for line in PAGE.splitlines() if line.startswith("| ")]
+    head, *cases = [row for row in rows if len(row) == 4]
+    assert head == ["case", "fault", "expected", "seen"]
+    assert [tuple(row[:3]) for row in cases] == [(case.number, case.fault, case.expected) for case in MATRIX]
+    assert all(re.search(r"\d+ checks? as expected", row[3]) for row in cases)
 
 
 @pytest.mark.parametrize("arguments", [("--case", "33")], ids=str)

@@ -13,6 +13,7 @@ from tests.bench import figures, plot, processes
 from tests.bench.figures import Figure
 
 ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "tests" / "bench" / "README.md").read_text("utf-8")
 BENCH = (sys.executable, "-m", "tests.bench")
 
 GROWING = [Figure(name="start", value=0.01 * at, unit="s", at=at, of="shards", most=5.0) for at in (10, 100, 1000)]
@@ -38,6 +39,19 @@ def test_the_table_shows_whether_each_target_is_reached() -> None:
     assert rows[:2] == [["build", "ratio", "1.5", "", "at most 1.35: NO"], ["build", "gone", "1", "s", ""]]
     assert [row[1] for row in rows[2:]] == ["start, 10 shards", "start, 100 shards", "start, 1,000 shards"]
     assert [row[4] for row in rows[2:]] == ["at most 5: yes", "at most 5: yes", "at most 5: NO"]
+
+
+def test_the_page_shows_a_table_as_it_is_printed() -> None:
+    """Every aim of the page follows from its row, so that no figure is updated without it."""
+    head, _, *rows = _rows("\n".join(line for line in PAGE.splitlines() if line.count("|") == 6))
+    assert head == ["stage", "figure", "value", "unit", "aim"]
+    assert len(rows) > 20
+    for _stage, name, value, unit, aim in rows:
+        kind, _, bound = aim.partition(":")[0].rpartition(" ")
+        limits = {"at least": "least", "at most": "most"}
+        limit = {limits[kind]: float(bound)} if aim else {}
+        figure = Figure(name=name, value=float(value), unit=unit, **limit)
+        assert (figure.aim, figures.format_number(figure.value)) == (aim, value)
 
 
 def test_two_runs_are_compared_figure_by_figure(tmp_path: Path) -> None:
