@@ -9,9 +9,8 @@ from hypothesis import settings
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.load_profile("repeatable")
 
-# Tests run side by side, one process per core. Set before numpy and torch are imported, for all child processes, too.
-if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ["OMP_NUM_THREADS"] = "1"
+# Tests run side by side, one process per core. Set before numpy and torch are imported, for child processes, too.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A shell that starts tests in the background has them ignore Ctrl-C, and every program that they start inherits this.
 signal.signal(signal.SIGINT, signal.default_int_handler)

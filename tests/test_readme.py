@@ -15,11 +15,8 @@ import pytest
 from tests.factories.builder_shards import shard_folder
 
 ROOT = Path(__file__).parent.parent
-NAMES = (
-    "README.md",
-    *(f"{name}/README.md" for name in ("builder", "manifests", "train", "tests/bench", "tests/prove")),
-)
-PAGES = {f"{name}/README.md".removeprefix("./"): (ROOT / name / "README.md").read_text("utf-8") for name in FOLDERS}
+FOLDERS = ("", "builder/", "manifests/", "train/", "tests/bench/", "tests/prove/")
+PAGES = {name: (ROOT / name).read_text("utf-8") for name in (f"{folder}README.md" for folder in FOLDERS)}
 TEXT = "\n".join(PAGES.values())
 MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
 #: Settings of the developer, not of a command.
