@@ -93,7 +93,7 @@ def test_killed_then_resumed_ends_with_the_same_bytes(engine: str, group: bool, 
     assert contents(out) == undisturbed(data)
 
 
-@pytest.mark.parametrize("engine", [pytest.param(LOCAL, marks=pytest.mark.slow), DASK])
+@pytest.mark.parametrize("engine", [LOCAL, pytest.param(DASK, marks=pytest.mark.slow)])
 def test_every_shard_built_twice_at_once(engine: str, data: Path, out: Path) -> None:
     """Whoever is one of one rank does all of it, and bars nobody else from doing the same."""
     own = ENGINES[engine][0][:2] + (("--engine", "dask") if engine == DASK else ())
