@@ -141,13 +141,13 @@ bench: $(VENV)/test.ok  ## Run every bench: a table, JSON and a plot in bench/; 
 	@$(PY) -m tests.bench $(if $(GIVEN_DATASET),--dataset $(DATASET) --data $(call quote,$(DATA))) \
 	    $(if $(SHARDS),--shards $(call quote,$(SHARDS))) $(ARGS)
 
-bench-build: $(VENV)/test.ok  ## CPU time per clip, by step, beside the floor
+bench-build: $(VENV)/test.ok  ## CPU time per clip, by step, compared with the floor
 	@$(PY) -m tests.bench.bench_build --dataset $(DATASET) --data $(call quote,$(DATA)) $(ARGS)
 
 bench-index: $(VENV)/test.ok  ## Time and memory of planning, indexing, verifying and opening a million clips
 	@$(PY) -m tests.bench.scale $(ARGS)
 
-bench-load: $(VENV)/test.ok  ## Clips/s per core of the loader, beside bare decoding of the same bytes
+bench-load: $(VENV)/test.ok  ## Clips/s per core of the loader, compared with bare decoding of the same bytes
 	@$(PY) -m tests.bench.bench_load $(call quote,$(or $(SHARDS),$(OUT))) $(ARGS)
 
 bench-train: $(VENV)/test.ok  ## Clips/s and MFU of fine-tuning and of frozen features: ENCODER DEVICE ARGS

@@ -37,7 +37,7 @@ def test_the_page_shows_every_case_in_the_words_of_the_matrix() -> None:
 
 
 @pytest.mark.parametrize("arguments", [("--case", "33")], ids=str)
-def test_the_table_says_what_was_seen(arguments: tuple[str, ...], tmp_path: Path) -> None:
+def test_the_table_shows_the_results(arguments: tuple[str, ...], tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="the case needs the trainer")
     table = tmp_path / "table.md"
     command = [sys.executable, "-m", "tests.prove", *arguments, "--table", str(table)]

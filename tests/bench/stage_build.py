@@ -1,4 +1,4 @@
-"""CPU time per clip of the builder, of its floor, and of a naive pipeline of the same libraries, measured in turns."""
+"""CPU time per clip of the builder, of its floor, and of a naive pipeline of the same libraries, in alternation."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Speed-up of two workers of a Dask cluster over one, in wall-clock time: a busy machine lowers it.
 
 Each measurement is a whole build by the command line; the time of a smaller build is subtracted, so that start-up does
-not count. The two settings take turns, and the best round of each counts.
+not count. The two settings alternate, and the best round of each counts.
 """
 
 from __future__ import annotations

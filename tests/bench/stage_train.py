@@ -1,6 +1,6 @@
 """Clips per second of fine-tuning and of frozen features, ours and with transformers' encoder.
 
-ViT-L on a GPU, `tiny` on a CPU. The encoders take turns, and the best round of each counts. `make bench-train` sweeps
+ViT-L on a GPU, `tiny` on a CPU. The encoders alternate, and the best round of each counts. `make bench-train` sweeps
 batch sizes and compilation.
 """
 

@@ -22,7 +22,7 @@ SMALL, TWICE = 1_800, 3_600
 
 @pytest.fixture(scope="module")
 def corpora(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    """Number of clips -> synthetic shards with recordings beside them; two clips per shard, for many speakers."""
+    """Number of clips -> synthetic shards and their recordings; two clips per shard, for many speakers."""
     made = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scale, "CLIPS_A_SHARD", 2)

@@ -318,7 +318,7 @@ SAFETY = (
         "a value or the documented error in one line",
         prove_fuzz=(
             "a_damaged_file_gives_a_value_or_the_documented_error",
-            "a_damaged_folder_is_told_of_and_nothing_else",
+            "a_damaged_folder_gives_problems_or_the_documented_error",
             "any_file_names_give_clips_or_one_error",
             "a_damaged_checkpoint_gives_weights_or_the_documented_error",
         ),
@@ -390,7 +390,7 @@ SHARING = (
     ),
     _case(
         "H7",
-        "the corpus's server drops connections, sends wrong bytes or is gone",
+        "the corpus's server drops connections, sends wrong bytes or is unreachable",
         "retried, or listed, with the other files kept",
         builder_downloads=(
             "what_went_wrong_once_is_made_good",

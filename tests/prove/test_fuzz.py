@@ -1,7 +1,7 @@
-"""Property-based fuzzing: whatever stands in a file from outside, its parser answers or raises its documented error.
+"""Property-based fuzzing: for any content of a file, its parser returns a value or raises its documented error.
 
-Each parser is given files that were whole and then damaged: bytes cut, overwritten and inserted, or, where the file is
-JSON, any value anywhere replaced, removed or added. What is found here becomes a test of its own beside the parser's.
+Valid files are damaged: bytes are cut, overwritten and inserted; in JSON files any value is replaced, removed or added.
+Faults that were found here have regression tests in the tests of the parser.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tests.factories.samples import sample
 
 QUICK, THOROUGH = 100, 4000
 
-#: What attackers and accidents put where something else belongs.
+#: Values from attackers and accidents.
 HOSTILE = (
     *(None, True, -1, 0, 2**63, 1e308, "", "..", "../x", "/etc/passwd", "a/../b", "pipe:cat", "file:///x", "x" * 5000),
     *("\x00", "\n", "\ud800", "é", [], {}, [[]] * 50, {"a": {"b": {}}}, float("nan"), float("inf")),
@@ -38,17 +38,17 @@ HOSTILE = (
 
 @dataclass(frozen=True)
 class Parser:
-    """One reader of bytes from outside."""
+    """A parser of untrusted bytes."""
 
     whole: Callable[[Path], bytes]
-    """A file's bytes as they should be, from a finished folder of shards."""
+    """Returns a valid file from a finished folder of shards."""
     read: Callable[[bytes, Path], object]
-    """Reads such bytes; the folder is one to write in, a copy of the finished one."""
+    """Parses such bytes; the folder is a writable copy of the finished one."""
     errors: tuple[type[Exception], ...]
 
 
 def _file(name: str, read: Callable[[Path], object], *errors: type[Exception]) -> Parser:
-    """A file of a folder of shards."""
+    """Parser of a file in a folder of shards."""
 
     def put(data: bytes, folder: Path) -> object:
         (folder / name).write_bytes(data)
@@ -103,7 +103,7 @@ VERIFIED = ("dataset.json", "clips.jsonl", "SHA256SUMS", "receipts/anna-000.json
 
 
 def damaged(data: bytes, source: random.Random) -> bytes:
-    """A few cuts, overwritings and insertions."""
+    """Cut, overwrite and insert a few bytes."""
     for _ in range(source.randint(1, 4)):
         at, length = source.randrange(len(data) + 1), source.choice((0, 1, 2, 8, 100))
         by = source.choice(
@@ -114,7 +114,7 @@ def damaged(data: bytes, source: random.Random) -> bytes:
 
 
 def altered(data: bytes, source: random.Random) -> bytes:
-    """JSON, or lines of JSON, with a few values replaced, removed or added anywhere; other files as they are."""
+    """Replace, remove or add a few values anywhere in JSON or JSON Lines; other files stay unchanged."""
     lines = data.split(b"\n") if data.count(b"\n") > 1 and data.lstrip().startswith(b'{"') else [data]
     at = source.randrange(max(len(lines) - 1, 1))
     try:
@@ -150,7 +150,7 @@ def _change(holder: Any, source: random.Random) -> None:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished folder that is not changed."""
+    """A finished folder that no test changes."""
     return shard_folder(tmp_path_factory.mktemp("fuzz") / "whole")
 
 
@@ -164,8 +164,8 @@ def _efforts() -> list[Any]:
     return [pytest.param(QUICK, id="quick"), pytest.param(THOROUGH, id="thorough", marks=pytest.mark.slow)]
 
 
-def _tried(examples: int, attempt: Callable[[random.Random], None]) -> None:
-    """An attempt with each of many random numbers, the same ones in every run; a failure tells the smallest."""
+def _repeat(examples: int, attempt: Callable[[random.Random], None]) -> None:
+    """Call `attempt` with many random sources, the same in every run; a failure shows the smallest example."""
 
     @settings(max_examples=examples, database=None, suppress_health_check=list(HealthCheck))
     @given(st.randoms(use_true_random=False))
@@ -192,15 +192,15 @@ def test_a_damaged_file_gives_a_value_or_the_documented_error(
             refused += 1
             assert str(error).isprintable()
 
-    _tried(examples, attempt)
-    assert refused > examples / 20  # what is damaged is mostly noticed; else nothing was tried here
+    _repeat(examples, attempt)
+    assert refused > examples / 20  # most damage is noticed; otherwise the test tests nothing
     parser.read(data, scratch)
     record_property("fuzzed", f"{name}: {examples} damaged, {refused} refused")
 
 
 @pytest.mark.parametrize("examples", _efforts())
-def test_a_damaged_folder_is_told_of_and_nothing_else(examples: int, whole: Path, scratch: Path) -> None:
-    """Any file of a folder is damaged; `verify` names problems, or says that there is no index to read."""
+def test_a_damaged_folder_gives_problems_or_the_documented_error(examples: int, whole: Path, scratch: Path) -> None:
+    """Any file of a folder is damaged; `verify` lists problems or raises its documented error."""
     unseen = 0
 
     def attempt(source: random.Random) -> None:
@@ -216,8 +216,8 @@ def test_a_damaged_folder_is_told_of_and_nothing_else(examples: int, whole: Path
         finally:
             (scratch / name).write_bytes(data)
 
-    _tried(examples // 2, attempt)
-    # SHA256SUMS hashes the rest; its own bytes may change without a change of what it says (a last line's end).
+    _repeat(examples // 2, attempt)
+    # SHA256SUMS protects the other files; its own bytes may change without a change of its content (a final newline).
     assert unseen <= examples / 20
 
 
@@ -276,7 +276,7 @@ def test_a_damaged_checkpoint_gives_weights_or_the_documented_error(kind: str, e
     path = tmp_path / ("model.safetensors" if kind == "safetensors" else "model.pth")
 
     def keys(source: random.Random) -> bytes:
-        """The state dict under other keys, and with other shapes."""
+        """Change a key and the shape of its tensor."""
         changed = dict(state)
         name = source.choice(list(changed))
         tensor = changed.pop(name)
@@ -288,7 +288,7 @@ def test_a_damaged_checkpoint_gives_weights_or_the_documented_error(kind: str, e
         return safetensors.torch.save(changed) if kind == "safetensors" else out.getvalue()
 
     def ends(source: random.Random) -> bytes:
-        """Damage where a file's structure is: near its beginning or its end."""
+        """Damage the headers: near the beginning or the end of the file."""
         at = source.choice((slice(0, 3000), slice(len(data) - 3000, len(data))))
         return data[: at.start] + damaged(data[at], source) + data[at.stop :]
 
@@ -299,6 +299,6 @@ def test_a_damaged_checkpoint_gives_weights_or_the_documented_error(kind: str, e
         except WeightsError as error:
             assert str(error).isprintable()
 
-    _tried(examples // 5, attempt)
+    _repeat(examples // 5, attempt)
     path.write_bytes(data)
     assert load_weights(path).config.width == config.width
