@@ -212,7 +212,10 @@ def test_what_cannot_be_written_is_named_as_the_folder_was(
     assert re.search(r"^error: out/\S*B-000.tar\S*: Is a directory$", capsys.readouterr().err, re.MULTILINE)
 
 
-@pytest.mark.parametrize("features", ["mfcc", "logmel", "mfcc stft"])
+@pytest.mark.parametrize(
+    "features",
+    [*(pytest.param(name, marks=pytest.mark.slow) for name in ("mfcc", "logmel")), "mfcc stft"],
+)
 def test_plan_estimates_the_size(
     tmp_path: Path, real_clip: Callable[[str], Path], capsys: pytest.CaptureFixture[str], features: str
 ) -> None:

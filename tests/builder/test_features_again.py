@@ -119,7 +119,12 @@ def job(shards: Path, out: Path, *chosen: str, workers: int = 1) -> Job:
 
 @pytest.mark.parametrize(
     ("before", "after"),
-    [(("mfcc",), ("logmel",)), (("mfcc",), ("stft", "mfcc")), (("stft", "mfcc"), ("mfcc",)), (("logmel",), ("mfcc",))],
+    [
+        (("mfcc",), ("logmel",)),
+        (("mfcc",), ("stft", "mfcc")),
+        (("stft", "mfcc"), ("mfcc",)),
+        pytest.param(("logmel",), ("mfcc",), marks=pytest.mark.slow),
+    ],
     ids=str,
 )
 def test_all_that_tells_of_clips_is_as_in_a_build_from_the_recordings(

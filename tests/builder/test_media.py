@@ -1,6 +1,6 @@
 """Reading recordings: which frames and which sound come out, and how each kind of bad file ends.
 
-What is true is known from `media_factory`, which chose every presentation time. Both decoders face every case.
+What is true is known from `tests.factories.media`, which chose every presentation time. Both decoders face every case.
 """
 
 from __future__ import annotations

@@ -179,7 +179,7 @@ def test_a_sweep_over_a_part_trains_what_it_can(server: FileServer, train: Train
     assert "the test fold is not here" in said
 
 
-@pytest.mark.parametrize(("held", "workers"), [(True, 2), (False, 0), (False, 2)])
+@pytest.mark.parametrize(("held", "workers"), [(True, 2), pytest.param(False, 0, marks=pytest.mark.slow), (False, 2)])
 def test_streaming_ends_as_training_from_a_local_folder(
     server: FileServer,
     train: Train,
