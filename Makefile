@@ -29,12 +29,14 @@ CLUSTER  := $(if $(RANK),--rank $(RANK)) $(if $(WORLD_SIZE),--world-size $(WORLD
 HUB    := $(if $(WEIGHTS),$(if $(wildcard $(WEIGHTS)),,hf://$(WEIGHTS)))# WEIGHTS that are not a file are an id
 STORES := $(if $(filter s3://% hf://%,$(SHARDS) $(FROM) $(DEST) $(HUB)),$(VENV)/stores.ok)# installed if an address needs them
 
-RUNS  ?= runs
-TRAINING := --runs $(call quote,$(RUNS)) $(if $(GIVEN_DATASET),--dataset $(GIVEN_DATASET)) $(if $(SHARDS),--shards $(call quote,$(SHARDS))) \
-         $(if $(STRATEGY),--strategy $(STRATEGY)) $(if $(FOLD),--fold $(FOLD)) $(if $(SCHEME),--fold-scheme $(SCHEME)) \
-         $(if $(LABELS),--label-scheme $(LABELS)) $(if $(FEATURE),--feature $(FEATURE)) \
-         $(if $(ENCODER),--encoder $(ENCODER)) $(if $(WEIGHTS),--weights $(call quote,$(WEIGHTS))) $(if $(RECIPE),--recipe $(RECIPE)) \
-         $(if $(SEED),--seed $(SEED)) $(if $(WORKERS),--workers $(WORKERS)) $(if $(DEVICE),--device $(DEVICE))
+RUNS     ?= runs
+TRAINING := --runs $(call quote,$(RUNS)) $(if $(GIVEN_DATASET),--dataset $(GIVEN_DATASET)) \
+            $(if $(SHARDS),--shards $(call quote,$(SHARDS))) $(if $(STRATEGY),--strategy $(STRATEGY)) \
+            $(if $(FOLD),--fold $(FOLD)) $(if $(SCHEME),--fold-scheme $(SCHEME)) \
+            $(if $(LABELS),--label-scheme $(LABELS)) $(if $(FEATURE),--feature $(FEATURE)) \
+            $(if $(ENCODER),--encoder $(ENCODER)) $(if $(WEIGHTS),--weights $(call quote,$(WEIGHTS))) \
+            $(if $(RECIPE),--recipe $(RECIPE)) $(if $(SEED),--seed $(SEED)) \
+            $(if $(WORKERS),--workers $(WORKERS)) $(if $(DEVICE),--device $(DEVICE))
 
 .PHONY: help
 help:  ## Show this help
@@ -141,16 +143,16 @@ bench: $(VENV)/test.ok  ## Run every bench: a table, JSON and a plot in bench/; 
 	@$(PY) -m tests.bench $(if $(GIVEN_DATASET),--dataset $(DATASET) --data $(call quote,$(DATA))) \
 	    $(if $(SHARDS),--shards $(call quote,$(SHARDS))) $(ARGS)
 
-bench-build: $(VENV)/test.ok  ## CPU time per clip, by step, compared with the floor
+bench-build: $(VENV)/builder.ok  ## CPU time per clip, by step, compared with the floor
 	@$(PY) -m tests.bench.bench_build --dataset $(DATASET) --data $(call quote,$(DATA)) $(ARGS)
 
 bench-index: $(VENV)/test.ok  ## Time and memory of planning, indexing, verifying and opening a million clips
 	@$(PY) -m tests.bench.scale $(ARGS)
 
-bench-load: $(VENV)/test.ok  ## Clips/s per core of the loader, compared with bare decoding of the same bytes
+bench-load: $(VENV)/train.ok  ## Clips/s per core of the loader, compared with bare decoding of the same bytes
 	@$(PY) -m tests.bench.bench_load $(call quote,$(or $(SHARDS),$(OUT))) $(ARGS)
 
-bench-train: $(VENV)/test.ok  ## Clips/s and MFU of fine-tuning and of frozen features: ENCODER DEVICE ARGS
+bench-train: $(VENV)/train.ok  ## Clips/s and MFU of fine-tuning and of frozen features: ENCODER DEVICE ARGS
 	@$(PY) -m tests.bench.bench_train $(if $(ENCODER),--encoder $(ENCODER)) $(if $(DEVICE),--device $(DEVICE)) $(ARGS)
 
 .PHONY: clean
