@@ -82,7 +82,7 @@ def test_what_grows_is_drawn() -> None:
 def _run_stage(tmp_path: Path, name: str, *options: str) -> list[Figure]:
     path = tmp_path / "figures.json"
     command = [sys.executable, "-m", f"tests.bench.{name}", f"--json={path}", *options]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=ROOT)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=280, cwd=ROOT)
     assert ended.returncode == 0, ended.stderr
     return figures.load(path)
 
