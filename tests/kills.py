@@ -1,4 +1,4 @@
-"""Work that is killed at moments that chance chooses."""
+"""Kill processes at random moments."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ KILLS = 200
 
 
 def forked(work: Callable[[], object]) -> Callable[[], BaseProcess]:
-    """What makes a process of work, with all that is in memory here."""
+    """A function that creates a forked process which runs `work`."""
     return lambda: get_context("fork").Process(target=work)
 
 
 def killed_at_random(
     make: Callable[[], BaseProcess], on_kill: Callable[[], object], on_end: Callable[[], object], kills: int = KILLS
 ) -> int:
-    """Start a process and kill it, again and again; how often it came to its end between so many kills.
+    """Start a process and kill it at a random moment until it was killed `kills` times; return how often it finished.
 
-    `on_kill` looks at what is there; `on_end` does too, and makes room for a new beginning.
+    `on_kill` checks the files that a killed process leaves; `on_end` checks those of a finished one and removes them.
     """
-    source, ends, begun = Random(0), 1, time.monotonic()
+    source, ends, start = Random(0), 1, time.monotonic()
     assert not _killed(make(), None)
-    longest_seconds = time.monotonic() - begun
+    longest_seconds = time.monotonic() - start
     on_end()
     while kills:
         if _killed(make(), source.uniform(0, longest_seconds)):
@@ -39,7 +39,7 @@ def killed_at_random(
 
 
 def _killed(process: BaseProcess, seconds: float | None) -> bool:
-    """Run a process that gets SIGKILL after so many seconds; False if it had ended by then."""
+    """Run a process and send SIGKILL after `seconds`; False if it had finished by then."""
     process.start()
     if seconds is not None:
         time.sleep(seconds)
@@ -47,5 +47,5 @@ def _killed(process: BaseProcess, seconds: float | None) -> bool:
     process.join()
     status = process.exitcode
     process.close()
-    assert status in (0, -signal.SIGKILL), "it failed"
+    assert status in (0, -signal.SIGKILL), "the process failed"
     return status != 0

@@ -1,4 +1,4 @@
-"""The lint refuses what would run code, or write where it likes, for whoever made a file that is read."""
+"""The linter refuses calls that run code from a file or let an archive choose where it writes."""
 
 from __future__ import annotations
 
@@ -35,6 +35,6 @@ DANGEROUS = {
 def test_dangerous_calls_are_refused(what: str, package: str) -> None:
     ruff = shutil.which("ruff", path=Path(sys.executable).parent)
     command = [str(ruff), "check", "--quiet", "--select", "S,TID251", "--stdin-filename", f"{package}/new.py", "-"]
-    told = subprocess.run(command, input=DANGEROUS[what] + "\n", cwd=ROOT, capture_output=True, text=True, check=False)
-    assert told.returncode == 1, told
-    assert f"{package}/new.py:" in told.stdout
+    done = subprocess.run(command, input=DANGEROUS[what] + "\n", cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done
+    assert f"{package}/new.py:" in done.stdout

@@ -1,4 +1,4 @@
-"""The fault matrix names tests that exist, and says what was seen of them."""
+"""The fault matrix names tests that exist, and its page shows every case."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-TESTS = Path(__file__).parent
+from tests.prove.matrix import MATRIX
 
-from tests.prove.matrix import MATRIX  # noqa: E402 - a folder of scripts, not a package
+TESTS = Path(__file__).parent
+PAGE = (TESTS / "prove" / "README.md").read_text("utf-8")
 
 
 def test_every_named_test_exists() -> None:
@@ -27,11 +28,19 @@ def test_every_case_has_a_number_of_its_own_and_a_test() -> None:
     assert [int(number) for number in numbers] == list(range(1, 34))
 
 
+def test_the_page_shows_every_case_in_the_words_of_the_matrix() -> None:
+    rows = [line.strip("| ").split(" | ") for line in PAGE.splitlines() if line.startswith("| ")]
+    head, *cases = [row for row in rows if len(row) == 4]
+    assert head == ["case", "fault", "expected", "seen"]
+    assert [tuple(row[:3]) for row in cases] == [(case.number, case.fault, case.expected) for case in MATRIX]
+    assert all(re.search(r"\d+ checks? as expected", row[3]) for row in cases)
+
+
 @pytest.mark.parametrize("arguments", [("--case", "33")], ids=str)
-def test_the_table_says_what_was_seen(arguments: tuple[str, ...], tmp_path: Path) -> None:
+def test_the_table_shows_the_results(arguments: tuple[str, ...], tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="the case needs the trainer")
     table = tmp_path / "table.md"
-    command = [sys.executable, str(TESTS / "prove"), *arguments, "--table", str(table)]
+    command = [sys.executable, "-m", "tests.prove", *arguments, "--table", str(table)]
     ended = subprocess.run(command, capture_output=True, text=True, cwd=TESTS.parent, timeout=200)
     assert ended.returncode == 0, ended.stdout
     assert re.search(r"^\| 33 \| .* \| \d+ checks as expected \|$", table.read_text("utf-8"), re.MULTILINE)

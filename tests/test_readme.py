@@ -1,4 +1,4 @@
-"""The README's commands and code, run as a new user would."""
+"""The commands and code of all README pages, run as a new user would."""
 
 from __future__ import annotations
 
@@ -15,63 +15,114 @@ import pytest
 from tests.factories.builder_shards import shard_folder
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = [
-    line
-    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
-    for line in block.replace("\\\n", "").splitlines()  # a line may go on in the next
-    if line.strip() and not line.startswith("#")
-]
-SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+FOLDERS = ("", "builder/", "manifests/", "train/", "tests/bench/", "tests/prove/")
+PAGES = {name: (ROOT / name).read_text("utf-8") for name in (f"{folder}README.md" for folder in FOLDERS)}
+TEXT = "\n".join(PAGES.values())
+MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
+#: Settings of the developer, not of a command.
+INTERNAL = {"MAKEFILE_LIST", "PYTHON"}
+
+
+def _commands(text: str) -> list[str]:
+    return [
+        line
+        for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+        for line in block.replace("\\\n", "").splitlines()
+        if line.strip() and not line.startswith("#")
+    ]
+
+
+COMMANDS = list(dict.fromkeys(_commands(TEXT)))
+SNIPPETS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working directory with a folder `shards/demo` that has a shard S01-000.tar."""
+    folder = tmp_path_factory.mktemp("readme")
+    shard_folder(folder / "shards" / "demo", speakers=("S01", "S02", "S03"))
+    return folder
+
+
+def _run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def _dry_run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return _run(["make", "--dry-run", "--no-print-directory", *arguments], ROOT)
+
+
+def test_the_main_page_is_short() -> None:
+    assert len(PAGES["README.md"].splitlines()) <= 200
 
 
 def test_the_first_two_commands_do_all_the_set_up() -> None:
-    assert COMMANDS[:2] == ["make shards", "make test"]
+    assert _commands(PAGES["README.md"])[:2] == ["make shards", "make test"]
+
+
+def test_every_page_is_listed() -> None:
+    tracked = subprocess.run(["git", "ls-files", "*README.md"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert set(tracked.stdout.split()) <= PAGES.keys()
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_make_command_names_a_target_that_exists(command: str) -> None:
-    words = shlex.split(command)
-    if words[0] != "make":
-        pytest.skip("no make command")
-    dry = subprocess.run(["make", "--dry-run", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert dry.returncode == 0, dry.stderr
-    assert dry.stdout.strip()
+def test_every_command_runs(command: str, demo: Path) -> None:
+    """Targets of make as a dry run, Python for real on a folder of shards."""
+    program, *arguments = shlex.split(command)
+    if program == "make":
+        done = _dry_run(*arguments)
+    else:
+        assert program == "python"
+        done = _run([sys.executable, *arguments], demo)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
 
 
-def test_help_lists_every_target_that_the_readme_uses() -> None:
+def test_help_lists_every_target_that_the_pages_use() -> None:
     shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     targets = {line.split()[0] for line in shown.splitlines()}
     assert {shlex.split(c)[1] for c in COMMANDS if c.startswith("make ")} <= targets
-    assert set(re.findall(r"`make ([a-z-]+)", README)) <= targets | {"help"}
+    assert set(re.findall(r"`make ([a-z-]+)", TEXT)) <= targets | {"help"}
 
 
-def test_every_setting_in_the_readme_is_one_the_makefile_reads() -> None:
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    named = {*re.findall(r"\b([A-Z][A-Z_]{2,})=", README), *re.findall(r"^\| `([A-Z_]{3,})", README, re.MULTILINE)}
+def _settings_in_pages() -> set[str]:
+    tables = {
+        name
+        for row in re.findall(r"^\| (`[A-Z].*?) \|", TEXT, re.MULTILINE)
+        for name in re.findall(r"`([A-Z][A-Z_]+)(?:=1)?`", row)
+    }
+    return {*re.findall(r"\b([A-Z][A-Z_]+)=", re.sub(r"DASK_\w+", "", TEXT)), *tables}
+
+
+def test_every_setting_in_the_pages_is_one_the_makefile_reads() -> None:
+    named = _settings_in_pages()
     assert len(named) > 8
-    assert {name for name in named if f"$({name})" not in makefile} == set()
+    assert {name for name in named if f"$({name})" not in MAKEFILE} == set()
+
+
+def test_every_setting_that_the_makefile_reads_is_in_a_page() -> None:
+    read = set(re.findall(r"\$\(([A-Z][A-Z_]+)\)", MAKEFILE)) - INTERNAL
+    own = set(re.findall(r"^([A-Z][A-Z_]+) *:=", MAKEFILE, re.MULTILINE))
+    assert read - own - _settings_in_pages() == set()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_leads_to_a_file(page: str) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", PAGES[page])
+    assert {link for link in links if not (ROOT / page).parent.joinpath(link).exists()} == set()
 
 
 def test_a_folder_may_have_any_name() -> None:
-    name = "it's in $$HOME/a  b"  # make takes $$ for $
-    dry = subprocess.run(
-        ["make", "--dry-run", "--no-print-directory", "plan", f"DATA={name}"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    name = "it's in $$HOME/a  b"  # make reads $$ as $
+    dry = _dry_run("plan", f"DATA={name}")
+    assert dry.returncode == 0, dry.stderr
     assert name.replace("$$", "$") in shlex.split(dry.stdout.splitlines()[-1])
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS)
-def test_code_runs_on_a_shard_folder(tmp_path: Path, snippet: str) -> None:
-    folder = shard_folder(tmp_path / "shards" / "demo")
-    tar = next(iter(sorted(folder.glob("*.tar"))))
-    tar.rename(folder / "S01-000.tar")
-    command = [sys.executable, "-c", snippet]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+def test_code_runs_on_a_shard_folder(demo: Path, snippet: str) -> None:
+    done = _run([sys.executable, "-c", snippet], demo)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
 

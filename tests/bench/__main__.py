@@ -1,6 +1,6 @@
-"""Measure every stage, each in a process of its own, into one table, one JSON and one picture: python tests/bench.
+"""Run every bench in its own process and write one table, one JSON file and one plot: python -m tests.bench.
 
-`--compare OLD.json NEW.json` sets two such runs side by side instead.
+`--compare OLD.json NEW.json` compares two earlier runs instead. Run it from the root of the repository.
 """
 
 from __future__ import annotations
@@ -20,80 +20,79 @@ from builder.datasets.demo import make_demo
 from manifests.files import FolderError
 from manifests.index import DATASET_FILE
 from tests.bench.figures import Figure, comparison, load, load_run, save_run, table
-from tests.bench.plot import picture
+from tests.bench.plot import plot_growth
 
-HERE = Path(__file__).parent
-#: Stage -> what is given to Python, to which `--json FILE` is added. Anything that writes figures there is a stage.
+#: Stage -> module and its options, to which `--json FILE` is added. Any program that writes figures there is a stage.
 STAGES: Mapping[str, tuple[str, ...]] = {
-    "build": (f"{HERE / 'stage_build.py'}", "--dataset={dataset}", "--data={data}"),
-    "load": (f"{HERE / 'stage_load.py'}", "--shards={shards}"),
-    "train": (f"{HERE / 'stage_train.py'}",),
-    "build, growing": (f"{HERE / 'stage_build_growth.py'}", "--data={demo}"),
-    "load, growing": (f"{HERE / 'stage_load_growth.py'}",),
-    "index, growing": (f"{HERE / 'stage_index.py'}",),
-    "machines": (f"{HERE / 'stage_machines.py'}", "--data={demo}"),
+    "build": ("tests.bench.stage_build", "--dataset={dataset}", "--data={data}"),
+    "load": ("tests.bench.stage_load", "--shards={shards}"),
+    "train": ("tests.bench.stage_train",),
+    "build, growing": ("tests.bench.stage_build_growth", "--data={demo}"),
+    "load, growing": ("tests.bench.stage_load_growth",),
+    "index, growing": ("tests.bench.stage_index",),
+    "machines": ("tests.bench.stage_machines", "--data={demo}"),
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status 0 if every stage could be measured, whatever the figures are; 1 if one could not, 2 if none could."""
-    options = _parser().parse_args(arguments)
+    """Exit status 0 if every stage was measured, whatever its figures; 1 if a stage failed, 2 for a user error."""
+    args = _parser().parse_args(arguments)
     try:
-        if options.compare:
-            sys.stdout.write(comparison(*map(load_run, options.compare)))
+        if args.compare:
+            sys.stdout.write(comparison(*map(load_run, args.compare)))
             return 0
-        _prepare(options)
+        _prepare(args)
     except (FolderError, OSError, ValueError, subprocess.CalledProcessError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
-    return _measure(options)
+    return _run_stages(args)
 
 
-def _measure(options: argparse.Namespace) -> int:
-    """Write and print what the stages say."""
+def _run_stages(args: argparse.Namespace) -> int:
+    """Run the stages, write their figures and print the table."""
     now = datetime.now(UTC)
-    stages = {name: figures for name in options.stage if (figures := _measured(name, options)) is not None}
-    options.out.mkdir(parents=True, exist_ok=True)
-    path = options.out / f"{now:%Y%m%d-%H%M%S}.json"
-    save_run(stages, _about(now), path)
+    stages = {name: figures for name in args.stage if (figures := _run_stage(name, args)) is not None}
+    args.out.mkdir(parents=True, exist_ok=True)
+    path = args.out / f"{now:%Y%m%d-%H%M%S}.json"
+    save_run(stages, _environment(now), path)
     sys.stdout.write(f"\n{table(stages)}\n{path}\n")
     if any(figure.at is not None for figures in stages.values() for figure in figures):
-        path.with_suffix(".png").write_bytes(picture(stages))
+        path.with_suffix(".png").write_bytes(plot_growth(stages))
         sys.stdout.write(f"{path.with_suffix('.png')}\n")
-    return int(len(stages) < len(options.stage))
+    return int(len(stages) < len(args.stage))
 
 
-def _prepare(options: argparse.Namespace) -> None:
-    """Make what is measured on, where it is not there yet. Raises CalledProcessError, after the build's own words."""
-    make_demo(options.demo)
-    if not (options.shards / DATASET_FILE).exists():
-        where = [f"--data={options.demo}", f"--out={options.shards}"]
+def _prepare(args: argparse.Namespace) -> None:
+    """Make the demo corpus and its shards if they do not exist. Raises CalledProcessError if the build fails."""
+    make_demo(args.demo)
+    if not (args.shards / DATASET_FILE).exists():
+        where = [f"--data={args.demo}", f"--out={args.shards}"]
         subprocess.run([sys.executable, "-m", "builder", "shards", "--dataset=demo", *where], check=True)
 
 
-def _measured(stage: str, options: argparse.Namespace) -> list[Figure] | None:
-    """A stage's figures; None, after its last words, if it fails."""
+def _run_stage(stage: str, args: argparse.Namespace) -> list[Figure] | None:
+    """Figures of a stage; None, after a line with the reason, if it fails."""
     sys.stdout.write(f"measuring: {stage}\n")
     sys.stdout.flush()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "figures.json")
-        command = [part.format_map(vars(options)) for part in STAGES[stage]]
+        command = [part.format_map(vars(args)) for part in STAGES[stage]]
         ended = subprocess.run(
-            [sys.executable, *command, f"--json={path}"],
+            [sys.executable, "-m", *command, f"--json={path}"],
             env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
         )
         if ended.returncode:
-            why = ended.stderr.strip().rpartition("\n")[2]
-            sys.stderr.write(f"error: stage {stage} could not be measured: {why}\n")
+            reason = ended.stderr.strip().rpartition("\n")[2]
+            sys.stderr.write(f"error: stage {stage} could not be measured: {reason}\n")
             return None
         return load(path)
 
 
-def _about(now: datetime) -> dict[str, str]:
-    """When, what and where."""
+def _environment(now: datetime) -> dict[str, str]:
+    """Date, versions and processor of the run."""
     model = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     return {
         "date": f"{now:%Y-%m-%d %H:%M} UTC",
@@ -105,15 +104,20 @@ def _about(now: datetime) -> dict[str, str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python tests/bench", description=__doc__)
-    parser.add_argument("--stage", nargs="+", default=list(STAGES), choices=STAGES, metavar="STAGE", help="only these")
-    parser.add_argument("--dataset", default="demo", help="corpus whose clips are built one by one")
-    parser.add_argument("--data", type=Path, default=Path("data/demo"), help="its folder")
-    parser.add_argument("--demo", type=Path, default=Path("data/demo"), help="the demo corpus, made if absent")
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument(
-        "--shards", type=Path, default=Path("shards/demo"), help="what is loaded, built of the demo if absent"
+        "--stage", nargs="+", default=list(STAGES), choices=STAGES, metavar="STAGE", help="run only these"
     )
-    parser.add_argument("--out", type=Path, default=Path("bench"), help="where JSON and picture are written")
+    parser.add_argument("--dataset", default="demo", help="corpus of the build stage")
+    parser.add_argument("--data", type=Path, default=Path("data/demo"), help="recordings of the build stage")
+    parser.add_argument("--demo", type=Path, default=Path("data/demo"), help="the demo corpus, created if absent")
+    parser.add_argument(
+        "--shards",
+        type=Path,
+        default=Path("shards/demo"),
+        help="shards of the load stage, built if absent",
+    )
+    parser.add_argument("--out", type=Path, default=Path("bench"), help="folder for the JSON file and the plot")
     parser.add_argument("--compare", nargs=2, type=Path, metavar=("OLD", "NEW"), help="two JSON files of earlier runs")
     return parser
 

@@ -1,4 +1,4 @@
-"""One epoch's beginning in a process of its own, as training begins it; seconds of each step as JSON on a line."""
+"""Start an epoch in its own process as training does, and print the seconds of each step as one line of JSON."""
 
 from __future__ import annotations
 
@@ -22,12 +22,10 @@ BATCH = 32
 
 
 def main() -> None:
-    """Print what each step took, then go on until so many clips were read."""
+    """Print the seconds of each step after `--clips` clips were read."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument(
-        "--clips", type=int, default=1, help="how many are read before it ends, in as many epochs as it takes"
-    )
+    parser.add_argument("--clips", type=int, default=1, help="number of clips to read, in as many epochs as necessary")
     options = parser.parse_args()
     torch.set_num_threads(1)
     marks = [time.perf_counter()]

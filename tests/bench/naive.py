@@ -1,7 +1,7 @@
-"""The pipeline that these libraries' introductions lead to, clip by clip; the builder is measured beside it.
+"""Reference pipeline that uses the same libraries as their tutorials do; the builder is compared with it.
 
-A sample holds what the builder's does: 16 face crops of 224x224 and 16 MFCC windows of 13x224. Nothing is done on
-purpose to make it slow: every frame is decoded once, 16 are looked at, JPEG and tar are written by the usual calls.
+A sample has the members of the builder's: 16 face crops of 224x224 and 16 MFCC windows of 13x224. The pipeline is not
+slowed down on purpose: every frame is decoded once, 16 are processed, JPEG and tar are written by the usual calls.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Images = npt.NDArray[np.uint8]
 
 
 def build(video: Path, sound: Path | None, folder: Path) -> dict[str, Any]:
-    """One recording -> a tar of one sample in `folder`; the sample that was written."""
+    """Build one recording into a tar of one sample in `folder` and return the sample."""
     frames = _frames(video)
     crops = _crops([frames[i] for i in np.linspace(0, len(frames) - 1, FACES).astype(int)])
     sample = {f"{i:02d}.jpg": crop for i, crop in enumerate(crops)}
@@ -37,8 +37,8 @@ def _frames(video: Path) -> list[Images]:
     capture = cv2.VideoCapture(str(video))
     frames = []
     while True:
-        there, frame = capture.read()
-        if not there:
+        success, frame = capture.read()
+        if not success:
             break
         frames.append(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
     capture.release()
@@ -63,7 +63,7 @@ def _crop(frame: Images, meshes: Any) -> Images:
 
 
 def _extracted(video: Path, folder: Path) -> Path:
-    """The recording's sound as a wav, for librosa opens no video."""
+    """Extract the sound as a WAV file, since librosa cannot open videos."""
     sound = folder / f"{video.stem}.wav"
     program = imageio_ffmpeg.get_ffmpeg_exe()
     subprocess.run(
@@ -76,10 +76,10 @@ def _windows(sound: Path) -> npt.NDArray[np.float32]:
     """[16, 13, 224] MFCC of windows that overlap by half."""
     samples, _ = librosa.load(sound, sr=RATE_HZ)
     half = len(samples) // (FACES + 1)
-    pieces = [samples[i * half : (i + 2) * half] for i in range(FACES)]
+    windows = [samples[i * half : (i + 2) * half] for i in range(FACES)]
     hop = max(1, 2 * half // COLUMNS)
     return np.stack(
-        [_fitted(librosa.feature.mfcc(y=p, sr=RATE_HZ, n_mfcc=13, n_fft=512, hop_length=hop)) for p in pieces]
+        [_fitted(librosa.feature.mfcc(y=p, sr=RATE_HZ, n_mfcc=13, n_fft=512, hop_length=hop)) for p in windows]
     )
 
 

@@ -1,4 +1,4 @@
-"""Figures -> a picture of what grows with the work, and what does not. Pure."""
+"""Plot of the figures that were measured for several sizes. Pure."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ _COLUMNS = 2
 Panel = tuple[str, str, str]
 
 
-def picture(stages: Stages) -> bytes:
-    """PNG: a panel for each stage, unit and kind of size, a line for each figure measured at several sizes.
+def plot_growth(stages: Stages) -> bytes:
+    """PNG with a panel for each stage, unit and kind of size, and a line for each figure.
 
-    Raises ValueError where nothing was.
+    Raises ValueError if no figure was measured for several sizes.
     """
     panels = _panels(stages)
     if not panels:
-        raise ValueError("found no figure of several sizes, expected some to draw")
+        raise ValueError("found no figure measured for several sizes, expected at least one to plot")
     rows = -(-len(panels) // _COLUMNS)
     with matplotlib.style.context(["default", _STYLE]):
         page = Page(figsize=(5 * min(_COLUMNS, len(panels)), 3.2 * rows), dpi=140, layout="constrained")
         FigureCanvasAgg(page)
         for place, (panel, lines) in enumerate(panels.items(), 1):
-            _draw(page.add_subplot(rows, _COLUMNS, place), panel, lines)
+            _draw_panel(page.add_subplot(rows, _COLUMNS, place), panel, lines)
         buffer = io.BytesIO()
         page.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
@@ -50,7 +50,7 @@ def _panels(stages: Stages) -> dict[Panel, dict[str, list[Figure]]]:
     return panels
 
 
-def _draw(axes: Axes, panel: Panel, lines: dict[str, list[Figure]]) -> None:
+def _draw_panel(axes: Axes, panel: Panel, lines: dict[str, list[Figure]]) -> None:
     stage, unit, of = panel
     for i, (name, figures) in enumerate(lines.items()):
         points = sorted((figure.at or 0, figure.value) for figure in figures)
@@ -60,7 +60,7 @@ def _draw(axes: Axes, panel: Panel, lines: dict[str, list[Figure]]) -> None:
     for bound in bounds:
         axes.axhline(bound, color="#6b7280", linestyle=":", linewidth=1, label=f"at most {bound:g}")
     axes.set(title=stage, xlabel=of, ylabel=unit, xscale="log")
-    if unit == "s":  # of all the work: what grows with it is a straight line so
+    if unit == "s":  # total time: linear growth is a straight line
         axes.set_yscale("log")
         axes.set_ylim(top=20 * axes.get_ylim()[1])  # room for the legend
     else:

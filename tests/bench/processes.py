@@ -1,4 +1,4 @@
-"""What a process takes: CPU with all its children, and the most memory that it and any one child held. Linux."""
+"""CPU time and peak memory of a process and its children. Linux."""
 
 from __future__ import annotations
 
@@ -13,41 +13,41 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-#: How often memory is looked at. The system keeps the peak itself, so only what follows the last look is lost.
-_LOOK_SECONDS = 0.02
+#: Interval of polling. The kernel keeps the peak itself, so only growth after the last poll is missed.
+_POLL_SECONDS = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
 class Usage:
-    """What a process took from start to end."""
+    """Resources that a process used from start to end."""
 
     cpu_seconds: float
-    """Of itself and of every child that it waited for."""
+    """Of the process and of every child that it waited for."""
     peak_mb: float
-    """Most resident memory of itself."""
+    """Peak resident memory of the process."""
     child_peak_mb: float
-    """Most resident memory of any one child."""
+    """Highest peak resident memory of a single child."""
     output: str
-    """What it wrote to standard output."""
+    """Its standard output."""
 
 
-def watch(arguments: Sequence[str | Path]) -> Usage:
-    """Run this Python with arguments to its end. Raises CalledProcessError, after its words, if it fails."""
+def run_measured(arguments: Sequence[str | Path]) -> Usage:
+    """Run this Python with `arguments` to its end. Raises CalledProcessError, after copying its stderr, if it fails."""
     command = [sys.executable, *map(str, arguments)]
     before, peak = _children_cpu_seconds(), 0.0
     children: dict[int, float] = {}
-    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as words:
-        with subprocess.Popen(command, stdout=output, stderr=words) as process:
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+        with subprocess.Popen(command, stdout=output, stderr=errors) as process:
             while process.poll() is None:
                 peak = max(peak, peak_mb(process.pid))
                 for child in _children(process.pid):
-                    # At first sight it may not be itself yet, but still share its parent's memory.
+                    # A child seen for the first time may not have called exec yet and still share its parent's memory.
                     children[child] = max(children[child], peak_mb(child)) if child in children else 0.0
-                time.sleep(_LOOK_SECONDS)
-        for stream in (words, output):
+                time.sleep(_POLL_SECONDS)
+        for stream in (errors, output):
             stream.seek(0)
         if process.returncode:
-            sys.stderr.write(words.read())
+            sys.stderr.write(errors.read())
             raise subprocess.CalledProcessError(process.returncode, command)
         spent = _children_cpu_seconds() - before
         return Usage(
@@ -61,7 +61,7 @@ def _children_cpu_seconds() -> float:
 
 
 def peak_mb(pid: int) -> float:
-    """Most resident memory so far; 0 for a process that has ended."""
+    """Peak resident memory so far; 0 for a process that has ended."""
     with suppress(FileNotFoundError, ProcessLookupError):
         found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
         return int(found[1]) * 1024 / 1e6 if found else 0.0

@@ -1,4 +1,4 @@
-"""A clip's CPU: whole build, its floor, and a naive pipeline of the same libraries, clip by clip in turn."""
+"""CPU time per clip of the builder, of its floor, and of a naive pipeline of the same libraries, in alternation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.bench.figures import Figure, run_stage
 
 
 def measure(dataset: str, data: Path, clips: int, repeats: int) -> list[Figure]:
-    """CPU milliseconds a clip, mean over clips of the best of each one's repeats."""
+    """CPU milliseconds per clip: the mean over clips of each clip's best repeat."""
     scan = scan_corpus(dataset, data.absolute())
     with tempfile.TemporaryDirectory() as folder:
 

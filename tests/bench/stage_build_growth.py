@@ -1,7 +1,8 @@
-"""Builds of more and more clips, by one worker and by two: CPU a clip, memory of worker and parent.
+"""CPU time per clip and memory of builds of growing size, with one worker and with two.
 
-Each is a whole build by the command line. CPU a clip is what the clips beyond those of the smallest build took, so
-that starting counts for nothing. Ten thousand clips go through the parent with a stand-in for the face models.
+Each measurement is a whole build by the command line. The CPU time per clip is that of the clips beyond those of the
+smallest build, so that start-up does not count. The parent process is also measured with ten thousand clips, built by
+a fake without face models.
 """
 
 from __future__ import annotations
@@ -14,27 +15,27 @@ from pathlib import Path
 from builder.datasets import scan_corpus
 from manifests.index import load_dataset
 from tests.bench.figures import Figure, run_stage
-from tests.bench.processes import Usage, watch
+from tests.bench.processes import Usage, run_measured
 
-STAND_IN = ("-m", "tests.fakes.build_command")
+FAKE_BUILD = ("-m", "tests.fakes.build_command")
 SMALLEST, CLIPS_A_SPEAKER, RECORDINGS = 4, 80, 8
-#: A stand-in's order for a sample of 16 kB.
+#: What the fake builder reads in a recording: a sample of 16 kB.
 ORDER = b"big 100"
 
 
 def measure(data: Path, clips: int, synthetic: int) -> list[Figure]:
-    """Builds of up to `clips` of the demo corpus in `data`, and of `synthetic` stand-ins."""
+    """Builds of up to `clips` clips of the demo corpus in `data`, and of `synthetic` clips with the fake builder."""
     recordings = [source.video for source in scan_corpus("demo", data.absolute()).sources[:RECORDINGS]]
     figures = []
     for workers in (1, 2):
-        start = _built(["-m", "builder"], recordings, SMALLEST, workers)
+        start = _build(["-m", "builder"], recordings, SMALLEST, workers)
         for count in (clips // 3, clips):
-            figures += _figures(_built(["-m", "builder"], recordings, count, workers), start, count, workers)
+            figures += _figures(_build(["-m", "builder"], recordings, count, workers), start, count, workers)
     with tempfile.NamedTemporaryFile(suffix=".mp4") as recording:
         recording.write(ORDER)
         recording.flush()
         for count in (synthetic // 4, synthetic):
-            parent = _built([*STAND_IN], [Path(recording.name)], count, workers=1).peak_mb
+            parent = _build([*FAKE_BUILD], [Path(recording.name)], count, workers=1).peak_mb
             figures.append(Figure(name="build's parent alone, peak", value=parent, unit="MB", at=count, of="clips"))
     return figures
 
@@ -49,20 +50,20 @@ def _figures(usage: Usage, start: Usage, clips: int, workers: int) -> list[Figur
     ]
 
 
-def _built(program: list[str], recordings: list[Path], clips: int, workers: int) -> Usage:
-    """Build a corpus of these recordings, again and again under other names."""
+def _build(program: list[str], recordings: list[Path], clips: int, workers: int) -> Usage:
+    """Build a corpus that repeats these recordings under other names."""
     with tempfile.TemporaryDirectory() as folder:
         data, out = Path(folder, "data"), Path(folder, "shards")
-        corpus(data, recordings, clips)
+        write_corpus(data, recordings, clips)
         where = ["--dataset", "folder", "--data", str(data), "--out", str(out)]
-        usage = watch([*program, "shards", *where, "--workers", str(workers)])
+        usage = run_measured([*program, "shards", *where, "--workers", str(workers)])
         found = sum(shard.samples for shard in load_dataset(out).shards)
         assert found == clips, f"found {found} clips built, expected {clips}"
         return usage
 
 
-def corpus(root: Path, recordings: list[Path], clips: int, clips_a_speaker: int = CLIPS_A_SPEAKER) -> None:
-    """A `folder` corpus of so many clips, which are these recordings again and again."""
+def write_corpus(root: Path, recordings: list[Path], clips: int, clips_a_speaker: int = CLIPS_A_SPEAKER) -> None:
+    """Write a `folder` corpus of `clips` clips that repeats these recordings."""
     root.mkdir()
     lines = ["clip,speaker,emotion"]
     for i, recording in enumerate(islice(cycle(recordings), clips)):

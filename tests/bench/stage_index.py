@@ -1,4 +1,4 @@
-"""Planning, indexing, checking and opening a fold of made-up corpora. `make bench-index` does a million clips."""
+"""Planning, indexing, verifying and opening a fold of synthetic corpora. `make bench-index` takes a million clips."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from tests.bench.figures import Figure, run_stage
 
 
 def measure(clips: int) -> list[Figure]:
-    """A tenth of the clips, and all of them."""
+    """Figures for a tenth of the clips and for all of them."""
     return [figure for size in (clips // 10, clips) for cost in scale.measure(size) for figure in _figures(cost)]
 
 

@@ -1,4 +1,4 @@
-"""Clips a second of CPU that loaders make of the same shards, beside bare decoding."""
+"""Clips per CPU second of several loaders on the same shards, and of bare decoding."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from tests.bench.figures import Figure, run_stage
 
 
 def measure(shards: Path, rounds: int, strategy: str) -> list[Figure]:
-    """Rates, then ours beside each of the others."""
+    """The rate of each loader, then the ratio of ours to each of the others."""
     torch.set_num_threads(1)
-    asked = [str(shards), "--others", "--rounds", str(rounds), "--strategy", strategy]
-    rates = bench_load.rates_of(bench_load.parser().parse_args(asked))
+    arguments = [str(shards), "--others", "--rounds", str(rounds), "--strategy", strategy]
+    rates = bench_load.rates_of(bench_load.parser().parse_args(arguments))
     ours = min(rate for name, rate in rates.items() if name.startswith("loader"))
     least = {"bare decoding": 0.9}
     return [

@@ -1,4 +1,4 @@
-"""From a folder of more and more shards to the first batch, and the loader's memory over more and more clips."""
+"""Time from opening a folder to the first batch for growing numbers of shards, and the loader's memory."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ from pathlib import Path
 from statistics import median
 
 from tests.bench.figures import Figure, run_stage
-from tests.bench.processes import watch
+from tests.bench.processes import run_measured
 from tests.factories.many_shards import make_shards
 
-EPOCH = Path(__file__).parent / "epoch.py"
-#: What is timed, in order. The first two happen once a training; the last hashes the shards of the first batch, too.
+EPOCH = "tests.bench.epoch"
+#: Timed steps, in order. The first two happen once per run; the last also hashes the shards of the first batch.
 STEPS = ("open folder", "load clips", "start of an epoch")
 
 
 def measure(shards: int, clips: int, each: int, rounds: int) -> list[Figure]:
-    """1 %, 10 % and all of `shards`, of `each` clips; epochs of a quarter of `clips` clips, and of all."""
+    """Start with 1 %, 10 % and all of `shards` shards of `each` clips; read a quarter of `clips` clips, and all."""
     figures: list[Figure] = []
     for count in (shards // 100, shards // 10, shards):
-        figures += _starts(count, each, rounds)
+        figures += _measure_start(count, each, rounds)
     with tempfile.TemporaryDirectory() as folder:
         make_shards(Path(folder), shards=clips // each, clips_each=each)
         for count in (clips // 4, clips):
-            peak = watch([EPOCH, folder, "--clips", str(count)]).peak_mb
+            peak = run_measured(["-m", EPOCH, folder, "--clips", str(count)]).peak_mb
             figures.append(Figure(name="loader's process, peak", value=peak, unit="MB", at=count, of="clips"))
     return figures
 
 
-def _starts(shards: int, each: int, rounds: int) -> list[Figure]:
-    """Seconds of each step, each round in a process of its own."""
+def _measure_start(shards: int, each: int, rounds: int) -> list[Figure]:
+    """Seconds of each step, with a new process for each round."""
     with tempfile.TemporaryDirectory() as folder:
         make_shards(Path(folder), shards=shards, clips_each=each)
-        told = [json.loads(watch([EPOCH, folder]).output) for _ in range(rounds)]
-    return [_figure(step, shards, [run[step] for run in told]) for step in STEPS]
+        timings = [json.loads(run_measured(["-m", EPOCH, folder]).output) for _ in range(rounds)]
+    return [_figure(step, shards, [timing[step] for timing in timings]) for step in STEPS]
 
 
 def _figure(step: str, shards: int, seconds: Sequence[float]) -> Figure:

@@ -1,7 +1,7 @@
-"""How much faster two workers of a Dask cluster build than one: by the clock, so that a busy machine measures less.
+"""Speed-up of two workers of a Dask cluster over one, in wall-clock time: a busy machine lowers it.
 
-Each is a whole build by the command line; what counts is the time of the clips beyond those of a small build, so that
-starting counts for nothing. The ways take turns, and the best round of each counts.
+Each measurement is a whole build by the command line; the time of a smaller build is subtracted, so that start-up does
+not count. The two settings alternate, and the best round of each counts.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from pathlib import Path
 
 from builder.datasets import scan_corpus
 from tests.bench.figures import Figure, run_stage
-from tests.bench.processes import watch
-from tests.bench.stage_build_growth import RECORDINGS, corpus
+from tests.bench.processes import run_measured
+from tests.bench.stage_build_growth import RECORDINGS, write_corpus
 
 WORKERS = (1, 2)
 
 
 def measure(data: Path, clips: int, rounds: int) -> list[Figure]:
-    """Builds of half of `clips` and of all, of the demo corpus in `data`, by one worker and by two."""
+    """Build half of `clips` clips and all of them from the demo corpus in `data`, with one worker and with two."""
     recordings = [source.video for source in scan_corpus("demo", data.absolute()).sources[:RECORDINGS]]
     seconds: dict[int, list[float]] = {workers: [] for workers in WORKERS}
     for _ in range(rounds):
         for workers, spent in seconds.items():
-            small, large = (_built(recordings, count, workers) for count in (clips // 2, clips))
+            small, large = (_build_seconds(recordings, count, workers) for count in (clips // 2, clips))
             spent.append((large - small) / (clips - clips // 2))
     one, two = (min(spent) for spent in seconds.values())
     return [
@@ -34,15 +34,15 @@ def measure(data: Path, clips: int, rounds: int) -> list[Figure]:
     ]
 
 
-def _built(recordings: list[Path], clips: int, workers: int) -> float:
-    """Seconds that a build takes."""
+def _build_seconds(recordings: list[Path], clips: int, workers: int) -> float:
+    """Wall-clock seconds of a build."""
     with tempfile.TemporaryDirectory() as folder:
         data, out = Path(folder, "data"), Path(folder, "shards")
-        corpus(data, recordings, clips, clips_a_speaker=len(recordings))
+        write_corpus(data, recordings, clips, clips_a_speaker=len(recordings))
         where = ["--dataset", "folder", "--data", str(data), "--out", str(out)]
-        begun = time.perf_counter()
-        watch(["-m", "builder", "shards", *where, "--engine", "dask", "--workers", str(workers)])
-        return time.perf_counter() - begun
+        start = time.perf_counter()
+        run_measured(["-m", "builder", "shards", *where, "--engine", "dask", "--workers", str(workers)])
+        return time.perf_counter() - start
 
 
 if __name__ == "__main__":

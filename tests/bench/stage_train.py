@@ -1,6 +1,7 @@
-"""Clips a second that training and frozen features make, beside transformers' encoder: ViT-L on a GPU, else `tiny`.
+"""Clips per second of fine-tuning and of frozen features, ours and with transformers' encoder.
 
-The encoders take turns, and the best round of each counts. `make bench-train` sweeps batch sizes and compilation.
+ViT-L on a GPU, `tiny` on a CPU. The encoders alternate, and the best round of each counts. `make bench-train` sweeps
+batch sizes and compilation.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from train.models.videomae import ENCODERS
 
 
 def measure(device: str, batch: int, rounds: int, seconds: float) -> list[Figure]:
-    """Rates by kind of work, and ours beside the other."""
+    """The rate of each encoder at each kind of work, and the ratio of ours to transformers'."""
     chosen = device_for(device)
     large = chosen.type == "cuda"
     encoder = ENCODERS["large" if large else "tiny"]

@@ -1,4 +1,4 @@
-"""A million clips can be planned, indexed, verified and trained on, in a minute of one core and 2 GB each."""
+"""A million clips can be planned, indexed, verified and trained on: each within a minute of one core and 2 GB."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ pytest.importorskip("torch", reason="opening a fold needs the trainer")
 from manifests import folds, index
 from tests.bench import scale
 
-#: Of 270 and 540 speakers: more than are left out one at a time.
+#: Of 270 and 540 speakers: too many for folds that leave one speaker out.
 SMALL, TWICE = 1_800, 3_600
 
 
 @pytest.fixture(scope="module")
 def corpora(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    """Clips -> made-up shards, and beside them the recordings, of two clips a shard so that there are many speakers."""
+    """Number of clips -> synthetic shards and their recordings; two clips per shard, for many speakers."""
     made = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scale, "CLIPS_A_SHARD", 2)
@@ -34,8 +34,8 @@ def corpora(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     return made
 
 
-def calls(work: Callable[[Path, int], None], folder: Path, clips: int) -> int:
-    """Functions that are called while working, in all threads."""
+def count_calls(work: Callable[[Path, int], None], folder: Path, clips: int) -> int:
+    """Number of function calls of a stage, in all threads."""
     count = 0
 
     def on_event(_frame: Any, event: str, _argument: Any) -> None:
@@ -59,8 +59,8 @@ def test_twice_the_clips_take_no_more_than_twice_the_work(
 ) -> None:
     monkeypatch.setattr(scale, "CLIPS_A_SHARD", 2)
     work = scale.STAGES[stage]
-    work(corpora[SMALL], SMALL)  # imports, and what is found out once a process
-    small, twice = (calls(work, corpora[clips], clips) for clips in (SMALL, TWICE))
+    work(corpora[SMALL], SMALL)  # imports and caches, once per process
+    small, twice = (count_calls(work, corpora[clips], clips) for clips in (SMALL, TWICE))
     assert 1.2 * small < twice < 2.1 * small
 
 
@@ -78,7 +78,7 @@ def test_an_index_of_many_clips_is_small_and_its_folds_are_ten(corpora: dict[int
         assert (twice / name).stat().st_size < 2.1 * (small / name).stat().st_size
 
 
-def test_the_bench_tells_what_each_stage_took(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_bench_prints_the_cost_of_each_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert scale.main(["--clips", "600", "--json", str(tmp_path / "costs.json")]) == 0
     costs = json.loads((tmp_path / "costs.json").read_text())
     assert [cost["stage"] for cost in costs] == list(scale.STAGES)
@@ -101,5 +101,5 @@ def test_a_million_clips_stay_small(record_property: Callable[[str, object], Non
     costs = list(scale.measure(1_000_000))
     assert [cost.stage for cost in costs] == list(scale.STAGES)
     assert max(cost.peak_bytes for cost in costs) <= scale.MOST_BYTES
-    told = (f"{cost.stage} {cost.cpu_seconds:.0f} s, {cost.peak_bytes / 1e6:.0f} MB" for cost in costs)
-    record_property("seen", "; ".join(told))
+    seen = (f"{cost.stage} {cost.cpu_seconds:.0f} s, {cost.peak_bytes / 1e6:.0f} MB" for cost in costs)
+    record_property("seen", "; ".join(seen))

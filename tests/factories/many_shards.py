@@ -1,7 +1,7 @@
-"""Folders of very many shards without very many bytes: one tar under many names, each with a receipt of its own.
+"""Folders of many shards that need little space: hard links to one tar, each with its own receipt.
 
-The loader finds members by the receipts' places, so the clips of every shard have ids of their own although the bytes
-are shared. The index over them is written as a build writes it.
+The loader finds members by the offsets in the receipts, so the clips of every shard have their own ids although the
+bytes are shared. The index is written as a build writes it.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from manifests.index_writer import write_index
 from tests.factories.shards import make_folder
 
 EMOTIONS = ("fear", "joy")
-#: Beyond as many, speakers have several shards each.
+#: Number of speakers; with more shards than that, speakers have several shards each.
 SPEAKERS = 100
 
 
 def make_shards(out: Path, shards: int, clips_each: int) -> Path:
-    """A finished folder of so many shards, at least 3, since folds take as many speakers."""
+    """A finished folder of `shards` shards (at least 3, since folds need three speakers)."""
     one = make_folder(
         out / "one", speakers=["anna", "ben", "cleo"], emotions=EMOTIONS, takes=clips_each // len(EMOTIONS)
     )
@@ -31,7 +31,7 @@ def make_shards(out: Path, shards: int, clips_each: int) -> Path:
     for name in (index.RECEIPTS, index.FOLDS):
         (out / name).mkdir()
     parts = -(-shards // SPEAKERS)
-    receipts = [_under(first, f"S{number // parts:03d}", number % parts) for number in range(shards)]
+    receipts = [_for_speaker(first, f"S{number // parts:03d}", number % parts) for number in range(shards)]
     for receipt in receipts:
         os.link(one / first.shard, out / receipt.shard)
         (out / index.receipt_name(receipt.shard)).write_bytes(index.dump_receipt(receipt))
@@ -40,8 +40,8 @@ def make_shards(out: Path, shards: int, clips_each: int) -> Path:
     return out
 
 
-def _under(first: Receipt, speaker: str, part: int) -> Receipt:
-    """The same shard of another speaker."""
+def _for_speaker(first: Receipt, speaker: str, part: int) -> Receipt:
+    """The same receipt under another speaker's name."""
     shard = f"{speaker}-{part:03d}.tar"
 
     def named(clip_id: str) -> str:

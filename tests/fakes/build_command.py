@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+sys.modules["torch"] = None  # type: ignore[assignment]  # webdataset would import it, which takes seconds
+
 if __name__ == "__main__":
     from builder import clip, report
     from builder.__main__ import main

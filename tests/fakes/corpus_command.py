@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+sys.modules["torch"] = None  # type: ignore[assignment]  # webdataset would import it, which takes seconds
+
 if __name__ == "__main__":
     from builder.__main__ import main
     from builder.datasets import crema_d

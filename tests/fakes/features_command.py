@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+sys.modules["torch"] = None  # type: ignore[assignment]  # webdataset would import it, which takes seconds
 sys.modules["mediapipe"] = None  # type: ignore[assignment]  # whoever imports it, fails
 
 if __name__ == "__main__":
