@@ -106,8 +106,13 @@ class FaceFinder:
 
     def count(self, frame: Frame, boxes: Points) -> int:
         """How many of the detected boxes the mesh confirms as faces: the detector alone sees some in hair and hands."""
-        meshes = [self.mesh(frame, box) for box in boxes]
-        return sum(mesh is not None and _holds(box, _bounds(mesh)) for box, mesh in zip(boxes, meshes, strict=True))
+        confirmed = 0
+        for box in boxes:
+            if (mesh := self.mesh(frame, box)) is not None:
+                face = _bounds(mesh)
+                centre = (face[:2] + face[2:]) / 2
+                confirmed += bool((box[:2] <= centre).all() and (centre <= box[2:]).all())
+        return confirmed
 
     def follow(self, frames: Sequence[Frame]) -> Faces:
         """Follow one face through the frames: the largest at first, then whichever is nearest to where it was."""
@@ -184,12 +189,6 @@ def quiet() -> Iterator[None]:
 def _bounds(points: Points) -> Points:
     """[n, 2] points -> the box x0, y0, x1, y1 around them."""
     return np.concatenate([points.min(axis=0), points.max(axis=0)])
-
-
-def _holds(box: Points, face: Points) -> bool:
-    """The face's centre lies in the box."""
-    centre = (face[:2] + face[2:]) / 2
-    return bool((box[:2] <= centre).all() and (centre <= box[2:]).all())
 
 
 def search_area(box: Points, shape: tuple[int, ...]) -> tuple[int, int, int, int]:

@@ -57,13 +57,17 @@ def corpus_root(data: Path, remotes: Sequence[RemoteFile]) -> Path:
 
 
 def check_corpus(root: Path, remotes: Sequence[RemoteFile]) -> CorpusCheck:
-    """Look for every file, and hash those that are present. Raises ManifestError for damaged sums."""
+    """Look for every file, and hash those that are present. Raises ManifestError for damaged sums.
+
+    Files of an archive are compared with the sums that were written beside them when it was unpacked.
+    """
     names = [name for remote in remotes for name in remote.files]
     present = {name for name in names if (root / name).is_file() and not is_pointer(root / name)}
     findings: list[Finding] = []
     with ProgressBar(len(present), f"checking {root}", unit="file") as progress:
         for remote in remotes:
-            sums = _load_archive_sums(root, remote)
+            folders = {name.rpartition("/")[0] for name in remote.holds if (root / name).with_name(SUMS_FILE).is_file()}
+            sums = {f"{folder}/{name}": each for folder in folders for name, each in load_sums(root / folder).items()}
             for name in remote.files:
                 state: State = "absent"
                 detail = ""
@@ -90,14 +94,3 @@ def _check_file(path: Path, remote: RemoteFile, unpacked_sha256: str | None) -> 
     elif size == remote.bytes:
         problem = expected_file(remote).find_mismatch(path)
     return ("wrong", problem) if problem else ("right", "")
-
-
-def _load_archive_sums(root: Path, remote: RemoteFile) -> dict[str, str]:
-    """Name -> SHA-256 of an archive's files, as written beside them when it was unpacked."""
-    folders = {name.rpartition("/")[0] for name in remote.holds}
-    return {
-        f"{folder}/{name}": sha256
-        for folder in folders
-        if (root / folder / SUMS_FILE).is_file()
-        for name, sha256 in load_sums(root / folder).items()
-    }

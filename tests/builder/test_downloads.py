@@ -600,7 +600,7 @@ def test_corpora_without_a_public_home_say_what_to_do(capsys: Said) -> None:
     assert main(["corpus", "--dataset", "iemocap"]) == 2
     said = capsys.readouterr()
     assert re.fullmatch(
-        r"error: IEMOCAP: .*: cannot be fetched; ask for it with the release form at https://\S+; .*\n", said.err
+        r"error: IEMOCAP: .*: cannot be downloaded; ask for it with the release form at https://\S+; .*\n", said.err
     )
     for name, words in (("demo", "make shards makes it"), ("folder", "recordings of your own")):
         assert main(["corpus", "--dataset", name]) == 0

@@ -256,6 +256,7 @@ def test_killed_at_any_write_then_resumed_ends_with_the_same_bytes(
 ) -> None:
     monkeypatch.setattr(engines, "ClipPool", clip_builder.InProcessPool)
     monkeypatch.setattr(features, "versions", dict)
+    monkeypatch.setattr(features, "identity", vars)
     shards, out = shard_folder(tmp_path / "shards", speakers=("anna", "ben")), tmp_path / "out"
     task = job(shards, out, "mfcc")  # kept as it is: no spectrogram takes time here
     make_features(task)
