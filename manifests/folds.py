@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -78,10 +78,9 @@ class FoldScheme:
     """The scheme leaves subjects of the corpus out on purpose."""
 
     def __post_init__(self) -> None:
-        where = f"fold scheme {self.name}"
+        where, tested = f"fold scheme {self.name}", dict[str, str]()
         if not self.folds:
             raise FoldError(f"{where}: found no folds, expected at least one")
-        tested: dict[str, str] = {}
         for fold, split in self.folds.items():
             if empty := [side for side in SIDES if not getattr(split, side)]:
                 raise FoldError(f"{where}, fold {fold}: found no {empty[0]} subjects, expected at least one")
@@ -133,6 +132,9 @@ class FoldSides:
     def __getitem__(self, side: str) -> Side:
         """One of `SIDES` by name."""
         return {"train": self.train, "validation": self.validation, "test": self.test}[side]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(SIDES)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -72,8 +72,8 @@ class ProgressBar:
     def _new_bar(self) -> Any:
         if not self._stream.isatty():
             return None
-        unit = {"unit": self._unit, "unit_scale": self._unit == "B"}
-        return tqdm(total=self._total, desc=self._what, file=self._stream, **unit)
+        unit, scaled = self._unit, self._unit == "B"
+        return tqdm(total=self._total, desc=self._what, unit=unit, unit_scale=scaled, file=self._stream)
 
     def _print_line(self, *, last: bool = False) -> None:
         self._printed = time.monotonic()

@@ -51,9 +51,7 @@ def verify(folder: Path, full: bool = False, on_file: Callable[[str], None] | No
     sizes = {shard.name: shard.bytes for shard in dataset.shards}
     shards = index.local_shards(folder, dataset)
     not_fetched = _find_not_fetched(folder, dataset, shards, expected)
-    for name in expected:
-        if name in not_fetched:
-            continue
+    for name in (name for name in expected if name not in not_fetched):
         if on_file is not None:
             on_file(name)
         if problem := _check_file(folder / name, name, sizes.get(name), sums.get(name) if full else None):
