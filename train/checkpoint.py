@@ -104,10 +104,9 @@ class Checkpoints:
         if latest is None:
             return TrainState()
         try:
-            state: TrainState = from_json(TrainState, json.loads((latest / STATE_FILE).read_bytes()), str(latest))
+            return from_json(TrainState, json.loads((latest / STATE_FILE).read_bytes()), str(latest))
         except (SchemaError, OSError, ValueError) as error:
             raise _damaged(latest, error) from error
-        return state
 
     def save_best(self, model: nn.Module, epoch: int) -> None:
         """Keep the weights of an epoch; the next checkpoint removes those of other epochs. Raises OSError."""

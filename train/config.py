@@ -79,8 +79,7 @@ class TrainConfig:
 
     def to_json(self) -> dict[str, Any]:
         """JSON values."""
-        values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        return values
+        return json.loads(json.dumps(asdict(self)))
 
 
 def settings_hash(config: TrainConfig, initial_sha256: str, data_sha256: str) -> str:

@@ -11,7 +11,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -86,7 +86,7 @@ class Trainer:
 
         Raises Stopped when asked to stop, TrainingError for a loss that is not finite, CheckpointError, OSError.
         """
-        self.resume()
+        self.state = self.checkpoints.restore(self.model, self.optimizer)
         while self.state.epoch <= self.config.recipe.epochs:
             began = time.monotonic()
             self.train_epoch()
@@ -124,7 +124,7 @@ class Trainer:
         A batch is cut into micro-batches, each of which takes the transform, forward and backward.
         """
         sampler, smoothing = self.train_loader.sampler, self.config.recipe.label_smoothing
-        torch.manual_seed(_draw(self.config.seed, epoch, step, self.ranks.rank))
+        torch.manual_seed(_seed_for(self.config.seed, epoch, step, self.ranks.rank))
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
         parts = batch.split(sampler.micro_batch_size(self.config.accumulate))
         for number, part in enumerate(parts, 1):
@@ -163,22 +163,20 @@ class Trainer:
 
     def end_epoch(self, seconds: float) -> None:
         """Validate, keep the weights if they are the best so far, log, and save a checkpoint."""
-        scores, clips, epochs = self.evaluate(), self.train_loader.sampler.clips, self.config.recipe.epochs
-        ended = EpochMetrics(
-            epoch=self.state.epoch,
-            train_loss=self.state.loss_sum / clips,
-            validation_loss=scores["validation_loss"],
-            validation_uar=scores["validation_uar"],
-        )
-        improved = is_better(ended, self.state.best)
+        scores, clips, epoch = self.evaluate(), self.train_loader.sampler.clips, self.state.epoch
+        war = scores.pop("validation_war")
+        current = EpochMetrics(epoch=epoch, train_loss=self.state.loss_sum / clips, **scores)
+        improved = is_better(current, self.state.best)
         if improved and self.ranks.is_main:
-            self.checkpoints.save_best(self.model, ended.epoch)
-        self.logger.write({**vars(ended), **scores, "clips_per_second": clips / seconds}, self.steps_done)
+            self.checkpoints.save_best(self.model, epoch)
+        speed = {"clips_per_second": clips / seconds}
+        self.logger.write({**vars(current), "validation_war": war, **speed}, self.steps_done)
         self.logger.end_epoch(
-            f"epoch {ended.epoch}/{epochs}: loss {ended.train_loss:.3f}, validation {ended.validation_loss:.3f}, "
-            f"UAR {100 * ended.validation_uar:.2f} %, {seconds:.1f} s{', best so far' if improved else ''}"
+            f"epoch {epoch}/{self.config.recipe.epochs}: loss {current.train_loss:.3f}, "
+            f"validation {current.validation_loss:.3f}, UAR {100 * current.validation_uar:.2f} %, "
+            f"{seconds:.1f} s{', best so far' if improved else ''}"
         )
-        self.state = TrainState(epoch=ended.epoch + 1, best=ended if improved else self.state.best)
+        self.state = TrainState(epoch=epoch + 1, best=current if improved else self.state.best)
         self.save()
 
     def save(self) -> None:
@@ -186,10 +184,6 @@ class Trainer:
         if self.ranks.is_main:
             self.checkpoints.save(self.model, self.optimizer, self.state, self.steps_done)
         self.ranks.barrier()
-
-    def resume(self) -> None:
-        """Continue from the latest checkpoint, if there is one."""
-        self.state = self.checkpoints.restore(self.model, self.optimizer)
 
 
 @torch.inference_mode()
@@ -223,12 +217,12 @@ def autocast(device: torch.device) -> AbstractContextManager[Any]:
     return torch.autocast("cuda", dtype=torch.bfloat16) if device.type == "cuda" else nullcontext()
 
 
-def is_better(one: EpochMetrics, other: EpochMetrics | None) -> bool:
-    """Whether an epoch is chosen over an earlier one: by UAR of validation speakers, then by loss."""
-    return other is None or (one.validation_uar, -one.validation_loss) > (other.validation_uar, -other.validation_loss)
+def is_better(epoch: EpochMetrics, best: EpochMetrics | None) -> bool:
+    """Whether an epoch is better than the best one before it: by UAR of validation speakers, then by loss."""
+    return best is None or (epoch.validation_uar, -epoch.validation_loss) > (best.validation_uar, -best.validation_loss)
 
 
-def _draw(*numbers: int) -> int:
+def _seed_for(*numbers: int) -> int:
     """A seed that depends on these numbers."""
     return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:8]) >> 1
 
@@ -244,12 +238,10 @@ def train(setup: TrainingSetup) -> RunResult | None:
     """
     if setup.is_finished():
         return runs.read_result(setup.folder)
-    with exclusive_lock(setup.folder, "RUNS=") if setup.ranks.is_main else nullcontext():
-        try:
-            setup.write_config()
-            return _train_and_test(setup)
-        finally:
-            setup.data.prefetcher.close()
+    lock = exclusive_lock(setup.folder, "RUNS=") if setup.ranks.is_main else nullcontext()
+    with lock, closing(setup.data.prefetcher):
+        setup.write_config()
+        return _train_and_test(setup)
 
 
 def _train_and_test(setup: TrainingSetup) -> RunResult | None:
@@ -257,11 +249,8 @@ def _train_and_test(setup: TrainingSetup) -> RunResult | None:
     state = checkpoints.load_state()
     if state.epoch <= setup.config.recipe.epochs:
         logger = MetricLogger(setup.folder if ranks.is_main else None, setup.log)
-        try:
-            with stop_on_signal(setup.data.prefetcher.interrupt) as should_stop:
-                state = setup.make_trainer(checkpoints, logger, should_stop).fit()
-        finally:
-            logger.close()
+        with closing(logger), stop_on_signal(setup.data.prefetcher.interrupt) as should_stop:
+            state = setup.make_trainer(checkpoints, logger, should_stop).fit()
     if state.best is None:
         raise TrainingError(f"{setup.folder}: found no epoch to choose; remove the folder to start over")
     load_trained(setup.trained_model, checkpoints.best_path(state.best.epoch))

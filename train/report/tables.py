@@ -70,8 +70,7 @@ def fold_table(summaries: Sequence[RunSummary]) -> ReportTable:
 
 def _modality(strategy: str) -> str:
     """V, A or V+A, as the paper's tables have it; "" for a strategy of another version."""
-    found = STRATEGIES.get(strategy)
-    return "+".join(name for name, images in (("V", found.faces), ("A", found.windows)) if images) if found else ""
+    return STRATEGIES[strategy].modality if strategy in STRATEGIES else ""
 
 
 def _describe_training(summaries: Sequence[RunSummary]) -> list[str]:
