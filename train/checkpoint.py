@@ -5,8 +5,8 @@
                         state.json          `TrainState`
     best-<epoch>.safetensors                weights of the best epoch so far
 
-No state of a random generator is saved because there is none: draws depend on (seed, epoch, step, rank) or (seed,
-epoch, clip), never on earlier draws.
+No generator state is saved: random numbers depend on (seed, epoch, step, rank) or (seed, epoch, clip), not on earlier
+ones.
 """
 
 from __future__ import annotations

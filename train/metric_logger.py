@@ -21,7 +21,7 @@ class MetricLogger:
         """Append to the log in a folder, after dropping a partial last line. `log` prints a line for people."""
         self._folder = folder
         self._log = log
-        self._bar = tqdm[Any](disable=True)
+        self._bar = tqdm(disable=True)
         self._tensorboard = None
         if folder:
             drop_partial_line(folder / LOG_FILE)

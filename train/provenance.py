@@ -1,4 +1,4 @@
-"""What a trained classifier must be used with: stored in its `config.json`, so that an export needs nothing else."""
+"""What a trained classifier must be used with: stored in its `config.json`, so that an export is self-contained."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Provenance:
     mapping: Mapping[str, str]
     """Raw emotion -> class."""
     seen: tuple[str, ...]
-    """Speakers it was trained on, or its epoch was chosen on."""
+    """Speakers it was trained or its epoch was selected on."""
 
     @classmethod
     def from_json(cls, value: object, where: str) -> Provenance:

@@ -71,8 +71,8 @@ class Recipe:
             "no augmentation but mixup with cache_inputs": not self.cache_inputs or unaugmented,
             "an even batch, for mixup's pairs": not self.augmentation.mixup or self.batch % 2 == 0,
         }
-        for expected, holds in rules.items():
-            if not holds:
+        for expected, satisfied in rules.items():
+            if not satisfied:
                 raise RecipeError(f"recipe {self.name}: found {self}; expected {expected}")
 
     def with_batch(self, batch: int) -> Recipe:
@@ -95,7 +95,7 @@ RECIPES: Mapping[str, Recipe] = _load_recipes(Path(__file__).with_name("recipes.
 
 
 def recipe_named(name: str) -> Recipe:
-    """Recipe of that name. Raises RecipeError, listing the valid ones, where there is none."""
+    """Recipe of that name. Raises RecipeError, listing the valid names, for an unknown one."""
     if name not in RECIPES:
         raise RecipeError(f"unknown recipe {name!r}; valid are {', '.join(RECIPES)}")
     return RECIPES[name]

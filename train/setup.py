@@ -176,7 +176,7 @@ class TrainingSetup:
         }
 
     def save_model(self, epoch: int) -> Run:
-        """Save the classifier with the weights it has now, those of a chosen epoch, and its provenance."""
+        """Save the classifier with its current weights, those of the selected epoch, and its provenance."""
         config, data = self.config, self.data
         run = Run(
             dataset=data.name,

@@ -1,8 +1,8 @@
 """Training: the loop, and one run from its first step to its test.
 
-The loss of a step is the sum over its clips divided by their number, over all ranks and micro-batches, so that neither
-their number nor a smaller last step changes what is learned. Random draws depend on (seed, epoch, step, rank) or on a
-clip, so that a training that was stopped resumes as if it had not been.
+The loss of a step is the sum over its clips divided by their number, over all ranks and micro-batches: their
+number and a smaller last step do not change what is learned. Random numbers depend on (seed, epoch, step, rank) or
+(seed, epoch, clip), so that a training that was stopped resumes as if it had not been.
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ class TrainingError(UserError):
 
 
 class Stopped(KeyboardInterrupt):
-    """Training was asked to stop and saved a checkpoint."""
+    """Training received a signal to stop and saved a checkpoint."""
 
 
 @dataclass(kw_only=True, eq=False)
 class Trainer:
-    """Trains a model and chooses its best epoch by validation."""
+    """Trains a model and selects its best epoch by validation."""
 
     model: nn.Module
-    """Input of the transform -> logits [B, C]; on the device. Checkpoints hold its weights."""
+    """Input of the transform -> logits [B, C]; on the device. Checkpoints have its weights."""
     compiled_model: Callable[[Tensor], Tensor]
     """The model as training calls it: itself, compiled, or wrapped for several ranks."""
     optimizer: Optimizer
@@ -78,13 +78,13 @@ class Trainer:
 
     @property
     def steps_done(self) -> int:
-        """Optimizer steps done since the first epoch began."""
+        """Optimizer steps done in all epochs so far."""
         return (self.state.epoch - 1) * self.steps_per_epoch + self.state.step
 
     def fit(self) -> TrainState:
         """Train all epochs, or the remaining ones; the best one's weights are at `checkpoints.best_path(epoch)`.
 
-        Raises Stopped when asked to stop, TrainingError for a loss that is not finite, CheckpointError, OSError.
+        Raises Stopped after a signal to stop, TrainingError for a loss that is not finite, CheckpointError, OSError.
         """
         self.state = self.checkpoints.restore(self.model, self.optimizer)
         while self.state.epoch <= self.config.recipe.epochs:
@@ -116,7 +116,7 @@ class Trainer:
             if stop or (due and not last):
                 self.save()
             if stop:
-                raise Stopped("stopped after a checkpoint; run the same command to continue from there")
+                raise Stopped("stopped after a checkpoint; run the same command to resume")
 
     def train_step(self, epoch: int, step: int, batch: ClipBatch) -> Tensor:
         """One step of the optimizer, `step` counted from the epoch's first; the sum of this rank's losses, [].
@@ -233,7 +233,7 @@ def train(setup: TrainingSetup) -> RunResult | None:
     None where the test fold is not available: the model is kept, and the same run tests it later.
 
     Raises ConfigError or EvaluationError for a run with other settings, BusyError while another process trains it,
-    Stopped when asked to stop, DataError or StoreError for a shard that does not match its index, and what the
+    Stopped after a signal to stop, DataError or StoreError for a shard that does not match its index, and what the
     Trainer raises.
     """
     if setup.is_finished():
@@ -252,7 +252,7 @@ def _train_and_test(setup: TrainingSetup) -> RunResult | None:
         with closing(logger), stop_on_signal(setup.data.prefetcher.interrupt) as should_stop:
             state = setup.make_trainer(checkpoints, logger, should_stop).fit()
     if state.best is None:
-        raise TrainingError(f"{setup.folder}: found no epoch to choose; remove the folder to start over")
+        raise TrainingError(f"{setup.folder}: found no epoch to select; remove the folder to start over")
     load_trained(setup.trained_model, checkpoints.best_path(state.best.epoch))
     run = setup.save_model(state.best.epoch)
     data = setup.data

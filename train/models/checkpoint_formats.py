@@ -48,7 +48,7 @@ class CheckpointFormat:
     input_range: InputRange
 
     def canonical(self, key: str) -> str | None:
-        """Canonical name of a key, None where the format has no such key."""
+        """Canonical name of a key, None if the format has no such key."""
         name = re.sub(f"^{self.prefix}", "", key)
         for part, canonical in self.renames.items():
             name = name.replace(part, canonical)
@@ -104,5 +104,5 @@ def canonical_state(
 
 
 def quote_keys(keys: Iterable[str]) -> str:
-    """The first few keys of a stranger's file, for an error."""
+    """The first few keys of an untrusted file, for an error."""
     return shorten_list([repr(key[:80]) for key in keys] or ["none"], 3)
