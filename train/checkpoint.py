@@ -124,8 +124,7 @@ class Checkpoints:
 
     def _latest(self) -> Path | None:
         """The checkpoint to resume from, if any."""
-        found = sorted(path for path in (self.folder / CHECKPOINTS).glob("[0-9]*") if path.is_dir())
-        return found[-1] if found else None
+        return max((path for path in (self.folder / CHECKPOINTS).glob("[0-9]*") if path.is_dir()), default=None)
 
 
 def load_trained(model: nn.Module, path: Path) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from manifests.errors import UserError
 from manifests.files import atomic_write
 from manifests.index import load_rows
-from train.data.dataset import Clips, ShardFolder, load_all_clips, members_for, open_folder, prefetch_shards
+from train.data.dataset import Clips, load_all_clips, members_for, open_folder, prefetch_shards
 from train.data.loader import Loader
 from train.data.prefetch import ShardPrefetcher
 from train.data.sampler import ClipSampler
@@ -101,7 +101,11 @@ def predict_shards(
     members = members_for(folder.dataset, strategy_named(run.strategy), run.protocol.feature)
     if not folder.dataset.shards:
         return []
-    names = _choose_shards(folder, speakers)
+    available = [shard for shard in folder.dataset.shards if shard.name in folder.available]
+    known = {shard.speaker for shard in available}
+    if unknown := ", ".join(sorted(set(speakers) - known)):
+        raise PredictError(f"{folder.path}: found no speaker {unknown}; there are {', '.join(sorted(known))}")
+    names = [shard.name for shard in available if not speakers or shard.speaker in speakers]
     clips, emotions = load_all_clips(folder, members, names)
     with closing(prefetch_shards(folder, names)) as prefetcher:
         probabilities = _predict_probabilities(predictor, clips, ranks, workers, prefetcher)
@@ -167,17 +171,6 @@ def write_predictions(path: Path, predictor: Predictor, predictions: Sequence[Cl
     atomic_write(path, format_csv([*prediction_columns(predictor.classes), "reason"], rows))
 
 
-def _choose_shards(folder: ShardFolder, speakers: Sequence[str]) -> list[str]:
-    """Names of the shards that are here, or of those of some speakers."""
-    here = [shard for shard in folder.dataset.shards if shard.name in folder.available]
-    known = {shard.speaker for shard in here}
-    if unknown := sorted(set(speakers) - known):
-        raise PredictError(
-            f"{folder.path}: found no speaker {', '.join(unknown)}; there are {', '.join(sorted(known))}"
-        )
-    return [shard.name for shard in here if not speakers or shard.speaker in speakers]
-
-
 def _predict_probabilities(
     predictor: Predictor, clips: Clips, ranks: Ranks, workers: int, prefetcher: ShardPrefetcher
 ) -> np.ndarray:
@@ -219,6 +212,4 @@ def _build_shards(clip_ids: Mapping[Path, str], settings: Mapping[str, object], 
             command += [f"--{name}", str(settings[name])]
     status = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=False).returncode
     if status:
-        raise PredictError(
-            f"the builder ended with status {status}, for the reason above; it must be installed here, too"
-        )
+        raise PredictError(f"the builder failed with status {status}, as described above; it must be installed, too")

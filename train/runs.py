@@ -178,9 +178,7 @@ def finish_run(runs: Path, run: Run, predictions: Predictions, expected: Mapping
     """
     folder = run_folder(runs, run.dataset, run.strategy, run.fold)
     if (folder / RESULT_FILE).is_file():
-        raise EvaluationError(
-            f"{folder}: the test fold was read before, expected once; remove the folder to train again"
-        )
+        raise EvaluationError(f"{folder}: the test fold was read before; remove the folder to train again")
     evaluate.check_complete(predictions, expected, f"{folder}, test fold {run.fold}")
     scores = evaluate.score_predictions(predictions, run.protocol.classes)
     data = evaluate.format_predictions(predictions, run.protocol.classes)

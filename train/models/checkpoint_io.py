@@ -80,9 +80,7 @@ def _download(hub_id: str) -> tuple[Path, str]:
         from huggingface_hub import hf_hub_download  # needed only for hub ids
         from huggingface_hub.errors import EntryNotFoundError
     except ImportError as error:
-        raise WeightsError(
-            f"{hub_id}: found no such file or folder; to get it from the hub, pip install '.[hub]'"
-        ) from error
+        raise WeightsError(f"{hub_id}: found no such file or folder; for the hub, pip install '.[hub]'") from error
     for name in _NAMES:
         try:
             hf_hub_download(hub_id, CONFIG_FILE)

@@ -76,10 +76,7 @@ def _draw_figures(dataset: str, summaries: Sequence[RunSummary], runs: Path) -> 
             log = read_log(run_folder(runs, run.dataset, run.strategy, run.fold) / LOG_FILE)
             curves[run.fold] = LearningCurve(epochs=log, selected=run.epoch)
         matrix = plots.confusion_matrix(summary.pooled, f"{title}, {pluralize(len(summary.results), 'fold')}")
-        figures += [
-            ReportFigure(name=f"{name}-confusion.png", text=f"{title}: confusion matrix", png=matrix),
-            ReportFigure(
-                name=f"{name}-curves.png", text=f"{title}: learning curves", png=plots.learning_curves(curves, title)
-            ),
-        ]
+        figures.append(ReportFigure(name=f"{name}-confusion.png", text=f"{title}: confusion matrix", png=matrix))
+        png = plots.learning_curves(curves, title)
+        figures.append(ReportFigure(name=f"{name}-curves.png", text=f"{title}: learning curves", png=png))
     return figures

@@ -34,7 +34,6 @@ BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
 _INK, _SOFT = "#1f2328", "#6b7280"
 _LONGEST_NAME = 16
 
-
 _Arguments = ParamSpec("_Arguments")
 
 
