@@ -60,7 +60,7 @@ def _run_sweep(args: argparse.Namespace) -> int:
 
 def _train_all(args: argparse.Namespace, strategies: Sequence[str], folds: Sequence[str] | None) -> bool:
     """Train strategies on folds, on all if None, except for finished runs; whether this is the main process."""
-    with init_distributed(args.device) as ranks, _explain_out_of_memory(f"; try --accumulate {2 * args.accumulate}"):
+    with init_distributed(args.device) as ranks, _convert_out_of_memory(f"; try --accumulate {2 * args.accumulate}"):
         for config in _configs(args, strategies, folds):
             setup = prepare(config, ranks, log_line)
             if not setup.is_finished():
@@ -130,7 +130,7 @@ def _log_cost_estimate(setup: TrainingSetup) -> None:
 
 
 @contextmanager
-def _explain_out_of_memory(advice: str = "") -> Iterator[None]:
+def _convert_out_of_memory(advice: str = "") -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
@@ -142,7 +142,7 @@ def _run_predict(args: argparse.Namespace) -> int:
     if bool(args.clips) == bool(args.shards):
         raise ConfigError("predict: expected recordings, or --shards with a folder of shards")
     predictor, ranks = predict.load_predictor(Path(args.folder)), Ranks(device=device_for(args.device))
-    with _explain_out_of_memory():
+    with _convert_out_of_memory():
         if args.shards:
             speakers = args.speaker or ()
             predictions = predict.predict_shards(predictor, args.shards, ranks, speakers=speakers, workers=args.workers)

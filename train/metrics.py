@@ -5,7 +5,7 @@ for each predicted one; `...` is any number of such matrices. All scores are fra
 
 A class without a clip has no recall, so UAR is the mean over the classes that occur: a fold without `disgust` is
 scored on the rest. That is scikit-learn's balanced accuracy. F1 is averaged over the classes that occur as label or as
-prediction, since predicting an absent class is a mistake; that is scikit-learn's default too.
+prediction, because predicting an absent class is a mistake; that is scikit-learn's default too.
 """
 
 from __future__ import annotations

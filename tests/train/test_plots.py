@@ -76,7 +76,7 @@ def test_drawing_leaves_the_users_settings_alone() -> None:
 
 def test_the_chosen_epoch_is_marked() -> None:
     without = plots.learning_curves({"1": replace(CURVE, selected=99)}, "demo")
-    marked = [plots.learning_curves({"1": replace(CURVE, chosen=chosen)}, "demo") for chosen in (3, 4)]
+    marked = [plots.learning_curves({"1": replace(CURVE, selected=epoch)}, "demo") for epoch in (3, 4)]
     changed = [np.abs(pixels(png) - pixels(without)).max(axis=2) > 0.1 for png in marked]
     columns = [np.flatnonzero(part[:, :650].any(axis=0)).mean() for part in changed]
     # Epochs 1 to 6 spread over a panel of about 600 px: the mark moves by about a sixth of it.

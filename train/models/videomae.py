@@ -96,12 +96,12 @@ def sinusoidal_positions(tokens: int, width: int) -> Tensor:
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1).float()[None]
 
 
-def resize_positions(table: Tensor, found: tuple[int, int, int], wanted: tuple[int, int, int]) -> Tensor:
+def resize_positions(table: Tensor, grid: tuple[int, int, int], target_grid: tuple[int, int, int]) -> Tensor:
     """Stored position table [1, N, D] of one patch grid (t, h, w) -> that of another, trilinearly interpolated."""
-    if found == wanted:
+    if grid == target_grid:
         return table
-    volume = table.unflatten(1, found).movedim(-1, 1)  # [1, D, t, h, w]
-    return F.interpolate(volume, size=wanted, mode="trilinear", align_corners=False).flatten(2).transpose(1, 2)
+    volume = table.unflatten(1, grid).movedim(-1, 1)  # [1, D, t, h, w]
+    return F.interpolate(volume, size=target_grid, mode="trilinear", align_corners=False).flatten(2).transpose(1, 2)
 
 
 def drop_path(branch: Tensor, rate: float) -> Tensor:
