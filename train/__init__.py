@@ -1,4 +1,4 @@
 """The trainer: shards of aligned faces and spectrograms -> fused videos -> an emotion classifier and its scores.
 
-Imports the package `manifests` and nothing of the builder.
+Imports the package `manifests`, never the builder.
 """

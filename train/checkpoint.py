@@ -5,8 +5,8 @@
                         state.json          `TrainState`
     best-<epoch>.safetensors                weights of the best epoch so far
 
-No state of a random generator is saved because there is none: draws depend on (seed, epoch, step, rank) or (seed,
-epoch, clip), never on earlier draws.
+No generator state is saved: random numbers depend on (seed, epoch, step, rank) or (seed, epoch, clip), not on earlier
+ones.
 """
 
 from __future__ import annotations
@@ -104,10 +104,9 @@ class Checkpoints:
         if latest is None:
             return TrainState()
         try:
-            state: TrainState = from_json(TrainState, json.loads((latest / STATE_FILE).read_bytes()), str(latest))
+            return from_json(TrainState, json.loads((latest / STATE_FILE).read_bytes()), str(latest))
         except (SchemaError, OSError, ValueError) as error:
             raise _damaged(latest, error) from error
-        return state
 
     def save_best(self, model: nn.Module, epoch: int) -> None:
         """Keep the weights of an epoch; the next checkpoint removes those of other epochs. Raises OSError."""
@@ -125,8 +124,7 @@ class Checkpoints:
 
     def _latest(self) -> Path | None:
         """The checkpoint to resume from, if any."""
-        found = sorted(path for path in (self.folder / CHECKPOINTS).glob("[0-9]*") if path.is_dir())
-        return found[-1] if found else None
+        return max((path for path in (self.folder / CHECKPOINTS).glob("[0-9]*") if path.is_dir()), default=None)
 
 
 def load_trained(model: nn.Module, path: Path) -> None:

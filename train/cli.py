@@ -16,7 +16,7 @@ from manifests.errors import UserError
 from manifests.folds import resolve_fold
 from manifests.progress import log_line
 from manifests.text import pluralize
-from train import cost, runs
+from train import cost, predict, runs
 from train.config import DEMO, DEMO_DEFAULT, ENCODER_DEFAULT, ConfigError, TrainConfig, device_for
 from train.data.dataset import find_folder, load_folds, open_folder
 from train.distributed import Ranks, init_distributed
@@ -24,15 +24,6 @@ from train.evaluate import FoldScores
 from train.export import export
 from train.fusion import STRATEGIES
 from train.models.videomae import ENCODERS
-from train.predict import (
-    ClipPrediction,
-    Predictor,
-    load_predictor,
-    predict_recordings,
-    predict_shards,
-    score_unseen,
-    write_predictions,
-)
 from train.recipes import RECIPES, Recipe, dump_toml, recipe_named
 from train.report import write_report
 from train.runs import RunResult, RunSummary
@@ -69,7 +60,7 @@ def _run_sweep(args: argparse.Namespace) -> int:
 
 def _train_all(args: argparse.Namespace, strategies: Sequence[str], folds: Sequence[str] | None) -> bool:
     """Train strategies on folds, on all if None, except for finished runs; whether this is the main process."""
-    with init_distributed(args.device) as ranks, _explain_out_of_memory(f"; try --accumulate {2 * args.accumulate}"):
+    with init_distributed(args.device) as ranks, _convert_out_of_memory(f"; try --accumulate {2 * args.accumulate}"):
         for config in _configs(args, strategies, folds):
             setup = prepare(config, ranks, log_line)
             if not setup.is_finished():
@@ -78,7 +69,7 @@ def _train_all(args: argparse.Namespace, strategies: Sequence[str], folds: Seque
                     f"{setup.data.name}, {config.strategy}, fold {config.fold}: recipe {protocol.recipe}, "
                     f"encoder {protocol.encoder}, {protocol.feature}, on {ranks.device}; into {setup.folder}"
                 )
-                _warn_of_cost(setup)
+                _log_cost_estimate(setup)
             result = train(setup)
             if ranks.is_main and result:
                 say(_describe_run(result))
@@ -110,7 +101,7 @@ def _configs(args: argparse.Namespace, strategies: Sequence[str], folds: Sequenc
 
 
 def _recipe(args: argparse.Namespace, *, demo: bool) -> Recipe:
-    """The recipe that was chosen, or the corpus's default, with what replaces its settings."""
+    """The recipe of `--recipe`, or the corpus's default, with the settings that replace its own."""
     default = DEMO_DEFAULT if demo and args.weights is None and args.encoder in (None, DEMO_DEFAULT) else "finetune"
     recipe = recipe_named(args.recipe or default)
     if args.batch is not None:
@@ -121,8 +112,8 @@ def _recipe(args: argparse.Namespace, *, demo: bool) -> Recipe:
     return replace(recipe, **changes)
 
 
-def _warn_of_cost(setup: TrainingSetup) -> None:
-    """On a CPU, with an encoder for GPUs, estimate the time it takes."""
+def _log_cost_estimate(setup: TrainingSetup) -> None:
+    """On a CPU, with an encoder for GPUs, log how long the training takes."""
     config, recipe, ranks = setup.config, setup.config.recipe, setup.ranks
     if ranks.device.type != "cpu" or config.encoder == DEMO_DEFAULT:
         return
@@ -139,7 +130,7 @@ def _warn_of_cost(setup: TrainingSetup) -> None:
 
 
 @contextmanager
-def _explain_out_of_memory(advice: str = "") -> Iterator[None]:
+def _convert_out_of_memory(advice: str = "") -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
@@ -150,33 +141,33 @@ def _run_predict(args: argparse.Namespace) -> int:
     """Exit status 1 if a recording cannot be used."""
     if bool(args.clips) == bool(args.shards):
         raise ConfigError("predict: expected recordings, or --shards with a folder of shards")
-    predictor, ranks = load_predictor(Path(args.folder)), Ranks(device=device_for(args.device))
-    with _explain_out_of_memory():
+    predictor, ranks = predict.load_predictor(Path(args.folder)), Ranks(device=device_for(args.device))
+    with _convert_out_of_memory():
         if args.shards:
             speakers = args.speaker or ()
-            predictions = predict_shards(predictor, args.shards, ranks, speakers=speakers, workers=args.workers)
+            predictions = predict.predict_shards(predictor, args.shards, ranks, speakers=speakers, workers=args.workers)
         else:
             clips = list(map(Path, args.clips))
-            predictions = predict_recordings(predictor, clips, ranks, workers=args.workers)
+            predictions = predict.predict_recordings(predictor, clips, ranks, workers=args.workers)
     if args.out:
-        write_predictions(Path(args.out), predictor, predictions)
+        predict.write_predictions(Path(args.out), predictor, predictions)
     for line in _describe_predictions(predictor, predictions):
         say(line)
-    return int(any(one.probabilities is None for one in predictions))
+    return int(any(prediction.probabilities is None for prediction in predictions))
 
 
-def _describe_predictions(predictor: Predictor, predictions: Sequence[ClipPrediction]) -> Iterator[str]:
-    """A line for each clip, then the scores where there are labels."""
-    clips = [one.clip for one in predictions]
-    clip, name = (max(map(len, names), default=0) for names in (clips, predictor.classes))
-    for one in predictions:
-        found, probability = one.likeliest
-        label = f"  is {one.label}" if one.label else ""
-        result = f"{found:<{name}}  {probability:.3f}{label}" if found else f"not built: {one.reason}"
-        yield f"{one.clip:<{clip}}  {result}"
-    scores, seen = score_unseen(predictor, predictions)
+def _describe_predictions(predictor: predict.Predictor, predictions: Sequence[predict.ClipPrediction]) -> Iterator[str]:
+    """A line for each clip, then the scores of labelled clips."""
+    clips = [prediction.clip for prediction in predictions]
+    clip_width, class_width = (max(map(len, names), default=0) for names in (clips, predictor.classes))
+    for prediction in predictions:
+        name, probability = prediction.top_class
+        label = f"  is {prediction.label}" if prediction.label else ""
+        result = f"{name:<{class_width}}  {probability:.3f}{label}" if name else f"not built: {prediction.reason}"
+        yield f"{prediction.clip:<{clip_width}}  {result}"
+    scores, seen = predict.score_unseen(predictor, predictions)
     if seen:
-        yield f"not scored: {seen} clips of speakers that the classifier was trained on or chosen by"
+        yield f"not scored: {seen} clips of speakers that the classifier was trained or selected on"
     if scores:
         yield f"{_describe_scores(scores)}; {scores.clips} clips of unseen speakers ({', '.join(scores.speakers)})"
 
@@ -190,26 +181,26 @@ def _run_report(args: argparse.Namespace) -> int:
     for path in write_report(Path(args.runs), Path(args.out or Path(args.runs) / "report")):
         say(str(path))
     if not runs.finished_runs(Path(args.runs)):
-        log_line(f"{args.runs}: no finished run yet; `make train` or `make sweep` trains some")
+        log_line(f"{args.runs}: found no finished run; start one with `make train` or `make sweep`")
     return 0
 
 
 def _describe_run(result: RunResult) -> str:
-    made, scores = result.run, result.scores
+    run, scores = result.run, result.scores
     speakers = pluralize(len(scores.speakers), "unseen speaker")
     clips = f"{scores.clips} clips of {speakers} ({', '.join(scores.speakers)})"
-    chosen = f"epoch {made.epoch} of {made.epochs}, chosen by {made.protocol.selection}"
-    return f"{made.dataset}, {made.strategy}, fold {made.fold}: {_describe_scores(scores)}; {clips}; {chosen}"
+    epoch = f"epoch {run.epoch} of {run.epochs}, selected by {run.protocol.selection}"
+    return f"{run.dataset}, {run.strategy}, fold {run.fold}: {_describe_scores(scores)}; {clips}; {epoch}"
 
 
 def _describe_summary(summary: RunSummary) -> str:
-    made, done = summary.run, len(summary.results)
+    run, done = summary.run, len(summary.results)
     means = ", ".join(
         f"{name} {100 * spread.mean:.2f}" + (f" ± {100 * spread.std:.2f} %" if spread.std is not None else " %")
         for name, spread in (("UAR", summary.uar), ("WAR", summary.war))
     )
-    folds = f"{done} of {len(made.protocol.folds)} folds"
-    return f"{made.dataset}, {made.strategy}, {folds}: {means}; pooled {_describe_scores(summary.pooled)}"
+    folds = f"{done} of {len(run.protocol.folds)} folds"
+    return f"{run.dataset}, {run.strategy}, {folds}: {means}; pooled {_describe_scores(summary.pooled)}"
 
 
 def _describe_scores(scores: FoldScores) -> str:
@@ -218,8 +209,8 @@ def _describe_scores(scores: FoldScores) -> str:
     if interval is None:
         return ", ".join(values)
     spans = [f" ({100 * low:.2f} to {100 * high:.2f})" for low, high in (interval.uar, interval.war)]
-    found = ", ".join(value + span for value, span in zip(values, spans, strict=True))
-    return f"{found}, {100 * interval.level:.0f} % intervals over speakers"
+    described = ", ".join(value + span for value, span in zip(values, spans, strict=True))
+    return f"{described}, {100 * interval.level:.0f} % intervals over speakers"
 
 
 def _parser() -> Parser:
@@ -271,7 +262,7 @@ def _add_training_options(command: Parser) -> None:
     group.add_argument("--seed", type=int, default=0)
     group = command.add_argument_group("execution")
     group.add_argument("--runs", default="runs", help="folder of all runs")
-    group.add_argument("--workers", type=int, default=2, help="decoding threads; any number gives the same result")
+    group.add_argument("--workers", type=int, default=2, help="decoding threads; do not change the result")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     group.add_argument("--accumulate", type=int, default=1, help="micro-batches a step, to use less memory")
     group.add_argument("--save-steps", type=int, default=500, help="steps between checkpoints")

@@ -50,9 +50,9 @@ class TrainConfig:
     runs: str = "runs"
     """Folder of all runs."""
     workers: int = 2
-    """Decoding threads; any number gives the same result."""
+    """Decoding threads; their number does not change the result."""
     device: str = "auto"
-    """`auto` for a GPU where there is one; or a device as torch names it."""
+    """`auto` for a GPU if the machine has one; or a device as torch names it."""
     accumulate: int = 1
     """Micro-batches of a step on each rank."""
     save_steps: int = 500
@@ -79,8 +79,7 @@ class TrainConfig:
 
     def to_json(self) -> dict[str, Any]:
         """JSON values."""
-        values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        return values
+        return json.loads(json.dumps(asdict(self)))
 
 
 def settings_hash(config: TrainConfig, initial_sha256: str, data_sha256: str) -> str:
@@ -90,7 +89,7 @@ def settings_hash(config: TrainConfig, initial_sha256: str, data_sha256: str) ->
 
 
 def device_for(name: str, local_rank: int = 0) -> torch.device:
-    """The device that `--device` names, for this rank. Raises ConfigError for one that is not there."""
+    """The device that `--device` names, for this rank. Raises ConfigError for one that is not available."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -46,9 +46,9 @@ class Ranks:
 
 @contextmanager
 def init_distributed(device_name: str) -> Iterator[Ranks]:
-    """Join the process group that `torchrun` describes in the environment, until the end of the block.
+    """Join the process group that `torchrun` describes in the environment, for the duration of the block.
 
-    Raises ConfigError for an environment that `torchrun` did not set, or a device that is not there.
+    Raises ConfigError for an environment that `torchrun` did not set, or a device that is not available.
     """
     numbers = {"WORLD_SIZE": 1, "RANK": 0, "LOCAL_RANK": 0}
     for variable, default in numbers.items():

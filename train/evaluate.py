@@ -1,7 +1,7 @@
 """Predictions for a test fold: checking them, their CSV file, and the scores computed from them.
 
 predictions.csv has a row for each clip of the test fold: clip, speaker, label, predicted, and a probability for each
-class, p(<class>). Only predictions for exactly the clips of the fold are scored: none is missing, and none is added.
+class, p(<class>). Predictions are scored only if they are for exactly the clips of the fold.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def expected_clips(clips: Clips) -> dict[str, ExpectedClip]:
 
 
 def check_complete(predictions: Predictions, expected: Mapping[str, ExpectedClip], where: str) -> None:
-    """Raise EvaluationError, beginning with `where`, unless exactly the expected clips are there, with their labels."""
+    """Raise EvaluationError, beginning with `where`, unless these are exactly the expected clips and their labels."""
     clips = map(ExpectedClip, predictions.speakers, predictions.labels.tolist())
     found = dict(zip(predictions.clips, clips, strict=True))
     common = expected.keys() & found.keys()
@@ -163,7 +163,7 @@ def check_complete(predictions: Predictions, expected: Mapping[str, ExpectedClip
 
 
 def format_csv(header: Sequence[str], rows: Iterable[Sequence[str]]) -> bytes:
-    """A table as UTF-8 CSV with Unix line ends."""
+    """A table as UTF-8 CSV with Unix line endings."""
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerows([header, *rows])
     return text.getvalue().encode()
@@ -191,14 +191,27 @@ def format_predictions(predictions: Predictions, classes: Sequence[str]) -> byte
 def parse_predictions(data: bytes, classes: Sequence[str], where: str) -> Predictions:
     """Bytes of predictions.csv -> Predictions. Raises EvaluationError, beginning with `where`, for an invalid file."""
     try:
+        columns, indices = prediction_columns(classes), {name: index for index, name in enumerate(classes)}
         header, *rows = list(csv.reader(io.StringIO(data.decode(), newline=""), strict=True)) or [[]]
-        if tuple(header) != prediction_columns(classes):
-            raise EvaluationError(
-                f"found columns {_shorten(header) or 'nothing'}; expected {', '.join(prediction_columns(classes))}"
-            )
-        return _predictions_from_rows(rows, classes)
+        if tuple(header) != columns:
+            raise EvaluationError(f"found columns {_shorten(header) or 'none'}; expected {', '.join(columns)}")
+        for row in rows:
+            if len(row) != len(columns) or row[2] not in indices:
+                expected = f"{len(columns)} values and a label of {_shorten(classes)}"
+                raise EvaluationError(f"found row {_shorten(row)}; expected {expected}")
+        predictions = Predictions(
+            clips=tuple(row[0] for row in rows),
+            speakers=tuple(row[1] for row in rows),
+            labels=np.array([indices[row[2]] for row in rows], dtype=np.int64),
+            probabilities=np.array([row[4:] for row in rows], dtype=np.float32).reshape(-1, len(classes)),
+        )
+        for row, predicted in zip(rows, predictions.predicted, strict=True):
+            if row[3] != classes[predicted]:
+                expected = f"{classes[predicted]!r}, the most probable class"
+                raise EvaluationError(f"{row[0]}: found prediction {row[3]!r}, expected {expected}")
     except (csv.Error, ValueError) as error:
         raise EvaluationError(f"{where}: {error}; remove the run's folder and train it again") from error
+    return predictions
 
 
 def score_predictions(predictions: Predictions, classes: Sequence[str]) -> FoldScores:
@@ -222,7 +235,7 @@ def pool(folds: Sequence[FoldScores]) -> FoldScores:
 
 
 def check_classes(classes: Sequence[str]) -> None:
-    """Raise EvaluationError unless there are classes, distinct and each named in printable characters."""
+    """Raise EvaluationError unless classes, at least one, are distinct and each named in printable characters."""
     if not classes or len(set(classes)) < len(classes) or not all(name and name.isprintable() for name in classes):
         raise EvaluationError(f"found classes {_shorten(map(repr, classes))}; expected some, distinct and printable")
 
@@ -233,27 +246,6 @@ def check_name(name: str) -> None:
         raise EvaluationError(f"found name {name[:_LONGEST_CELL]!r}, expected 1 to 80 letters, digits, '_' and '-'")
 
 
-def _predictions_from_rows(rows: Sequence[Sequence[str]], classes: Sequence[str]) -> Predictions:
-    width = len(_COLUMNS) + len(classes)
-    index = {name: place for place, name in enumerate(classes)}
-    for row in rows:
-        if len(row) != width or row[2] not in index:
-            expected = f"{width} values and a label of {_shorten(classes)}"
-            raise EvaluationError(f"found row {_shorten(row)}; expected {expected}")
-    predictions = Predictions(
-        clips=tuple(row[0] for row in rows),
-        speakers=tuple(row[1] for row in rows),
-        labels=np.array([index[row[2]] for row in rows], dtype=np.int64),
-        probabilities=np.array([row[4:] for row in rows], dtype=np.float32).reshape(-1, len(classes)),
-    )
-    for row, predicted in zip(rows, predictions.predicted, strict=True):
-        if row[3] != classes[predicted]:
-            raise EvaluationError(
-                f"{row[0]}: found {row[3]!r} predicted, but {classes[predicted]!r} is the most probable"
-            )
-    return predictions
-
-
 def _shorten(cells: Iterable[str]) -> str:
-    """The first cells of a file from a stranger, each cut to a length that fits a message."""
+    """The first cells of an untrusted file, each cut to a length that fits a message."""
     return shorten_list(cell[:_LONGEST_CELL] for cell in cells)

@@ -16,7 +16,7 @@ _EXPORTED = {WEIGHTS_FILE, CONFIG_FILE, CARD_FILE}
 
 
 def export(run: Path, out: Path) -> RunResult:
-    """Write a finished run's classifier into a folder of its own, and load it from there as a check.
+    """Write a finished run's classifier into a folder to share, and load that folder as a check.
 
     Raises EvaluationError for a run that is not finished, WeightsError for a damaged one, PredictError for a folder
     with something else in it, OSError.

@@ -1,8 +1,8 @@
 """Features of a frozen encoder: computed once for each clip, cached, and a linear probe trains on them in seconds.
 
-A file holds the features of one shard's clips. Its name is a hash of everything they depend on, so that any change
-makes another file: the shard's bytes, which of its clips have a class, strategy, feature, normalization, the encoder's
-weights and settings, and the arithmetic.
+A file has the features of one shard's clips. Its name is a hash of everything they depend on, so that any change
+leads to another file: the shard's bytes, which of its clips have a class, strategy, feature, normalization, the
+encoder's weights and settings, and the arithmetic.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ def load_features(
 ) -> Tensor:
     """float32 [clips, D] mean tokens of some clips of a fold, in their order, on the CPU.
 
-    Those that are not in the folder `cache` are computed and stored there; `on_shard` is called for each such shard.
+    Those that are missing in the folder `cache` are computed and stored; `on_shard` is called for each such shard.
     """
     encoder, parts, on_gpu = fingerprint(model.encoder), [], ranks.device.type == "cuda"
     sha256 = {shard.name: shard.sha256 for shard in data.folder.dataset.shards}
     model.eval()
     for shard, name in enumerate(clips.shards):
-        part = clips_of_shard(clips, shard)
+        part = select_shard(clips, shard)
         if not len(part):
             continue
         key = {
@@ -79,17 +79,17 @@ def load_features(
     return torch.cat(parts)
 
 
-def clips_of_shard(clips: Clips, shard: int) -> Clips:
+def select_shard(clips: Clips, shard: int) -> Clips:
     """The clips of one of the shards."""
-    of_shard = clips.shard == shard
-    arrays = {name: getattr(clips, name)[of_shard] for name in ("shard", "keys", "labels", "byte_ranges")}
+    selected = clips.shard == shard
+    arrays = {name: getattr(clips, name)[selected] for name in ("shard", "keys", "labels", "byte_ranges")}
     return replace(clips, **arrays)
 
 
 def _read(path: Path, shape: tuple[int, int]) -> Tensor | None:
-    """Cached features, None where there is no complete file of them."""
+    """Cached features, None without a complete file of them."""
     try:
-        found = safetensors.torch.load_file(path).get("features")
+        features = safetensors.torch.load_file(path).get("features")
     except (SafetensorError, OSError):
         return None
-    return found if found is not None and found.shape == shape else None
+    return features if features is not None and features.shape == shape else None

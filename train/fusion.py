@@ -1,4 +1,4 @@
-"""Six ways to make one video of faces and spectrograms, and the two single modalities (paper III.B).
+"""Six strategies that fuse faces and spectrograms into one video, and the two single modalities (paper III.B).
 
 Shape suffixes: B clips, T = 16 steps of the encoder's input, H = W = 224 pixels. V_i is the i-th face a strategy
 uses, A_i the spectrogram of the same instant. A strategy that uses 8 of each takes every second instant, 0, 2, ..., 14,
@@ -35,7 +35,7 @@ class Pairs:
     faces: Tensor
     """[B, 16 | 8 | 0, 3, 224, 224]."""
     spectrograms: Tensor
-    """[B, 16 | 8 | 0, 3 | 1, 224, 224]; one channel stands for three equal ones."""
+    """[B, 16 | 8 | 0, 3 | 1, 224, 224]; one channel represents three equal ones."""
     keys: tuple[str, ...]
     """B clip ids."""
 
@@ -73,7 +73,7 @@ class Strategy:
 
 
 def strategy_named(name: str) -> Strategy:
-    """Strategy of that name. Raises FusionError, listing the valid ones, where there is none."""
+    """Strategy of that name. Raises FusionError, listing the valid names, for an unknown one."""
     if name not in STRATEGIES:
         raise FusionError(f"unknown strategy {name!r}; valid are {', '.join(STRATEGIES)}")
     return STRATEGIES[name]
@@ -114,7 +114,7 @@ def fslf(pairs: Pairs) -> Tensor:
 
 
 def ofos(pairs: Pairs) -> Tensor:
-    """Strategy 5, eq. (5): X = Seq(V_1, A_1, V_2, A_2, ..., V_8, A_8); a tubelet of two steps holds one of each.
+    """Strategy 5, eq. (5): X = Seq(V_1, A_1, V_2, A_2, ..., V_8, A_8); a tubelet of two steps has one of each.
 
     Pairs of 8 and 8 -> [B, T, 3, H, W].
     """
@@ -165,8 +165,8 @@ def _half_height(images: Tensor) -> Tensor:
 def _check(strategy: Strategy, what: str, found: Tensor, expected: Iterable[tuple[int, ...]]) -> None:
     shapes = list(expected)
     if tuple(found.shape) not in shapes or not found.is_floating_point():
-        wanted = " or ".join(map(str, shapes))
-        raise FusionError(f"{strategy.name}: found {what} {found.dtype} {tuple(found.shape)}, expected float {wanted}")
+        valid = " or ".join(map(str, shapes))
+        raise FusionError(f"{strategy.name}: found {what} {found.dtype} {tuple(found.shape)}, expected float {valid}")
 
 
 _STRATEGIES = (

@@ -15,13 +15,13 @@ from train.runs import LOG_FILE
 
 
 class MetricLogger:
-    """Logger of one run; with `None` as the folder it writes nothing, for all ranks but the main one."""
+    """Logger of one run; with `None` as the folder, for ranks other than the main one, it writes no file."""
 
     def __init__(self, folder: Path | None, log: Callable[[str], None]) -> None:
         """Append to the log in a folder, after dropping a partial last line. `log` prints a line for people."""
         self._folder = folder
         self._log = log
-        self._bar: tqdm[Any] | None = None
+        self._bar = tqdm(disable=True)
         self._tensorboard = None
         if folder:
             drop_partial_line(folder / LOG_FILE)
@@ -34,13 +34,13 @@ class MetricLogger:
 
     def start_epoch(self, title: str, steps: int, done: int) -> None:
         """Show a progress bar that starts after the steps that are done."""
-        if self._folder and sys.stderr.isatty():
-            self._bar = tqdm(total=steps, initial=done, desc=title, unit="step", leave=False, dynamic_ncols=True)
+        hidden = not (self._folder and sys.stderr.isatty())
+        look = {"desc": title, "unit": "step", "leave": False, "dynamic_ncols": True}
+        self._bar = tqdm(total=steps, initial=done, disable=hidden, **look)
 
     def advance(self) -> None:
         """Count a step that is done."""
-        if self._bar:
-            self._bar.update()
+        self._bar.update()
 
     def write(self, values: Mapping[str, Any], step: int) -> None:
         """Append a line to the log; its numbers go to TensorBoard too, at optimizer step `step`."""
@@ -54,20 +54,15 @@ class MetricLogger:
 
     def end_epoch(self, message: str) -> None:
         """Remove the progress bar and print a summary."""
-        self._close_bar()
+        self._bar.close()
         if self._folder:
             self._log(message)
 
     def close(self) -> None:
         """Release the bar and TensorBoard's file."""
-        self._close_bar()
+        self._bar.close()
         if self._tensorboard:
             self._tensorboard.close()
-
-    def _close_bar(self) -> None:
-        if self._bar:
-            self._bar.close()
-            self._bar = None
 
 
 def drop_partial_line(log: Path) -> None:

@@ -1,11 +1,11 @@
-"""Recall, F1 and their confidence intervals, from counts alone. Pure.
+"""Recall, F1 and their confidence intervals, from counts. Pure.
 
 Shapes: n clips, C classes, S speakers. A confusion matrix [C, C] counts clips, a row for each true class and a column
-for each predicted one; `...` stands for any number of such matrices. All scores are fractions, 0 to 1.
+for each predicted one; `...` is any number of such matrices. All scores are fractions, 0 to 1.
 
-A class without a clip has no recall, so UAR is the mean over the classes that are there: a fold without `disgust` is
+A class without a clip has no recall, so UAR is the mean over the classes that occur: a fold without `disgust` is
 scored on the rest. That is scikit-learn's balanced accuracy. F1 is averaged over the classes that occur as label or as
-prediction, since predicting a class that is not there is a mistake; that is scikit-learn's default too.
+prediction, because predicting an absent class is a mistake; that is scikit-learn's default too.
 """
 
 from __future__ import annotations
@@ -74,13 +74,12 @@ def recalls(confusion: Counts | Floats) -> Floats:
 
 
 def uar(confusion: Counts | Floats) -> Floats:
-    """Unweighted average recall, the mean recall of the classes that are there: [..., C, C] -> [...].
+    """Unweighted average recall, the mean recall of the classes that occur: [..., C, C] -> [...].
 
     Raises MetricError for a matrix without a clip.
     """
     _check_some(confusion)
-    found = recalls(confusion)
-    return np.nan_to_num(found).sum(axis=-1) / np.isfinite(found).sum(axis=-1)
+    return np.nanmean(recalls(confusion), axis=-1)
 
 
 def war(confusion: Counts | Floats) -> Floats:
@@ -100,8 +99,7 @@ def f1(confusion: Counts | Floats) -> Floats:
 def macro_f1(confusion: Counts | Floats) -> Floats:
     """Mean F1 of the classes that occur as label or prediction: [..., C, C] -> [...]. Raises MetricError as `uar`."""
     _check_some(confusion)
-    found = f1(confusion)
-    return np.nan_to_num(found).sum(axis=-1) / np.isfinite(found).sum(axis=-1)
+    return np.nanmean(f1(confusion), axis=-1)
 
 
 def weighted_f1(confusion: Counts | Floats) -> Floats:
@@ -112,7 +110,7 @@ def weighted_f1(confusion: Counts | Floats) -> Floats:
 
 
 def chance(confusion: Counts | Floats) -> tuple[float, float]:
-    """Best (UAR, WAR) to expect without looking at a clip: 1 / classes there, and the largest class's share."""
+    """Best (UAR, WAR) to expect without looking at a clip: 1 / classes that occur, and the largest class's share."""
     _check_some(confusion)
     clips = confusion.sum(axis=-1)
     return float(1 / np.count_nonzero(clips)), float(clips.max() / clips.sum())
@@ -121,8 +119,8 @@ def chance(confusion: Counts | Floats) -> tuple[float, float]:
 def bootstrap(confusions: Counts, *, draws: int = DRAWS, level: float = LEVEL, seed: int = 0) -> Interval:
     """Intervals of UAR and WAR over the choice of speakers, from the speakers' confusion matrices [S, C, C].
 
-    Clips of one speaker are alike, so each draw takes S speakers with replacement, and all the clips of each. How often
-    each speaker comes up is multinomial, so all draws are one product of matrices. With few speakers the interval is
+    Clips of one speaker are correlated, so each draw takes S speakers with replacement, and all the clips of each. The
+    count of each speaker is multinomial, so all draws are one product of matrices. With few speakers the interval is
     too narrow. Raises MetricError for fewer than two speakers, or one without a clip.
     """
     speakers = len(confusions)
@@ -148,7 +146,7 @@ def _hits(confusion: Counts | Floats) -> Counts | Floats:
 
 
 def _ratio(part: Counts | Floats, whole: Counts | Floats) -> Floats:
-    """Elementwise quotient, NaN where there is nothing to divide by."""
+    """Elementwise quotient, NaN where the divisor is 0."""
     return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
 
 

@@ -27,14 +27,14 @@ def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], depth: int, reci
     for name, parameter in named:
         if not parameter.requires_grad:
             continue
-        layer, decayed = layer_of(name, depth), parameter.ndim > 1 and not name.endswith("pos_embed")
+        layer, decayed = layer_index(name, depth), parameter.ndim > 1 and not name.endswith("pos_embed")
         scale, decay = recipe.layer_decay ** (depth + 1 - layer), recipe.weight_decay if decayed else 0.0
         group = groups.setdefault((layer, decayed), {"params": [], "scale": scale, "weight_decay": decay})
         group["params"].append(parameter)
     return [groups[key] for key in sorted(groups)]
 
 
-def layer_of(name: str, depth: int) -> int:
+def layer_index(name: str, depth: int) -> int:
     """0 for the patch embedding and positions, i + 1 for block i, depth + 1 for everything after the blocks."""
     block = _BLOCK.match(name)
     if block:

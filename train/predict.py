@@ -15,7 +15,7 @@ import numpy as np
 from manifests.errors import UserError
 from manifests.files import atomic_write
 from manifests.index import load_rows
-from train.data.dataset import Clips, ShardFolder, load_all_clips, members_for, open_folder, prefetch_shards
+from train.data.dataset import Clips, load_all_clips, members_for, open_folder, prefetch_shards
 from train.data.loader import Loader
 from train.data.prefetch import ShardPrefetcher
 from train.data.sampler import ClipSampler
@@ -29,12 +29,12 @@ from train.runs import MODEL
 from train.trainer import predict_logits
 
 _BATCH = 16
-#: Speaker and emotion of a recording, where neither is known.
+#: Speaker and emotion of a recording.
 _UNKNOWN = "unknown"
 
 
 class PredictError(UserError):
-    """A classifier cannot be used on what it was given."""
+    """A classifier, or its input, that cannot be used."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -52,10 +52,10 @@ class Predictor:
 
 @dataclass(frozen=True, kw_only=True)
 class ClipPrediction:
-    """The prediction for one clip, or why there is none."""
+    """The prediction for one clip, or the reason why it has none."""
 
     clip: str
-    """Clip id, or the path of the recording as it was given."""
+    """Clip id, or the path of the recording as passed."""
     speaker: str
     label: str | None
     """Class of the clip's own emotion; None where the classifier has no class for it."""
@@ -65,8 +65,8 @@ class ClipPrediction:
     """Why it could not be built, with what was found."""
 
     @property
-    def likeliest(self) -> tuple[str, float]:
-        """The most probable class and its probability; "" and 0 where there is none."""
+    def top_class(self) -> tuple[str, float]:
+        """The most probable class and its probability; "" and 0 without a prediction."""
         if self.probabilities is None:
             return "", 0.0
         return max(self.probabilities.items(), key=lambda item: item[1])
@@ -101,7 +101,11 @@ def predict_shards(
     members = members_for(folder.dataset, strategy_named(run.strategy), run.protocol.feature)
     if not folder.dataset.shards:
         return []
-    names = _choose_shards(folder, speakers)
+    available = [shard for shard in folder.dataset.shards if shard.name in folder.available]
+    known = {shard.speaker for shard in available}
+    if unknown := ", ".join(sorted(set(speakers) - known)):
+        raise PredictError(f"{folder.path}: found no speaker {unknown}; there are {', '.join(sorted(known))}")
+    names = [shard.name for shard in available if not speakers or shard.speaker in speakers]
     clips, emotions = load_all_clips(folder, members, names)
     with closing(prefetch_shards(folder, names)) as prefetcher:
         probabilities = _predict_probabilities(predictor, clips, ranks, workers, prefetcher)
@@ -123,12 +127,12 @@ def predict_recordings(
 ) -> list[ClipPrediction]:
     """Predictions for recordings, in the order given, through the builder with the settings of the training shards.
 
-    Raises PredictError for a file that is not there or a builder that fails.
+    Raises PredictError for a file that is missing or a builder that fails.
     """
     clip_ids = {recording: f"{number:06}" for number, recording in enumerate(dict.fromkeys(recordings))}
     for recording in clip_ids:
         if not recording.is_file():
-            raise PredictError(f"{recording}: not there, expected a recording")
+            raise PredictError(f"{recording}: not found, expected a recording")
     with TemporaryDirectory(prefix="predict-") as temporary:
         shards = Path(temporary) / "shards"
         _build_shards(clip_ids, predictor.provenance.build, Path(temporary) / "recordings", shards)
@@ -137,45 +141,34 @@ def predict_recordings(
     predictions = []
     for recording in recordings:
         row = rows[clip_ids[recording]]
-        why = f"{row.reason}, {row.detail}" if row.detail else str(row.reason)
-        failed = ClipPrediction(clip="", speaker="", label=None, probabilities=None, reason=why)
+        reason = f"{row.reason}, {row.detail}" if row.detail else str(row.reason)
+        failed = ClipPrediction(clip="", speaker="", label=None, probabilities=None, reason=reason)
         predictions.append(replace(built.get(row.clip_id, failed), clip=str(recording), speaker=""))
     return predictions
 
 
 def score_unseen(predictor: Predictor, predictions: Sequence[ClipPrediction]) -> tuple[FoldScores | None, int]:
     """Scores over the labelled clips of speakers unseen in training, None without any, and how many clips were seen."""
-    labelled = [found for found in predictions if found.label is not None and found.probabilities is not None]
-    unseen = [found for found in labelled if found.speaker not in predictor.provenance.seen]
+    labelled = [clip for clip in predictions if clip.label is not None and clip.probabilities is not None]
+    unseen = [clip for clip in labelled if clip.speaker not in predictor.provenance.seen]
     if not unseen:
         return None, len(labelled)
     rows = Predictions(
-        clips=tuple(found.clip for found in unseen),
-        speakers=tuple(found.speaker for found in unseen),
-        labels=np.array([predictor.classes.index(str(found.label)) for found in unseen], dtype=np.int64),
-        probabilities=np.array([[*(found.probabilities or {}).values()] for found in unseen], dtype=np.float32),
+        clips=tuple(clip.clip for clip in unseen),
+        speakers=tuple(clip.speaker for clip in unseen),
+        labels=np.array([predictor.classes.index(str(clip.label)) for clip in unseen], dtype=np.int64),
+        probabilities=np.array([[*(clip.probabilities or {}).values()] for clip in unseen], dtype=np.float32),
     )
     return score_predictions(rows, predictor.classes), len(labelled) - len(unseen)
 
 
 def write_predictions(path: Path, predictor: Predictor, predictions: Sequence[ClipPrediction]) -> None:
-    """Write a CSV: clip, speaker, label, predicted, a probability for each class, and why there is none."""
+    """Write a CSV: clip, speaker, label, predicted, a probability for each class, and the reason if it has none."""
     rows = []
-    for found in predictions:
-        cells = [repr(share) for share in (found.probabilities or {}).values()] or [""] * len(predictor.classes)
-        rows.append([found.clip, found.speaker, found.label or "", found.likeliest[0], *cells, found.reason])
+    for clip in predictions:
+        cells = [repr(share) for share in (clip.probabilities or {}).values()] or [""] * len(predictor.classes)
+        rows.append([clip.clip, clip.speaker, clip.label or "", clip.top_class[0], *cells, clip.reason])
     atomic_write(path, format_csv([*prediction_columns(predictor.classes), "reason"], rows))
-
-
-def _choose_shards(folder: ShardFolder, speakers: Sequence[str]) -> list[str]:
-    """Names of the shards that are here, or of those of some speakers."""
-    here = [shard for shard in folder.dataset.shards if shard.name in folder.available]
-    known = {shard.speaker for shard in here}
-    if unknown := sorted(set(speakers) - known):
-        raise PredictError(
-            f"{folder.path}: found no speaker {', '.join(unknown)}; there are {', '.join(sorted(known))}"
-        )
-    return [shard.name for shard in here if not speakers or shard.speaker in speakers]
 
 
 def _predict_probabilities(
@@ -219,6 +212,4 @@ def _build_shards(clip_ids: Mapping[Path, str], settings: Mapping[str, object], 
             command += [f"--{name}", str(settings[name])]
     status = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=False).returncode
     if status:
-        raise PredictError(
-            f"the builder ended with status {status}, for the reason above; it must be installed here, too"
-        )
+        raise PredictError(f"the builder failed with status {status}, as described above; it must be installed, too")

@@ -1,10 +1,9 @@
-"""What a trained classifier must be used with: stored in its `config.json`, so that an export needs nothing else."""
+"""What a trained classifier must be used with: stored in its `config.json`, so that an export is self-contained."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from manifests.records import SchemaError, from_json
@@ -28,21 +27,15 @@ class Provenance:
     mapping: Mapping[str, str]
     """Raw emotion -> class."""
     seen: tuple[str, ...]
-    """Speakers it was trained on, or its epoch was chosen on."""
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON values; the inverse of `from_json`."""
-        values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        return values
+    """Speakers it was trained or its epoch was selected on."""
 
     @classmethod
     def from_json(cls, value: object, where: str) -> Provenance:
         """Raises WeightsError, beginning with `where`, for a classifier without provenance of this version."""
         try:
-            provenance: Provenance = from_json(cls, value, where)
+            return from_json(cls, value, where)
         except SchemaError as error:
-            raise WeightsError(f"{error}; it was made by another version: train or export it again") from error
-        return provenance
+            raise WeightsError(f"{error}; another version wrote it: train or export it again") from error
 
     def diff_build(self, build: Mapping[str, Any]) -> list[str]:
         """Settings that make clips of another build look different to the classifier, a line each."""

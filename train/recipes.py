@@ -1,15 +1,13 @@
-"""Recipes: the hyperparameters of a training.
-
-`linear-probe` is what the paper's notebook ran, `finetune` what its text describes (IV.C), with a learning rate that
-does not destroy the encoder; `tiny` learns the demo corpus from random weights on a CPU.
-"""
+"""Recipes: the hyperparameters of a training. The recipes themselves are in `recipes.toml`."""
 
 from __future__ import annotations
 
 import json
 import math
+import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 from manifests.errors import UserError
 from train.data.transforms import Augmentation
@@ -73,8 +71,8 @@ class Recipe:
             "no augmentation but mixup with cache_inputs": not self.cache_inputs or unaugmented,
             "an even batch, for mixup's pairs": not self.augmentation.mixup or self.batch % 2 == 0,
         }
-        for expected, holds in rules.items():
-            if not holds:
+        for expected, satisfied in rules.items():
+            if not satisfied:
                 raise RecipeError(f"recipe {self.name}: found {self}; expected {expected}")
 
     def with_batch(self, batch: int) -> Recipe:
@@ -82,41 +80,22 @@ class Recipe:
         return replace(self, batch=batch, learning_rate=self.learning_rate * batch / self.batch)
 
 
+def _load_recipes(path: Path) -> dict[str, Recipe]:
+    """Recipes of a TOML file; one without a table `augmentation` has none."""
+    recipes = {}
+    for name, settings in tomllib.loads(path.read_text("utf-8")).items():
+        if "augmentation" in settings:
+            settings["augmentation"] = Augmentation(**settings["augmentation"])
+        recipes[name] = Recipe(name=name, **settings)
+    return recipes
+
+
 #: Name -> recipe.
-RECIPES: Mapping[str, Recipe] = {
-    recipe.name: recipe
-    for recipe in (
-        Recipe(name="linear-probe", epochs=100, batch=16, learning_rate=1e-2, curve="constant", freeze_encoder=True),
-        Recipe(
-            name="finetune",
-            epochs=50,
-            batch=64,
-            learning_rate=1e-3 * 64 / 256,
-            warmup_epochs=5,
-            layer_decay=0.75,
-            clip_norm=1.0,
-            label_smoothing=0.1,
-            drop_path=0.2,
-            augmentation=Augmentation(),
-        ),
-        Recipe(
-            name="tiny",
-            epochs=24,
-            batch=16,
-            learning_rate=1e-3,
-            warmup_epochs=2,
-            clip_norm=1.0,
-            label_smoothing=0.1,
-            drop_path=0.1,
-            cache_inputs=True,
-            augmentation=replace(UNCHANGED, mixup=0.4),
-        ),
-    )
-}
+RECIPES: Mapping[str, Recipe] = _load_recipes(Path(__file__).with_name("recipes.toml"))
 
 
 def recipe_named(name: str) -> Recipe:
-    """Recipe of that name. Raises RecipeError, listing the valid ones, where there is none."""
+    """Recipe of that name. Raises RecipeError, listing the valid names, for an unknown one."""
     if name not in RECIPES:
         raise RecipeError(f"unknown recipe {name!r}; valid are {', '.join(RECIPES)}")
     return RECIPES[name]
@@ -124,11 +103,11 @@ def recipe_named(name: str) -> Recipe:
 
 def dump_toml(recipe: Recipe) -> str:
     """A recipe as TOML, its augmentation as a table; values that are None are left out."""
-    tables = {"": asdict(recipe), "\n[augmentation]\n": asdict(recipe.augmentation)}
-    del tables[""]["augmentation"]
+    settings = asdict(recipe)
+    augmentation = settings.pop("augmentation")
     # JSON's text, numbers, booleans and lists of them are TOML's.
-    lines = (
-        head + "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items() if value is not None)
-        for head, values in tables.items()
+    top, table = (
+        "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items() if value is not None)
+        for values in (settings, augmentation)
     )
-    return "".join(lines)
+    return f"{top}\n[augmentation]\n{table}"

@@ -2,14 +2,13 @@
 
     runs/<dataset>/<strategy>/fold-<fold>/
         config.json       everything the run was started with; written by the trainer
-        log.jsonl         a JSON object a line; one with `validation_uar` ends an epoch: see `EpochMetrics`
-        model/            classifier of the chosen epoch, to load, export and predict with
+        log.jsonl         a JSON object a line; the last of an epoch has `validation_uar`: see `EpochMetrics`
+        model/            classifier of the selected epoch, to load, export and predict with
         predictions.csv   the classifier's predictions for the test fold: every score is computed from this file
         result.json       `RunRecord`: what was trained and how, and the SHA-256 of predictions.csv; written last, so
                           that its presence marks a finished run
 
-Folds are averaged only where their runs have the same protocol and no speaker is tested twice. A folder of runs takes
-one protocol for each dataset, strategy and fold; runs with another protocol need another folder.
+A folder of runs takes one protocol for each dataset, strategy and fold.
 """
 
 from __future__ import annotations
@@ -24,20 +23,8 @@ from typing import Any
 from manifests.files import atomic_write
 from manifests.records import SchemaError, from_json
 from manifests.text import config_diff, shorten_list
-from train import metrics
-from train.evaluate import (
-    EvaluationError,
-    ExpectedClip,
-    FoldScores,
-    Predictions,
-    check_classes,
-    check_complete,
-    check_name,
-    format_predictions,
-    parse_predictions,
-    pool,
-    score_predictions,
-)
+from train import evaluate, metrics
+from train.evaluate import EvaluationError, ExpectedClip, FoldScores, Predictions
 from train.metrics import Spread
 
 CONFIG_FILE = "config.json"
@@ -46,7 +33,7 @@ PREDICTIONS_FILE = "predictions.csv"
 RESULT_FILE = "result.json"
 MODEL = "model"
 RESULT_VERSION = 2
-#: What to do about a folder that holds a run with another protocol.
+#: What to do about a folder of a run with another protocol.
 ANOTHER_FOLDER = "remove it, or choose another folder of runs with RUNS= (--runs)"
 
 _MAX_BYTES = 1 << 28
@@ -62,7 +49,7 @@ class Protocol:
     folds: tuple[str, ...]
     """All folds of the scheme, in its order."""
     selection: str
-    """How the epoch was chosen, such as "UAR of validation speakers"."""
+    """How the epoch was selected, such as "UAR of validation speakers"."""
     recipe: str
     encoder: str
     weights: str | None
@@ -73,7 +60,7 @@ class Protocol:
     """SHA-256 of all settings that may change a score, except the fold."""
 
     def __post_init__(self) -> None:
-        check_classes(self.classes)
+        evaluate.check_classes(self.classes)
         if not self.folds or len(set(self.folds)) < len(self.folds):
             raise EvaluationError(f"found folds {shorten_list(self.folds)}; expected at least one, each once")
 
@@ -87,17 +74,17 @@ class Run:
     fold: str
     protocol: Protocol
     epoch: int
-    """Chosen epoch, from 1."""
+    """Selected epoch, from 1."""
     epochs: int
     """Epochs trained."""
 
     def __post_init__(self) -> None:
         for name in (self.dataset, self.strategy, self.fold):
-            check_name(name)
+            evaluate.check_name(name)
         if self.fold not in self.protocol.folds:
             raise EvaluationError(f"found fold {self.fold}, expected one of {shorten_list(self.protocol.folds)}")
         if not 1 <= self.epoch <= self.epochs:
-            raise EvaluationError(f"found chosen epoch {self.epoch}, expected 1 to {self.epochs}")
+            raise EvaluationError(f"found selected epoch {self.epoch}, expected 1 to {self.epochs}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,12 +127,12 @@ class RunSummary:
 
     @property
     def run(self) -> Run:
-        """The first fold's run; all but fold and epochs is common to all."""
+        """The first fold's run; the others differ from it only in fold and epochs."""
         return self.results[0].run
 
     @property
     def name(self) -> str:
-        """The strategy, with the variant where there are several."""
+        """The strategy, with the variant if several were run."""
         return f"{self.run.strategy} ({self.variant})" if self.variant else self.run.strategy
 
 
@@ -186,17 +173,15 @@ def is_done(folder: Path, protocol: Protocol) -> bool:
 def finish_run(runs: Path, run: Run, predictions: Predictions, expected: Mapping[str, ExpectedClip]) -> RunResult:
     """Score a run on its test fold, once: write predictions.csv, then result.json.
 
-    Raises EvaluationError, and writes nothing, for a run that was scored before or predictions of other clips than
-    `expected`; OSError.
+    Raises EvaluationError, before anything is written, for a run that was scored before or predictions of other clips
+    than `expected`; OSError.
     """
     folder = run_folder(runs, run.dataset, run.strategy, run.fold)
     if (folder / RESULT_FILE).is_file():
-        raise EvaluationError(
-            f"{folder}: the test fold was read before, expected once; remove the folder to train again"
-        )
-    check_complete(predictions, expected, f"{folder}, test fold {run.fold}")
-    scores = score_predictions(predictions, run.protocol.classes)
-    data = format_predictions(predictions, run.protocol.classes)
+        raise EvaluationError(f"{folder}: the test fold was read before; remove the folder to train again")
+    evaluate.check_complete(predictions, expected, f"{folder}, test fold {run.fold}")
+    scores = evaluate.score_predictions(predictions, run.protocol.classes)
+    data = evaluate.format_predictions(predictions, run.protocol.classes)
     record = RunRecord(
         run=run,
         clips=len(predictions),
@@ -223,13 +208,13 @@ def read_result(folder: Path) -> RunResult:
     data = _read_bytes(path)
     if hashlib.sha256(data).hexdigest() != record.predictions_sha256:
         raise EvaluationError(f"{path}: found other predictions than {RESULT_FILE} was written for; restore them")
-    predictions = parse_predictions(data, classes, str(path))
+    predictions = evaluate.parse_predictions(data, classes, str(path))
     if (len(predictions), _hash_clips(predictions)) != (record.clips, record.clips_sha256):
         raise EvaluationError(
             f"{path}: found {len(predictions)} clips that are not the test fold of {RESULT_FILE}, "
             f"expected its {record.clips}; remove the folder to train again"
         )
-    return RunResult(run=record.run, scores=score_predictions(predictions, classes))
+    return RunResult(run=record.run, scores=evaluate.score_predictions(predictions, classes))
 
 
 def read_log(path: Path) -> tuple[EpochMetrics, ...]:
@@ -256,9 +241,9 @@ def read_summaries(runs: Path) -> tuple[RunSummary, ...]:
     for folder in finished_runs(runs):
         result = read_result(folder)
         run = result.run
-        home = run_folder(runs, run.dataset, run.strategy, run.fold)
-        if folder != home:
-            raise EvaluationError(f"{folder / RESULT_FILE}: found what belongs into {home}; move or remove the folder")
+        expected = run_folder(runs, run.dataset, run.strategy, run.fold)
+        if folder != expected:
+            raise EvaluationError(f"{folder / RESULT_FILE}: found the run of {expected}; move or remove the folder")
         groups.setdefault((run.dataset, run.strategy), {}).setdefault(run.protocol, []).append(result)
     return tuple(
         summarize_folds(results, variant)
@@ -296,7 +281,7 @@ def summarize_folds(results: Sequence[RunResult], variant: str = "") -> RunSumma
         results=ordered,
         missing=tuple(fold for fold in folds if fold not in done),
         **{score: metrics.spread([getattr(result.scores, score) for result in ordered]) for score in scores},
-        pooled=pool([result.scores for result in ordered]),
+        pooled=evaluate.pool([result.scores for result in ordered]),
     )
 
 
@@ -307,7 +292,7 @@ def _hash_clips(predictions: Predictions) -> str:
 
 
 def _diff_protocols(before: Protocol, now: Protocol) -> str:
-    """What differs, "" for nothing; the hash of all settings is given only where nothing else differs."""
+    """Differences, "" for none; the hash of all settings is named only if it is the only one."""
     lines = config_diff(asdict(before), asdict(now))
     return "; ".join([line for line in lines if not line.startswith("settings:")] or lines)
 
@@ -321,7 +306,7 @@ def _name_variants(protocols: Sequence[Protocol]) -> list[str]:
             return f"{len(value)} {name}"
         return value[:7] if name == "settings" else str(value or f"no {name}")[:40]
 
-    differing = [f.name for f in fields(Protocol) if len({getattr(each, f.name) for each in protocols}) > 1]
+    differing = [f.name for f in fields(Protocol) if len({getattr(protocol, f.name) for protocol in protocols}) > 1]
     names = [name for name in differing if name != "settings"]
     variants = [", ".join(describe(protocol, name) for name in names) for protocol in protocols]
     if len(set(variants)) == len(variants):
@@ -345,7 +330,7 @@ def _parse_json(data: bytes, where: str) -> Any:
 
 def _read_bytes(path: Path) -> bytes:
     if not path.is_file():
-        raise EvaluationError(f"{path}: not there, expected in the folder of a run; train it again")
+        raise EvaluationError(f"{path}: not found, expected in the folder of a run; train it again")
     if path.stat().st_size > _MAX_BYTES:
         raise EvaluationError(f"{path}: found {path.stat().st_size} bytes, expected at most {_MAX_BYTES}")
     return path.read_bytes()

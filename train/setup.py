@@ -45,14 +45,6 @@ _NOT_COMPARED = ("shards", "runs", "workers", "device", "accumulate", "save_step
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class InitialModel:
-    """A classifier before training, and the licence of its weights."""
-
-    model: Classifier
-    licence: str
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
 class TrainingSetup:
     """A run that is ready to be trained."""
 
@@ -184,7 +176,7 @@ class TrainingSetup:
         }
 
     def save_model(self, epoch: int) -> Run:
-        """Save the classifier with the weights it has now, those of a chosen epoch, and its provenance."""
+        """Save the classifier with its current weights, those of the selected epoch, and its provenance."""
         config, data = self.config, self.data
         run = Run(
             dataset=data.name,
@@ -204,8 +196,7 @@ class TrainingSetup:
         )
         if self.ranks.is_main:
             folder, classes = self.folder / MODEL, self.protocol.classes
-            details = provenance.to_json()
-            save_pretrained(self.model, folder, classes=classes, licence=self.licence, details=details)
+            save_pretrained(self.model, folder, classes=classes, licence=self.licence, details=asdict(provenance))
         return run
 
 
@@ -229,13 +220,13 @@ def prepare(config: TrainConfig, ranks: Ranks, log: Callable[[str], None]) -> Tr
         check=cast(Check, config.check),
     )
     classes = tuple(data.label_scheme.classes)
-    initial = make_classifier(config, len(classes))
+    model, licence = make_classifier(config, len(classes))
     return TrainingSetup(
         config=config,
         data=data,
-        model=initial.model.to(ranks.device),
-        licence=initial.licence,
-        transform=make_transform(config, data, initial.model.encoder.config),
+        model=model.to(ranks.device),
+        licence=licence,
+        transform=make_transform(config, data, model.encoder.config),
         protocol=Protocol(
             label_scheme=data.label_scheme.name,
             classes=classes,
@@ -246,15 +237,18 @@ def prepare(config: TrainConfig, ranks: Ranks, log: Callable[[str], None]) -> Tr
             encoder=config.encoder,
             weights=config.weights,
             feature=config.feature,
-            settings=settings_hash(config, fingerprint(initial.model), data.sha256),
+            settings=settings_hash(config, fingerprint(model), data.sha256),
         ),
         ranks=ranks,
         log=log if ranks.is_main else lambda _: None,
     )
 
 
-def make_classifier(config: TrainConfig, classes: int) -> InitialModel:
-    """A classifier on the CPU, pre-trained or random; the same for the same seed. Raises WeightsError."""
+def make_classifier(config: TrainConfig, classes: int) -> tuple[Classifier, str]:
+    """A classifier on the CPU, pre-trained or random, the same for the same seed; and the licence of its weights.
+
+    Raises WeightsError.
+    """
     recipe, encoder = config.recipe, ENCODERS[config.encoder]
     weights = load_weights(config.weights, encoder) if config.weights else None
     torch.manual_seed(config.seed)
@@ -264,7 +258,7 @@ def make_classifier(config: TrainConfig, classes: int) -> InitialModel:
         initialize_from(model, weights)
     if recipe.freeze_encoder:
         model.freeze_encoder()
-    return InitialModel(model=model, licence=weights.licence if weights else "this project's own")
+    return model, weights.licence if weights else "this project's own"
 
 
 def make_transform(config: TrainConfig, data: FoldData, encoder: EncoderConfig) -> ClipTransform:

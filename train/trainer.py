@@ -1,8 +1,8 @@
 """Training: the loop, and one run from its first step to its test.
 
-The loss of a step is the sum over its clips divided by their number, over all ranks and micro-batches, so that neither
-their number nor a smaller last step changes what is learned. Random draws depend on (seed, epoch, step, rank) or on a
-clip, so that a training that was stopped resumes as if it had not been.
+The loss of a step is the sum over its clips divided by their number, over all ranks and micro-batches: their
+number and a smaller last step do not change what is learned. Random numbers depend on (seed, epoch, step, rank) or
+(seed, epoch, clip), so that a training that was stopped resumes as if it had not been.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -47,15 +47,15 @@ class TrainingError(UserError):
 
 
 class Stopped(KeyboardInterrupt):
-    """Training was asked to stop and saved a checkpoint."""
+    """Training received a signal to stop and saved a checkpoint."""
 
 
 @dataclass(kw_only=True, eq=False)
 class Trainer:
-    """Trains a model and chooses its best epoch by validation."""
+    """Trains a model and selects its best epoch by validation."""
 
     model: nn.Module
-    """Input of the transform -> logits [B, C]; on the device. Checkpoints hold its weights."""
+    """Input of the transform -> logits [B, C]; on the device. Checkpoints have its weights."""
     compiled_model: Callable[[Tensor], Tensor]
     """The model as training calls it: itself, compiled, or wrapped for several ranks."""
     optimizer: Optimizer
@@ -78,15 +78,15 @@ class Trainer:
 
     @property
     def steps_done(self) -> int:
-        """Optimizer steps done since the first epoch began."""
+        """Optimizer steps done in all epochs so far."""
         return (self.state.epoch - 1) * self.steps_per_epoch + self.state.step
 
     def fit(self) -> TrainState:
         """Train all epochs, or the remaining ones; the best one's weights are at `checkpoints.best_path(epoch)`.
 
-        Raises Stopped when asked to stop, TrainingError for a loss that is not finite, CheckpointError, OSError.
+        Raises Stopped after a signal to stop, TrainingError for a loss that is not finite, CheckpointError, OSError.
         """
-        self.resume()
+        self.state = self.checkpoints.restore(self.model, self.optimizer)
         while self.state.epoch <= self.config.recipe.epochs:
             began = time.monotonic()
             self.train_epoch()
@@ -116,7 +116,7 @@ class Trainer:
             if stop or (due and not last):
                 self.save()
             if stop:
-                raise Stopped("stopped after a checkpoint; run the same command to continue from there")
+                raise Stopped("stopped after a checkpoint; run the same command to resume")
 
     def train_step(self, epoch: int, step: int, batch: ClipBatch) -> Tensor:
         """One step of the optimizer, `step` counted from the epoch's first; the sum of this rank's losses, [].
@@ -124,7 +124,7 @@ class Trainer:
         A batch is cut into micro-batches, each of which takes the transform, forward and backward.
         """
         sampler, smoothing = self.train_loader.sampler, self.config.recipe.label_smoothing
-        torch.manual_seed(_draw(self.config.seed, epoch, step, self.ranks.rank))
+        torch.manual_seed(_seed_for(self.config.seed, epoch, step, self.ranks.rank))
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
         parts = batch.split(sampler.micro_batch_size(self.config.accumulate))
         for number, part in enumerate(parts, 1):
@@ -163,22 +163,20 @@ class Trainer:
 
     def end_epoch(self, seconds: float) -> None:
         """Validate, keep the weights if they are the best so far, log, and save a checkpoint."""
-        scores, clips, epochs = self.evaluate(), self.train_loader.sampler.clips, self.config.recipe.epochs
-        ended = EpochMetrics(
-            epoch=self.state.epoch,
-            train_loss=self.state.loss_sum / clips,
-            validation_loss=scores["validation_loss"],
-            validation_uar=scores["validation_uar"],
-        )
-        improved = is_better(ended, self.state.best)
+        scores, clips, epoch = self.evaluate(), self.train_loader.sampler.clips, self.state.epoch
+        war = scores.pop("validation_war")
+        current = EpochMetrics(epoch=epoch, train_loss=self.state.loss_sum / clips, **scores)
+        improved = is_better(current, self.state.best)
         if improved and self.ranks.is_main:
-            self.checkpoints.save_best(self.model, ended.epoch)
-        self.logger.write({**vars(ended), **scores, "clips_per_second": clips / seconds}, self.steps_done)
+            self.checkpoints.save_best(self.model, epoch)
+        speed = {"clips_per_second": clips / seconds}
+        self.logger.write({**vars(current), "validation_war": war, **speed}, self.steps_done)
         self.logger.end_epoch(
-            f"epoch {ended.epoch}/{epochs}: loss {ended.train_loss:.3f}, validation {ended.validation_loss:.3f}, "
-            f"UAR {100 * ended.validation_uar:.2f} %, {seconds:.1f} s{', best so far' if improved else ''}"
+            f"epoch {epoch}/{self.config.recipe.epochs}: loss {current.train_loss:.3f}, "
+            f"validation {current.validation_loss:.3f}, UAR {100 * current.validation_uar:.2f} %, "
+            f"{seconds:.1f} s{', best so far' if improved else ''}"
         )
-        self.state = TrainState(epoch=ended.epoch + 1, best=ended if improved else self.state.best)
+        self.state = TrainState(epoch=epoch + 1, best=current if improved else self.state.best)
         self.save()
 
     def save(self) -> None:
@@ -186,10 +184,6 @@ class Trainer:
         if self.ranks.is_main:
             self.checkpoints.save(self.model, self.optimizer, self.state, self.steps_done)
         self.ranks.barrier()
-
-    def resume(self) -> None:
-        """Continue from the latest checkpoint, if there is one."""
-        self.state = self.checkpoints.restore(self.model, self.optimizer)
 
 
 @torch.inference_mode()
@@ -223,12 +217,12 @@ def autocast(device: torch.device) -> AbstractContextManager[Any]:
     return torch.autocast("cuda", dtype=torch.bfloat16) if device.type == "cuda" else nullcontext()
 
 
-def is_better(one: EpochMetrics, other: EpochMetrics | None) -> bool:
-    """Whether an epoch is chosen over an earlier one: by UAR of validation speakers, then by loss."""
-    return other is None or (one.validation_uar, -one.validation_loss) > (other.validation_uar, -other.validation_loss)
+def is_better(epoch: EpochMetrics, best: EpochMetrics | None) -> bool:
+    """Whether an epoch is better than the best one before it: by UAR of validation speakers, then by loss."""
+    return best is None or (epoch.validation_uar, -epoch.validation_loss) > (best.validation_uar, -best.validation_loss)
 
 
-def _draw(*numbers: int) -> int:
+def _seed_for(*numbers: int) -> int:
     """A seed that depends on these numbers."""
     return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:8]) >> 1
 
@@ -239,17 +233,15 @@ def train(setup: TrainingSetup) -> RunResult | None:
     None where the test fold is not available: the model is kept, and the same run tests it later.
 
     Raises ConfigError or EvaluationError for a run with other settings, BusyError while another process trains it,
-    Stopped when asked to stop, DataError or StoreError for a shard that does not match its index, and what the
+    Stopped after a signal to stop, DataError or StoreError for a shard that does not match its index, and what the
     Trainer raises.
     """
     if setup.is_finished():
         return runs.read_result(setup.folder)
-    with exclusive_lock(setup.folder, "RUNS=") if setup.ranks.is_main else nullcontext():
-        try:
-            setup.write_config()
-            return _train_and_test(setup)
-        finally:
-            setup.data.prefetcher.close()
+    lock = exclusive_lock(setup.folder, "RUNS=") if setup.ranks.is_main else nullcontext()
+    with lock, closing(setup.data.prefetcher):
+        setup.write_config()
+        return _train_and_test(setup)
 
 
 def _train_and_test(setup: TrainingSetup) -> RunResult | None:
@@ -257,13 +249,10 @@ def _train_and_test(setup: TrainingSetup) -> RunResult | None:
     state = checkpoints.load_state()
     if state.epoch <= setup.config.recipe.epochs:
         logger = MetricLogger(setup.folder if ranks.is_main else None, setup.log)
-        try:
-            with stop_on_signal(setup.data.prefetcher.interrupt) as should_stop:
-                state = setup.make_trainer(checkpoints, logger, should_stop).fit()
-        finally:
-            logger.close()
+        with closing(logger), stop_on_signal(setup.data.prefetcher.interrupt) as should_stop:
+            state = setup.make_trainer(checkpoints, logger, should_stop).fit()
     if state.best is None:
-        raise TrainingError(f"{setup.folder}: found no epoch to choose; remove the folder to start over")
+        raise TrainingError(f"{setup.folder}: found no epoch to select; remove the folder to start over")
     load_trained(setup.trained_model, checkpoints.best_path(state.best.epoch))
     run = setup.save_model(state.best.epoch)
     data = setup.data

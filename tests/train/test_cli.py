@@ -284,7 +284,7 @@ def test_probe_trains_on_features_that_are_kept(train, tmp_path: Path) -> None:
         ({"recipe": "probe"}, "unknown recipe 'probe'; valid are linear-probe, finetune, tiny"),
         ({"feature": "stft"}, "no feature 'stft' in its shards; choose FEATURE= of mfcc"),
         ({"shards": "nowhere"}, "nowhere"),
-        ({"weights": "nowhere.pth"}, "nowhere.pth: found nothing there"),
+        ({"weights": "nowhere.pth"}, "nowhere.pth: found no such file"),
         ({"recipe": "linear-probe"}, "expected --weights"),
         ({"device": "gpu"}, "expected auto, cpu, cuda"),
     ],
@@ -345,7 +345,7 @@ def test_without_a_dataset_the_only_one_is_taken(
     monkeypatch.chdir(shards.parent.parent)
     assert cli.run(arguments) == 0
     assert cli.run([*arguments, "--dataset", "foldr"]) == 2
-    assert "shards/foldr: not there; found shards of folder; choose with DATASET=" in capsys.readouterr().err
+    assert "shards/foldr: not found; found shards of folder; choose with DATASET=" in capsys.readouterr().err
     (tmp_path / "shards").mkdir()
     monkeypatch.chdir(tmp_path)
     assert cli.run(arguments) == 2

@@ -78,13 +78,13 @@ HEADER = "clip,speaker,label,predicted,p(no),p(yes)\n"
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "found columns nothing"),
+        ("", "found columns none"),
         ("clip,speaker\n", "found columns clip, speaker; expected clip, speaker, label, predicted, p(no), p(yes)"),
         (HEADER + "a,1,no,no,0.7\n", "found row a, 1, no, no, 0.7"),
         (HEADER + "a,1,no,no,0.7,0.3,0\n", "expected 6 values"),
         (HEADER + "\n", "expected 6 values"),
         (HEADER + "a,1,maybe,no,0.7,0.3\n", "a label of no, yes"),
-        (HEADER + "a,1,no,yes,0.7,0.3\n", "a: found 'yes' predicted, but 'no' is the most probable"),
+        (HEADER + "a,1,no,yes,0.7,0.3\n", "a: found prediction 'yes', expected 'no', the most probable class"),
         (HEADER + "a,1,no,no,0.7,0.4\n", "a distribution"),
         (HEADER + "a,1,no,no,1.5,-0.5\n", "a distribution"),
         (HEADER + "a,1,no,no,nan,0.3\n", "a distribution"),

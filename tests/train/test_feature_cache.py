@@ -13,7 +13,7 @@ from tests.factories.shards import SPEAKERS, make_folder
 from tests.factories.small_trainings import ALONE
 from train.config import TrainConfig
 from train.data.dataset import FoldData, open_fold
-from train.feature_cache import clips_of_shard, load_features
+from train.feature_cache import load_features, select_shard
 from train.models.videomae import Classifier, EncoderConfig
 from train.recipes import RECIPES
 from train.setup import make_transform
@@ -77,7 +77,7 @@ def test_features_are_in_the_order_of_the_clips(data: FoldData, tmp_path: Path) 
 
 def test_clips_of_a_shard_are_all_of_one_speaker(data: FoldData) -> None:
     clips = data.clips("train")
-    parts = [clips_of_shard(clips, shard) for shard in range(len(clips.shards))]
+    parts = [select_shard(clips, shard) for shard in range(len(clips.shards))]
     assert np.concatenate([part.keys for part in parts]).tolist() == clips.keys.tolist()
     for shard, part in enumerate(parts):
         assert all(key.decode().startswith(clips.speakers[shard]) for key in part.keys)

@@ -12,7 +12,7 @@ from torch import nn
 
 from tests.factories.small_trainings import ENCODER, recipe
 from train.models.videomae import Classifier
-from train.optim import clip_gradient, layer_of, lr_at, make_optimizer, parameter_groups, set_lr
+from train.optim import clip_gradient, layer_index, lr_at, make_optimizer, parameter_groups, set_lr
 
 MODEL = Classifier(ENCODER, 3)
 
@@ -50,7 +50,7 @@ def test_stored_positions_are_not_decayed() -> None:
     ],
 )
 def test_layer_of_a_parameter(name: str, layer: int) -> None:
-    assert layer_of(name, depth=24) == layer
+    assert layer_index(name, depth=24) == layer
 
 
 def test_the_lower_the_layer_the_lower_its_rate() -> None:

@@ -23,7 +23,7 @@ CURVE = LearningCurve(
         EpochMetrics(epoch=n, train_loss=1 / n, validation_loss=1 / n + 0.1 * n, validation_uar=1 - 1 / n)
         for n in range(1, 7)
     ),
-    chosen=3,
+    selected=3,
 )
 
 
@@ -50,7 +50,7 @@ def has(png: bytes, color: str) -> bool:
 
 FIGURES = {
     "one curve": lambda: plots.learning_curves({"1": CURVE}, "demo, cfas"),
-    "curves": lambda: plots.learning_curves({"1": CURVE, "2": replace(CURVE, chosen=5)}, "demo, cfas"),
+    "curves": lambda: plots.learning_curves({"1": CURVE, "2": replace(CURVE, selected=5)}, "demo, cfas"),
     "no epoch": lambda: plots.learning_curves({"1": replace(CURVE, epochs=())}, "demo, cfas"),
     "confusion": lambda: plots.confusion_matrix(scores(0.8), "demo, cfas"),
     "comparison": lambda: plots.comparison([summary("faces", 0.3), summary("cfas", 0.9, folds=2)], "demo"),
@@ -75,8 +75,8 @@ def test_drawing_leaves_the_users_settings_alone() -> None:
 
 
 def test_the_chosen_epoch_is_marked() -> None:
-    without = plots.learning_curves({"1": replace(CURVE, chosen=99)}, "demo")
-    marked = [plots.learning_curves({"1": replace(CURVE, chosen=chosen)}, "demo") for chosen in (3, 4)]
+    without = plots.learning_curves({"1": replace(CURVE, selected=99)}, "demo")
+    marked = [plots.learning_curves({"1": replace(CURVE, selected=epoch)}, "demo") for epoch in (3, 4)]
     changed = [np.abs(pixels(png) - pixels(without)).max(axis=2) > 0.1 for png in marked]
     columns = [np.flatnonzero(part[:, :650].any(axis=0)).mean() for part in changed]
     # Epochs 1 to 6 spread over a panel of about 600 px: the mark moves by about a sixth of it.

@@ -86,7 +86,7 @@ def test_shards_that_look_different_are_refused(run: Path, tmp_path: Path, capsy
     ("arguments", "message"),
     [
         ([], "expected recordings, or --shards"),
-        (["absent.mp4"], "absent.mp4: not there, expected a recording"),
+        (["absent.mp4"], "absent.mp4: not found, expected a recording"),
         (["x.mp4", "--shards", "y"], "expected recordings, or --shards"),
     ],
 )

@@ -85,8 +85,8 @@ def test_a_folder_without_a_result_is_unfinished(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"fold": "9"}, "found fold 9, expected one of 1, 2, 3"),
-        ({"epoch": 0}, "found chosen epoch 0, expected 1 to 5"),
-        ({"epoch": 6}, "found chosen epoch 6"),
+        ({"epoch": 0}, "found selected epoch 0, expected 1 to 5"),
+        ({"epoch": 6}, "found selected epoch 6"),
         ({"strategy": "../cfas"}, "found name '../cfas'"),
         ({"dataset": ""}, "found name ''"),
     ],
@@ -120,7 +120,7 @@ def test_predictions_that_were_changed_are_refused(tmp_path: Path) -> None:
     ):
         read_summaries(tmp_path)
     path.unlink()
-    with pytest.raises(EvaluationError, match=r"predictions\.csv: not there"):
+    with pytest.raises(EvaluationError, match=r"predictions\.csv: not found"):
         read_summaries(tmp_path)
 
 
@@ -194,7 +194,7 @@ def test_a_result_holds_no_scores(tmp_path: Path) -> None:
 def test_a_run_in_another_place_is_refused(tmp_path: Path) -> None:
     finished_runs.finish(tmp_path)
     shutil.copytree(tmp_path / "demo/cfas/fold-1", tmp_path / "demo/fslf/fold-1")
-    with pytest.raises(EvaluationError, match=r"fslf/fold-1/result\.json: found what belongs into .*cfas/fold-1"):
+    with pytest.raises(EvaluationError, match=r"fslf/fold-1/result\.json: found the run of .*cfas/fold-1"):
         read_summaries(tmp_path)
 
 

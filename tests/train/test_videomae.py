@@ -92,7 +92,7 @@ def test_patches_keep_modalities_apart(config: EncoderConfig) -> None:
     [
         ({"heads": 5}, "multiple of 2 x 5 heads"),
         ({"width": 0}, "at least 1"),
-        ({"heads": 4.0}, "whole sizes"),
+        ({"heads": 4.0}, "integer sizes"),
         ({"input": (4, 32)}, "in T, H, W"),
         ({"layer_norm_eps": 0.0}, "between 0 and 1"),
         ({"input": (3, 32, 48)}, "multiples of the patch"),

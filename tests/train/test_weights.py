@@ -424,7 +424,7 @@ def test_a_weight_under_two_names_is_an_error(tmp_path: Path) -> None:
 
 def test_blocks_beyond_the_encoder_are_an_error(tmp_path: Path) -> None:
     path = _saved(tmp_path / "vit.pth", official_finetuned(replace(CONFIG, depth=3)))
-    assert "found depth 3, expected 2 as chosen; choose the encoder that fits" in _complaint(path)
+    assert "found depth 3, expected 2 as requested; request the encoder that fits" in _complaint(path)
     state = official_finetuned()
     path = _saved(tmp_path / "gap.pth", {key.replace("blocks.1.", "blocks.7."): value for key, value in state.items()})
     assert "found no 'blocks.1." in _complaint(path)
@@ -432,15 +432,15 @@ def test_blocks_beyond_the_encoder_are_an_error(tmp_path: Path) -> None:
 
 def test_another_encoder_than_chosen_is_named(tmp_path: Path) -> None:
     path = _folder(tmp_path / "model", hub(), hub_config())
-    assert "found heads 4, expected 2 as chosen" in _complaint(path, replace(CONFIG, heads=2))
+    assert "found heads 4, expected 2 as requested" in _complaint(path, replace(CONFIG, heads=2))
 
 
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"hidden_size": 64}, "found width 32, expected 64 as config.json says"),
+        ({"hidden_size": 64}, "found width 32, expected 64 as in config.json"),
         ({"hidden_act": "relu"}, "found activation 'relu', expected 'gelu'"),
-        ({"num_attention_heads": "4"}, "whole sizes"),
+        ({"num_attention_heads": "4"}, "integer sizes"),
         ({"image_size": 10**6}, "expected one of at most"),
         ({"image_size": None}, "found settings that cannot be used (TypeError"),
         ({"layer_norm_eps": "tiny"}, "layer_norm_eps"),
@@ -506,7 +506,7 @@ def test_a_pickle_that_runs_code_is_refused_and_does_not(
     content = {"model": official_finetuned(), "args": hide(_Bomb(tmp_path / "canary"))}
     torch.save(content, tmp_path / "vit.pth", _use_new_zipfile_serialization=zipped)
     found = _complaint(tmp_path / "vit.pth")
-    assert "vit.pth: refused because it asks for posix.system, which could run code" in found
+    assert "vit.pth: refused because it refers to posix.system, which could run code" in found
     assert "save the state dict with safetensors.torch.save_file" in found
     assert not (tmp_path / "canary").exists()
 
@@ -549,7 +549,7 @@ def test_a_pointer_instead_of_the_file_is_refused(tmp_path: Path, name: str) -> 
 
 
 def test_nothing_there(tmp_path: Path) -> None:
-    assert "found nothing there, expected a checkpoint, a folder or a hub id" in _complaint(tmp_path / "absent.pth")
+    assert "found no such file, expected a checkpoint, a folder or a hub id" in _complaint(tmp_path / "absent.pth")
     assert "found none of model.safetensors, pytorch_model.bin" in _complaint(tmp_path)
 
 
@@ -687,7 +687,7 @@ def test_an_export_needs_a_name_for_each_class(tmp_path: Path) -> None:
         ({"classes": None}, "found no head with a name for each class"),
         ({"encoder": None}, "found settings that cannot be used (AttributeError"),
         ({"encoder": {**asdict(CONFIG), "colour": "red"}}, "colour"),
-        ({"encoder": {**asdict(CONFIG), "width": 64}}, "found width 32, expected 64 as config.json says"),
+        ({"encoder": {**asdict(CONFIG), "width": 64}}, "found width 32, expected 64 as in config.json"),
     ],
 )
 def test_a_changed_export_is_refused(tmp_path: Path, change: dict[str, Any], complaint: str) -> None:

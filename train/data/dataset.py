@@ -54,7 +54,7 @@ class ShardFolder:
     store: Store | None = None
     """Where shards are downloaded from, for a remote folder."""
     source: str = ""
-    """Address of the whole folder, where only a part of it was fetched."""
+    """Address of the complete folder, if only a part of it was fetched."""
 
     def missing(self, sides: Sequence[Side]) -> list[str]:
         """Names of the shards of some sides that are not available."""
@@ -180,7 +180,7 @@ def open_fold(
 
 
 def open_folder(location: str | Path) -> ShardFolder:
-    """A folder by path or by address; every file of a local one is there, with its size. A remote index is mirrored.
+    """A folder by path or by address; every file of a local one is present, with its size. A remote index is mirrored.
 
     Raises DataError for a folder that does not match its index, ManifestError for an index that cannot be read,
     StoreError for a remote folder that cannot be downloaded.
@@ -206,7 +206,7 @@ def default_cache() -> Path:
 
 
 def find_folder(root: Path, dataset: str | None = None) -> Path:
-    """The shards of a corpus in a folder of corpora, or those of the only corpus there. Raises DataError."""
+    """The shards of a corpus in a folder of corpora, or those of its only corpus. Raises DataError."""
     if dataset and (root / dataset).is_dir():
         return root / dataset
     found = sorted(path.parent for path in root.glob(f"*/{index.DATASET_FILE}"))
@@ -215,7 +215,7 @@ def find_folder(root: Path, dataset: str | None = None) -> Path:
     advice = "found no shards of any corpus; `make shards` builds them, `make fetch` downloads them"
     if found:
         advice = f"found shards of {', '.join(path.name for path in found)}; choose with DATASET= (--dataset)"
-    raise DataError(f"{root / dataset}: not there; {advice}" if dataset else f"{root}: {advice}")
+    raise DataError(f"{root / dataset}: not found; {advice}" if dataset else f"{root}: {advice}")
 
 
 def load_folds(folder: ShardFolder, scheme: str | None = None) -> Mapping[str, FoldSides]:
@@ -240,7 +240,7 @@ def fold_sides(folder: ShardFolder, fold: str, scheme: str | None = None) -> Fol
 
 
 def choose_labels(dataset: Dataset, name: str | None, emotions: Sequence[str]) -> LabelScheme:
-    """Label scheme by name, else the corpus's default, else every raw emotion a class of its own.
+    """Label scheme by name, else the corpus's default, else one class for each raw emotion.
 
     Raises LabelError for an unknown scheme, DataError for one of another corpus.
     """
@@ -283,7 +283,7 @@ def prefetch_shards(folder: ShardFolder, names: Sequence[str], check: Check = "h
 def load_clips(folder: ShardFolder, side: Side, scheme: LabelScheme, members: tuple[str, ...]) -> Clips:
     """Clips of one side of a fold that have a class, by shard and id; of the shards only the receipts are read.
 
-    Raises DataError for an emotion that the scheme does not know, for shards that do not hold what the fold or the
+    Raises DataError for an emotion that the scheme does not know, for shards that do not contain what the fold or the
     index lists, and for a side without clips.
     """
     known = scheme.mapping.keys() | scheme.left_out

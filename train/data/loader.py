@@ -2,7 +2,7 @@
 
 Decoding runs in threads: the JPEG decoder releases Python's lock, so threads decode in parallel, straight into the
 batch; worker processes would have to write every image into fresh shared memory, which costs about as much as decoding
-it. The sampler alone decides the order of clips, so any number of threads gives equal batches.
+it. Only the sampler decides the order of clips, so any number of threads produces equal batches.
 """
 
 from __future__ import annotations
@@ -147,11 +147,11 @@ class Loader:
         """
         batches = self.sampler.batches(epoch, first_step)
         if batches and not self._prefetcher.complete:
-            self._prefetcher.prioritize(self._shards_of(np.concatenate(batches)))
+            self._prefetcher.prioritize(self._shard_names(np.concatenate(batches)))
         return self._decode_ahead(batches) if self._workers else map(self._decode, batches)
 
-    def _shards_of(self, clips: Indices) -> list[str]:
-        """Names of the shards that hold these clips, in the order in which they are needed."""
+    def _shard_names(self, clips: Indices) -> list[str]:
+        """Names of the shards that contain these clips, in the order in which they are needed."""
         shards, places = np.unique(self.clips.shard[clips], return_index=True)
         return [self.clips.shards[shard] for shard in shards[np.argsort(places)]]
 
@@ -165,7 +165,7 @@ class Loader:
         try:
             for clips in batches:
                 if not self._prefetcher.complete:
-                    shards = self._shards_of(clips)
+                    shards = self._shard_names(clips)
                     while waiting and not self._prefetcher.is_ready(shards):
                         yield _finished(*waiting.popleft())
                     self._prefetcher.wait(shards)
@@ -182,7 +182,7 @@ class Loader:
     def _decode(self, clips: Indices) -> Batch:
         """One batch, decoded by the calling thread."""
         if not self._prefetcher.complete:
-            self._prefetcher.wait(self._shards_of(clips))
+            self._prefetcher.wait(self._shard_names(clips))
         batch, arrays = self._allocate(clips)
         self._fill(arrays, clips, range(len(clips)))
         return batch
@@ -231,7 +231,7 @@ class _ShardFiles:
         weakref.finalize(self, _close_all, self._descriptors)
 
     def read(self, shard: int, offset: int, size: int) -> bytes:
-        """Bytes of a tar, fewer where it ends. Raises OSError."""
+        """Bytes of a tar, fewer at its end. Raises OSError."""
         with self._lock:
             if shard not in self._descriptors and len(self._descriptors) < MAX_OPEN_SHARDS:
                 self._descriptors[shard] = os.open(self._paths[shard], os.O_RDONLY)
@@ -259,7 +259,7 @@ class _BufferPool:
             return torch.empty((clips, *self._clip), dtype=self._dtype, pin_memory=True)
         whole = self._free.pop() if self._free else torch.empty((self._batch_size, *self._clip), dtype=self._dtype)
         borrowed = whole.numpy()[:clips]
-        weakref.finalize(borrowed, self._free.append, whole)  # once the last tensor that uses it is gone
+        weakref.finalize(borrowed, self._free.append, whole)  # once the last tensor that uses it is freed
         return torch.from_numpy(borrowed)
 
 

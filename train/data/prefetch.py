@@ -62,7 +62,7 @@ class ShardPrefetcher:
                 self._changed.wait()
 
     def interrupt(self) -> None:
-        """End every wait, now and later. Safe to call from a signal handler."""
+        """Interrupt every wait, now and later. Safe to call from a signal handler."""
         with self._changed:
             self._interrupted = True
             self._changed.notify_all()

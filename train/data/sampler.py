@@ -14,11 +14,11 @@ Indices = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True)
 class ClipSampler:
-    """Distributed sampler whose order depends on (seed, epoch) alone.
+    """Distributed sampler whose order depends only on (seed, epoch).
 
     A step takes the next `world_size * batch_size` clips of the epoch's order, one contiguous part for each rank, so
     that a single process with the product as its batch size takes the same steps. The last step has the remaining
-    clips, divided as evenly as possible: a rank may get a smaller batch there, or an empty one, but takes part in it.
+    clips, divided as evenly as possible: a rank may get a smaller batch, or an empty one, but takes part in the step.
     The mean over a step's clips is the sum over ranks of each rank's summed loss, divided by `step_size(step)`.
     """
 

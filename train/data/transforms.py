@@ -1,10 +1,10 @@
-"""What shards hold -> what the model sees, on the device: images, augmentation before fusion, mixup, fusion.
+"""Batches from shards -> model inputs, on the device: images, augmentation before fusion, mixup, fusion.
 
     filmstrips uint8 [B, 224, 3584, 3]     -> faces        [B, F, 3, 224, 224]
     spectrograms float16 [B, W, rows, 224] -> spectrograms [B, W, 1, 224, 224]
 
-Every random number belongs to a clip: it is drawn from (seed, epoch, clip id) and nothing else, so neither workers nor
-ranks nor the other clips of a batch change how a clip is augmented. Shape suffixes: B clips, F faces, W windows.
+Every random number belongs to a clip: it is drawn only from (seed, epoch, clip id), so that workers, ranks and the
+other clips of a batch do not change how a clip is augmented. Shape suffixes: B clips, F faces, W windows.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class NormalizationStats:
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """Limits of augmentation, each modality on its own, before fusion; 0, and a crop_scale of 1, change nothing."""
+    """Limits of augmentation, each modality on its own, before fusion; 0, and a crop_scale of 1, mean no change."""
 
     crop_scale: float = 0.8
     """Smallest side of the square cut out of a clip's faces, in sides of a face; drawn from here to 1."""
@@ -108,7 +108,7 @@ class Augmentation:
 
 
 class ModelInput(NamedTuple):
-    """What the model is given, and its targets."""
+    """Inputs of the model, and its targets."""
 
     inputs: Tensor
     """[B, 3, T, H, W] float32 video, or [B, D] features."""
@@ -144,7 +144,7 @@ class ClipTransform:
         return self._in_chunks(batch, lambda clips: self._augment(clips, self.augmentation, epoch))
 
     def _in_chunks(self, batch: Batch, make: Callable[[Batch], ModelInput]) -> ModelInput:
-        """On a CPU two clips at a time, mixup's pairs, else all at once; nothing of a clip depends on other pairs.
+        """On a CPU two clips at a time, mixup's pairs, else all at once; clips do not depend on other pairs.
 
         On a CPU fresh memory costs more than the arithmetic, and what two clips needed is used again for the next two.
         """
@@ -195,7 +195,7 @@ def _column(numbers: Sequence[float], like: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class CachedTransform:
-    """The same for inputs that were computed before: nothing is left to do but mixup.
+    """The same for inputs that were computed before: only mixup is left.
 
     All fusion but `rfas` is linear, so that mixing fused videos is mixing both modalities before fusion.
     """
@@ -251,7 +251,7 @@ def spectrogram_images(rows: Tensor) -> Tensor:
 def clip_draws(keys: Sequence[str], seed: int, epoch: int, device: torch.device | str = "cpu") -> dict[str, Tensor]:
     """Uniform numbers in [0, 1) for every choice that augmentation makes: name -> [B] float32.
 
-    Drawn on the CPU, so that every device augments alike.
+    Drawn on the CPU, so that every device augments in the same way.
     """
     drawn = [_generator(key, seed, epoch).random(len(_DRAWN), dtype=np.float32) for key in keys]
     table = torch.from_numpy(np.array(drawn, dtype=np.float32).reshape(-1, len(_DRAWN))).to(device)
@@ -268,7 +268,7 @@ def augment_spectrograms(
 ) -> Tensor:
     """Gain, then one interval of time and one of frequencies masked with the training mean, which is 0.
 
-    The interval of time is the clip's: what is masked in a window is masked wherever windows overlap.
+    The interval of time is the clip's: what is masked in one window is masked in all that overlap it.
 
     Args:
         rows: [B, W, rows, 224] normalized.

@@ -1,14 +1,16 @@
-"""How each format of checkpoints names an encoder's weights, and which formats cannot be used. Pure.
+"""How each format of checkpoints names an encoder's weights, and which formats cannot be used: checkpoint_formats.toml.
 
-The canonical names are those of the official VideoMAE code, which are those of `videomae.Encoder`, with `fc_norm` and
-`head` beside it.
+The canonical names are those of the official VideoMAE code and of `videomae.Classifier`: the encoder's without a
+prefix, then `fc_norm` and `head`.
 """
 
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -37,7 +39,7 @@ class CheckpointFormat:
     """Pattern of a key that no other format has."""
     prefix: str
     """Pattern of an optional prefix of the encoder's keys."""
-    renames: tuple[tuple[str, str], ...] = ()
+    renames: Mapping[str, str] = field(default_factory=dict)
     """Parts of keys -> canonical parts, replaced in this order."""
     ignored: str
     """Pattern of the keys that are not used, such as those of a decoder."""
@@ -46,69 +48,17 @@ class CheckpointFormat:
     input_range: InputRange
 
     def canonical(self, key: str) -> str | None:
-        """Canonical name of a key, None where the format has no such key."""
+        """Canonical name of a key, None if the format has no such key."""
         name = re.sub(f"^{self.prefix}", "", key)
-        for found, wanted in self.renames:
-            name = name.replace(found, wanted)
+        for part, canonical in self.renames.items():
+            name = name.replace(part, canonical)
         return name if _CANONICAL.fullmatch(name) else None
 
 
-FORMATS = (
-    CheckpointFormat(
-        name="VideoMAE",
-        signature=r"((encoder|backbone)\.)?patch_embed\.proj\.weight",
-        prefix=r"(encoder|backbone)\.",
-        ignored=r"decoder\..*|encoder_to_decoder\.weight|mask_token",
-        licence="CC BY-NC 4.0",
-        layer_norm_eps=1e-6,
-        input_range="imagenet",
-    ),
-    CheckpointFormat(
-        name="VideoMAE from Hugging Face",
-        signature=r"(videomae\.)?embeddings\.patch_embeddings\.projection\.weight",
-        prefix=r"videomae\.",
-        renames=(
-            ("embeddings.patch_embeddings.projection", "patch_embed.proj"),
-            ("encoder.layer.", "blocks."),
-            ("layernorm_before", "norm1"),
-            ("layernorm_after", "norm2"),
-            ("attention.attention.query.bias", "attn.q_bias"),
-            ("attention.attention.value.bias", "attn.v_bias"),
-            ("attention.attention", "attn"),
-            ("attention.output.dense", "attn.proj"),
-            ("intermediate.dense", "mlp.fc1"),
-            ("output.dense", "mlp.fc2"),
-            ("layernorm.", "norm."),
-            ("classifier.", "head."),
-        ),
-        ignored=r"decoder\..*|encoder_to_decoder\.weight|mask_token",
-        licence="CC BY-NC 4.0 (MCG-NJU's own; for others see their model card)",
-        layer_norm_eps=1e-6,
-        input_range="imagenet",
-    ),
-    CheckpointFormat(
-        name="MARLIN",
-        signature=r"(marlin\.)?encoder\.patch_embedding\.projection\.weight",
-        prefix=r"(marlin\.)?encoder\.",
-        renames=(
-            ("patch_embedding.projection", "patch_embed.proj"),
-            ("pos_embedding.emb", "pos_embed"),
-            ("mlp.layers.0.linear", "mlp.fc1"),
-            ("mlp.layers.1.linear", "mlp.fc2"),
-        ),
-        ignored=r"(marlin\.)?(decoder|enc_dec_proj|discriminator)\..*",
-        licence="CC BY-NC 4.0",
-        layer_norm_eps=1e-5,
-        input_range="unit",
-    ),
-)
-
-#: Other architectures: pattern of a key that only they have -> what they are.
-_UNSUPPORTED: Mapping[str, str] = {
-    r"(encoder\.)?(lg_region_tokens|blocks\.\d+\.first_attn\..*)": "MAE-DFER, whose blocks attend within regions and "
-    "then between them (width 512)",
-    r"encoder_(audio|fusion)\..*": "HiCMAE, which has an encoder for each modality and a third one to fuse them",
-}
+_DATA = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
+FORMATS = tuple(CheckpointFormat(**settings) for settings in _DATA["format"])
+#: Other architectures: pattern of a key that only they have -> description.
+_UNSUPPORTED: Mapping[str, str] = _DATA["unsupported"]
 
 
 def detect_format(keys: Iterable[str], where: str) -> CheckpointFormat:
@@ -154,5 +104,5 @@ def canonical_state(
 
 
 def quote_keys(keys: Iterable[str]) -> str:
-    """The first few keys of a stranger's file, for an error."""
+    """The first few keys of an untrusted file, for an error."""
     return shorten_list([repr(key[:80]) for key in keys] or ["none"], 3)

@@ -24,7 +24,7 @@ CONFIG_FILE = "config.json"
 
 #: Names of weights in a folder or on the hub; the first one found is used.
 _NAMES = (WEIGHTS_FILE, "pytorch_model.bin")
-#: Keys under which training code saves the state dict, beside optimizer and settings; the first one found is used.
+#: Keys under which training code saves the state dict, next to optimizer and settings; the first one found is used.
 _WRAPPERS = ("model", "module", "state_dict")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _MAX_CONFIG_BYTES = 1 << 20
@@ -39,7 +39,7 @@ class CheckpointFile:
     state: Mapping[str, Tensor]
     """Its own keys -> dense floating-point tensors on the CPU."""
     settings: Mapping[str, Any]
-    """Content of the `config.json` beside it, {} without one; JSON values."""
+    """Content of the `config.json` in the same folder, {} without one; JSON values."""
 
 
 def read_checkpoint(source: str | Path) -> CheckpointFile:
@@ -71,18 +71,16 @@ def _locate(source: str | Path) -> tuple[Path, str]:
         return found[0], str(found[0])
     if _HUB_ID.fullmatch(str(source)):
         return _download(str(source))
-    raise WeightsError(f"{source}: found nothing there, expected a checkpoint, a folder or a hub id such as owner/name")
+    raise WeightsError(f"{source}: found no such file, expected a checkpoint, a folder or a hub id such as owner/name")
 
 
 def _download(hub_id: str) -> tuple[Path, str]:
-    """Weights of a model on the hub, in the hub library's own cache, the configuration beside them."""
+    """Weights of a model on the hub, in the cache of the hub library, with the configuration in the same folder."""
     try:
-        from huggingface_hub import hf_hub_download  # needed for hub ids alone
+        from huggingface_hub import hf_hub_download  # needed only for hub ids
         from huggingface_hub.errors import EntryNotFoundError
     except ImportError as error:
-        raise WeightsError(
-            f"{hub_id}: found no such file or folder; to get it from the hub, pip install '.[hub]'"
-        ) from error
+        raise WeightsError(f"{hub_id}: found no such file or folder; for the hub, pip install '.[hub]'") from error
     for name in _NAMES:
         try:
             hf_hub_download(hub_id, CONFIG_FILE)
@@ -96,18 +94,18 @@ def _download(hub_id: str) -> tuple[Path, str]:
 
 
 def _settings(path: Path) -> dict[str, Any]:
-    """`config.json` beside weights of a usual name, else {}."""
-    beside = path.parent / CONFIG_FILE
-    if path.name not in _NAMES or not beside.is_file():
+    """`config.json` in the folder of weights that have a usual name, else {}."""
+    config = path.parent / CONFIG_FILE
+    if path.name not in _NAMES or not config.is_file():
         return {}
-    if beside.stat().st_size > _MAX_CONFIG_BYTES:
-        raise WeightsError(f"{beside}: found more than {_MAX_CONFIG_BYTES} bytes, expected a model's configuration")
+    if config.stat().st_size > _MAX_CONFIG_BYTES:
+        raise WeightsError(f"{config}: found more than {_MAX_CONFIG_BYTES} bytes, expected a model's configuration")
     try:
-        settings = json.loads(beside.read_bytes())
+        settings = json.loads(config.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise WeightsError(f"{beside}: found no JSON ({first_line(error)}); get the file again") from error
+        raise WeightsError(f"{config}: found no JSON ({first_line(error)}); get the file again") from error
     if not isinstance(settings, dict):
-        raise WeightsError(f"{beside}: found {type(settings).__name__}, expected a JSON object")
+        raise WeightsError(f"{config}: found {type(settings).__name__}, expected a JSON object")
     return settings
 
 
@@ -116,8 +114,8 @@ def _read(path: Path) -> object:
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
-        # Official checkpoints keep their settings in an argparse.Namespace. Allowing it is safe: it is a bag of
-        # attributes, making one runs no code of a file's choice, and nothing becomes callable that was not before.
+        # Official checkpoints keep their settings in an argparse.Namespace. Allowing it is safe: it is a container of
+        # attributes, and creating one runs no code from the file and makes none callable.
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))  # noqa: TID251
     except pickle.UnpicklingError as error:  # torch's restricted unpickler names what it refuses
@@ -125,12 +123,12 @@ def _read(path: Path) -> object:
         reason = "not a checkpoint, or one with more than tensors in it; expected a state dict; get the file again"
         if found:
             reason = (
-                f"refused because it asks for {found[1]}, which could run code; expected only tensors. If you trust "
+                f"refused because it refers to {found[1]}, which could run code; expected only tensors. If you trust "
                 "its author, load it yourself once and save the state dict with safetensors.torch.save_file"
             )
         raise WeightsError(f"{path}: {reason}") from error
     except (SafetensorError, OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError) as error:
-        raise WeightsError(f"{path}: found no whole checkpoint ({first_line(error)}); get the file again") from error
+        raise WeightsError(f"{path}: found no complete checkpoint ({first_line(error)}); get the file again") from error
 
 
 def _state_dict(content: object, where: str) -> dict[str, Tensor]:

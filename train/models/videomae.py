@@ -3,7 +3,7 @@
 Shape suffixes: B clips, T frames, H rows, W columns of pixels; t, h, w the same in patches; N = t h w tokens,
 D width, M hidden width of the MLP, A attention heads, C classes.
 
-Module names are those of the official VideoMAE checkpoints, so that a state dict reads like one of theirs.
+Module names are those of the official VideoMAE checkpoints, so that state dicts have the same keys.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ class EncoderConfig:
     positions: Positions = "sinusoidal"
     """Whether the position table is computed or belongs to the weights."""
     final_norm: bool = False
-    """LayerNorm over the tokens at the end, which encoders have while they are pre-trained."""
+    """LayerNorm over the output tokens, as encoders have during pre-training."""
     input_range: InputRange = "imagenet"
     """RGB in 0..1 as it is (`unit`), or standardised by ImageNet's mean and deviation."""
 
     def __post_init__(self) -> None:
         sizes = (self.width, self.depth, self.heads, self.mlp, *self.patch, *self.input)
         if len(sizes) != 10 or not all(isinstance(size, int) and size > 0 for size in sizes):
-            raise ValueError(f"encoder: found {self}, expected whole sizes of at least 1, patch and input in T, H, W")
+            raise ValueError(f"encoder: found {self}, expected integer sizes of at least 1, patch and input in T, H, W")
         if self.width % (2 * self.heads):
             raise ValueError(f"encoder: found width {self.width}, expected a multiple of 2 x {self.heads} heads")
         if any(size % step for size, step in zip(self.input, self.patch, strict=True)):
@@ -87,7 +87,7 @@ ENCODERS: Mapping[str, EncoderConfig] = {
 def sinusoidal_positions(tokens: int, width: int) -> Tensor:
     """Fixed position table [1, N, D] over the flattened token index p.
 
-    Channel 2i holds sin(p / 10000^(2i/D)) and channel 2i+1 the cosine of it. Computed in float64 on the CPU
+    Channel 2i is sin(p / 10000^(2i/D)) and channel 2i+1 the cosine of it. Computed in float64 on the CPU
     whatever the default device, so that a model made on the meta device has its table too.
     """
     index = torch.arange(tokens, dtype=torch.float64, device="cpu")
@@ -96,12 +96,12 @@ def sinusoidal_positions(tokens: int, width: int) -> Tensor:
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1).float()[None]
 
 
-def resize_positions(table: Tensor, found: tuple[int, int, int], wanted: tuple[int, int, int]) -> Tensor:
+def resize_positions(table: Tensor, grid: tuple[int, int, int], target_grid: tuple[int, int, int]) -> Tensor:
     """Stored position table [1, N, D] of one patch grid (t, h, w) -> that of another, trilinearly interpolated."""
-    if found == wanted:
+    if grid == target_grid:
         return table
-    volume = table.unflatten(1, found).movedim(-1, 1)  # [1, D, t, h, w]
-    return F.interpolate(volume, size=wanted, mode="trilinear", align_corners=False).flatten(2).transpose(1, 2)
+    volume = table.unflatten(1, grid).movedim(-1, 1)  # [1, D, t, h, w]
+    return F.interpolate(volume, size=target_grid, mode="trilinear", align_corners=False).flatten(2).transpose(1, 2)
 
 
 def drop_path(branch: Tensor, rate: float) -> Tensor:
@@ -190,7 +190,7 @@ class Block(nn.Module):
 class Encoder(nn.Module):
     """Video -> tokens. `drop_rate` is that of the last block; from the first, which has 0, it rises linearly.
 
-    With `checkpointing` the blocks keep only their inputs for the backward pass and are computed again there.
+    With `checkpointing` the blocks keep only their inputs for the backward pass, which computes them again.
     """
 
     pos_embed: Tensor
@@ -210,7 +210,7 @@ class Encoder(nn.Module):
         self.apply(_initialise)
 
     def forward(self, video: Tensor) -> Tensor:
-        """[B, 3, T, H, W], scaled as `config.input_range` says -> tokens [B, N, D].
+        """[B, 3, T, H, W], scaled to `config.input_range` -> tokens [B, N, D].
 
         Raises ValueError for a video of another size.
         """
@@ -244,7 +244,7 @@ class Classifier(nn.Module):
         return self.head(self.fc_norm(features))
 
     def forward(self, video: Tensor) -> Tensor:
-        """[B, 3, T, H, W], scaled as the encoder's `config.input_range` says -> logits [B, C]."""
+        """[B, 3, T, H, W], scaled to the encoder's `config.input_range` -> logits [B, C]."""
         return self.classify(self.features(video))
 
     def freeze_encoder(self) -> None:

@@ -1,13 +1,10 @@
 """Weights of an encoder from every checkpoint format, loaded strictly; saving and loading of trained classifiers.
 
-    checkpoint                               files                                     licence of the published ones
-    VideoMAE, pre-trained or fine-tuned      .pth (in `model` or `module`)             CC BY-NC 4.0
-    the same from Hugging Face               folder, file or hub id                    CC BY-NC 4.0
-    MARLIN (faces)                           .pt, encoder or full                      CC BY-NC 4.0
-    this project's own                       model.safetensors and config.json         in config.json
+Published formats and their licences are in checkpoint_formats.toml; this project's own is `model.safetensors` with
+`config.json`, which has the licence.
 
 Strictly means: each key of a checkpoint is used, or known to be unused here (decoder, mask token), or an error; and
-each weight of the encoder must be there, in its shape. MAE-DFER and HiCMAE are other architectures and refused.
+each weight of the encoder must be present, in its shape. MAE-DFER and HiCMAE are other architectures and refused.
 """
 
 from __future__ import annotations
@@ -37,13 +34,13 @@ _HEADS = {384: 6, 768: 12, 1024: 16, 1280: 16}
 _PUBLISHED_GRID = (8, 14, 14)
 #: Fields that two encoders must have in common for the weights of one to fit the other.
 _ARCHITECTURE = ("width", "depth", "heads", "mlp", "patch")
-#: Most numbers of a position table, whose size is taken from a stranger's configuration.
+#: Most numbers of a position table, whose size is taken from an untrusted configuration.
 _MAX_POSITIONS = 1 << 28
 
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """An encoder's weights, and those of the classifier on top where there is one, under canonical names."""
+    """An encoder's weights, and those of the classifier on top, if any, under canonical names."""
 
     config: EncoderConfig
     """The encoder they fit, with the LayerNorm eps, position table and input range they were trained with."""
@@ -75,7 +72,7 @@ def load_weights(source: str | Path, config: EncoderConfig | None = None) -> Wei
     """Read a checkpoint: a file, a folder, or the id of a model on the Hugging Face hub.
 
     `config` is the requested encoder. It must be of the checkpoint's architecture, but may have another input size (a
-    stored position table is resized) and a final norm. Without it the checkpoint alone decides. Either way the
+    stored position table is resized) and a final norm. Without it the checkpoint decides. Either way the
     LayerNorm eps, the kind of position table and the input range are the checkpoint's.
 
     Raises WeightsError for anything that is not such a checkpoint or does not fit.
@@ -84,10 +81,10 @@ def load_weights(source: str | Path, config: EncoderConfig | None = None) -> Wei
 
 
 def initialize_from(model: Classifier, weights: Weights) -> None:
-    """Copy an encoder's weights into a classifier that is to be trained, and those of its LayerNorm if there are any.
+    """Copy an encoder's weights into a classifier that is to be trained, and those of its LayerNorm, if any.
 
-    The last layer stays as it is, since the checkpoint's was trained on other classes. Raises WeightsError unless the
-    classifier was made with `weights.config`.
+    The last layer stays as it is, because the checkpoint's was trained on other classes. Raises WeightsError unless the
+    classifier has `weights.config`.
     """
     if model.encoder.config != weights.config:
         raise WeightsError(f"{weights.source}: found {weights.config}, expected {model.encoder.config}")
@@ -103,8 +100,8 @@ def save_pretrained(
     """Write a classifier as `model.safetensors` and `config.json`, which `load_pretrained` and `load_weights` read.
 
     `licence` is that of the initial weights, which extends to these. Each file is complete or absent, and the
-    configuration, which is written last, has the hash of the weights. Raises WeightsError unless there is one class
-    name for each logit.
+    configuration, which is written last, has the hash of the weights. Raises WeightsError unless each logit has one
+    class name.
     """
     if len(classes) != model.head.out_features:
         raise WeightsError(f"{folder}: found {len(classes)} class names, expected {model.head.out_features}")
@@ -153,13 +150,13 @@ def fingerprint(model: Encoder | Classifier) -> str:
     return digest.hexdigest()
 
 
-def _convert(found: CheckpointFile, wanted: EncoderConfig | None = None) -> Weights:
+def _convert(source: CheckpointFile, requested: EncoderConfig | None = None) -> Weights:
     """Weights under canonical names, checked against the encoder."""
-    where = found.where
-    known = detect_format(found.state, where)
-    tensors, ignored = canonical_state(found.state, known, where)
-    declared = _declared_config(found)
-    config = _resolve_config(tensors, known, declared, wanted, where)
+    where = source.where
+    known = detect_format(source.state, where)
+    tensors, ignored = canonical_state(source.state, known, where)
+    declared = _declared_config(source)
+    config = _resolve_config(tensors, known, declared, requested, where)
     if not config.final_norm:  # of pre-training
         norm = tuple(name for name in ("norm.weight", "norm.bias") if name in tensors)
         ignored += norm
@@ -172,13 +169,13 @@ def _convert(found: CheckpointFile, wanted: EncoderConfig | None = None) -> Weig
             tensors["pos_embed"] = resize_positions(tensors["pos_embed"].float(), grid, config.grid)
     _check_shapes(tensors, config, where)
     head = {name: tensor.float() for name, tensor in tensors.items() if name.startswith(("fc_norm.", "head."))}
-    own = found.settings.get("format") == FORMAT
+    own = source.settings.get("format") == FORMAT
     return Weights(
         config=config,
         encoder={name: tensor.float() for name, tensor in tensors.items() if name not in head},
         head=head,
         format=FORMAT if own else known.name,
-        licence=str(found.settings.get("licence")) if own else known.licence,
+        licence=str(source.settings.get("licence")) if own else known.licence,
         source=where,
         ignored=ignored,
     )
@@ -188,23 +185,23 @@ def _resolve_config(
     tensors: Mapping[str, Tensor],
     known: CheckpointFormat,
     declared: Mapping[str, Any],
-    wanted: EncoderConfig | None,
+    requested: EncoderConfig | None,
     where: str,
 ) -> EncoderConfig:
-    """The encoder that the tensors, the configuration beside them and the caller agree on."""
+    """The encoder that the tensors, their configuration file and the caller agree on."""
     embed, mlp = tensors.get("patch_embed.proj.weight"), tensors.get("blocks.0.mlp.fc1.weight")
     if embed is None or embed.ndim != 5 or mlp is None or mlp.ndim != 2:
         raise WeightsError(f"{where}: found no patch embedding and MLP in their shapes, expected an encoder")
     width, depth = embed.shape[0], len({name.split(".")[1] for name in tensors if name.startswith("blocks.")})
     measured = {"width": width, "depth": depth, "mlp": mlp.shape[0], "patch": tuple(embed.shape[2:])}
-    _check_same_architecture(measured, declared, where, f"as {CONFIG_FILE} says; get both files again")
+    _check_same_architecture(measured, declared, where, f"as in {CONFIG_FILE}; get both files again")
     fields = {"layer_norm_eps": known.layer_norm_eps, "input_range": known.input_range, **declared, **measured}
-    if wanted is not None:
-        _check_same_architecture(fields, asdict(wanted), where, "as chosen; choose the encoder that fits")
-        fields |= {"heads": wanted.heads, "input": wanted.input, "final_norm": wanted.final_norm}
+    if requested is not None:
+        _check_same_architecture(fields, asdict(requested), where, "as requested; request the encoder that fits")
+        fields |= {"heads": requested.heads, "input": requested.input, "final_norm": requested.final_norm}
     elif "heads" not in fields:
         if width not in _HEADS:
-            raise WeightsError(f"{where}: found width {width}, expected one of {list(_HEADS)}, or a chosen encoder")
+            raise WeightsError(f"{where}: found width {width}, expected one of {list(_HEADS)}, or a requested encoder")
         fields["heads"] = _HEADS[width]
     fields["positions"] = "stored" if "pos_embed" in tensors else "sinusoidal"
     return _make_config(fields, where)
@@ -212,16 +209,16 @@ def _resolve_config(
 
 def _declared_config(source: CheckpointFile) -> dict[str, Any]:
     """Fields of `EncoderConfig` from the configuration file: this project's, Hugging Face's, or none."""
-    settings, beside = source.settings, f"{source.where}: {CONFIG_FILE} beside it"
+    settings, where = source.settings, f"{source.where}: its {CONFIG_FILE}"
     try:
         if settings.get("format") == FORMAT:
             if settings["version"] != VERSION:
-                raise WeightsError(f"{beside}: found version {settings['version']!r}, expected {VERSION}")
+                raise WeightsError(f"{where}: found version {settings['version']!r}, expected {VERSION}")
             return {name: tuple(v) if isinstance(v, list) else v for name, v in settings["encoder"].items()}
         if settings.get("model_type") != "videomae":
             return {}
         if settings.get("hidden_act", "gelu") != "gelu":
-            raise WeightsError(f"{beside}: found activation {settings['hidden_act']!r}, expected 'gelu'")
+            raise WeightsError(f"{where}: found activation {settings['hidden_act']!r}, expected 'gelu'")
         return {
             "width": settings["hidden_size"],
             "depth": settings["num_hidden_layers"],
@@ -233,7 +230,7 @@ def _declared_config(source: CheckpointFile) -> dict[str, Any]:
         }
     except (KeyError, TypeError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"
-        raise WeightsError(f"{beside}: found settings that cannot be used ({reason}); get the file again") from error
+        raise WeightsError(f"{where}: found settings that cannot be used ({reason}); get the file again") from error
 
 
 def _check_same_architecture(found: Mapping[str, Any], expected: Mapping[str, Any], where: str, advice: str) -> None:
@@ -266,7 +263,7 @@ def _check_shapes(tensors: Mapping[str, Tensor], config: EncoderConfig, where: s
     if missing := [name for name in expected if name not in tensors]:
         raise WeightsError(f"{where}: found no {quote_keys(missing)}, expected all {len(expected)}; get the file again")
     if extra := [name for name in tensors if name not in expected]:
-        raise WeightsError(f"{where}: found {quote_keys(extra)}, expected the weights of {config.depth} whole blocks")
+        raise WeightsError(f"{where}: found {quote_keys(extra)}, expected the weights of {config.depth} blocks")
     for name, shape in expected.items():
         if tuple(tensors[name].shape) != shape:
             raise WeightsError(f"{where}: {name}: found shape {tuple(tensors[name].shape)}, expected {shape}")

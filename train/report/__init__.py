@@ -1,10 +1,10 @@
-"""The report on a folder of runs: the paper's Tables I to III beside our results, scores by fold, and figures.
+"""The report on a folder of runs: the paper's Tables I to III next to our results, scores by fold, and figures.
 
-    <out>/report.md           for a repository; shows the figures beside it
+    <out>/report.md           for a repository; shows the figures in `figures/`
     <out>/report.html         the same in one file
     <out>/figures/*.png       strategies compared, confusion matrices, learning curves
 
-The same runs give the same bytes.
+The same runs produce the same bytes.
 """
 
 from __future__ import annotations
@@ -74,12 +74,9 @@ def _draw_figures(dataset: str, summaries: Sequence[RunSummary], runs: Path) -> 
         curves = {}
         for run in (result.run for result in summary.results):
             log = read_log(run_folder(runs, run.dataset, run.strategy, run.fold) / LOG_FILE)
-            curves[run.fold] = LearningCurve(epochs=log, chosen=run.epoch)
+            curves[run.fold] = LearningCurve(epochs=log, selected=run.epoch)
         matrix = plots.confusion_matrix(summary.pooled, f"{title}, {pluralize(len(summary.results), 'fold')}")
-        figures += [
-            ReportFigure(name=f"{name}-confusion.png", text=f"{title}: confusion matrix", png=matrix),
-            ReportFigure(
-                name=f"{name}-curves.png", text=f"{title}: learning curves", png=plots.learning_curves(curves, title)
-            ),
-        ]
+        figures.append(ReportFigure(name=f"{name}-confusion.png", text=f"{title}: confusion matrix", png=matrix))
+        png = plots.learning_curves(curves, title)
+        figures.append(ReportFigure(name=f"{name}-curves.png", text=f"{title}: learning curves", png=png))
     return figures

@@ -1,8 +1,8 @@
 """Figures of runs: learning curves, confusion matrices, strategies compared. Data -> bytes of a PNG. Pure.
 
-The same data and matplotlib version give the same bytes: a user's settings, clock and display have no influence. 1400
-pixels wide, which is sharp where a README shows it at half of that. Colours are Okabe and Ito's, which colour-blind
-readers can distinguish, and never the only difference.
+The same data and matplotlib version produce the same bytes: a user's settings, clock and display have no influence.
+Figures are 1400 pixels wide, which is sharp in a README that shows half of that. Colours are Okabe and Ito's, which
+colour-blind readers can distinguish, and never the only difference.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
 _INK, _SOFT = "#1f2328", "#6b7280"
 _LONGEST_NAME = 16
 
-
 _Arguments = ParamSpec("_Arguments")
 
 
@@ -43,7 +42,7 @@ class LearningCurve:
     """The epochs of one run."""
 
     epochs: tuple[EpochMetrics, ...]
-    chosen: int
+    selected: int
     """Number of the epoch that was evaluated."""
 
 
@@ -67,17 +66,18 @@ def _figure(height_inches: float) -> Figure:
 
 @_as_png
 def learning_curves(curves: Mapping[str, LearningCurve], title: str) -> Figure:
-    """Loss and validation UAR by epoch, fold name -> curve; the chosen epoch is marked on each."""
+    """Loss and validation UAR by epoch, fold name -> curve; the selected epoch is marked on each."""
     figure = _figure(3.0)
     loss, uar = figure.subplots(1, 2)
     for curve in curves.values():
         _draw_curve(loss, uar, curve, alone=len(curves) == 1)
     single = next(iter(curves.items())) if len(curves) == 1 else None
-    chosen = {"linestyle": "none", "marker": "o", "markeredgecolor": "white"}
+    marker = {"linestyle": "none", "marker": "o", "markeredgecolor": "white"}
     loss.plot([], [], color=BLUE, label="training")
     loss.plot([], [], color=ORANGE, linestyle="--", label="validation")
-    loss.plot([], [], color=ORANGE, label="chosen epoch", **chosen)
-    uar.plot([], [], color=GREEN, label=f"chosen epoch, {single[1].chosen}" if single else "chosen epoch", **chosen)
+    loss.plot([], [], color=ORANGE, label="selected epoch", **marker)
+    epoch = f"selected epoch, {single[1].selected}" if single else "selected epoch"
+    uar.plot([], [], color=GREEN, label=epoch, **marker)
     loss.set(title=title, xlabel="epoch", ylabel="loss")
     folds = f"fold {single[0]}" if single else f"{len(curves)} folds"
     uar.set(title=folds, xlabel="epoch", ylabel="UAR of validation speakers (%)")
@@ -159,7 +159,7 @@ def ceiling_line(dataset: str, summaries: Sequence[RunSummary]) -> ScoreLine | N
 
 
 def score_limits(summaries: Sequence[RunSummary], score: str, lines: Sequence[ScoreLine]) -> tuple[float, float]:
-    """The tens, in percent, between which all scores, deviations, intervals and lines lie."""
+    """The tens, in percent, that contain all scores, deviations, intervals and lines."""
     values = [getattr(line, score) for line in lines]
     for summary in summaries:
         spread = getattr(summary, score)
@@ -183,7 +183,7 @@ def _draw_curve(loss: Axes, uar: Axes, curve: LearningCurve, *, alone: bool) -> 
     loss.plot(numbers, [epoch.validation_loss for epoch in curve.epochs], color=ORANGE, linestyle="--", **look)
     uar.plot(numbers, [100 * epoch.validation_uar for epoch in curve.epochs], color=GREEN, **look)
     marker = {"marker": "o", "markersize": 5.5 if alone else 4, "markeredgecolor": "white", "zorder": 3}
-    for epoch in (epoch for epoch in curve.epochs if epoch.epoch == curve.chosen):
+    for epoch in (epoch for epoch in curve.epochs if epoch.epoch == curve.selected):
         loss.plot(epoch.epoch, epoch.validation_loss, color=ORANGE, **marker)
         uar.plot(epoch.epoch, 100 * epoch.validation_uar, color=GREEN, **marker)
 

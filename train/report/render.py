@@ -1,7 +1,7 @@
 """A report as Markdown and as one HTML page, from the same data: templates are in `templates/`. Pure.
 
 Names in a folder of runs may come from a stranger, so templates escape every value, for Markdown as for HTML. The page
-loads nothing from elsewhere and has no script, and its content policy forbids both.
+loads no other file and has no script, and its content policy forbids both.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Results that others reported, to compare with ours: the paper's Tables I to III, and later work on the same corpora.
 
-The figures are in `reported.csv`: percent, as printed. A result means little without its protocol, so each row names
-how many classes, which folds and how the epoch was chosen, as far as the publication or its code states them.
+The figures are in `reported.csv`: percent, as printed. A result depends on its protocol, so each row names
+how many classes, which folds and how the epoch was selected, as far as the publication or its code states them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class ReportedProtocol:
     classes: str
     folds: str
     selection: str
-    """What the epoch was chosen on."""
+    """What the epoch was selected on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,7 @@ _NOTES = {
 }
 _COMMON_NOTES = (
     "Rows with a number in brackets are cited by the MultiMAE-DER paper, which does not restate their protocols.",
-    "Where the epoch was chosen on the test fold, a figure is higher than a new speaker would give.",
+    "If the epoch was selected on the test fold, a score is higher than for new speakers.",
 )
 
 

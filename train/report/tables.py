@@ -1,4 +1,4 @@
-"""Tables of the report: our results beside those that others reported, in detail, and by fold. Pure."""
+"""Tables of the report: our results next to those that others reported, in detail, and by fold. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NOT_RUN = "not run"
 
 
 def comparison_table(dataset: str, summaries: Sequence[RunSummary]) -> ReportTable:
-    """What was reported on a corpus, then a row for each strategy of ours, run or not."""
+    """What was reported on a corpus, then a row for each of our strategies, run or not."""
     reported = REPORTED.get(dataset)
     rows = []
     for other in (*reported.paper, *reported.others) if reported else ():
@@ -37,14 +37,14 @@ def comparison_table(dataset: str, summaries: Sequence[RunSummary]) -> ReportTab
     scores = ("UAR", "WAR", "Pooled UAR", "Pooled WAR")
     return ReportTable(
         title="Reported, and ours" if reported else "Ours",
-        columns=("Method", "SSL", "Modality", *scores, "Classes", "Folds", "Epoch chosen on"),
+        columns=("Method", "SSL", "Modality", *scores, "Classes", "Folds", "Epoch selected on"),
         rows=tuple(rows),
         notes=(*(reported.notes if reported else ()), *_describe_training(summaries)),
     )
 
 
 def detail_table(summaries: Sequence[RunSummary]) -> ReportTable:
-    """All scores of each strategy of ours."""
+    """All scores of each of our strategies."""
     rows = []
     for summary in summaries:
         spreads = map(_format_spread, (summary.uar, summary.war, summary.macro_f1, summary.weighted_f1))
@@ -57,7 +57,7 @@ def detail_table(summaries: Sequence[RunSummary]) -> ReportTable:
 
 
 def fold_table(summaries: Sequence[RunSummary]) -> ReportTable:
-    """UAR / WAR of each fold and strategy of ours."""
+    """UAR / WAR of each fold and each of our strategies."""
     columns = [{result.run.fold: result.scores for result in summary.results} for summary in summaries]
     rows = []
     for fold in dict.fromkeys(fold for summary in summaries for fold in summary.run.protocol.folds):
@@ -70,12 +70,11 @@ def fold_table(summaries: Sequence[RunSummary]) -> ReportTable:
 
 def _modality(strategy: str) -> str:
     """V, A or V+A, as the paper's tables have it; "" for a strategy of another version."""
-    found = STRATEGIES.get(strategy)
-    return "+".join(name for name, images in (("V", found.faces), ("A", found.windows)) if images) if found else ""
+    return STRATEGIES[strategy].modality if strategy in STRATEGIES else ""
 
 
 def _describe_training(summaries: Sequence[RunSummary]) -> list[str]:
-    """How ours were trained: a line for each distinct training, with its strategies."""
+    """How our runs were trained: a line for each distinct training, with its strategies."""
     trainings: dict[str, list[str]] = {}
     for summary in summaries:
         protocol = summary.run.protocol
@@ -91,7 +90,7 @@ def _format_spread(spread: Spread) -> str:
 
 
 def _format_pooled(summary: RunSummary) -> list[str]:
-    """Pooled UAR and WAR, each with its interval where there are several speakers."""
+    """Pooled UAR and WAR, each with its interval if it has several speakers."""
     cells = []
     for score in ("uar", "war"):
         low, high = getattr(summary.pooled.interval, score, (None, None))
