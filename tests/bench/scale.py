@@ -108,7 +108,7 @@ def plan(folder: Path, clips: int) -> None:
     from builder import run
     from builder.config import BuildConfig
 
-    planned = run.plan(BuildConfig(dataset="folder"), folder.parent / _RECORDINGS)
+    planned = run.plan_build(BuildConfig(dataset="folder"), folder.parent / _RECORDINGS)
     assert sum(len(shard.sources) for shard in planned.shards) == clips
 
 

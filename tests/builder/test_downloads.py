@@ -207,8 +207,8 @@ def test_what_went_wrong_once_is_made_good(github: FileServer, data: Path, fault
         (Fault(change=lambda data: b"!" + data[1:]), r"found SHA-256 [0-9a-f]{64}, expected [0-9a-f]{64}; "),
         (Fault(change=lambda data: data + b"more"), r"found more than 1280 bytes, expected that; "),
         (Fault(status=404), r"not there \(HTTP 404\)"),
-        (Fault(status=503), r"cannot be fetched for now \(HTTP 503\); run again to go on"),
-        (Fault(drop_after=0), r"cannot be fetched \(.*\); run again to go on"),
+        (Fault(status=503), r"cannot be fetched for now \(HTTP 503\); run again to continue"),
+        (Fault(drop_after=0), r"cannot be fetched \(.*\); run again to continue"),
     ],
     ids=["other bytes", "more", "not there", "overloaded", "cut"],
 )

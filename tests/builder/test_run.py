@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -215,7 +216,7 @@ def test_disk_full_at_any_write_says_where_and_leaves_nothing_half_published(
     def full(*arguments: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("test_run.CALLS", ((os, "fsync"), (HashingFile, "write")))
+    monkeypatch.setattr(sys.modules[__name__], "CALLS", ((os, "fsync"), (HashingFile, "write")))
     while True:
         with pytest.MonkeyPatch.context() as patched:
             fault = Fault(patched, writes + 1, full)

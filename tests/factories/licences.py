@@ -12,9 +12,7 @@ from tests.factories.builder_shards import resign
 
 def licensed_as(folder: Path, corpus: str) -> Path:
     """Give a folder the name and the terms of a corpus that has some."""
-    named = corpus_named(corpus)
-    about = {name: getattr(named, name) for name in ("title", "homepage", "licence", "citation", "redistributable")}
-    dataset = replace(load_dataset(folder), dataset=corpus, about=about)
+    dataset = replace(load_dataset(folder), dataset=corpus, about=corpus_named(corpus).about())
     (folder / "dataset.json").write_bytes(dump_dataset(dataset))
     resign(folder)
     return folder

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 
-sys.modules["torch"] = None  # type: ignore[assignment]  # webdataset would import it, which takes seconds
+from tests.fakes.blocked_imports import block_imports
+
+block_imports("torch")  # webdataset would import torch, which takes seconds
 
 if __name__ == "__main__":
     from builder import clip, report

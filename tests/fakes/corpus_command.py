@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.modules["torch"] = None  # type: ignore[assignment]  # webdataset would import it, which takes seconds
+from tests.fakes.blocked_imports import block_imports
+
+block_imports("torch")  # webdataset would import torch, which takes seconds
 
 if __name__ == "__main__":
     from builder.__main__ import main

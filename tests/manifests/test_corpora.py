@@ -21,7 +21,9 @@ def test_every_corpus_of_the_builder_has_facts() -> None:
 def test_licences_are_those_that_the_builder_records(name: str) -> None:
     licence = CORPORA[name].licence
     assert licence is not None
-    assert (licence.text, licence.redistributable) == (DATASETS[name].licence, DATASETS[name].redistributable)
+    assert (licence.text, licence.redistributable) == tuple(
+        DATASETS[name].about()[key] for key in ("licence", "redistributable")
+    )
 
 
 @each_corpus

@@ -236,7 +236,7 @@ FAULTS = (
             "ctrl_c_while_the_backends_load",
             "an_ended_build_leaves_no_process_and_goes_on",
         ),
-        train_cli="ctrl_c_saves_and_says_how_to_go_on",
+        train_cli="ctrl_c_saves_and_says_how_to_continue",
     ),
     _case(
         "33",
