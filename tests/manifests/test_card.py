@@ -28,7 +28,7 @@ LICENCES = {"ravdess": "cc-by-nc-sa-4.0", "crema-d": "odbl", "iemocap": "other",
 def of_corpus(name: str, **changes: Any) -> Dataset:
     """An index without shards, of a corpus that has terms."""
     corpus = corpus_named(name)
-    about = {key: getattr(corpus, key) for key in ("title", "homepage", "licence", "citation", "redistributable")}
+    about = corpus.about()
     identity = {"config": {"features": ["mfcc"], "align": "frame"}}
     return replace(Dataset(dataset=name, complete=True, identity=identity, about=about), **changes)
 
