@@ -11,7 +11,7 @@ from manifests import folds, licensing
 from manifests.console import Parser, add_command, fail, run_command, say
 from manifests.fetch import THREADS, FetchError, FoldSelector, fetch
 from manifests.index import load_dataset, local_shards
-from manifests.share import NotWholeError, ShareError, ShareOptions, share
+from manifests.share import ShareError, ShareOptions, VerificationError, share
 from manifests.stores import KINDS, WRITABLE_KINDS, open_writable_store
 from manifests.text import one_line, pluralize
 from manifests.verify import Problem, verify
@@ -77,7 +77,7 @@ def _share(args: argparse.Namespace) -> int:
     options = ShareOptions(affirmed=args.affirm, public=args.public, report=args.report, prune=args.prune)
     try:
         result = share(args.folder, store, options)
-    except NotWholeError as error:
+    except VerificationError as error:
         fail(str(error))
         return _report_bad_folder(args.folder, error.problems)
     files = f"{result.sent} of {pluralize(result.files, 'file')} ({result.sent_bytes / 1e6:.1f} MB)"
@@ -103,7 +103,7 @@ def _fetch(args: argparse.Namespace) -> int:
     for problem in result.problems:
         say(f"BAD  {problem}")
     moved = f"{pluralize(result.moved, 'shard')} moved, {result.moved_bytes / 1e6:.1f} MB"
-    kept = f"{result.kept} of {pluralize(len(result.here), 'shard')} here before"
+    kept = f"{result.kept} of {pluralize(len(result.local), 'shard')} here before"
     say(f"{moved if result.moved else 'nothing to move'}; {kept}")
     if result.removed:
         say(f"removed here: {', '.join(result.removed)}")

@@ -77,7 +77,7 @@ class CorpusFacts:
     speaker_group: re.Pattern[str] | None = None
     """Matches the part of a speaker id that speakers recorded together share."""
 
-    def group_of(self, speaker: str) -> str:
+    def recording_group(self, speaker: str) -> str:
         """Recording that a speaker takes part in; speakers of one recording are never on two sides of a made fold."""
         found = self.speaker_group.match(speaker) if self.speaker_group else None
         return found[0] if found else speaker

@@ -60,7 +60,7 @@ class FetchResult:
     """Result of a fetch."""
 
     address: str
-    here: tuple[Shard, ...]
+    local: tuple[Shard, ...]
     """Shards that belong to the folder now."""
     moved: int
     """How many of them were moved, at least in part."""
@@ -160,7 +160,7 @@ def _staged_index(store: Store, folder: Path) -> Iterator[tuple[Path, Dataset]]:
     Files that the folder itself has intact are copied from there.
     """
     staging = folder / _STAGING
-    with exclusive_lock(folder, "", tidy=True, wait=True):
+    with exclusive_lock(folder, "", cleanup=True, wait=True):
         shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed
         try:
             download_file(store, staging, ExpectedFile(name=index.SUMS_FILE))
@@ -294,7 +294,7 @@ def _fetch_shards(store: Store, folder: Path, dataset: Dataset, threads: int, ma
                 problems.append(f"{store.address}: {failures} files in a row failed; the rest was not tried")
     return FetchResult(
         address=store.address,
-        here=shards,
+        local=shards,
         moved=sum(size > 0 for name, size in moved.items() if name in sizes),
         moved_bytes=sum(moved.values()),
         kept=sum(size == 0 for name, size in moved.items() if name in sizes),

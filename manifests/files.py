@@ -108,14 +108,14 @@ def remove_leftovers(folder: Path) -> None:
 
 
 @contextmanager
-def exclusive_lock(folder: Path, setting: str = "OUT=", *, tidy: bool = False, wait: bool = False) -> Iterator[None]:
+def exclusive_lock(folder: Path, setting: str = "OUT=", *, cleanup: bool = False, wait: bool = False) -> Iterator[None]:
     """Hold the folder's lock alone. The system frees it when its owner dies, however that happens.
 
     `setting` is what people choose the folder with, empty where no other will do. Raises BusyError, before any work,
-    where another process holds it, unless `wait` is set; FolderError where the folder cannot be written. With `tidy`,
+    where another process holds it, unless `wait` is set; FolderError where the folder cannot be written. With `cleanup`,
     an owner that fails removes the lock, and the empty folders, that did not exist before.
     """
-    with _hold_lock(folder, setting, fcntl.LOCK_EX, math.inf if wait else 0.0, tidy=tidy):
+    with _hold_lock(folder, setting, fcntl.LOCK_EX, math.inf if wait else 0.0, cleanup=cleanup):
         yield
 
 
@@ -125,12 +125,12 @@ def shared_lock(folder: Path, setting: str = "OUT=") -> Iterator[None]:
 
     Raises as `exclusive_lock` does.
     """
-    with _hold_lock(folder, setting, fcntl.LOCK_SH, _SHARED_PATIENCE_SECONDS, tidy=False):
+    with _hold_lock(folder, setting, fcntl.LOCK_SH, _SHARED_PATIENCE_SECONDS, cleanup=False):
         yield
 
 
 @contextmanager
-def _hold_lock(folder: Path, setting: str, kind: int, patience_seconds: float, *, tidy: bool) -> Iterator[None]:
+def _hold_lock(folder: Path, setting: str, kind: int, patience_seconds: float, *, cleanup: bool) -> Iterator[None]:
     created = [path for path in (folder / LOCK_FILE, folder, *folder.parents) if not path.exists()]
     with _acquire_lock(folder, setting, kind, patience_seconds) as lock:
         with path_in_errors(folder / LOCK_FILE):
@@ -138,7 +138,7 @@ def _hold_lock(folder: Path, setting: str, kind: int, patience_seconds: float, *
         try:
             yield
         except BaseException:
-            if tidy:
+            if cleanup:
                 with suppress(OSError):  # a folder that is not empty stays, and those around it
                     for path in created:
                         (path.unlink if path.name == LOCK_FILE else path.rmdir)()

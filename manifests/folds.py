@@ -208,7 +208,7 @@ def leave_one_speaker_out(dataset: str, speakers: Iterable[str]) -> FoldScheme:
     Speakers recorded in one conversation stay together: the tested speaker's partner is left out of that
     fold, and partners validate together. Raises FoldError for fewer than three conversations.
     """
-    recordings = {speaker: corpus_facts(dataset).group_of(speaker) for speaker in sorted(set(speakers))}
+    recordings = {speaker: corpus_facts(dataset).recording_group(speaker) for speaker in sorted(set(speakers))}
     if len(set(recordings.values())) < 3:
         raise FoldError(
             f"{dataset}: leave-one-speaker-out found {_list_subjects(recordings)}; expected at least three speakers "
@@ -233,7 +233,7 @@ def ten_folds(dataset: str, speakers: Iterable[str]) -> FoldScheme:
     Both are evenly spaced over the sorted ids. Speakers recorded in one conversation stay together. Raises FoldError
     for fewer than ten conversations.
     """
-    recordings = {speaker: corpus_facts(dataset).group_of(speaker) for speaker in sorted(set(speakers))}
+    recordings = {speaker: corpus_facts(dataset).recording_group(speaker) for speaker in sorted(set(speakers))}
     groups = sorted(set(recordings.values()))
     if len(groups) < 10:
         raise FoldError(f"{dataset}: ten folds found {_list_subjects(recordings)}; expected speakers of ten recordings")
@@ -338,7 +338,7 @@ def assign(scheme: FoldScheme, shards: Mapping[str, str], rows: Iterable[Mapping
         counts: Counter[str] = Counter()
         for subject in present:
             counts.update(clips[subject])
-        return Side(shards=_shards_of(present, shards), subjects=present, clips=dict(sorted(counts.items())))
+        return Side(shards=_find_shards(present, shards), subjects=present, clips=dict(sorted(counts.items())))
 
     return FoldFile(
         schema_version=SCHEMA_VERSION,
@@ -369,7 +369,7 @@ def read_fold_file(data: bytes, shards: Mapping[str, str], where: str) -> FoldFi
     file: FoldFile = _parse(FoldFile, data, _MAX_FOLD_FILE_BYTES, where)
     for fold, sides in file.folds.items():
         for name in SIDES:
-            side, expected = sides[name], _shards_of(sides[name].subjects, shards)
+            side, expected = sides[name], _find_shards(sides[name].subjects, shards)
             if side.shards != expected:
                 found = f"{where}.folds.{fold}.{name}: found shards {shorten_list(side.shards)[:200]}"
                 raise FoldError(f"{found}; expected {len(expected)}, those of its subjects")
@@ -388,7 +388,7 @@ def _test_recordings(tested: Iterable[str], recordings: Mapping[str, str]) -> Sp
     return Split(test=speakers_in(test), validation=speakers_in(validation), train=speakers_in(train))
 
 
-def _shards_of(subjects: Iterable[str], shards: Mapping[str, str]) -> tuple[str, ...]:
+def _find_shards(subjects: Iterable[str], shards: Mapping[str, str]) -> tuple[str, ...]:
     wanted = set(subjects)
     return tuple(sorted(shard for shard, speaker in shards.items() if speaker in wanted))
 

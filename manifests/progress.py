@@ -32,9 +32,9 @@ class ProgressBar:
     With a total of 0 nothing is shown before `reach` sets one. A unit of `B` is bytes, shown as MB.
     """
 
-    def __init__(self, total: int, what: str, unit: str = "clip", stream: TextIO | None = None) -> None:
+    def __init__(self, total: int, description: str, unit: str = "clip", stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
-        self._total, self._what, self._unit = total, what, unit
+        self._total, self._description, self._unit = total, description, unit
         self._counts: Counter[str] = Counter()
         self._done, self._started, self._printed = 0, time.monotonic(), time.monotonic()
         self._bar = self._new_bar() if total else None
@@ -73,7 +73,7 @@ class ProgressBar:
         if not self._stream.isatty():
             return None
         unit = {"unit": self._unit, "unit_scale": self._unit == "B"}
-        return tqdm(total=self._total, desc=self._what, file=self._stream, **unit)
+        return tqdm(total=self._total, desc=self._description, file=self._stream, **unit)
 
     def _print_line(self, *, last: bool = False) -> None:
         self._printed = time.monotonic()
@@ -86,5 +86,5 @@ class ProgressBar:
         line = f"{self._done}/{self._total}{counts} ({rate:.1f} a second{left})"
         if self._unit == "B":
             line = f"{self._done / 1e6:.1f}/{self._total / 1e6:.1f} MB{counts} ({rate / 1e6:.1f} MB a second{left})"
-        self._stream.write(f"{self._what}: {line}\n")
+        self._stream.write(f"{self._description}: {line}\n")
         self._stream.flush()

@@ -37,7 +37,7 @@ class ShareError(StoreError):
     """A folder cannot be shared; one line that says why and what to do."""
 
 
-class NotWholeError(ShareError):
+class VerificationError(ShareError):
     """The folder differs from its index."""
 
     def __init__(self, folder: Path, problems: Sequence[Problem]) -> None:
@@ -76,7 +76,7 @@ class ShareResult:
 def share(folder: Path, store: WritableStore, options: ShareOptions) -> ShareResult:
     """Make a store hold exactly what a folder's index lists. Killed at any point, the same call resumes.
 
-    Raises ShareError, NotWholeError for a folder that is damaged or unfinished, StoreError, ManifestError for an index
+    Raises ShareError, VerificationError for a folder that is damaged or unfinished, StoreError, ManifestError for an index
     that cannot be read; the store may have been opened by then, but nothing was changed there.
     """
     dataset = index.load_dataset(folder)
@@ -91,22 +91,22 @@ def share(folder: Path, store: WritableStore, options: ShareOptions) -> ShareRes
         path.write_text(dump_json({"affirmed": affirmed, **mark}) + "\n", encoding="utf-8")
         local = (_local_file(path, index.SHARED_FILE), *_list_files(folder, options.report))
         files = {file.name: file for file in local}
-        there = store.list_files()
-        _check_same_shards(mark, store, there, Path(scratch) / "there")
-        gone = sorted(name for name in there.keys() - files.keys() if _SHARED_NAME.fullmatch(name))
+        remote = store.list_files()
+        _check_same_shards(mark, store, remote, Path(scratch) / "remote")
+        gone = sorted(name for name in remote.keys() - files.keys() if _SHARED_NAME.fullmatch(name))
         if gone and not options.prune:
             found = f"{store.address}: holds what is gone from {folder}: {shorten_list(gone, 20)}"
             raise ShareError(f"{found}; PRUNE=1 removes it there")
         _check_whole(folder, full=True)
-        missing = _find_missing(store, files, there)
-        sent = _update(store, files, missing, gone, there) if missing or gone else []
+        missing = _find_missing(store, files, remote)
+        sent = _update(store, files, missing, gone, remote) if missing or gone else []
         return ShareResult(
             files=len(files),
             bytes=sum(file.bytes for file in files.values()),
             sent=len(sent),
             sent_bytes=sum(file.bytes for file in sent),
             removed=tuple(gone),
-            others=tuple(sorted(there.keys() - files.keys() - set(gone))),
+            others=tuple(sorted(remote.keys() - files.keys() - set(gone))),
         )
 
 
@@ -130,7 +130,7 @@ def _check_whole(folder: Path, *, full: bool) -> None:
     with ProgressBar(total, "checking what is to be shared", unit="file") as progress:
         problems = verify(folder, full=full, on_file=lambda _: progress.step())
     if problems:
-        raise NotWholeError(folder, problems)
+        raise VerificationError(folder, problems)
 
 
 def _list_files(folder: Path, report: bool) -> Iterator[LocalFile]:
@@ -148,11 +148,11 @@ def _local_file(path: Path, name: str, sha256: str | None = None) -> LocalFile:
     return LocalFile(name=name, path=path, bytes=path.stat().st_size, sha256=sha256 or index.file_sha256(path))
 
 
-def _check_same_shards(mark: Mapping[str, Any], store: WritableStore, there: Mapping[str, int], scratch: Path) -> None:
+def _check_same_shards(mark: Mapping[str, Any], store: WritableStore, remote: Mapping[str, int], scratch: Path) -> None:
     """Refuse a store that holds something else: other shards, or files of another kind."""
-    marks = [name for name in (index.SHARED_FILE, index.DATASET_FILE) if name in there]
-    if there and not marks:
-        found = f"{store.address}: holds {one_line(min(there))} and nothing that says it is ours"
+    marks = [name for name in (index.SHARED_FILE, index.DATASET_FILE) if name in remote]
+    if remote and not marks:
+        found = f"{store.address}: holds {one_line(min(remote))} and nothing that says it is ours"
         raise ShareError(f"{found}; choose an empty DEST=")
     for name in marks:
         download_file(store, scratch, ExpectedFile(name=name))
@@ -166,9 +166,9 @@ def _check_same_shards(mark: Mapping[str, Any], store: WritableStore, there: Map
             raise ShareError(f"{store.address}: holds other shards ({what}); choose another DEST=")
 
 
-def _find_missing(store: WritableStore, files: Mapping[str, LocalFile], there: Mapping[str, int]) -> set[str]:
+def _find_missing(store: WritableStore, files: Mapping[str, LocalFile], remote: Mapping[str, int]) -> set[str]:
     """Names that are not at the store, or with other bytes."""
-    same_size = [file for file in files.values() if there.get(file.name) == file.bytes]
+    same_size = [file for file in files.values() if remote.get(file.name) == file.bytes]
     missing = files.keys() - {file.name for file in same_size}
     if same_size:
         with ProgressBar(len(same_size), "checking what is there", unit="file") as progress:
@@ -183,7 +183,7 @@ def _update(
     files: Mapping[str, LocalFile],
     missing: Collection[str],
     gone: Sequence[str],
-    there: Mapping[str, int],
+    remote: Mapping[str, int],
 ) -> list[LocalFile]:
     """Change the store; returns what was sent. Until it is complete, it has none of the files that mark it so."""
     first = [name for name in missing if name == index.SHARED_FILE]
@@ -197,7 +197,7 @@ def _update(
                 sent.append(file)
 
         send(*first)
-        for names in ([name for name in reversed(_LAST) if name in there], gone):
+        for names in ([name for name in reversed(_LAST) if name in remote], gone):
             if names:
                 store.remove(names)
         send(*rest)

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 
-def pluralize(count: int, what: str) -> str:
+def pluralize(count: int, noun: str) -> str:
     """`1 shard`, `2 shards`."""
-    return f"{count} {what}{'' if count == 1 else 's'}"
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def escape_unprintable(text: str) -> str:

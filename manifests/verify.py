@@ -69,8 +69,8 @@ def _find_not_fetched(folder: Path, dataset: Dataset, shards: Sequence[Shard], e
     if len(shards) == len(dataset.shards):
         return set()
     wanted = {name for shard in shards for name in (shard.name, shard.receipt)}
-    of_shards = (name for name in expected if name.endswith(".tar") or name.startswith(f"{index.RECEIPTS}/"))
-    return {name for name in of_shards if name not in wanted and not (folder / name).exists()}
+    shard_files = (name for name in expected if name.endswith(".tar") or name.startswith(f"{index.RECEIPTS}/"))
+    return {name for name in shard_files if name not in wanted and not (folder / name).exists()}
 
 
 def _compare_sums(dataset: Dataset, sums: Mapping[str, str], expected: Sequence[str]) -> Iterator[Problem]:

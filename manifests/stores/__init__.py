@@ -39,7 +39,7 @@ def open_store(address: str) -> Store:
 def open_writable_store(address: str) -> WritableStore:
     """The store at a path or an address, to share to. Raises StoreError as `open_store`, and for a read-only one."""
     store = _open(address, WRITABLE_KINDS)
-    if not isinstance(store, WritableStore) or (isinstance(store, HubStore) and not store.whole):
+    if not isinstance(store, WritableStore) or (isinstance(store, HubStore) and not store.is_repository):
         raise StoreError(f"{store.address}: found an address that is read only, expected {WRITABLE_KINDS}")
     return store
 

@@ -32,7 +32,7 @@ class HubStore(HttpStore):
 
     repository: str
     """`owner/name`."""
-    whole: bool
+    is_repository: bool
     """The address is of the repository itself, not of a revision or a folder; only that is shared to."""
     keeps_history: ClassVar[str] = "earlier commits of the repository"
     _entries: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -58,7 +58,7 @@ class HubStore(HttpStore):
             url=partial(huggingface_hub.hf_hub_url, repository, endpoint=endpoint, **place),
             authorization=token and f"Bearer {token}",
             repository=repository,
-            whole=not (revision or folder),
+            is_repository=not (revision or folder),
         )
 
     @contextmanager

@@ -40,7 +40,7 @@ class LocalStore:
     @contextmanager
     def open_for_writing(self, *, public: bool) -> Iterator[None]:  # noqa: ARG002 - file permissions are the user's
         """See `WritableStore`. Raises FolderError where the folder is in use or cannot be written."""
-        with exclusive_lock(self.path, "DEST=", tidy=True):
+        with exclusive_lock(self.path, "DEST=", cleanup=True):
             with base.store_errors(self.address):
                 remove_leftovers(self.path)
             yield

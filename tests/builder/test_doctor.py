@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from builder import doctor
-from builder.doctor import BACKENDS, Check, examine, main
+from builder.doctor import BACKENDS, Check, main, run_checks
 from tests.factories import corpora
 
 FEW = {"numpy, scipy": BACKENDS["numpy, scipy"], "soxr, librosa (sound)": BACKENDS["soxr, librosa (sound)"]}
 
 
 def checks(tmp_path: Path, dataset: str = "demo") -> dict[str, Check]:
-    return {check.name: check for check in examine(dataset, tmp_path / "data", tmp_path / "shards")}
+    return {check.name: check for check in run_checks(dataset, tmp_path / "data", tmp_path / "shards")}
 
 
 @pytest.fixture

@@ -611,7 +611,7 @@ def test_corpora_without_a_public_home_say_what_to_do(capsys: Said) -> None:
 def test_originals_are_the_whole_corpus() -> None:
     archives = ravdess.remote_files()
     assert len(archives) == 24
-    assert {name for archive in archives for name in archive.holds} == {
+    assert {name for archive in archives for name in archive.members} == {
         f"Actor_{clip_id[-2:]}/{clip_id}.mp4" for clip_id in ravdess.inventory()
     }
     recordings = crema_d.remote_files()

@@ -19,7 +19,7 @@ from tests.fakes import clip_builder
 MODULE = '''
 """TOY: SPEAKER-EMOTION-TAKE.mp4, all in one folder."""
 
-from builder.datasets.base import ClipSource, Corpus, NotHereError, Scan
+from builder.datasets.base import ClipSource, Corpus, CorpusNotFoundError, Scan
 from manifests.corpora import CorpusFacts, Licence
 from manifests.schema import Clip
 
@@ -27,7 +27,7 @@ from manifests.schema import Clip
 def scan(root, options):
     videos = sorted(root.glob("*-*-*.mp4"))
     if not videos:
-        raise NotHereError("found no clip of TOY")
+        raise CorpusNotFoundError("found no clip of TOY")
     wanted = [path for path in videos if options["takes"] == "all" or path.stem.endswith("-1")]
     return Scan(sources=tuple(source(path) for path in wanted), expected_clips=12)
 

@@ -20,9 +20,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder import run
-from builder.built_clip import BuiltClip, dropped, planned_row
+from builder.built_clip import BuiltClip, drop_clip, planned_row
 from builder.config import BuildConfig
-from builder.datasets import corpus_named
+from builder.datasets import get_corpus
 from builder.datasets.base import ClipSource, Scan
 from builder.report import write_picture, write_report
 from builder.report.axis import TimeAxis, stitch_windows, waveform_envelope, windows_seconds
@@ -73,7 +73,7 @@ def built(clip: Clip, features: Sequence[str] = ("mfcc",), **changes: Any) -> Bu
 
 
 def lost(clip: Clip, reason: str = "no_face", detail: str = "found a face in 3 of 16 frames") -> BuiltClip:
-    return dropped(_row(clip), reason, detail)
+    return drop_clip(_row(clip), reason, detail)
 
 
 def _source(clip: Clip) -> ClipSource:
@@ -99,7 +99,7 @@ def folder_of(out: Path, clips: Iterable[BuiltClip], features: Sequence[str] = (
     plans = [_plan(speaker, speakers[speaker]) for speaker in sorted(speakers)]
     planned = run.BuildPlan(
         config=BuildConfig(dataset="folder"),
-        corpus=corpus_named("folder"),
+        corpus=get_corpus("folder"),
         scan=Scan(sources=()),
         root=ROOT,
         identity={

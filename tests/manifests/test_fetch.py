@@ -92,7 +92,7 @@ def address(request: pytest.FixtureRequest, there: Path, monkeypatch: pytest.Mon
 def test_what_training_needs_comes_from_any_place(address: str, there: Path, here: Path) -> None:
     report = fetch(address, here, FoldSelector(fold="anna", splits=("train",)))
     assert (report.address, report.moved, report.problems) == (address, 2, ())
-    assert {shard.name for shard in report.here} == tars(here) == TRAIN
+    assert {shard.name for shard in report.local} == tars(here) == TRAIN
     assert files(here) == part_of(*TRAIN) | {"fetched.json"}
     assert same(here, there, part_of(*TRAIN))
     checks(here)

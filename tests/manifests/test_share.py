@@ -23,7 +23,7 @@ import webdataset
 from manifests import index
 from manifests.__main__ import main
 from manifests.files import FolderError
-from manifests.share import NotWholeError, ShareError, ShareOptions, ShareResult, share
+from manifests.share import ShareError, ShareOptions, ShareResult, VerificationError, share
 from manifests.stores import LocalFile, LocalStore, StoreError, open_writable_store
 from manifests.verify import verify
 from tests.factories.builder_shards import SPEAKERS, shard_folder
@@ -166,7 +166,7 @@ def unfinish(folder: Path) -> None:
 @pytest.mark.parametrize("name", DAMAGE)
 def test_a_folder_that_is_not_whole_is_refused_with_its_problems(near: Path, far: Path, name: str) -> None:
     DAMAGE[name](near)
-    with pytest.raises(NotWholeError) as caught:
+    with pytest.raises(VerificationError) as caught:
         to(near, far)
     assert [problem.file for problem in caught.value.problems] == [name]
     assert not far.exists()
@@ -175,7 +175,7 @@ def test_a_folder_that_is_not_whole_is_refused_with_its_problems(near: Path, far
 def test_what_is_refused_leaves_no_trace(near: Path, far: Path) -> None:
     tar = near / "anna-000.tar"
     tar.write_bytes(tar.read_bytes()[:-1] + b"x")  # of the right size: found only when the far end has been opened
-    with pytest.raises(NotWholeError):
+    with pytest.raises(VerificationError):
         to(near, far / "new" / "folder")
     assert not far.exists()
     far.mkdir()
