@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from builder import faces, media
-from builder.built_clip import BuiltClip, Sha256, recorded_row, recording_sha256, relative_name
+from builder.built_clip import BuiltClip, Sha256, drop_clip, recorded_row, recording_sha256, relative_name
 from builder.config import BuildConfig
 from builder.datasets.base import ClipSource
 from builder.faces import FaceFinder

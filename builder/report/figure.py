@@ -1,6 +1,6 @@
 """One clip as it was sampled: crops, sound and spectrograms above one axis of presentation seconds.
 
-`draw_clip` computes the layout once, as plain shapes. The page's template renders the shapes as SVG, `picture` as pixels.
+`draw_clip` computes the layout once, as plain shapes. The page's template renders them as SVG, `picture` as pixels.
 """
 
 from __future__ import annotations
