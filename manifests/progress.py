@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, plain lines elsewhere."""
+"""Progress of long operations: a bar on a terminal, log lines otherwise."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def log_line(line: str) -> None:
 
 @cache
 def log_line_once(line: str) -> None:
-    """Print a line to stderr, once in a process."""
+    """Print a line to stderr, once per process."""
     log_line(line)
 
 
 class ProgressBar:
-    """Counts steps towards a total, and their outcomes. Use as a context manager.
+    """Counts steps and their outcomes. Use as a context manager.
 
-    With a total of 0 nothing is shown before `reach` sets one. A unit of `B` is bytes, shown as MB.
+    With a total of 0, no progress is shown before `reach` sets one. The unit `B` is shown as MB.
     """
 
     def __init__(self, total: int, description: str, unit: str = "clip", stream: TextIO | None = None) -> None:
@@ -60,7 +60,7 @@ class ProgressBar:
             self._print_line()
 
     def reach(self, done: int, total: int) -> None:
-        """Set both counts, for work that keeps its own."""
+        """Set both counts, for callers that count themselves."""
         self._total = total
         if self._bar is None:
             self._bar = self._new_bar()
