@@ -103,6 +103,6 @@ def test_its_options_and_its_absence_are_handled_as_those_of_others(
     assert capsys.readouterr().err == "error: toy: option takes is 'second'; valid are: all, first\n"
     (tmp_path / "empty").mkdir()
     assert main(["plan", "--dataset", "toy", "--data", str(tmp_path / "empty")]) == 2
-    assert "found no clip of TOY; make corpus DATASET=toy says how to obtain" in capsys.readouterr().err
+    assert "found no clip of TOY; make corpus DATASET=toy explains how to obtain" in capsys.readouterr().err
     assert main(["corpus", "--dataset", "toy"]) == 2
     assert capsys.readouterr().err == "error: TOY: three speakers: cannot be downloaded; ask somebody\n"

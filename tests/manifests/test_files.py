@@ -209,7 +209,7 @@ def test_a_second_process_is_refused_and_told_who_is_there(
     tmp_path: Path, hold: Callable[[Path], subprocess.Popen[str]]
 ) -> None:
     process = hold(tmp_path)
-    refused(tmp_path, rf"process {process.pid} on .* is at work here; wait for it, or choose another OUT=")
+    refused(tmp_path, rf"locked by process {process.pid} on .*; wait for it, or choose another OUT=")
 
 
 def test_a_killed_owners_lock_is_free(tmp_path: Path, hold: Callable[[Path], subprocess.Popen[str]]) -> None:
@@ -223,7 +223,7 @@ def test_a_killed_owners_lock_is_free(tmp_path: Path, hold: Callable[[Path], sub
 def test_an_owner_that_ends_frees_the_folder(tmp_path: Path) -> None:
     for _ in range(2):
         with exclusive_lock(tmp_path / "new" / "folder"):
-            refused(tmp_path / "new" / "folder", "is at work here")
+            refused(tmp_path / "new" / "folder", "locked by")
     with pytest.raises(ValueError, match="x"), exclusive_lock(tmp_path):
         raise ValueError("x")
     with exclusive_lock(tmp_path):
@@ -259,7 +259,7 @@ def test_who_waited_for_a_lock_that_was_taken_away_holds_the_next_one(tmp_path: 
         assert not inside.wait(0.5)
         assert failing.__exit__(ValueError, ValueError("x"), None) is not True
         assert inside.wait(60)
-        refused(folder, "is at work here")
+        refused(folder, "locked by")
         leave.set()
         waiting.result()
 
