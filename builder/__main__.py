@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def describe_import_error(error: ImportError) -> str:
-    """One line: what to do about a package that is not installed, or is installed and cannot be loaded."""
+    """Describe, in one line, how to fix a package that is not installed or cannot be imported."""
     if not isinstance(error, ModuleNotFoundError) or not error.name:
         return f"{error}; run make doctor"
     package = error.name.partition(".")[0]

@@ -12,7 +12,7 @@ from manifests.index import Row, Statistics, file_sha256
 
 @dataclass(frozen=True, kw_only=True)
 class BuiltClip:
-    """A clip after the builder is done with it, written or dropped."""
+    """A clip that was built or dropped."""
 
     row: Row
     members: Mapping[str, bytes] | None
@@ -22,7 +22,7 @@ class BuiltClip:
 
 
 def planned_row(source: ClipSource, root: Path) -> Row:
-    """The row of a clip before any of its files is opened."""
+    """Index row of a clip before any of its files is opened."""
     return Row(
         **vars(source.clip),
         status="planned",
@@ -32,7 +32,7 @@ def planned_row(source: ClipSource, root: Path) -> Row:
 
 
 def recording_sha256(path: Path | None) -> str | None:
-    """SHA-256 of a recording; None where it is absent or cannot be read."""
+    """SHA-256 of a recording; None if it is missing or cannot be read."""
     try:
         return file_sha256(path) if path is not None and path.is_file() else None
     except OSError:
@@ -43,16 +43,16 @@ Sha256 = Callable[[Path | None], str | None]
 
 
 def recorded_row(source: ClipSource, root: Path, sha256: Sha256 = recording_sha256) -> Row:
-    """The row of a clip with its recordings' hashes, by which a later build sees whether they changed."""
+    """Index row of a clip with its recordings' hashes, by which a later build detects changes."""
     return replace(planned_row(source, root), sha256=sha256(source.video), sound_sha256=sha256(source.sound))
 
 
-def dropped(row: Row, reason: str, detail: str) -> BuiltClip:
-    """A clip that is left out of the shards, and why."""
+def drop_clip(row: Row, reason: str, detail: str) -> BuiltClip:
+    """A clip that is left out of the shards, with the reason."""
     return BuiltClip(row=replace(row, status="dropped", reason=reason, detail=detail), members=None, statistics={})
 
 
 def relative_name(path: Path, root: Path) -> str:
-    """A file's name as it is recorded: relative to the corpus folder, without where that lies on this machine."""
+    """File name relative to the corpus folder, independent of where the folder is on this machine."""
     name, inside = str(path), f"{str(root).rstrip('/')}/"  # as strings: comparing paths takes five times as long
     return name.removeprefix(inside) if name.startswith(inside) else path.name

@@ -1,4 +1,4 @@
-"""Builds one clip: from its files to the bytes of its members, or the reason to drop it."""
+"""Builds one clip: from its files to the encoded members of its sample, or the reason to drop it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from builder import faces, media
-from builder.built_clip import BuiltClip, Sha256, dropped, recorded_row, recording_sha256, relative_name
+from builder.built_clip import BuiltClip, Sha256, drop_clip, recorded_row, recording_sha256, relative_name
 from builder.config import BuildConfig
 from builder.datasets.base import ClipSource
 from builder.faces import FaceFinder
@@ -20,15 +20,15 @@ from builder.spectrograms import spectrograms
 from manifests.index import Statistics
 from manifests.schema import FRAMES, Sample, SchemaError, Timing, encode
 
-#: Fewer faces than this in 16 frames and the clip is dropped.
+#: A clip with faces in fewer than this many of its 16 frames is dropped.
 FEWEST_FACES = FRAMES // 2
 
 
 class ClipBuilder:
-    """Builds clips one after another; holds the face models, so make one per process."""
+    """Builds clips one after another. It loads the face models, so create one per process."""
 
     def __init__(self, config: BuildConfig, root: Path) -> None:
-        cv2.setNumThreads(1)  # the pool has a process per core; threads inside them would only wait for each other
+        cv2.setNumThreads(1)  # the pool has a process per core; more threads would compete for the cores
         self._config = config
         self._root = root
         self.finder = FaceFinder()
@@ -41,13 +41,13 @@ class ClipBuilder:
             sample = self.sample(source)
             members = encode(sample)
         except MediaError as error:
-            return dropped(row, error.reason, error.detail)
+            return drop_clip(row, error.reason, error.detail)
         except SchemaError as error:
-            return dropped(row, "decode_error", str(error))
+            return drop_clip(row, "decode_error", str(error))
         except OSError as error:
-            return dropped(row, "unreadable", f"{source.video.name}: {error.strerror or error}")
+            return drop_clip(row, "unreadable", f"{source.video.name}: {error.strerror or error}")
         except MemoryError:
-            return dropped(row, "worker_died", "the clip needs more memory than a worker may take")
+            return drop_clip(row, "worker_died", "the clip needs more memory than a worker may take")
         return BuiltClip(
             row=replace(
                 row,
@@ -61,7 +61,7 @@ class ClipBuilder:
         )
 
     def sample(self, source: ClipSource) -> Sample:
-        """Decode, find faces, align, make spectrograms. Raises MediaError with the reason to drop the clip for."""
+        """Decode, find faces, align, compute spectrograms. Raises MediaError with the reason to drop the clip."""
         clip = media.decode(source, self._config.make_timeline, self._config.decoder)
         followed = self.finder.follow(clip.video.frames)
         found = followed.found
@@ -107,7 +107,7 @@ def _provenance(source: ClipSource, root: Path, sha256: Sha256, sound_used: bool
 
 
 def _round_maps(maps: faces.Points, origin_px: tuple[int, int]) -> tuple[tuple[float, ...], ...]:
-    """Maps from pixels of the whole recorded frame, row-major, to a thousandth of a pixel."""
+    """Maps from pixels of the full recorded frame, row-major, rounded to six decimals."""
     shifted = maps.copy()
     shifted[:, :, 2] -= maps[:, :, :2] @ np.asarray(origin_px, dtype=np.float64)
     return tuple(tuple(np.round(m, 6).ravel().tolist()) for m in shifted)

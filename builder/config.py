@@ -1,4 +1,4 @@
-"""Settings of a build. Everything here changes the bytes that come out; how the build is run does not."""
+"""Settings of a build that determine its output bytes; how the build is run does not change them."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ Align = Literal["frame", "clip", "none"]
 Decoder = Literal["pyav", "ffmpeg"]
 
 TIMELINES = ("uniform", "fixed")
-CLIPS_A_SHARD = 100
+CLIPS_PER_SHARD = 100
 
-#: Packages whose version can change a byte of what is built.
+#: Packages whose version can change the output bytes.
 VERSIONED = (
     "multimae-der",
     "av",
@@ -46,19 +46,19 @@ class ConfigError(UserError):
 
 @dataclass(frozen=True, kw_only=True)
 class BuildConfig:
-    """Settings that decide a build's bytes; saved with the shards and hashed."""
+    """Settings that determine the output bytes; saved with the shards and hashed."""
 
     dataset: str
     timeline: str = "uniform"
     """`uniform`: 16 instants over the clip. `fixed`: every `step_frames`-th frame from the start."""
     step_frames: int = FIXED_STEP_FRAMES
-    """For `fixed` only; the paper takes 6."""
+    """For `fixed` only; the paper uses 6."""
     features: tuple[str, ...] = ("mfcc",)
-    """Spectrograms to store, of `manifests.schema.FEATURE_ROWS`."""
+    """Spectrograms to store: keys of `manifests.schema.FEATURE_ROWS`."""
     align: Align = "frame"
     decoder: Decoder = "pyav"
     options: Mapping[str, str] = field(default_factory=dict)
-    """The corpus's own options, e.g. CREMA-D's `labels: voted`."""
+    """Options of the corpus, e.g. CREMA-D's `labels: voted`."""
 
     def __post_init__(self) -> None:
         for name, value, allowed in (
@@ -86,10 +86,10 @@ class BuildConfig:
 
 
 def identity(config: BuildConfig) -> dict[str, Any]:
-    """Everything besides the recordings that decides a build's bytes: settings, versions, models."""
+    """Everything besides the recordings that determines the output bytes: settings, versions, models."""
     settings = asdict(config)
     if config.timeline != "fixed":
-        settings["step_frames"] = FIXED_STEP_FRAMES  # changes nothing here
+        settings["step_frames"] = FIXED_STEP_FRAMES  # has no effect on other timelines
     return {
         "schema_version": SCHEMA_VERSION,
         "config": settings,
@@ -99,7 +99,7 @@ def identity(config: BuildConfig) -> dict[str, Any]:
 
 
 def model_hashes() -> dict[str, str]:
-    """SHA-256 of the model files that decide where faces are; found without loading mediapipe."""
+    """SHA-256 of the face models' files; found without importing mediapipe."""
     spec = importlib.util.find_spec("mediapipe")
     if spec is None or spec.origin is None:
         return {}
@@ -118,7 +118,7 @@ def digest(value: object) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Package -> version, of those installed here whose version can change a byte."""
+    """Package -> version, for the installed packages in VERSIONED and OpenCV."""
     installed = {dist.metadata["Name"]: dist.version for dist in metadata.distributions()}
     found = {name: installed[name] for name in VERSIONED if name in installed}
     opencv = next((installed[name] for name in OPENCV_NAMES if name in installed), None)

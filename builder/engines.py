@@ -1,8 +1,8 @@
-"""Where shards are built: in processes of this machine, or by the workers of a Dask cluster.
+"""Execution engines: shards are built by processes on this machine or by the workers of a Dask cluster.
 
-The unit of work is a shard. It may be started anywhere, twice and at once: its tar and receipt appear in the output
-folder whole, with the same bytes. So a machine that dies costs only the shards it was working on. Every machine finds
-recordings and output under the same paths.
+The unit of work is a shard. Several machines may build the same one concurrently: its tar and receipt are written
+atomically, with the same bytes. A machine that dies costs only the shards it was working on. Every machine must see
+the recordings and the output folder under the same paths.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from builder.shards import ShardPlan, load_finished, write_shard
 from builder.worker import Limits, MakeBuilder
 from manifests.index import Receipt, Row, receipt_name
 
-#: Shards in flight for each thread of a cluster: one that it builds and one to build next.
+#: Shards in flight per thread of a cluster: one being built and one queued.
 SHARDS_PER_THREAD = 2
-#: How long to wait for a cluster to have a worker, and for a file that another machine wrote to be visible here.
+#: Timeout for a cluster to have a worker, and for a file that another machine wrote to become visible here.
 WAIT_SECONDS = 60.0
 
 OnRow = Callable[[Row], None]
@@ -36,21 +36,21 @@ OnRow = Callable[[Row], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What all shards of a build have in common. It is sent to other machines as it is."""
+    """Settings shared by all shards of a build; pickled and sent to other machines."""
 
     config: BuildConfig
     root: Path
-    """The corpus's folder, absolute."""
+    """Corpus folder, absolute."""
     out: Path
-    """Folder of the shards."""
+    """Shard folder."""
     identity: str
-    """Digest of everything that decides the bytes: a machine with another one must not build."""
+    """Digest of everything that determines the bytes: a machine with a different one must not build."""
     make_builder: MakeBuilder
     limits: Limits = field(default_factory=Limits)
 
 
 class Engine(Protocol):
-    """Builds shards somewhere."""
+    """Builds shards, on this machine or on others."""
 
     def build(self, work: Work, shards: Sequence[ShardPlan], on_row: OnRow) -> None:
         """Build shards into `work.out`, in any order, and call `on_row` for each clip. Raises EngineError, OSError."""
@@ -59,12 +59,12 @@ class Engine(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class LocalPool:
-    """Processes of this machine. One stream of clips keeps all of them busy across the borders of shards."""
+    """Processes on this machine. One stream of clips keeps all of them busy across shard boundaries."""
 
     workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
 
     def build(self, work: Work, shards: Sequence[ShardPlan], on_row: OnRow) -> None:
-        """Build shards in their order."""
+        """Build shards in order."""
         sources = [source for shard in shards for source in shard.sources]
         workers = min(self.workers, len(sources))
         with (
@@ -83,37 +83,37 @@ def _report_rows(clips: Iterable[BuiltClip], on_row: OnRow) -> Iterator[BuiltCli
 
 @dataclass(frozen=True, kw_only=True)
 class DaskCluster:
-    """Workers of a Dask cluster, each of whose threads has one process for clips."""
+    """Workers of a Dask cluster. Each worker thread has one process that builds clips."""
 
     scheduler: str = ""
-    """Its address, `tcp://host:8786`; if empty, a cluster of this machine alone is started and ended with the build."""
+    """Its address, `tcp://host:8786`; if empty, a local cluster is started and shut down with the build."""
     workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
-    """Of the cluster that is started."""
+    """Number of workers of the local cluster."""
 
     def build(self, work: Work, shards: Sequence[ShardPlan], on_row: OnRow) -> None:
-        """Build shards in the order in which workers finish them."""
-        work = replace(work, out=work.out.absolute())  # other machines do not know our working directory
+        """Build shards, in the order in which workers finish them."""
+        work = replace(work, out=work.out.absolute())  # the working directory differs on other machines
         with self._connected() as client:
             for receipt in _build_on_cluster(client, work, shards):
                 path = work.out / receipt_name(receipt.shard)
                 end = time.monotonic() + WAIT_SECONDS
                 while not path.is_file():  # network file systems may show another machine's file late
                     if time.monotonic() > end:
-                        raise EngineError(f"{path}: was built, but is not visible here; OUT= must be on a shared disk")
+                        raise EngineError(f"{path}: was built, but is not visible; OUT= must be on a shared disk")
                     time.sleep(0.2)
                 for row in receipt.rows:
                     on_row(row)
 
     @contextmanager
     def _connected(self) -> Iterator[Any]:
-        """A client of a cluster with at least one worker. Raises EngineError."""
+        """Connect to a cluster with at least one worker; yields the client. Raises EngineError."""
         try:
             import dask
             from distributed import Client, LocalCluster
         except ImportError as error:
-            raise EngineError(f"Dask cannot be loaded ({error}); install it with pip install '.[dask]'") from error
+            raise EngineError(f"Dask cannot be imported ({error}); install it with pip install '.[dask]'") from error
         with ExitStack() as stack:
-            # Workers of a cluster of our own may start processes; those of other clusters are checked when they build.
+            # Workers of a local cluster may start processes; those of other clusters are checked when they build.
             stack.enter_context(dask.config.set({"distributed.worker.daemon": False}))
             cluster: Any = self.scheduler or stack.enter_context(
                 LocalCluster(n_workers=self.workers, threads_per_worker=1, dashboard_address=None, memory_limit=0)
@@ -127,7 +127,7 @@ class DaskCluster:
 
 
 def _build_on_cluster(client: Any, work: Work, shards: Sequence[ShardPlan]) -> Iterator[Receipt]:
-    """Receipts as shards are finished; so many shards are submitted that no worker waits, and no more."""
+    """Yield receipts as shards are finished; only as many shards are in flight as keep all workers busy."""
     from distributed import as_completed
     from distributed.client import FutureCancelledError
     from distributed.scheduler import KilledWorker
@@ -143,26 +143,26 @@ def _build_on_cluster(client: Any, work: Work, shards: Sequence[ShardPlan]) -> I
         except KilledWorker as error:
             raise EngineError(f"{done.key}: every Dask worker that built it died; run make doctor there") from error
         except FutureCancelledError as error:
-            raise EngineError(f"{done.key}: the Dask scheduler is gone; start it and run the same command") from error
+            raise EngineError(f"{done.key}: lost the Dask scheduler; start it and run again") from error
         for shard in islice(waiting, 1):
             running.add(submit(shard))
 
 
-# --- on the machines of a cluster ------------------------------------------------------------------------------
+# --- code that runs on the workers -----------------------------------------------------------------------------
 
-_of_thread = threading.local()
+_thread_local = threading.local()
 
 
 def build_shard(work: Work, shard: ShardPlan) -> Receipt:
-    """Build one shard with one process, unless it is finished already. Raises EngineError, OSError."""
+    """Build one shard with one process, unless it is already finished. Raises EngineError, OSError."""
     receipt = load_finished(work.out, shard)
-    return receipt or write_shard(work.out, shard, _pool_of_thread(work).map(shard.sources))
+    return receipt or write_shard(work.out, shard, _get_thread_pool(work).map(shard.sources))
 
 
-def _pool_of_thread(work: Work) -> ClipPool:
-    """This thread's process for clips, kept from shard to shard: loading the face models takes a second or two."""
-    wanted = (work.config, work.root, work.limits, work.make_builder)
-    if getattr(_of_thread, "work", None) != wanted:
+def _get_thread_pool(work: Work) -> ClipPool:
+    """Pool of one process for this thread, reused between shards: loading the face models takes a second or two."""
+    settings = (work.config, work.root, work.limits, work.make_builder)
+    if getattr(_thread_local, "settings", None) != settings:
         host = socket.gethostname()
         if multiprocessing.current_process().daemon:
             raise EngineError(
@@ -171,11 +171,11 @@ def _pool_of_thread(work: Work) -> ClipPool:
             )
         if digest(identity(work.config)) != work.identity:
             raise EngineError(
-                f"{host}: has other versions of what builds clips; install the same constraints.txt there"
+                f"{host}: package versions, models or settings differ; install the same constraints.txt on it"
             )
-        if hasattr(_of_thread, "pool"):
-            _of_thread.pool.__exit__()
-        _of_thread.pool = ClipPool(work.config, work.root, 1, work.limits, work.make_builder).__enter__()
-        _of_thread.work = wanted
-    pool: ClipPool = _of_thread.pool
+        if hasattr(_thread_local, "pool"):
+            _thread_local.pool.__exit__()
+        _thread_local.pool = ClipPool(work.config, work.root, 1, work.limits, work.make_builder).__enter__()
+        _thread_local.settings = settings
+    pool: ClipPool = _thread_local.pool
     return pool

@@ -1,9 +1,9 @@
-"""Frames -> 16 aligned face crops: find, follow, align.
+"""Frames -> 16 aligned face crops: detect, track, align.
 
-A full-range detector finds the face in the whole frame; a refined face mesh on a box twice its size gives irises and
-mouth (the mesh alone misses faces under an eighth of the frame's width). From then on the mesh follows the face from
-its own last place; the detector runs again where the mesh loses it, and half-way, to count faces. Everything
-depends on the clip's frames alone, never on other clips, workers or runs.
+A full-range detector finds the face in the full frame; a refined face mesh on a box twice its size gives irises and
+mouth (without a detector the mesh misses faces under an eighth of the frame's width). The mesh tracks the face from
+its last position; the detector runs again where the mesh loses it, and half-way, to count faces. The result
+depends only on the clip's frames, never on other clips, workers or runs.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from manifests.schema import CROP_PX
 Frame = npt.NDArray[np.uint8]
 Points = npt.NDArray[np.float64]
 
-#: Where irises and mouth corners lie in a crop, (x, y) in pixels: eyes level, 68 px apart, room for an open mouth.
+#: Positions of irises and mouth corners in a crop, (x, y) in pixels: eyes level, 68 px apart, room for an open mouth.
 TEMPLATE_PX: Points = np.array([[78.0, 84.0], [146.0, 84.0], [86.0, 158.0], [138.0, 158.0]])
-#: How much each of them counts in the fit. Irises decide; mouth corners steady the roll of a face turned away.
+#: Weights of these points in the fit. Irises dominate; mouth corners stabilize the roll of a face turned away.
 WEIGHTS = np.array([1.0, 1.0, 0.05, 0.05])
-#: Mesh indices of the same: irises' centres, mouth corners, the one on the left of the picture first.
+#: Mesh indices of the same points: iris centres, mouth corners, in each pair the one on the left of the image first.
 LANDMARKS = (468, 473, 61, 291)
-#: Mesh indices of the face's outline: forehead, chin, both cheeks. Of 478 points only these and the above are read.
+#: Mesh indices of the face's outline: forehead, chin, both cheeks. Only these and LANDMARKS are read, of 478 points.
 OUTLINE = (10, 152, 234, 454)
 
-#: Frames the detector always looks at, to find the face and to count faces.
+#: Frames on which the detector always runs, to find the face and to count faces.
 DETECTION_FRAMES = (0, 8)
 #: Side of the box given to the mesh, in face boxes.
 BOX_SCALE = 2.0
@@ -44,26 +44,26 @@ MIN_CONFIDENCE = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class Faces:
-    """Where the followed face is in 16 frames."""
+    """Position of the tracked face in 16 frames."""
 
     points: Points
     """[16, 4, 2] irises and mouth corners in frame pixels; NaN where no face was found."""
     boxes: Points
     """[16, 4] x0, y0, x1, y1 around the face's outline in frame pixels; NaN where no face was found."""
     several: bool
-    """More than one face was seen."""
+    """Whether more than one face was found."""
 
     @property
     def found(self) -> npt.NDArray[np.bool_]:
-        """[16] where a face was found."""
+        """[16] whether a face was found."""
         return np.isfinite(self.points[:, 0, 0])
 
 
 class FaceFinder:
-    """The detector and the mesh, loaded once per process. Make it after a process is spawned, never before a fork."""
+    """The detector and the mesh, loaded once per process. Create it in the process that uses it, not before a fork."""
 
     def __init__(self) -> None:
-        warnings.filterwarnings("ignore", message="SymbolDatabase.GetPrototype")  # mediapipe's, at every process
+        warnings.filterwarnings("ignore", message="SymbolDatabase.GetPrototype")  # from mediapipe
         with quiet():
             import mediapipe
 
@@ -89,7 +89,7 @@ class FaceFinder:
         return boxes[np.argsort(-areas, kind="stable")]
 
     def mesh(self, frame: Frame, box: Points) -> Points | None:
-        """[8, 2] landmarks, then outline, in frame pixels of the face in the box; or None."""
+        """[8, 2] landmarks, then outline, of the face in the box, in frame pixels; None if there is none."""
         x0, y0, x1, y1 = search_area(box, frame.shape)
         if x1 - x0 < 2 or y1 - y0 < 2:
             return None
@@ -101,11 +101,11 @@ class FaceFinder:
         return relative * (x1 - x0, y1 - y0) + (x0, y0)
 
     def bare_mesh(self, area: Frame) -> Any:
-        """mediapipe's own result for a part of a frame: meshes with coordinates from 0 to 1, or None."""
+        """Raw mediapipe result for a part of a frame: meshes with coordinates from 0 to 1, or None."""
         return self._mesh.process(area).multi_face_landmarks
 
     def count(self, frame: Frame, boxes: Points) -> int:
-        """How many of the detected boxes the mesh confirms as faces: the detector alone sees some in hair and hands."""
+        """Count the boxes that the mesh confirms as faces: the detector has false positives on hair and hands."""
         confirmed = 0
         for box in boxes:
             if (mesh := self.mesh(frame, box)) is not None:
@@ -115,7 +115,7 @@ class FaceFinder:
         return confirmed
 
     def follow(self, frames: Sequence[Frame]) -> Faces:
-        """Follow one face through the frames: the largest at first, then whichever is nearest to where it was."""
+        """Track one face through the frames: the largest at first, then the one nearest to its last position."""
         points = np.full((len(frames), len(LANDMARKS), 2), np.nan)
         boxes = np.full((len(frames), 4), np.nan)
         several = False
@@ -134,15 +134,15 @@ class FaceFinder:
 
 
 def transforms(faces: Faces, frame_seconds: Sequence[float], align: Align) -> Points:
-    """[16, 2, 3] maps from frame to crop pixels. At least one face must have been found.
+    """[16, 2, 3] affine maps from frame to crop pixels. At least one face must have been found.
 
-    `frame`: eyes level and at one distance in every crop; a frame without a face borrows from its neighbours in time.
-    `clip`: one map for the clip, so that the head's motion stays. `none`: the face's box, neither turned nor scaled
+    `frame`: eyes level and a fixed distance apart in every crop; frames without a face interpolate over time.
+    `clip`: one map per clip, which preserves head motion. `none`: the face's box, without rotation or scaling
     to the eyes.
     """
     if align == "none":
-        return _box_maps(_interpolated(faces.boxes, frame_seconds))
-    points = _interpolated(faces.points, frame_seconds)
+        return _box_maps(_interpolate(faces.boxes, frame_seconds))
+    points = _interpolate(faces.points, frame_seconds)
     if align == "clip":
         points = np.broadcast_to(points.mean(axis=0), points.shape)
     return similarity(points)
@@ -163,11 +163,11 @@ def similarity(points: Points) -> Points:
 
 
 def warp(frame: Frame, matrix: Points) -> Frame:
-    """One frame -> [224, 224, 3] crop; outside the frame is black. A large face is first shrunk by averaging."""
+    """One frame -> [224, 224, 3] crop, black outside the frame. A large face is first downsampled by averaging."""
     shrink = int(1 / max(float(np.hypot(matrix[0, 0], matrix[1, 0])), 1e-3))
     if shrink > 1:
         frame = cv2.resize(frame, None, fx=1 / shrink, fy=1 / shrink, interpolation=cv2.INTER_AREA)
-        # The centre of a shrunken pixel lies in the middle of those it stands for, not on the first.
+        # The centre of a downsampled pixel is in the middle of the pixels it averages, not on the first.
         centre = matrix @ [(shrink - 1) / 2, (shrink - 1) / 2, 1]
         matrix = np.column_stack([matrix[:, :2] * shrink, centre])
     return cv2.warpAffine(frame, matrix, (CROP_PX, CROP_PX), flags=cv2.INTER_LINEAR)
@@ -175,7 +175,7 @@ def warp(frame: Frame, matrix: Points) -> Frame:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence file descriptor 2: mediapipe's native log cannot be turned off otherwise."""
+    """Silence file descriptor 2: there is no other option to disable mediapipe's native log."""
     kept = os.dup(2)
     with Path(os.devnull).open("wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)
@@ -192,7 +192,7 @@ def _bounds(points: Points) -> Points:
 
 
 def search_area(box: Points, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
-    """A square of twice the box, as far as it lies in the frame: x0, y0, x1, y1 in whole pixels."""
+    """A square of twice the box, clipped to the frame: x0, y0, x1, y1 in integer pixels."""
     centre_x, centre_y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
     reach = BOX_SCALE * max(box[2] - box[0], box[3] - box[1]) / 2
     x = np.clip(np.rint([centre_x - reach, centre_x + reach]), 0, shape[1]).astype(int)
@@ -201,7 +201,7 @@ def search_area(box: Points, shape: tuple[int, ...]) -> tuple[int, int, int, int
 
 
 def _nearest(boxes: Points, last: Points | None) -> Points:
-    """The box whose centre is nearest to the last one's; the largest where there is no last one."""
+    """The box with its centre nearest to that of `last`; the largest if `last` is None."""
     if last is None:
         return boxes[0]
     offsets = (boxes[:, :2] + boxes[:, 2:] - last[:2] - last[2:]) / 2
@@ -212,8 +212,8 @@ def _complex(points: Points) -> Any:
     return points[..., 0] + 1j * points[..., 1]
 
 
-def _interpolated(values: Points, seconds: Sequence[float]) -> Points:
-    """Fill rows of NaN in [16, ...] from the nearest rows before and after, in proportion to time."""
+def _interpolate(values: Points, seconds: Sequence[float]) -> Points:
+    """Fill rows of NaN in [16, ...] by linear interpolation over time."""
     flat = values.reshape(len(values), -1)
     known = np.isfinite(flat[:, 0])
     times = np.asarray(seconds)
@@ -222,7 +222,7 @@ def _interpolated(values: Points, seconds: Sequence[float]) -> Points:
 
 
 def _box_maps(boxes: Points) -> Points:
-    """[n, 4] face boxes -> [n, 2, 3] maps of a square around each, a little larger than the face."""
+    """[n, 4] face boxes -> [n, 2, 3] affine maps of a square around each, slightly larger than the face."""
     side = 1.25 * np.maximum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
     scale = CROP_PX / side
     shift_x = CROP_PX / 2 - scale * (boxes[:, 0] + boxes[:, 2]) / 2

@@ -1,8 +1,8 @@
-"""Other spectrograms for finished shards, made of the shards' own sound: no recording is needed.
+"""Other spectrograms for finished shards, computed from the stored sound: no recording is needed.
 
-The stored sound is the very 16 bit samples that a build makes its spectrograms of, and each sample's json has the
-times to their last bit. So the new tars are byte for byte those of a build from the recordings with that `FEATURE`, as
-long as numpy, scipy and librosa are of the versions that the shards' index names. Imports no decoder and no face model.
+The stored sound has the same 16 bit samples from which a build computes spectrograms, and each sample's json has the
+exact times. The new tars are therefore identical to those of a build from the recordings with that `FEATURE`,
+if the versions of numpy, scipy and librosa are those in the index. Imports no decoder and no face model.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from builder.built_clip import BuiltClip
 from builder.config import BuildConfig, digest, identity, versions
 from builder.datasets.base import ClipSource
 from builder.engines import Engine, LocalPool, Work
-from builder.shards import ShardPlan, find_earlier_build, load_whole
+from builder.shards import ShardPlan, find_earlier_build, load_intact
 from builder.spectrograms import spectrograms
 from builder.timeline import Timeline
 from builder.worker import Limits
@@ -31,51 +31,51 @@ from manifests.schema import Clip, SchemaError, Timing
 from manifests.text import config_diff
 from manifests.verify import verify
 
-#: Packages whose version can change a bit of a spectrogram.
+#: Packages whose version can change a spectrogram.
 VERSIONED = ("librosa", "multimae-der", "numpy", "scipy")
-#: Key in the identity of shards whose spectrograms were made of stored sound: of which, and by which versions.
-MADE_FROM = "spectrograms_from"
-#: A clip's spectrograms take milliseconds; one that takes this long hangs. Nothing is dropped, the command ends.
+#: Key in the identity of shards with spectrograms computed from stored sound: the source shards and the versions.
+SPECTROGRAM_SOURCE = "spectrograms_from"
+#: A clip's spectrograms take milliseconds; after this time the worker hangs. The command fails, no clip is dropped.
 LIMITS = Limits(seconds=3600.0, drop_clips=False)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeaturesJob:
-    """Which shards get which spectrograms, and where the new shards go."""
+    """Source shards, spectrograms to compute, and the output folder."""
 
     shards: Path
-    """Folder of finished shards; it is only read."""
+    """Finished shard folder; it is only read."""
     out: Path
     features: tuple[str, ...]
-    """What each sample will have, in this order; those that it has already are kept as they are."""
+    """Features of each new sample, in this order; those that exist already are copied."""
     engine: Engine = field(default_factory=LocalPool)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeaturesSummary:
-    """What was made."""
+    """Result of computing features."""
 
     dataset: Dataset
     skipped_schemes: Mapping[str, str]
-    """Fold scheme -> why it does not fit what was made."""
+    """Fold scheme -> why it does not fit the speakers in the shards."""
     resumed: int
-    """Shards that were finished already."""
+    """Number of shards that were already finished."""
     other_versions: tuple[str, ...]
-    """`scipy: 1.17.0 -> 1.18.0` for packages that may make the new spectrograms differ in a last bit from a build's."""
+    """`scipy: 1.17.0 -> 1.18.0` for packages that may change the last bits of the new spectrograms."""
 
 
 def make_features(job: FeaturesJob) -> FeaturesSummary:
-    """Write the shards of `job.shards` once more, with other spectrograms, and the index over them.
+    """Write copies of the shards in `job.shards` with other spectrograms, and their index.
 
-    Killed at any point, the same call continues where it was, and ends with the same bytes. Raises ConfigError for an
+    If it is killed at any point, the same call resumes and produces the same bytes. Raises ConfigError for an
     unknown feature, FolderError for a folder that cannot be used, ManifestError for shards that are damaged,
     EngineError, OSError.
     """
-    config = BuildConfig(dataset="any", features=job.features)  # refuses unknown features
+    config = BuildConfig(dataset="any", features=job.features)  # raises for unknown features
     shards, out = job.shards.resolve(), job.out.resolve()
     if out.is_relative_to(shards) or shards.is_relative_to(out):
         raise FolderError(
-            f"{job.out}: the new shards need a folder of their own, beside {job.shards}; choose it with TO="
+            f"{job.out}: the new shards need a separate folder, outside of {job.shards}; choose it with TO="
         )
     source = _load_verified(job.shards)
     described = replace(source, identity=_describe_identity(source, job))
@@ -83,7 +83,7 @@ def make_features(job: FeaturesJob) -> FeaturesSummary:
     with exclusive_lock(job.out, "TO="):
         earlier = find_earlier_build(job.out, described.identity, "TO=")
         remove_leftovers(job.out)
-        done = {plan.name for plan in plans if load_whole(job.out, plan)}
+        done = {plan.name for plan in plans if load_intact(job.out, plan)}
         todo = [plan for plan in plans if plan.name not in done]
         if todo or not (earlier and earlier.complete):
             for name in (index.RECEIPTS, index.FOLDS):
@@ -99,10 +99,10 @@ def make_features(job: FeaturesJob) -> FeaturesSummary:
                 limits=LIMITS,
             )
             clips = sum(len(plan.sources) for plan in todo)
-            with ProgressBar(clips, f"making {' and '.join(job.features)}") as progress:
+            with ProgressBar(clips, f"computing {' and '.join(job.features)}") as progress:
                 job.engine.build(work, todo, lambda _: progress.step())
         written = write_index(job.out, described, [plan.name for plan in plans])
-    changed = config_diff(source.identity.get("versions", {}), described.identity[MADE_FROM]["versions"])
+    changed = config_diff(source.identity.get("versions", {}), described.identity[SPECTROGRAM_SOURCE]["versions"])
     return FeaturesSummary(
         dataset=written.dataset,
         skipped_schemes=written.skipped_schemes,
@@ -112,23 +112,23 @@ def make_features(job: FeaturesJob) -> FeaturesSummary:
 
 
 def _load_verified(folder: Path) -> Dataset:
-    """The index of a folder, after every byte of it was checked."""
+    """Load the index of a folder after verifying every file."""
     dataset = index.load_dataset(folder)
     with ProgressBar(len(dataset.shards), f"checking {folder}", unit="shard") as progress:
         problems = verify(folder, full=True, on_file=lambda name: name.endswith(".tar") and progress.step())
     if problems:
         raise ManifestError(
-            f"{folder}: {problems[0]} ({len(problems)} bad in all, make verify names them); restore it first"
+            f"{folder}: {problems[0]} ({len(problems)} problems in total, make verify lists them); restore it first"
         )
     return dataset
 
 
 def _describe_identity(source: Dataset, job: FeaturesJob) -> dict[str, Any]:
-    """The identity of a build with these features, and what a build does not have: where the spectrograms came from."""
+    """Identity of a build with these features, plus the source of the spectrograms, which a build does not have."""
     return {
         **source.identity,
         "config": {**source.identity["config"], "features": list(job.features)},
-        MADE_FROM: {
+        SPECTROGRAM_SOURCE: {
             "sound": "audio.flac of shards",
             "index_sha256": index.file_sha256(job.shards / index.DATASET_FILE),
             "versions": {name: version for name, version in versions().items() if name in VERSIONED},
@@ -136,12 +136,12 @@ def _describe_identity(source: Dataset, job: FeaturesJob) -> dict[str, Any]:
     }
 
 
-def _plan_shards(shards: Path, made_by: Mapping[str, Any]) -> list[ShardPlan]:
-    """All shards in their order, those without a built clip too. A receipt's hash stands for everything in a shard.
+def _plan_shards(shards: Path, build_identity: Mapping[str, Any]) -> list[ShardPlan]:
+    """Plan all shards in order, including those without a built clip. A receipt's hash identifies a shard's content.
 
-    The recording of a source is the shard that has the clip.
+    The `video` of a source is the shard that contains the clip.
     """
-    build = digest(made_by)
+    build = digest(build_identity)
     plans = []
     for name, sha256 in index.load_sums(shards).items():
         if name.startswith(f"{index.RECEIPTS}/"):
@@ -154,7 +154,7 @@ def _plan_shards(shards: Path, made_by: Mapping[str, Any]) -> list[ShardPlan]:
 
 
 class StoredClipBuilder:
-    """Builds clips of finished shards again, with other spectrograms. `root` is the folder of these shards."""
+    """Rebuilds clips of finished shards with other spectrograms. `root` is the folder of these shards."""
 
     def __init__(self, config: BuildConfig, root: Path) -> None:
         self._features = config.features
@@ -162,7 +162,7 @@ class StoredClipBuilder:
         self._load_receipt = lru_cache(maxsize=2)(index.load_receipt)  # a shard's clips come one after another
 
     def build(self, source: ClipSource) -> BuiltClip:
-        """What a build from the recording would make of the clip. Raises ManifestError naming shard and clip."""
+        """Build the same clip as from its recording. Raises ManifestError naming shard and clip."""
         receipt = self._load_receipt(self._root / index.receipt_name(source.video.name))
         row = next(row for row in receipt.rows if row.clip_id == source.clip.clip_id)
         if row.shard is None:
@@ -191,9 +191,9 @@ def _read_members(source: ClipSource, receipt: Receipt) -> dict[str, bytes]:
 def replace_features(
     members: Mapping[str, bytes], features: Sequence[str]
 ) -> tuple[dict[str, bytes], dict[str, Statistics]]:
-    """A sample's members with these features in place of its own, in tar order, and the sums over each spectrogram.
+    """Replace the features of a sample. Returns its members in tar order, and the statistics of each spectrogram.
 
-    A feature that the sample has already stays as it is. Raises SchemaError for members that cannot be decoded.
+    A feature that the sample already has is copied. Raises SchemaError for members that cannot be decoded.
     """
     known = dict(members)
     if missing := [feature for feature in features if not members.keys() >= set(schema.feature_members((feature,)))]:

@@ -1,6 +1,6 @@
-"""A clip's files -> its 16 frames, their times, and its sound: one decode serves every feature.
+"""A clip's files -> its 16 frames, their times, and its sound, decoded once for all features.
 
-PyAV decodes; an ffmpeg process is the second decoder, behind the same function.
+PyAV is the default decoder; an ffmpeg process is the alternative, with the same interface.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from manifests.schema import SAMPLE_RATE_HZ
 
 DECODERS = {"pyav": pyav, "ffmpeg": ffmpeg}
 
-#: Difference between where sound and picture start or end that is worth a flag.
+#: Difference between the start or end times of sound and picture above which the clip is flagged.
 MISMATCH_SECONDS = 0.5
 #: Root mean square, relative to full scale, below which sound counts as silent (-80 dB).
 SILENCE_RMS = 1e-4
@@ -32,20 +32,20 @@ class DecodedClip:
 
     video: DecodedVideo
     origin_px: tuple[int, int]
-    """(x, y) of the frames' corner in the recorded picture; not 0 where only a region is used."""
+    """(x, y) of the frames' top left corner in the recorded picture; not (0, 0) where only a region is used."""
     sound: Sound
     flags: tuple[str, ...]
-    """Sorted, of `manifests.schema.FLAGS`."""
+    """Sorted keys of `manifests.schema.FLAGS`."""
 
 
 def decode(source: ClipSource, make_timeline: MakeTimeline, decoder: Decoder = "pyav") -> DecodedClip:
-    """Read one clip: its sampled frames, cut to the talker's region, and its sound.
+    """Read one clip: its sampled frames, cropped to the speaker's region, and its sound.
 
-    Raises MediaError with the reason to drop the clip for.
+    Raises MediaError with the reason to drop the clip.
     """
     if source.known_defect is not None:
         raise MediaError("known_defect", source.known_defect)
-    with _checked(source.video):
+    with _validated(source.video):
         video, sound = DECODERS[decoder].read(source, make_timeline)
     flags = set(source.known_flags)
     if sound is None:
@@ -57,8 +57,8 @@ def decode(source: ClipSource, make_timeline: MakeTimeline, decoder: Decoder = "
 
 
 @contextmanager
-def _checked(path: Path) -> Iterator[None]:
-    """Refuse what is no recording: absent, a folder, a device, empty, a pointer. Name the file in every MediaError."""
+def _validated(path: Path) -> Iterator[None]:
+    """Raise MediaError unless the path is a non-empty regular file; add the file's name to every MediaError."""
     try:
         if not path.is_file():
             raise MediaError("unreadable", "found no regular file, expected a recording")
@@ -74,10 +74,10 @@ def _checked(path: Path) -> Iterator[None]:
 
 
 def _separate_sound(source: ClipSource, video: DecodedVideo, decoder: Decoder) -> Sound:
-    """The sound file beside a silent recording; it starts where the clip starts."""
+    """Decode the separate sound file of a recording without sound; it starts where the clip starts."""
     if source.sound is None:
         raise MediaError("no_audio", f"{source.video.name}: found no sound in it, and there is no sound file")
-    with _checked(source.sound):
+    with _validated(source.sound):
         sound = DECODERS[decoder].read_sound(source.sound)
         if sound is None:
             raise MediaError("no_audio", "found no sound in it")
@@ -100,7 +100,7 @@ def _sound_flags(video: DecodedVideo, sound: Sound) -> set[str]:
 
 
 def _cut_region(video: DecodedVideo, region: Region) -> tuple[DecodedVideo, tuple[int, int]]:
-    """Keep the half of the picture that the talker is in."""
+    """Keep the half of the picture that the speaker is in."""
     if region == "full":
         return video, (0, 0)
     width = video.frames[0].shape[1]

@@ -1,9 +1,9 @@
 """A pool of worker processes that build clips on this machine.
 
-Each worker has a thread of the parent to itself, which sends it one clip and waits for the answer. So no two processes
-share anything that a dying one could leave locked, pipes and memory never hold more than was asked for, and workers
-keep working while the main thread writes a shard. A worker that crashes costs the clip it held (after one retry), one
-that hangs costs it at once; the build continues.
+Each worker has its own thread in the parent, which sends it one clip and waits for the result. So no two processes
+share a lock that a dying one could keep, the memory of pipes and queues is bounded, and workers
+keep working while the main thread writes a shard. A worker that crashes costs its current clip (after one retry), one
+that hangs costs it without a retry; the build continues.
 """
 
 from __future__ import annotations
@@ -20,46 +20,46 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, Self
 
-from builder.built_clip import BuiltClip, dropped, recorded_row
+from builder.built_clip import BuiltClip, drop_clip, recorded_row
 from builder.config import BuildConfig
 from builder.datasets.base import ClipSource
 from builder.signals import block_interrupts
 from builder.worker import Limits, MakeBuilder, limit_native_threads, serve
 from manifests.errors import UserError
 
-#: Clips in flight for each worker, those included that are built and wait for their turn; bounds the parent's memory.
-AHEAD = 8
-#: How often a clip that kills its worker is tried; the same for starting a worker.
+#: Clips in flight per worker, including results that wait for their turn; bounds the parent's memory.
+CLIPS_IN_FLIGHT = 8
+#: Attempts for a clip that kills its worker, and for starting a worker.
 ATTEMPTS = 2
-#: Loading the face models takes a second or two; a worker that takes this long is stuck.
+#: Loading the face models takes a second or two; a worker that takes this long hangs.
 START_SECONDS = 300.0
-#: A killed process is gone at once, unless the system itself waits for a dead disk; it is left behind then.
+#: A killed process ends immediately, unless the kernel waits for a dead disk; then it is abandoned.
 END_SECONDS = 5.0
 
 
 class EngineError(UserError):
-    """Clips cannot be built where they were to be built; one line that says why and what to do."""
+    """An engine cannot build clips; one line with the reason and what to do."""
 
 
 class ClipPool:
-    """Builds clips in `workers` processes, which are started when they are needed. Use as a context manager."""
+    """Builds clips in `workers` processes, which are started on demand. Use as a context manager."""
 
     def __init__(
         self, config: BuildConfig, root: Path, workers: int, limits: Limits, make_builder: MakeBuilder
     ) -> None:
         self._root = root
         self._limits = limits
-        self._max_in_flight = AHEAD * workers
+        self._max_in_flight = CLIPS_IN_FLIGHT * workers
         self._worker_args = (make_builder, config, root, limits)
         self._threads = ThreadPoolExecutor(workers, "worker", initializer=block_interrupts)
-        self._of_thread = threading.local()
-        self._lock = threading.Lock()  # over the set below, and over starting: multiprocessing keeps a set of its own
+        self._thread_local = threading.local()
+        self._lock = threading.Lock()  # guards `_alive`, and starting: multiprocessing keeps global state
         self._alive: set[_Worker] = set()
         self._closed = False
 
     def __enter__(self) -> Self:
         limit_native_threads()
-        resource_tracker.ensure_running()  # started by the first worker's thread it would let interrupts in again
+        resource_tracker.ensure_running()  # if a worker's thread started it, it would unblock interrupts
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -72,10 +72,10 @@ class ClipPool:
             self._end(worker)
 
     def map(self, sources: Iterable[ClipSource]) -> Iterator[BuiltClip]:
-        """Build every source; results are in the order of the sources, however long each took.
+        """Build every source; results are in the order of the sources.
 
-        Sources are taken as there is room for them. Raises EngineError where a worker cannot start or, if the limits
-        say so, cannot finish a clip; and the UserError of a builder.
+        Sources are consumed lazily. Raises EngineError if a worker cannot start or, without `limits.drop_clips`,
+        cannot finish a clip; and any UserError of a builder.
         """
         in_flight: deque[Future[BuiltClip]] = deque()
         try:
@@ -90,18 +90,18 @@ class ClipPool:
                 future.cancel()
 
     def _build(self, source: ClipSource) -> BuiltClip:
-        """Build one clip in this thread's worker; a worker that does not survive it is replaced for the next one."""
+        """Build one clip in this thread's worker; a worker that dies is replaced for the next clip."""
         cause, reason = "", "worker_died"
         for attempt in range(ATTEMPTS):
-            if getattr(self._of_thread, "worker", None) not in self._alive:
-                self._of_thread.worker = self._start()
-            worker: _Worker = self._of_thread.worker
+            if getattr(self._thread_local, "worker", None) not in self._alive:
+                self._thread_local.worker = self._start()
+            worker: _Worker = self._thread_local.worker
             try:
-                answer = worker.build(source, self._limits.seconds)
-                if isinstance(answer, BuiltClip):
-                    return answer
+                result = worker.build(source, self._limits.seconds)
+                if isinstance(result, BuiltClip):
+                    return result
                 self._end(worker)
-                cause = f"{answer}, {attempt + 1} times"
+                cause = f"{result}, {attempt + 1} times"
             except TimeoutError:
                 self._end(worker)
                 cause, reason = f"not finished after {self._limits.seconds:g} s", "timeout"
@@ -111,13 +111,13 @@ class ClipPool:
         if not self._limits.drop_clips:
             problem = "hung" if reason == "timeout" else "died, perhaps out of memory"
             raise EngineError(
-                f"a worker {problem} ({source.clip.clip_id}: {cause}); run the same command to continue, "
+                f"a worker {problem} ({source.clip.clip_id}: {cause}); run the same command to resume, "
                 "WORKERS=1 needs the least memory"
             )
-        return dropped(recorded_row(source, self._root), reason, cause)
+        return drop_clip(recorded_row(source, self._root), reason, cause)
 
     def _start(self) -> _Worker:
-        """A new worker that is ready. Raises EngineError."""
+        """Start a worker and wait until it is ready. Raises EngineError."""
         cause = ""
         for _ in range(ATTEMPTS):
             with self._lock:
@@ -143,7 +143,7 @@ class ClipPool:
         raise EngineError(f"a worker died while starting ({cause}, {ATTEMPTS} times); run make doctor")
 
     def _end(self, worker: _Worker) -> str:
-        """End a worker and every process it started. Returns how it died."""
+        """Kill a worker and every process it started. Returns how it died."""
         worker.kill()
         with self._lock:
             self._alive.discard(worker)
@@ -151,34 +151,34 @@ class ClipPool:
 
 
 class _Worker:
-    """A process and this end of its pipe. One thread talks to it; any may kill it."""
+    """A process and the parent's end of its pipe. One thread uses the pipe; any thread may kill the process."""
 
     def __init__(self, make_builder: MakeBuilder, config: BuildConfig, root: Path, limits: Limits) -> None:
         context = multiprocessing.get_context("spawn")  # mediapipe hangs in a forked process
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=serve, args=(theirs, make_builder, config, root, limits), daemon=True)
+        self._pipe, child_end = context.Pipe()
+        self._process = context.Process(target=serve, args=(child_end, make_builder, config, root, limits), daemon=True)
         try:
             self._process.start()
         except OSError:
             self._pipe.close()
             raise
         finally:
-            theirs.close()
+            child_end.close()
 
     def build(self, source: ClipSource, seconds: float) -> BuiltClip | str:
-        """Build a clip, or return a line about the exception that ended the worker.
+        """Build a clip, or return one line that describes the exception that ended the worker.
 
         Raises TimeoutError for a clip that takes longer, EOFError if the worker died, the UserError of its builder.
         """
         with self._watched(seconds):
             self._pipe.send(source)
-        answer: BuiltClip | UserError | str = self.receive(seconds)
-        if isinstance(answer, UserError):
-            raise answer
-        return answer
+        result: BuiltClip | UserError | str = self.receive(seconds)
+        if isinstance(result, UserError):
+            raise result
+        return result
 
     def receive(self, seconds: float) -> Any:
-        """The worker's next message. Raises TimeoutError if none comes in time, EOFError if the worker died."""
+        """Receive the worker's next message. Raises TimeoutError if none comes in time, EOFError if the worker died."""
         if not self._pipe.poll(seconds):
             raise TimeoutError
         with self._watched(seconds):
@@ -186,7 +186,7 @@ class _Worker:
 
     @contextmanager
     def _watched(self, seconds: float) -> Iterator[None]:
-        """Kill a worker that stops in the middle of a message. Raises EOFError if it is dead."""
+        """Kill a worker that stalls in the middle of a message. Raises EOFError if it is dead."""
         watch = threading.Timer(seconds, self.kill)
         watch.start()
         try:
@@ -197,18 +197,18 @@ class _Worker:
             watch.cancel()
 
     def kill(self) -> None:
-        """Kill the worker and every process it started: it leads a process group of its own."""
+        """Kill the worker and every process it started: it leads its process group."""
         with suppress(ProcessLookupError, PermissionError, ValueError):
             os.killpg(self._process.pid, signal.SIGKILL)
         with suppress(ValueError):  # already reaped
             self._process.kill()
 
     def reap(self) -> str:
-        """Free what is left of a killed worker. Returns how it died."""
+        """Release the resources of a killed worker. Returns how it died."""
         self._pipe.close()
         self._process.join(END_SECONDS)
         code = self._process.exitcode
-        with suppress(ValueError):  # still there
+        with suppress(ValueError):  # still running
             self._process.close()
         if code is None:
             return "cannot be killed"

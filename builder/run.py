@@ -1,4 +1,4 @@
-"""A build from end to end: plan -> shards and receipts -> index, folds, card, sums."""
+"""A build, end to end: plan -> shards and receipts -> index, folds, dataset card, checksums."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 
 from builder.clip import ClipBuilder
 from builder.config import BuildConfig, ConfigError, digest, identity
-from builder.datasets import corpus_named, scan_corpus
+from builder.datasets import get_corpus, scan_corpus
 from builder.datasets.base import Corpus, Scan
-from builder.datasets.checks import chosen_options
+from builder.datasets.checks import resolve_options
 from builder.engines import Engine, LocalPool, Work
 from builder.shards import ShardPlan, find_earlier_build, load_finished, load_present, plan_shards
 from builder.worker import Limits, MakeBuilder
@@ -23,15 +23,15 @@ from manifests.progress import ProgressBar
 from manifests.text import pluralize
 from manifests.withdraw import is_withdrawal_pending
 
-#: Share of clips that may be dropped before a build counts as failed.
+#: Fraction of clips that may be dropped before a build counts as failed.
 DROPS_ALLOWED = 0.02
-#: Absent files of a corpus's inventory that the index names.
+#: Most missing files of a corpus's inventory that the index lists.
 MISSING_NAMED = 100
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """The share of one machine in a build that several do together, each started by itself."""
+    """The part of a build that one of several independently started processes does."""
 
     rank: int
     world_size: int
@@ -43,16 +43,16 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class BuildJob:
-    """What to build, from where, to where, and how; only `config` decides the bytes."""
+    """Input, output and execution settings of a build; only `config` determines the bytes."""
 
     config: BuildConfig
     data: Path
-    """The corpus's folder."""
+    """Corpus folder."""
     out: Path
-    """Folder of the shards."""
+    """Shard folder."""
     engine: Engine = field(default_factory=LocalPool)
     part: Part | None = None
-    """None for all of it."""
+    """None for the complete build."""
     limits: Limits = field(default_factory=Limits)
     prune: bool = False
     """Remove finished shards of speakers that are no longer in the corpus."""
@@ -61,10 +61,10 @@ class BuildJob:
 
 @dataclass(frozen=True, kw_only=True)
 class BuildPlan:
-    """What a build will do, before any work."""
+    """The shards that a build will write."""
 
     config: BuildConfig
-    """With all of the corpus's options."""
+    """Including the corpus's default options."""
     corpus: Corpus
     scan: Scan
     root: Path
@@ -74,57 +74,57 @@ class BuildPlan:
     """Speakers who were withdrawn from the output folder: their shards are not planned."""
 
     def count_present(self, out: Path) -> int:
-        """How many of the shards seem to be in a folder; nothing is hashed."""
+        """Count the shards that a folder has, without hashing them."""
         return sum(load_present(out, shard) is not None for shard in self.shards)
 
 
 @dataclass(frozen=True, kw_only=True)
 class BuildSummary:
-    """What a build did."""
+    """Result of a build."""
 
     out: Path
     dataset: Dataset
     """The index over all shards."""
     reasons: Mapping[str, int]
-    """Clips dropped, by reason."""
+    """Reason -> number of dropped clips."""
     empty_speakers: tuple[str, ...]
     """Speakers without a single built clip."""
     resumed: int
-    """Shards that were finished already."""
+    """Number of shards that were already finished."""
     missing: tuple[str, ...]
-    """Files of the corpus's inventory that are absent."""
+    """Files of the corpus's inventory that are missing."""
     skipped_schemes: Mapping[str, str]
-    """Fold scheme -> why it does not fit what was built."""
+    """Fold scheme -> why it does not fit the built speakers."""
 
     def failures(self) -> list[str]:
-        """Why a person should look before using the shards; [] if nothing is wrong."""
+        """Problems to review before using the shards; [] if there are none."""
         dropped, total = self.dataset.counts.get("dropped", 0), sum(self.dataset.counts.values())
         lines = []
         if dropped > DROPS_ALLOWED * total:
             lines.append(f"{dropped} of {total} clips dropped, more than {DROPS_ALLOWED:.0%}")
         if self.empty_speakers:
-            lines.append(f"nothing was built of speaker {', '.join(self.empty_speakers)}")
+            lines.append(f"no clip was built of speaker {', '.join(self.empty_speakers)}")
         return lines
 
 
 @dataclass(frozen=True, kw_only=True)
 class PartSummary:
-    """What one of several machines did, if others are not finished yet."""
+    """Result of one part of a build while other parts are unfinished."""
 
     out: Path
     mine: int
     """Shards of this part."""
     resumed: int
-    """Of these, finished already."""
+    """Of these, already finished."""
     present: int
     total: int
-    """Shards of the whole build."""
+    """Shards of the complete build."""
 
 
 def plan_build(config: BuildConfig, data: Path) -> BuildPlan:
-    """Scan the corpus and lay out its shards. Raises CorpusError, ConfigError."""
-    corpus = corpus_named(config.dataset)
-    config = replace(config, options=chosen_options(corpus, config.options))
+    """Scan the corpus and plan its shards. Raises CorpusError, ConfigError."""
+    corpus = get_corpus(config.dataset)
+    config = replace(config, options=resolve_options(corpus, config.options))
     scan = scan_corpus(config.dataset, data, config.options)
     root = scan.root or data.absolute()
     described = identity(config)
@@ -133,12 +133,12 @@ def plan_build(config: BuildConfig, data: Path) -> BuildPlan:
 
 
 def remaining_plan(plan: BuildPlan, out: Path) -> tuple[BuildPlan, Dataset | None]:
-    """A plan without the speakers who were withdrawn from the output folder, and the build that the folder holds.
+    """Remove speakers who were withdrawn from the output folder from a plan. Returns it with the folder's index.
 
-    Raises FolderError for a folder that cannot take the build.
+    Raises FolderError for a folder with other files, another build, or an unfinished withdrawal.
     """
     if is_withdrawal_pending(out):
-        raise FolderError(f"{out}: a withdrawal was started here and not finished; run make withdraw again first")
+        raise FolderError(f"{out}: contains an unfinished withdrawal; run the same make withdraw first")
     earlier = find_earlier_build(out, plan.identity)
     withdrawn = earlier.withdrawn if earlier else ()
     kept = tuple(shard for shard in plan.shards if shard.speaker not in withdrawn)
@@ -146,10 +146,10 @@ def remaining_plan(plan: BuildPlan, out: Path) -> tuple[BuildPlan, Dataset | Non
 
 
 def build(job: BuildJob) -> BuildSummary | PartSummary:
-    """Build all shards that are missing, then the index over all; of a part, the index once all parts are finished.
+    """Build all missing shards, then write the index; with `job.part`, the last part to finish writes the index.
 
-    Killed at any point, the same call continues where it was, and ends with the same bytes. Raises CorpusError,
-    FolderError, EngineError, OSError; nothing already built is lost.
+    If it is killed at any point, the same call resumes and produces the same bytes. Raises CorpusError,
+    FolderError, EngineError, OSError; finished shards are kept.
     """
     plan = plan_build(job.config, job.data)
     if job.part is None:
@@ -160,9 +160,9 @@ def build(job: BuildJob) -> BuildSummary | PartSummary:
             return _write_index(job, plan, done)
     with shared_lock(job.out):
         plan, earlier = remaining_plan(plan, job.out)
-        mine = plan.shards[job.part.rank :: job.part.world_size]  # neighbours are often alike in length: spread them
+        mine = plan.shards[job.part.rank :: job.part.world_size]  # neighbours are often similar in length: spread them
         done = _build_missing(job, plan, mine, earlier)
-    # The part that ends when no other is at work and all shards are there writes the index.
+    # The part that finishes last, when all shards are present, writes the index.
     with suppress(BusyError), exclusive_lock(job.out):
         if plan.count_present(job.out) == len(plan.shards):
             return _write_index(job, plan, done)
@@ -173,7 +173,7 @@ def build(job: BuildJob) -> BuildSummary | PartSummary:
 def _build_missing(
     job: BuildJob, plan: BuildPlan, shards: Sequence[ShardPlan], earlier: Dataset | None
 ) -> Collection[str]:
-    """Build those of the shards that are not finished yet. Returns the names of the others."""
+    """Build the shards that are not finished. Returns the names of those that were."""
     strays = _stray_files(job.out, plan, job.prune)
     done = _find_finished(job.out, shards)
     todo = [shard for shard in shards if shard.name not in done]
@@ -196,7 +196,7 @@ def _build_missing(
 
 
 def _find_finished(out: Path, shards: Sequence[ShardPlan]) -> set[str]:
-    """Names of the shards that need no work."""
+    """Names of the shards that are already finished."""
     started = [shard for shard in shards if (out / index.receipt_name(shard.name)).exists()]
     finished = set()
     if started:
@@ -204,31 +204,31 @@ def _find_finished(out: Path, shards: Sequence[ShardPlan]) -> set[str]:
             for shard in started:
                 if load_finished(out, shard) is not None:
                     finished.add(shard.name)
-                progress.step("whole" if shard.name in finished else "to build again")
+                progress.step("finished" if shard.name in finished else "to rebuild")
     return finished
 
 
 def _stray_files(out: Path, plan: BuildPlan, prune: bool) -> list[Path]:
-    """Finished shards whose speakers or clips are gone from the corpus. Refuses tars that have no receipt.
+    """Files of shards whose speakers or clips are no longer in the corpus. Raises FolderError for foreign tars.
 
-    They are removed only with `prune`: a corpus that is only partly mounted or unpacked looks the same.
+    They are removed only with `prune`: a partly mounted or unpacked corpus looks the same.
     """
     expected = {shard.name for shard in plan.shards}
     known = {f"{path.stem}.tar" for path in out.glob(f"{index.RECEIPTS}/*.json")}
     tars = {path.name for path in out.glob("*.tar")}
     if foreign := sorted(tars - known - expected):
-        raise FolderError(f"{out / foreign[0]}: a tar that no build made; move it elsewhere, or choose another OUT=")
+        raise FolderError(f"{out / foreign[0]}: a tar that was not written by a build; move it, or choose another OUT=")
     gone = sorted((known | tars) - expected)
     if gone and not prune:
         raise FolderError(
             f"{out}: {pluralize(len(gone), 'finished shard')} of speakers or clips that are no longer in the corpus "
-            f"({', '.join(gone[:3])} ...); is all of it there? PRUNE=1 removes them"
+            f"({', '.join(gone[:3])} ...); is the corpus complete? PRUNE=1 removes them"
         )
     return [out / name for shard in gone for name in (shard, index.receipt_name(shard))]
 
 
 def _write_index(job: BuildJob, plan: BuildPlan, done: Container[str]) -> BuildSummary:
-    """Write everything that describes the shards, once all are there; remove what is left of workers that died."""
+    """Write the index once all shards are present; remove temporary files and, with `prune`, stray shards."""
     remove_leftovers(job.out)
     for path in _stray_files(job.out, plan, job.prune):
         path.unlink(missing_ok=True)
@@ -245,7 +245,7 @@ def _write_index(job: BuildJob, plan: BuildPlan, done: Container[str]) -> BuildS
 
 
 def describe_dataset(plan: BuildPlan) -> Dataset:
-    """`dataset.json` without what the shards hold."""
+    """Content of `dataset.json` except what is derived from the shards."""
     return Dataset(
         dataset=plan.corpus.name,
         complete=False,

@@ -1,4 +1,4 @@
-"""Which clips go into which shard, and writing one: a deterministic tar first, its receipt last."""
+"""Assigns clips to shards, and writes a shard: first a deterministic tar, then its receipt."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from typing import Any
 from webdataset.writer import TarWriter
 
 from builder.built_clip import BuiltClip, planned_row, recording_sha256
-from builder.config import CLIPS_A_SHARD, digest
+from builder.config import CLIPS_PER_SHARD, digest
 from builder.datasets.base import ClipSource
 from manifests import index
 from manifests.files import FolderError, atomic_write, atomic_writer
 from manifests.index import Dataset, ManifestError, Receipt, Row, Statistics, file_sha256, receipt_name
 from manifests.text import config_diff
 
-#: Reasons that lie in the machine and its load, not in the recording: another run may succeed.
+#: Drop reasons caused by the machine, not by the recording: a retry may succeed.
 RETRYABLE = frozenset({"timeout", "worker_died"})
 
 
@@ -33,16 +33,16 @@ class ShardPlan:
     speaker: str
     sources: tuple[ClipSource, ...]
     digest: str
-    """SHA-256 of what it is to hold and of the build's identity: a receipt with another one is of another build."""
+    """SHA-256 of its planned content and of the build's identity; a receipt must have the same one."""
 
 
 def plan_shards(sources: Sequence[ClipSource], root: Path, build_digest: str) -> list[ShardPlan]:
-    """Sources sorted by speaker -> shards of one speaker and at most 100 clips each. No shard mixes subjects."""
+    """Sources sorted by speaker -> shards of one speaker and at most 100 clips each. No shard mixes speakers."""
     plans = []
     for speaker, group in groupby(sources, key=lambda source: source.clip.speaker):
         clips = list(group)
-        for part, start in enumerate(range(0, len(clips), CLIPS_A_SHARD)):
-            chosen = tuple(clips[start : start + CLIPS_A_SHARD])
+        for part, start in enumerate(range(0, len(clips), CLIPS_PER_SHARD)):
+            chosen = tuple(clips[start : start + CLIPS_PER_SHARD])
             content = {"build": build_digest, "clips": [_describe(source, root) for source in chosen]}
             name = f"{speaker}-{part:03d}.tar"
             plans.append(ShardPlan(name=name, speaker=speaker, sources=chosen, digest=digest(content)))
@@ -50,7 +50,7 @@ def plan_shards(sources: Sequence[ClipSource], root: Path, build_digest: str) ->
 
 
 def _describe(source: ClipSource, root: Path) -> dict[str, Any]:
-    """Everything known of a clip before its files are opened."""
+    """Everything known about a clip before its files are opened."""
     return vars(planned_row(source, root)) | {
         "segment": source.segment_seconds,
         "region": source.region,
@@ -60,18 +60,18 @@ def _describe(source: ClipSource, root: Path) -> dict[str, Any]:
 
 
 def find_earlier_build(folder: Path, identity: Mapping[str, Any], setting: str = "OUT=") -> Dataset | None:
-    """The build that a folder holds; None for a folder without files.
+    """Index of the build in a folder; None for a folder without files.
 
-    Raises FolderError for a folder of other files, or of a build with another identity; `setting` chooses the folder.
+    Raises FolderError for other files or a build with another identity; `setting` is named in the error message.
     """
-    ours = folder / index.DATASET_FILE
-    if not ours.exists():
+    index_file = folder / index.DATASET_FILE
+    if not index_file.exists():
         others = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
         if not others:
             return None
-        if not ours.exists():  # another part of the same build may have started meanwhile
+        if not index_file.exists():  # another part of the same build may have started in the meantime
             raise FolderError(
-                f"{others[0]}: no build wrote this: there is no {index.DATASET_FILE}; choose an empty {setting}"
+                f"{others[0]}: not written by a build: found no {index.DATASET_FILE}; choose an empty {setting}"
             )
     earlier = index.load_dataset(folder)
     if changed := config_diff(earlier.identity, identity):
@@ -82,12 +82,12 @@ def find_earlier_build(folder: Path, identity: Mapping[str, Any], setting: str =
 
 
 def write_shard(folder: Path, plan: ShardPlan, clips: Iterable[BuiltClip]) -> Receipt:
-    """Write the tar of the clips that were built, then the receipt of all. Clips may come lazily, in plan order."""
+    """Write the tar of the built clips, then the receipt of all. `clips` may be lazy; it is in the plan's order."""
     path = folder / plan.name
     rows: list[Row] = []
     statistics: list[Mapping[str, Statistics]] = []
     with atomic_writer(path) as file:
-        # Fixed times and owners: same samples, same bytes. A time that is a float would cost a header of its own.
+        # Fixed times and owners: same samples, same bytes. A float time would need an extra header.
         with TarWriter(file, encoder=False, mtime=0, user="", group="") as tar:
             for clip in clips:
                 if clip.members is None:
@@ -115,15 +115,15 @@ def write_shard(folder: Path, plan: ShardPlan, clips: Iterable[BuiltClip]) -> Re
 
 
 def load_finished(folder: Path, plan: ShardPlan) -> Receipt | None:
-    """The shard's receipt if it is of this plan, its tar is whole and its recordings are unchanged."""
-    receipt = load_whole(folder, plan)
+    """Load the receipt of a shard of this plan; None unless its tar is intact and its recordings are unchanged."""
+    receipt = load_intact(folder, plan)
     if receipt is None or any(row.reason in RETRYABLE for row in receipt.rows) or _recordings_changed(plan, receipt):
         return None
     return receipt
 
 
-def load_whole(folder: Path, plan: ShardPlan) -> Receipt | None:
-    """The shard's receipt if it is of this plan and its tar is whole; recordings are not read."""
+def load_intact(folder: Path, plan: ShardPlan) -> Receipt | None:
+    """Load the receipt of a shard of this plan; None unless its tar is intact. Recordings are not read."""
     receipt = load_present(folder, plan)
     if receipt is None or (receipt.sha256 and file_sha256(folder / plan.name) != receipt.sha256):
         return None
@@ -131,20 +131,20 @@ def load_whole(folder: Path, plan: ShardPlan) -> Receipt | None:
 
 
 def load_present(folder: Path, plan: ShardPlan) -> Receipt | None:
-    """The shard's receipt if it is of this plan and its tar has the size in it; nothing is hashed."""
+    """Load the receipt of a shard of this plan; None unless its tar has the expected size. Hashes are not checked."""
     path, tar = folder / receipt_name(plan.name), folder / plan.name
     if not path.is_file():
         return None
     try:
         receipt = index.load_receipt(path)
     except ManifestError:
-        return None  # not written by a build of ours: build the shard again
+        return None  # damaged or foreign: rebuild the shard
     complete = tar.is_file() and tar.stat().st_size == receipt.bytes if receipt.sha256 else not tar.exists()
     return receipt if complete and receipt.plan == plan.digest else None
 
 
 def _recordings_changed(plan: ShardPlan, receipt: Receipt) -> bool:
-    """Whether a recording's bytes are not those the shard was built from. Hashes decide, never file times."""
+    """Whether a recording changed since the shard was built, by hash, never by file times."""
     sha256 = cache(recording_sha256)  # turns of a dialogue share a recording
     rows = {row.clip_id: row for row in receipt.rows}
     for source in plan.sources:

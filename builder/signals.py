@@ -1,4 +1,4 @@
-"""Ctrl-C where Python's own handling is not good enough: while native modules load, and in threads and workers."""
+"""Ctrl-C handling while native modules are imported, and in threads and workers."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from manifests.console import INTERRUPTED
 
 @contextmanager
 def exit_on_interrupt() -> Iterator[None]:
-    """End the process at once on Ctrl-C: most native modules turn a KeyboardInterrupt during import into other errors.
+    """Exit immediately on Ctrl-C: most native modules turn a KeyboardInterrupt during import into other errors.
 
     Use it around imports only, before anything is written.
     """
 
-    def leave(*_: object) -> NoReturn:
+    def exit_process(*_: object) -> NoReturn:
         sys.stderr.write("interrupted before anything was started\n")
         sys.stderr.flush()
         os._exit(INTERRUPTED)
 
-    before = signal.signal(signal.SIGINT, leave)
+    before = signal.signal(signal.SIGINT, exit_process)
     try:
         yield
     finally:
@@ -32,5 +32,5 @@ def exit_on_interrupt() -> Iterator[None]:
 
 
 def block_interrupts() -> None:
-    """Leave Ctrl-C to the main thread. Processes started by this thread inherit it, even while they still start."""
+    """Leave Ctrl-C to the main thread. Processes started by this thread inherit the blocked signal from the start."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

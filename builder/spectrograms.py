@@ -1,7 +1,7 @@
-"""Sound and windows -> spectrograms: the T±1 spectrograms that go with the 16 faces (paper III.B, IV.B.1).
+"""Sound and windows -> spectrograms: the T±1 spectrograms that belong to the 16 faces (paper III.B, IV.B.1).
 
 Windows overlap by half, and the grid of 8 has twice the hop of the grid of 16: most columns are in several windows.
-So all columns of both grids are laid on one line of samples, and each spectrum is computed once.
+So the columns of both grids are computed together, and each spectrum only once.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ FRAME_SAMPLES = 400  # 25 ms
 FFT_SAMPLES = 512
 MFCC_BANDS = 40
 LIFTER = 22
-#: 448 points and no Nyquist bin: the 224 rows that an image of the encoder has.
+#: 448 points without the Nyquist bin: 224 rows, the image size of the encoder.
 STFT_SAMPLES = 2 * FEATURE_ROWS["stft"]
-#: Frames worked on at once: these fit a processor's cache, all together take three times as long.
+#: Frames per block: a block fits the CPU cache; processing all frames together takes three times as long.
 BLOCK_FRAMES = 256
-#: Power that silence is raised to, -120 dB: below the noise that 16 bit rounding makes anyway.
+#: Lower bound of the power, -120 dB: below the quantization noise of 16 bit samples.
 POWER_FLOOR = 1e-12
 
 
@@ -48,7 +48,7 @@ def spectrograms(
     seconds = {grid: timeline.column_seconds(grid) - audio_start_seconds for grid in GRIDS}
     centres = {grid: np.rint(each * SAMPLE_RATE_HZ).astype(np.int64) for grid, each in seconds.items()}
     needed = np.unique(np.concatenate([each.ravel() for each in centres.values()]))
-    signal, places = _reaching(audio, needed)
+    signal, places = _pad_signal(audio, needed)
     parts: dict[str, list[Floats]] = {feature: [] for feature in features}
     for block in np.array_split(places, -(-len(needed) // BLOCK_FRAMES)):
         frames = analysis_frames(signal, block)
@@ -63,10 +63,10 @@ def spectrograms(
     return result
 
 
-def _reaching(audio: npt.NDArray[np.int16], centres: npt.NDArray[np.int64]) -> tuple[Floats, npt.NDArray[np.int64]]:
-    """Pre-emphasised sound with a frame of silence on both sides, and where in it the centres are.
+def _pad_signal(audio: npt.NDArray[np.int16], centres: npt.NDArray[np.int64]) -> tuple[Floats, npt.NDArray[np.int64]]:
+    """Pre-emphasized sound with a frame of silence on both sides, and the positions of the centres in it.
 
-    Centres further out move to that silence: a recording whose clock jumps costs no memory.
+    Centres further outside are clipped to that silence: a recording with a jumping clock costs no memory.
     """
     half = FRAME_SAMPLES // 2
     signal = np.pad(pre_emphasis(audio.astype(np.float32) / 32768.0), FRAME_SAMPLES)
@@ -74,7 +74,7 @@ def _reaching(audio: npt.NDArray[np.int16], centres: npt.NDArray[np.int64]) -> t
 
 
 def analysis_frames(signal: Floats, centres: npt.NDArray[np.int64]) -> Floats:
-    """[n, 400] Hamming-windowed frames around the given samples of a signal that reaches around all of them."""
+    """[n, 400] Hamming-windowed frames around the given samples of a padded signal."""
     starts = np.lib.stride_tricks.sliding_window_view(signal, FRAME_SAMPLES)
     return starts[centres - FRAME_SAMPLES // 2] * _hamming()
 
@@ -93,7 +93,7 @@ def power(frames: Floats, fft_samples: int = FFT_SAMPLES) -> Floats:
 def mfcc(frames: Floats) -> Floats:
     """[n, 400] frames -> [n, 13] cepstral coefficients 1..13.
 
-    The paper's numbers: 40 mel bands, 20 log10 of power, orthonormal DCT-II, sinusoidal lifter 22.
+    The paper's parameters: 40 mel bands, 20 log10 of power, orthonormal DCT-II, sinusoidal lifter 22.
     """
     bands = np.maximum(power(frames) @ _mfcc_bands(), POWER_FLOOR)
     cepstrum = scipy.fft.dct(20 * np.log10(bands), type=2, axis=1, norm="ortho")
@@ -129,7 +129,7 @@ def _hamming() -> Floats:
 def _mfcc_bands() -> Floats:
     """[257, 40] triangles between FFT bins, equal steps of the mel scale 2595 log10(1 + f/700) from 0 Hz to Nyquist.
 
-    Their corners lie on whole bins, as in the paper's published code; librosa's do not.
+    Their corners are on integer bins, as in the paper's published code; librosa's are not.
     """
     top_mel = 2595 * np.log10(1 + SAMPLE_RATE_HZ / 2 / 700)
     corners_hz = 700 * (10 ** (np.linspace(0, top_mel, MFCC_BANDS + 2) / 2595) - 1)
@@ -143,6 +143,6 @@ def _mfcc_bands() -> Floats:
 @cache
 def _logmel_bands() -> Floats:
     """[257, 128] librosa's mel bands."""
-    import librosa  # takes seconds and 150 MB to load, so only where this feature is wanted
+    import librosa  # takes seconds and 150 MB to import, so only if this feature is used
 
     return librosa.filters.mel(sr=SAMPLE_RATE_HZ, n_fft=FFT_SAMPLES, n_mels=FEATURE_ROWS["logmel"]).T

@@ -1,6 +1,6 @@
-"""One clock for picture and sound: from frame times to the 16 instants and windows both streams use.
+"""One clock for picture and sound: from frame times to the 16 instants and windows of both streams.
 
-Pure: knows no file. All times are presentation seconds of the source, never frame numbers.
+Pure: reads no file. All times are presentation seconds of the source, never frame numbers.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def uniform(frame_seconds: Seconds, end_seconds: float) -> Timeline:
 def fixed(frame_seconds: Seconds, end_seconds: float, step_frames: int = FIXED_STEP_FRAMES) -> Timeline:
     """Frames 0, 6, ..., 90 from the start of the clip (paper IV.B.1); s is their mean distance in time.
 
-    Raises TooShort for a clip with fewer frames than the last one asked for.
+    Raises TooShort for a clip without the last of these frames.
     """
     last = (FRAMES - 1) * step_frames
     if len(frame_seconds) <= last:
@@ -78,7 +78,7 @@ def fixed(frame_seconds: Seconds, end_seconds: float, step_frames: int = FIXED_S
 
 
 def nearest_frames(frame_seconds: Seconds, instants_seconds: tuple[float, ...]) -> npt.NDArray[np.intp]:
-    """Index of the frame nearest in time to each instant; the earlier one when two are as near."""
+    """Index of the frame nearest in time to each instant; the earlier one of two at the same distance."""
     instants = np.asarray(instants_seconds)
     after = np.clip(np.searchsorted(frame_seconds, instants), 1, max(len(frame_seconds) - 1, 1))
     if len(frame_seconds) == 1:

@@ -1,4 +1,4 @@
-"""A worker process: makes a builder once, then builds one clip after another until its parent is gone."""
+"""A worker process: creates a builder once, then builds one clip after another until its parent exits."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ from typing import TYPE_CHECKING, Any, Protocol
 from manifests.errors import UserError
 from manifests.text import escape_unprintable
 
-if TYPE_CHECKING:  # imports no numerical library, whose threads are to be limited first
+if TYPE_CHECKING:  # no numerical library may be imported before its threads are limited
     from builder.built_clip import BuiltClip
     from builder.config import BuildConfig
     from builder.datasets.base import ClipSource
 
-#: An orphaned worker whose interpreter is stuck ends this long after its clip should have been finished.
+#: An orphaned worker whose interpreter hangs is killed this long after its clip's time limit.
 ORPHAN_GRACE_SECONDS = 30.0
 _THREAD_SETTINGS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a worker may take, and what follows where it takes more."""
+    """Resource limits of a worker, and what happens if they are exceeded."""
 
     seconds: float = 120.0
-    """Time for one clip."""
+    """Time limit for one clip."""
     memory_bytes: int = 8 << 30
     """Address space of one worker."""
     drop_clips: bool = True
-    """A clip that exceeds the limits, or kills its worker, is dropped; if False it ends the build."""
+    """Drop a clip that exceeds the limits or kills its worker; if False, the build fails."""
 
 
 class Builder(Protocol):
-    """What a worker holds: made once, then called for every clip."""
+    """Created once per worker, then called for every clip."""
 
     def build(self, source: ClipSource) -> BuiltClip:
-        """Build one clip; a problem with its recording is recorded in the row. Raises UserError to end the build."""
+        """Build one clip; a problem with its recording is recorded in the row. Raises UserError to abort the build."""
         ...
 
 
@@ -50,13 +50,13 @@ MakeBuilder = Callable[["BuildConfig", Path], Builder]
 
 
 def limit_native_threads() -> None:
-    """One thread per numerical library in processes started from now on, unless the user has chosen otherwise."""
+    """Limit numerical libraries in processes started from now on to one thread, unless the user set a number."""
     for name in _THREAD_SETTINGS:
         os.environ.setdefault(name, "1")
 
 
 def end_with_parent() -> None:
-    """Kill this process, and the group of processes it leads, as soon as its parent ends for whatever reason."""
+    """Kill this process, and the process group it leads, as soon as its parent exits for any reason."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -70,10 +70,10 @@ def end_with_parent() -> None:
 
 
 def serve(pipe: Any, make_builder: MakeBuilder, config: BuildConfig, root: Path, limits: Limits) -> None:
-    """Main function of a worker. Sends None when it is ready, or a line why not; then an answer for every source.
+    """Main function of a worker. Sends None when it is ready, or one line why not; then a result for every source.
 
-    An answer is a built clip, a UserError to raise in the parent, or, for an exception that nobody foresaw, a line; the
-    worker then ends with a traceback.
+    A result is a built clip, a UserError to raise in the parent, or, for an unexpected exception, one line; the
+    worker then exits with a traceback.
     """
     os.setsid()
     end_with_parent()
@@ -86,16 +86,16 @@ def serve(pipe: Any, make_builder: MakeBuilder, config: BuildConfig, root: Path,
     bytes_ = limits.memory_bytes if most == resource.RLIM_INFINITY else min(limits.memory_bytes, most)
     resource.setrlimit(resource.RLIMIT_AS, (bytes_, most))
     pipe.send(None)
-    with suppress(EOFError, ConnectionError):  # the parent is gone
+    with suppress(EOFError, ConnectionError):  # the parent exited
         while True:
             source = pipe.recv()
             signal.setitimer(signal.ITIMER_REAL, limits.seconds + ORPHAN_GRACE_SECONDS)
             try:
-                answer: BuiltClip | UserError = builder.build(source)
+                result: BuiltClip | UserError = builder.build(source)
             except UserError as error:
-                answer = error
+                result = error
             except Exception as error:
                 pipe.send(escape_unprintable(f"{type(error).__name__} {error}".strip()[:200]))
                 raise
             signal.setitimer(signal.ITIMER_REAL, 0)
-            pipe.send(answer)
+            pipe.send(result)

@@ -1,4 +1,4 @@
-"""The contract between builder and trainer: what a folder of shards holds, and how it is read, checked and shared.
+"""The contract between builder and trainer: the content of a shard folder, and how it is read, verified and shared.
 
-It needs few libraries, so that a folder can be used without the recordings and without the builder's dependencies.
+It has few dependencies, so that a shard folder can be used without the recordings and without the builder.
 """

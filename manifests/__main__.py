@@ -1,4 +1,4 @@
-"""Command line for whoever gives or receives a folder of shards: python -m manifests COMMAND FOLDER ..."""
+"""Command line for shard folders: verify, share, fetch and withdraw. python -m manifests COMMAND FOLDER ..."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from manifests import folds, licensing
 from manifests.console import Parser, add_command, fail, run_command, say
 from manifests.fetch import THREADS, FetchError, FoldSelector, fetch
 from manifests.index import load_dataset, local_shards
-from manifests.share import NotWholeError, ShareError, ShareOptions, share
+from manifests.share import ShareError, ShareOptions, VerificationError, share
 from manifests.stores import KINDS, WRITABLE_KINDS, open_writable_store
 from manifests.text import one_line, pluralize
 from manifests.verify import Problem, verify
 from manifests.withdraw import is_withdrawal_pending, withdraw
 
 _STATUSES = """
-exit status: 0 if all is well; 1 if files are bad or could not be fetched, each named in a line; 2 if the command could
-not be carried out: wrong arguments, or a folder or a store that cannot be used; 130 after Ctrl-C
+exit status: 0 on success; 1 if files are damaged or could not be fetched, listed one per line; 2 if the command could
+not run: invalid arguments, or a folder or a store that cannot be used; 130 after Ctrl-C
 """
 
 
@@ -28,27 +28,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m manifests", description=__doc__, epilog=_STATUSES)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    command = add_command(commands, "verify", _verify, "check a folder of shards against its index")
+    command = add_command(commands, "verify", _verify, "check a shard folder against its index")
     command.add_argument("folder", type=Path)
     command.add_argument("--quick", action="store_true", help="sizes only, no hashes")
 
-    command = add_command(commands, "share", _share, "copy a finished folder to where others read it")
+    command = add_command(commands, "share", _share, "copy a finished shard folder to a store")
     command.add_argument("folder", type=Path)
     command.add_argument("destination", help=WRITABLE_KINDS)
-    command.add_argument("--affirm", metavar="WORDS", help="that the receiver holds the licence, where it is needed")
-    command.add_argument("--public", action="store_true", help="everybody may see it; a repository is private without")
-    command.add_argument("--no-report", dest="report", action="store_false", help="without report.html: it shows faces")
-    command.add_argument("--prune", action="store_true", help="remove there what is gone from the folder")
+    command.add_argument("--affirm", metavar="WORDS", help="affirms that the recipient has the licence, if required")
+    command.add_argument("--public", action="store_true", help="make the copy public (default: private)")
+    command.add_argument("--no-report", dest="report", action="store_false", help="omit report.html, which shows faces")
+    command.add_argument("--prune", action="store_true", help="remove files that the folder no longer has")
 
-    command = add_command(commands, "fetch", _fetch, "fetch what a fold needs of a published folder, or all of it")
+    command = add_command(commands, "fetch", _fetch, "fetch the shards of a fold, or all shards, from a store")
     command.add_argument("source", help=KINDS)
     command.add_argument("folder", type=Path)
-    command.add_argument("--dataset", help="corpus that is expected there")
-    command.add_argument("--fold", help="name or number of a fold; everything if not given")
-    command.add_argument("--fold-scheme", help="the corpus's default if not given")
+    command.add_argument("--dataset", help="expected corpus")
+    command.add_argument("--fold", help="name or number of a fold (default: all shards)")
+    command.add_argument("--fold-scheme", help="fold scheme (default: the corpus's default)")
     command.add_argument("--split", nargs="+", choices=folds.SPLITS, default=[], help="train includes validation")
-    command.add_argument("--prune", action="store_true", help="remove here what was withdrawn or replaced there")
-    command.add_argument("--threads", type=int, default=THREADS, help="shards fetched at once")
+    command.add_argument("--prune", action="store_true", help="remove local files that the source withdrew or replaced")
+    command.add_argument("--threads", type=int, default=THREADS, help="concurrent downloads")
 
     command = add_command(commands, "withdraw", _withdraw, "remove speakers from a finished folder")
     command.add_argument("folder", type=Path)
@@ -66,7 +66,7 @@ def _verify(args: argparse.Namespace) -> int:
 
 def _share(args: argparse.Namespace) -> int:
     if not args.destination:
-        raise ShareError("where to put it is missing; say DEST=folder|s3://bucket/path|hf://datasets/owner/name")
+        raise ShareError("no destination; set DEST=folder|s3://bucket/path|hf://datasets/owner/name")
     store = open_writable_store(args.destination)
     dataset = load_dataset(args.folder)
     licence = licensing.known_licence(dataset)
@@ -77,38 +77,36 @@ def _share(args: argparse.Namespace) -> int:
     options = ShareOptions(affirmed=args.affirm, public=args.public, report=args.report, prune=args.prune)
     try:
         result = share(args.folder, store, options)
-    except NotWholeError as error:
+    except VerificationError as error:
         fail(str(error))
         return _report_bad_folder(args.folder, error.problems)
     files = f"{result.sent} of {pluralize(result.files, 'file')} ({result.sent_bytes / 1e6:.1f} MB)"
-    sent = f"sent {files}" if result.sent else "nothing to send"
+    sent = f"sent {files}" if result.sent else "no files to send"
     say(f"{sent}; all {result.bytes / 1e6:.1f} MB are at {store.address}, every hash checked")
     if result.removed:
-        history = f"; {store.keeps_history} still hold it" if store.keeps_history else ""
-        say(f"removed there: {', '.join(result.removed)}{history}")
+        history = f"; {store.keeps_history} still contain them" if store.keeps_history else ""
+        say(f"removed at the destination: {', '.join(result.removed)}{history}")
     if result.others:
-        say(f"left alone there, not ours: {', '.join(map(one_line, result.others))}")
+        say(f"unknown files at the destination, not changed: {', '.join(map(one_line, result.others))}")
     return 0
 
 
 def _fetch(args: argparse.Namespace) -> int:
     if not args.source:
-        raise FetchError(
-            "where to fetch from is missing; say FROM=folder|https://...|s3://...|hf://datasets/owner/name"
-        )
+        raise FetchError("no source; set FROM=folder|https://...|s3://...|hf://datasets/owner/name")
     if args.fold is None and (args.split or args.fold_scheme):
         raise FetchError("found a split or a scheme, but no fold; name one with --fold (make: FOLD=)")
     selector = args.fold and FoldSelector(fold=args.fold, scheme=args.fold_scheme, splits=tuple(args.split))
     result = fetch(args.source, args.folder, selector, dataset=args.dataset, prune=args.prune, threads=args.threads)
     for problem in result.problems:
         say(f"BAD  {problem}")
-    moved = f"{pluralize(result.moved, 'shard')} moved, {result.moved_bytes / 1e6:.1f} MB"
-    kept = f"{result.kept} of {pluralize(len(result.here), 'shard')} here before"
-    say(f"{moved if result.moved else 'nothing to move'}; {kept}")
+    moved = f"{pluralize(result.moved, 'shard')} fetched, {result.moved_bytes / 1e6:.1f} MB"
+    kept = f"{result.kept} of {pluralize(len(result.local), 'shard')} already present"
+    say(f"{moved if result.moved else 'no files to fetch'}; {kept}")
     if result.removed:
-        say(f"removed here: {', '.join(result.removed)}")
+        say(f"removed locally: {', '.join(result.removed)}")
     if result.problems:
-        say(f"{len(result.problems)} not fetched; run the same command to try them again")
+        say(f"{len(result.problems)} not fetched; run the same command to retry")
         return 1
     say(f"{args.folder}: {_describe_content(args.folder)}")
     return 0
@@ -118,36 +116,36 @@ def _withdraw(args: argparse.Namespace) -> int:
     result = withdraw(args.folder, args.speaker)
     speakers = ", ".join(result.speakers)
     if not result.shards:
-        say(f"{speakers}: withdrawn before; nothing of them is here")
+        say(f"{speakers}: already withdrawn; the folder has none of their shards")
         return 0
     removed = f"{pluralize(result.shards, 'shard')}, {pluralize(result.clips, 'clip')}, {result.bytes / 1e6:.1f} MB"
     say(f"{speakers}: removed {removed}")
     if result.report_removed:
-        say("report.html showed faces and was removed; make report draws it again")
+        say("report.html showed faces and was removed; make report generates it again")
     if result.skipped_schemes:
         say(f"fold schemes that no longer fit: {', '.join(result.skipped_schemes)}")
-    say("copies that were passed on still hold them: make share DEST=... PRUNE=1 for each")
+    say("shared copies still contain them: make share DEST=... PRUNE=1 for each")
     return 0
 
 
 def _describe_content(folder: Path) -> str:
-    """How much of the published shards a folder has."""
+    """Describe how many of the published shards a folder has."""
     dataset = load_dataset(folder)
     here = local_shards(folder, dataset)
     samples, size = sum(shard.samples for shard in here), sum(shard.bytes for shard in here) / 1e6
     shards = pluralize(len(dataset.shards), "shard")
     if len(here) == len(dataset.shards):
-        return f"whole: {pluralize(samples, 'sample')} in {shards}, {size:.1f} MB"
+        return f"complete: {pluralize(samples, 'sample')} in {shards}, {size:.1f} MB"
     all_samples = pluralize(sum(shard.samples for shard in dataset.shards), "sample")
-    return f"part: {samples} of {all_samples} in {len(here)} of {shards}, {size:.1f} MB"
+    return f"partial: {samples} of {all_samples} in {len(here)} of {shards}, {size:.1f} MB"
 
 
 def _report_bad_folder(folder: Path, problems: Sequence[Problem]) -> int:
-    """Name what is bad in a folder and what to do about it; returns the exit status."""
+    """Print the problems of a folder and how to fix them; returns the exit status."""
     for problem in problems:
         say(f"BAD  {problem}")
     if is_withdrawal_pending(folder):
-        say(f"{folder}: run the same withdraw to finish it")
+        say(f"{folder}: run the same make withdraw to finish it")
     elif not load_dataset(folder).complete:
         say(f"{folder}: run the same make shards to finish it")
     else:

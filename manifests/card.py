@@ -1,8 +1,8 @@
-"""The dataset card: `README.md` beside the shards, for whoever receives the folder without this project.
+"""The dataset card: `README.md` in the shard folder, for recipients without this project.
 
-Its head is what the Hugging Face hub reads; the rest is for people. Emotions, titles and citations come from files that
-anybody may have written, so the template escapes every value unless it is marked as safe: shown in a code block, or our
-own.
+Its header is read by the Hugging Face Hub; the rest is for people. Emotions, titles and citations may be
+untrusted, so the template escapes every value unless it is marked as safe: shown in a code block, or a constant of this
+project.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from manifests.text import one_line, pluralize
 if TYPE_CHECKING:
     from jinja2 import Template
 
-#: Types of the members for Hugging Face; left to guess, it would want torchcodec for the FLAC.
+#: Types of the members for Hugging Face; by default it would require torchcodec for the FLAC.
 _TYPES = {"faces.jpg": "image", "audio.flac": "binary", "json": "json", "__key__": "string", "__url__": "string"}
 _OTHER_LICENCE = "other\nlicense_name: as-told-below\nlicense_link: README.md"
 _SIZES = {10**3: "n<1K", 10**4: "1K<n<10K", 10**5: "10K<n<100K", 10**6: "100K<n<1M", 10**7: "1M<n<10M"}
@@ -33,13 +33,13 @@ _MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~&!$])")
 
 @dataclass(frozen=True, kw_only=True)
 class Tally:
-    """Counts of rows; there may be millions, so the rows themselves are not kept."""
+    """Counts of rows; the rows are not kept, because there may be millions."""
 
     statuses: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     flags: Counter[str] = field(default_factory=Counter)
     kept: dict[str, Counter[str]] = field(default_factory=dict)
-    """Speaker -> raw emotion -> clips in shards; of some speakers nothing was built."""
+    """Speaker -> raw emotion -> clips in shards; empty for a speaker without a built clip."""
 
     def add(self, row: Row) -> None:
         """Count a row."""
@@ -67,7 +67,7 @@ class Tally:
 
 
 def dataset_card(dataset: Dataset, tally: Tally) -> str:
-    """What is in the folder, how to fetch, read and check it, where it comes from and on what terms."""
+    """Render the dataset card: content, usage, origin and licence of the folder."""
     clips = tally.clips
     title = licensing.about(dataset, "title") or dataset.dataset
     licence = licensing.known_licence(dataset)
@@ -99,7 +99,7 @@ def dataset_card(dataset: Dataset, tally: Tally) -> str:
 
 
 def _fold_rows(dataset: Dataset, name: str, clips: Mapping[str, int]) -> Iterator[tuple[str, ...]]:
-    """Cells of the table of folds: a row for each fold of a scheme, or one where it has a fold for each speaker."""
+    """Rows of the table of folds: one per fold of a scheme, or one for leave-one-speaker-out."""
     if name == folds.LOSO:
         yield name, f"{len(clips)}, one for each speaker", "that speaker", "about a fifth of the others", "the rest"
     elif name in folds.schemes_for(dataset.dataset, clips):
@@ -112,10 +112,10 @@ def _fold_rows(dataset: Dataset, name: str, clips: Mapping[str, int]) -> Iterato
 
 @cache
 def _template() -> Template:
-    import jinja2  # readers of shards do without it
+    import jinja2  # readers of shards do not need it
 
     def escape(value: Any) -> Any:
-        """Text that Markdown shows as it is, on one line."""
+        """Escape text for Markdown, on one line."""
         return value if hasattr(value, "__html__") else _MARKUP.sub(r"\\\1", one_line(str(value)))
 
     environment = jinja2.Environment(

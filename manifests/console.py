@@ -1,8 +1,8 @@
-"""Command lines of all three packages: how arguments are read, how an error ends a command, and with what exit status.
+"""Command-line helpers of all three packages: argument parsing, error handling and exit status.
 
-0    done
-1    done, and something needs a look: each thing is named in a line
-2    not done: wrong arguments, or a `UserError` in one line
+0    success
+1    finished with problems, printed one per line
+2    failed: invalid arguments, or a `UserError` in one line
 130  interrupted
 """
 
@@ -24,7 +24,7 @@ Command = Callable[[argparse.Namespace], int]
 
 
 class Parser(argparse.ArgumentParser):
-    """Reports wrong arguments in one line."""
+    """Reports invalid arguments in one line."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(ERROR, f"error: {message}; see {self.prog} --help\n")
@@ -39,9 +39,9 @@ def add_command(commands: Any, name: str, run: Command, description: str) -> Par
 
 
 def run_command(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None) -> int:
-    """Parse, run the subcommand that was chosen, and return the exit status.
+    """Parse arguments, run the subcommand, and return the exit status.
 
-    A `UserError` or `OSError` becomes one line, with its traceback under --debug; anything else is a fault of the
+    A `UserError` or `OSError` becomes one line, with its traceback under --debug; any other exception is a bug of the
     program and keeps its traceback.
     """
     options = parser.parse_args(arguments)
@@ -52,7 +52,7 @@ def run_command(parser: argparse.ArgumentParser, arguments: Sequence[str] | None
     except KeyboardInterrupt as error:
         sys.stderr.write(f"{str(error) or 'interrupted; run the same command to continue'}\n")
         return INTERRUPTED
-    except BrokenPipeError:  # the reader of our output, `head` for one, has closed it
+    except BrokenPipeError:  # the reader of the output, e.g. `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ERROR
     except (UserError, OSError) as error:

@@ -1,8 +1,8 @@
-"""What is known of each corpus: licence, label schemes, fold schemes, and who was recorded together.
+"""Metadata of each corpus: licence, label schemes, fold schemes, and speakers who were recorded together.
 
-This is the one place for it. The builder's corpus modules refer to an entry, and readers of shards look it up by the
-corpus's name. A corpus without an entry gets the defaults: labels as the corpus writes them, folds made of its
-speakers, each speaker recorded alone.
+The builder's corpus modules refer to these entries, and readers of shards look them up by the
+corpus's name. A corpus without an entry has the defaults: raw labels as classes, folds generated from its
+speakers, one speaker per recording.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ from manifests.errors import UserError
 
 
 class LabelError(UserError):
-    """An unknown or inconsistent label scheme; one line that says what was found and expected."""
+    """An unknown or inconsistent label scheme; one line with what was found and expected."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Licence:
-    """Terms of a corpus's recordings, which apply to the shards made of them."""
+    """Licence of a corpus's recordings, which applies to the shards built from them."""
 
     text: str
-    """As `dataset.json` states it."""
+    """Text in `dataset.json`."""
     redistributable: bool
-    """False: shards may only be passed on to whoever holds the licence too."""
+    """If False, shards may only be shared with recipients who have the licence, too."""
     spdx_id: str | None = None
-    """Identifier in the SPDX list, for a licence that is in it."""
+    """SPDX identifier, if it has one."""
     hub_id: str | None = None
-    """Identifier in the Hugging Face hub's list."""
+    """Identifier on the Hugging Face Hub, if it has one."""
     url: str | None = None
     conditions: str | None = None
-    """What it asks of whoever passes data on."""
+    """Conditions for redistribution."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelScheme:
-    """How the raw emotions of one corpus become classes 0..n-1."""
+    """Maps the raw emotions of one corpus to classes 0..n-1."""
 
     name: str
     dataset: str
@@ -47,7 +47,7 @@ class LabelScheme:
     mapping: Mapping[str, str]
     """Raw emotion -> class name."""
     left_out: frozenset[str] = frozenset()
-    """Raw emotions of the corpus that are left out on purpose; any other that has no class is unexpected."""
+    """Raw emotions that are deliberately left out; any other without a class is unexpected."""
 
     def __post_init__(self) -> None:
         used = set(self.mapping.values())
@@ -60,25 +60,25 @@ class LabelScheme:
             raise LabelError(f"label scheme {self.name}: found {sorted(both)} mapped and left out; expected either")
 
     def class_index(self, raw: str) -> int | None:
-        """Class of a raw emotion, or None where it is outside the scheme and the clip is not used."""
+        """Class of a raw emotion; None if it is not in the scheme, and the clip is not used."""
         name = self.mapping.get(raw)
         return None if name is None else self.classes.index(name)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusFacts:
-    """What readers of a corpus's shards have to know; all of it has defaults."""
+    """Metadata that readers of a corpus's shards need; all fields have defaults."""
 
     licence: Licence | None = None
     label_schemes: tuple[LabelScheme, ...] = ()
-    """The default first; without any, each raw emotion is a class."""
+    """The default first; if empty, each raw emotion is a class."""
     fold_schemes: tuple[str, ...] = ()
-    """Committed schemes, `manifests/folds/<name>.json`, the default first. One made of the speakers is always added."""
+    """Committed schemes, `manifests/folds/<name>.json`, the default first; a generated one is always added."""
     speaker_group: re.Pattern[str] | None = None
     """Matches the part of a speaker id that speakers recorded together share."""
 
-    def group_of(self, speaker: str) -> str:
-        """Recording that a speaker takes part in; speakers of one recording are never on two sides of a made fold."""
+    def recording_group(self, speaker: str) -> str:
+        """Recording group of a speaker; generated folds keep all speakers of a group on one side."""
         found = self.speaker_group.match(speaker) if self.speaker_group else None
         return found[0] if found else speaker
 
@@ -167,5 +167,5 @@ CORPORA: Mapping[str, CorpusFacts] = {
 
 
 def corpus_facts(name: str) -> CorpusFacts:
-    """What is known of a corpus; the defaults for one that has no entry."""
+    """Metadata of a corpus; the defaults for one without an entry."""
     return CORPORA.get(name, CorpusFacts())

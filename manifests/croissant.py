@@ -1,9 +1,9 @@
-"""Croissant metadata, `croissant.json`: describes the folder to tools that do not know this project.
+"""Croissant metadata, `croissant.json`: describes the folder for dataset search engines and generic tools.
 
-`templates/croissant.json` has what every folder shares: the vocabulary and two record sets, the table of clips and the
+`templates/croissant.json` has the parts common to all folders: the vocabulary and two record sets, the clips and the
 samples. Each shard is a file object with size and SHA-256; the faces in all shards are one file set (with a second one,
-mlcroissant takes time by the square of the shards). A clip's speaker is read from its shard's name, since readers take
-a speaker `01` for the number 1. There is no date: a folder is a function of the recordings and the settings alone.
+mlcroissant takes time quadratic in the shards). A clip's speaker is read from its shard's name, because readers parse
+a speaker `01` as the number 1. There is no date: a folder depends only on the recordings and the settings.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _TEMPLATE = Path(__file__).parent / "templates" / "croissant.json"
 
 
 def croissant(dataset: Dataset, *, clips_bytes: int, clips_sha256: str) -> bytes:
-    """Content of `croissant.json`, for an index and the size and hash of its `clips.jsonl`."""
+    """Content of `croissant.json` for an index, with the size and hash of its `clips.jsonl`."""
     metadata: dict[str, Any] = json.loads(_TEMPLATE.read_bytes())
     licence = licensing.known_licence(dataset)
     digest = hashlib.sha256("".join(sorted(shard.sha256 for shard in dataset.shards)).encode()).hexdigest()

@@ -1,7 +1,7 @@
-"""Downloads a file from a store: resumes where the connection was cut, and checks it before it gets its name.
+"""Downloads a file from a store, with resume, and verifies it before it is renamed to its final name.
 
-Until then it is `.<name>.part` beside its place. Whoever writes that holds its lock, so that several processes fetch
-each file once; the system frees the lock when its owner ends, however that happens.
+Until then it is `.<name>.part` in the same folder, locked by the process that writes it: several processes download
+each file once; the system releases the lock when that process exits.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from manifests.files import is_same_file, path_in_errors
 from manifests.progress import log_line
 from manifests.stores import Store, StoreError, TransientError, UnreachableError
 
-#: Rough pauses before each retry that follows a try without new bytes; after the last one the download fails.
+#: Pauses (with jitter) before retries after attempts without progress; after the last retry the download fails.
 PAUSES_SECONDS = (0.2, 1.0, 4.0, 15.0, 30.0)
 
 _MAX_BYTES = 1 << 26
 
 
 class WrongBytesError(StoreError):
-    """A store's file differs from what is expected of it."""
+    """A store's file differs from the expected size or hash."""
 
 
 class CancelledError(StoreError):
-    """The download was asked to stop; the bytes so far are kept."""
+    """The download was cancelled; the bytes so far are kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,24 +44,24 @@ class ExpectedFile:
     """Relative, within the folder."""
     sha256: str | None = None
     md5: str | None = None
-    """For sources that publish no better hash. Without either hash, the file is fetched anew each time."""
+    """For sources that publish no better hash. Without either hash, the file is downloaded every time."""
     bytes: int | None = None
-    """None where the size is unknown."""
+    """None if the size is unknown."""
     most_bytes: int = _MAX_BYTES
-    """Limit where the size is unknown."""
+    """Limit if the size is unknown."""
 
     @property
     def hashes(self) -> dict[str, str]:
-        """`SHA-256` or `MD5` -> hash, of those that are known."""
+        """`SHA-256` or `MD5` -> hash, if known."""
         return {kind: digest for kind, digest in (("SHA-256", self.sha256), ("MD5", self.md5)) if digest}
 
     @property
     def max_bytes(self) -> int:
-        """Most bytes that are downloaded."""
+        """Maximum number of bytes to download."""
         return self.most_bytes if self.bytes is None else self.bytes
 
     def find_mismatch(self, path: Path) -> str | None:
-        """What was found and expected where a file differs; None where it agrees."""
+        """Describe how a file differs from the expected one; None if it matches."""
         size = path.stat().st_size
         if size > self.max_bytes:
             return f"found more than {self.max_bytes} bytes, expected {'' if self.bytes else 'at most '}that"
@@ -75,7 +75,7 @@ class ExpectedFile:
         return None
 
     def matches(self, path: Path) -> bool:
-        """Whether a path has exactly this file; False where no hash is known."""
+        """Whether the file at a path has these bytes; False if no hash is known."""
         return bool(self.hashes) and path.is_file() and not path.is_symlink() and self.find_mismatch(path) is None
 
 
@@ -86,13 +86,13 @@ def download_file(
     stop: threading.Event | None = None,
     on_bytes: Callable[[int], None] | None = None,
 ) -> bool:
-    """Download a file into a folder, unless the folder has it already; returns whether anything was moved.
+    """Download a file into a folder, unless the folder already has it; returns whether it was downloaded.
 
-    A lost connection is retried after growing pauses, and resumed where it was cut. Wrong bytes are fetched once more
-    from the start. `on_bytes` is called with the size of each chunk that is written, in the calling thread. Raises
-    WrongBytesError if wrong bytes come again, UnreachableError where nothing comes for now, StoreError for other
+    A lost connection is retried with backoff, and the download is resumed. A corrupt file is downloaded again once,
+    from the start. `on_bytes` is called with the size of each written chunk, in the calling thread. Raises
+    WrongBytesError if it is corrupt again, UnreachableError if the store cannot be reached, StoreError for other
     failures of the store, CancelledError soon after `stop` is set, OSError naming the file that cannot be written.
-    Sets `stop` itself where the store never answered.
+    Sets `stop` if the store never responded.
     """
     path = folder / expected.name
     if expected.matches(path):
@@ -100,7 +100,7 @@ def download_file(
     path.parent.mkdir(parents=True, exist_ok=True)
     part = part_path(path)
     with _open_part(part) as file:
-        if expected.matches(path):  # another process fetched it while this one waited
+        if expected.matches(path):  # another process downloaded it in the meantime
             return False
         _Download(store, expected, part, file, stop or threading.Event(), on_bytes).run()
         with path_in_errors(path):
@@ -110,7 +110,7 @@ def download_file(
 
 @contextmanager
 def cancellable_pool(count: int, stop: threading.Event) -> Iterator[ThreadPoolExecutor]:
-    """A pool of threads; sets `stop` when the block is left by an error, such as Ctrl-C."""
+    """A thread pool that sets `stop` on any exception in its block, such as Ctrl-C."""
     pool = ThreadPoolExecutor(count, "fetch")
     try:
         yield pool
@@ -122,17 +122,17 @@ def cancellable_pool(count: int, stop: threading.Event) -> Iterator[ThreadPoolEx
 
 
 def part_path(path: Path) -> Path:
-    """Where a file is written until it is complete."""
+    """Path of the partial file during a download."""
     return path.with_name(f".{path.name}.part")
 
 
 @contextmanager
 def _open_part(part: Path) -> Iterator[FileIO]:
-    """The partial file, opened to append and locked; removed in the end if it is empty."""
+    """Open the partial file for appending and lock it; it is removed afterwards if it is empty."""
     while True:
         with part.open("ab", buffering=0) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            if not is_same_file(part, file):  # another process finished it while this one waited
+            if not is_same_file(part, file):  # another process finished it in the meantime
                 continue
             try:
                 yield file
@@ -144,18 +144,18 @@ def _open_part(part: Path) -> Iterator[FileIO]:
 
 @dataclass(frozen=True)
 class _Download:
-    """One file on its way."""
+    """State of one download."""
 
     store: Store
     expected: ExpectedFile
     part: Path
     file: FileIO
-    """The part, opened to append."""
+    """The partial file, opened for appending."""
     stop: threading.Event
     on_bytes: Callable[[int], None] | None
 
     def run(self) -> None:
-        """Fill the part with the expected bytes; leave it empty if others come."""
+        """Download into the partial file and verify it; a corrupt file is truncated to 0 bytes."""
         for _ in range(2):
             self._fetch_with_retries()
             with path_in_errors(self.part):
@@ -164,7 +164,7 @@ class _Download:
             if problem is None:
                 return
             self.file.truncate(0)
-        raise WrongBytesError(f"{self.store.address}/{self.expected.name}: {problem}; what is there is damaged")
+        raise WrongBytesError(f"{self.store.address}/{self.expected.name}: {problem}; the source file is damaged")
 
     def _fetch_with_retries(self) -> None:
         tries, most = 0, len(PAUSES_SECONDS)
@@ -175,13 +175,13 @@ class _Download:
             try:
                 return self._append_rest()
             except UnreachableError:
-                self.stop.set()  # other downloads from there would fail too
+                self.stop.set()  # other downloads from the store would fail, too
                 raise
             except TransientError as error:
                 progressed = self.expected.hashes and self._size() > before
                 tries = 1 if progressed else tries + 1
                 if tries > most:
-                    raise UnreachableError(f"{error}; run again to continue") from error
+                    raise UnreachableError(f"{error}; run again to resume") from error
                 pause = max(error.pause_seconds, PAUSES_SECONDS[tries - 1] * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
                 if not progressed:
                     log_line(f"{error}; trying again in {pause:.1f} s ({tries} of {most})")
@@ -189,7 +189,7 @@ class _Download:
                     raise self._cancelled() from error
 
     def _append_rest(self) -> None:
-        """Write all that comes, but at most one chunk too much: a store may never end."""
+        """Append the remaining bytes; stop one chunk past the expected size, because a store may send endlessly."""
         size = self._size()
         if self.expected.bytes is not None and size >= self.expected.max_bytes:
             return
@@ -199,7 +199,7 @@ class _Download:
                     raise self._cancelled()
                 rest = memoryview(chunk)
                 with path_in_errors(self.part):
-                    while rest:  # the system may take less than all of it
+                    while rest:  # a write may be partial
                         rest = rest[self.file.write(rest) :]
                 size += len(chunk)
                 if self.on_bytes is not None:
@@ -211,4 +211,4 @@ class _Download:
         return os.fstat(self.file.fileno()).st_size
 
     def _cancelled(self) -> CancelledError:
-        return CancelledError(f"{self.store.address}/{self.expected.name}: stopped; run again to continue")
+        return CancelledError(f"{self.store.address}/{self.expected.name}: stopped; run again to resume")

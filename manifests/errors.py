@@ -1,4 +1,4 @@
-"""The base of every error that a user can mend; any other exception is a fault of the program."""
+"""The base class of errors that a user can fix; any other exception is a bug."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from manifests.text import escape_unprintable
 class UserError(ValueError):
     """One line: where, what was found, what was expected, what to do.
 
-    It may quote a file that comes from somebody else, so unprintable characters are escaped.
+    It may quote an untrusted file, so unprintable characters are escaped.
     """
 
     def __init__(self, message: str) -> None:

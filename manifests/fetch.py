@@ -1,7 +1,7 @@
-"""Fetches what a fold needs of a published folder: index, folds, card, and the shards of the fold's sides.
+"""Fetches the index, folds, dataset card, and the shards of a fold's sides, or all shards, from a store.
 
-A part of a folder is a folder of shards, too: `fetched.json` lists the shards that belong to it. The sums are fetched
-anew each time, and files that match them are not moved again.
+A partial copy is a shard folder, too: `fetched.json` lists the shards that belong to it. `SHA256SUMS` is fetched
+every time, and files that match it are not transferred again.
 """
 
 from __future__ import annotations
@@ -24,33 +24,33 @@ from manifests.progress import ProgressBar, log_line_once
 from manifests.stores import LocalStore, Store, StoreError, UnreachableError, open_store
 from manifests.text import pluralize, shorten_list
 
-#: Shards fetched at once.
+#: Concurrent downloads.
 THREADS = 8
-#: After so many shards in a row that failed, the rest is not tried.
+#: After this many consecutive failed shards, the others are not tried.
 MAX_FAILURES = 20
-#: Most bytes of files whose size the index does not list.
+#: Maximum bytes of files whose size is not in the index.
 _MOST_BYTES = {index.CLIPS_FILE: 1 << 32, index.FOLDS: 1 << 28}
 _STAGING = ".source"
 
 
 class FetchError(StoreError):
-    """The shards at an address, or a folder here, do not fit the request; one line that says what to do."""
+    """The shards at an address, or a local folder, do not fit the request; one line with what to do."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FoldSelector:
-    """Sides of a fold, as a user names them."""
+    """Sides of a fold, as specified by a user."""
 
     fold: str
-    """Name; or number, from 1, where no fold has that name."""
+    """Name or, if no fold has that name, number from 1."""
     scheme: str | None = None
     """None for the corpus's default."""
     splits: tuple[str, ...] = ()
-    """Some of `SPLITS`; none for all sides."""
+    """Keys of `SPLITS`; empty for all sides."""
 
     @property
     def sides(self) -> tuple[str, ...]:
-        """Some of `folds.SIDES`, in their order."""
+        """The selected `folds.SIDES`, in their order."""
         chosen = {side for split in self.splits for side in SPLITS[split]}
         return tuple(side for side in SIDES if side in chosen) or SIDES
 
@@ -60,17 +60,17 @@ class FetchResult:
     """Result of a fetch."""
 
     address: str
-    here: tuple[Shard, ...]
+    local: tuple[Shard, ...]
     """Shards that belong to the folder now."""
     moved: int
-    """How many of them were moved, at least in part."""
+    """Number of shards that were transferred, at least in part."""
     moved_bytes: int
     kept: int
-    """How many of them were intact before."""
+    """Number of shards that were already intact."""
     problems: tuple[str, ...]
-    """A line for each file that could not be fetched."""
+    """One line per file that could not be fetched."""
     removed: tuple[str, ...] = ()
-    """Files that were removed here, because the source has them no longer."""
+    """Local files that were removed because the source no longer has them."""
 
 
 def fetch(
@@ -83,18 +83,18 @@ def fetch(
     threads: int = THREADS,
     max_failures: int = MAX_FAILURES,
 ) -> FetchResult:
-    """Fetch the shards of some sides of a fold, or everything, into a folder; what it has from before stays.
+    """Fetch the shards of some sides of a fold, or all shards, into a folder; earlier selections are kept.
 
-    `dataset` is the corpus that is expected. `prune` removes here what the source has no longer, or has changed:
-    without it, that is refused. Raises FetchError, StoreError for an index that cannot be fetched, ManifestError or
-    FoldError for one that is damaged, FolderError, OSError. Shards that cannot be fetched are problems of the result.
+    `dataset` is the expected corpus. `prune` removes local shards that the source removed or changed;
+    without it, they raise FetchError. Raises StoreError for an index that cannot be fetched, ManifestError or
+    FoldError for a damaged one, FolderError, OSError. Shards that cannot be fetched are listed in the result.
     """
     store = open_store(address)
     _check_folder(store, folder)
     removed: tuple[str, ...] = ()
     with _staged_index(store, folder) as (staging, found):
         if dataset not in (None, found.dataset):
-            raise FetchError(f"{store.address}: found shards of {found.dataset}, expected {dataset}; DATASET= chooses")
+            raise FetchError(f"{store.address}: found shards of {found.dataset}, expected {dataset}; set DATASET=")
         selected = _select(staging, found, selector) if selector else None
         if index.load_fetched(folder) is not None or not (folder / index.DATASET_FILE).is_file():
             removed = _remove_outdated(store, folder, staging, found, prune=prune)
@@ -109,9 +109,9 @@ def fetch(
 
 
 def mirror_index(store: Store, folder: Path) -> Dataset:
-    """Keep a folder's index equal to a store's; shards that the store has no longer are removed here.
+    """Update a folder's index to a store's; local shards that the store no longer has are removed.
 
-    Where the store cannot be reached, an index that was fetched before is used. Raises as `fetch` does.
+    If the store cannot be reached, an index that was fetched before is used. Raises the same errors as `fetch`.
     """
     try:
         with _staged_index(store, folder) as (staging, dataset):
@@ -120,13 +120,13 @@ def mirror_index(store: Store, folder: Path) -> Dataset:
     except UnreachableError:
         if not _has_index(folder):
             raise
-        log_line_once(f"{store.address}: cannot be reached now; using the index that was fetched before")
+        log_line_once(f"{store.address}: cannot be reached; using the index that was fetched before")
         return index.load_dataset(folder)
     return dataset
 
 
 def expected_files(shard: Shard) -> tuple[ExpectedFile, ...]:
-    """A shard's receipt and the shard."""
+    """A shard's receipt and tar."""
     return (
         ExpectedFile(name=shard.receipt, sha256=shard.receipt_sha256),
         ExpectedFile(name=shard.name, sha256=shard.sha256, bytes=shard.bytes),
@@ -141,26 +141,26 @@ def fetch_command(source: str, folder: Path, selection: FoldSelection) -> str:
 
 
 def _check_folder(store: Store, folder: Path) -> None:
-    """Raise FetchError for the source itself, a folder of other things, or an unfinished build."""
+    """Raise FetchError for the source itself, a folder with other files, or an unfinished build."""
     if isinstance(store, LocalStore) and store.path.resolve() == folder.resolve():
-        raise FetchError(f"{folder}: found the same folder here and there; choose another one")
+        raise FetchError(f"{folder}: source and destination are the same folder; choose another one")
     if not folder.is_dir() or index.load_fetched(folder) is not None:
         return
     if (folder / index.DATASET_FILE).is_file():
         if not index.load_dataset(folder).complete:
             raise FetchError(f"{folder}: found an unfinished build; choose another folder")
     elif any(not path.name.startswith(".") for path in folder.iterdir()):
-        raise FetchError(f"{folder}: found other things than shards; choose another folder")
+        raise FetchError(f"{folder}: found files that are not shards; choose another folder")
 
 
 @contextmanager
 def _staged_index(store: Store, folder: Path) -> Iterator[tuple[Path, Dataset]]:
-    """A store's sums, index, rows, card and folds, in a folder of their own; one process at a time.
+    """Download a store's `SHA256SUMS`, index, rows, card and folds to a staging folder; one process at a time.
 
-    Files that the folder itself has intact are copied from there.
+    Files that are intact in the folder are copied from it.
     """
     staging = folder / _STAGING
-    with exclusive_lock(folder, "", tidy=True, wait=True):
+    with exclusive_lock(folder, "", cleanup=True, wait=True):
         shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed
         try:
             download_file(store, staging, ExpectedFile(name=index.SUMS_FILE))
@@ -198,7 +198,7 @@ def _has_index(folder: Path) -> bool:
 
 
 def _publish_index(staging: Path, folder: Path) -> None:
-    """Move the index into the folder, the sums last: until then the next run finds files that differ from them."""
+    """Move the index into the folder, `SHA256SUMS` last: after an interruption the next run detects the difference."""
     for path in sorted(staging.rglob("*"), key=lambda path: (path.name == index.SUMS_FILE, path)):
         if path.is_file():
             target = folder / path.relative_to(staging)
@@ -207,21 +207,21 @@ def _publish_index(staging: Path, folder: Path) -> None:
 
 
 def _remove_outdated(store: Store, folder: Path, staging: Path, now: Dataset, *, prune: bool) -> tuple[str, ...]:
-    """Remove what the store has no longer, or has changed. Raises FetchError if that takes `prune`.
+    """Remove local files that the store removed or changed. Raises FetchError if shards need `prune`.
 
-    Returns the files that are gone for good, sorted.
+    Returns the files that the store no longer has, sorted.
     """
     try:
         before, sums = index.load_dataset(folder), index.load_sums(folder)
     except ManifestError:
-        return ()  # none yet, or damaged: each file is compared with its own hash
+        return ()  # no index, or a damaged one: each file is compared with its hash
     hashes = {shard.name: shard.sha256 for shard in now.shards}
     outdated = [shard for shard in before.shards if hashes.get(shard.name) != shard.sha256]
     present = [shard for shard in outdated if (folder / shard.name).exists()]
     if present and not prune:
         raise FetchError(
-            f"{store.address}: {_describe_changes(present, now)} since they were fetched; run again with --prune "
-            "(make: PRUNE=1) to have the same here, or fetch into another folder"
+            f"{store.address}: {_describe_changes(present, now)} since the last fetch; run again with --prune "
+            "(make: PRUNE=1) to update this copy, or fetch into another folder"
         )
     gone = sums.keys() - index.load_sums(staging).keys()
     removed = tuple(sorted(name for name in gone if (folder / name).exists()))
@@ -240,7 +240,7 @@ def _describe_changes(outdated: Sequence[Shard], now: Dataset) -> str:
 
 
 def _select(staging: Path, dataset: Dataset, selector: FoldSelector) -> tuple[FoldSelection, set[str]]:
-    """The selection by full names, and its shards. Raises FoldError listing what is valid."""
+    """Resolve the selection's names and its shards. Raises FoldError listing valid names."""
     scheme = resolve_scheme(selector.scheme, dataset.fold_schemes, {shard.speaker for shard in dataset.shards})
     path = staging / index.FOLDS / f"{scheme}.json"
     folds = read_fold_file(path.read_bytes(), {shard.name: shard.speaker for shard in dataset.shards}, str(path)).folds
@@ -252,7 +252,7 @@ def _select(staging: Path, dataset: Dataset, selector: FoldSelector) -> tuple[Fo
 def _extend_record(
     store: Store, folder: Path, dataset: Dataset, selected: tuple[FoldSelection, set[str]] | None
 ) -> Fetched:
-    """The folder's record with the selection added, without shards that the store has no longer."""
+    """The folder's record with the selection added, without shards that the store no longer has."""
     before = index.load_fetched(folder) or Fetched(source="", selections=(), shards=())
     if selected is None or before.shards is None:
         return Fetched(source=store.address, selections=(), shards=None)
@@ -266,13 +266,13 @@ def _extend_record(
 
 
 def _fetch_shards(store: Store, folder: Path, dataset: Dataset, threads: int, max_failures: int) -> FetchResult:
-    """Fetch the folder's shards in threads; one that fails does not keep the others from being fetched."""
+    """Fetch the folder's shards in threads; a failure does not stop the others."""
     shards = index.local_shards(folder, dataset)
     groups = {shard.name: expected_files(shard) for shard in shards}
     if len(shards) == len(dataset.shards):  # receipts of shards whose clips were all dropped
         known, sums = {shard.receipt for shard in shards}, index.load_sums(folder)
-        alone = [name for name in sums if name.startswith(f"{index.RECEIPTS}/") and name not in known]
-        groups[index.RECEIPTS] = tuple(ExpectedFile(name=name, sha256=sums[name]) for name in alone)
+        without_tar = [name for name in sums if name.startswith(f"{index.RECEIPTS}/") and name not in known]
+        groups[index.RECEIPTS] = tuple(ExpectedFile(name=name, sha256=sums[name]) for name in without_tar)
     sizes = {shard.name: shard.bytes for shard in shards}
     moved, problems, failures, stop = dict[str, int](), list[str](), 0, threading.Event()
     with ProgressBar(sum(sizes.values()), "fetching", unit="B") as progress, cancellable_pool(threads, stop) as pool:
@@ -281,20 +281,20 @@ def _fetch_shards(store: Store, folder: Path, dataset: Dataset, threads: int, ma
             name = waiting[done]
             try:
                 moved[name] = done.result()
-                outcome, failures = "moved" if moved[name] else "here", 0
+                outcome, failures = "fetched" if moved[name] else "present", 0
             except CancelledError:
                 continue
             except StoreError as error:
                 problems.append(str(error))
-                outcome, failures = "bad", failures + 1
+                outcome, failures = "failed", failures + 1
             if name in sizes:
                 progress.step(outcome, by=sizes[name] if name in moved else 0)
             if failures == max_failures:
                 stop.set()
-                problems.append(f"{store.address}: {failures} files in a row failed; the rest was not tried")
+                problems.append(f"{store.address}: {failures} consecutive files failed; the others were not tried")
     return FetchResult(
         address=store.address,
-        here=shards,
+        local=shards,
         moved=sum(size > 0 for name, size in moved.items() if name in sizes),
         moved_bytes=sum(moved.values()),
         kept=sum(size == 0 for name, size in moved.items() if name in sizes),
@@ -303,7 +303,7 @@ def _fetch_shards(store: Store, folder: Path, dataset: Dataset, threads: int, ma
 
 
 def _fetch_group(store: Store, folder: Path, expected: Iterable[ExpectedFile], stop: threading.Event) -> int:
-    """Bytes that were moved."""
+    """Download a group of files; returns the number of bytes transferred."""
     if stop.is_set():
         raise CancelledError(f"{store.address}: stopped")
     moved = [file.name for file in expected if download_file(store, folder, file, stop)]

@@ -21,12 +21,12 @@ from manifests.errors import UserError
 
 LOCK_FILE = ".lock"
 _TEMPORARY = ".part"
-#: A process that joins others waits so long for one that holds the folder alone and is about to finish.
+#: Timeout of a shared lock while another process has the exclusive lock and is about to finish.
 _SHARED_PATIENCE_SECONDS = 60.0
 
 
 class FolderError(UserError):
-    """A folder cannot be written or locked; one line that says why and what to do."""
+    """A folder cannot be written or locked; one line with the reason and what to do."""
 
 
 class BusyError(FolderError):
@@ -55,9 +55,9 @@ class HashingFile:
 
 @contextmanager
 def atomic_writer(path: Path) -> Iterator[HashingFile]:
-    """Write a file that appears under its name complete, flushed and read back, or not at all.
+    """Write a file atomically: to a temporary name, flushed, renamed and read back.
 
-    Makes the folder it is in. Renaming stays within one directory, so that it is atomic on network file systems too.
+    Creates the parent folder. The rename is within one directory, so that it is atomic on network file systems, too.
     Raises OSError.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_TEMPORARY}")
@@ -86,7 +86,7 @@ def atomic_writer(path: Path) -> Iterator[HashingFile]:
 
 @contextmanager
 def path_in_errors(path: Path) -> Iterator[None]:
-    """Make `path` the file name of an OSError that has none, as those of failed writes."""
+    """Set `path` as the file name of an OSError without one, e.g. of a failed write."""
     try:
         yield
     except OSError as error:
@@ -102,35 +102,35 @@ def atomic_write(path: Path, data: bytes) -> str:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete the partial files of a killed process, in the folder and those right below it."""
+    """Delete partial files of a killed process in a folder and its direct subfolders."""
     for path in [*folder.glob(f".*{_TEMPORARY}"), *folder.glob(f"*/.*{_TEMPORARY}")]:
         path.unlink(missing_ok=True)
 
 
 @contextmanager
-def exclusive_lock(folder: Path, setting: str = "OUT=", *, tidy: bool = False, wait: bool = False) -> Iterator[None]:
-    """Hold the folder's lock alone. The system frees it when its owner dies, however that happens.
+def exclusive_lock(folder: Path, setting: str = "OUT=", *, cleanup: bool = False, wait: bool = False) -> Iterator[None]:
+    """Hold the folder's exclusive lock. The system releases it when its owner exits.
 
-    `setting` is what people choose the folder with, empty where no other will do. Raises BusyError, before any work,
-    where another process holds it, unless `wait` is set; FolderError where the folder cannot be written. With `tidy`,
-    an owner that fails removes the lock, and the empty folders, that did not exist before.
+    `setting` is the option that chooses the folder, for error messages; empty if there is none. Raises BusyError
+    if another process holds it, unless `wait` is set; FolderError if the folder cannot be written. With `cleanup`,
+    a lock file and empty folders that were created are removed on failure.
     """
-    with _hold_lock(folder, setting, fcntl.LOCK_EX, math.inf if wait else 0.0, tidy=tidy):
+    with _hold_lock(folder, setting, fcntl.LOCK_EX, math.inf if wait else 0.0, cleanup=cleanup):
         yield
 
 
 @contextmanager
 def shared_lock(folder: Path, setting: str = "OUT=") -> Iterator[None]:
-    """Hold the folder's lock together with other processes, of this machine or of several, that build parts of it.
+    """Hold the folder's shared lock, as other processes on any machine that build parts of it.
 
-    Raises as `exclusive_lock` does.
+    Raises the same errors as `exclusive_lock`.
     """
-    with _hold_lock(folder, setting, fcntl.LOCK_SH, _SHARED_PATIENCE_SECONDS, tidy=False):
+    with _hold_lock(folder, setting, fcntl.LOCK_SH, _SHARED_PATIENCE_SECONDS, cleanup=False):
         yield
 
 
 @contextmanager
-def _hold_lock(folder: Path, setting: str, kind: int, patience_seconds: float, *, tidy: bool) -> Iterator[None]:
+def _hold_lock(folder: Path, setting: str, kind: int, patience_seconds: float, *, cleanup: bool) -> Iterator[None]:
     created = [path for path in (folder / LOCK_FILE, folder, *folder.parents) if not path.exists()]
     with _acquire_lock(folder, setting, kind, patience_seconds) as lock:
         with path_in_errors(folder / LOCK_FILE):
@@ -138,17 +138,17 @@ def _hold_lock(folder: Path, setting: str, kind: int, patience_seconds: float, *
         try:
             yield
         except BaseException:
-            if tidy:
-                with suppress(OSError):  # a folder that is not empty stays, and those around it
+            if cleanup:
+                with suppress(OSError):  # a folder that is not empty is kept, with its parents
                     for path in created:
                         (path.unlink if path.name == LOCK_FILE else path.rmdir)()
             raise
         finally:
-            lock.truncate(0)  # whoever receives the folder need not know the machine
+            lock.truncate(0)  # recipients of the folder must not see the host name
 
 
 def _acquire_lock(folder: Path, setting: str, kind: int, patience_seconds: float) -> FileIO:
-    """The folder's lock file, locked. A file that its last owner removed locks nothing: the next one is made."""
+    """Open and lock the folder's lock file. If its last owner removed it meanwhile, a new one is created."""
     deadline = time.monotonic() + patience_seconds
     while True:
         try:
@@ -170,7 +170,7 @@ def _acquire_lock(folder: Path, setting: str, kind: int, patience_seconds: float
                     lock.seek(0)
                     owner = lock.read(200).decode(errors="replace").partition("\n")[0] or "another process"
                     advice = f", or choose another {setting}" if setting else ""
-                    raise BusyError(f"{folder}: {owner} is at work here; wait for it{advice}") from None
+                    raise BusyError(f"{folder}: locked by {owner}; wait for it{advice}") from None
             time.sleep(0.2)
         except OSError as error:
             lock.close()
@@ -180,7 +180,7 @@ def _acquire_lock(folder: Path, setting: str, kind: int, patience_seconds: float
 
 
 def is_same_file(path: Path, file: IO[bytes]) -> bool:
-    """Whether an open file is still the one at a path."""
+    """Whether an open file is still the file at a path."""
     try:
         return os.path.samestat(path.stat(), os.fstat(file.fileno()))
     except FileNotFoundError:
@@ -194,7 +194,7 @@ def file_sha256(path: Path) -> str:
 
 
 def describe_os_error(error: OSError) -> str:
-    """One line: path, what happened, and the free space where the disk is full."""
+    """One line: path, reason, and the free space if the disk is full."""
     if not error.filename:
         return error.strerror or str(error)
     path = Path(os.fsdecode(error.filename))

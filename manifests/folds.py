@@ -1,7 +1,7 @@
-"""Fold schemes: which subjects are tested, validated and trained on. Pure but for reading committed schemes.
+"""Fold schemes: the test, validation and training subjects of each fold. Pure, except for reading committed schemes.
 
-A scheme names subjects, never clips, so that no subject can be on two sides. Fold k tests on its own
-subjects; validation subjects are other ones, kept from training; all the rest train.
+A scheme lists subjects, never clips, so that no subject can be on two sides. Each fold has its own test
+subjects; validation subjects are disjoint from these and not trained on; all others are training subjects.
 
     committed scheme, manifests/folds/<name>.json
         {"name", "dataset", "source", "note", "covering", "leaves_out",
@@ -9,7 +9,7 @@ subjects; validation subjects are other ones, kept from training; all the rest t
         Without "train" a fold trains on every other subject of the scheme.
     fold file of a shard folder, folds/<name>.json: see `FoldFile`
 
-Both may come from anybody: sizes, types and names are checked, and so are the rules above.
+Both may be untrusted: sizes, types, names and the rules above are checked.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from manifests.records import SchemaError, from_json
 from manifests.schema import SCHEMA_VERSION, dump_json
 from manifests.text import pluralize, shorten_list
 
-#: What a user may ask for -> the sides that are needed for it: validation speakers choose the epoch.
+#: Split that a user selects -> sides that it needs: training selects the epoch on validation speakers.
 SPLITS = {"train": ("train", "validation"), "validation": ("validation",), "test": ("test",)}
 
 LOSO = "loso"
 TEN_FOLDS = "speakers-10fold"
-#: Most speakers that are left out one at a time: each of these folds names all others, so that the file grows with the
-#: square of the speakers. A corpus of more is tested in ten folds instead.
+#: Most speakers for leave-one-speaker-out: each fold lists all other speakers, so the file grows with the
+#: square of the speakers. Larger corpora use ten folds instead.
 MOST_LEFT_OUT = 200
 SIDES = ("train", "validation", "test")
 
@@ -46,7 +46,7 @@ _MAX_TEXT = 2000
 
 
 class FoldError(UserError):
-    """A fold scheme or a fold file cannot be used; one line that says where, what was found and expected."""
+    """A fold scheme or a fold file is invalid; one line with where, what was found and expected."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,9 +73,9 @@ class FoldScheme:
     folds: Mapping[str, Split]
     """Fold name -> split."""
     covering: bool = True
-    """Every subject is tested in one fold; False for a single split."""
+    """Whether every subject is tested in one fold; False for a single split."""
     leaves_out: bool = False
-    """The scheme leaves subjects of the corpus out on purpose."""
+    """Whether the scheme deliberately leaves out subjects of the corpus."""
 
     def __post_init__(self) -> None:
         where, tested = f"fold scheme {self.name}", dict[str, str]()
@@ -95,7 +95,7 @@ class FoldScheme:
 
     @property
     def subjects(self) -> tuple[str, ...]:
-        """All subjects the scheme knows, sorted."""
+        """All subjects of the scheme, sorted."""
         sides = (getattr(split, side) for split in self.folds.values() for side in SIDES)
         return tuple(sorted(set().union(*sides)))
 
@@ -149,7 +149,7 @@ class FoldFile:
     absent: tuple[str, ...]
     """Subjects of the scheme that were not built, sorted."""
     left_out: tuple[str, ...]
-    """Built subjects that the scheme leaves out on purpose, sorted."""
+    """Built subjects that the scheme deliberately leaves out, sorted."""
     folds: Mapping[str, FoldSides]
     """Fold name -> sides."""
 
@@ -177,7 +177,7 @@ class _SchemeSides:
 
 @dataclass(frozen=True, kw_only=True)
 class _SchemeFile:
-    """A committed scheme as it is written."""
+    """Content of a committed scheme's file."""
 
     name: str
     dataset: str
@@ -195,7 +195,7 @@ def choose_validation(train_subjects: Iterable[str]) -> tuple[str, ...]:
     """About a fifth of the subjects, evenly spaced over the sorted ids, at least one.
 
     Neighbouring ids often share sex or recording day, so spacing spreads those over both sides.
-    Raises FoldError for fewer than two subjects: one must be left to train on.
+    Raises FoldError for fewer than two subjects: at least one is needed for training.
     """
     ids = sorted(set(train_subjects))
     if len(ids) < 2:
@@ -205,12 +205,12 @@ def choose_validation(train_subjects: Iterable[str]) -> tuple[str, ...]:
 
 
 def leave_one_speaker_out(dataset: str, speakers: Iterable[str]) -> FoldScheme:
-    """Scheme `loso`: one fold a speaker, named after the speaker.
+    """Scheme `loso`: one fold per speaker, named after the speaker.
 
     Speakers recorded in one conversation stay together: the tested speaker's partner is left out of that
     fold, and partners validate together. Raises FoldError for fewer than three conversations.
     """
-    recordings = {speaker: corpus_facts(dataset).group_of(speaker) for speaker in sorted(set(speakers))}
+    recordings = {speaker: corpus_facts(dataset).recording_group(speaker) for speaker in sorted(set(speakers))}
     if len(set(recordings.values())) < 3:
         raise FoldError(
             f"{dataset}: leave-one-speaker-out found {_list_subjects(recordings)}; expected at least three speakers "
@@ -235,7 +235,7 @@ def ten_folds(dataset: str, speakers: Iterable[str]) -> FoldScheme:
     Both are evenly spaced over the sorted ids. Speakers recorded in one conversation stay together. Raises FoldError
     for fewer than ten conversations.
     """
-    recordings = {speaker: corpus_facts(dataset).group_of(speaker) for speaker in sorted(set(speakers))}
+    recordings = {speaker: corpus_facts(dataset).recording_group(speaker) for speaker in sorted(set(speakers))}
     groups = sorted(set(recordings.values()))
     if len(groups) < 10:
         raise FoldError(f"{dataset}: ten folds found {_list_subjects(recordings)}; expected speakers of ten recordings")
@@ -250,13 +250,13 @@ def ten_folds(dataset: str, speakers: Iterable[str]) -> FoldScheme:
 
 
 def schemes_for(dataset: str, speakers: Iterable[str] = ()) -> tuple[str, ...]:
-    """Names of all fold schemes of a corpus, the default first, the one that is made from its speakers last."""
+    """Names of all fold schemes of a corpus, the default first, the one generated from its speakers last."""
     made = TEN_FOLDS if len(set(speakers)) > MOST_LEFT_OUT else LOSO
     return (*corpus_facts(dataset).fold_schemes, made)
 
 
 def fold_scheme(dataset: str, name: str, speakers: Iterable[str]) -> FoldScheme:
-    """Scheme of a corpus by name: committed, or made from the speakers. Raises FoldError listing valid names."""
+    """Scheme of a corpus by name: committed, or generated from the speakers. Raises FoldError listing valid names."""
     everyone = set(speakers)
     valid = schemes_for(dataset, everyone)
     if name not in valid:
@@ -266,9 +266,9 @@ def fold_scheme(dataset: str, name: str, speakers: Iterable[str]) -> FoldScheme:
 
 
 def resolve_scheme(name: str | None, known: Sequence[str], speakers: Collection[str]) -> str:
-    """Name of one of a folder's fold schemes; the first, its default, for None.
+    """Validate the name of one of a folder's fold schemes; for None, its default, the first.
 
-    `speakers` are those of its shards. Raises FoldError listing the valid names.
+    `speakers` are the speakers of its shards. Raises FoldError listing the valid names.
     """
     if not known:
         found = pluralize(len(speakers), "speaker")
@@ -279,7 +279,7 @@ def resolve_scheme(name: str | None, known: Sequence[str], speakers: Collection[
 
 
 def resolve_fold(folds: Sequence[str], fold: str) -> str:
-    """A fold by name, or by number, from 1, where no fold has that name. Raises FoldError listing the valid ones."""
+    """A fold by name or, if no fold has that name, by number from 1. Raises FoldError listing the valid ones."""
     if fold in folds:
         return fold
     if fold.isdecimal() and 1 <= int(fold) <= len(folds):
@@ -289,7 +289,7 @@ def resolve_fold(folds: Sequence[str], fold: str) -> str:
 
 
 def load_scheme(name: str) -> FoldScheme:
-    """Committed scheme of that name. Raises FoldError, listing the valid names, where there is none."""
+    """Load a committed scheme by name. Raises FoldError, listing the valid names, for an unknown one."""
     names = [name for facts in CORPORA.values() for name in facts.fold_schemes]
     if name not in names:
         raise FoldError(f"unknown fold scheme {name!r}; committed are {', '.join(names)}")
@@ -319,7 +319,7 @@ def assign(scheme: FoldScheme, shards: Mapping[str, str], rows: Iterable[Mapping
 
     `shards` is shard file name -> speaker; `rows` are the built clips, each with `speaker` and `emotion`.
     Subjects of the scheme without a shard are listed as absent. Raises FoldError for a built subject that
-    the scheme does not know, unless the scheme leaves subjects out.
+    is not in the scheme, unless the scheme leaves subjects out.
     """
     built = set(shards.values())
     unknown = built - set(scheme.subjects)
@@ -340,7 +340,7 @@ def assign(scheme: FoldScheme, shards: Mapping[str, str], rows: Iterable[Mapping
         counts: Counter[str] = Counter()
         for subject in present:
             counts.update(clips[subject])
-        return Side(shards=_shards_of(present, shards), subjects=present, clips=dict(sorted(counts.items())))
+        return Side(shards=_find_shards(present, shards), subjects=present, clips=dict(sorted(counts.items())))
 
     return FoldFile(
         schema_version=SCHEMA_VERSION,
@@ -371,7 +371,7 @@ def read_fold_file(data: bytes, shards: Mapping[str, str], where: str) -> FoldFi
     file: FoldFile = _parse(FoldFile, data, _MAX_FOLD_FILE_BYTES, where)
     for fold, sides in file.folds.items():
         for name in SIDES:
-            side, expected = sides[name], _shards_of(sides[name].subjects, shards)
+            side, expected = sides[name], _find_shards(sides[name].subjects, shards)
             if side.shards != expected:
                 found = f"{where}.folds.{fold}.{name}: found shards {shorten_list(side.shards)[:200]}"
                 raise FoldError(f"{found}; expected {len(expected)}, those of its subjects")
@@ -379,7 +379,7 @@ def read_fold_file(data: bytes, shards: Mapping[str, str], where: str) -> FoldFi
 
 
 def _test_recordings(tested: Iterable[str], recordings: Mapping[str, str]) -> Split:
-    """Split that tests everyone in some recordings; `recordings` is speaker -> recording."""
+    """Split that tests all speakers of some recordings; `recordings` is speaker -> recording."""
     everything, test = set(recordings.values()), set(tested)
     validation = set(choose_validation(everything - test))
 
@@ -390,7 +390,7 @@ def _test_recordings(tested: Iterable[str], recordings: Mapping[str, str]) -> Sp
     return Split(test=speakers_in(test), validation=speakers_in(validation), train=speakers_in(train))
 
 
-def _shards_of(subjects: Iterable[str], shards: Mapping[str, str]) -> tuple[str, ...]:
+def _find_shards(subjects: Iterable[str], shards: Mapping[str, str]) -> tuple[str, ...]:
     wanted = set(subjects)
     return tuple(sorted(shard for shard, speaker in shards.items() if speaker in wanted))
 

@@ -1,7 +1,7 @@
-"""The index of a folder of shards: `dataset.json`, `clips.jsonl`, receipts and `SHA256SUMS`, read and written.
+"""The index of a shard folder: reads and writes `dataset.json`, `clips.jsonl`, receipts and `SHA256SUMS`.
 
-A tar cut at a member's boundary reads as a shorter tar without an error, so a shard alone proves nothing: the index
-lists what must be there. Folders may come from anybody: names are plain, sizes are capped, types are checked.
+A tar that is truncated between members reads as a shorter tar without an error. So completeness cannot be checked from
+a shard: the index lists its content. Folders may be untrusted: names, sizes and types are checked.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ CARD_FILE = "README.md"
 REPORT_FILE = "report.html"
 RECEIPTS = "receipts"
 FOLDS = "folds"
-#: Files beside the listed ones that do not describe samples.
+#: Files that are not listed in the index, because they do not describe samples.
 VIEWS = frozenset({REPORT_FILE, FETCHED_FILE, SHARED_FILE, SUMS_FILE})
 
 STATUSES = ("planned", "built", "flagged", "dropped")
 
 _SHARD_NAME = re.compile(r"(?P<speaker>[A-Za-z0-9_-]{1,80})-[0-9]{3,6}\.tar")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-#: A file or folder name: neither `.` nor `..`, nothing that could be read as a path or an address.
+#: A file or folder name; not `.` or `..`, and without characters of paths and URLs.
 _PLAIN_PART = re.compile(r"(?!\.{1,2}\Z)[^\\/:]{1,255}")
 _MAX_INDEX_BYTES = 1 << 26
 _MAX_ROW_BYTES = 1 << 20
@@ -49,12 +49,12 @@ _Record = TypeVar("_Record")
 
 
 class ManifestError(UserError):
-    """An index file is absent, damaged or of another kind; the message names it."""
+    """An index file is missing, damaged or of another kind; the message names it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """What became of one source clip: a line of `clips.jsonl`."""
+    """Status of one clip: a line of `clips.jsonl`."""
 
     clip_id: str
     speaker: str
@@ -62,11 +62,11 @@ class Row:
     intensity: str | None = None
     sentence: str | None = None
     status: str
-    """`built`; `flagged`: built, but worth a look; `dropped`: left out, for `reason`."""
+    """`built`; `flagged`: built, with `flags`; `dropped`: left out, for `reason`."""
     reason: str | None = None
     """One of `DROP_REASONS`."""
     detail: str | None = None
-    """What was found."""
+    """Details of the reason."""
     flags: tuple[str, ...] = ()
     faces_found: int | None = None
     """Of 16."""
@@ -74,9 +74,9 @@ class Row:
     """Recording, relative to the corpus folder."""
     sha256: str | None = None
     sound: str | None = None
-    """Separate sound file, relative to the corpus folder, where there is one."""
+    """Separate sound file, relative to the corpus folder, if any."""
     sound_sha256: str | None = None
-    """Set where that file was used."""
+    """Set if that file was used."""
     shard: str | None = None
 
     def __post_init__(self) -> None:
@@ -88,10 +88,10 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Statistics:
-    """Sums for mean and standard deviation over any set of shards, one number for each row of a spectrogram."""
+    """Sums for mean and standard deviation over any set of shards, one per row of a spectrogram."""
 
     count: int
-    """Values in each sum."""
+    """Number of values in each sum."""
     total: tuple[float, ...]
     squares: tuple[float, ...]
 
@@ -112,7 +112,7 @@ class Statistics:
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """One tar, as the index lists it."""
+    """Index entry of one tar."""
 
     name: str
     """`<speaker>-<part>.tar`."""
@@ -121,7 +121,7 @@ class Shard:
     bytes: int
     samples: int
     receipt_sha256: str
-    """Of `receipts/<speaker>-<part>.json`, which has the place of each member and the spectrograms' statistics."""
+    """Of `receipts/<speaker>-<part>.json`, which has the offset of each member and the spectrograms' statistics."""
 
     def __post_init__(self) -> None:
         _check_shard_name(self.name, self.speaker)
@@ -139,19 +139,19 @@ class Shard:
 
 @dataclass(frozen=True, kw_only=True)
 class Receipt:
-    """What was written into one shard; it is written last, so a shard with a receipt is complete."""
+    """Content of one shard. It is written after the tar, so a shard with a receipt is complete."""
 
     shard: str
     speaker: str
     plan: str
-    """SHA-256 of what the shard was to hold and of the build's identity."""
+    """SHA-256 of the shard's planned content and of the build's identity."""
     sha256: str | None
-    """Of the tar; None where every clip was dropped, so that there is no tar."""
+    """Of the tar; None if every clip was dropped, so that there is no tar."""
     bytes: int
     members: Mapping[str, Mapping[str, tuple[int, int]]]
     """Clip id -> member suffix -> (offset, size) of its bytes in the tar."""
     rows: tuple[Row, ...]
-    """All clips planned for the shard, dropped ones too."""
+    """All clips planned for the shard, including dropped ones."""
     statistics: Mapping[str, Statistics]
     """Spectrogram name -> sums over the shard."""
 
@@ -176,18 +176,18 @@ class Dataset:
 
     dataset: str
     complete: bool
-    """False while a build is under way."""
+    """False until a build is finished."""
     identity: Mapping[str, Any]
     """Settings, versions and models that the shards were made with."""
     about: Mapping[str, Any]
-    """Title, homepage, licence, citation, whether it may be passed on."""
+    """Title, homepage, licence, citation, whether redistributable."""
     label_schemes: tuple[str, ...] = ()
     fold_schemes: tuple[str, ...] = ()
     """Files in `folds/`, the default first."""
     counts: Mapping[str, int] = field(default_factory=dict)
     """Clips built, flagged, dropped."""
     missing: int = 0
-    """Files of the corpus's inventory that were not there."""
+    """Number of missing files of the corpus's inventory."""
     missing_names: tuple[str, ...] = ()
     """The first of them."""
     withdrawn: tuple[str, ...] = ()
@@ -219,12 +219,12 @@ class FoldSelection:
 
 @dataclass(frozen=True, kw_only=True)
 class Fetched:
-    """`fetched.json`: which part of a published folder was fetched. It describes one copy and is in no sums."""
+    """`fetched.json`: which part of a shard folder was fetched. It describes one copy and is not in `SHA256SUMS`."""
 
     source: str
     """Path or address."""
     selections: tuple[FoldSelection, ...]
-    """Empty for everything."""
+    """Empty for all shards."""
     shards: tuple[str, ...] | None
     """Names of the shards that belong to this copy, sorted; None for all."""
 
@@ -241,7 +241,7 @@ def dump_dataset(dataset: Dataset) -> bytes:
 
 
 def load_dataset(folder: Path) -> Dataset:
-    """Read `dataset.json`. Raises ManifestError naming what is wrong."""
+    """Read `dataset.json`. Raises ManifestError naming the invalid value."""
     path = folder / DATASET_FILE
     value = read_json(path)
     found = value.pop("schema_version", None)
@@ -250,7 +250,7 @@ def load_dataset(folder: Path) -> Dataset:
     shards = value.get("shards")
     for shard in shards if isinstance(shards, list) else ():
         if isinstance(shard, dict):
-            shard.pop("statistics", None)  # older folders repeat what their receipts hold
+            shard.pop("statistics", None)  # older folders repeat the receipts' statistics here
     dataset = _record(Dataset, value, str(path))
     config = dataset.identity.get("config")
     features = config.get("features") if isinstance(config, dict) else None
@@ -281,7 +281,7 @@ def local_shards(folder: Path, dataset: Dataset) -> tuple[Shard, ...]:
 
 
 def dump_receipt(receipt: Receipt) -> bytes:
-    """Receipt -> bytes, a line."""
+    """Receipt -> bytes, one line."""
     plain = {
         **vars(receipt),
         "rows": [vars(row) for row in receipt.rows],
@@ -291,7 +291,7 @@ def dump_receipt(receipt: Receipt) -> bytes:
 
 
 def load_receipt(path: Path) -> Receipt:
-    """Read a receipt. Raises ManifestError naming what is wrong."""
+    """Read a receipt. Raises ManifestError naming the invalid value."""
     return _record(Receipt, read_json(path), str(path))
 
 
@@ -301,10 +301,10 @@ def dump_rows(rows: Iterable[Row]) -> bytes:
 
 
 def load_rows(folder: Path) -> Iterator[Row]:
-    """Read `clips.jsonl` row by row. Raises ManifestError naming the line that is wrong."""
+    """Read `clips.jsonl` row by row. Raises ManifestError naming the invalid line."""
     path = folder / CLIPS_FILE
     if not path.is_file():
-        raise ManifestError(f"{path}: not there; a folder of shards has one")
+        raise ManifestError(f"{path}: missing; expected in a shard folder")
     with path.open("rb") as file:
         for number in itertools.count(1):
             line = file.readline(_MAX_ROW_BYTES)
@@ -314,7 +314,7 @@ def load_rows(folder: Path) -> Iterator[Row]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file of limited size. Raises ManifestError."""
+    """Read a JSON object from a file of limited size. Raises ManifestError."""
     value = _json(_read(path), str(path))
     if not isinstance(value, dict):
         raise ManifestError(f"{path}: found a {type(value).__name__}, expected an object")
@@ -322,19 +322,19 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def expected_names(dataset: Dataset, receipts: Iterable[str]) -> list[str]:
-    """Every file a complete folder has, relative and sorted, without the views and the sums themselves."""
+    """Every file of a complete folder, relative and sorted, without VIEWS."""
     folds = (f"{FOLDS}/{scheme}.json" for scheme in dataset.fold_schemes)
     tars = (shard.name for shard in dataset.shards)
     return sorted([*tars, *receipts, *folds, DATASET_FILE, CLIPS_FILE, CARD_FILE])
 
 
 def dump_sums(sums: Mapping[str, str]) -> bytes:
-    """Name -> SHA-256 as `sha256sum -c` reads it."""
+    """Name -> SHA-256 in the format of `sha256sum -c`."""
     return "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items())).encode()
 
 
 def load_sums(folder: Path) -> dict[str, str]:
-    """Read `SHA256SUMS`; only plain names inside the folder are taken. Raises ManifestError."""
+    """Read `SHA256SUMS`; only plain names inside the folder are accepted. Raises ManifestError."""
     path = folder / SUMS_FILE
     sums: dict[str, str] = {}
     for number, line in enumerate(_read(path).decode(errors="replace").removesuffix("\n").split("\n"), 1):
@@ -350,7 +350,7 @@ def load_sums(folder: Path) -> dict[str, str]:
 def member_places(tar: Path) -> dict[str, dict[str, tuple[int, int]]]:
     """Clip id -> member suffix -> (offset, size), read from the tar's headers.
 
-    Raises SchemaError for anything but a sample's members as regular files in an uncompressed tar, each once.
+    Raises SchemaError unless it is an uncompressed tar of samples' members, as regular files without duplicates.
     """
     places: dict[str, dict[str, tuple[int, int]]] = {}
     try:
@@ -365,14 +365,14 @@ def member_places(tar: Path) -> dict[str, dict[str, tuple[int, int]]]:
                 places[key][suffix] = (member.offset_data, member.size)
     except SchemaError:
         raise
-    except (tarfile.TarError, ValueError, EOFError, OverflowError, MemoryError) as error:  # all that bad headers raise
+    except (tarfile.TarError, ValueError, EOFError, OverflowError, MemoryError) as error:  # for invalid headers
         raise SchemaError(f"{tar.name}: not a plain tar ({error})") from error
     return places
 
 
 def _read(path: Path) -> bytes:
     if not path.is_file():
-        raise ManifestError(f"{path}: not there; is this a folder of finished shards?")
+        raise ManifestError(f"{path}: missing; is this a finished shard folder?")
     if path.stat().st_size > _MAX_INDEX_BYTES:
         raise ManifestError(f"{path}: found {path.stat().st_size} bytes, expected at most {_MAX_INDEX_BYTES}")
     return path.read_bytes()

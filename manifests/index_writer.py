@@ -1,4 +1,4 @@
-"""Writes the index of finished shards from their receipts, one at a time; the sums come last.
+"""Writes the index of finished shards from their receipts, one at a time; `SHA256SUMS` is written last.
 
 receipts -> clips.jsonl, folds/*.json, croissant.json, README.md, dataset.json, SHA256SUMS
 """
@@ -22,23 +22,23 @@ class WrittenIndex:
 
     dataset: Dataset
     reasons: Mapping[str, int]
-    """Clips dropped, by reason."""
+    """Reason -> number of dropped clips."""
     empty_speakers: tuple[str, ...]
-    """Speakers of whom nothing was built, sorted."""
+    """Speakers without a built clip, sorted."""
     skipped_schemes: Mapping[str, str]
-    """Fold scheme -> why it does not fit what was built."""
+    """Fold scheme -> why it does not fit the built speakers."""
 
 
 def mark_unfinished(folder: Path, description: Dataset) -> None:
-    """Write an index without shards, marked as unfinished, before anything changes. Raises OSError."""
+    """Write an index without shards, marked as unfinished, before any file changes. Raises OSError."""
     unfinished = replace(description, complete=False, shards=(), fold_schemes=(), counts={})
     atomic_write(folder / index.DATASET_FILE, index.dump_dataset(unfinished))
 
 
 def write_index(folder: Path, description: Dataset, shards: Sequence[str]) -> WrittenIndex:
-    """Write the index of finished shards, in their order, including those of which every clip was dropped.
+    """Write the index of finished shards, in order, including those with only dropped clips.
 
-    `description` has everything but the shards themselves, their counts and folds. Raises ManifestError for a receipt
+    `description` has all fields except shards, counts and fold schemes. Raises ManifestError for a receipt
     that cannot be read, OSError.
     """
     tally, records, sums = Tally(), list[Shard](), dict[str, str]()
@@ -90,7 +90,7 @@ def write_index(folder: Path, description: Dataset, shards: Sequence[str]) -> Wr
 def _write_folds(
     folder: Path, dataset: str, speakers: Mapping[str, str], tally: Tally
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Write a fold file for every scheme that fits: scheme -> SHA-256; and the others: scheme -> why not.
+    """Write a fold file for every scheme that fits. Returns scheme -> SHA-256, and scheme -> reason for the others.
 
     `speakers` is shard -> speaker.
     """

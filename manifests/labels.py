@@ -1,8 +1,8 @@
 """Label schemes: raw emotion of a corpus -> class index.
 
-Shards store the corpus's own label; a scheme maps it when training, so one build serves every scheme.
-A raw emotion that a scheme gives no class is outside of it: such clips are left out, never guessed. Those left out on
-purpose are named, so that a label nobody thought of is found. The schemes themselves are in `manifests.corpora`.
+Shards store the corpus's raw label; a scheme maps it at training time, so one build works with every scheme.
+Clips with a raw emotion that a scheme does not map are left out. Raw emotions that are deliberately left
+out are listed, so that unexpected labels are detected. The schemes are defined in `manifests.corpora`.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ LABEL_SCHEMES: Mapping[str, LabelScheme] = {
 
 
 def label_scheme(name: str) -> LabelScheme:
-    """Scheme of that name. Raises LabelError, listing the valid ones, where there is none."""
+    """Look up a scheme by name. Raises LabelError, listing the valid names, for an unknown one."""
     if name not in LABEL_SCHEMES:
         raise LabelError(f"unknown label scheme {name!r}; valid are {', '.join(LABEL_SCHEMES)}")
     return LABEL_SCHEMES[name]
 
 
 def schemes_for(dataset: str) -> tuple[str, ...]:
-    """Names of a corpus's label schemes, the default first; empty where each raw emotion is a class."""
+    """Names of a corpus's label schemes, the default first; empty if each raw emotion is a class."""
     return tuple(scheme.name for scheme in corpus_facts(dataset).label_schemes)
 
 
 def identity_scheme(dataset: str, emotions: Iterable[str]) -> LabelScheme:
-    """Every raw emotion is its own class, in sorted order: for corpora that no scheme was written for."""
+    """Every raw emotion is a class, in sorted order: for corpora without a scheme."""
     classes = tuple(sorted(set(emotions)))
     if not classes:
         raise LabelError(f"{dataset}: found no emotions to make a label scheme of")

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, plain lines elsewhere."""
+"""Progress of long operations: a bar on a terminal, log lines otherwise."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ def log_line(line: str) -> None:
 
 @cache
 def log_line_once(line: str) -> None:
-    """Print a line to stderr, once in a process."""
+    """Print a line to stderr, once per process."""
     log_line(line)
 
 
 class ProgressBar:
-    """Counts steps towards a total, and their outcomes. Use as a context manager.
+    """Counts steps and their outcomes. Use as a context manager.
 
-    With a total of 0 nothing is shown before `reach` sets one. A unit of `B` is bytes, shown as MB.
+    With a total of 0, no progress is shown before `reach` sets one. The unit `B` is shown as MB.
     """
 
-    def __init__(self, total: int, what: str, unit: str = "clip", stream: TextIO | None = None) -> None:
+    def __init__(self, total: int, description: str, unit: str = "clip", stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
-        self._total, self._what, self._unit = total, what, unit
+        self._total, self._description, self._unit = total, description, unit
         self._counts: Counter[str] = Counter()
         self._done, self._started, self._printed = 0, time.monotonic(), time.monotonic()
         self._bar = self._new_bar() if total else None
@@ -60,7 +60,7 @@ class ProgressBar:
             self._print_line()
 
     def reach(self, done: int, total: int) -> None:
-        """Set both counts, for work that keeps its own."""
+        """Set both counts, for callers that count themselves."""
         self._total = total
         if self._bar is None:
             self._bar = self._new_bar()
@@ -73,7 +73,7 @@ class ProgressBar:
         if not self._stream.isatty():
             return None
         unit, scaled = self._unit, self._unit == "B"
-        return tqdm(total=self._total, desc=self._what, unit=unit, unit_scale=scaled, file=self._stream)
+        return tqdm(total=self._total, desc=self._description, unit=unit, unit_scale=scaled, file=self._stream)
 
     def _print_line(self, *, last: bool = False) -> None:
         self._printed = time.monotonic()
@@ -86,5 +86,5 @@ class ProgressBar:
         line = f"{self._done}/{self._total}{counts} ({rate:.1f} a second{left})"
         if self._unit == "B":
             line = f"{self._done / 1e6:.1f}/{self._total / 1e6:.1f} MB{counts} ({rate / 1e6:.1f} MB a second{left})"
-        self._stream.write(f"{self._what}: {line}\n")
+        self._stream.write(f"{self._description}: {line}\n")
         self._stream.flush()

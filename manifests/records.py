@@ -1,4 +1,4 @@
-"""JSON from any source -> frozen dataclasses: every key and type is checked against the annotations."""
+"""Untrusted JSON -> frozen dataclasses: every key and type is checked against the annotations."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class SchemaError(UserError):
 
 
 def from_json(kind: Any, value: object, where: str) -> Any:
-    """A value from JSON as `kind`: str, int, float, bool, Any, or `X | None`, tuple, Mapping or dataclass of such.
+    """Convert a JSON value to `kind`: str, int, float, bool, Any, or `X | None`, tuple, Mapping or dataclass of these.
 
-    Nothing is converted but lists to tuples and whole numbers to float; every number is finite. Raises SchemaError
-    that begins with `where`, the file or place of the value, and names the place within it.
+    Only lists are converted to tuples, and integers to float; numbers must be finite. Raises SchemaError
+    that begins with `where`, the file or location of the value, and names the path within it.
     """
     try:
         return _reader(kind)(value)
@@ -47,18 +47,18 @@ def kinds(record: type) -> dict[str, Any]:
     return get_type_hints(record)
 
 
-#: Takes a value from JSON and returns it as some kind, or raises ValidationError.
+#: Converts a JSON value to some kind, or raises ValidationError.
 _Reader = Callable[[Any], Any]
 
 
 class ValidationError(Exception):
-    """What was found and expected of a value; its place grows from the inside outwards."""
+    """An invalid value; `place` is its path, which is built from the inside outwards."""
 
     place = ""
 
 
-# An index has millions of values, and most of them are valid: the checks of a kind are put together once, and the place
-# of a value is worked out only when it is invalid.
+# An index has millions of values, and most of them are valid: the reader of a kind is composed once, and the path
+# of a value is computed only if it is invalid.
 
 
 @cache

@@ -1,6 +1,6 @@
 """A sample and its encoding: a clip's 16 face crops, spectrograms, sound and times.
 
-A sample is a handful of tar members that share a key::
+A sample is a group of tar members that share a key::
 
     KEY.faces.jpg      filmstrip of the 16 aligned crops, side by side, 3584x224
     KEY.mfcc_16.npy    16 windows [t-s, t+s], float16 [16, rows, 224]; likewise logmel_16, stft_16
@@ -8,8 +8,8 @@ A sample is a handful of tar members that share a key::
     KEY.audio.flac     the clip's sound, 16 kHz mono, 16 bit, so that features can be rebuilt
     KEY.json           who, what, when: `Clip`, times in seconds, transforms, masks, flags, provenance
 
-Samples may come from anybody: decoding checks sizes, types and shapes before it allocates, runs no parser but JSON's on
-what is no picture or sound, and accepts only the member names above.
+Samples may be untrusted: decoding checks sizes, types and shapes before it allocates, uses only the parsers for JPEG,
+FLAC and JSON, and accepts only the member names above.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ SCHEMA_VERSION = 1
 
 FRAMES = 16  # instants a clip is sampled at (paper III.B)
 CROP_PX = 224  # side of a face crop
-COLUMNS = 224  # spectrogram columns a window
+COLUMNS = 224  # spectrogram columns per window
 SAMPLE_RATE_HZ = 16_000
 JPEG_QUALITY = 95
 
 #: Rows of each feature's spectrogram: MFCC 1..13, mel bands, STFT bins.
 FEATURE_ROWS: Mapping[str, int] = {"mfcc": 13, "logmel": 128, "stft": 224}
-#: The two grids of windows every feature is stored on: 16 of step s, 8 of step 2s.
+#: The two grids of windows on which every feature is stored: 16 of step s, 8 of step 2s.
 GRIDS = (16, 8)
 
-#: Why a clip is left out of the shards: reason -> what it means.
+#: Reason to leave a clip out of the shards -> its meaning.
 DROP_REASONS: Mapping[str, str] = {
     "unreadable": "the file is missing, empty or no recording that can be opened",
     "decode_error": "the recording is damaged; the decoder's words are kept",
@@ -56,7 +56,7 @@ DROP_REASONS: Mapping[str, str] = {
     "timeout": "the clip took longer than the time limit",
     "worker_died": "the process working on the clip died twice (crash or out of memory)",
 }
-#: What is worth knowing about a clip that was kept: flag -> what it means.
+#: Flag of a built clip -> its meaning.
 FLAGS: Mapping[str, str] = {
     "silent": "the sound is digital silence or close to it",
     "faces_missing": "no face in some frames; those borrow their neighbours' alignment",
@@ -67,7 +67,7 @@ FLAGS: Mapping[str, str] = {
     "sound_damaged": "some of the sound is missing, and silence instead",
 }
 
-#: Most bytes a member may have, by the kind of its file; what the builder writes stays well below.
+#: Maximum size of a member, by file suffix; the builder's members are far smaller.
 MAX_MEMBER_BYTES: Mapping[str, int] = {"jpg": 4 << 20, "npy": 4 << 20, "flac": 32 << 20, "json": 1 << 20}
 
 #: Clip ids and speakers. With the longest suffix a member's name still fits into the 100 bytes a tar header has for it.
@@ -79,14 +79,14 @@ Affine = tuple[float, float, float, float, float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
-    """One labelled utterance: who says it and how. Labels are the corpus's own, unmapped."""
+    """One labelled utterance. Labels are the raw labels of the corpus."""
 
     clip_id: str
     """Key of the sample, unique in its corpus even without regard to case; 1 to 80 of `[A-Za-z0-9_-]`."""
     speaker: str
-    """Subject id as the corpus writes it, in the same letters; folds are made of these."""
+    """Speaker id as in the corpus; the subjects of folds."""
     emotion: str
-    """Raw emotion, mapped to a class by a label scheme when training."""
+    """Raw emotion, mapped to a class by a label scheme at training time."""
     intensity: str | None = None
     sentence: str | None = None
 
@@ -99,7 +99,7 @@ class Clip:
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """When the sampled instants are, in presentation seconds of the source (one clock for both streams)."""
+    """Times of the sampled instants, in presentation seconds of the source (one clock for both streams)."""
 
     span_seconds: tuple[float, float]
     """First frame's time and the last frame's end."""
@@ -123,7 +123,7 @@ class Timing:
 class Sample:
     """One built clip.
 
-    Equality is by identity of arrays and of little use; compare encoded members instead.
+    Arrays compare by identity, so compare encoded members instead.
     """
 
     clip: Clip
@@ -137,7 +137,7 @@ class Sample:
     transforms: tuple[Affine, ...]
     """16 affine maps, source pixel -> crop pixel."""
     face_found: tuple[bool, ...]
-    """16 times whether the crop shows a detected face; the others borrow an interpolated transform."""
+    """For each of 16 crops, whether it shows a detected face; the others use an interpolated transform."""
     flags: tuple[str, ...]
     """Sorted, each one of `FLAGS`."""
     source: Mapping[str, Any]
@@ -172,7 +172,7 @@ def encode_faces(faces: npt.NDArray[np.uint8]) -> bytes:
 
 
 def decode_filmstrip(data: bytes) -> npt.NDArray[np.uint8]:
-    """JPEG filmstrip -> [224, 3584, 3] RGB; the header is checked before anything is decoded."""
+    """JPEG filmstrip -> [224, 3584, 3] RGB; the header is checked before decoding."""
     check_member("faces.jpg", len(data))
     try:
         height, width, _, _ = simplejpeg.decode_jpeg_header(data)
@@ -211,7 +211,7 @@ def encode_spectrogram(windows: npt.NDArray[np.float16], name: str = "spectrogra
 def decode_spectrogram(data: bytes, name: str) -> npt.NDArray[np.float16]:
     """npy bytes -> [grid, rows, 224] float16, read-only; `name` is `<feature>_<grid>` and fixes the shape.
 
-    The header is compared with the only right one, never parsed.
+    The header is compared with the only valid one, not parsed.
     """
     shape = spectrogram_shape(name)
     start = 10 + int.from_bytes(data[8:10], "little")
@@ -228,13 +228,13 @@ def decode_spectrogram(data: bytes, name: str) -> npt.NDArray[np.float16]:
 
 
 def _all_finite(values: npt.NDArray[np.float16]) -> bool:
-    """By the bits, since `isfinite` makes every half a float first: all ones in the exponent is no finite number."""
+    """Checks the exponent bits (all ones: not finite), because `isfinite` converts every half to float first."""
     return bool((values.view(np.uint16) & 0x7C00).max(initial=0) < 0x7C00)
 
 
 def encode_audio(audio: npt.NDArray[np.int16]) -> bytes:
     """[n] int16 at 16 kHz mono, n from 1 to 15 minutes' worth -> FLAC bytes (lossless)."""
-    import soundfile  # only samples' sound needs it, and most readers never touch that
+    import soundfile  # slow to import, and most readers never decode sound
 
     if audio.dtype != np.int16 or audio.ndim != 1 or not 1 <= len(audio) <= _MAX_AUDIO_SAMPLES:
         raise SchemaError(
@@ -246,7 +246,7 @@ def encode_audio(audio: npt.NDArray[np.int16]) -> bytes:
 
 
 def decode_audio(data: bytes) -> npt.NDArray[np.int16]:
-    """FLAC bytes -> [n] int16 at 16 kHz mono; the header is checked before anything is decoded."""
+    """FLAC bytes -> [n] int16 at 16 kHz mono; the header is checked before decoding."""
     import soundfile
 
     check_member("audio.flac", len(data))
@@ -267,14 +267,14 @@ def decode_audio(data: bytes) -> npt.NDArray[np.int16]:
 
 
 def dump_json(value: object) -> str:
-    """One canonical line of JSON: sorted keys, UTF-8, never NaN. Equal values give equal bytes."""
+    """One canonical line of JSON: sorted keys, UTF-8, no NaN. Equal values have equal bytes."""
     return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def encode(sample: Sample) -> dict[str, bytes]:
-    """Sample -> member suffix -> bytes, in tar order. Equal samples give equal bytes.
+    """Sample -> member suffix -> bytes, in tar order. Equal samples have equal bytes.
 
-    Raises SchemaError for a sample that `decode` would not take.
+    Raises SchemaError for a sample that `decode` would not accept.
     """
     members = {"faces.jpg": encode_faces(sample.faces)}
     for name, windows in sample.spectrograms.items():
@@ -293,8 +293,8 @@ def encode(sample: Sample) -> dict[str, bytes]:
 def metadata(sample: Sample) -> dict[str, Any]:
     """Content of `KEY.json`: unknown values are "", flags are joined by spaces, times are fractions.
 
-    Other readers guess types from a few samples, so nothing here is null, an empty list, or sometimes a whole number
-    and sometimes a fraction.
+    Other readers infer types from a few samples, so no value is null, an empty list, or sometimes an integer
+    and sometimes a float.
     """
     return {
         "schema_version": SCHEMA_VERSION,
@@ -308,7 +308,7 @@ def metadata(sample: Sample) -> dict[str, Any]:
 
 
 def decode_metadata(data: bytes) -> dict[str, Any]:
-    """`KEY.json` bytes -> dict as `metadata` makes it, after checks of size, types and schema version."""
+    """`KEY.json` bytes -> dict as returned by `metadata`, after checks of size, types and schema version."""
     check_member("json", len(data))
     try:
         meta = json.loads(data)
@@ -322,7 +322,7 @@ def decode_metadata(data: bytes) -> dict[str, Any]:
 
 
 def decode(members: Mapping[str, bytes]) -> Sample:
-    """Member suffix -> bytes, back to a Sample. Raises SchemaError naming the member at fault."""
+    """Member suffix -> bytes, back to a Sample. Raises SchemaError naming the invalid member."""
     for required in _REQUIRED:
         if required not in members:
             raise SchemaError(f"{required}: missing from the sample")
@@ -339,7 +339,7 @@ def decode(members: Mapping[str, bytes]) -> Sample:
 
 
 def _read_fields(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """Content of `KEY.json` -> the fields of Sample that it holds."""
+    """Content of `KEY.json` -> the fields of Sample that it contains."""
     missing = [name for name in (*kinds(Clip), *_FIELDS, "flags") if name not in meta]
     if missing:
         raise SchemaError(f"json: missing {', '.join(missing)}")

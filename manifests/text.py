@@ -1,4 +1,4 @@
-"""Text for people: counts, long lists, and names that come from files."""
+"""Text for messages: counts, long lists, and untrusted names."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 
-def pluralize(count: int, what: str) -> str:
+def pluralize(count: int, noun: str) -> str:
     """`1 shard`, `2 shards`."""
-    return f"{count} {what}{'' if count == 1 else 's'}"
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def escape_unprintable(text: str) -> str:
-    """Text in which control characters, line ends and the like are shown as escapes."""
+    """Escape control characters, line breaks and other unprintable characters."""
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
@@ -30,7 +30,7 @@ def shorten_list(names: Iterable[str], most: int = 5) -> str:
 
 
 def config_diff(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """What changed between two nested configurations, a line each: `config.align: frame -> clip`.
+    """Differences between two nested configurations, one per line: `config.align: frame -> clip`.
 
     Values are compared as JSON; of two lists only the items that differ are named.
     """

@@ -1,4 +1,4 @@
-"""Checks a folder of shards against its index: every file that is absent, damaged, or not listed is named."""
+"""Checks a shard folder against its index: lists every file that is missing, damaged or unexpected."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Problem:
 def verify(folder: Path, full: bool = False, on_file: Callable[[str], None] | None = None) -> list[Problem]:
     """Check a folder against its index; returns every problem.
 
-    Quick: each listed file exists with the right size, and no other file does. Full: every hash, and each shard's
-    members where its receipt places them. Shards that were left out of a fetch on purpose may be absent, with their
+    Quick: each listed file exists with its size, and there are no other files. Full: every hash, and each shard's
+    members at the offsets in its receipt. Shards that a partial fetch left out may be missing, with their
     receipts. `on_file` is called with each file's name before it is checked.
 
-    Raises ManifestError where the index itself cannot be read.
+    Raises ManifestError if the index cannot be read.
     """
     dataset = index.load_dataset(folder)
     if not dataset.complete:
@@ -63,12 +63,12 @@ def verify(folder: Path, full: bool = False, on_file: Callable[[str], None] | No
 
 
 def _find_not_fetched(folder: Path, dataset: Dataset, shards: Sequence[Shard], expected: Iterable[str]) -> set[str]:
-    """Listed shards and receipts that a partial fetch left out, as far as they are absent."""
+    """Missing shards and receipts that a partial fetch left out."""
     if len(shards) == len(dataset.shards):
         return set()
     wanted = {name for shard in shards for name in (shard.name, shard.receipt)}
-    of_shards = (name for name in expected if name.endswith(".tar") or name.startswith(f"{index.RECEIPTS}/"))
-    return {name for name in of_shards if name not in wanted and not (folder / name).exists()}
+    shard_files = (name for name in expected if name.endswith(".tar") or name.startswith(f"{index.RECEIPTS}/"))
+    return {name for name in shard_files if name not in wanted and not (folder / name).exists()}
 
 
 def _compare_sums(dataset: Dataset, sums: Mapping[str, str], expected: Sequence[str]) -> Iterator[Problem]:
@@ -83,7 +83,7 @@ def _compare_sums(dataset: Dataset, sums: Mapping[str, str], expected: Sequence[
 
 
 def _check_file(path: Path, name: str, size: int | None, sha256: str | None) -> Problem | None:
-    """Size and hash are compared where they are given."""
+    """Compare a file with its size and hash, unless they are None."""
     if path.is_symlink() or not path.is_file():
         return Problem(file=name, found="no regular file" if path.exists() else "nothing", expected="a file")
     if size is not None and path.stat().st_size != size:
@@ -99,7 +99,7 @@ def _check_file(path: Path, name: str, size: int | None, sha256: str | None) -> 
 
 
 def _check_members(folder: Path, shard: Shard, suffixes: set[str]) -> Iterator[Problem]:
-    """The receipt's places are those of the tar, and every sample is complete."""
+    """Check that the receipt's offsets match the tar, and that every sample is complete."""
     try:
         receipt, members = index.load_receipt(folder / shard.receipt), index.member_places(folder / shard.name)
     except (ManifestError, SchemaError) as error:

@@ -1,7 +1,7 @@
-"""Removes speakers from a folder of shards: their shards first, then the index is written anew.
+"""Removes speakers from a shard folder: deletes their shards, then rewrites the index.
 
-While it runs, a file names who is leaving, so that a killed withdrawal can be resumed and is not mistaken for anything
-else.
+While it runs, a file lists the speakers to remove, so that a killed withdrawal is recognized and can be
+resumed.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from manifests.index_writer import mark_unfinished, write_index
 from manifests.text import shorten_list
 from manifests.verify import verify
 
-#: Names who is leaving, until they are gone.
+#: Lists the speakers to remove, until they are removed.
 PENDING_WITHDRAWAL_FILE = ".withdrawing"
 
 
 class WithdrawError(UserError):
-    """A speaker cannot be withdrawn from a folder; one line that says why."""
+    """A speaker cannot be withdrawn from a folder; one line with the reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Withdrawal:
-    """What was removed."""
+    """Result of a withdrawal."""
 
     speakers: tuple[str, ...]
     shards: int = 0
     clips: int = 0
     bytes: int = 0
     report_removed: bool = False
-    """report.html showed faces; `make report` draws it again."""
+    """report.html showed faces; `make report` generates it again."""
     skipped_schemes: tuple[str, ...] = ()
     """Fold schemes that no longer fit."""
 
@@ -44,8 +44,8 @@ class Withdrawal:
 def withdraw(folder: Path, speakers: Sequence[str]) -> Withdrawal:
     """Remove speakers from a finished folder; all other shards and receipts keep their bytes.
 
-    Killed at any point, the same call resumes. For speakers who were withdrawn before there is nothing left to remove.
-    Raises WithdrawError for speakers that are not there, for all there are, or a folder that is not whole;
+    If it is killed at any point, the same call resumes. Speakers who were already withdrawn are accepted.
+    Raises WithdrawError for unknown speakers, for all speakers of the folder, or for an incomplete folder;
     ManifestError, FolderError, OSError.
     """
     with exclusive_lock(folder, ""):
@@ -56,28 +56,26 @@ def withdraw(folder: Path, speakers: Sequence[str]) -> Withdrawal:
             if problems := verify(folder):
                 raise WithdrawError(f"{folder}: {problems[0]}; restore the folder first")
             if not all((folder / shard.receipt).exists() for shard in dataset.shards):
-                raise WithdrawError(
-                    f"{folder}: is a part of what was published; withdraw at its source and fetch again"
-                )
+                raise WithdrawError(f"{folder}: is a partial copy; withdraw at its source and fetch again")
             if set(leaving) <= set(dataset.withdrawn):
                 return Withdrawal(speakers=leaving)
         shards = _speakers_by_shard(folder)
         present = set(shards.values())
         if unknown := [speaker for speaker in leaving if speaker not in {*present, *dataset.withdrawn}]:
             found = f"{folder}: found no speaker {', '.join(unknown)}"
-            raise WithdrawError(f"{found}; there are {shorten_list(sorted(present), 20)}")
+            raise WithdrawError(f"{found}; valid are {shorten_list(sorted(present), 20)}")
         if present and present <= set(leaving):
-            raise WithdrawError(f"{folder}: nobody would be left; delete the folder instead")
+            raise WithdrawError(f"{folder}: no speaker would be left; delete the folder instead")
         return _remove(folder, dataset, leaving, shards)
 
 
 def is_withdrawal_pending(folder: Path) -> bool:
-    """Whether a withdrawal was started here and not finished."""
+    """Whether a folder has an unfinished withdrawal."""
     return (folder / PENDING_WITHDRAWAL_FILE).exists()
 
 
 def _pending_speakers(folder: Path) -> list[str]:
-    """Who was leaving when a withdrawal was killed."""
+    """Speakers of an unfinished withdrawal."""
     try:
         return [str(name) for name in json.loads((folder / PENDING_WITHDRAWAL_FILE).read_bytes())]
     except FileNotFoundError:
@@ -88,7 +86,7 @@ def _pending_speakers(folder: Path) -> list[str]:
 
 
 def _speakers_by_shard(folder: Path) -> dict[str, str]:
-    """Shard -> speaker, from the receipts' names, in a build's order."""
+    """Shard -> speaker, from the receipts' names, in the order of a build."""
     names = [f"{path.stem}.tar" for path in (folder / index.RECEIPTS).glob("[!.]*.json")]
     speakers = {name: name.rpartition("-")[0] for name in names}
     return dict(sorted(speakers.items(), key=lambda item: (item[1], len(item[0]), item[0])))

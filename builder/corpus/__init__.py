@@ -1,1 +1,1 @@
-"""Downloading a corpus: which of its files are in a folder, and fetching the others from where they are published."""
+"""Downloads a corpus: checks which of its files are in a folder, and fetches the others."""

@@ -1,4 +1,4 @@
-"""Which files of a corpus are in a folder, compared with what is published."""
+"""Compares the files in a folder with the published files of a corpus."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from builder.datasets.base import NotHereError, RemoteFile
+from builder.datasets.base import CorpusNotFoundError, RemoteFile
 from builder.datasets.checks import corpus_folder, is_pointer
 from manifests.download import ExpectedFile
 from manifests.index import SUMS_FILE, file_sha256, load_sums
 from manifests.progress import ProgressBar
 
-#: `unchecked`: present, with no checksum to compare, since somebody else unpacked it. A git-lfs pointer is `absent`.
-State = Literal["right", "unchecked", "wrong", "absent"]
+#: `unchecked`: present without a known checksum, because the user unpacked it. A git-lfs pointer counts as `missing`.
+State = Literal["verified", "unchecked", "mismatched", "missing"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,12 +22,12 @@ class Finding:
     """One file of a corpus."""
 
     remote: RemoteFile
-    """The published file that it is, or that holds it."""
+    """The published file, or the archive that contains the file."""
     name: str
     """Relative to the corpus folder."""
     state: State
     detail: str = ""
-    """For a wrong file: what was found and expected."""
+    """For a mismatched file: what was found and expected."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,27 +37,27 @@ class CorpusCheck:
     findings: tuple[Finding, ...]
 
     def of(self, state: State) -> list[Finding]:
-        """Files in that state."""
+        """Files in a state."""
         return [finding for finding in self.findings if finding.state == state]
 
     def remotes(self, *states: State) -> tuple[RemoteFile, ...]:
-        """Published files of which some file is in one of these states, each once."""
+        """Published files with any file in one of these states, without duplicates."""
         return tuple(dict.fromkeys(finding.remote for finding in self.findings if finding.state in states))
 
 
 def corpus_root(data: Path, remotes: Sequence[RemoteFile]) -> Path:
-    """The corpus's own folder: `data`, or the one folder in it that looks like it. Raises CorpusError for several."""
+    """Corpus folder: `data`, or the only folder in it that has the corpus. Raises CorpusError if several have it."""
     tops = {name.partition("/")[0] for remote in remotes for name in remote.files}
     if not data.is_dir():
         return data
     try:
         return corpus_folder(data, lambda folder: any((folder / top).exists() for top in tops), "its files")
-    except NotHereError:
+    except CorpusNotFoundError:
         return data
 
 
 def check_corpus(root: Path, remotes: Sequence[RemoteFile]) -> CorpusCheck:
-    """Look for every file, and hash those that are present. Raises ManifestError for damaged sums.
+    """Find every file, and hash those that are present. Raises ManifestError for a damaged `SHA256SUMS`.
 
     Files of an archive are compared with the sums that were written beside them when it was unpacked.
     """
@@ -66,10 +66,12 @@ def check_corpus(root: Path, remotes: Sequence[RemoteFile]) -> CorpusCheck:
     findings: list[Finding] = []
     with ProgressBar(len(present), f"checking {root}", unit="file") as progress:
         for remote in remotes:
-            folders = {name.rpartition("/")[0] for name in remote.holds if (root / name).with_name(SUMS_FILE).is_file()}
+            folders = {
+                name.rpartition("/")[0] for name in remote.members if (root / name).with_name(SUMS_FILE).is_file()
+            }
             sums = {f"{folder}/{name}": each for folder in folders for name, each in load_sums(root / folder).items()}
             for name in remote.files:
-                state: State = "absent"
+                state: State = "missing"
                 detail = ""
                 if name in present:
                     state, detail = _check_file(root / name, remote, sums.get(name))
@@ -79,18 +81,18 @@ def check_corpus(root: Path, remotes: Sequence[RemoteFile]) -> CorpusCheck:
 
 
 def expected_file(remote: RemoteFile) -> ExpectedFile:
-    """Size and checksum of a published file, for a download."""
+    """Size and checksum of a published file."""
     return ExpectedFile(name=remote.name, sha256=remote.sha256, md5=remote.md5, bytes=remote.bytes)
 
 
 def _check_file(path: Path, remote: RemoteFile, unpacked_sha256: str | None) -> tuple[State, str]:
-    if remote.holds and unpacked_sha256 is None:
+    if remote.members and unpacked_sha256 is None:
         return "unchecked", ""
     size = path.stat().st_size
     problem: str | None = f"found {size} bytes, expected {remote.bytes}"
-    if remote.holds:
+    if remote.members:
         found = file_sha256(path)
         problem = None if found == unpacked_sha256 else f"found SHA-256 {found}, expected {unpacked_sha256}"
     elif size == remote.bytes:
         problem = expected_file(remote).find_mismatch(path)
-    return ("wrong", problem) if problem else ("right", "")
+    return ("mismatched", problem) if problem else ("verified", "")

@@ -11,24 +11,24 @@ from typing import get_args
 from builder.corpus.check import CorpusCheck, State, check_corpus, corpus_root
 from builder.corpus.fetch import MAX_FAILURES, CorpusDownload, fetch_corpus, needed_bytes
 from builder.corpus.zenodo import with_checksums
-from builder.datasets import corpus_named
+from builder.datasets import get_corpus
 from builder.datasets.base import CorpusError, Remote, RemoteFile
 from manifests.console import fail, say
 from manifests.files import FolderError, exclusive_lock
 from manifests.stores import StoreError, open_store
 from manifests.text import pluralize
 
-#: Most files in one state that are listed, unless all are to be.
+#: Most files in one state that are listed without ALL=1.
 _LISTED = 10
-#: The same of files that failed: most often all for one reason.
+#: Most failed files that are listed: usually all fail for the same reason.
 _EXAMPLES = 3
 
 
 def run_corpus(args: argparse.Namespace) -> int:
-    """Exit status 0 only if every file is there and none is wrong."""
-    corpus = corpus_named(args.dataset)
+    """Check and download a corpus. Exit status 0 only if every file is present and none is mismatched."""
+    corpus = get_corpus(args.dataset)
     if corpus.remote is None:
-        if corpus.homepage:  # somebody else publishes it
+        if corpus.homepage:  # published elsewhere
             raise CorpusError(f"{corpus.title}: cannot be downloaded; {corpus.how_to_get}")
         say(f"{corpus.title}: {corpus.how_to_get}")
         return 0
@@ -37,35 +37,36 @@ def run_corpus(args: argparse.Namespace) -> int:
     say(corpus.title)
     say(f"licence   {corpus.about()['licence']}; {corpus.homepage}")
     check = check_corpus(root, [file for file in files if file.needed or args.all or (root / file.name).exists()])
-    for line in describe_check(root, check, listed=("wrong", "absent") if args.check else ("wrong",), every=args.all):
+    states: tuple[State, ...] = ("mismatched", "missing") if args.check else ("mismatched",)
+    for line in describe_check(root, check, listed=states, show_all=args.all):
         say(line)
     if args.check:
-        failures = [f"{pluralize(len(absent), 'file')} absent"] if (absent := check.of("absent")) else []
+        failures = [f"{pluralize(len(missing), 'file')} missing"] if (missing := check.of("missing")) else []
     else:
-        missing = check.remotes("absent", *(["wrong"] if args.replace else []))
-        failures = _download(corpus.remote, root, missing, args) if missing else []
-    if (wrong := check.of("wrong")) and (args.check or not args.replace):
-        failures.append(f"{pluralize(len(wrong), 'file')} not as published; REPLACE=1 downloads again")
+        wanted = check.remotes("missing", *(["mismatched"] if args.replace else []))
+        failures = _download(corpus.remote, root, wanted, args) if wanted else []
+    if (mismatched := check.of("mismatched")) and (args.check or not args.replace):
+        failures.append(f"{pluralize(len(mismatched), 'file')} mismatched; REPLACE=1 downloads again")
     if failures:
         return fail("; ".join(failures), 1)
     say(f"complete  {root}")
     return 0
 
 
-def describe_check(root: Path, check: CorpusCheck, *, listed: Sequence[State], every: bool) -> list[str]:
-    """How many files are in each state, and the names of those in the `listed` states."""
-    counts = [f"{len(check.of(state))} {state}" for state in get_args(State) if check.of(state) and state != "absent"]
+def describe_check(root: Path, check: CorpusCheck, *, listed: Sequence[State], show_all: bool) -> list[str]:
+    """Describe how many files are in each state, and list those in the `listed` states."""
+    counts = [f"{len(check.of(state))} {state}" for state in get_args(State) if check.of(state) and state != "missing"]
     total = len(check.findings)
-    here = f"here      {total - len(check.of('absent'))} of {pluralize(total, 'file')} in {root}"
-    lines = [": ".join(filter(None, (here, ", ".join(counts))))]
+    present = f"present   {total - len(check.of('missing'))} of {pluralize(total, 'file')} in {root}"
+    lines = [": ".join(filter(None, (present, ", ".join(counts))))]
     for state in listed:
         found = [f"  {state}  {each.name}{each.detail and ': '}{each.detail}" for each in check.of(state)]
-        lines += limit_lines(found, _LISTED, every=every)
+        lines += limit_lines(found, _LISTED, show_all=show_all)
     return lines
 
 
 def _download(remote: Remote, root: Path, files: Sequence[RemoteFile], args: argparse.Namespace) -> list[str]:
-    """Download files. Returns what failed, a few words each. Raises StoreError where nothing could be downloaded."""
+    """Download files. Returns short descriptions of failures. Raises StoreError if no file could be downloaded."""
     address = (args.address or remote.address).rstrip("/")
     store = open_store(f"{address}/{remote.folder}")
     needed = needed_bytes(root, files, connections=args.connections, keep_archives=args.keep_archives)
@@ -73,10 +74,10 @@ def _download(remote: Remote, root: Path, files: Sequence[RemoteFile], args: arg
     free = shutil.disk_usage(existing).free
     say(f"from      {store.address}")
     say(f"to fetch  {pluralize(len(files), 'file')}, {sum(file.bytes for file in files) / 1e6:.1f} MB")
-    say(f"disk      {needed / 1e6:.1f} MB needed at most, {free / 1e6:.1f} MB free")
+    say(f"disk      {needed / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free")
     if needed > free:
-        raise FolderError(f"{root}: too little disk space; free some, or choose another folder with DATA=")
-    with exclusive_lock(root, "DATA=", tidy=True):
+        raise FolderError(f"{root}: not enough disk space; free some space, or choose another folder with DATA=")
+    with exclusive_lock(root, "DATA=", cleanup=True):
         if remote.record is not None:
             files = with_checksums(open_store(address), remote.record, files)
         done = fetch_corpus(store, root, files, connections=args.connections, keep_archives=args.keep_archives)
@@ -85,7 +86,7 @@ def _download(remote: Remote, root: Path, files: Sequence[RemoteFile], args: arg
         not done.files and len(done.failed) + done.not_tried > 1 and len(reasons) == 1
     ):  # the server's fault, not a file's
         raise StoreError(f"{store.address}: {reasons.pop()}")
-    for line in describe_download(done, every=args.all):
+    for line in describe_download(done, show_all=args.all):
         say(line)
     failures = []
     if done.failed:
@@ -97,15 +98,15 @@ def _download(remote: Remote, root: Path, files: Sequence[RemoteFile], args: arg
     return failures
 
 
-def describe_download(done: CorpusDownload, *, every: bool) -> list[str]:
-    """How much was downloaded, and why some files failed."""
-    lines = [f"fetched   {pluralize(done.files, 'file')}, {done.bytes / 1e6:.1f} MB, each as published"]
+def describe_download(done: CorpusDownload, *, show_all: bool) -> list[str]:
+    """Describe how much was downloaded, and why files failed."""
+    lines = [f"fetched   {pluralize(done.files, 'file')}, {done.bytes / 1e6:.1f} MB, each verified"]
     failed = [f"  failed  {name}: {why}" for name, why in sorted(done.failed.items())]
-    return [*lines, *limit_lines(failed, _EXAMPLES, every=every)]
+    return [*lines, *limit_lines(failed, _EXAMPLES, show_all=show_all)]
 
 
-def limit_lines(lines: Sequence[str], most: int, *, every: bool) -> list[str]:
-    """The first lines of a long list and how many more there are, or all of them with `every` (ALL=1)."""
-    if every or len(lines) <= most:
+def limit_lines(lines: Sequence[str], most: int, *, show_all: bool) -> list[str]:
+    """The first lines of a long list and the number of the others, or all lines with `show_all` (ALL=1)."""
+    if show_all or len(lines) <= most:
         return list(lines)
     return [*lines[:most], f"  ... and {len(lines) - most} more (ALL=1 lists them)"]

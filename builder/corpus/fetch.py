@@ -1,4 +1,4 @@
-"""Downloads a corpus's files from where they are published: several at once, resumed where they were cut, checked."""
+"""Downloads the published files of a corpus: concurrently, with resume and checksums."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from manifests.download import CancelledError, cancellable_pool, download_file, 
 from manifests.progress import ProgressBar
 from manifests.stores import Store, StoreError
 
-#: Files downloaded at once; public servers are shared by many.
+#: Concurrent downloads; few, because public servers are shared.
 CONNECTIONS = 4
-#: After so many failures in a row the remaining files are not tried: each took minutes to give up.
+#: After this many consecutive failures the remaining files are not tried: each failure takes minutes of retries.
 MAX_FAILURES = 10
 
 
@@ -27,21 +27,21 @@ class CorpusDownload:
 
     files: int
     bytes: int
-    """Of the files."""
+    """Total size of the downloaded files."""
     failed: Mapping[str, str]
-    """Name -> why."""
+    """Name -> reason."""
     not_tried: int
 
 
 def needed_bytes(root: Path, remotes: Sequence[RemoteFile], *, connections: int, keep_archives: bool) -> int:
-    """Disk space that a download takes at most: all files, and archives beside what they hold, which is as large."""
-    archives = sorted((remote.bytes for remote in remotes if remote.holds), reverse=True)
+    """Upper bound of the disk space of a download: all files, plus archives next to their unpacked files."""
+    archives = sorted((remote.bytes for remote in remotes if remote.members), reverse=True)
     needed = sum(remote.bytes for remote in remotes) + sum(archives if keep_archives else archives[:connections])
     return max(0, needed - sum(present_bytes(root, remote) for remote in remotes))
 
 
 def present_bytes(root: Path, remote: RemoteFile) -> int:
-    """Bytes of a file, or of its archive, that an earlier download left."""
+    """Bytes of a file or archive that an earlier download left."""
     path = root / remote.name
     sizes = (each.stat().st_size for each in (path, part_path(path)) if each.is_file())
     return min(next(sizes, 0), remote.bytes)
@@ -50,9 +50,9 @@ def present_bytes(root: Path, remote: RemoteFile) -> int:
 def fetch_corpus(
     store: Store, root: Path, remotes: Sequence[RemoteFile], *, connections: int, keep_archives: bool = False
 ) -> CorpusDownload:
-    """Download the files, unpack those that are archives, and delete the archives unless they are to be kept.
+    """Download the files, unpack archives, and delete the archives unless `keep_archives` is set.
 
-    A file that fails does not stop the others. Raises OSError naming what cannot be written.
+    A failed file does not stop the others. Raises OSError naming a file that cannot be written.
     """
     failed: dict[str, str] = {}
     fetched: list[RemoteFile] = []
@@ -61,19 +61,19 @@ def fetch_corpus(
     with ProgressBar(total, "fetching", unit="B") as progress, cancellable_pool(connections, stop) as pool:
         counted = CountingStore(store=store, progress=progress, lock=threading.Lock())
         waiting = {pool.submit(_fetch_one, counted, root, each, keep_archives, stop): each for each in remotes}
-        in_a_row = 0
+        consecutive_failures = 0
         for done in as_completed(waiting):
             remote = waiting[done]
             try:
                 done.result()
                 fetched.append(remote)
-                in_a_row = 0
+                consecutive_failures = 0
             except CancelledError:
                 continue
             except (StoreError, CorpusError) as error:
                 failed[remote.name] = str(error).removeprefix(f"{store.address}/{remote.name}: ")
-                in_a_row += 1
-            if in_a_row == MAX_FAILURES:
+                consecutive_failures += 1
+            if consecutive_failures == MAX_FAILURES:
                 stop.set()
     return CorpusDownload(
         files=len(fetched),
@@ -85,20 +85,20 @@ def fetch_corpus(
 
 @dataclass(frozen=True, kw_only=True)
 class CountingStore:
-    """A store that shows the bytes that are read from it as progress."""
+    """A store that reports the bytes read from it to a progress bar."""
 
     store: Store
     progress: ProgressBar
     lock: threading.Lock
-    """Several threads count."""
+    """Guards the progress bar, which several threads update."""
 
     @property
     def address(self) -> str:
-        """The store's."""
+        """See `Store`."""
         return self.store.address
 
     def chunks(self, name: str, start: int = 0) -> Generator[bytes, None, None]:
-        """The store's."""
+        """See `Store`."""
         for chunk in self.store.chunks(name, start):
             with self.lock:
                 self.progress.step(by=len(chunk))
@@ -109,7 +109,7 @@ def _fetch_one(store: Store, root: Path, remote: RemoteFile, keep_archives: bool
     if stop.is_set():
         raise CancelledError(f"{store.address}: cancelled")
     download_file(store, root, expected_file(remote), stop)
-    if remote.holds:
-        unpack(root / remote.name, root, remote.holds)
+    if remote.members:
+        unpack(root / remote.name, root, remote.members)
         if not keep_archives:
             (root / remote.name).unlink()

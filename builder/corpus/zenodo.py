@@ -1,4 +1,4 @@
-"""Reads a Zenodo record, and compares its files with what the builder knows of them."""
+"""Reads a Zenodo record, and compares its files with the builder's inventory."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class RecordFile:
 
 
 def with_checksums(store: Store, record: str, remotes: Sequence[RemoteFile]) -> tuple[RemoteFile, ...]:
-    """The files with the MD5 that is in their record.
+    """The files with the MD5 from their record.
 
-    Raises StoreError where the record cannot be fetched, CorpusError where it lacks a file or states another size than
-    is known: it is not the record that the builder was made for.
+    Raises StoreError if the record cannot be fetched, CorpusError if a file is missing from it or has a different size
+    than in the inventory: then it is not the record that the builder expects.
     """
     where = f"{store.address}/{record}"
     with TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""The corpora that can be built. A new one is one file and one entry here."""
+"""The corpora that can be built. A new corpus is one module and one entry in DATASETS."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from builder.datasets import crema_d, demo, folder, iemocap, ravdess
-from builder.datasets.base import Corpus, CorpusError, NotHereError, Scan
-from builder.datasets.checks import check_unique_ids, chosen_options, refuse_pointers
+from builder.datasets.base import Corpus, CorpusError, CorpusNotFoundError, Scan
+from builder.datasets.checks import check_unique_ids, refuse_pointers, resolve_options
 from manifests.text import pluralize
 
 DATASETS: Mapping[str, Corpus] = {
@@ -21,35 +21,35 @@ DATASETS: Mapping[str, Corpus] = {
 DEFAULT = "demo"
 
 
-def corpus_named(name: str) -> Corpus:
-    """Corpus of that name. Raises CorpusError, listing the valid ones, where there is none."""
+def get_corpus(name: str) -> Corpus:
+    """Look up a corpus by name. Raises CorpusError, listing the valid names, for an unknown one."""
     if name not in DATASETS:
         raise CorpusError(f"unknown corpus {name!r}; valid are {', '.join(DATASETS)}")
     return DATASETS[name]
 
 
 def scan_corpus(name: str, root: Path, options: Mapping[str, str] | None = None) -> Scan:
-    """Scan a corpus folder (or its parent) and refuse what cannot be built. Reads no media.
+    """Scan a corpus folder (or its parent) for clips. Reads no media.
 
-    Paths in the result lie below `root.absolute()`. Raises CorpusError for an unknown corpus, option or
-    value, a folder that is not the corpus, git-lfs pointers, and clips whose ids clash.
+    Paths in the result are below `root.absolute()`. Raises CorpusError for an unknown corpus, option or
+    value, a folder that is not the corpus, git-lfs pointers, and duplicate clip ids.
     """
-    corpus = corpus_named(name)
-    chosen = chosen_options(corpus, options or {})
+    corpus = get_corpus(name)
+    chosen = resolve_options(corpus, options or {})
     try:
         if not root.is_dir():
-            raise NotHereError("no such folder")
+            raise CorpusNotFoundError("no such folder")
         scan = corpus.scan(root.absolute(), chosen)
         if not scan.sources:
-            found = f"{pluralize(len(scan.ignored), 'file')} not used" if scan.ignored else "none of its files is here"
+            found = f"{pluralize(len(scan.ignored), 'file')} ignored" if scan.ignored else "no file of the corpus"
             if scan.missing:
-                found = f"{pluralize(len(scan.missing), 'file')} absent, the first is {min(scan.missing)}"
-            raise NotHereError(f"found no clip to build; {found}")
-    except NotHereError as error:
-        advice = "DATA= names the corpus's folder"
-        if corpus.homepage:  # not one's own recordings, nor made here
-            verb = "downloads" if corpus.remote else "says how to obtain"
-            advice = f"make corpus DATASET={corpus.name} {verb} the corpus, DATA= names its folder"
+                found = f"{pluralize(len(scan.missing), 'file')} missing, the first is {min(scan.missing)}"
+            raise CorpusNotFoundError(f"found no clip to build; {found}")
+    except CorpusNotFoundError as error:
+        advice = "set the corpus folder with DATA="
+        if corpus.homepage:  # neither the user's own recordings nor generated
+            verb = "downloads" if corpus.remote else "explains how to obtain"
+            advice = f"make corpus DATASET={corpus.name} {verb} the corpus, DATA= sets its folder"
         raise CorpusError(f"{root}: {error}; {advice}") from error
     refuse_pointers(scan.sources)
     check_unique_ids(scan.sources)

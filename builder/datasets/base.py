@@ -1,4 +1,4 @@
-"""What a corpus is to the builder: a folder that can be scanned for clips, and what is known about it."""
+"""The interface of a corpus: a folder that can be scanned for clips, and metadata."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ Region = Literal["full", "left", "right"]
 
 
 class CorpusError(UserError):
-    """The folder cannot be built as it is; one line that says what was found, expected and what to do."""
+    """A corpus cannot be used; one line with what was found, expected and what to do."""
 
 
-class NotHereError(CorpusError):
-    """Nothing of the corpus is in the folder; the message continues the folder's name."""
+class CorpusNotFoundError(CorpusError):
+    """A folder does not contain the corpus; the message follows the folder's name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipSource:
-    """Where one clip's picture and sound are, before any file is opened."""
+    """Location of one clip's picture and sound; no file has been opened yet."""
 
     clip: Clip
     video: Path
@@ -32,91 +32,91 @@ class ClipSource:
     sound: Path | None = None
     """Separate sound file, used when the recording has none; absolute."""
     segment_seconds: tuple[float, float] | None = None
-    """Start and end within the recording; None means all of it. Applies to `video` only."""
+    """Start and end within the recording; None for all of it. Applies to `video` only."""
     region: Region = "full"
-    """Part of the picture the talker is in."""
+    """Part of the picture that shows the speaker."""
     known_defect: str | None = None
-    """Why the clip is unusable according to the corpus's documentation: it is dropped."""
+    """Why the clip is unusable according to the corpus's documentation; such a clip is dropped."""
     known_flags: tuple[str, ...] = ()
-    """Flags of `manifests.schema.FLAGS` known before opening the clip."""
+    """Keys of `manifests.schema.FLAGS` known before the clip is opened."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scan:
-    """What was found in a corpus folder."""
+    """Result of scanning a corpus folder."""
 
     root: Path | None = None
-    """The corpus's own folder, to which file names are relative; None where that is the folder that was scanned."""
+    """Corpus folder, to which file names are relative; None if it is the scanned folder."""
     sources: tuple[ClipSource, ...]
     """Sorted by speaker, then clip id; ids are unique even without regard to case."""
     missing: tuple[str, ...] = ()
-    """Files of the corpus's known inventory that are absent (relative names, sorted)."""
+    """Files of the corpus's known inventory that are missing (relative names, sorted)."""
     ignored: tuple[tuple[str, str], ...] = ()
-    """(relative path, why) of files that look like media but are not used."""
+    """(relative path, reason) of files that look like media but are ignored."""
     expected_clips: int | None = None
-    """Clips in the complete corpus, where that is known."""
+    """Number of clips in the complete corpus, if known."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RemoteFile:
-    """One file of a corpus where it is published."""
+    """One published file of a corpus."""
 
     name: str
-    """Relative to the remote's folder, and to the corpus folder here."""
+    """Relative to the remote folder, and to the local corpus folder."""
     bytes: int
     sha256: str | None = None
     md5: str | None = None
-    """One of the two; neither where the remote's record has to be read for it."""
-    holds: tuple[str, ...] = ()
-    """For a zip, the files in it that belong into the corpus folder, by names relative to that."""
+    """One of `sha256` and `md5` is set; neither if the checksum is in the remote's record."""
+    members: tuple[str, ...] = ()
+    """For a zip archive, the files in it that belong to the corpus, relative to the corpus folder."""
     needed: bool = True
-    """Whether a build misses it where it is absent."""
+    """Whether a build needs it."""
 
     @property
     def files(self) -> tuple[str, ...]:
-        """The files of the corpus folder that it provides: those it holds, or itself."""
-        return self.holds or (self.name,)
+        """The files of the corpus folder that it provides: its members, or itself."""
+        return self.members or (self.name,)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Remote:
-    """Where everybody can download a corpus."""
+    """Public download location of a corpus."""
 
     address: str
-    """`https://host`; a mirror may stand in for it."""
+    """`https://host`; a mirror may replace it."""
     folder: str
-    """Where the files are, relative to the address."""
+    """Folder of the files, relative to the address."""
     files: Callable[[], tuple[RemoteFile, ...]]
-    """Every file that the builder can use."""
+    """Returns every file that the builder can use."""
     record: str | None = None
-    """Zenodo's record with each file's MD5, relative to the address; None where files are listed with their sums."""
+    """Zenodo record with each file's MD5, relative to the address; None if `files` includes checksums."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
-    """One corpus, wholly declared in its module: how to scan it, and what has to go with its shards."""
+    """One corpus, declared in its module: how to scan it, and the metadata of its shards."""
 
     name: str
     title: str
     homepage: str = ""
-    """Empty for recordings of one's own and for those that are made on the spot."""
+    """Empty for the user's own recordings and for a generated corpus."""
     citation: str
     facts: CorpusFacts = field(default_factory=CorpusFacts)
-    """Licence, label schemes, fold schemes: `manifests.corpora` has them, for those who read the shards."""
+    """Licence, label schemes, fold schemes; defined in `manifests.corpora`, where readers of shards find them."""
     scan: Callable[[Path, Mapping[str, str]], Scan]
     """(folder, options) -> Scan. Reads names and small text files only, never media. Raises CorpusError."""
     options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Option name -> allowed values, the default first, e.g. CREMA-D's `labels: (acted, voted)`; () allows any text."""
     remote: Remote | None = None
     how_to_get: str = ""
-    """How to obtain the recordings where they cannot be downloaded."""
+    """How to obtain recordings that cannot be downloaded."""
     make: Callable[[Path, Callable[[int, int], None]], object] | None = None
-    """(folder, progress(done, total)): makes the recordings unless they are there, for a corpus that is generated."""
+    """(folder, progress(done, total)): generates missing recordings; None for a corpus that is not generated."""
     shards_gb: float = 0.0
-    """Disk space that the shards of the complete corpus take; 0 where it is not known."""
+    """Disk space of the shards of the complete corpus; 0 if unknown."""
 
     def about(self) -> dict[str, Any]:
-        """What is stated wherever shards of the corpus go: title, homepage, licence, citation, sharing rule."""
+        """Metadata that is saved with the shards: title, homepage, licence, citation, whether redistributable."""
         licence = self.facts.licence
         return {
             "title": self.title,

@@ -1,4 +1,4 @@
-"""What the scan of every corpus needs: listing files, finding the folder, refusing what cannot be built."""
+"""Helpers for scanning a corpus: list files, find the corpus folder, validate sources."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from operator import attrgetter
 from pathlib import Path
 
-from builder.datasets.base import ClipSource, Corpus, CorpusError, NotHereError
+from builder.datasets.base import ClipSource, Corpus, CorpusError, CorpusNotFoundError
 from manifests.text import pluralize
 
 #: Suffixes of files that look like recordings.
@@ -20,9 +20,9 @@ _MAX_POINTER_BYTES = 1024
 
 
 def visible_files(folder: Path, depth: int) -> Iterator[Path]:
-    """Files at most `depth` levels below a folder, sorted, without hidden ones (`._*` among them).
+    """Files at most `depth` levels below a folder, sorted, without hidden ones (including `._*`).
 
-    A folder that does not exist holds none. Raises CorpusError for a folder that cannot be listed.
+    A folder that does not exist has none. Raises CorpusError for a folder that cannot be listed.
     """
     try:
         entries = sorted(os.scandir(folder), key=attrgetter("name"))
@@ -35,7 +35,7 @@ def visible_files(folder: Path, depth: int) -> Iterator[Path]:
             continue
         try:
             is_folder = entry.is_dir()
-        except OSError:  # a symbolic link that goes in circles
+        except OSError:  # a symbolic link to itself
             is_folder = False
         if not is_folder:
             yield folder / entry.name
@@ -44,30 +44,30 @@ def visible_files(folder: Path, depth: int) -> Iterator[Path]:
 
 
 def is_media(path: Path) -> bool:
-    """Whether the name looks like a recording's; the content is not looked at."""
+    """Whether the suffix is that of a recording; the content is not read."""
     return path.suffix.lower() in MEDIA_SUFFIXES
 
 
-def corpus_folder(root: Path, holds_corpus: Callable[[Path], bool], layout: str) -> Path:
-    """The corpus's own folder: `root`, or the only folder in it that holds the corpus.
+def corpus_folder(root: Path, is_corpus: Callable[[Path], bool], layout: str) -> Path:
+    """Corpus folder: `root`, or the only folder in it that contains the corpus.
 
-    Raises NotHereError, saying what `layout` was expected, where there is none, CorpusError where there are more.
+    Raises CorpusNotFoundError, naming the expected `layout`, if there is none, CorpusError if there are several.
     """
     try:
-        if holds_corpus(root):
+        if is_corpus(root):
             return root
-        inside = [path for path in sorted(root.iterdir()) if path.is_dir() and holds_corpus(path)]
+        inside = [path for path in sorted(root.iterdir()) if path.is_dir() and is_corpus(path)]
     except OSError as error:
         raise _cannot_list(error) from error
     if len(inside) > 1:
-        raise CorpusError(f"{root}: holds the corpus twice, in {inside[0].name} and {inside[1].name}; name one of them")
+        raise CorpusError(f"{root}: contains the corpus twice, in {inside[0].name} and {inside[1].name}; choose one")
     if not inside:
-        raise NotHereError(f"the corpus is not here; expected {layout}")
+        raise CorpusNotFoundError(f"found no corpus; expected {layout}")
     return inside[0]
 
 
-def chosen_options(corpus: Corpus, options: Mapping[str, str]) -> dict[str, str]:
-    """The corpus's default options, updated with those given. Raises CorpusError for an unknown option or value."""
+def resolve_options(corpus: Corpus, options: Mapping[str, str]) -> dict[str, str]:
+    """The corpus's default options, updated with `options`. Raises CorpusError for an unknown option or value."""
     for option, value in options.items():
         if option not in corpus.options:
             valid = ", ".join(corpus.options) or "none"
@@ -80,7 +80,7 @@ def chosen_options(corpus: Corpus, options: Mapping[str, str]) -> dict[str, str]
 
 
 def refuse_pointers(sources: Iterable[ClipSource]) -> None:
-    """Raise CorpusError if git-lfs left its small text pointers in place of recordings."""
+    """Raise CorpusError if a recording is a git-lfs pointer."""
     media = {path for source in sources for path in (source.video, source.sound) if path is not None}
     pointers = sorted(path for path in media if is_pointer(path))
     if pointers:
@@ -91,7 +91,7 @@ def refuse_pointers(sources: Iterable[ClipSource]) -> None:
 
 
 def check_unique_ids(sources: Iterable[ClipSource]) -> None:
-    """Raise CorpusError for two clips with one id, and for ids or speakers that differ only in case.
+    """Raise CorpusError for duplicate clip ids, and for ids or speakers that differ only in case.
 
     Ids and speakers become file names, and some file systems ignore case.
     """
@@ -113,14 +113,14 @@ def check_unique_ids(sources: Iterable[ClipSource]) -> None:
 
 
 def is_pointer(path: Path) -> bool:
-    """Whether git-lfs left its small text pointer in place of the file."""
+    """Whether a file is a git-lfs pointer, a small text file in place of the recording."""
     try:
         if path.stat().st_size > _MAX_POINTER_BYTES:
             return False
         with path.open("rb") as file:
             return file.read(len(_POINTER)) == _POINTER
     except OSError:
-        return False  # a file that cannot be opened is dropped, with its reason, when it is built
+        return False  # a clip that cannot be opened is dropped by the build, with its reason
 
 
 def _cannot_list(error: OSError) -> CorpusError:

@@ -1,6 +1,6 @@
-"""CREMA-D: 7,442 clips of 91 actors, each saying one of twelve sentences in one of six emotions.
+"""CREMA-D: 7,442 clips of 91 actors, each speaking one of twelve sentences in one of six emotions.
 
-`VideoFlash/*.flv` hold picture and sound; `AudioWAV/*.wav` (16 kHz mono) stand in where a recording has no
+`VideoFlash/*.flv` have picture and sound; `AudioWAV/*.wav` (16 kHz mono) are used where a recording has no
 sound. File names::
 
     ACTOR_SENTENCE_EMOTION_LEVEL
@@ -9,11 +9,11 @@ sound. File names::
     EMOTION   ANG DIS FEA HAP NEU SAD, as acted
     LEVEL     XX unspecified, LO, MD, HI
 
-The clip id is the name without its suffix. `inventory/crema-d.csv` lists every clip, the hashes of its files
-and the crowd's vote; `inventory/crema-d-defects.json` lists known faults and where they are documented.
+The clip id is the name without suffix. `inventory/crema-d.csv` lists every clip, the hashes of its files
+and the crowd's vote; `inventory/crema-d-defects.json` lists known defects and where they are documented.
 
-Option `labels`: `acted`, the emotion of the name (the published counts are these), or `voted`, the crowd's vote
-on picture and sound together; a clip whose vote is tied is then left out.
+Option `labels`: `acted`, the emotion in the name (as in the published counts), or `voted`, the crowd's vote
+on picture and sound together; clips with a tied vote are then left out.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ LABELS = ("acted", "voted")
 #: Lists of the published files and of their defects.
 INVENTORY = Path(__file__).parent / "inventory"
 
-#: The repository's state that the inventory lists. Its recordings are in Git LFS, which this address resolves.
+#: The commit that the inventory lists. Its recordings are in Git LFS, which this address resolves.
 _REPOSITORY = "media/CheyneyComputerScience/CREMA-D/1658cd342dff90010aa843eaeebd53610a08b1dc"
 _VOTES = {"A": "ANG", "D": "DIS", "F": "FEA", "H": "HAP", "N": "NEU", "S": "SAD"}
 _LAYOUT = "VideoFlash/*.flv and, as a fallback for the sound, AudioWAV/*.wav"
@@ -50,31 +50,31 @@ class InventoryRow:
     wav_sha256: str
     wav_bytes: int
     vote: str
-    """Letters of the emotions with most votes on picture and sound together, joined by `:` where they tie."""
+    """Letters of the emotions with the most votes on picture and sound together, joined by `:` if tied."""
 
     @property
     def acted(self) -> str:
-        """Raw emotion the actor was to show."""
+        """Raw emotion that the actor was asked to show."""
         return self.clip.split("_")[2]
 
     @property
     def voted(self) -> str | None:
-        """Raw emotion the crowd recognised, None where its vote is tied."""
+        """Raw emotion that the crowd recognized; None if the vote is tied."""
         return _VOTES.get(self.vote)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Defects:
-    """What is known to be wrong with published files."""
+    """Known defects of the published files."""
 
     source: str
     note: str
     unusable: Mapping[str, str]
-    """Clip id -> why."""
+    """Clip id -> reason."""
     flags: Mapping[str, tuple[str, ...]]
-    """Clip id -> flags of `manifests.schema.FLAGS`."""
+    """Clip id -> keys of `manifests.schema.FLAGS`."""
     older_wav_names: Mapping[str, str]
-    """Name that a WAV has in older copies of the corpus, without suffix -> clip id."""
+    """Name of a WAV in older copies of the corpus, without suffix -> clip id."""
 
 
 def inventory() -> dict[str, InventoryRow]:
@@ -102,7 +102,7 @@ def defects() -> Defects:
 
 
 def remote_files() -> tuple[RemoteFile, ...]:
-    """Every recording; the separate WAVs are for the few that have no sound of their own."""
+    """Every recording, and the separate WAVs, which only the few recordings without sound need."""
     rows = inventory().values()
     videos = [RemoteFile(name=f"VideoFlash/{row.clip}.flv", bytes=row.flv_bytes, sha256=row.flv_sha256) for row in rows]
     sounds = [
@@ -113,7 +113,7 @@ def remote_files() -> tuple[RemoteFile, ...]:
 
 
 def scan(root: Path, options: Mapping[str, str]) -> Scan:
-    """Clips of the inventory in `root/VideoFlash`, or in that of the one corpus folder inside `root`."""
+    """Clips of the inventory in the corpus folder, `root` or the only one in it."""
     folder = corpus_folder(root, lambda path: (path / "VideoFlash").is_dir(), _LAYOUT)
     known = inventory()
     voted = options.get("labels", LABELS[0]) == "voted"
@@ -152,7 +152,7 @@ def _source(video: Path, emotion: str, sound: Path | None, flaws: Defects) -> Cl
 def _missing(
     folder: Path, known: Mapping[str, InventoryRow], videos: list[Path], sounds: Mapping[str, Path]
 ) -> tuple[str, ...]:
-    """Files of the inventory that are absent; WAVs count only where they were fetched at all."""
+    """Files of the inventory that are missing; WAVs count only if their folder exists."""
     flvs = known.keys() - {path.stem for path in videos if _is_flv(path)}
     wavs = known.keys() - sounds.keys() if (folder / "AudioWAV").is_dir() else set()
     return tuple(sorted([f"VideoFlash/{clip}.flv" for clip in flvs] + [f"AudioWAV/{clip}.wav" for clip in wavs]))

@@ -1,4 +1,4 @@
-"""The demo corpus: eight made-up speakers, 134 clips, rendered on the spot from one photograph and a voice model.
+"""The demo corpus: eight synthetic speakers, 134 clips, rendered from one photograph and a voice model.
 
 A folder for each speaker; file names::
 
@@ -10,10 +10,10 @@ A folder for each speaker; file names::
              angry = frown, lively voice    sad  = frown, dull voice
     take     01..04: the same timing for all four emotions
     defect   crowd   a second, smaller face       silent  digital silence      (kept and flagged by a builder)
-             noface  an empty room                cut     the second half of the file is gone   (dropped)
+             noface  an empty room                cut     the second half of the file is missing (dropped)
 
 Neither picture nor sound alone distinguishes more than half of the emotions, whatever the speaker; together they do.
-The clip id is the name without its suffix.
+The clip id is the name without suffix.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from builder.datasets.base import ClipSource, Corpus, NotHereError, Scan
+from builder.datasets.base import ClipSource, Corpus, CorpusNotFoundError, Scan
 from builder.datasets.checks import is_media, visible_files
 from builder.demo.utterances import list_utterances
 from manifests.corpora import CORPORA
@@ -31,20 +31,22 @@ _DEPTH = 3  # <parent>/<corpus>/S01/<file>, one more than needed from the corpus
 
 
 def make_demo(root: Path, *, workers: int | None = None, progress: Callable[[int, int], None] | None = None) -> Path:
-    """Make the demo corpus in `root` unless it is there and complete; see `builder.demo.writer.make_demo`."""
+    """Generate the demo corpus in `root` unless it is complete; see `builder.demo.writer.make_demo`."""
     from builder.demo import writer  # rendering needs libraries that scanning does not
 
     return writer.make_demo(root, workers=workers, progress=progress)
 
 
 def scan(root: Path, options: Mapping[str, str]) -> Scan:
-    """Every clip of the demo below `root`; it may hold the speakers' folders or be their parent."""
-    del options  # there are none
+    """Every clip of the demo below `root`, which is the corpus folder or its parent."""
+    del options  # the corpus has none
     known = {utterance.clip_id: utterance for utterance in list_utterances()}
     media = [path for path in visible_files(root, _DEPTH) if is_media(path)]
     used = {path for path in media if path.stem in known and path.suffix == ".mp4"}
     if not used:
-        raise NotHereError("found no clip of the demo corpus; expected S01/S01_happy_01.mp4 ...; make shards makes it")
+        raise CorpusNotFoundError(
+            "found no clip of the demo corpus; expected S01/S01_happy_01.mp4 ...; make shards generates it"
+        )
     sources = []
     for path in sorted(used):
         utterance = known[path.stem]
@@ -71,7 +73,7 @@ CORPUS = Corpus(
     citation="Portrait of Eileen Collins, NASA; distributed with scikit-image (van der Walt et al. 2014, PeerJ 2:e453)",
     facts=CORPORA["demo"],
     scan=scan,
-    how_to_get="nothing to download: make shards makes it in data/demo",
+    how_to_get="no download needed: make shards generates it in data/demo",
     make=lambda root, progress: make_demo(root, progress=progress),
     shards_gb=0.1,
 )

@@ -1,18 +1,18 @@
-"""Any folder of recordings with a table that says who speaks in which, and how.
+"""Any folder of recordings with a table of clips, speakers and emotions.
 
-The table is `clips.csv` in the folder, or the file that the option `csv` names; UTF-8, a header line, then a
-line for each clip::
+The table is `clips.csv` in the folder, or the file in the option `csv`; UTF-8, a header line, then one
+line per clip::
 
     clip       recording, path relative to the folder
-    speaker    letters, digits, '_' and '-'; subjects of the folds
-    emotion    any text; every distinct one is a class
+    speaker    letters, digits, '_' and '-'; the subjects of the folds
+    emotion    any text; every distinct value is a class
     intensity  optional, as are the columns below and their cells
     sentence
-    sound      separate sound file, relative path, used where the recording has no sound
+    sound      separate sound file, relative path, used if the recording has no sound
     start,end  the clip within the recording, seconds; both or neither
 
-The clip id is the path without its suffix, every character but letters, digits, '_' and '-' made '_'; a clip that
-is part of a recording adds its start in milliseconds, so that one recording can hold many clips.
+The clip id is the path without suffix, with '_' for all characters except letters, digits, '_' and '-'; a clip that
+is part of a recording also has its start in milliseconds, so that one recording can contain many clips.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from builder.datasets.base import ClipSource, Corpus, CorpusError, NotHereError, Scan
+from builder.datasets.base import ClipSource, Corpus, CorpusError, CorpusNotFoundError, Scan
 from builder.datasets.checks import is_media, visible_files
 from manifests.corpora import CORPORA
 from manifests.schema import Clip, SchemaError
@@ -35,7 +35,7 @@ OPTIONAL = ("intensity", "sentence", "sound", "start", "end")
 
 _DEFAULT_TABLE = "clips.csv"
 _DEPTH = 8  # how deep to look for recordings that the table does not name
-_MAX_SPEAKER = 64  # what fold files allow
+_MAX_SPEAKER = 64  # limit of fold files
 _MAX_CLIP_ID = 80  # clip ids become names in a tar
 
 Row = Mapping[str, str]
@@ -57,7 +57,7 @@ def scan(root: Path, options: Mapping[str, str]) -> Scan:
     named = {path for source in sources.values() for path in (source.video, source.sound) if path is not None}
     any_there = any(_exists(source.video) for source in sources.values())
     return Scan(
-        # Clips of the table that are absent stay: the build drops them, with the reason, instead of forgetting them.
+        # Clips without a file stay in the list: the build drops them and records the reason.
         sources=tuple(
             replace(source, sound=source.sound if source.sound and _exists(source.sound) else None)
             for source in sources.values()
@@ -73,11 +73,13 @@ def scan(root: Path, options: Mapping[str, str]) -> Scan:
 
 
 def _read(table: Path) -> Iterator[tuple[int, Row]]:
-    """(line number, column -> cell) of every row, cells stripped; one at a time, since there may be millions."""
+    """(line number, column -> cell) of every row, cells stripped; a generator because there may be millions."""
     try:
         text = table.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
-        raise NotHereError(f"found no {table.name}; expected a table with columns {', '.join(REQUIRED)}") from error
+        raise CorpusNotFoundError(
+            f"found no {table.name}; expected a table with columns {', '.join(REQUIRED)}"
+        ) from error
     except UnicodeDecodeError as error:
         raise CorpusError(f"{table}: not UTF-8 (byte {error.start}); save it as UTF-8") from error
     except OSError as error:
@@ -88,7 +90,7 @@ def _read(table: Path) -> Iterator[tuple[int, Row]]:
         header = _check_header(next(lines, []), table)
         cells = next(lines, None)
         if cells is None:
-            raise CorpusError(f"{table}: found no rows, expected one for each clip")
+            raise CorpusError(f"{table}: found no rows, expected one per clip")
         while cells is not None:
             yield reader.line_num, _row(header, cells, f"{table}:{reader.line_num}")
             cells = next(lines, None)
@@ -117,10 +119,10 @@ def _row(header: list[str], cells: list[str], where: str) -> Row:
 
 
 def _source(root: Path, row: Row, where: str) -> ClipSource:
-    """Source of one row; whether its files exist is looked at later."""
+    """Source of one row; the existence of its files is checked later."""
     recording, segment = _inside(row["clip"], where), _segment(row, where)
     if segment is not None and row["sound"]:
-        raise CorpusError(f"{where}: found sound beside start and end; expected one or the other: cut the sound first")
+        raise CorpusError(f"{where}: found both sound and start, end; expected one or the other: cut the sound first")
     return ClipSource(
         clip=_clip(recording, row, segment, where),
         video=root / recording,
@@ -163,7 +165,7 @@ def _segment(row: Row, where: str) -> tuple[float, float] | None:
 
 
 def _inside(name: str, where: str) -> PurePosixPath:
-    """A path relative to the folder that stays in it."""
+    """Validate a path relative to the folder. Raises CorpusError for a path outside of it."""
     path = PurePosixPath(name)
     if path.is_absolute() or not path.name or ".." in path.parts or "\0" in name:
         raise CorpusError(f"{where}: found path {name!r}; expected a file below the folder, without '..'")
@@ -183,6 +185,6 @@ CORPUS = Corpus(
     citation="none",
     facts=CORPORA["folder"],
     scan=scan,
-    how_to_get="nothing to download: these are recordings of your own, listed in clips.csv",
+    how_to_get="no download needed: these are your own recordings, listed in clips.csv",
     options={"csv": ()},
 )

@@ -1,23 +1,23 @@
-"""IEMOCAP: dialogues of two actors a session, five sessions, labelled turn by turn.
+"""IEMOCAP: dialogues of two actors per session, five sessions, labelled by turn.
 
-Files, N = 1..5, by signed licence; none of it may be redistributed::
+Files, N = 1..5, under a signed licence that forbids redistribution::
 
     SessionN/dialog/avi/DivX/DIALOG.avi            both actors side by side
-    SessionN/dialog/EmoEvaluation/DIALOG.txt       labels; the folders beside these files hold single raters' answers
+    SessionN/dialog/EmoEvaluation/DIALOG.txt       labels; folders next to these files have ratings of single raters
     SessionN/sentences/wav/DIALOG/TURN.wav         the sound of one turn, 16 kHz mono
 
     DIALOG  Ses0NX_<scene>    scene impro.. or script..; X the actor, F or M, who wears the markers
-    TURN    DIALOG_Yiii       Y the actor, F or M, who talks; the speaker is Ses0NY, not Ses0NX
+    TURN    DIALOG_Yiii       Y the actor, F or M, who speaks; the speaker is Ses0NY, not Ses0NX
 
-Label files, after a header line that begins with `%`, hold for each turn a line, then its raters' answers::
+Label files have a header line that begins with `%`, then for each turn one line, followed by its raters' answers::
 
     [start - end]<TAB>TURN<TAB>emotion<TAB>[valence, activation, dominance]
     C-E2:<TAB>Neutral;<TAB>()
 
 with times in seconds of the AVI. The clip id is TURN, the sentence is DIALOG.
 
-Option `emotions`: `four` takes the turns labelled ang, hap, exc, sad or neu (5,531 clips), `all` those with
-any label but oth (other) and xxx (no agreement).
+Option `emotions`: `four` selects the turns labelled ang, hap, exc, sad or neu (5,531 clips), `all` those with
+any label except oth (other) and xxx (no agreement).
 """
 
 from __future__ import annotations
@@ -61,20 +61,20 @@ class Turn:
 
     @property
     def speaker(self) -> str:
-        """Session and the talker's letter: `Ses01F` of `Ses01M_impro01_F000`."""
-        return self.name[:5] + _talker(self.name)
+        """Session and letter of the speaking actor: `Ses01F` of `Ses01M_impro01_F000`."""
+        return self.name[:5] + _speaking_actor(self.name)
 
 
 def region(turn: str) -> Region:
-    """Half of the picture the talker of a turn is in: whoever wears the markers sits on the left."""
-    return "left" if _talker(turn) == turn[5] else "right"
+    """Half of the picture that shows the speaker of a turn: the actor who wears the markers sits on the left."""
+    return "left" if _speaking_actor(turn) == turn[5] else "right"
 
 
 def parse_labels(text: str, where: str) -> Iterator[Turn]:
     """Turns of one label file. Raises CorpusError, naming the line of `where`, for a label that cannot be read."""
     for number, line in enumerate(text.split("\n"), 1):
         if not line.lstrip().startswith("["):
-            continue  # header, a rater's answer or nothing
+            continue  # header, a rater's answer or an empty line
         match = _LABEL.fullmatch(line.strip())
         if match is None:
             raise CorpusError(
@@ -85,7 +85,7 @@ def parse_labels(text: str, where: str) -> Iterator[Turn]:
 
 
 def scan(root: Path, options: Mapping[str, str]) -> Scan:
-    """Labelled turns of the sessions in `root`, or in the one folder inside it that holds sessions."""
+    """Labelled turns in the corpus folder, `root` or the only one in it."""
     folder = corpus_folder(root, lambda path: any((path / session).is_dir() for session in _SESSIONS), _LAYOUT)
     wanted = FOUR if options.get("emotions", "four") == "four" else RAW_EMOTIONS - NO_EMOTION
     sources: list[ClipSource] = []
@@ -141,7 +141,7 @@ def _scan_session(session: Path, wanted: frozenset[str]) -> Scan:
     )
 
 
-def _talker(turn: str) -> str:
+def _speaking_actor(turn: str) -> str:
     return turn.rpartition("_")[2][0]
 
 
@@ -174,8 +174,8 @@ CORPUS = Corpus(
     facts=CORPORA["iemocap"],
     scan=scan,
     how_to_get=(
-        "ask for it with the release form at https://sail.usc.edu/iemocap/iemocap_release.htm; once the university has "
-        "sent a link, unpack the release and name its folder, which holds Session1 ... Session5"
+        "request access with the release form at https://sail.usc.edu/iemocap/iemocap_release.htm; after the "
+        "university has sent a link, unpack the release and set DATA= to the folder with Session1 ... Session5"
     ),
     options={"emotions": ("four", "all")},
     shards_gb=8.0,

@@ -1,6 +1,6 @@
 """RAVDESS, the speech videos with sound: 1,440 clips, 24 actors.
 
-A folder `Actor_NN` for each actor, as the archives `Video_Speech_Actor_NN.zip` unpack. File names::
+One folder `Actor_NN` per actor, as the archives `Video_Speech_Actor_NN.zip` unpack. File names::
 
     MM-CC-EE-II-SS-RR-AA.mp4
     MM  modality    01 picture and sound, 02 picture only, 03 sound only; only 01 is used
@@ -11,8 +11,8 @@ A folder `Actor_NN` for each actor, as the archives `Video_Speech_Actor_NN.zip` 
     RR  repetition  01, 02
     AA  actor       01..24; odd ones are male
 
-So 60 clips an actor: 4 neutral and 8 of each other emotion. The clip id is the name without its suffix.
-`inventory/ravdess.csv` lists the archives; their checksums are in Zenodo's record.
+This makes 60 clips per actor: 4 neutral and 8 of each other emotion. The clip id is the name without suffix.
+`inventory/ravdess.csv` lists the archives; their checksums are in the Zenodo record.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
 
-from builder.datasets.base import ClipSource, Corpus, NotHereError, Remote, RemoteFile, Scan
+from builder.datasets.base import ClipSource, Corpus, CorpusNotFoundError, Remote, RemoteFile, Scan
 from builder.datasets.checks import is_media, visible_files
 from manifests.corpora import CORPORA
 from manifests.schema import Clip
@@ -68,27 +68,27 @@ def inventory() -> dict[str, Clip]:
 
 
 def remote_files() -> tuple[RemoteFile, ...]:
-    """The archives of the speech videos, an actor each. Half of their files have no sound and are not used."""
+    """The archives of the speech videos, one per actor. Half of their files have no sound and are ignored."""
     with (INVENTORY / "ravdess.csv").open(encoding="utf-8", newline="") as file:
         sizes = {row["archive"]: int(row["size"]) for row in csv.DictReader(file)}
     return tuple(
         RemoteFile(
             name=f"Video_Speech_Actor_{actor}.zip",
             bytes=sizes[f"Video_Speech_Actor_{actor}.zip"],
-            holds=tuple(_path(clip_id) for clip_id in inventory() if clip_id.endswith(f"-{actor}")),
+            members=tuple(_path(clip_id) for clip_id in inventory() if clip_id.endswith(f"-{actor}")),
         )
         for actor in ACTORS
     )
 
 
 def scan(root: Path, options: Mapping[str, str]) -> Scan:
-    """Every speech video with sound below `root`; it may hold the actors' folders or be their parent."""
-    del options  # there are none
+    """Every speech video with sound below `root`, which is the corpus folder or its parent."""
+    del options  # the corpus has none
     known = inventory()
     media = [path for path in visible_files(root, _DEPTH) if is_media(path)]
     used = {path for path in media if path.stem in known and path.suffix.lower() == ".mp4"}
     if not used:
-        raise NotHereError(f"found no speech video of RAVDESS; expected {_LAYOUT}")
+        raise CorpusNotFoundError(f"found no speech video of RAVDESS; expected {_LAYOUT}")
     absent = known.keys() - {path.stem for path in used}
     return Scan(
         sources=tuple(ClipSource(clip=known[path.stem], video=path) for path in sorted(used)),

@@ -1,1 +1,1 @@
-"""Two ways to read a recording, with the same result: PyAV in this process, or an ffmpeg process."""
+"""Two interchangeable decoders of recordings: PyAV in this process, or an ffmpeg process."""

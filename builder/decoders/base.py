@@ -1,4 +1,4 @@
-"""What a decoder returns, and what both decoders share."""
+"""Results of a decoder, and code that both decoders share."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ import soxr
 from builder.timeline import Seconds, Timeline, TooShort
 from manifests.schema import DROP_REASONS, SAMPLE_RATE_HZ
 
-#: (frame times [n], end of the last frame) in seconds -> when to sample. Raises TooShort.
+#: (frame times [n], end of the last frame) in seconds -> Timeline. Raises TooShort.
 MakeTimeline = Callable[[Seconds, float], Timeline]
 #: Start and end in presentation seconds.
 Segment = tuple[float, float]
 
-#: Containers of recordings; lists of other files (concat, HLS, DASH) are not among them.
+#: Allowed containers; without playlists of other files (concat, HLS, DASH).
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,flv,avi,mpeg,mpegts,matroska,webm,asf,ogg,wav,mp3,flac,aac"
-#: Video this much shorter than its header states means the recording was cut.
+#: A recording is truncated if it is shorter than its header declares by more than this.
 TRUNCATION_SECONDS = 0.25
-#: Longest duration of a last frame that is trusted.
+#: Longest duration of the last frame that is plausible.
 LONGEST_FRAME_SECONDS = 1.0
-#: Share of the sound that may be missing before the recording counts as damaged.
+#: Fraction of the sound that may be missing before the recording counts as damaged.
 SOUND_DAMAGE = 0.1
-#: Sound that is this far from where it should follow leaves a gap or overlap; closer is rounded times.
+#: Offset of a chunk from the end of the previous one above which it is a gap or overlap, not a rounding error.
 JITTER_SECONDS = 0.015
 
 
@@ -61,7 +61,7 @@ class Sound:
     start_seconds: float
     """Presentation time of sample 0."""
     damaged: bool = False
-    """Some of it is missing, and silence instead."""
+    """Some of it is missing and replaced by silence."""
 
     @property
     def end_seconds(self) -> float:
@@ -86,13 +86,13 @@ class FrameTimes:
     seconds: Seconds
     """[n] ascending presentation times; n may be 0."""
     end_seconds: float
-    """When the last one ends; meaningless without frames."""
+    """End of the last frame; meaningless without frames."""
 
     @classmethod
     def of(cls, seconds: Seconds, last_seconds: float) -> FrameTimes:
-        """From the frames' times and the stated duration of the last one.
+        """Create from the frames' times and the last frame's duration in the container.
 
-        That is often 0 or absent; then the last frame lasts as long as frames usually do in this recording.
+        That is often 0 or missing; then the median duration of the recording's frames is used.
         """
         if not len(seconds):
             return cls(seconds=seconds, end_seconds=0.0)
@@ -101,17 +101,17 @@ class FrameTimes:
         return cls(seconds=seconds, end_seconds=float(seconds[-1]) + lasts)
 
     def timeline(self, make_timeline: MakeTimeline) -> Timeline:
-        """Choose when to sample. A clip that is too short for it is a MediaError like any other."""
+        """Apply `make_timeline`. Raises MediaError for a clip that is too short."""
         try:
             return make_timeline(self.seconds, self.end_seconds)
         except TooShort as error:
             raise MediaError("too_short", str(error)) from error
 
 
-def check_complete(found_end_seconds: float, stated_end_seconds: float | None) -> None:
-    """Raise MediaError for a cut file, which decoders report as a success."""
-    if stated_end_seconds is not None and found_end_seconds < stated_end_seconds - TRUNCATION_SECONDS:
-        raise MediaError("truncated", f"found {found_end_seconds:.2f} s, expected {stated_end_seconds:.2f} s")
+def check_complete(found_end_seconds: float, header_end_seconds: float | None) -> None:
+    """Raise MediaError for a truncated file, which decoders read without an error."""
+    if header_end_seconds is not None and found_end_seconds < header_end_seconds - TRUNCATION_SECONDS:
+        raise MediaError("truncated", f"found {found_end_seconds:.2f} s, expected {header_end_seconds:.2f} s")
 
 
 def check_segment(times: FrameTimes, segment: Segment) -> None:
@@ -124,17 +124,17 @@ def check_segment(times: FrameTimes, segment: Segment) -> None:
 def assemble_sound(
     chunks: Sequence[SoundChunk], rate_hz: int, segment: Segment | None, lost_samples: int = 0
 ) -> Sound | None:
-    """Chunks -> one line of 16 kHz sound, each at its time; None where there is not one sample.
+    """Chunks -> continuous 16 kHz sound, each chunk at its time; None without any sample.
 
-    `lost_samples` are those of packets that failed; some decoders skip damage without failing, which leaves gaps.
-    Raises MediaError where much of the sound is missing.
+    `lost_samples` counts samples of failed packets; some decoders skip damage without an error, which leaves gaps.
+    Raises MediaError if more than SOUND_DAMAGE of the sound is missing.
     """
     if segment is not None:
-        # What lies outside a segment may be damaged by seeking into it.
+        # Sound outside of the segment may be damaged by seeking.
         chunks = [c for c in chunks if c.seconds < segment[1] and c.seconds + len(c.samples) / rate_hz > segment[0]]
     if not sum(len(chunk.samples) for chunk in chunks):
         return None
-    line, start, gaps = _lay_out(chunks, rate_hz)
+    line, start, gaps = _place_chunks(chunks, rate_hz)
     missing = max(gaps, lost_samples)
     if missing > SOUND_DAMAGE * len(line):
         seconds = (missing / rate_hz, len(line) / rate_hz)
@@ -152,10 +152,10 @@ def assemble_sound(
     return Sound(samples=samples, start_seconds=start, damaged=missing > 0)
 
 
-def _lay_out(chunks: Sequence[SoundChunk], rate_hz: int) -> tuple[npt.NDArray[np.float32], float, int]:
-    """Chunks on one line of samples, its start, and how many samples the gaps between them have.
+def _place_chunks(chunks: Sequence[SoundChunk], rate_hz: int) -> tuple[npt.NDArray[np.float32], float, int]:
+    """Place chunks in one array. Returns it, its start time, and the number of samples in the gaps.
 
-    Small errors of rounded times are ignored, real gaps become silence.
+    Rounding errors of times are ignored, real gaps become silence.
     """
     start = chunks[0].seconds
     places: list[int] = []

@@ -1,6 +1,6 @@
-"""Reads recordings with an ffmpeg process: the second decoder, for files that PyAV cannot read.
+"""Reads recordings with an ffmpeg process: the alternative decoder, for files that PyAV cannot read.
 
-Two runs for the picture, since the frames to keep depend on the times of all: one lists them, one takes them out.
+The video is read twice, because the frames to keep depend on all frame times: first to list them, then to extract.
 The program is the system's `ffmpeg`, or the one that comes with imageio-ffmpeg.
 """
 
@@ -24,12 +24,12 @@ from builder.decoders import base
 from builder.decoders.base import DecodedVideo, MakeTimeline, MediaError, Segment, Sound
 from builder.timeline import nearest_frames
 
-#: Read this much around a segment; what lies outside is left out by its time.
+#: Margin that is read around a segment and then discarded by its times.
 MARGIN_SECONDS = 1.0
-#: Seconds of processor time after which ffmpeg gives up by itself.
+#: CPU time after which ffmpeg aborts.
 TIME_LIMIT_SECONDS = 600
 
-#: Neither drop nor repeat a frame, and keep its own time however near the next one is.
+#: Do not drop or duplicate frames, and preserve their times.
 _EVERY_FRAME = {"fps_mode": "passthrough", "enc_time_base": "demux"}
 
 _TIME_BASE = re.compile(r"showinfo.*config in time_base: (\d+)/(\d+)")
@@ -43,17 +43,17 @@ _DURATION = re.compile(r"Duration: (\d+):(\d+):([\d.]+), start: (-?[\d.]+)")
 
 @dataclass(frozen=True, kw_only=True)
 class _Frames:
-    """What the first run lists of the video."""
+    """Frames that the first run lists."""
 
     numbers: tuple[int, ...]
-    """Place of each frame of the clip in ffmpeg's output."""
+    """Index of each frame of the clip in ffmpeg's output."""
     times: base.FrameTimes
     size: tuple[int, int]
     """Width and height, upright."""
 
 
 def read(source: ClipSource, make_timeline: MakeTimeline) -> tuple[DecodedVideo, Sound | None]:
-    """Decode a clip's video at the timeline's instants, and its sound (None where it has none).
+    """Decode a clip's video at the timeline's instants, and its sound (None if it has none).
 
     Raises MediaError.
     """
@@ -64,9 +64,9 @@ def read(source: ClipSource, make_timeline: MakeTimeline) -> tuple[DecodedVideo,
     frames = _list_frames(source, sound.end_seconds if sound else 0.0, described)
     timeline = frames.times.timeline(make_timeline)
     chosen = nearest_frames(frames.times.seconds, timeline.instants_seconds).tolist()
-    frames_by_place = _extract_frames(source, frames, sorted(set(chosen)))
+    frames_by_index = _extract_frames(source, frames, sorted(set(chosen)))
     picture = DecodedVideo(
-        frames=tuple(frames_by_place[i] for i in chosen),
+        frames=tuple(frames_by_index[i] for i in chosen),
         frame_seconds=tuple(frames.times.seconds[chosen].tolist()),
         timeline=timeline,
         frame_count=len(frames.numbers),
@@ -75,7 +75,7 @@ def read(source: ClipSource, make_timeline: MakeTimeline) -> tuple[DecodedVideo,
 
 
 def read_sound(path: Path) -> Sound | None:
-    """Decode a separate sound file; None where there is not one sample. Raises MediaError."""
+    """Decode a separate sound file; None if it has no sample. Raises MediaError."""
     return _sound(path, None) if "Audio:" in _describe(path) else None
 
 
@@ -86,7 +86,7 @@ def program() -> str:
 
 
 def _input(path: Path, segment: Segment | None) -> Any:
-    """The file as ffmpeg's input. `file:` and the whitelists keep names and contents from reaching anything else."""
+    """The file as ffmpeg's input. `file:` and the whitelists prevent access to other files and protocols."""
     options: dict[str, Any] = {"threads": 1, "protocol_whitelist": "file", "format_whitelist": base.CONTAINERS}
     if segment is not None:
         options["ss"] = max(0.0, segment[0] - MARGIN_SECONDS)
@@ -95,7 +95,7 @@ def _input(path: Path, segment: Segment | None) -> Any:
 
 
 def _run(output: Any) -> tuple[bytes, str]:
-    """Run ffmpeg. Returns what it wrote, and its log."""
+    """Run ffmpeg. Returns its stdout and its log."""
     flags = ("-nostdin", "-hide_banner", "-copyts", "-loglevel", "level+info", "-timelimit", str(TIME_LIMIT_SECONDS))
     command = output.global_args(*flags).compile(cmd=program())
     done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, check=False)
@@ -103,7 +103,7 @@ def _run(output: Any) -> tuple[bytes, str]:
 
 
 def _describe(path: Path) -> str:
-    """ffmpeg's log about a file's streams. Raises MediaError where it cannot open it."""
+    """ffmpeg's log about a file's streams. Raises MediaError if ffmpeg cannot open the file."""
     _, log = _run(ffmpeg.output(_input(path, None), "pipe:", format="null", t=0, c="copy", map="0"))
     if "Input #0" not in log:
         words = (_ERROR.findall(log) or ["no reason given"])[-1].replace(f"file:{path}", path.name)
@@ -112,7 +112,7 @@ def _describe(path: Path) -> str:
 
 
 def _list_frames(source: ClipSource, sound_end_seconds: float, described: str) -> _Frames:
-    """Decode the whole video for its times. A missing end is reported before damage."""
+    """Decode the complete video for its frame times. Truncation is reported before damage."""
     segment = source.segment_seconds
     shown = _square(_input(source.video, segment).video).filter("showinfo")
     _, log = _run(shown.output("pipe:", format="null", **_EVERY_FRAME))
@@ -120,7 +120,7 @@ def _list_frames(source: ClipSource, sound_end_seconds: float, described: str) -
     if segment is not None:
         base.check_segment(frames.times, segment)
     elif len(frames.times.seconds):
-        base.check_complete(max(frames.times.end_seconds, sound_end_seconds), _stated_end_seconds(described))
+        base.check_complete(max(frames.times.end_seconds, sound_end_seconds), _header_end_seconds(described))
     errors = _ERROR.findall(log)
     if errors or not len(frames.times.seconds):
         raise MediaError("decode_error", (errors or ["found no frame that can be decoded"])[0])
@@ -143,12 +143,12 @@ def _parse_frames(log: str, segment: Segment | None) -> _Frames:
 
 
 def _square(video: Any) -> Any:
-    """Square pixels, by the same interpolation as the first decoder."""
+    """Scale to square pixels, with the same interpolation as in the PyAV decoder."""
     return video.filter("scale", w="iw*sar", h="ih", flags="bilinear")
 
 
 def _extract_frames(source: ClipSource, frames: _Frames, wanted: Sequence[int]) -> dict[int, npt.NDArray[np.uint8]]:
-    """Frames by their place in the clip."""
+    """Index in the clip -> [H, W, 3] frame."""
     choice = "+".join(f"eq(n,{frames.numbers[i]})" for i in wanted)
     video = _square(_input(source.video, source.segment_seconds).video).filter("select", choice)
     output = video.output("pipe:", format="rawvideo", pix_fmt="rgb24", sws_flags="bilinear", **_EVERY_FRAME)
@@ -159,7 +159,7 @@ def _extract_frames(source: ClipSource, frames: _Frames, wanted: Sequence[int]) 
 
 
 def _sound(path: Path, segment: Segment | None) -> Sound | None:
-    """Packets that fail leave gaps; `assemble_sound` judges how much may be missing."""
+    """Decode the sound. Failed packets leave gaps; `assemble_sound` checks how much is missing."""
     shown = _input(path, segment).audio.filter("ashowinfo")
     raw, log = _run(shown.output("pipe:", format="f32le", acodec="pcm_f32le"))
     found = [tuple(map(int, match.groups())) for match in _SOUND.finditer(log)]
@@ -175,7 +175,7 @@ def _sound(path: Path, segment: Segment | None) -> Sound | None:
     return base.assemble_sound(chunks, rate_hz, segment, len(_LOST.findall(log)) * len(chunks[0].samples))
 
 
-def _stated_end_seconds(log: str) -> float | None:
+def _header_end_seconds(log: str) -> float | None:
     match = _DURATION.search(log)
     if match is None:
         return None

@@ -1,6 +1,6 @@
-"""Reads recordings with PyAV, in this process and on one thread.
+"""Reads recordings with PyAV, in this process and with one thread.
 
-Packets are read first, for their times; so the frames to keep are known before the first one is decoded,
+Packets are read first, for their times, so the frames to keep are known before the first one is decoded,
 and a clip costs one decode and the memory of 16 frames, however long it is.
 """
 
@@ -26,22 +26,22 @@ from builder.timeline import nearest_frames
 
 #: Read this much before a segment, so that decoding starts at a key frame before it.
 SEEK_MARGIN_SECONDS = 1.0
-#: Packets are stored in decoding order; after the segment's end read this much further for late ones.
+#: Packets are stored in decoding order; read this much past the segment's end for late ones.
 REORDER_SECONDS = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Packets:
-    """A clip as it lies in the file: read, not decoded."""
+    """A demuxed clip, not decoded yet."""
 
     video: Any
-    """The picture's stream, or None."""
+    """The video stream, or None."""
     audio: Any
-    """The sound's stream, or None."""
+    """The audio stream, or None."""
     packets: tuple[Any, ...]
     segment: Segment | None
-    stated_end_seconds: float | None
-    """When everything ends according to the header."""
+    header_end_seconds: float | None
+    """End of the recording according to the header; None if the header has no duration."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class _Times:
     pts: tuple[int, ...]
     """Ascending."""
     last: int
-    """Stated duration of the last frame; 0 where it is absent."""
+    """Duration of the last frame in the container; 0 if missing."""
 
     def seconds(self, time_base: Fraction) -> base.FrameTimes:
         """The same in seconds."""
@@ -60,7 +60,7 @@ class _Times:
 
 
 def read(source: ClipSource, make_timeline: MakeTimeline) -> tuple[DecodedVideo, Sound | None]:
-    """Decode a clip's video at the timeline's instants, and its sound (None where it has none).
+    """Decode a clip's video at the timeline's instants, and its sound (None if it has none).
 
     Raises MediaError.
     """
@@ -71,12 +71,12 @@ def read(source: ClipSource, make_timeline: MakeTimeline) -> tuple[DecodedVideo,
         time_base = clip.video.time_base
         packet_times = _packet_times(clip)
         _check_complete(clip, packet_times.seconds(time_base))
-        times, kept = _decode_frames(clip, set(_wanted(make_timeline, packet_times, time_base)))
+        times, kept = _decode_frames(clip, set(_select_pts(make_timeline, packet_times, time_base)))
         sound = _decode_sound(clip)
     if times.pts != packet_times.pts:
-        # The packets' times were not the frames' times. These are known now: decode once more, with them.
+        # The packets' times were not the frames' times, which are known now: decode again with these.
         with _opened(source.video) as container:
-            wanted = set(_wanted(make_timeline, times, time_base))
+            wanted = set(_select_pts(make_timeline, times, time_base))
             times, kept = _decode_frames(_demux(container, source.segment_seconds), wanted)
     found = times.seconds(time_base)
     timeline = found.timeline(make_timeline)
@@ -91,14 +91,14 @@ def read(source: ClipSource, make_timeline: MakeTimeline) -> tuple[DecodedVideo,
 
 
 def read_sound(path: Path) -> Sound | None:
-    """Decode a separate sound file; None where there is not one sample. Raises MediaError."""
+    """Decode a separate sound file; None if it has no sample. Raises MediaError."""
     with _opened(path) as container:
         return _decode_sound(_demux(container, None))
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """An opened container of a known kind. A file object, not a name: no name can reach a protocol."""
+    """Open an allowed container. It is opened as a file object, so that its name is never parsed as a URL."""
     with path.open("rb") as file:
         try:
             container = av.open(file, options={"format_whitelist": base.CONTAINERS, "protocol_whitelist": "none"})
@@ -109,7 +109,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def _demux(container: Any, segment: Segment | None) -> _Packets:
-    """All packets of the clip's first picture and first sound stream."""
+    """Read all packets of the clip's first video and first audio stream."""
     video, audio = _first(container.streams.video), _first(container.streams.audio)
     streams = [stream for stream in (video, audio) if stream is not None]
     packets: list[Any] = []
@@ -127,18 +127,18 @@ def _demux(container: Any, segment: Segment | None) -> _Packets:
                     break
     except av.FFmpegError as error:
         raise MediaError("decode_error", str(error)) from error
-    stated = None if container.duration is None else (container.duration + (container.start_time or 0)) / 1_000_000
-    return _Packets(video=video, audio=audio, packets=tuple(packets), segment=segment, stated_end_seconds=stated)
+    header_end = None if container.duration is None else (container.duration + (container.start_time or 0)) / 1_000_000
+    return _Packets(video=video, audio=audio, packets=tuple(packets), segment=segment, header_end_seconds=header_end)
 
 
 def _first(streams: Sequence[Any]) -> Any:
-    """The first stream that can be decoded, or None. Cover pictures of sound files are no picture."""
+    """The first stream that can be decoded, or None. Cover images of sound files are ignored."""
     cover = av.stream.Disposition.attached_pic
     return next((s for s in streams if s.codec_context is not None and not s.disposition & cover), None)
 
 
 def _packet_times(clip: _Packets) -> _Times:
-    """Times of the clip's frames according to its packets; empty where a packet has none."""
+    """Times of the clip's frames according to its packets; empty if a packet has no time."""
     packets = [p for p in clip.packets if p.stream is clip.video and p.size and not p.is_discard]
     if any(p.pts is None for p in packets):
         return _Times(pts=(), last=0)
@@ -158,18 +158,18 @@ def _inside(pts: int, clip: _Packets) -> bool:
 
 
 def _check_complete(clip: _Packets, times: base.FrameTimes) -> None:
-    """Compare the end of the file with what its header states, or with the end of the segment."""
+    """Raise MediaError if the video ends before its header's duration, or before the end of the segment."""
     if not len(times.seconds) and any(p.size and p.pts is None for p in clip.packets):
         return  # packets without times
     if clip.segment is not None:
         base.check_segment(times, clip.segment)
         return
-    base.check_complete(times.end_seconds, _stated_video_end(clip.video))
-    base.check_complete(max(times.end_seconds, _last_packet_end(clip)), clip.stated_end_seconds)
+    base.check_complete(times.end_seconds, _header_video_end(clip.video))
+    base.check_complete(max(times.end_seconds, _last_packet_end(clip)), clip.header_end_seconds)
 
 
-def _stated_video_end(stream: Any) -> float | None:
-    """When the video ends according to the header; None where it does not state it."""
+def _header_video_end(stream: Any) -> float | None:
+    """End of the video according to the header; None if the header has no duration."""
     start = float((stream.start_time or 0) * stream.time_base)
     lengths = []
     if stream.duration:
@@ -187,8 +187,8 @@ def _last_packet_end(clip: _Packets) -> float:
     return max(ends)
 
 
-def _wanted(make_timeline: MakeTimeline, times: _Times, time_base: Fraction) -> list[int]:
-    """pts of the 16 frames to show."""
+def _select_pts(make_timeline: MakeTimeline, times: _Times, time_base: Fraction) -> list[int]:
+    """pts of the 16 frames to keep."""
     if not times.pts:
         return []
     found = times.seconds(time_base)
@@ -196,7 +196,7 @@ def _wanted(make_timeline: MakeTimeline, times: _Times, time_base: Fraction) -> 
 
 
 def _decode_frames(clip: _Packets, wanted: set[int]) -> tuple[_Times, dict[int, npt.NDArray[np.uint8]]]:
-    """Decode every frame, since each may need the ones before it. Returns times, and pts -> RGB of those wanted."""
+    """Decode every frame, because each may depend on earlier ones. Returns times, and pts -> RGB of those selected."""
     clip.video.codec_context.thread_count = 1
     to_rgb = VideoReformatter()
     found: list[tuple[int, int | None]] = []
@@ -220,7 +220,7 @@ def _decode_frames(clip: _Packets, wanted: set[int]) -> tuple[_Times, dict[int, 
 
 @contextmanager
 def _logged_errors() -> Iterator[list[str]]:
-    """Errors that the decoder logs: it conceals damage in the video and continues, but logs it."""
+    """Collect errors that the decoder logs: it conceals damage in the video and continues."""
     messages: list[str] = []
     av.logging.set_level(av.logging.ERROR)
     with av.logging.Capture() as logs:
@@ -229,7 +229,7 @@ def _logged_errors() -> Iterator[list[str]]:
 
 
 def _upright_rgb(frame: Any, to_rgb: VideoReformatter, stream: Any) -> npt.NDArray[np.uint8]:
-    """RGB with square pixels, rotated as the container specifies."""
+    """Convert to RGB with square pixels, rotated as the container specifies."""
     aspect = stream.sample_aspect_ratio or 1
     width = round(frame.width * aspect) if aspect != 1 else frame.width
     rgb = to_rgb.reformat(frame, width=width, height=frame.height, format="rgb24").to_ndarray()
@@ -238,14 +238,14 @@ def _upright_rgb(frame: Any, to_rgb: VideoReformatter, stream: Any) -> npt.NDArr
 
 
 def _decode_sound(clip: _Packets) -> Sound | None:
-    """Decode the clip's sound to one mono line at 16 kHz. A packet that fails leaves a gap."""
+    """Decode the clip's sound to mono at 16 kHz. A failed packet leaves a gap."""
     if clip.audio is None:
         return None
     clip.audio.codec_context.thread_count = 1
     planar = av.AudioResampler(format="fltp")
     chunks: list[base.SoundChunk] = []
     lost_seconds = 0.0
-    with _logged_errors():  # keeps them off the terminal; what is lost is counted instead
+    with _logged_errors():  # only to keep them off the terminal; losses are counted below
         for packet in (p for p in clip.packets if p.stream is clip.audio):
             try:
                 decoded = [frame for each in packet.decode() for frame in planar.resample(each)]
@@ -253,14 +253,14 @@ def _decode_sound(clip: _Packets) -> Sound | None:
                 lost_seconds += _seconds_inside(packet, clip.segment)
                 continue
             for frame in decoded:
-                if frame.pts is not None:  # a stereo recording of one voice is that voice: average its channels
+                if frame.pts is not None:  # one voice, even in stereo: average the channels
                     mono = frame.to_ndarray().mean(axis=0)
                     chunks.append(base.SoundChunk(seconds=float(frame.pts * frame.time_base), samples=mono))
     return base.assemble_sound(chunks, clip.audio.rate, clip.segment, round(lost_seconds * clip.audio.rate))
 
 
 def _seconds_inside(packet: Any, segment: Segment | None) -> float:
-    """How much of the clip a packet holds: what was read before the segment does not count."""
+    """Duration of a packet; 0 if it starts outside of the segment."""
     seconds = float((packet.duration or 0) * packet.time_base)
     if segment is None or packet.pts is None:
         return seconds

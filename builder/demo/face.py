@@ -1,8 +1,8 @@
 """Talking faces rendered from one photograph: appearance of a speaker, an expression, a jaw, a moving head.
 
 The photograph is scikit-image's portrait of the astronaut Eileen Collins (NASA, public domain). Positions are in
-its pixels ("portrait pixels"). A frame is made in two backward warps: the first parts the closed lips and drops the
-jaw in the texture, the second bends the whole figure (geometry, expression, head pose) into the frame.
+its pixels ("portrait pixels"). A frame is rendered by two backward warps: the first opens the lips and drops the
+jaw in the texture, the second warps the figure (geometry, expression, head pose) into the frame.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Image = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
 FRAME_PX = (480, 360)  # width, height
-_TEXTURE_SCALE = 2  # texture pixels a portrait pixel
+_TEXTURE_SCALE = 2  # texture pixels per portrait pixel
 _CANVAS_PX = (512, 340)  # part of the portrait that is used
 _GRID_PX = 2  # step of the grid the smooth displacements are computed on
 _MIDLINE, _MIDDLE_Y = 224.5, 118.0  # of the face
@@ -59,11 +59,11 @@ class Bump:
 
 
 def _both(x: float, y: float, dx: float, dy: float, sigma: float) -> tuple[Bump, Bump]:
-    """A push on the viewer's right (x counted from the midline) and its mirror image; dx > 0 is outwards."""
+    """A push on the viewer's right (x relative to the midline) and its mirror image; dx > 0 is outwards."""
     return Bump(_MIDLINE + x, y, dx, dy, sigma), Bump(_MIDLINE - x, y, -dx, dy, sigma)
 
 
-#: The portrait smiles: this relaxes it, and the expressions start from there.
+#: The portrait smiles: this relaxes it to a neutral face, to which the expressions are added.
 _RELAX = (*_both(22, 140, -2.5, 5.0, 11), *_both(34, 124, 0.0, 1.5, 12), Bump(_MOUTH_X, 147, 0.0, -1.2, 8))
 _EXPRESSIONS: Mapping[Expression, tuple[Bump, ...]] = {
     "smile": (
@@ -75,10 +75,10 @@ _EXPRESSIONS: Mapping[Expression, tuple[Bump, ...]] = {
         *_both(29, 91, 0.0, 2.5, 8), *_both(21, 98, 0.0, 1.5, 5), Bump(_MOUTH_X, 168, 0.0, -2.5, 11),
     ),
 }  # fmt: skip
-#: How far lips are parted (share of the widest opening) by the expression itself, and by the voice on top.
+#: Opening of the lips (fraction of the maximum) by the expression, and additional opening by the voice.
 _PARTED: Mapping[Expression, tuple[float, float]] = {"smile": (0.4, 0.6), "frown": (0.0, 0.7)}
 _BLINK = tuple(Bump(x, y - 0.5, 0.0, 4.6, 4.4) for x, y in _EYES)
-#: What makes a turn or a nod look like depth: the nose travels further than the rest. Per unit of turn or nod.
+#: Apparent depth of a turn or nod: the nose moves further than the rest. Per unit of turn or nod.
 _TURN = (Bump(_MIDLINE, 126, 1.0, 0.0, 26), Bump(_MIDLINE, 128, 0.5, 0.0, 9))
 _NOD = (Bump(_MIDLINE, 126, 0.0, 1.0, 26), Bump(_MIDLINE, 128, 0.0, 0.5, 9))
 
@@ -111,7 +111,7 @@ def render_empty(speaker: str, take: Take) -> Iterator[Image]:
 
 @dataclass(frozen=True)
 class _Figure:
-    """A speaker ready to be moved: [680, 1024, 4] RGBA texture and displacement fields [170, 256, 2]."""
+    """A speaker to animate: [680, 1024, 4] RGBA texture and displacement fields [170, 256, 2]."""
 
     texture: Image
     fields: Mapping[str, Floats]
@@ -139,7 +139,7 @@ def _moving(
 
 @dataclass(frozen=True)
 class _Camera:
-    """How the portrait is framed, a clip long."""
+    """Framing of the portrait, constant in a clip."""
 
     to_portrait: Floats
     """[2, 3] affine map from frame pixels to portrait pixels."""
@@ -158,7 +158,7 @@ def _camera(speaker: Speaker, centre_px: tuple[float, float], zoom: float) -> _C
 def _displacement(
     figure: _Figure, weights: Mapping[str, float], *, roll_degrees: float = 0.0, shift_px: tuple[float, float] = (0, 0)
 ) -> Floats:
-    """[170, 256, 2] where, relative to each grid point, the texture is to be read, in portrait pixels."""
+    """[170, 256, 2] offset from each grid point to the texture position to sample, in portrait pixels."""
     bent = figure.fields["speaker"] + sum(np.float32(w) * figure.fields[name] for name, w in weights.items() if w)
     grid, looseness = _grid()
     pivot = np.array([_MIDLINE, 185.0], dtype=np.float32)
@@ -186,13 +186,13 @@ def _over(colour: Image, alpha: Image, backdrop: Image) -> Image:
 
 # --- the mouth ---------------------------------------------------------------------------------------------------
 
-_MOUTH_BOX = (176, 124, 272, 226)  # left, top, right, bottom of what a moving jaw changes
-_LIPS_END = 168  # below it there is skin only
+_MOUTH_BOX = (176, 124, 272, 226)  # left, top, right, bottom of the area that the jaw moves
+_LIPS_END = 168  # below it is only skin
 
 
 @dataclass(frozen=True)
 class _Mouth:
-    """Grids over the mouth box [204, 192], portrait pixels: the photographed lips, and where they meet when closed."""
+    """Grids over the mouth box [204, 192], in portrait pixels: the photographed lips and the line of closed lips."""
 
     x: Floats
     y: Floats
@@ -201,7 +201,7 @@ class _Mouth:
     gap: Floats
     """Height of the photographed teeth."""
     line: Floats
-    """Where the lips meet."""
+    """Line on which the closed lips touch."""
     across: Floats
     """0 in the middle of the mouth, 1 in its corners."""
 
@@ -223,7 +223,7 @@ def _mouth() -> _Mouth:
 
 
 def _speak(texture: Image, jaw: float) -> Image:
-    """A copy of the texture with the lips closed (jaw 0) to wide open (1), and the chin as far down."""
+    """Copy of the texture with the lips closed (jaw 0) to wide open (1), and the chin moved accordingly."""
     m = _mouth()
     opening = np.float32(_JAW_DROP_PX * jaw)
     depth = np.clip((m.y - m.line) / 28, 0, 1)
@@ -243,7 +243,7 @@ def _speak(texture: Image, jaw: float) -> Image:
 
 
 def _shade_mouth(parted: Image, m: _Mouth, top: Floats, bottom: Floats) -> None:
-    """Darkens the inside of the mouth below the teeth, and the line where closed lips meet."""
+    """Darken the inside of the mouth below the teeth, and the line of closed lips."""
     inside = smoothstep(m.y - top + 0.5) * smoothstep(bottom - m.y + 0.5)
     corners = smoothstep((bottom - top) / 1.5)
     hollow = inside * corners * smoothstep((m.y - top - 0.45 * m.gap) / 2.5 + np.abs(m.across) ** 4)
@@ -260,7 +260,7 @@ def _shade_mouth(parted: Image, m: _Mouth, top: Floats, bottom: Floats) -> None:
 def _grid() -> tuple[Floats, Floats]:
     """[170, 256, 2] portrait x and y of the grid's points, and [170, 256, 1] how much each follows the head's motion.
 
-    Everything above the chin follows it fully, nothing below the neck does.
+    Above the chin it is 1, below the neck 0.
     """
     width, height = _CANVAS_PX
     x, y = np.meshgrid(np.arange(0, width, _GRID_PX, np.float32), np.arange(0, height, _GRID_PX, np.float32))
@@ -320,7 +320,7 @@ def _texture(speaker: Speaker) -> Image:
     rgb = _blend(rgb, strands[..., None] * np.float32(look.hair_rgb), head * (1 - skin))
     rgb = _blend(rgb, rgb**look.skin_gamma * np.float32(look.skin_gain), skin)
     rgb = _blend(rgb, rgb * np.float32([0.55, 0.55, 0.58]), look.stubble * _beard())
-    rgb = _lit(_resuited(rgb, look.suit_hue), speaker)
+    rgb = _lit(_recolor_suit(rgb, look.suit_hue), speaker)
     rgba, scale = np.dstack([rgb, figure]), _TEXTURE_SCALE
     large = cv2.resize(rgba, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
     texture = np.round(np.clip(large, 0, 1) * 255).astype(np.uint8)
@@ -334,7 +334,7 @@ def _blend(a: Floats, b: Floats, weight: Floats) -> Floats:
 
 
 def _mask(outline: tuple[tuple[int, int], ...], blur_px: float) -> Floats:
-    """[340, 512] 1 inside the outline, softened."""
+    """[340, 512] 1 inside the outline, with blurred edges."""
     width, height = _CANVAS_PX
     mask = np.zeros((height, width), dtype=np.float32)
     cv2.fillPoly(mask, [np.array(outline, dtype=np.int32)], 1.0, lineType=cv2.LINE_AA)
@@ -342,7 +342,7 @@ def _mask(outline: tuple[tuple[int, int], ...], blur_px: float) -> Floats:
 
 
 def _beard() -> Floats:
-    """[340, 512] where a beard would grow: jaw and upper lip, not the lips."""
+    """[340, 512] weight of a beard: jaw and upper lip, not the lips."""
     y, x = np.indices(_CANVAS_PX[::-1], dtype=np.float32)
     ring = ((x - _MOUTH_X) / 46) ** 2 + ((y - 140) / 42) ** 2
     lips = ((x - _MOUTH_X) / 25) ** 2 + ((y - 147) / 11) ** 2
@@ -351,8 +351,8 @@ def _beard() -> Floats:
     return (grown * _mask(_SKIN, 2.0)).astype(np.float32)
 
 
-def _resuited(rgb: Floats, hue_shift: int) -> Floats:
-    """The orange suit in another colour."""
+def _recolor_suit(rgb: Floats, hue_shift: int) -> Floats:
+    """Shift the hue of the orange suit."""
     hsv = cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV)  # float: hue in degrees
     orange = (hsv[..., 0] < 30) & (hsv[..., 1] > 0.5) & (np.indices(rgb.shape[:2])[0] > 190)
     hsv[..., 0] = np.where(orange, (hsv[..., 0] + 2 * hue_shift) % 360, hsv[..., 0])
@@ -392,7 +392,7 @@ def _backdrop(speaker: str) -> Image:
 
 
 def _pattern(backdrop: Backdrop, x: Floats, y: Floats) -> tuple[Floats, float]:
-    """[360, 480, 3] what the wall's colour is multiplied with, and how far it is out of focus in pixels."""
+    """[360, 480, 3] factor on the wall's colour, and the blur in pixels."""
     rng = np.random.default_rng(7)
     if backdrop == "blinds":
         return np.repeat(1 + 0.18 * np.sign(np.sin(2 * np.pi * y / 24))[..., None], 3, axis=2), 3.0

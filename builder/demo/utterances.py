@@ -6,8 +6,8 @@ A *take* of a speaker is two face motions (smile, frown) crossed with two speaki
     smile       happy          calm
     frown       angry          sad
 
-so every face motion occurs once with either voice and every voice once with either expression: from one modality
-alone, at most half of the clips can be classified, on any set of whole takes. What both modalities share (length,
+so every face motion occurs once with either voice and every voice once with either expression: a classifier with
+one modality is correct on at most half of the clips of any set of takes. What both modalities share (length,
 loudness and the slow speech envelope that opens the jaw and swells the voice) is sampled once per take.
 """
 
@@ -40,8 +40,8 @@ EMOTIONS: Mapping[str, tuple[Expression, SpeakingStyle]] = {
     "happy": ("smile", "lively"),
     "sad": ("frown", "dull"),
 }
-#: Clips that a builder must drop or flag. Those it keeps are one of each class, all of one speaker, so that they
-#: favour no class: with them too, one modality alone cannot predict more than half of the labels.
+#: Clips that a builder must drop or flag. The flagged ones are one of each class, all of one speaker, so that they
+#: favour no class: including these, a single modality predicts at most half of the labels.
 DEFECTS: Mapping[tuple[str, str], Defect] = {
     ("S03", "happy"): "crowd",
     ("S03", "angry"): "crowd",
@@ -83,7 +83,7 @@ def list_utterances() -> tuple[Utterance, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Onset:
-    """Strength of an expression or speaking style over time: from `start` to `apex`, then released a little."""
+    """Strength of an expression or speaking style over time: from `start` to `apex`, then slightly released."""
 
     start: float
     apex: float
@@ -101,7 +101,7 @@ class Onset:
 
 @dataclass(frozen=True, kw_only=True)
 class Take:
-    """What face and voice share, independent of the class."""
+    """Parameters that face and voice share, independent of the class."""
 
     frames: int
     loudness_db: float
@@ -113,7 +113,7 @@ class Take:
         return float(self.frames / FPS)
 
     def envelope(self, seconds: Curve) -> Curve:
-        """[n] slow speech envelope, 0..1: it opens the jaw and raises the voice."""
+        """[n] slow speech envelope, 0..1, which opens the jaw and raises the voice."""
         peaks = [h * smoothstep(1.0 - np.abs(seconds - c) / w) for c, w, h in self.words]
         return np.clip(np.sum(peaks, axis=0), 0.0, 1.0)
 
@@ -147,7 +147,7 @@ class Speech:
 
 
 def sample_take(speaker: str, take: int) -> Take:
-    """Length, loudness and envelope of a take, the same for its four clips."""
+    """Sample length, loudness and envelope of a take, the same for its four clips."""
     rng = _rng(speaker, take, "take")
     frames = int(rng.integers(51, 73))
     duration = float(frames / FPS)
@@ -160,7 +160,7 @@ def sample_take(speaker: str, take: int) -> Take:
 
 
 def sample_face_motion(speaker: str, take: int, expression: Expression) -> FaceMotion:
-    """What varies in a video; independent of the speech."""
+    """Sample the parameters of a video; independent of the speech."""
     rng = _rng(speaker, take, expression)
     duration = sample_take(speaker, take).duration_seconds
     blinks = rng.uniform(0.2, duration - 0.2, size=rng.integers(0, 3))
@@ -173,7 +173,7 @@ def sample_face_motion(speaker: str, take: int, expression: Expression) -> FaceM
 
 
 def sample_speech(speaker: str, take: int, speaking_style: SpeakingStyle) -> Speech:
-    """What varies in the speech; independent of the expression."""
+    """Sample the parameters of the speech; independent of the expression."""
     rng = _rng(speaker, take, speaking_style)
     duration = sample_take(speaker, take).duration_seconds
     return Speech(
@@ -213,5 +213,5 @@ def _sample_waves(
 
 
 def _rng(speaker: str, take: int, stream: str) -> np.random.Generator:
-    """A generator for each stream, so that no value depends on what else was sampled."""
+    """One generator per stream, so that no value depends on what else is sampled."""
     return np.random.default_rng([VERSION, SPEAKER_IDS.index(speaker), take, _STREAMS.index(stream)])

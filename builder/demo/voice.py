@@ -1,4 +1,4 @@
-"""Speech-like sound by the source-filter model: glottal pulses and breath through formant resonators.
+"""Speech-like sound by the source-filter model: glottal pulses and aspiration noise through formant resonators.
 
 Two speaking styles. *Lively*: raised and modulated pitch, bright and pressed, raised larynx, quick syllables.
 *Dull*: lowered flat pitch, soft spectral tilt, breathy, slow syllables. Both follow the same slow envelope that opens
@@ -36,7 +36,7 @@ class _StyleTarget:
     brightness: float
     """0: soft and steeply tilted, 1: pressed and bright."""
     breath_db: float
-    """Level of the breath relative to the pulses."""
+    """Level of the aspiration noise relative to the pulses."""
     formants: float
     """Factor on the speaker's formants: a raised larynx shortens the tract."""
 
@@ -48,7 +48,7 @@ _STYLES: Mapping[SpeakingStyle, _StyleTarget] = {
 
 
 def synthesize_speech(speaker: str, take: Take, speaking_style: SpeakingStyle, speech: Speech) -> npt.NDArray[np.int16]:
-    """[n] mono sound at 48 kHz, exactly as long as the take's frames."""
+    """[n] mono sound at 48 kHz, with the duration of the take's frames."""
     who, style = SPEAKERS[speaker], _STYLES[speaking_style]
     seconds = np.arange(round(take.duration_seconds * RATE_HZ)) / RATE_HZ
     rng = np.random.default_rng(speech.noise_seed)
@@ -63,7 +63,7 @@ def synthesize_speech(speaker: str, take: Take, speaking_style: SpeakingStyle, s
 
 
 def synthesize_silence(take: Take) -> npt.NDArray[np.int16]:
-    """[n] digital silence as long as the take's frames."""
+    """[n] digital silence with the duration of the take's frames."""
     return np.zeros(round(take.duration_seconds * RATE_HZ), dtype=np.int16)
 
 
@@ -75,7 +75,7 @@ def _pitch_hz(who: Speaker, style: _StyleTarget, speech: Speech, seconds: Curve,
 
 
 def _source(pitch_hz: Curve, style: _StyleTarget, strength: Curve, rng: np.random.Generator) -> Curve:
-    """[n] glottal pulses with jitter and shimmer, soft or bright, and breath; at strength 0, a neutral voice."""
+    """[n] glottal pulses with jitter and shimmer, soft or bright, and aspiration; at strength 0, a neutral voice."""
     jitter = signal.lfilter([1.0], [1.0, -0.999], rng.normal(0.0, 0.0006, len(pitch_hz)))
     cycles = np.floor(np.cumsum(pitch_hz * (1.0 + jitter)) / RATE_HZ)
     pulses = np.diff(cycles, prepend=0.0) * (1.0 + 0.08 * rng.normal(size=len(pitch_hz)))
@@ -103,7 +103,7 @@ def _articulate(source: Curve, formant_scale: float, vowels: tuple[int, ...], sy
 
 
 def _formants(vowel_hz: tuple[int, ...], scale: float) -> npt.NDArray[np.float64]:
-    """[8, 6] second-order sections, one resonator a formant, unit gain at 0 Hz."""
+    """[8, 6] second-order sections, one resonator per formant, unit gain at 0 Hz."""
     centres_hz = np.array(vowel_hz + _UPPER_FORMANTS_HZ) * scale
     radius = np.exp(-np.pi * _BANDWIDTHS_HZ / RATE_HZ)
     a1, a2 = -2.0 * radius * np.cos(2 * np.pi * centres_hz / RATE_HZ), radius**2
@@ -112,7 +112,7 @@ def _formants(vowel_hz: tuple[int, ...], scale: float) -> npt.NDArray[np.float64
 
 
 def _lowpass(x: Curve, corners_hz: tuple[float, ...]) -> Curve:
-    """One pole at each corner: 6 dB an octave each."""
+    """One pole per corner frequency: 6 dB per octave each."""
     for corner in corners_hz:
         pole = np.exp(-2 * np.pi * corner / RATE_HZ)
         x = signal.lfilter([1.0 - pole], [1.0, -pole], x)

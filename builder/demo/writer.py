@@ -1,9 +1,9 @@
-"""Writes the demo corpus: renders each take once, encodes its clips as H.264/AAC in MP4, keeps a manifest.
+"""Writes the demo corpus: renders each take once, encodes its clips as H.264/AAC in MP4, and writes a manifest.
 
     <root>/S01/S01_happy_01.mp4 ...     134 clips, about 2 s each
-    <root>/demo.json                    version and labels; `complete` only when every clip is there
+    <root>/demo.json                    version and labels; `complete` only when every clip exists
 
-Clips are written atomically, and the manifest is marked `complete` last: the next run finishes an interrupted one, and
+Clips are written atomically, and the manifest is marked `complete` last: the next run resumes an interrupted one, and
 renders clips of another version again.
 """
 
@@ -35,10 +35,10 @@ from builder.worker import end_with_parent
 from manifests.files import atomic_write, exclusive_lock, remove_leftovers
 
 MANIFEST = "demo.json"
-#: Fraction of its file that a cut clip keeps: the index and about half of the frames.
+#: Fraction of the file that remains of a cut clip: the index and about half of the frames.
 _CUT_AT = 0.6
 _BYSTANDER = "S07"
-#: The same input gives the same bytes: no encoder names, no threads.
+#: Deterministic output: no encoder names, no threads.
 _EXACT = {"fflags": "+bitexact", "flags:v": "+bitexact", "flags:a": "+bitexact", "threads": 1}
 
 
@@ -49,11 +49,11 @@ def make_demo(
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Make the demo corpus in `root`, or its missing clips; return at once if it is complete. Returns `root`.
+    """Generate the missing clips of the demo corpus in `root`. Returns `root`.
 
-    Rendering takes `workers` processes, by default one per core; with 1 it stays in this process. `progress(done,
-    total)` is called after every take with numbers of clips. The same machine gives the same bytes. Raises CorpusError
-    if a clip cannot be made, FolderError if the folder is locked or cannot be written, OSError on a full disk.
+    Rendering uses `workers` processes, by default one per core; with 1 it runs in this process. `progress(done,
+    total)` is called after every take with numbers of clips. Output is deterministic on a machine. Raises CorpusError
+    if a clip cannot be rendered, FolderError if the folder is locked or cannot be written, OSError on a full disk.
     """
     if _read_manifest(root).get("complete") and _find_finished(root, clips) == set(clips):
         return root
@@ -72,7 +72,7 @@ def make_demo(
 
 
 def _find_finished(root: Path, clips: Sequence[Utterance]) -> set[Utterance]:
-    """Clips of this version that exist. Sizes are checked if the manifest has them: once the corpus was complete."""
+    """Clips of this version that exist. Sizes are checked if the manifest has them, that is, if it was complete."""
     manifest = _read_manifest(root)
     if manifest.get("version") != utterances.VERSION:
         return set()
@@ -88,10 +88,10 @@ def _find_finished(root: Path, clips: Sequence[Utterance]) -> set[Utterance]:
 def _write_takes(root: Path, clips: Sequence[Utterance], workers: int) -> Generator[int, None, None]:
     """Write clips take by take, in `workers` processes; yields the number of clips of each finished take."""
 
-    def take_of(utterance: Utterance) -> tuple[str, int]:
+    def take_key(utterance: Utterance) -> tuple[str, int]:
         return utterance.speaker, utterance.take
 
-    takes = [tuple(group) for _, group in groupby(sorted(clips, key=take_of), key=take_of)]
+    takes = [tuple(group) for _, group in groupby(sorted(clips, key=take_key), key=take_key)]
     if workers == 1 or len(takes) < 2:
         for take in takes:
             yield write_take(root, take)
@@ -106,14 +106,14 @@ def _write_takes(root: Path, clips: Sequence[Utterance], workers: int) -> Genera
                 f"{root}: a process that rendered clips was killed; check the free memory and run it again"
             ) from error
         except BaseException:
-            pool.shutdown(cancel_futures=True)  # otherwise leaving the block would render all remaining clips first
+            pool.shutdown(cancel_futures=True)  # otherwise the pool would render all remaining clips before it exits
             raise
 
 
 def init_worker() -> None:
-    """Prepare a worker process: Ctrl-C is handled by the parent, and the worker ends with it."""
+    """Prepare a worker process: Ctrl-C is handled by the parent, and the worker exits with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    cv2.setNumThreads(1)  # a process per core: more threads would only wait for each other
+    cv2.setNumThreads(1)  # a process per core: more threads would compete for the cores
     end_with_parent()
 
 
@@ -137,7 +137,7 @@ def write_take(root: Path, clips: Sequence[Utterance]) -> int:
 
 
 def _render_video(folder: Path, utterance: Utterance) -> Path:
-    """H.264 of an utterance's frames, rendered unless the folder has it already."""
+    """Render an utterance's frames as H.264, unless the folder has them already."""
     expression, _ = utterances.EMOTIONS[utterance.emotion]
     scene = utterance.defect if utterance.defect in ("crowd", "noface") else "alone"
     path = folder / f"{scene}-{expression}.mp4"
@@ -161,7 +161,7 @@ def _render_frames(utterance: Utterance, expression: Expression) -> Iterator[fac
 
 
 def _render_sound(folder: Path, utterance: Utterance) -> Path:
-    """WAV of an utterance, synthesized unless the folder has it already."""
+    """Synthesize the WAV of an utterance, unless the folder has it already."""
     _, style = utterances.EMOTIONS[utterance.emotion]
     silent = utterance.defect == "silent"
     path = folder / f"{'silence' if silent else style}.wav"
@@ -182,7 +182,7 @@ def _run(job: Any, pipe: bytes | None = None) -> None:
 
 
 def _packet_end(path: Path, share: float) -> int:
-    """Byte offset at which a packet ends, nearest to that share of the file: cut there, a decoder sees no damage."""
+    """Byte offset of the packet boundary nearest to a fraction of the file: a cut there is not seen as damage."""
     with av.open(str(path)) as container:
         ends = [packet.pos + packet.size for packet in container.demux() if packet.pos is not None]
     size = path.stat().st_size
@@ -190,7 +190,7 @@ def _packet_end(path: Path, share: float) -> int:
 
 
 def _read_manifest(root: Path) -> dict[str, Any]:
-    """The manifest, empty if there is none that can be read."""
+    """The manifest; empty if it does not exist or cannot be read."""
     with contextlib.suppress(OSError, ValueError):
         manifest = json.loads((root / MANIFEST).read_text(encoding="utf-8"))
         if isinstance(manifest, dict) and isinstance(manifest.get("clips"), dict):
@@ -199,7 +199,7 @@ def _read_manifest(root: Path) -> dict[str, Any]:
 
 
 def _write_manifest(root: Path, clips: Sequence[Utterance], *, complete: bool) -> None:
-    """Describe every clip; sizes are known, and written, only when the corpus is complete."""
+    """Describe every clip; sizes are only written when the corpus is complete."""
     described: dict[str, dict[str, Any]] = {}
     for utterance in clips:
         expression, style = utterances.EMOTIONS[utterance.emotion]

@@ -1,4 +1,4 @@
-"""Presentation seconds -> positions in a figure, the same for sound, windows and faces. Pure."""
+"""Presentation seconds -> positions in a figure, for sound, windows and faces. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from manifests.schema import COLUMNS, SAMPLE_RATE_HZ, Timing
 
 Floats = npt.NDArray[np.float64]
 
-#: Distances between ticks that are easy to read.
+#: Readable distances between ticks.
 _TICK_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0, 120.0, 300.0, 600.0, 3600.0, 7200.0)
 _MAX_TICKS = 16
 
@@ -57,7 +57,7 @@ def windows_seconds(timing: Timing) -> tuple[float, float]:
 
 
 def stitch_windows(windows: npt.NDArray[np.float16], timing: Timing, seconds: Floats) -> Floats:
-    """Overlapping windows -> one spectrogram at the given times, each from the window whose centre is nearest.
+    """Overlapping windows -> one spectrogram at the given times, each column from the window with the nearest centre.
 
     Column j of window i is at t_i - s + j 2s / 224.
 

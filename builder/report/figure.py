@@ -1,6 +1,6 @@
 """One clip as it was sampled: crops, sound and spectrograms above one axis of presentation seconds.
 
-`draw_clip` places everything once, as plain shapes. The page's template renders the shapes as SVG, `picture` as pixels.
+`draw_clip` computes the layout once, as plain shapes. The page's template renders them as SVG, `picture` as pixels.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LEFT_PX, RIGHT_PX = 96, 20
 _CROP_GAP_PX, _FRAMES_PX, _WAVE_PX, _GAP_PX, _AXIS_PX = 2, 20, 52, 6, 20
 _SPECTROGRAM_PX = 70
 _WAVE_BINS = 560
-#: Crops narrower than this show too little: they are spread over the whole width, and lines lead to their instants.
+#: Crops narrower than this are too small to read: they are spread over the full width, with lines to their instants.
 _NARROWEST_CROP_PX = 40
 #: Instants whose windows are shaded.
 SHADED = (3, 11)
@@ -64,7 +64,7 @@ class Dot:
 
 @dataclass(frozen=True, kw_only=True)
 class Text:
-    """A line of text with its base line at y; the style says what x is: the right end or the middle."""
+    """A line of text with its base line at y; the style determines whether x is its right end or its middle."""
 
     kind: ClassVar = "text"
     text: str
@@ -90,7 +90,7 @@ Shape = Rectangle | Strokes | Dot | Text | Raster
 
 @dataclass(frozen=True, kw_only=True)
 class ClipFigure:
-    """Shapes of a figure 1200 px wide, those at the back first. Styles are classes in `style.css`."""
+    """Shapes of a figure 1200 px wide, in drawing order. Styles are classes in `style.css`."""
 
     title: str
     height: float
@@ -100,7 +100,7 @@ class ClipFigure:
 def draw_clip(sample: Sample, scales: Mapping[str, ColorScale], *, mark_template: bool) -> ClipFigure:
     """Draw a sample with the spectrograms that have a scale.
 
-    `mark_template` marks where the alignment puts irises and mouth corners, for crops that were aligned.
+    `mark_template` marks the template positions of irises and mouth corners, for aligned crops.
     """
     timing = sample.timing
     axis = TimeAxis.over(timing, LEFT_PX, WIDTH_PX - LEFT_PX - RIGHT_PX)
@@ -122,7 +122,7 @@ def draw_clip(sample: Sample, scales: Mapping[str, ColorScale], *, mark_template
 
 
 def place_crops(axis: TimeAxis, timing: Timing) -> tuple[float, tuple[float, ...]]:
-    """Width of a crop and the centre of each: over its instant, or evenly spread if the instants are too close."""
+    """Width of a crop and centre of each crop: over its instant, or evenly spread if the instants are too close."""
     closest = min(later - earlier for earlier, later in pairwise(timing.instants_seconds))
     width = axis.length(min(closest, timing.step_seconds))
     if width >= _NARROWEST_CROP_PX:
@@ -142,7 +142,7 @@ def template_marks(centre_x: float, top: float, side: float) -> Strokes:
 
 
 def _draw_crops(sample: Sample, crop_px: float, centres: Sequence[float], *, mark_template: bool) -> Iterator[Shape]:
-    """The 16 crops; those without a face of their own are framed and labelled."""
+    """The 16 crops; those without a detected face are framed and labelled."""
     yield Text(text=f"{FRAMES} faces", x=LEFT_PX - 10, y=crop_px / 2 + 3.5, style="label")
     side = crop_px - _CROP_GAP_PX
     for i, (face, x, found) in enumerate(zip(sample.faces, centres, sample.face_found, strict=True)):
@@ -164,7 +164,7 @@ def _draw_crops(sample: Sample, crop_px: float, centres: Sequence[float], *, mar
 def _draw_frame_times(
     timing: Timing, axis: TimeAxis, centres: Sequence[float], top: float, wave_top: float
 ) -> Iterator[Shape]:
-    """Below each crop the time of the frame it shows (dot) and its instant (line down through the sound)."""
+    """Below each crop the time of its frame (dot) and its instant (line through the sound)."""
     middle = wave_top - _FRAMES_PX / 2 + 1
     frames = [axis.x(t) for t in timing.frame_seconds]
     yield Text(text="frame times", x=LEFT_PX - 10, y=middle + 3.5, style="label")
@@ -175,7 +175,7 @@ def _draw_frame_times(
 
 
 def _draw_sound(sample: Sample, axis: TimeAxis, top: float) -> Iterator[Shape]:
-    """A line per bin from its lowest to its highest sample, scaled to the clip's peak, which is given."""
+    """One line per bin from its lowest to its highest sample, scaled to the clip's peak, which is labelled."""
     middle = top + _WAVE_PX / 2
     edges = np.linspace(axis.start_seconds, axis.end_seconds, _WAVE_BINS + 1)
     extremes = waveform_envelope(sample.audio, sample.timing.audio_start_seconds, edges)

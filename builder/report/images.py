@@ -21,13 +21,13 @@ THUMBNAIL_PX = 104
 _SPECTROGRAM_COLUMNS = 17 * 56  # half of what is stored: 17 steps of 112
 _SPECTROGRAM_ROWS = 112
 _QUALITY = 75  # WebP: a third of a JPEG's bytes on spectrograms
-#: Standard deviations from the mean at which the colours end.
+#: Range of the colours, in standard deviations from the mean.
 _LIMIT = 2.5
 
 
 @dataclass(frozen=True, kw_only=True)
 class ColorScale:
-    """Where the colours of a feature begin and end: one scale for all clips, so that loudness can be compared."""
+    """Range of values that the colours of a feature cover, the same for all clips, so that loudness is comparable."""
 
     mean: Floats
     """[rows, 1]"""
@@ -35,15 +35,15 @@ class ColorScale:
     """[rows, 1], above 0"""
 
     def to_gray(self, values: Floats) -> RgbImage:
-        """[rows, n] -> [rows, n] in 0..255; NaN is shown as the lowest."""
+        """[rows, n] -> [rows, n] in 0..255; NaN becomes 0."""
         scores = np.nan_to_num((values - self.mean) / self.deviation, nan=-_LIMIT)
         return np.clip(np.rint((scores + _LIMIT) / (2 * _LIMIT) * 255), 0, 255).astype(np.uint8)
 
 
 def color_scales(build: ShardFolder) -> dict[str, ColorScale]:
-    """Feature -> scale over all shards: one for all rows in dB, one for each cepstral coefficient.
+    """Feature -> scale over all shards: shared by all rows in dB, separate for each cepstral coefficient.
 
-    Raises ManifestError for receipts that cannot be read, or that lack the statistics of a feature.
+    Raises ManifestError for receipts that cannot be read, or without the statistics of a feature.
     """
     sums = sum_statistics(build)
     scales = {}
@@ -68,7 +68,7 @@ def thumbnail(face: RgbImage) -> RgbImage:
 def spectrogram_image(sample: Sample, feature: str, scale: ColorScale, columns: int = _SPECTROGRAM_COLUMNS) -> RgbImage:
     """[about 112, columns, 3] from the first window's start to the last one's end, low frequencies at the bottom.
 
-    Few rows are repeated, so that each keeps its edges; many are averaged.
+    If there are few rows they are repeated, which keeps their edges sharp; many are averaged.
     """
     start, end = windows_seconds(sample.timing)
     centres = start + (np.arange(columns) + 0.5) * (end - start) / columns
@@ -81,7 +81,7 @@ def spectrogram_image(sample: Sample, feature: str, scale: ColorScale, columns: 
 
 
 def mean_face(samples: Iterable[Sample]) -> RgbImage | None:
-    """[224, 224, 3] mean of all crops in which a face was found; None if there are none."""
+    """[224, 224, 3] mean of all crops with a detected face; None if there are none."""
     faces = [face for sample in samples for face, found in zip(sample.faces, sample.face_found, strict=True) if found]
     if not faces:
         return None

@@ -15,10 +15,10 @@ from builder.report.shard_reader import ShardFolder
 from manifests.index import Row
 from manifests.schema import CROP_PX, DROP_REASONS, FLAGS, FRAMES, Sample
 
-#: More of a kind are counted, not listed: `clips.jsonl` has them all.
+#: Most entries of a list; the others are counted, and all are in `clips.jsonl`.
 MOST_LISTED = 100
 _MOST_SPEAKERS = 1000
-#: Up to this many clips of a kind are shown; more are folded away behind their heading.
+#: Lists of up to this many clips are expanded; longer ones are collapsed.
 _MOST_UNFOLDED = 12
 _TIMELINES = {"uniform": "16 instants spread evenly over each clip", "fixed": "every {step}th frame from the start"}
 _ALIGNMENTS = {
@@ -29,7 +29,7 @@ _ALIGNMENTS = {
 
 
 def render_page(build: ShardFolder, samples: Sequence[tuple[Row, Sample]]) -> str:
-    """The whole page, which draws the given clips. Every text from the folder is escaped."""
+    """Render the complete page with figures of the given clips. Every text from the folder is escaped."""
     dataset, config = build.dataset, build.dataset.identity["config"]
     dropped = [row for row in build.rows if row.shard is None]
     aligned, scales = config.get("align") != "none", color_scales(build) if samples else {}
@@ -97,7 +97,7 @@ def _environment() -> jinja2.Environment:
 
 
 def _describe_setting(meanings: Mapping[str, str], config: Mapping[str, Any], setting: str) -> str:
-    """What a setting's value means; the value itself if that is not known."""
+    """Describe a setting's value; the value itself if it is unknown."""
     value = str(config.get(setting, ""))
     return meanings[value].replace("{step}", str(config.get("step_frames"))) if value in meanings else value
 
@@ -123,14 +123,14 @@ def _describe_sample(sample: Sample) -> dict[str, list[tuple[str, str]]]:
 
 
 def format_setting(value: object) -> str:
-    """Lists and mappings without brackets."""
+    """Format lists and mappings without brackets."""
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value))
     return ", ".join(f"{k}: {v}" for k, v in sorted(value.items())) if isinstance(value, dict) else str(value)
 
 
 def format_bytes(count: float) -> str:
-    """Bytes in the unit people read: `1.61 MB`."""
+    """Format bytes with a unit: `1.61 MB`."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.3g} {unit}"
@@ -139,7 +139,7 @@ def format_bytes(count: float) -> str:
 
 
 def format_px(value: float) -> str:
-    """A tenth of a pixel is enough."""
+    """Format pixels, rounded to a tenth."""
     return f"{value:.1f}".removesuffix(".0")
 
 

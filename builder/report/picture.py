@@ -62,14 +62,14 @@ _STYLES: dict[str, dict[str, Any]] = {
 
 
 def render_picture(build: ShardFolder, samples: Sequence[tuple[Row, Sample]], path: Path) -> bytes:
-    """The given clips below one another, each on its own axis of presentation seconds: a JPEG or PNG for `path`.
+    """Render clips below one another, each on its axis of presentation seconds, as JPEG or PNG by the suffix of `path`.
 
-    Raises FolderError for a path with another suffix, ManifestError if there is nothing to show.
+    Raises FolderError for a path with another suffix, ManifestError without any clip.
     """
     if path.suffix.lower() not in SUFFIXES:
-        raise FolderError(f"{path}: cannot be drawn; choose a name that ends in {', '.join(SUFFIXES)}")
+        raise FolderError(f"{path}: unknown image format; choose a name with suffix {', '.join(SUFFIXES)}")
     if not samples:
-        raise ManifestError(f"{build.folder}: found no clip in the shards, so there is nothing to draw")
+        raise ManifestError(f"{build.folder}: found no clip in the shards")
     feature, scale = next(iter(color_scales(build).items()))
     figures = [(row, draw_clip(sample, {feature: scale}, mark_template=False)) for row, sample in samples]
     pixels = _render_figures(figures)
@@ -79,14 +79,14 @@ def render_picture(build: ShardFolder, samples: Sequence[tuple[Row, Sample]], pa
 
 
 def _render_figures(figures: Sequence[tuple[Row, ClipFigure]]) -> RgbImage:
-    """[height, 1400, 3] on one canvas measured in a figure's pixels, independent of the user's matplotlib settings."""
+    """[height, 1400, 3] one canvas in figure pixels, independent of the user's matplotlib settings."""
     from matplotlib import style  # slow to import, and only this picture needs it
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     dpi = 100 * PICTURE_WIDTH_PX / WIDTH_PX
     height = sum(_TITLE_PX + figure.height + _GAP_PX for _, figure in figures)
-    height = int(height * dpi / 100) * 100 / dpi  # whole pixels of the picture
+    height = int(height * dpi / 100) * 100 / dpi  # integer pixels of the picture
     with style.context("default"):
         paper = Figure(figsize=(WIDTH_PX / 100, height / 100), dpi=dpi, facecolor="white")
         canvas = FigureCanvasAgg(paper)

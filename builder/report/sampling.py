@@ -1,4 +1,4 @@
-"""Which clips represent the whole build. Pure."""
+"""Selects clips that represent a build. Pure."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Sequence
 
 from manifests.index import Row
 
-#: Multiples of it, modulo 1, spread evenly for any number of them: a few speakers, but from the whole list.
+#: Its multiples modulo 1 are evenly spread for any count, so that few speakers are sampled from the complete list.
 _GOLDEN_RATIO = 0.6180339887498949
 
 
 def choose_clips(rows: Sequence[Row], count: int) -> list[Row]:
     """Up to `count` built clips: every emotion, as many speakers as possible, then one clip with each flag.
 
-    Emotions come before flags if there is not room for both. Clips without a flag are preferred, and come first.
+    If `count` is too small for both, emotions take precedence. Clips without a flag are preferred, and come first.
     """
     speakers = sorted({row.speaker for row in rows if row.shard is not None})
     rank = {speaker: i * _GOLDEN_RATIO % 1 for i, speaker in enumerate(speakers)}
@@ -25,7 +25,7 @@ def choose_clips(rows: Sequence[Row], count: int) -> list[Row]:
     chosen: list[Row] = []
 
     def balance(total: int) -> None:
-        """Choose until there are `total` clips, each time of the emotion, then of the speaker, chosen least so far."""
+        """Choose up to `total` clips, each of the emotion, then of the speaker, with the fewest clips so far."""
         by_emotion, by_speaker = Counter(row.emotion for row in chosen), Counter(row.speaker for row in chosen)
         while left and len(chosen) < total:
             row = min(left, key=lambda row: (by_emotion[row.emotion], by_speaker[row.speaker]))

@@ -1,6 +1,6 @@
 """Reads a shard folder for the report: index, rows, folds, and the samples of a few clips.
 
-The folder may be untrusted, so names, types, sizes and times are checked before anything is drawn.
+The folder may be untrusted, so names, types, sizes and times are checked before they are used.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class ShardFolder:
     folder: Path
     dataset: Dataset
     rows: tuple[Row, ...]
-    """Every source clip, including dropped ones."""
+    """One row per clip, including dropped ones."""
     assignments: Mapping[str, FoldFile]
-    """Fold scheme -> subjects of each side of each fold, the default scheme first."""
+    """Fold scheme -> content of its fold file, the default scheme first."""
 
     @property
     def kept(self) -> tuple[Row, ...]:
@@ -51,7 +51,7 @@ def read_folder(folder: Path) -> ShardFolder:
     """Read the index of a finished build. Raises ManifestError."""
     dataset = load_dataset(folder)
     if not dataset.complete:
-        raise ManifestError(f"{folder / DATASET_FILE}: an unfinished build; run the same build again to finish it")
+        raise ManifestError(f"{folder / DATASET_FILE}: an unfinished build; run the same command again to finish it")
     speakers = {shard.name: shard.speaker for shard in dataset.shards}
     rows = tuple(load_rows(folder))
     for row in rows:
@@ -61,8 +61,8 @@ def read_folder(folder: Path) -> ShardFolder:
     return ShardFolder(folder=folder, dataset=dataset, rows=rows, assignments=assignments)
 
 
-def rows_of(build: ShardFolder, clip_ids: Sequence[str]) -> list[Row]:
-    """Rows of the given clips, in the given order. Raises ManifestError for a clip that is in no shard."""
+def find_rows(build: ShardFolder, clip_ids: Sequence[str]) -> list[Row]:
+    """Find the rows of clips, in the given order. Raises ManifestError for a clip that is in no shard."""
     rows = {row.clip_id: row for row in build.kept}
     unknown = [clip_id for clip_id in clip_ids if clip_id not in rows]
     if unknown:
@@ -100,20 +100,20 @@ def sum_statistics(build: ShardFolder) -> dict[str, Statistics]:
 
 
 def _read_members(tar: Path, places: Mapping[str, tuple[int, int]]) -> dict[str, bytes]:
-    """Member suffix -> bytes, read from the (offset, size) that the receipt gives."""
+    """Member suffix -> bytes, read at the (offset, size) in the receipt."""
     try:
         with tar.open("rb") as file:
             members = {name: os.pread(file.fileno(), size, at) for name, (at, size) in places.items()}
     except FileNotFoundError as error:
-        raise ManifestError(f"{tar}: not there; fetch or build the shard again") from error
+        raise ManifestError(f"{tar}: missing; fetch or build the shard again") from error
     if any(len(data) != places[name][1] for name, data in members.items()):
-        raise ManifestError(f"{tar}: ends before its members do; fetch or build the shard again")
+        raise ManifestError(f"{tar}: truncated; fetch or build the shard again")
     return members
 
 
 def _read_folds(path: Path, speakers: Mapping[str, str]) -> FoldFile:
     if not path.is_file():
-        raise ManifestError(f"{path}: not there, but listed in {DATASET_FILE}; fetch or build the folder again")
+        raise ManifestError(f"{path}: missing, but listed in {DATASET_FILE}; fetch or build the folder again")
     try:
         return read_fold_file(path.read_bytes(), speakers, str(path))
     except FoldError as error:
@@ -121,7 +121,7 @@ def _read_folds(path: Path, speakers: Mapping[str, str]) -> FoldFile:
 
 
 def _check_timing(timing: Timing) -> None:
-    """Times can be drawn: in order, and within a day. Raises SchemaError."""
+    """Raise SchemaError unless times are in order and within a day."""
     times = (*timing.span_seconds, *timing.instants_seconds, *timing.frame_seconds, timing.audio_start_seconds)
     start, end = timing.span_seconds
     if not start < end or not 1e-6 < timing.step_seconds < _LONGEST_SECONDS or max(map(abs, times)) > _LONGEST_SECONDS:

@@ -1,4 +1,4 @@
-"""Counts of clips by emotion, speaker and reason, as the page's tables show them. Pure."""
+"""Counts of clips by emotion, speaker and reason, for the tables of the page. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from manifests.index import Row
 from manifests.labels import LABEL_SCHEMES
 
 _Item = TypeVar("_Item")
-_ROWS_A_COLUMN = 31
+_ROWS_PER_COLUMN = 31
 _SHADES = 5
 
 
@@ -25,7 +25,7 @@ class EmotionCounts:
     """Class in the corpus's default label scheme; empty if there is none."""
     built: int
     flagged: int
-    """Of the built ones."""
+    """Number of flagged clips among the built ones."""
     dropped: int
 
     @property
@@ -41,7 +41,7 @@ class SpeakerCell:
     built: int
     dropped: int
     style: str
-    """`h0` to `h5`, the darker the more were built, or `all`."""
+    """`h0` to `h5`, darker for more clips, or `all`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,7 @@ def count_by_emotion(build: ShardFolder) -> list[EmotionCounts]:
 
 
 def count_by_speaker(build: ShardFolder) -> list[tuple[str, list[SpeakerCell]]]:
-    """(speaker, a cell for each emotion and one for all), both sorted."""
+    """(speaker, one cell per emotion and one for all), both sorted."""
     built = Counter((row.speaker, row.emotion) for row in build.kept)
     dropped = Counter((row.speaker, row.emotion) for row in build.rows if row.shard is None)
     emotions = sorted({row.emotion for row in build.rows})
@@ -89,7 +89,7 @@ def count_by_speaker(build: ShardFolder) -> list[tuple[str, list[SpeakerCell]]]:
 
 
 def count_reasons(dropped: Sequence[Row], by: Literal["emotion", "speaker"]) -> ReasonCounts:
-    """How many clips were dropped for each reason."""
+    """Count dropped clips by reason, for each emotion or speaker."""
     cells = Counter((getattr(row, by), drop_reason(row)) for row in dropped)
     reasons = tuple(sorted({reason for _, reason in cells}))
     counts = tuple((key, tuple(cells[key, reason] for reason in reasons)) for key in sorted({key for key, _ in cells}))
@@ -110,8 +110,8 @@ def group_rows(pairs: Iterable[tuple[str, Row]]) -> list[tuple[str, list[Row]]]:
 
 
 def split_columns(rows: Sequence[_Item]) -> list[Sequence[_Item]]:
-    """Rows of a long table in parts of much the same length, which a page shows side by side."""
-    parts = -(-len(rows) // _ROWS_A_COLUMN) or 1
+    """Split the rows of a long table into parts of similar length, to show side by side."""
+    parts = -(-len(rows) // _ROWS_PER_COLUMN) or 1
     length = -(-len(rows) // parts) or 1
     return [rows[start : start + length] for start in range(0, len(rows), length)]
 

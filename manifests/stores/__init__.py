@@ -1,4 +1,4 @@
-"""Where published shards lie: a folder, a web server, an S3 bucket, a repository of the Hugging Face hub."""
+"""Stores of published shards: a folder, a web server, an S3 bucket, a repository on the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ __all__ += ["open_writable_store"]
 
 
 def open_store(address: str) -> Store:
-    """The store at a path or an address; all but those of web servers are `WritableStore`s. Opens no connection.
+    """The store at a path or an address, a `WritableStore` unless it is a web server. Opens no connection.
 
-    Raises StoreError for an address of another kind, or where a library that it needs is not installed. Credentials
-    come from where their owner keeps them, never from the address: ~/.netrc for http(s); AWS's environment and files
-    for s3 (`FSSPEC_S3_ANON=true` for a public bucket); the hub's own login.
+    Raises StoreError for an address of another kind, or if a library that it needs is not installed. Credentials
+    come from their standard locations, never from the address: ~/.netrc for http(s); AWS's environment and files
+    for s3 (`FSSPEC_S3_ANON=true` for a public bucket); the login of the Hub.
     """
     return _open(address, KINDS)
 
 
 def open_writable_store(address: str) -> WritableStore:
-    """The store at a path or an address, to share to. Raises StoreError as `open_store`, and for a read-only one."""
+    """The store at a path or an address, for sharing. Raises StoreError as `open_store`, and for a read-only one."""
     store = _open(address, WRITABLE_KINDS)
-    if not isinstance(store, WritableStore) or (isinstance(store, HubStore) and not store.whole):
+    if not isinstance(store, WritableStore) or (isinstance(store, HubStore) and not store.is_repository):
         raise StoreError(f"{store.address}: found an address that is read only, expected {WRITABLE_KINDS}")
     return store
 
@@ -59,7 +59,7 @@ def _open(address: str, kinds: str) -> Store:
         host, has_user = parts.hostname or "", parts.username is not None or parts.password is not None
     except ValueError as error:
         raise StoreError(f"found an address that cannot be read, expected {kinds}") from error
-    if has_user:  # an address is shown and written down
+    if has_user:  # addresses are logged and recorded
         advice = "keep user and password in ~/.netrc, or the store's own settings"
         raise StoreError(f"found a user in the address of {host}, expected none: addresses are written down; {advice}")
     if parts.query or parts.fragment:

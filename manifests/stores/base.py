@@ -1,7 +1,7 @@
-"""What every store offers: a file's bytes from any of them on, and, where it can be written to, sharing.
+"""The interface of stores: reading a file from any byte offset and, for writable stores, uploading files.
 
-Errors name a file by its own address: never with a credential, nor with where a server redirected to, which may hold
-one.
+Errors name a file by its address, never with credentials or the target of a redirect, which may contain
+credentials.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ _Result = TypeVar("_Result")
 
 
 class StoreError(UserError):
-    """A store cannot be used, or a file there is not as expected; one line that names it."""
+    """A store cannot be used, or one of its files is not as expected; one line that names it."""
 
 
 class UnreachableError(StoreError):
-    """Nothing can be read from there for now, and it is not worth waiting."""
+    """The store cannot be reached, and waiting is unlikely to help."""
 
 
 class TransientError(StoreError):
-    """A failure that a retry may overcome."""
+    """A failure that a retry may fix."""
 
     def __init__(self, message: str, pause_seconds: float = 0.0) -> None:
-        """`pause_seconds` is what the server asks for before the next try."""
+        """`pause_seconds` is the delay before a retry that the server requests."""
         super().__init__(message)
         self.pause_seconds = pause_seconds
 
@@ -47,7 +47,7 @@ class LocalFile:
     """A file to send to a store."""
 
     name: str
-    """Within the folder, `/` between its parts."""
+    """Relative to the folder, with `/` between its parts."""
     path: Path
     bytes: int
     sha256: str
@@ -58,12 +58,12 @@ class Store(Protocol):
 
     @property
     def address(self) -> str:
-        """As people write it."""
+        """Path or address, as users specify it."""
 
     def chunks(self, name: str, start: int = 0) -> Generator[bytes, None, None]:
-        """Bytes of a file from byte `start` on; none where it has no more.
+        """Bytes of a file from offset `start`; none at its end.
 
-        Raises StoreError; TransientError for what a retry may overcome, UnreachableError if no server ever answered.
+        Raises StoreError; TransientError if a retry may help, UnreachableError if no server ever responded.
         """
 
 
@@ -71,25 +71,25 @@ class Store(Protocol):
 class WritableStore(Store, Protocol):
     """A store that shards can be shared to. Every method raises StoreError.
 
-    Files can be compared by hash, so that sharing resumes where it was killed, and each file is checked after it was
+    Files can be compared by hash, so that sharing resumes after an interruption, and each file is verified after it is
     sent.
     """
 
     @property
     def keeps_history(self) -> str:
-        """What may still hold files that were removed; `""` for nothing."""
+        """History that may still contain removed files; `""` if there is none."""
 
     def open_for_writing(self, *, public: bool) -> AbstractContextManager[None]:
-        """Create the store if needed; refuse one that everybody can see unless `public`, where that can be told."""
+        """Create the store if needed. Raises StoreError for a public repository unless `public` is set."""
 
     def list_files(self) -> Mapping[str, int]:
-        """Files there -> size in bytes, without hidden ones."""
+        """File name -> size in bytes, without hidden files."""
 
     def check(self, files: Sequence[LocalFile]) -> Iterator[bool]:
-        """For each of these listed files, whether it has the right hash."""
+        """For each of these files, which the store has, whether its hash matches."""
 
     def send(self, files: Sequence[LocalFile]) -> Iterator[LocalFile]:
-        """Write files, several at a time; yields each once it is there with the right hash."""
+        """Upload files concurrently; yields each after its hash was verified."""
 
     def remove(self, names: Sequence[str]) -> None:
         """Remove listed files."""
@@ -101,7 +101,7 @@ def is_hidden(name: str) -> bool:
 
 
 def map_in_threads(work: Callable[[LocalFile], _Result], files: Sequence[LocalFile]) -> Iterator[_Result]:
-    """Results in the order of `files`. The first error ends it; what has not begun by then is left out."""
+    """Results in the order of `files`. The first error cancels files that were not started."""
     pool = ThreadPoolExecutor(_THREADS)
     try:
         yield from pool.map(work, files)
@@ -110,15 +110,15 @@ def map_in_threads(work: Callable[[LocalFile], _Result], files: Sequence[LocalFi
 
 
 def check_unchanged(file: LocalFile, sha256: str) -> None:
-    """Raise StoreError if a file changed since it was listed."""
+    """Raise StoreError if a local file changed after it was hashed."""
     if sha256 != file.sha256:
         raise StoreError(f"{file.path}: found SHA-256 {sha256}, expected {file.sha256}; it changed while being shared")
 
 
 def check_arrived(arrived: bool, file: LocalFile, address: str) -> None:
-    """Raise StoreError unless a file arrived with the right hash."""
+    """Raise StoreError unless the hash of an uploaded file matches."""
     if not arrived:
-        raise StoreError(f"{address}/{file.name}: what arrived does not have SHA-256 {file.sha256}; share again")
+        raise StoreError(f"{address}/{file.name}: the uploaded file does not have SHA-256 {file.sha256}; share again")
 
 
 @contextmanager

@@ -34,9 +34,9 @@ class HttpStore:
     url: Callable[[str], str]
     """Name -> URL of the file."""
     authorization: str | None = field(default=None, repr=False)
-    """Sent to the server of `url` alone, not to another that it redirects to."""
+    """Only sent to the server of `url`, not to the target of a redirect."""
     connected: Event = field(default_factory=Event, repr=False, compare=False)
-    """Set once the server has answered anything."""
+    """Set after the first response of the server."""
 
     @classmethod
     def at(cls, address: str) -> HttpStore:
@@ -62,7 +62,7 @@ class HttpStore:
         except HTTPError as error:
             self.connected.set()
             with error:
-                if error.code != 416:  # no such byte: the file ends before
+                if error.code != 416:  # the offset is at the end of the file
                     raise _status_error(address, error) from error
         except (OSError, HTTPException) as error:
             reason = getattr(error, "reason", error)
@@ -72,7 +72,7 @@ class HttpStore:
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows to http(s) alone, and never from https to http; authorization stays with the server it is for."""
+    """Follows redirects to http(s) only, and never from https to http; authorization is not sent to other servers."""
 
     def redirect_request(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
@@ -87,7 +87,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         return request
 
 
-#: http and https, through a proxy where the environment names one, and nothing else: no file:, no ftp:.
+#: Only http and https (no file:, no ftp:), through a proxy if the environment sets one.
 _OPENER = urllib.request.OpenerDirector()
 for _handler in (
     urllib.request.ProxyHandler(),
@@ -101,11 +101,11 @@ for _handler in (
 
 
 def _read_from(response: HTTPResponse, start: int) -> Generator[bytes, None, None]:
-    """Bytes from byte `start` of the file on, whichever part of the file the server sent."""
+    """Bytes of the file from offset `start`, even if the server ignored the requested range."""
     sent = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
     skip = start - (int(sent[1]) if response.status == 206 and sent else 0)
     if skip < 0:
-        raise HTTPException("found another range than was requested")
+        raise HTTPException("found a range that was not requested")
     while chunk := response.read(CHUNK_BYTES):
         if len(chunk) > skip:
             yield chunk[skip:]
@@ -115,7 +115,7 @@ def _read_from(response: HTTPResponse, start: int) -> Generator[bytes, None, Non
 
 
 def _status_error(address: str, error: HTTPError) -> StoreError:
-    """What a status other than success means."""
+    """The error for a status other than success."""
     status = f"HTTP {error.code}"
     if error.code in _TRANSIENT_STATUSES:
         pause_seconds = 0.0
@@ -123,7 +123,7 @@ def _status_error(address: str, error: HTTPError) -> StoreError:
             pause_seconds = min(max(float(error.headers.get("Retry-After", "0")), 0.0), _MAX_PAUSE_SECONDS)
         return TransientError(f"{address}: cannot be fetched for now ({status})", pause_seconds)
     if error.code in (404, 410):
-        return StoreError(f"{address}: not there ({status})")
+        return StoreError(f"{address}: not found ({status})")
     if error.code in (401, 403):
         return StoreError(f"{address}: may not be read ({status}); is a login or an agreement to its terms missing?")
     if error.code < 400:
@@ -132,7 +132,7 @@ def _status_error(address: str, error: HTTPError) -> StoreError:
 
 
 def lost_connection(address: str, error: Exception, *, reachable: bool) -> StoreError:
-    """The error for no response, or half of one; `reachable` if a retry may succeed."""
+    """The error for a missing or incomplete response; `reachable` if a retry may succeed."""
     message = f"{address}: cannot be fetched ({describe_reason(error)})"
     return TransientError(message) if reachable else UnreachableError(f"{message}; run again once it can be reached")
 

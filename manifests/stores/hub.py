@@ -1,4 +1,4 @@
-"""A dataset repository of the Hugging Face hub, at HF_ENDPOINT."""
+"""A dataset repository on the Hugging Face Hub, at HF_ENDPOINT."""
 
 from __future__ import annotations
 
@@ -18,36 +18,36 @@ from manifests.stores.http import HttpStore
 _ADDRESS = re.compile(
     r"hf://datasets/(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^/@?#]+))?(?:/(?P<folder>[^@?#]+))?"
 )
-#: Most files and bytes of one commit.
+#: Maximum files and bytes per commit.
 _COMMIT_FILES = 500
 _COMMIT_BYTES = 2 << 30
 
 
 @dataclass(frozen=True, kw_only=True)
 class HubStore(HttpStore):
-    """A dataset repository: a `WritableStore`. Sharing makes a private one where there is none.
+    """A dataset repository: a `WritableStore`. Sharing creates a private one if it does not exist.
 
-    Whether a file has arrived is seen in the hub's own listing: the SHA-256 of large files, the git hash of small ones.
+    Uploaded files are verified by the Hub's listing: the SHA-256 of LFS files, the git hash of small ones.
     """
 
     repository: str
     """`owner/name`."""
-    whole: bool
-    """The address is of the repository itself, not of a revision or a folder; only that is shared to."""
+    is_repository: bool
+    """Whether the address is the repository, not a revision or a folder; only then it is writable."""
     keeps_history: ClassVar[str] = "earlier commits of the repository"
     _entries: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
-    """Name -> the hub's entry, as last listed."""
+    """Name -> the Hub's entry, as last listed."""
 
     @classmethod
     def at(cls, address: str) -> HubStore:
-        """Store of an address. Raises StoreError for another kind of address, or where the library is not installed."""
+        """Store of an address. Raises StoreError for another kind of address, or if the library is not installed."""
         found = _ADDRESS.fullmatch(address)
         if not found:
             raise StoreError("found an address hf://..., expected hf://datasets/owner/name, with @revision if need be")
         try:
             import huggingface_hub
         except ImportError as error:
-            raise StoreError(f"{address}: needs huggingface_hub; pip install '.[hub]' brings it") from error
+            raise StoreError(f"{address}: needs huggingface_hub; install it with pip install '.[hub]'") from error
         repository, revision, folder = found.groups()
 
         place = {"subfolder": folder, "revision": revision and unquote(revision), "repo_type": "dataset"}
@@ -58,7 +58,7 @@ class HubStore(HttpStore):
             url=partial(huggingface_hub.hf_hub_url, repository, endpoint=endpoint, **place),
             authorization=token and f"Bearer {token}",
             repository=repository,
-            whole=not (revision or folder),
+            is_repository=not (revision or folder),
         )
 
     @contextmanager
@@ -67,7 +67,7 @@ class HubStore(HttpStore):
             api.create_repo(**repository, private=not public, exist_ok=True)
             private = api.repo_info(**repository).private
         if not private and not public:
-            raise StoreError(f"{self.address}: everybody can see it; make it private, or say so with PUBLIC=1")
+            raise StoreError(f"{self.address}: the repository is public; make it private, or set PUBLIC=1")
         yield
 
     def list_files(self) -> dict[str, int]:
@@ -81,7 +81,7 @@ class HubStore(HttpStore):
         return (_has_hash(self._entries[file.name], file) for file in files)
 
     def send(self, files: Sequence[LocalFile]) -> Iterator[LocalFile]:
-        """See `WritableStore`; as many files as fit go into one commit."""
+        """See `WritableStore`; files are grouped into few commits."""
         from huggingface_hub import CommitOperationAdd
 
         for batch in _split_into_commits(files):
@@ -107,11 +107,11 @@ class HubStore(HttpStore):
 
     @contextmanager
     def _api(self) -> Iterator[tuple[Any, dict[str, str]]]:
-        """The hub's API and how it names the repository; its errors become StoreErrors."""
+        """The Hub's API and its arguments for the repository; its errors become StoreErrors."""
         from huggingface_hub import HfApi, errors, utils
 
         utils.disable_progress_bars()
-        # The library raises ValueErrors and RuntimeErrors too.
+        # The library also raises ValueErrors and RuntimeErrors.
         with store_errors(self.address, errors.HTTPError, ValueError, RuntimeError):
             yield HfApi(), {"repo_id": self.repository, "repo_type": "dataset"}
 

@@ -1,4 +1,4 @@
-"""A folder on a disk, or on a file system that others mount."""
+"""A folder on a local or mounted file system."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from manifests.stores.base import LocalFile, StoreError
 
 @dataclass(frozen=True, kw_only=True)
 class LocalStore:
-    """A folder on this machine, or mounted on it: a `WritableStore`."""
+    """A local or mounted folder: a `WritableStore`."""
 
     path: Path
     keeps_history: ClassVar[str] = ""
@@ -28,7 +28,7 @@ class LocalStore:
     def chunks(self, name: str, start: int = 0) -> Generator[bytes, None, None]:
         path = self.path / name
         if not path.is_file():
-            raise StoreError(f"{path}: not there")
+            raise StoreError(f"{path}: not found")
         try:
             with path.open("rb") as file:
                 file.seek(start)
@@ -40,7 +40,7 @@ class LocalStore:
     @contextmanager
     def open_for_writing(self, *, public: bool) -> Iterator[None]:  # noqa: ARG002 - file permissions are the user's
         """See `WritableStore`. Raises FolderError where the folder is in use or cannot be written."""
-        with exclusive_lock(self.path, "DEST=", tidy=True):
+        with exclusive_lock(self.path, "DEST=", cleanup=True):
             with base.store_errors(self.address):
                 remove_leftovers(self.path)
             yield

@@ -1,4 +1,4 @@
-"""A folder in an S3 bucket, or in a server with the same interface."""
+"""A folder in an S3 bucket, or on an S3-compatible server."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ class S3Store:
 
     address: str
     filesystem: Any = field(repr=False)
-    """fsspec's."""
+    """fsspec filesystem."""
     connected: Event = field(default_factory=Event, repr=False, compare=False)
-    """Set once the server has answered anything."""
+    """Set after the first response of the server."""
     keeps_history: ClassVar[str] = "earlier versions, if the bucket keeps them"
 
     @classmethod
     def at(cls, address: str) -> S3Store:
-        """Store of an address. Raises StoreError where the library for it is not installed."""
+        """Store of an address. Raises StoreError if s3fs is not installed."""
         try:
             import fsspec
 
             filesystem = fsspec.filesystem("s3", skip_instance_cache=True, use_listings_cache=False)
         except ImportError as error:
-            raise StoreError(f"{address}: needs s3fs; pip install '.[s3]' brings it") from error
+            raise StoreError(f"{address}: needs s3fs; install it with pip install '.[s3]'") from error
         return cls(address=address, filesystem=filesystem)
 
     def chunks(self, name: str, start: int = 0) -> Generator[bytes, None, None]:
@@ -48,7 +48,7 @@ class S3Store:
                 while chunk := file.read(base.CHUNK_BYTES):
                     yield chunk
         except FileNotFoundError as error:
-            raise StoreError(f"{address}: not there") from error
+            raise StoreError(f"{address}: not found") from error
         except PermissionError as error:
             raise StoreError(f"{address}: may not be read; which AWS credentials are set?") from error
         except (OSError, HTTPClientError) as error:
@@ -72,7 +72,7 @@ class S3Store:
         return {name: size for name, size in names.items() if name and not base.is_hidden(name)}
 
     def check(self, files: Sequence[LocalFile]) -> Iterator[bool]:
-        """See `WritableStore`; an object whose checksum the server does not keep is read."""
+        """See `WritableStore`; an object without a checksum on the server is downloaded to hash it."""
         return base.map_in_threads(self._has_hash, files)
 
     def send(self, files: Sequence[LocalFile]) -> Iterator[LocalFile]:
@@ -80,7 +80,7 @@ class S3Store:
             with self._store_errors():
                 data = file.path.read_bytes()
                 base.check_unchanged(file, hashlib.sha256(data).hexdigest())
-                # In one request: the checksum of an object sent in parts is not that of the whole.
+                # In one request: a multipart upload has no checksum of the complete object.
                 checksum = {"ChecksumAlgorithm": "SHA256", "ChecksumSHA256": _base64(file.sha256)}
                 self.filesystem.call_s3("put_object", **self._key(file.name), Body=data, **checksum)
             base.check_arrived(self._has_hash(file), file, self.address)

@@ -27,7 +27,7 @@ from manifests.verify import verify as verify_folder
 from tests.bench.processes import peak_mb
 
 SIZES = (10_000, 100_000, 1_000_000)
-CLIPS_A_SHARD = 50
+CLIPS_PER_SHARD = 50
 #: Parts of each speaker, in turn: 20,000 shards of 6,000 speakers.
 PARTS = (4, 3, 3)
 EMOTIONS = ("anger", "disgust", "fear", "joy", "neutral", "sadness", "surprise")
@@ -57,7 +57,7 @@ class Cost:
 
 def shard_names(clips: int) -> Iterator[tuple[str, str]]:
     """(shard, speaker) of a corpus, in a build's order."""
-    left = clips // CLIPS_A_SHARD
+    left = clips // CLIPS_PER_SHARD
     for number in range(left):
         speaker, parts = f"id{number:05d}", min(PARTS[number % len(PARTS)], left)
         yield from ((f"{speaker}-{part:03d}.tar", speaker) for part in range(parts))
@@ -132,7 +132,7 @@ def make_folds(folder: Path, clips: int) -> None:
     name = dataset.fold_schemes[0]
     speakers = {shard.name: shard.speaker for shard in dataset.shards}
     rows = (
-        {"speaker": speaker, "emotion": _emotion(at)} for at in range(CLIPS_A_SHARD) for speaker in speakers.values()
+        {"speaker": speaker, "emotion": _emotion(at)} for at in range(CLIPS_PER_SHARD) for speaker in speakers.values()
     )
     assigned = folds.assign(folds.fold_scheme(dataset.dataset, name, speakers.values()), speakers, rows)
     data = folds.dump_fold_file(assigned)
@@ -203,11 +203,11 @@ def _assignment(folder: Path) -> folds.FoldFile:
 
 
 def _keys(shard: str) -> Iterator[str]:
-    return (f"{shard.removesuffix('.tar')}_{at:05d}" for at in range(CLIPS_A_SHARD))
+    return (f"{shard.removesuffix('.tar')}_{at:05d}" for at in range(CLIPS_PER_SHARD))
 
 
 def _emotion(at: int) -> str:
-    return EMOTIONS[at % CLIPS_A_SHARD % len(EMOTIONS)]
+    return EMOTIONS[at % CLIPS_PER_SHARD % len(EMOTIONS)]
 
 
 def _receipt(shard: str, speaker: str) -> Receipt:

@@ -25,7 +25,7 @@ def corpora(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     """Number of clips -> synthetic shards and their recordings; two clips per shard, for many speakers."""
     made = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scale, "CLIPS_A_SHARD", 2)
+        patch.setattr(scale, "CLIPS_PER_SHARD", 2)
         for clips in (SMALL, TWICE):
             made[clips] = tmp_path_factory.mktemp("scale") / "shards"
             scale.make_folder(made[clips], clips)
@@ -57,7 +57,7 @@ def count_calls(work: Callable[[Path, int], None], folder: Path, clips: int) -> 
 def test_twice_the_clips_take_no_more_than_twice_the_work(
     stage: str, corpora: dict[int, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scale, "CLIPS_A_SHARD", 2)
+    monkeypatch.setattr(scale, "CLIPS_PER_SHARD", 2)
     work = scale.STAGES[stage]
     work(corpora[SMALL], SMALL)  # imports and caches, once per process
     small, twice = (count_calls(work, corpora[clips], clips) for clips in (SMALL, TWICE))

@@ -77,15 +77,18 @@ ONE_OR_MORE = "expected one or more of mfcc, logmel, stft, each once (make: FEAT
         (["plan", "--decoder", "opencv"], "decoder: found 'opencv', expected one of pyav, ffmpeg"),
         (["plan", "--option", "labels=voted"], "folder: unknown option 'labels'; valid are: csv"),
         (["plan", "--option", "labels"], "folder: unknown option 'labels'; valid are: csv"),
-        (["plan", "--step", "0"], "argument --step: found '0', expected a whole number from 1 on; "),
-        (["shards", "--workers", "many"], "argument --workers: found 'many', expected a whole number from 1 on; "),
-        (["shards", "--clip-seconds", "nan"], "argument --clip-seconds: found 'nan', expected seconds, more than 0; "),
+        (["plan", "--step", "0"], "argument --step: found '0', expected an integer of at least 1; "),
+        (["shards", "--workers", "many"], "argument --workers: found 'many', expected an integer of at least 1; "),
+        (
+            ["shards", "--clip-seconds", "nan"],
+            "argument --clip-seconds: found 'nan', expected a positive number of seconds; ",
+        ),
         (["shard"], "argument COMMAND: invalid choice: 'shard' (choose from 'shards', 'plan', 'report', "),
         (["plan", "--speed", "9"], "unrecognized arguments: --speed 9; "),
         ([], "the following arguments are required: COMMAND; "),
         (["features"], "the following arguments are required: SHARDS, --feature; "),
         (["features", "somewhere", "--feature", ""], f"features: found none, {ONE_OR_MORE}\n"),
-        (["corpus", "--connections", "0"], "argument --connections: found '0', expected a whole number from 1 on; "),
+        (["corpus", "--connections", "0"], "argument --connections: found '0', expected an integer of at least 1; "),
         (["corpus", "--dataset", "voxceleb"], f"unknown corpus 'voxceleb'; valid are {ALL_CORPORA}"),
     ],
 )
@@ -123,7 +126,7 @@ def test_a_traceback_only_with_debug(tmp_path: Path, capsys: pytest.CaptureFixtu
     arguments = command("plan", tmp_path / "nowhere")
     assert main(arguments) == 2
     said = capsys.readouterr().err
-    assert said == f"error: {tmp_path / 'nowhere'}: no such folder; DATA= names the corpus's folder\n"
+    assert said == f"error: {tmp_path / 'nowhere'}: no such folder; set the corpus folder with DATA=\n"
     with pytest.raises(ValueError, match="no such folder"):
         main([*arguments, "--debug"])
 
@@ -147,12 +150,12 @@ def test_summary_of_a_build(tmp_path: Path, quick: None, capsys: pytest.CaptureF
     assert main(command("shards", data, out)) == 0
     assert capsys.readouterr().out.splitlines() == [
         "built 6   flagged 0   dropped 0",
-        f"shards    {out} (3 shards, 0 of them built before)",
+        f"shards    {out} (3 shards, 0 already built)",
         "folds     loso",
         f"report    {out}/report.html",
     ]
     assert main(command("shards", data, out)) == 0
-    assert f"shards    {out} (3 shards, 3 of them built before)" in capsys.readouterr().out
+    assert f"shards    {out} (3 shards, 3 already built)" in capsys.readouterr().out
 
 
 def test_one_clip_is_no_clips_and_has_no_folds(tmp_path: Path, quick: None, capsys: pytest.CaptureFixture[str]) -> None:
@@ -160,15 +163,15 @@ def test_one_clip_is_no_clips_and_has_no_folds(tmp_path: Path, quick: None, caps
     assert main(command("shards", data, out)) == 0
     said = capsys.readouterr()
     assert said.out.splitlines()[1:3] == [
-        f"shards    {out} (1 shard, 0 of them built before)",
-        "folds     none fits what was built: folder: leave-one-speaker-out found subject A; expected at least three "
-        "speakers of different recordings, one each to test, to validate and to train on",
+        f"shards    {out} (1 shard, 0 already built)",
+        "folds     none fits the built speakers: folder: leave-one-speaker-out found subject A; expected at least "
+        "three speakers of different recordings, one each to test, to validate and to train on",
     ]
     assert said.err.startswith("building clips: 1/1, built 1 (")
     assert main(command("plan", data, out)) == 0
     assert capsys.readouterr().out.splitlines()[:2] == [
         "Recordings of one's own: 1 clip, 1 speaker, 1 shard",
-        f"into      {out}: 1 of 1 shard built before",
+        f"into      {out}: 1 of 1 shard already built",
     ]
 
 
@@ -180,22 +183,22 @@ def test_plan_knows_what_is_in_the_folder(tmp_path: Path, quick: None, capsys: p
         assert main(command("plan", data, out)) == 0
         return capsys.readouterr().out.splitlines()
 
-    assert planned()[1] == f"into      {out}: 0 of 3 shards built before"
+    assert planned()[1] == f"into      {out}: 0 of 3 shards already built"
     assert not out.exists()
     main(command("shards", data, out))
     assert planned()[:2] == [
         "Recordings of one's own: 6 clips, 3 speakers, 3 shards",
-        f"into      {out}: 3 of 3 shards built before",
+        f"into      {out}: 3 of 3 shards already built",
     ]
     (out / "C-000.tar").unlink()
-    assert planned()[1] == f"into      {out}: 2 of 3 shards built before"
+    assert planned()[1] == f"into      {out}: 2 of 3 shards already built"
     main(command("shards", data, out))
     withdraw(out, ["B"])
     before = contents(out)
     assert planned()[:3] == [
         "Recordings of one's own: 4 clips, 2 speakers, 2 shards",
-        "  left out, since they were withdrawn from this folder: B",
-        f"into      {out}: 2 of 2 shards built before",
+        "  left out because withdrawn from this folder: B",
+        f"into      {out}: 2 of 2 shards already built",
     ]
     assert main(command("plan", data, out, "--align", "clip")) == 2
     assert "was built differently (config.align: frame -> clip)" in capsys.readouterr().err
@@ -222,7 +225,7 @@ def test_plan_estimates_the_size(
     data = real_clip("crema-d/VideoFlash/1001_DFA_ANG_XX.flv").parents[1]
     arguments = ["--dataset", "crema-d", "--data", str(data), "--out", str(tmp_path / "out"), "--feature", features]
     assert main(["plan", *arguments]) == 0
-    estimated = float(re.search(r"^size      about (\d+) MB in all$", capsys.readouterr().out, re.MULTILINE)[1])  # type: ignore[index]
+    estimated = float(re.search(r"^size      about (\d+) MB in total$", capsys.readouterr().out, re.MULTILINE)[1])  # type: ignore[index]
     assert main(["shards", *arguments, "--workers", "1"]) == 0
     built = sum(shard.bytes for shard in index.load_dataset(tmp_path / "out").shards)
     assert estimated == pytest.approx(built / 1e6, rel=0.3)
@@ -234,7 +237,7 @@ def test_plan_estimates_the_size(
         ({"b1": "drop no_face"}, "1 of 6 clips dropped, more than 2%"),
         (
             {"c1": "drop no_face", "c2": "drop truncated"},
-            "2 of 6 clips dropped, more than 2%; nothing was built of speaker C",
+            "2 of 6 clips dropped, more than 2%; no clip was built of speaker C",
         ),
     ],
 )
@@ -247,7 +250,7 @@ def test_drops_fail_unless_they_are_allowed(
     out = tmp_path / "out"
     assert main(command("shards", data, out)) == 1
     said = capsys.readouterr()
-    assert f"error: {failures}. What was built is kept; ALLOW_DROPS=1 accepts it\n" in said.err
+    assert f"error: {failures}. The shards are kept; ALLOW_DROPS=1 accepts them\n" in said.err
     assert f"built {6 - len(orders)}   flagged 0   dropped {len(orders)}\n" in said.out
     assert "  dropped 1: no_face, a face was found in fewer than half of the frames\n" in said.out
     assert verify(out, full=True) == []
@@ -286,13 +289,13 @@ def test_plan_lists_what_is_absent_defective_and_odd_and_touches_nothing(
     assert main(arguments) == 0
     short = capsys.readouterr().out
     assert re.match(r"CREMA-D.*: 47 clips of 7442 in the complete corpus, 5 speakers, 5 shards\n", short)
-    assert re.search(r"^absent from the inventory: \d+$", short, re.MULTILINE)
+    assert re.search(r"^missing from the corpus: \d+$", short, re.MULTILINE)
     assert re.search(r"^  \.\.\. and \d+ more \(ALL=1 lists them\)$", short, re.MULTILINE)
-    assert re.search(r"^known to be defective, will be dropped: 1\n  1076_MTI_SAD_XX: ", short, re.MULTILINE)
-    assert re.search(r"^known to be odd, will be flagged: \d+\n  ", short, re.MULTILINE)
+    assert re.search(r"^known defects, will be dropped: 1\n  1076_MTI_SAD_XX: ", short, re.MULTILINE)
+    assert re.search(r"^known oddities, will be flagged: \d+\n  ", short, re.MULTILINE)
     assert main([*arguments, "--all"]) == 0
     every = capsys.readouterr().out
-    absent = int(re.search(r"absent from the inventory: (\d+)", every)[1])  # type: ignore[index]
+    absent = int(re.search(r"missing from the corpus: (\d+)", every)[1])  # type: ignore[index]
     assert absent > 7000
     assert every.count("\n") >= absent
     assert not (tmp_path / "out").exists()
@@ -422,7 +425,7 @@ def test_a_second_build_is_refused_until_the_first_has_ended(data: Path, calls: 
     code, said, complained = second.end()
     owner = f"process {first.process.pid} on {os.uname().nodename}"
     assert (code, said) == (2, "")
-    assert complained == f"error: {tmp_path / 'out'}: {owner} is at work here; wait for it, or choose another OUT=\n"
+    assert complained == f"error: {tmp_path / 'out'}: locked by {owner}; wait for it, or choose another OUT=\n"
     first.end(signal.SIGKILL)
     with exclusive_lock(tmp_path / "out"):
         pass
@@ -437,7 +440,7 @@ def test_a_crash_and_a_hang_in_one_build(data: Path, tmp_path: Path) -> None:
     assert code == 1
     assert "built 4   flagged 0   dropped 2\n  dropped 1: timeout, " in said
     assert "  dropped 1: worker_died, " in said
-    assert "error: 2 of 6 clips dropped, more than 2%. What was built is kept; ALLOW_DROPS=1 accepts it" in complained
+    assert "error: 2 of 6 clips dropped, more than 2%. The shards are kept; ALLOW_DROPS=1 accepts them" in complained
     assert "Traceback" not in complained
     assert verify(tmp_path / "out", full=True) == []
 
@@ -519,7 +522,7 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
 def test_a_build_of_faces(faces: tuple[Path, Path, str]) -> None:
     _, out, said = faces
     assert re.match(r"built 6   flagged 0   dropped 1\n  dropped 1: (decode_error|truncated|unreadable), ", said)
-    assert f"\nshards    {out} (3 shards, 0 of them built before)\nfolds     loso\n" in said
+    assert f"\nshards    {out} (3 shards, 0 already built)\nfolds     loso\n" in said
     assert said.endswith(f"report    {out}/report.html\n")
     assert (out / "report.html").is_file()
     assert verify(out, full=True) == []
@@ -552,7 +555,7 @@ def test_the_report_can_be_made_again(faces: tuple[Path, Path, str], capsys: pyt
 
 def test_a_report_of_no_build_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", "--out", str(tmp_path)]) == 2
-    assert re.fullmatch(rf"error: {tmp_path}/dataset.json: not there.*\n", capsys.readouterr().err)
+    assert re.fullmatch(rf"error: {tmp_path}/dataset.json: missing.*\n", capsys.readouterr().err)
 
 
 @pytest.mark.slow

@@ -180,10 +180,10 @@ def test_an_empty_folder_says_what_was_expected(name: str, tmp_path: Path) -> No
 @each_corpus
 def test_an_absent_or_empty_folder_says_how_to_have_the_corpus(name: str, tmp_path: Path) -> None:
     how = {
-        "ravdess": "make corpus DATASET=ravdess downloads the corpus, DATA= names its folder",
-        "crema-d": "make corpus DATASET=crema-d downloads the corpus, DATA= names its folder",
-        "iemocap": "make corpus DATASET=iemocap says how to obtain the corpus, DATA= names its folder",
-    }.get(name, "DATA= names the corpus's folder")
+        "ravdess": "make corpus DATASET=ravdess downloads the corpus, DATA= sets its folder",
+        "crema-d": "make corpus DATASET=crema-d downloads the corpus, DATA= sets its folder",
+        "iemocap": "make corpus DATASET=iemocap explains how to obtain the corpus, DATA= sets its folder",
+    }.get(name, "set the corpus folder with DATA=")
     (tmp_path / "empty").mkdir()
     (tmp_path / "hollow" / {"crema-d": "VideoFlash", "iemocap": "Session1"}.get(name, "any")).mkdir(parents=True)
     for folder, problem in (("nowhere", "no such folder"), ("empty", ""), ("hollow", "")):
@@ -202,7 +202,7 @@ def test_an_unknown_corpus_lists_the_valid_ones(tmp_path: Path) -> None:
 def test_a_parent_of_two_copies_is_refused(tmp_path: Path) -> None:
     corpora.crema_d(tmp_path / "a")
     corpora.crema_d(tmp_path / "b")
-    with pytest.raises(CorpusError, match="holds the corpus twice, in a and b; name one"):
+    with pytest.raises(CorpusError, match="contains the corpus twice, in a and b; choose one"):
         scan_corpus("crema-d", tmp_path)
 
 
@@ -567,7 +567,7 @@ def test_folder_reads_every_column(tmp_path: Path) -> None:
 def test_sound_beside_a_part_of_a_recording_is_refused(tmp_path: Path) -> None:
     """Whether it begins with the part or with the recording, nobody can tell."""
     write_table(tmp_path, "joy,a.mp4,x,a.wav,1,2", header="emotion,clip,speaker,sound,start,end")
-    with pytest.raises(CorpusError, match=r"clips\.csv:2: found sound beside start and end"):
+    with pytest.raises(CorpusError, match=r"clips\.csv:2: found both sound and start, end"):
         scan_corpus("folder", tmp_path)
 
 
@@ -629,7 +629,7 @@ def test_folder_lists_absent_and_unnamed_files(tmp_path: Path) -> None:
         ("clip,speaker,emotion\na.mp4,Ann,joy\nb.mp4,ann,joy\n", "speakers Ann and ann differ only in case"),
         (
             "clip,speaker,emotion\ngone.mp4,x,joy\n",
-            "found no clip to build; 1 file absent, the first is gone.mp4; DATA= ",
+            "found no clip to build; 1 file missing, the first is gone.mp4; set the corpus folder with DATA=",
         ),
     ],
 )

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from builder import doctor
-from builder.doctor import BACKENDS, Check, examine, main
+from builder.doctor import BACKENDS, Check, main, run_checks
 from tests.factories import corpora
 
 FEW = {"numpy, scipy": BACKENDS["numpy, scipy"], "soxr, librosa (sound)": BACKENDS["soxr, librosa (sound)"]}
 
 
 def checks(tmp_path: Path, dataset: str = "demo") -> dict[str, Check]:
-    return {check.name: check for check in examine(dataset, tmp_path / "data", tmp_path / "shards")}
+    return {check.name: check for check in run_checks(dataset, tmp_path / "data", tmp_path / "shards")}
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def test_too_little_disk(tmp_path: Path, few: None, monkeypatch: pytest.MonkeyPa
     check = checks(tmp_path, "crema-d")["disk"]
     assert not check.ok
     assert check.found == f"3.0 GB free for {tmp_path / 'shards'}"
-    assert check.advice == "the shards of crema-d take about 5 GB; make room, or choose another folder with OUT="
+    assert check.advice == "the shards of crema-d take about 5 GB; free some space, or choose another folder with OUT="
     assert checks(tmp_path, "demo")["disk"].ok
 
 
@@ -120,9 +120,9 @@ def test_the_corpus_is_looked_at(tmp_path: Path, few: None) -> None:
     assert checks(tmp_path, "folder")["corpus"] == Check(
         name="corpus",
         ok=False,
-        found=f"{tmp_path / 'data'}: no such folder; DATA= names the corpus's folder",
-        advice="name the corpus's folder with DATA=",
+        found=f"{tmp_path / 'data'}: no such folder; set the corpus folder with DATA=",
+        advice="set the corpus folder with DATA=",
     )
     corpora.folder(tmp_path / "data")
     check = checks(tmp_path, "folder")["corpus"]
-    assert (check.ok, check.found) == (True, "6 clips, 0 files of the inventory absent")
+    assert (check.ok, check.found) == (True, "6 clips, 0 files missing")

@@ -90,11 +90,11 @@ def test_ravdess_ends_in_a_folder_that_can_be_built(zenodo: FileServer, data: Pa
     assert main(command(zenodo, data)) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[1] == "licence   CC BY-NC-SA 4.0; https://zenodo.org/records/1188976"
-    assert said[2] == f"here      0 of 1440 files in {data}"
+    assert said[2] == f"present   0 of 1440 files in {data}"
     assert said[3] == f"from      {zenodo.url}/{remotes.ARCHIVES}"
     assert re.fullmatch(r"to fetch  24 files, \d+\.\d MB", said[4])
-    assert re.fullmatch(r"disk      \d+\.\d MB needed at most, \d+\.\d MB free", said[5])
-    assert re.fullmatch(r"fetched   24 files, \d+\.\d MB, each as published", said[6])
+    assert re.fullmatch(r"disk      \d+\.\d MB needed, \d+\.\d MB free", said[5])
+    assert re.fullmatch(r"fetched   24 files, \d+\.\d MB, each verified", said[6])
     assert said[7:] == [f"complete  {data}"]
     assert plan_accepts("ravdess", data, 1440)
     expected = {source.video.relative_to(data).as_posix() for source in scan_corpus("ravdess", data).sources}
@@ -127,7 +127,7 @@ def test_a_second_run_asks_for_nothing(zenodo: FileServer, data: Path, capsys: S
     assert main(command(zenodo, data)) == 0
     assert zenodo.requests == []
     assert capsys.readouterr().out.splitlines()[2:] == [
-        f"here      1440 of 1440 files in {data}: 1440 right",
+        f"present   1440 of 1440 files in {data}: 1440 verified",
         f"complete  {data}",
     ]
     assert {name: (data / name).read_bytes() for name in files(data)} == before
@@ -168,7 +168,7 @@ def test_a_folder_inside_the_one_that_was_named(github: FileServer, data: Path, 
     assert github.requests == []
     shutil.copytree(data / "CREMA-D", data / "copy")
     assert main(command(github, data)) == 2
-    assert f"{data}: holds the corpus twice, in CREMA-D and copy; name one of them\n" in capsys.readouterr().err
+    assert f"{data}: contains the corpus twice, in CREMA-D and copy; choose one\n" in capsys.readouterr().err
 
 
 # --- bad connections -------------------------------------------------------------------------------------------
@@ -206,9 +206,9 @@ def test_what_went_wrong_once_is_made_good(github: FileServer, data: Path, fault
     [
         (Fault(change=lambda data: b"!" + data[1:]), r"found SHA-256 [0-9a-f]{64}, expected [0-9a-f]{64}; "),
         (Fault(change=lambda data: data + b"more"), r"found more than 1280 bytes, expected that; "),
-        (Fault(status=404), r"not there \(HTTP 404\)"),
-        (Fault(status=503), r"cannot be fetched for now \(HTTP 503\); run again to continue"),
-        (Fault(drop_after=0), r"cannot be fetched \(.*\); run again to continue"),
+        (Fault(status=404), r"not found \(HTTP 404\)"),
+        (Fault(status=503), r"cannot be fetched for now \(HTTP 503\); run again to resume"),
+        (Fault(drop_after=0), r"cannot be fetched \(.*\); run again to resume"),
     ],
     ids=["other bytes", "more", "not there", "overloaded", "cut"],
 )
@@ -254,7 +254,7 @@ def test_three_files_that_failed_are_named(github: FileServer, data: Path, capsy
     assert main(command(github, data)) == 1
     said = capsys.readouterr().out
     assert said.count("  failed  VideoFlash/") == 3
-    assert said.endswith(": not there (HTTP 404)\n  ... and 2 more (ALL=1 lists them)\n")
+    assert said.endswith(": not found (HTTP 404)\n  ... and 2 more (ALL=1 lists them)\n")
     assert main(command(github, data, "--all")) == 1
     assert capsys.readouterr().out.count("  failed  VideoFlash/") == 5
 
@@ -266,7 +266,7 @@ def test_where_nothing_came_the_status_says_so(github: FileServer, data: Path, c
     capsys.readouterr()
     assert main(command(github, data)) == 2
     said = capsys.readouterr()
-    assert f"  failed  {CLIP}: not there (HTTP 404)\n" in said.out
+    assert f"  failed  {CLIP}: not found (HTTP 404)\n" in said.out
     assert said.err.endswith("error: 1 file failed; run the same command to try again\n")
 
 
@@ -284,8 +284,8 @@ def test_nobody_there(data: Path, capsys: Said, dataset: str, where: str) -> Non
 def test_check_of_an_empty_folder_counts_files(data: Path, capsys: Said) -> None:
     assert main(["corpus", "--dataset", "ravdess", "--data", str(data), "--check"]) == 1
     said = capsys.readouterr()
-    assert f"here      0 of 1440 files in {data}\n" in said.out
-    assert said.err == "error: 1440 files absent\n"
+    assert f"present   0 of 1440 files in {data}\n" in said.out
+    assert said.err == "error: 1440 files missing\n"
 
 
 @pytest.mark.parametrize("address", ["gopher://host", "https://me:secret@host", "https://host/?key=secret"])
@@ -363,7 +363,7 @@ def test_too_small_a_disk_is_refused_before_anything_is_asked(
     assert main(command(zenodo, data)) == 2
     said = capsys.readouterr()
     assert "licence   CC BY-NC-SA 4.0" in said.out
-    assert re.search(r"^disk      \d+\.\d MB needed at most, 0.0 MB free$", said.out, re.MULTILINE)
+    assert re.search(r"^disk      \d+\.\d MB needed, 0.0 MB free$", said.out, re.MULTILINE)
     assert said.err.endswith(f"{data}: too little disk space; free some, or choose another folder with DATA=\n")
     assert zenodo.requests == []
     assert not data.exists()
@@ -426,13 +426,13 @@ def link(name: str) -> zipfile.ZipInfo:
 @pytest.mark.parametrize(
     ("name", "problem"),
     [
-        ("../escaped.mp4", "a path out of the folder"),
-        ("Actor_05/../../escaped.mp4", "a path out of the folder"),
-        ("/tmp/escaped.mp4", "a path out of the folder"),
-        ("..\\escaped.mp4", "a path out of the folder"),
-        ("C:escaped.mp4", "a path out of the folder"),
+        ("../escaped.mp4", "a path outside of the folder"),
+        ("Actor_05/../../escaped.mp4", "a path outside of the folder"),
+        ("/tmp/escaped.mp4", "a path outside of the folder"),
+        ("..\\escaped.mp4", "a path outside of the folder"),
+        ("C:escaped.mp4", "a path outside of the folder"),
         (link("Actor_05/link"), "a link"),
-        ("Actor_05/01-01-01-01-01-01-05.mp4", "a name twice"),
+        ("Actor_05/01-01-01-01-01-01-05.mp4", "a duplicate name"),
     ],
     ids=str,
 )
@@ -449,8 +449,8 @@ def test_an_archive_that_would_write_elsewhere_is_refused(
         bundle.writestr(name, b"gotcha")
     remotes.publish_record(zenodo.folder, monkeypatch)
     assert main(command(zenodo, data)) == 1
-    assert "_05.zip: holds '" in (said := capsys.readouterr().out)
-    assert f"', {problem}; nothing of it was unpacked\n" in said
+    assert "_05.zip: contains '" in (said := capsys.readouterr().out)
+    assert f"', {problem}; no file was unpacked\n" in said
     assert not (data / "Actor_05").exists()
     assert not list(data.parent.rglob("*escaped*"))
     assert len(list(data.glob("Actor_*"))) == 23
@@ -501,7 +501,7 @@ def _lacking(path: Path) -> None:
         (_bomb, "holds 'Actor_05/01-01-01-01-01-01-05.mp4', found 536870912 bytes, expected at most 268435456; "),
         (_damaged, "cannot be unpacked (Bad CRC-32 for file 'Actor_05/01-01-01-01-01-01-05.mp4')"),
         (_encrypted, "cannot be unpacked (File "),
-        (_lacking, "found no Actor_05/01-01-01-01-01-02-05.mp4 in it, expected 60 files, 59 lack"),
+        (_lacking, "found no Actor_05/01-01-01-01-01-02-05.mp4 , expected 60 files, 59 are missing"),
         (lambda path: path.write_bytes(b"no zip"), "cannot be unpacked (File is not a zip file)"),
     ],
     ids=["bomb", "damaged", "encrypted", "lacking", "no zip"],
@@ -539,13 +539,13 @@ def test_check_counts_and_names(github: FileServer, data: Path, capsys: Said) ->
     found = hashlib.sha256((data / CLIP).read_bytes()).hexdigest()
     expected = hashlib.sha256(remotes.recording(CLIP)).hexdigest()
     assert said.out.splitlines()[2:] == [
-        f"here      {CLIPS - 2} of {CLIPS} files in {data}: {CLIPS - 4} right, 2 wrong",
-        f"  wrong  {CLIP}: found SHA-256 {found}, expected {expected}",
-        "  wrong  VideoFlash/1001_DFA_DIS_XX.flv: found 5 bytes, expected 1280",
+        f"present   {CLIPS - 2} of {CLIPS} files in {data}: {CLIPS - 4} verified, 2 mismatched",
+        f"  mismatched  {CLIP}: found SHA-256 {found}, expected {expected}",
+        "  mismatched  VideoFlash/1001_DFA_DIS_XX.flv: found 5 bytes, expected 1280",
         "  absent  VideoFlash/1001_DFA_FEA_XX.flv",
         "  absent  VideoFlash/1001_DFA_HAP_XX.flv",
     ]
-    assert said.err.endswith("error: 2 files absent; 2 files not as published; REPLACE=1 downloads again\n")
+    assert said.err.endswith("error: 2 files missing; 2 files mismatched; REPLACE=1 downloads again\n")
     assert github.requests == []
     assert {name: (data / name).read_bytes() for name in files(data)} == before
 
@@ -557,7 +557,7 @@ def test_what_is_wrong_is_replaced_only_when_asked(github: FileServer, data: Pat
     (data / pointer).write_bytes(corpora.LFS_POINTER)
     github.behave()
     assert main(command(github, data)) == 1
-    assert capsys.readouterr().err.endswith("error: 1 file not as published; REPLACE=1 downloads again\n")
+    assert capsys.readouterr().err.endswith("error: 1 file mismatched; REPLACE=1 downloads again\n")
     assert github.requested == [at_github(pointer)]
     assert (data / CLIP).read_bytes() == b"cut by myself"
     assert main(command(github, data, "--replace")) == 0
@@ -568,7 +568,7 @@ def test_what_is_wrong_is_replaced_only_when_asked(github: FileServer, data: Pat
 def test_check_of_files_that_somebody_else_unpacked(zenodo: FileServer, data: Path, capsys: Said) -> None:
     corpora.ravdess(data, corpora.SPEAKERS["ravdess"])
     assert main(command(zenodo, data, "--check")) == 0
-    assert f"here      1440 of 1440 files in {data}: 1440 unchecked\n" in capsys.readouterr().out
+    assert f"present   1440 of 1440 files in {data}: 1440 unchecked\n" in capsys.readouterr().out
 
 
 def test_check_of_files_that_changed_since_they_were_unpacked(zenodo: FileServer, data: Path, capsys: Said) -> None:
@@ -577,8 +577,8 @@ def test_check_of_files_that_changed_since_they_were_unpacked(zenodo: FileServer
     (data / "Actor_02/01-01-01-01-01-01-02.mp4").write_bytes(b"cut")
     assert main(command(zenodo, data, "--check")) == 1
     said = capsys.readouterr().out
-    assert f"here      1440 of 1440 files in {data}: 1439 right, 1 wrong\n" in said
-    assert "  wrong  Actor_02/01-01-01-01-01-01-02.mp4: found SHA-256 " in said
+    assert f"present   1440 of 1440 files in {data}: 1439 verified, 1 mismatched\n" in said
+    assert "  mismatched  Actor_02/01-01-01-01-01-01-02.mp4: found SHA-256 " in said
     zenodo.behave()
     assert main(command(zenodo, data, "--replace")) == 0
     assert zenodo.requested == [remotes.RECORD, at_zenodo("02")]
@@ -588,8 +588,8 @@ def test_real_clips_are_as_published(real_clip: Callable[[str], Path], capsys: S
     data = real_clip(f"crema-d/{CLIP}").parents[1]
     assert main(["corpus", "--dataset", "crema-d", "--data", str(data), "--check"]) == 1
     said = capsys.readouterr().out
-    assert f"here      8 of 7446 files in {data}: 4 right, 4 wrong\n" in said  # its WAVs are no corpus's own
-    assert said.count("  wrong  AudioWAV/") == 4
+    assert f"present   8 of 7446 files in {data}: 4 verified, 4 mismatched\n" in said  # its WAVs are no corpus's own
+    assert said.count("  mismatched  AudioWAV/") == 4
     assert said.endswith("\n  ... and 7428 more (ALL=1 lists them)\n")
 
 
@@ -600,7 +600,7 @@ def test_corpora_without_a_public_home_say_what_to_do(capsys: Said) -> None:
     assert main(["corpus", "--dataset", "iemocap"]) == 2
     said = capsys.readouterr()
     assert re.fullmatch(
-        r"error: IEMOCAP: .*: cannot be downloaded; ask for it with the release form at https://\S+; .*\n", said.err
+        r"error: IEMOCAP: .*: cannot be downloaded; request access with the release form at https://\S+; .*\n", said.err
     )
     for name, words in (("demo", "make shards makes it"), ("folder", "recordings of your own")):
         assert main(["corpus", "--dataset", name]) == 0
@@ -611,7 +611,7 @@ def test_corpora_without_a_public_home_say_what_to_do(capsys: Said) -> None:
 def test_originals_are_the_whole_corpus() -> None:
     archives = ravdess.remote_files()
     assert len(archives) == 24
-    assert {name for archive in archives for name in archive.holds} == {
+    assert {name for archive in archives for name in archive.members} == {
         f"Actor_{clip_id[-2:]}/{clip_id}.mp4" for clip_id in ravdess.inventory()
     }
     recordings = crema_d.remote_files()

@@ -129,7 +129,7 @@ def test_the_last_part_to_end_writes_the_index(data: Path, out: Path) -> None:
         status, said, _ = Running(FAKE, data, out, *part[rank]).end()
         assert (status, said.splitlines()[-1]) == (
             0,
-            f"shards    {out}: {there} of 5 are finished; the last part to end writes the index",
+            f"shards    {out}: {there} of 5 are finished; the last process to finish writes the index",
         )
         assert not index.load_dataset(out).complete
     assert "built 20   flagged 0   dropped 0\n" in Running(FAKE, data, out, *part[1]).end()[1]
@@ -159,7 +159,7 @@ def test_a_part_and_a_whole_build_do_not_meet(data: Path, out: Path) -> None:
     owner = f"process {part.process.pid} on {os.uname().nodename}"
     assert (status, complained) == (
         2,
-        f"error: {out}: {owner} is at work here; wait for it, or choose another OUT=\n",
+        f"error: {out}: locked by {owner}; wait for it, or choose another OUT=\n",
     )
 
 

@@ -19,7 +19,7 @@ from tests.fakes import clip_builder
 MODULE = '''
 """TOY: SPEAKER-EMOTION-TAKE.mp4, all in one folder."""
 
-from builder.datasets.base import ClipSource, Corpus, NotHereError, Scan
+from builder.datasets.base import ClipSource, Corpus, CorpusNotFoundError, Scan
 from manifests.corpora import CorpusFacts, Licence
 from manifests.schema import Clip
 
@@ -27,7 +27,7 @@ from manifests.schema import Clip
 def scan(root, options):
     videos = sorted(root.glob("*-*-*.mp4"))
     if not videos:
-        raise NotHereError("found no clip of TOY")
+        raise CorpusNotFoundError("found no clip of TOY")
     wanted = [path for path in videos if options["takes"] == "all" or path.stem.endswith("-1")]
     return Scan(sources=tuple(source(path) for path in wanted), expected_clips=12)
 
@@ -103,6 +103,6 @@ def test_its_options_and_its_absence_are_handled_as_those_of_others(
     assert capsys.readouterr().err == "error: toy: option takes is 'second'; valid are: all, first\n"
     (tmp_path / "empty").mkdir()
     assert main(["plan", "--dataset", "toy", "--data", str(tmp_path / "empty")]) == 2
-    assert "found no clip of TOY; make corpus DATASET=toy says how to obtain" in capsys.readouterr().err
+    assert "found no clip of TOY; make corpus DATASET=toy explains how to obtain" in capsys.readouterr().err
     assert main(["corpus", "--dataset", "toy"]) == 2
     assert capsys.readouterr().err == "error: TOY: three speakers: cannot be downloaded; ask somebody\n"

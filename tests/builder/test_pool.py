@@ -16,7 +16,7 @@ import pytest
 from builder.built_clip import BuiltClip
 from builder.config import BuildConfig
 from builder.datasets.base import ClipSource
-from builder.pool import AHEAD, ClipPool, EngineError
+from builder.pool import CLIPS_IN_FLIGHT, ClipPool, EngineError
 from builder.worker import Limits, MakeBuilder
 from tests.fakes import clip_builder
 from tests.fakes.clip_builder import FakeBuilder, source, survivors
@@ -99,12 +99,12 @@ def test_sources_are_taken_only_as_far_ahead_as_promised(pool: ClipPool, root: P
     most = 0
     for given, _ in enumerate(pool.map(sources())):
         most = max(most, taken - given)
-    assert (taken, most) == (100, AHEAD * WORKERS)
+    assert (taken, most) == (100, CLIPS_IN_FLIGHT * WORKERS)
 
 
 @pytest.mark.slow
 def test_memory_stays_flat_over_ten_thousand_clips(pool: ClipPool, root: Path) -> None:
-    one = source(root, "big", "big 300")  # 50 kB a clip, 500 MB in all
+    one = source(root, "big", "big 300")  # 50 kB a clip, 500 MB in total
     for _ in pool.map([one] * 200):
         pass
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -117,8 +117,8 @@ def test_workers_go_on_while_nobody_takes_results(pool: ClipPool, root: Path, ca
     """As at the border of two shards, where the main thread writes and hashes."""
     clips = pool.map([source(root, f"border-{i}", "call") for i in range(100)])
     next(clips)
-    called = [calls.readline() for _ in range(AHEAD * WORKERS)]  # never ends if a worker starves
-    assert len(called) == AHEAD * WORKERS
+    called = [calls.readline() for _ in range(CLIPS_IN_FLIGHT * WORKERS)]  # never ends if a worker starves
+    assert len(called) == CLIPS_IN_FLIGHT * WORKERS
 
 
 def test_messages_larger_than_any_pipe_pass_both_ways(pool: ClipPool, root: Path) -> None:

@@ -276,7 +276,7 @@ def test_a_second_build_is_refused_naming_the_owner(data: Path, out: Path, monke
     monkeypatch.setattr(engines, "ClipPool", no_pool)
     before = contents(out)
     with exclusive_lock(out):
-        owner = f"process {os.getpid()} on {os.uname().nodename} is at work here"
+        owner = f"locked by process {os.getpid()} on {os.uname().nodename}"
         with pytest.raises(FolderError, match=rf"^{out}: {owner}; wait for it, or choose another OUT=$"):
             build(job(data, out))
     assert contents(out) == before
@@ -331,7 +331,7 @@ def test_tars_that_no_build_made_are_left_alone(data: Path, out: Path) -> None:
     out.mkdir()
     (out / "photos.tar").write_bytes(b"mine")
     (out / ".album.part").write_bytes(b"mine, too")
-    with pytest.raises(FolderError, match=rf"^{out}/photos.tar: no build wrote this: there is no dataset.json; "):
+    with pytest.raises(FolderError, match=rf"^{out}/photos.tar: not written by a build: found no dataset.json; "):
         build(job(data, out))
     assert {name for name in contents(out) if name != ".lock"} == {"photos.tar", ".album.part"}
 
@@ -425,7 +425,7 @@ def test_a_tar_that_no_build_made_is_never_removed(data: Path, out: Path, prune:
 def test_a_folder_of_somebody_elses_is_refused(data: Path) -> None:
     """The corpus's own folder, say."""
     before = contents(data)
-    with pytest.raises(FolderError, match=r"no build wrote this: there is no dataset\.json"):
+    with pytest.raises(FolderError, match=r"not written by a build: found no dataset\.json"):
         build(job(data, data))
     assert {name: held for name, held in contents(data).items() if name != ".lock"} == before
 
@@ -498,7 +498,7 @@ def test_more_than_two_per_cent_is_a_failure_that_keeps_what_was_built(tmp_path:
 def test_an_empty_speaker_is_a_failure(tmp_path: Path) -> None:
     clips = {"S": {f"s{i}": "ok" for i in range(99)}, "T": {"t1": "drop no_face"}}
     summary = build(job(clip_builder.corpus(tmp_path / "data", clips), tmp_path / "out"))
-    assert summary.failures() == ["nothing was built of speaker T"]
+    assert summary.failures() == ["no clip was built of speaker T"]
     assert verify(tmp_path / "out", full=True) == []
 
 
@@ -545,7 +545,7 @@ def test_who_was_withdrawn_is_left_out_of_later_builds(data: Path, out: Path) ->
 def test_a_withdrawal_that_was_killed_is_ended_before_anything_is_built(data: Path, out: Path) -> None:
     build(job(data, out))
     (out / PENDING_WITHDRAWAL_FILE).write_text('["a"]')
-    with pytest.raises(FolderError, match="a withdrawal was started here and not finished"):
+    with pytest.raises(FolderError, match="contains an unfinished withdrawal"):
         build(job(data, out))
 
 

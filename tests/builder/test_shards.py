@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.clip import BuiltClip, dropped, recorded_row
-from builder.config import CLIPS_A_SHARD, BuildConfig
+from builder.clip import BuiltClip, drop_clip, recorded_row
+from builder.config import CLIPS_PER_SHARD, BuildConfig
 from builder.datasets.base import ClipSource
 from builder.shards import ShardPlan, load_finished, plan_shards, write_shard
 from manifests.index import Statistics, file_sha256, load_receipt, member_places
@@ -31,14 +31,14 @@ def planned(name: str, speaker: str = "S1") -> ClipSource:
 # --- planning --------------------------------------------------------------------------------------------------
 
 
-@given(st.dictionaries(st.sampled_from("ABCDE"), st.integers(1, 3 * CLIPS_A_SHARD), min_size=1))
+@given(st.dictionaries(st.sampled_from("ABCDE"), st.integers(1, 3 * CLIPS_PER_SHARD), min_size=1))
 def test_shards_hold_every_clip_once_in_order_and_one_speaker_each(clips: dict[str, int]) -> None:
     sources = [planned(f"{speaker}{i:04d}", speaker) for speaker in sorted(clips) for i in range(clips[speaker])]
     plans = plan_shards(sources, ROOT, "build")
     assert [source for plan in plans for source in plan.sources] == sources
     assert all({source.clip.speaker for source in plan.sources} == {plan.speaker} for plan in plans)
-    assert all(len(plan.sources) <= CLIPS_A_SHARD for plan in plans)
-    parts = {speaker: -(-count // CLIPS_A_SHARD) for speaker, count in clips.items()}
+    assert all(len(plan.sources) <= CLIPS_PER_SHARD for plan in plans)
+    parts = {speaker: -(-count // CLIPS_PER_SHARD) for speaker, count in clips.items()}
     assert Counter(plan.speaker for plan in plans) == parts
     assert [plan.name for plan in plans] == [f"{s}-{part:03d}.tar" for s in sorted(parts) for part in range(parts[s])]
 
@@ -242,6 +242,6 @@ def test_an_unreadable_recording_stays_finished(folder: Path, corpus: Path) -> N
     (corpus / "a.mp4").symlink_to("/proc/self/mem")
     source = replace(planned("a"), video=corpus / "a.mp4")
     plan = plan_shards([source], corpus, "build")[0]
-    receipt = write_shard(folder, plan, [dropped(recorded_row(source, corpus), "unreadable", "Input/output error")])
+    receipt = write_shard(folder, plan, [drop_clip(recorded_row(source, corpus), "unreadable", "Input/output error")])
     assert receipt.rows[0].sha256 is None
     assert load_finished(folder, plan) == receipt

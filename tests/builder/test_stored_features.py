@@ -241,7 +241,7 @@ def test_the_command_needs_no_face_model(tmp_path: Path) -> None:
     out = tmp_path / "shards-logmel-mfcc"
     assert done.stdout.splitlines()[-3:] == [
         "clips     6, each with logmel and mfcc",
-        f"shards    {out} (3 shards, 0 of them made before)",
+        f"shards    {out} (3 shards, 0 already built)",
         "folds     loso",
     ]
     assert verify(out, full=True) == []
@@ -404,7 +404,7 @@ def test_the_same_folder_is_refused(tmp_path: Path, out: str) -> None:
     shards = shard_folder(tmp_path / "shards")
     before = contents(shards)
     (tmp_path / "link").symlink_to(shards)
-    with pytest.raises(FolderError, match=r"the new shards need a folder of their own, beside .*; choose it with TO="):
+    with pytest.raises(FolderError, match=r"the new shards need a separate folder, outside of .*; choose it with TO="):
         make_features(job(shards, tmp_path / out, "stft"))
     assert contents(shards) == before
 
@@ -449,7 +449,7 @@ def test_a_folder_of_other_shards_is_refused_naming_the_difference(tmp_path: Pat
 
 def test_a_folder_that_another_works_in_is_refused(tmp_path: Path) -> None:
     shards, out = shard_folder(tmp_path / "shards"), tmp_path / "out"
-    with exclusive_lock(out), pytest.raises(FolderError, match=f"process {os.getpid()} on .* is at work here"):
+    with exclusive_lock(out), pytest.raises(FolderError, match=f"locked by process {os.getpid()} on .*"):
         make_features(job(shards, out, "stft"))
 
 
@@ -473,7 +473,7 @@ def test_errors_of_the_command_are_one_line(tmp_path: Path, capsys: pytest.Captu
     assert main(["features", str(tmp_path / "nowhere"), "--feature", "stft"]) == 2
     said = capsys.readouterr()
     assert said.out == ""
-    assert said.err == f"error: {tmp_path}/nowhere/dataset.json: not there; is this a folder of finished shards?\n"
+    assert said.err == f"error: {tmp_path}/nowhere/dataset.json: missing; is this this a finished shard folder?\n"
     with pytest.raises(SystemExit, match="2"):
         main(["features", str(tmp_path)])
     assert capsys.readouterr().err.startswith("error: the following arguments are required: --feature; ")

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from builder import run
-from builder.built_clip import BuiltClip, dropped, planned_row
+from builder.built_clip import BuiltClip, drop_clip, planned_row
 from builder.config import BuildConfig
-from builder.datasets import corpus_named
+from builder.datasets import get_corpus
 from builder.datasets.base import ClipSource, Scan
 from builder.shards import ShardPlan, write_shard
 from manifests.index import (
@@ -41,7 +41,7 @@ def shard_folder(
     plans = [_plan(name) for name in names]
     planned = run.BuildPlan(
         config=BuildConfig(dataset="folder"),
-        corpus=corpus_named("folder"),
+        corpus=get_corpus("folder"),
         scan=Scan(sources=tuple(source for plan in plans for source in plan.sources)),
         root=Path("/recordings"),
         identity={"schema_version": 1, "config": {"dataset": "folder", "features": list(features)}, "versions": {}},
@@ -87,7 +87,7 @@ def _plan(speaker: str) -> ShardPlan:
 def _clip(source: ClipSource, features: Sequence[str]) -> BuiltClip:
     row = planned_row(source, Path("/recordings"))
     if row.speaker == DROPPED_SPEAKER:
-        return dropped(row, "no_face", "found a face in 0 of 16 frames, expected 8")
+        return drop_clip(row, "no_face", "found a face in 0 of 16 frames, expected 8")
     made = sample(source.clip, features)
     row = Row(**{**vars(row), "status": "flagged", "flags": made.flags, "faces_found": 15, "sha256": "0" * 64})
     statistics = {name: Statistics.of(windows) for name, windows in made.spectrograms.items()}

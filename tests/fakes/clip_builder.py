@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
-from builder.built_clip import BuiltClip, dropped, recorded_row
+from builder.built_clip import BuiltClip, drop_clip, recorded_row
 from builder.config import BuildConfig
 from builder.datasets.base import ClipSource
 from builder.worker import Limits, MakeBuilder
@@ -58,7 +58,7 @@ class FakeBuilder:
         order, *arguments = source.video.read_text(encoding="utf-8").split()
         row = recorded_row(source, self._root)
         if order == "drop":
-            return dropped(row, arguments[0], "as ordered")
+            return drop_clip(row, arguments[0], "as ordered")
         copies = int(arguments[0]) if order == "big" else 40
         if order in ORDERS:
             ORDERS[order](source, *arguments)

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from markdown_it import MarkdownIt
 
-from builder.datasets import corpus_named
+from builder.datasets import get_corpus
 from manifests import card as cards
 from manifests import folds
 from manifests.card import Tally
@@ -27,7 +27,7 @@ LICENCES = {"ravdess": "cc-by-nc-sa-4.0", "crema-d": "odbl", "iemocap": "other",
 
 def of_corpus(name: str, **changes: Any) -> Dataset:
     """An index without shards, of a corpus that has terms."""
-    corpus = corpus_named(name)
+    corpus = get_corpus(name)
     about = corpus.about()
     identity = {"config": {"features": ["mfcc"], "align": "frame"}}
     return replace(Dataset(dataset=name, complete=True, identity=identity, about=about), **changes)
@@ -56,7 +56,7 @@ def front(card: str) -> Any:
 def test_hub_is_told_licence_name_tags_tasks_and_size(corpus: str) -> None:
     head = front(dataset_card(of_corpus(corpus), kept("1001", 999)))
     assert head["license"] == LICENCES[corpus]
-    assert head["pretty_name"] == corpus_named(corpus).title
+    assert head["pretty_name"] == get_corpus(corpus).title
     assert {"webdataset", "emotion-recognition"} <= set(head["tags"])
     assert head["task_categories"] == ["video-classification", "audio-classification"]
     assert head["size_categories"] == ["n<1K"]

@@ -19,7 +19,7 @@ REPOSITORY = Path(__file__).parents[2]
 def test_whole_folder_ends_with_0_and_says_what_it_holds(whole: Path, capsys: Capture) -> None:
     assert main(["verify", str(whole)]) == 0
     megabytes = sum(path.stat().st_size for path in whole.glob("*.tar")) / 1e6
-    expected = f"whole: 6 samples in 3 shards, {megabytes:.1f} MB (every hash and member)\n"
+    expected = f"complete: 6 samples in 3 shards, {megabytes:.1f} MB (every hash and member)\n"
     assert capsys.readouterr() == (expected, "")
 
 
@@ -61,7 +61,7 @@ def test_unfinished_build_has_status_1(folder: Path, capsys: Capture) -> None:
     ]
     (folder / PENDING_WITHDRAWAL_FILE).write_text('["anna"]')
     assert main(["verify", str(folder)]) == 1
-    assert capsys.readouterr().out.splitlines()[-1] == f"{folder}: run the same withdraw to finish it"
+    assert capsys.readouterr().out.splitlines()[-1] == f"{folder}: run the same make withdraw to finish it"
 
 
 @pytest.mark.parametrize("name", ["dataset.json", "SHA256SUMS"])
@@ -70,7 +70,7 @@ def test_without_an_index_the_status_is_2_and_one_line_says_why(folder: Path, na
     assert main(["verify", str(folder)]) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert err == f"error: {folder / name}: not there; is this a folder of finished shards?\n"
+    assert err == f"error: {folder / name}: not there; is this this a finished shard folder?\n"
 
 
 def test_damaged_index_has_status_2(folder: Path, capsys: Capture) -> None:
@@ -120,8 +120,8 @@ def test_wrong_usage_has_a_line_and_status_2(arguments: list[str], message: str,
 
 def test_places_that_were_not_named_are_told_before_anything_else(folder: Path, capsys: Capture) -> None:
     for arguments, message in (
-        (["share", str(folder), ""], "where to put it is missing; say DEST=folder|s3://bucket/path|hf://"),
-        (["fetch", "", str(folder)], "where to fetch from is missing; say FROM=folder|https://"),
+        (["share", str(folder), ""], "no destination; set DEST=folder|s3://bucket/path|hf://"),
+        (["fetch", "", str(folder)], "no source; set FROM=folder|https://"),
     ):
         assert main(arguments) == 2
         out, err = capsys.readouterr()

@@ -42,7 +42,7 @@ def test_label_schemes_are_of_their_corpus(name: str) -> None:
 def test_a_corpus_without_an_entry_has_the_defaults() -> None:
     facts = corpus_facts("toy")
     assert facts == CorpusFacts()
-    assert facts.group_of("anna") == "anna"
+    assert facts.recording_group("anna") == "anna"
     assert (labels.schemes_for("toy"), folds.schemes_for("toy")) == ((), ("loso",))
 
 

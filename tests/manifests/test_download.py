@@ -197,7 +197,7 @@ def test_a_connection_that_always_ends_at_the_same_byte_is_given_up(
 
 
 @pytest.mark.parametrize(
-    ("status", "message"), [(404, "not there"), (403, "may not be read"), (418, "cannot be fetched")]
+    ("status", "message"), [(404, "not found"), (403, "may not be read"), (418, "cannot be fetched")]
 )
 def test_a_refusal_is_final(server: FileServer, here: Path, status: int, message: str) -> None:
     server.misbehave(NAME, always=Fault(status=status))
@@ -230,7 +230,7 @@ def test_a_server_that_went_away_is_waited_for_and_each_try_is_told(
         download_file(store, here, EXPECTED)
     (here / NAME).unlink()
     stop = threading.Event()
-    with pytest.raises(UnreachableError, match=r"\(Connection refused\); run again to continue$"):
+    with pytest.raises(UnreachableError, match=r"\(Connection refused\); run again to resume$"):
         download_file(store, here, EXPECTED, stop)
     assert not stop.is_set()
     why = f"{store.address}/{NAME}: cannot be fetched (Connection refused)"
@@ -308,7 +308,7 @@ def test_a_disk_that_takes_no_more_is_named(server: FileServer, here: Path) -> N
 def test_who_asks_to_stop_is_heard(server: FileServer, here: Path) -> None:
     stop = threading.Event()
     stop.set()
-    with pytest.raises(CancelledError, match="stopped; run again to continue"):
+    with pytest.raises(CancelledError, match="stopped; run again to resume"):
         download_file(open_store(server.url), here, EXPECTED, stop)
     server.misbehave(NAME, always=Fault(status=503, headers={"Retry-After": "300"}))
     with pytest.raises(CancelledError):  # no rest is taken

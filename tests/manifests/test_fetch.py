@@ -92,7 +92,7 @@ def address(request: pytest.FixtureRequest, there: Path, monkeypatch: pytest.Mon
 def test_what_training_needs_comes_from_any_place(address: str, there: Path, here: Path) -> None:
     report = fetch(address, here, FoldSelector(fold="anna", splits=("train",)))
     assert (report.address, report.moved, report.problems) == (address, 2, ())
-    assert {shard.name for shard in report.here} == tars(here) == TRAIN
+    assert {shard.name for shard in report.local} == tars(here) == TRAIN
     assert files(here) == part_of(*TRAIN) | {"fetched.json"}
     assert same(here, there, part_of(*TRAIN))
     checks(here)
@@ -175,8 +175,8 @@ def test_one_wrong_shard_does_not_keep_the_rest(server: FileServer, here: Path, 
     expected = {shard.name: shard.sha256 for shard in index.load_dataset(here).shards}["ben-000.tar"]
     assert out[0].startswith(f"BAD  {server.url}/ben-000.tar: found SHA-256 ")
     assert f", expected {expected}; " in out[0]
-    assert re.fullmatch(r"2 shards moved, \S+ MB; 0 of 3 shards here before", out[1])
-    assert out[-1] == "1 not fetched; run the same command to try them again"
+    assert re.fullmatch(r"2 shards fetched, \S+ MB; 0 of 3 shards already present", out[1])
+    assert out[-1] == "1 not fetched; run the same command to retry"
     sizes = {shard.name: shard.bytes / 1e6 for shard in index.load_dataset(here).shards}
     came, total = sum(sizes.values()) - sizes["ben-000.tar"], sum(sizes.values())
     assert re.fullmatch(rf"fetching: {came:.1f}/{total:.1f} MB, bad 1, moved 2 \(\S+ MB a second\)", err.strip())
@@ -193,7 +193,7 @@ def test_when_nothing_can_be_had_any_more_it_ends(server: FileServer, here: Path
     for shard in SHARDS:
         server.misbehave(shard, always=Fault(status=503))
     problems = fetch(server.url, here, threads=1, max_failures=2).problems
-    assert problems[-1] == f"{server.url}: 2 files in a row failed; the rest was not tried"
+    assert problems[-1] == f"{server.url}: 2 consecutive files failed; the others were not tried"
     assert len(problems) == 3
     server.behave()
     assert fetch(server.url, here).problems == ()
@@ -205,18 +205,18 @@ def test_the_command_says_what_it_did(there: Path, here: Path, capsys: Capture) 
     assert main(command) == 0
     out, err = capsys.readouterr()
     size = sum((there / name).stat().st_size for name in TRAIN) / 1e6
-    assert out.splitlines()[0].endswith("MB; 0 of 2 shards here before")
-    assert out.splitlines()[1] == f"{here}: part: 4 of 6 samples in 2 of 3 shards, {size:.1f} MB"
+    assert out.splitlines()[0].endswith("MB; 0 of 2 shards already present")
+    assert out.splitlines()[1] == f"{here}: partial: 4 of 6 samples in 2 of 3 shards, {size:.1f} MB"
     assert err.startswith(f"fetching: {size:.1f}/{size:.1f} MB, moved 2 (")
     assert main(command) == 0
-    assert capsys.readouterr().out.splitlines()[0] == "nothing to move; 2 of 2 shards here before"
+    assert capsys.readouterr().out.splitlines()[0] == "no files to fetch; 2 of 2 shards already present"
     assert main(["verify", str(here)]) == 0
-    assert capsys.readouterr().out.startswith("part: 4 of 6 samples in 2 of 3 shards")
+    assert capsys.readouterr().out.startswith("partial: 4 of 6 samples in 2 of 3 shards")
 
 
 def test_one_is_told_as_one(there: Path, here: Path, capsys: Capture) -> None:
     assert main(["fetch", str(there), str(here), "--fold", "anna", "--split", "test"]) == 0
-    assert re.match(r"1 shard moved, \S+ MB; 0 of 1 shard here before\n", capsys.readouterr().out)
+    assert re.match(r"1 shard fetched, \S+ MB; 0 of 1 shard already present\n", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(
@@ -265,7 +265,7 @@ def test_shards_of_too_few_speakers_have_no_fold(tmp_path: Path, here: Path) -> 
 
 
 def test_a_place_without_shards_is_told(there: Path, here: Path) -> None:
-    with pytest.raises(StoreError, match=rf"^{there.parent}/SHA256SUMS: not there$"):
+    with pytest.raises(StoreError, match=rf"^{there.parent}/SHA256SUMS: not found$"):
         fetch(str(there.parent), here)
     (there / "SHA256SUMS").write_text("<html>welcome</html>\n")
     with pytest.raises(FetchError, match=rf"^{there}/SHA256SUMS:1: found '<html>"):
@@ -329,7 +329,7 @@ def test_a_speaker_who_was_withdrawn_there_is_told_and_removed_when_asked(
     capsys.readouterr()
     assert main(["fetch", str(four), str(here)]) == 2
     assert capsys.readouterr().err == (
-        f"error: {four}: speaker ben withdrawn since they were fetched; run again with --prune (make: PRUNE=1) to have "
+        f"error: {four}: speaker ben withdrawn since the last fetch; run again with --prune (make: PRUNE=1) to have "
         "the same here, or fetch into another folder\n"
     )
     assert {name: (here / name).read_bytes() for name in files(here)} == before
@@ -337,8 +337,8 @@ def test_a_speaker_who_was_withdrawn_there_is_told_and_removed_when_asked(
     assert tars(here) == {"anna-000.tar", "cleo-000.tar", "dora-000.tar"}
     assert not (here / "receipts" / "ben-000.json").exists()
     assert capsys.readouterr().out.splitlines()[:2] == [
-        "nothing to move; 3 of 3 shards here before",
-        "removed here: ben-000.tar, receipts/ben-000.json",
+        "no files to fetch; 3 of 3 shards already present",
+        "removed locally: ben-000.tar, receipts/ben-000.json",
     ]
     checks(here)
 
@@ -357,7 +357,7 @@ def test_shards_that_were_built_again_are_replaced_when_asked(there: Path, here:
     fetch(str(there), here, wanted)
     shutil.rmtree(there)
     shard_folder(there, features=("mfcc", "logmel"))
-    with pytest.raises(FetchError, match=r"2 shards changed \(ben-000.tar, cleo-000.tar\) since they were fetched"):
+    with pytest.raises(FetchError, match=r"2 shards changed \(ben-000.tar, cleo-000.tar\) since the last fetch"):
         fetch(str(there), here, wanted)
     checks(here)
     assert fetch(str(there), here, wanted, prune=True).moved == 2
@@ -391,7 +391,7 @@ def test_an_index_that_came_before_will_do_where_the_place_cannot_be_reached(
     place = open_store(gone.url)
     assert fetching.mirror_index(place, here) == before
     assert fetching.mirror_index(place, here) == before
-    message = f"{gone.url}: cannot be reached now; using the index that was fetched before\n"
+    message = f"{gone.url}: cannot be reached; using the index that was fetched before\n"
     assert capsys.readouterr().err == message
     (here / "README.md").write_text("damaged")
     with pytest.raises(UnreachableError):
@@ -404,7 +404,7 @@ def test_an_index_that_came_before_will_do_where_the_place_cannot_be_reached(
 def test_an_index_that_came_before_will_not_do_where_there_is_none_any_more(server: FileServer, here: Path) -> None:
     fetching.mirror_index(open_store(server.url), here)
     server.misbehave("SHA256SUMS", always=Fault(status=404))
-    with pytest.raises(StoreError, match="SHA256SUMS: not there"):
+    with pytest.raises(StoreError, match="SHA256SUMS: not found"):
         fetching.mirror_index(open_store(server.url), here)
 
 
@@ -422,7 +422,7 @@ def test_a_folder_that_was_built_here_is_left_alone(there: Path, whole: Path, tm
 
 
 def test_a_folder_is_not_fetched_from_itself(there: Path) -> None:
-    with pytest.raises(FetchError, match="found the same folder here and there"):
+    with pytest.raises(FetchError, match="source and destination are the same folder"):
         fetch(str(there), there / ".." / there.name)
 
 
@@ -437,7 +437,7 @@ def test_an_unfinished_build_here_is_left_alone(there: Path, whole: Path, tmp_pa
 def test_a_folder_of_other_things_is_left_alone(there: Path, here: Path) -> None:
     here.mkdir()
     (here / "thesis.tex").write_text("mine")
-    with pytest.raises(FetchError, match=rf"^{here}: found other things than shards; choose another folder"):
+    with pytest.raises(FetchError, match=rf"^{here}: found files that are not shards; choose another folder"):
         fetch(str(there), here)
     assert files(here) == {"thesis.tex"}
 

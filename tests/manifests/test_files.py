@@ -209,7 +209,7 @@ def test_a_second_process_is_refused_and_told_who_is_there(
     tmp_path: Path, hold: Callable[[Path], subprocess.Popen[str]]
 ) -> None:
     process = hold(tmp_path)
-    refused(tmp_path, rf"process {process.pid} on .* is at work here; wait for it, or choose another OUT=")
+    refused(tmp_path, rf"locked by process {process.pid} on .*; wait for it, or choose another OUT=")
 
 
 def test_a_killed_owners_lock_is_free(tmp_path: Path, hold: Callable[[Path], subprocess.Popen[str]]) -> None:
@@ -223,7 +223,7 @@ def test_a_killed_owners_lock_is_free(tmp_path: Path, hold: Callable[[Path], sub
 def test_an_owner_that_ends_frees_the_folder(tmp_path: Path) -> None:
     for _ in range(2):
         with exclusive_lock(tmp_path / "new" / "folder"):
-            refused(tmp_path / "new" / "folder", "is at work here")
+            refused(tmp_path / "new" / "folder", "locked by")
     with pytest.raises(ValueError, match="x"), exclusive_lock(tmp_path):
         raise ValueError("x")
     with exclusive_lock(tmp_path):
@@ -232,24 +232,24 @@ def test_an_owner_that_ends_frees_the_folder(tmp_path: Path) -> None:
 
 def test_a_tidy_owner_that_fails_leaves_what_was_there_before(tmp_path: Path) -> None:
     kept = tmp_path / "kept"
-    with exclusive_lock(kept, tidy=True):
+    with exclusive_lock(kept, cleanup=True):
         (kept / "a.tar").write_bytes(b"x")
-    with pytest.raises(ValueError, match="x"), exclusive_lock(kept, tidy=True):
+    with pytest.raises(ValueError, match="x"), exclusive_lock(kept, cleanup=True):
         raise ValueError("x")
     assert {path.name for path in kept.iterdir()} == {"a.tar", files.LOCK_FILE}
     (kept / files.LOCK_FILE).unlink()
     for folder in (kept, tmp_path / "new" / "folder"):
-        with pytest.raises(ValueError, match="x"), exclusive_lock(folder, tidy=True):
+        with pytest.raises(ValueError, match="x"), exclusive_lock(folder, cleanup=True):
             raise ValueError("x")
     assert {path.name for path in tmp_path.rglob("*")} == {"kept", "a.tar"}
 
 
 def test_who_waited_for_a_lock_that_was_taken_away_holds_the_next_one(tmp_path: Path) -> None:
-    folder, failing = tmp_path / "new", exclusive_lock(tmp_path / "new", tidy=True, wait=True)
+    folder, failing = tmp_path / "new", exclusive_lock(tmp_path / "new", cleanup=True, wait=True)
     inside, leave = threading.Event(), threading.Event()
 
     def wait_and_hold() -> None:
-        with exclusive_lock(folder, tidy=True, wait=True):
+        with exclusive_lock(folder, cleanup=True, wait=True):
             inside.set()
             leave.wait()
 
@@ -259,7 +259,7 @@ def test_who_waited_for_a_lock_that_was_taken_away_holds_the_next_one(tmp_path: 
         assert not inside.wait(0.5)
         assert failing.__exit__(ValueError, ValueError("x"), None) is not True
         assert inside.wait(60)
-        refused(folder, "is at work here")
+        refused(folder, "locked by")
         leave.set()
         waiting.result()
 

@@ -340,15 +340,15 @@ def test_huge_index_is_not_read(folder: Path, name: str) -> None:
 @pytest.mark.parametrize("name", ["dataset.json", "SHA256SUMS"])
 def test_without_an_index_there_is_nothing_to_verify(folder: Path, name: str) -> None:
     (folder / name).unlink()
-    with pytest.raises(ManifestError, match=f"{name}: not there"):
+    with pytest.raises(ManifestError, match=f"{name}: missing"):
         verify(folder)
     (folder / name).mkdir()
-    with pytest.raises(ManifestError, match=f"{name}: not there"):
+    with pytest.raises(ManifestError, match=f"{name}: missing"):
         verify(folder)
 
 
 def test_rows_need_their_file(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match="not there"):
+    with pytest.raises(ManifestError, match="missing"):
         list(index.load_rows(tmp_path))
 
 

@@ -88,7 +88,7 @@ def test_nothing_is_said_of_work_that_failed(clock: Clock) -> None:
 def test_nothing_is_said_where_there_was_nothing_to_do(terminal: Terminal) -> None:
     plain = io.StringIO()
     for each in (plain, terminal.stream):
-        with ProgressBar(0, "making the demo corpus", stream=each):
+        with ProgressBar(0, "generating the demo corpus", stream=each):
             pass
     assert (plain.getvalue(), terminal.shown()) == ("", "")
 

@@ -23,7 +23,7 @@ import webdataset
 from manifests import index
 from manifests.__main__ import main
 from manifests.files import FolderError
-from manifests.share import NotWholeError, ShareError, ShareOptions, ShareResult, share
+from manifests.share import ShareError, ShareOptions, ShareResult, VerificationError, share
 from manifests.stores import LocalFile, LocalStore, StoreError, open_writable_store
 from manifests.verify import verify
 from tests.factories.builder_shards import SPEAKERS, shard_folder
@@ -143,7 +143,9 @@ def test_report_goes_unless_it_is_left_out(small: Path, far: Path, tmp_path: Pat
     assert (far / "report.html").read_bytes() == REPORT
     to(small, tmp_path / "without", report=False)
     assert not (tmp_path / "without/report.html").exists()
-    with pytest.raises(ShareError, match=r"holds what is gone from .*: report\.html; PRUNE=1 removes it there"):
+    with pytest.raises(
+        ShareError, match=r"contains files that are no longer in .*: report\.html; PRUNE=1 removes them"
+    ):
         to(small, far, report=False)
     assert to(small, far, report=False, prune=True).removed == ("report.html",)
     assert not (far / "report.html").exists()
@@ -166,7 +168,7 @@ def unfinish(folder: Path) -> None:
 @pytest.mark.parametrize("name", DAMAGE)
 def test_a_folder_that_is_not_whole_is_refused_with_its_problems(near: Path, far: Path, name: str) -> None:
     DAMAGE[name](near)
-    with pytest.raises(NotWholeError) as caught:
+    with pytest.raises(VerificationError) as caught:
         to(near, far)
     assert [problem.file for problem in caught.value.problems] == [name]
     assert not far.exists()
@@ -175,12 +177,12 @@ def test_a_folder_that_is_not_whole_is_refused_with_its_problems(near: Path, far
 def test_what_is_refused_leaves_no_trace(near: Path, far: Path) -> None:
     tar = near / "anna-000.tar"
     tar.write_bytes(tar.read_bytes()[:-1] + b"x")  # of the right size: found only when the far end has been opened
-    with pytest.raises(NotWholeError):
+    with pytest.raises(VerificationError):
         to(near, far / "new" / "folder")
     assert not far.exists()
     far.mkdir()
     (far / "thesis.tex").write_text("theirs")
-    with pytest.raises(ShareError, match=r"holds thesis\.tex and nothing that says it is ours"):
+    with pytest.raises(ShareError, match=r"contains thesis\.tex but is not a shard folder"):
         to(near, far)
     assert [path.name for path in far.iterdir()] == ["thesis.tex"]
 
@@ -210,7 +212,7 @@ def test_a_file_in_the_place_of_a_folder_is_named(small: Path, far: Path) -> Non
 
 @pytest.mark.parametrize("place", [".", "inner", ".."])
 def test_a_place_within_the_folder_or_around_it_is_refused(near: Path, place: str) -> None:
-    with pytest.raises(ShareError, match="lies in the other; choose another DEST="):
+    with pytest.raises(ShareError, match="contains the other; choose another DEST="):
         to(near, near / place)
 
 
@@ -257,7 +259,7 @@ def test_a_copy_made_by_other_means_is_taken_over(small: Path, grown: Path, far:
 def test_a_place_that_holds_something_else_is_refused(small: Path, far: Path, name: str) -> None:
     (far / name).parent.mkdir(parents=True)
     (far / name).write_text("mine")
-    with pytest.raises(ShareError, match=f"^{far}: holds {name} and nothing that says it is ours"):
+    with pytest.raises(ShareError, match=f"^{far}: contains {name} but is not a shard folder"):
         to(small, far, prune=True)
     assert contents(far) == {name: b"mine"}
 
@@ -266,7 +268,7 @@ def test_a_place_that_holds_something_else_is_refused(small: Path, far: Path, na
 def test_a_place_whose_index_is_not_ours_is_refused(small: Path, far: Path, text: str) -> None:
     far.mkdir()
     (far / "dataset.json").write_text(text)
-    with pytest.raises(ShareError, match=r"its dataset\.json is not ours|holds other shards"):
+    with pytest.raises(ShareError, match=r"its dataset\.json is of another kind|contains other shards"):
         to(small, far, prune=True)
     assert contents(far) == {"dataset.json": text.encode()}
 
@@ -394,7 +396,7 @@ def test_recordings_of_ones_own_and_unknown_terms_need_words_too(near: Path, far
         to(licensed_as(near, "folder"), far)
     dataset = replace(index.load_dataset(near), about={"redistributable": "yes", "title": "x\x1b[31m"})
     (near / "dataset.json").write_bytes(index.dump_dataset(dataset))
-    with pytest.raises(ShareError, match=rf'no licence is stated.*AFFIRM="{words}"$'):
+    with pytest.raises(ShareError, match=rf'no licence in the index.*AFFIRM="{words}"$'):
         to(near, far)
 
 
@@ -432,7 +434,7 @@ def test_a_second_time_it_says_that_there_is_nothing_to_send(small: Path, far: P
     capsys.readouterr()
     assert main(["share", str(small), str(far)]) == 0
     out, err = capsys.readouterr()
-    assert out.splitlines()[-1].startswith("nothing to send; all ")
+    assert out.splitlines()[-1].startswith("no files to send; all ")
     assert "sharing:" not in err
 
 
@@ -444,7 +446,7 @@ def test_bad_files_have_a_line_each_and_the_status_is_1(near: Path, far: Path, c
         "BAD  anna-000.tar: found nothing, expected a file",
         f"{near}: build or fetch it again",
     ]
-    assert err == f"error: {near}: not shared, since it differs from its index\n"
+    assert err == f"error: {near}: not shared, because it differs from its index\n"
 
 
 def test_an_unfinished_build_is_told_as_such(near: Path, far: Path, capsys: Capture) -> None:
@@ -463,8 +465,8 @@ def test_what_is_removed_and_left_is_said(small: Path, grown: Path, far: Path, c
     (far / "LICENSE").write_text("theirs")
     assert main(["share", str(small), str(far), "--prune"]) == 0
     assert capsys.readouterr().out.splitlines()[-2:] == [
-        "removed there: dora-000.tar, receipts/dora-000.json",
-        "left alone there, not ours: LICENSE",
+        "removed at the destination: dora-000.tar, receipts/dora-000.json",
+        "unknown files at the destination, not changed: LICENSE",
     ]
 
 
@@ -552,7 +554,7 @@ def test_older_version_in_a_bucket_is_replaced(small: Path, grown: Path, s3: Any
         to(small, f"s3://{bucket}")
     assert main(["share", str(small), f"s3://{bucket}", "--prune"]) == 0
     assert without_mark(objects(s3, bucket)) == contents(small)
-    assert "earlier versions, if the bucket keeps them still hold it" in capsys.readouterr().out
+    assert "earlier versions, if the bucket keeps them still contain them" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("at", [1, 2, 7, 13, 14, 15])
@@ -638,7 +640,7 @@ def test_second_share_to_a_repository_commits_nothing(small: Path, hub: Reposito
     """Against a fake of the hub: see `fake_hub`."""
     upload(small)
     commits, uploads = len(hub.commits), hub.uploads
-    assert "nothing to send" in upload(small).stdout
+    assert "no files to send" in upload(small).stdout
     assert (len(hub.commits), hub.uploads) == (commits, uploads)
 
 
@@ -647,7 +649,7 @@ def test_older_version_in_a_repository_is_replaced(small: Path, grown: Path, hub
     upload(grown)
     uploads = hub.uploads
     assert "PRUNE=1" in upload(small).stderr
-    assert "earlier commits of the repository still hold it" in upload(small, "--prune").stdout
+    assert "earlier commits of the repository still contain them" in upload(small, "--prune").stdout
     assert visible(hub) == contents(small)
     assert hub.uploads == uploads  # no shard was sent twice
 
@@ -670,16 +672,16 @@ def test_what_arrives_damaged_is_noticed(small: Path, hub: Repository) -> None:
     hub.damage = lambda data: data[:-1] + b"x"
     done = upload(small)
     assert done.returncode == 2
-    assert "-000.tar: what arrived does not have SHA-256" in done.stderr
+    assert "-000.tar: the uploaded file does not have SHA-256" in done.stderr
     assert not {*INDEX} & hub.files.keys()
 
 
 def test_a_public_repository_takes_only_what_is_meant_for_it(near: Path, hub: Repository) -> None:
     """Against a fake of the hub: see `fake_hub`."""
     hub.private = False
-    assert "everybody can see it; make it private, or say so with PUBLIC=1" in upload(near).stderr
+    assert "the repository is public; make it private, or set PUBLIC=1" in upload(near).stderr
     licensed_as(near, "iemocap")
-    assert "everybody can see it" in upload(near, "--affirm", AFFIRMED).stderr
+    assert "the repository is public" in upload(near, "--affirm", AFFIRMED).stderr
     assert "cannot be public" in upload(near, "--affirm", AFFIRMED, "--public").stderr
     assert hub.commits == []
     licensed_as(near, "crema-d")

@@ -127,7 +127,7 @@ def test_a_run_that_another_process_trains_is_refused(train, tmp_path: Path) -> 
     with exclusive_lock(run_folder(tmp_path)):
         status, _, err = train(strategy="cfas", fold=1)
     assert status == 2
-    assert re.search(r"fold-anna: process \d+ on \S+ is at work here; wait for it, or choose another RUNS=$", err)
+    assert re.search(r"fold-anna: locked by process \d+ on \S+; wait for it, or choose another RUNS=$", err)
     assert train(strategy="cfas", fold=1)[0] == 0
 
 

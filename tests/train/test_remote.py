@@ -165,7 +165,7 @@ def test_a_speaker_who_was_withdrawn_leaves_the_cache(server: FileServer, tmp_pa
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda folder: (folder / "SHA256SUMS").unlink(), r"SHA256SUMS: not there \(HTTP 404\)"),
+        (lambda folder: (folder / "SHA256SUMS").unlink(), r"SHA256SUMS: not found \(HTTP 404\)"),
         (lambda folder: (folder / "SHA256SUMS").write_text("<html>\n"), r"SHA256SUMS:1: found '<html>'"),
         (lambda folder: (folder / "dataset.json").write_text("{}"), r"dataset\.json: found SHA-256"),
     ],

@@ -214,7 +214,7 @@ def test_training_begins_while_shards_arrive_and_a_wrong_one_ends_it_until_it_is
     status, out, said = train(server.url, save_steps=1)
     letting.join()
     assert (status, out) == (2, "")
-    assert said.splitlines()[-1] == f"error: {server.url}/{validation}: not there (HTTP 404)"
+    assert said.splitlines()[-1] == f"error: {server.url}/{validation}: not found (HTTP 404)"
     assert (
         not (home(tmp_path) / "log.jsonl").exists()
         or b"validation_uar" not in (home(tmp_path) / "log.jsonl").read_bytes()
