@@ -164,8 +164,8 @@ def test_one_clip_is_no_clips_and_has_no_folds(tmp_path: Path, quick: None, caps
     said = capsys.readouterr()
     assert said.out.splitlines()[1:3] == [
         f"shards    {out} (1 shard, 0 already built)",
-        "folds     none fits the built speakers: folder: leave-one-speaker-out found subject A; expected at least three "
-        "speakers of different recordings, one each to test, to validate and to train on",
+        "folds     none fits the built speakers: folder: leave-one-speaker-out found subject A; expected at least "
+        "three speakers of different recordings, one each to test, to validate and to train on",
     ]
     assert said.err.startswith("building clips: 1/1, built 1 (")
     assert main(command("plan", data, out)) == 0
