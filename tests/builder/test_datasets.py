@@ -273,9 +273,9 @@ def test_ravdess_takes_speech_with_sound_only(tmp_path: Path) -> None:
         "Actor_01/02-01-03-01-01-01-01.mp4": "picture only",
         "Actor_01/03-01-03-01-01-01-01.wav": "sound only",
         "Actor_01/01-02-03-01-01-01-01.mp4": "song, not speech",
-        "Actor_01/01-01-01-02-01-01-01.mp4": "no name of a RAVDESS speech video",
-        "Actor_01/01-01-03-01-01-01-01.avi": "no name of a RAVDESS speech video",
-        "Actor_01/holiday.mp4": "no name of a RAVDESS speech video",
+        "Actor_01/01-01-01-02-01-01-01.mp4": "not the name of a RAVDESS speech video",
+        "Actor_01/01-01-03-01-01-01-01.avi": "not the name of a RAVDESS speech video",
+        "Actor_01/holiday.mp4": "not the name of a RAVDESS speech video",
     }
     for name in others:
         corpora.put(tmp_path / name)
