@@ -473,7 +473,7 @@ def test_errors_of_the_command_are_one_line(tmp_path: Path, capsys: pytest.Captu
     assert main(["features", str(tmp_path / "nowhere"), "--feature", "stft"]) == 2
     said = capsys.readouterr()
     assert said.out == ""
-    assert said.err == f"error: {tmp_path}/nowhere/dataset.json: missing; is this this a finished shard folder?\n"
+    assert said.err == f"error: {tmp_path}/nowhere/dataset.json: missing; is this a finished shard folder?\n"
     with pytest.raises(SystemExit, match="2"):
         main(["features", str(tmp_path)])
     assert capsys.readouterr().err.startswith("error: the following arguments are required: --feature; ")

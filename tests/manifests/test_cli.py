@@ -70,7 +70,7 @@ def test_without_an_index_the_status_is_2_and_one_line_says_why(folder: Path, na
     assert main(["verify", str(folder)]) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert err == f"error: {folder / name}: not there; is this this a finished shard folder?\n"
+    assert err == f"error: {folder / name}: missing; is this a finished shard folder?\n"
 
 
 def test_damaged_index_has_status_2(folder: Path, capsys: Capture) -> None:
@@ -134,5 +134,5 @@ def test_help_tells_every_status(capsys: Capture) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
     text = " ".join(capsys.readouterr().out.split())
-    for status in ("0 if all is well", "1 if files are bad", "2 if the command", "130 after Ctrl-C"):
+    for status in ("0 on success", "1 if files are damaged", "2 if the command", "130 after Ctrl-C"):
         assert status in text
