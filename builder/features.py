@@ -143,7 +143,7 @@ def _plan_shards(shards: Path, build_identity: Mapping[str, Any]) -> list[ShardP
     """
     build = digest(build_identity)
     plans = []
-    for name, sha256 in index.load_sums(shards).items():
+    for name, sha256 in index.load_checksums(shards).items():
         if name.startswith(f"{index.RECEIPTS}/"):
             receipt = index.load_receipt(shards / name)
             clips = (Clip(**{each.name: getattr(row, each.name) for each in fields(Clip)}) for row in receipt.rows)

@@ -103,7 +103,7 @@ def fetch(
                 path.unlink()
             atomic_write(folder / index.FETCHED_FILE, index.dump_fetched(record))
             _publish_index(staging, folder)
-        elif index.load_sums(folder) != index.load_sums(staging):
+        elif index.load_checksums(folder) != index.load_checksums(staging):
             raise FetchError(f"{folder}: was built here and differs from {store.address}; choose another folder")
     return replace(_fetch_shards(store, folder, found, threads, max_failures), removed=removed)
 
@@ -164,7 +164,7 @@ def _staged_index(store: Store, folder: Path) -> Iterator[tuple[Path, Dataset]]:
         shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed
         try:
             download_file(store, staging, ExpectedFile(name=index.SUMS_FILE))
-            sums = index.load_sums(staging)
+            sums = index.load_checksums(staging)
             _stage(store, folder, sums, index.DATASET_FILE)
             dataset = index.load_dataset(staging)
             if not dataset.complete:
@@ -190,7 +190,7 @@ def _stage(store: Store, folder: Path, sums: dict[str, str], name: str) -> None:
 def _has_index(folder: Path) -> bool:
     """Whether a folder has an intact index, with or without shards."""
     try:
-        sums, dataset = index.load_sums(folder), index.load_dataset(folder)
+        sums, dataset = index.load_checksums(folder), index.load_dataset(folder)
     except ManifestError:
         return False
     names = set(index.expected_names(dataset, ())) - {shard.name for shard in dataset.shards}
@@ -212,7 +212,7 @@ def _remove_outdated(store: Store, folder: Path, staging: Path, now: Dataset, *,
     Returns the files that the store no longer has, sorted.
     """
     try:
-        before, sums = index.load_dataset(folder), index.load_sums(folder)
+        before, sums = index.load_dataset(folder), index.load_checksums(folder)
     except ManifestError:
         return ()  # no index, or a damaged one: each file is compared with its hash
     hashes = {shard.name: shard.sha256 for shard in now.shards}
@@ -223,7 +223,7 @@ def _remove_outdated(store: Store, folder: Path, staging: Path, now: Dataset, *,
             f"{store.address}: {_describe_changes(present, now)} since the last fetch; run again with --prune "
             "(make: PRUNE=1) to update this copy, or fetch into another folder"
         )
-    gone = sums.keys() - index.load_sums(staging).keys()
+    gone = sums.keys() - index.load_checksums(staging).keys()
     removed = tuple(sorted(name for name in gone if (folder / name).exists()))
     for name in gone | {name for shard in outdated for name in (shard.name, shard.receipt)}:
         (folder / name).unlink(missing_ok=True)
@@ -270,7 +270,7 @@ def _fetch_shards(store: Store, folder: Path, dataset: Dataset, threads: int, ma
     shards = index.local_shards(folder, dataset)
     groups = {shard.name: expected_files(shard) for shard in shards}
     if len(shards) == len(dataset.shards):  # receipts of shards whose clips were all dropped
-        known, sums = {shard.receipt for shard in shards}, index.load_sums(folder)
+        known, sums = {shard.receipt for shard in shards}, index.load_checksums(folder)
         without_tar = [name for name in sums if name.startswith(f"{index.RECEIPTS}/") and name not in known]
         groups[index.RECEIPTS] = tuple(ExpectedFile(name=name, sha256=sums[name]) for name in without_tar)
     sizes = {shard.name: shard.bytes for shard in shards}

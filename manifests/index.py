@@ -35,7 +35,7 @@ REPORT_FILE = "report.html"
 RECEIPTS = "receipts"
 FOLDS = "folds"
 #: Files that are not listed in the index, because they do not describe samples.
-VIEWS = frozenset({REPORT_FILE, FETCHED_FILE, SHARED_FILE, SUMS_FILE})
+UNLISTED_FILES = frozenset({REPORT_FILE, FETCHED_FILE, SHARED_FILE, SUMS_FILE})
 
 STATUSES = ("planned", "built", "flagged", "dropped")
 
@@ -322,18 +322,18 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def expected_names(dataset: Dataset, receipts: Iterable[str]) -> list[str]:
-    """Every file of a complete folder, relative and sorted, without VIEWS."""
+    """Every file of a complete folder, relative and sorted, without `UNLISTED_FILES`."""
     folds = (f"{FOLDS}/{scheme}.json" for scheme in dataset.fold_schemes)
     tars = (shard.name for shard in dataset.shards)
     return sorted([*tars, *receipts, *folds, DATASET_FILE, CLIPS_FILE, CARD_FILE])
 
 
-def dump_sums(sums: Mapping[str, str]) -> bytes:
+def dump_checksums(sums: Mapping[str, str]) -> bytes:
     """Name -> SHA-256 in the format of `sha256sum -c`."""
     return "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items())).encode()
 
 
-def load_sums(folder: Path) -> dict[str, str]:
+def load_checksums(folder: Path) -> dict[str, str]:
     """Read `SHA256SUMS`; only plain names inside the folder are accepted. Raises ManifestError."""
     path = folder / SUMS_FILE
     sums: dict[str, str] = {}

@@ -78,7 +78,7 @@ def write_index(folder: Path, description: Dataset, shards: Sequence[str]) -> Wr
     sums[index.CROISSANT_FILE] = atomic_write(folder / index.CROISSANT_FILE, metadata)
     sums[index.CARD_FILE] = atomic_write(folder / index.CARD_FILE, dataset_card(dataset, tally).encode())
     sums[index.DATASET_FILE] = atomic_write(folder / index.DATASET_FILE, index.dump_dataset(dataset))
-    atomic_write(folder / index.SUMS_FILE, index.dump_sums(sums))
+    atomic_write(folder / index.SUMS_FILE, index.dump_checksums(sums))
     return WrittenIndex(
         dataset=dataset,
         reasons=tally.reasons,

@@ -42,7 +42,7 @@ def from_json(kind: Any, value: object, where: str) -> Any:
 
 
 @cache
-def kinds(record: type) -> dict[str, Any]:
+def field_types(record: type) -> dict[str, Any]:
     """Field -> type of a dataclass."""
     return get_type_hints(record)
 
@@ -98,7 +98,7 @@ def _mapping_reader(reader: _Reader) -> _Reader:
 
 
 def _record_reader(record: Any) -> _Reader:
-    readers = {name: _reader(kind) for name, kind in kinds(record).items()}
+    readers = {name: _reader(kind) for name, kind in field_types(record).items()}
     required = {f.name for f in fields(record) if f.default is MISSING and f.default_factory is MISSING}
 
     def read(value: Any) -> Any:

@@ -28,7 +28,7 @@ import numpy.typing as npt
 import simplejpeg
 
 from manifests.records import SchemaError as SchemaError
-from manifests.records import from_json, kinds
+from manifests.records import field_types, from_json
 
 SCHEMA_VERSION = 1
 
@@ -340,11 +340,11 @@ def decode(members: Mapping[str, bytes]) -> Sample:
 
 def _read_fields(meta: Mapping[str, Any]) -> dict[str, Any]:
     """Content of `KEY.json` -> the fields of Sample that it contains."""
-    missing = [name for name in (*kinds(Clip), *_FIELDS, "flags") if name not in meta]
+    missing = [name for name in (*field_types(Clip), *_FIELDS, "flags") if name not in meta]
     if missing:
         raise SchemaError(f"json: missing {', '.join(missing)}")
-    clip = from_json(Clip, {name: None if meta[name] == "" else meta[name] for name in kinds(Clip)}, "json")
-    found = {name: from_json(kinds(Sample)[name], meta[name], f"json.{name}") for name in _FIELDS}
+    clip = from_json(Clip, {name: None if meta[name] == "" else meta[name] for name in field_types(Clip)}, "json")
+    found = {name: from_json(field_types(Sample)[name], meta[name], f"json.{name}") for name in _FIELDS}
     for name in ("transforms", "face_found"):
         if len(found[name]) != FRAMES:
             raise SchemaError(f"json.{name}: found {len(found[name])}, expected {FRAMES}")

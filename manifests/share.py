@@ -126,7 +126,7 @@ def _check_terms(dataset: Dataset, options: ShareOptions) -> str | None:
 
 
 def _verify_folder(folder: Path, *, full: bool) -> None:
-    total = len(index.load_sums(folder)) if full else 0
+    total = len(index.load_checksums(folder)) if full else 0
     with ProgressBar(total, "verifying the folder", unit="file") as progress:
         problems = verify(folder, full=full, on_file=lambda _: progress.step())
     if problems:
@@ -135,7 +135,7 @@ def _verify_folder(folder: Path, *, full: bool) -> None:
 
 def _list_files(folder: Path, report: bool) -> Iterator[LocalFile]:
     """The files in a folder's `SHA256SUMS`, with their hashes, and its report."""
-    for name, sha256 in index.load_sums(folder).items():
+    for name, sha256 in index.load_checksums(folder).items():
         if not (folder / name).is_file():
             raise ShareError(f"{folder}: incomplete, {name} is missing; only a complete folder can be shared")
         yield _local_file(folder / name, name, sha256)

@@ -37,14 +37,14 @@ def verify(folder: Path, full: bool = False, on_file: Callable[[str], None] | No
     dataset = index.load_dataset(folder)
     if not dataset.complete:
         return [Problem(file=index.DATASET_FILE, found="an unfinished build", expected="a finished one")]
-    sums = index.load_sums(folder)
+    sums = index.load_checksums(folder)
     # Only the sums list receipts of shards without a clip, and Croissant metadata.
     extra = {name for name in sums if name.startswith(f"{index.RECEIPTS}/") or name == index.CROISSANT_FILE}
     expected = index.expected_names(dataset, {shard.receipt for shard in dataset.shards} | extra)
     present = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_symlink() or not p.is_dir()}
     problems = [
         Problem(file=name, found="a file the index does not know", expected="nothing by that name")
-        for name in sorted(present - {*expected, *index.VIEWS})
+        for name in sorted(present - {*expected, *index.UNLISTED_FILES})
         if not name.startswith(".")
     ]
     problems += _compare_sums(dataset, sums, expected)

@@ -24,7 +24,7 @@ from train import metrics
 from train.metrics import Counts, Interval
 
 if TYPE_CHECKING:
-    from train.data import Clips
+    from train.data.dataset import Clips
 
 _COLUMNS = ("clip", "speaker", "label", "predicted")
 _SUM_TOLERANCE = 1e-3
@@ -228,7 +228,7 @@ def score_predictions(predictions: Predictions, classes: Sequence[str]) -> FoldS
     return FoldScores(classes=tuple(classes), confusions=dict(zip(speakers, matrices, strict=True)))
 
 
-def pool(folds: Sequence[FoldScores]) -> FoldScores:
+def pool_folds(folds: Sequence[FoldScores]) -> FoldScores:
     """Scores of all clips of folds with the same classes and no common speaker."""
     confusions = {speaker: matrix for fold in folds for speaker, matrix in fold.confusions.items()}
     return FoldScores(classes=folds[0].classes, confusions=dict(sorted(confusions.items())))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from manifests.files import atomic_write
 from train.models.checkpoint_io import CONFIG_FILE, WEIGHTS_FILE
-from train.models.weights import load_pretrained
+from train.models.weights import load_classifier
 from train.predict import PredictError, Predictor, load_predictor
 from train.report.render import render_template
 from train.runs import MODEL, RunResult, read_result
@@ -28,7 +28,7 @@ def export(run: Path, out: Path) -> RunResult:
     atomic_write(out / CARD_FILE, model_card(predictor, result).encode())
     for name in (WEIGHTS_FILE, CONFIG_FILE):  # config.json last: it names the hash of the weights it belongs to
         atomic_write(out / name, (run / MODEL / name).read_bytes())
-    load_pretrained(out)
+    load_classifier(out)
     return result
 
 

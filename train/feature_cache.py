@@ -27,13 +27,13 @@ from train.data.transforms import ClipTransform
 from train.distributed import Ranks
 from train.models.videomae import Classifier
 from train.models.weights import fingerprint
-from train.trainer import predict_logits
+from train.trainer import run_inference
 
 VERSION = 2
 BATCH_SIZE = 16
 
 
-def load_features(
+def cached_features(
     model: Classifier,
     data: FoldData,
     clips: Clips,
@@ -73,7 +73,7 @@ def load_features(
             on_shard(name)
             sampler = ClipSampler(clips=len(part), batch_size=batch_size, shuffle=False)
             loader = Loader(part, sampler, workers=workers, pin=on_gpu, prefetcher=data.prefetcher)
-            features = predict_logits(model.features, loader, transform, ranks)
+            features = run_inference(model.features, loader, transform, ranks)
             atomic_write(path, safetensors.torch.save({"features": features}))
         parts.append(features)
     return torch.cat(parts)

@@ -30,7 +30,7 @@ class MetricError(UserError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spread:
+class MeanStd:
     """Mean and sample standard deviation (n - 1) over folds."""
 
     mean: float
@@ -133,11 +133,11 @@ def bootstrap(confusions: Counts, *, draws: int = DRAWS, level: float = LEVEL, s
     return Interval(level=level, draws=draws, uar=_middle(uar(drawn), level), war=_middle(war(drawn), level))
 
 
-def spread(values: Sequence[float]) -> Spread:
+def spread(values: Sequence[float]) -> MeanStd:
     """Mean and sample standard deviation of a score over folds. Raises MetricError without a value."""
     if not values:
         raise MetricError("found no fold, expected at least one")
-    return Spread(mean=float(np.mean(values)), std=float(np.std(values, ddof=1)) if len(values) > 1 else None)
+    return MeanStd(mean=float(np.mean(values)), std=float(np.std(values, ddof=1)) if len(values) > 1 else None)
 
 
 def _hits(confusion: Counts | Floats) -> Counts | Floats:

@@ -59,6 +59,6 @@ def set_lr(optimizer: Optimizer, lr: float) -> None:
         group["lr"] = lr * group["scale"]
 
 
-def clip_gradient(parameters: Iterable[nn.Parameter], max_norm: float | None) -> Tensor:
+def clip_grad_norm(parameters: Iterable[nn.Parameter], max_norm: float | None) -> Tensor:
     """Scale the gradient down to a norm of `max_norm`, if any; its norm before that, [] on its device."""
     return nn.utils.clip_grad_norm_(parameters, math.inf if max_norm is None else max_norm)

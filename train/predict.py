@@ -23,10 +23,10 @@ from train.data.transforms import ClipTransform
 from train.distributed import Ranks
 from train.evaluate import FoldScores, Predictions, format_csv, prediction_columns, score_predictions
 from train.fusion import strategy_named
-from train.models.weights import Pretrained, load_pretrained
+from train.models.weights import TrainedClassifier, load_classifier
 from train.provenance import Provenance
 from train.runs import MODEL
-from train.trainer import predict_logits
+from train.trainer import run_inference
 
 _BATCH = 16
 #: Speaker and emotion of a recording.
@@ -41,7 +41,7 @@ class PredictError(UserError):
 class Predictor:
     """A classifier and what it must be used with."""
 
-    pretrained: Pretrained
+    pretrained: TrainedClassifier
     provenance: Provenance
 
     @property
@@ -77,7 +77,7 @@ def load_predictor(folder: Path) -> Predictor:
     if not folder.is_dir():
         raise PredictError(f"{folder}: no such folder, expected that of a finished run, or an exported one")
     home = folder / MODEL if (folder / MODEL).is_dir() else folder
-    pretrained = load_pretrained(home)
+    pretrained = load_classifier(home)
     provenance = Provenance.from_json(dict(pretrained.details), f"{home}/config.json: details")
     return Predictor(pretrained=pretrained, provenance=provenance)
 
@@ -150,7 +150,7 @@ def predict_recordings(
 def score_unseen(predictor: Predictor, predictions: Sequence[ClipPrediction]) -> tuple[FoldScores | None, int]:
     """Scores over the labelled clips of speakers unseen in training, None without any, and how many clips were seen."""
     labelled = [clip for clip in predictions if clip.label is not None and clip.probabilities is not None]
-    unseen = [clip for clip in labelled if clip.speaker not in predictor.provenance.seen]
+    unseen = [clip for clip in labelled if clip.speaker not in predictor.provenance.seen_speakers]
     if not unseen:
         return None, len(labelled)
     rows = Predictions(
@@ -189,7 +189,7 @@ def _predict_probabilities(
         input_range=encoder.input_range,
         input_size=encoder.input,
     )
-    return predict_logits(model, loader, transform, ranks).double().softmax(1).float().numpy()
+    return run_inference(model, loader, transform, ranks).double().softmax(1).float().numpy()
 
 
 def _build_shards(clip_ids: Mapping[Path, str], settings: Mapping[str, object], data: Path, out: Path) -> None:

@@ -26,7 +26,7 @@ class Provenance:
     """Title, licence and citation of the corpus."""
     mapping: Mapping[str, str]
     """Raw emotion -> class."""
-    seen: tuple[str, ...]
+    seen_speakers: tuple[str, ...]
     """Speakers it was trained or its epoch was selected on."""
 
     @classmethod

@@ -25,7 +25,7 @@ from manifests.records import SchemaError, from_json
 from manifests.text import config_diff, shorten_list
 from train import evaluate, metrics
 from train.evaluate import EvaluationError, ExpectedClip, FoldScores, Predictions
-from train.metrics import Spread
+from train.metrics import MeanStd
 
 CONFIG_FILE = "config.json"
 LOG_FILE = "log.jsonl"
@@ -40,7 +40,7 @@ _MAX_BYTES = 1 << 28
 
 
 @dataclass(frozen=True, kw_only=True)
-class Protocol:
+class RunProtocol:
     """The conditions of a score. Runs are averaged only where all of this is the same."""
 
     label_scheme: str
@@ -72,7 +72,7 @@ class Run:
     dataset: str
     strategy: str
     fold: str
-    protocol: Protocol
+    protocol: RunProtocol
     epoch: int
     """Selected epoch, from 1."""
     epochs: int
@@ -118,10 +118,10 @@ class RunSummary:
     """One for each finished fold, in the scheme's order; at least one."""
     missing: tuple[str, ...]
     """Folds of the scheme without a finished run."""
-    uar: Spread
-    war: Spread
-    macro_f1: Spread
-    weighted_f1: Spread
+    uar: MeanStd
+    war: MeanStd
+    macro_f1: MeanStd
+    weighted_f1: MeanStd
     pooled: FoldScores
     """Of all clips of these folds together."""
 
@@ -157,7 +157,7 @@ def finished_runs(runs: Path) -> list[Path]:
     return sorted(path.parent for path in runs.glob(f"*/*/fold-*/{RESULT_FILE}"))
 
 
-def is_done(folder: Path, protocol: Protocol) -> bool:
+def is_done(folder: Path, protocol: RunProtocol) -> bool:
     """Whether a run is finished, so that a sweep may skip it.
 
     Raises EvaluationError for a finished run that is damaged, or that has another protocol.
@@ -237,7 +237,7 @@ def read_summaries(runs: Path) -> tuple[RunSummary, ...]:
 
     Raises EvaluationError for a run that is damaged, or stored where another belongs.
     """
-    groups: dict[tuple[str, str], dict[Protocol, list[RunResult]]] = {}
+    groups: dict[tuple[str, str], dict[RunProtocol, list[RunResult]]] = {}
     for folder in finished_runs(runs):
         result = read_result(folder)
         run = result.run
@@ -281,7 +281,7 @@ def summarize_folds(results: Sequence[RunResult], variant: str = "") -> RunSumma
         results=ordered,
         missing=tuple(fold for fold in folds if fold not in done),
         **{score: metrics.spread([getattr(result.scores, score) for result in ordered]) for score in scores},
-        pooled=evaluate.pool([result.scores for result in ordered]),
+        pooled=evaluate.pool_folds([result.scores for result in ordered]),
     )
 
 
@@ -291,22 +291,22 @@ def _hash_clips(predictions: Predictions) -> str:
     return hashlib.sha256(json.dumps(clips).encode()).hexdigest()
 
 
-def _diff_protocols(before: Protocol, now: Protocol) -> str:
+def _diff_protocols(before: RunProtocol, now: RunProtocol) -> str:
     """Differences, "" for none; the hash of all settings is named only if it is the only one."""
     lines = config_diff(asdict(before), asdict(now))
     return "; ".join([line for line in lines if not line.startswith("settings:")] or lines)
 
 
-def _name_variants(protocols: Sequence[Protocol]) -> list[str]:
+def _name_variants(protocols: Sequence[RunProtocol]) -> list[str]:
     """For each protocol, in a few words, what differs between them; "" for a single one."""
 
-    def describe(protocol: Protocol, name: str) -> str:
+    def describe(protocol: RunProtocol, name: str) -> str:
         value = getattr(protocol, name)
         if isinstance(value, tuple):
             return f"{len(value)} {name}"
         return value[:7] if name == "settings" else str(value or f"no {name}")[:40]
 
-    differing = [f.name for f in fields(Protocol) if len({getattr(protocol, f.name) for protocol in protocols}) > 1]
+    differing = [f.name for f in fields(RunProtocol) if len({getattr(protocol, f.name) for protocol in protocols}) > 1]
     names = [name for name in differing if name != "settings"]
     variants = [", ".join(describe(protocol, name) for name in names) for protocol in protocols]
     if len(set(variants)) == len(variants):

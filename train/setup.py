@@ -25,16 +25,16 @@ from train.data.loader import CachedLoader, Loader
 from train.data.sampler import ClipSampler
 from train.data.transforms import CachedTransform, ClipTransform, NormalizationStats
 from train.distributed import Ranks
-from train.feature_cache import load_features
+from train.feature_cache import cached_features
 from train.fusion import strategy_named
 from train.metric_logger import MetricLogger
 from train.models.videomae import CHANNELS, ENCODERS, Classifier, EncoderConfig
-from train.models.weights import fingerprint, initialize_from, load_weights, save_pretrained
+from train.models.weights import fingerprint, initialize_from, load_weights, save_classifier
 from train.optim import make_optimizer
 from train.provenance import Provenance
 from train.recipes import UNCHANGED
-from train.runs import CONFIG_FILE, MODEL, Protocol, Run
-from train.trainer import Trainer, predict_logits
+from train.runs import CONFIG_FILE, MODEL, Run, RunProtocol
+from train.trainer import Trainer, run_inference
 
 #: Folder, among the runs, of features of frozen encoders.
 FEATURES = ".features"
@@ -55,7 +55,7 @@ class TrainingSetup:
     licence: str
     """Of the initial weights."""
     transform: ClipTransform
-    protocol: Protocol
+    protocol: RunProtocol
     ranks: Ranks
     log: Callable[[str], None]
 
@@ -96,7 +96,7 @@ class TrainingSetup:
         )
         options = {"workers": self.config.workers, "pin": device.type == "cuda", "prefetcher": self.data.prefetcher}
         if recipe.freeze_encoder:
-            inputs = load_features(
+            inputs = cached_features(
                 self.model,
                 self.data,
                 clips,
@@ -114,7 +114,7 @@ class TrainingSetup:
                     f"expected at most {MAX_CACHED_BYTES / 1e9:.0f} GB; choose another --recipe"
                 )
             loader = Loader(clips, replace(sampler, shuffle=False), **options)
-            inputs = predict_logits(nn.Identity(), loader, self.transform, self.ranks, self.config.accumulate)
+            inputs = run_inference(nn.Identity(), loader, self.transform, self.ranks, self.config.accumulate)
         else:
             return Loader(clips, sampler, **options)
         keys = tuple(key.decode() for key in clips.keys)
@@ -192,11 +192,11 @@ class TrainingSetup:
             build=data.folder.dataset.identity["config"],
             about=data.folder.dataset.about,
             mapping=data.label_scheme.mapping,
-            seen=tuple(sorted({*data.sides["train"].subjects, *data.sides["validation"].subjects})),
+            seen_speakers=tuple(sorted({*data.sides["train"].subjects, *data.sides["validation"].subjects})),
         )
         if self.ranks.is_main:
             folder, classes = self.folder / MODEL, self.protocol.classes
-            save_pretrained(self.model, folder, classes=classes, licence=self.licence, details=asdict(provenance))
+            save_classifier(self.model, folder, classes=classes, licence=self.licence, details=asdict(provenance))
         return run
 
 
@@ -227,7 +227,7 @@ def prepare(config: TrainConfig, ranks: Ranks, log: Callable[[str], None]) -> Tr
         model=model.to(ranks.device),
         licence=licence,
         transform=make_transform(config, data, model.encoder.config),
-        protocol=Protocol(
+        protocol=RunProtocol(
             label_scheme=data.label_scheme.name,
             classes=classes,
             fold_scheme=data.fold_scheme,

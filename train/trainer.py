@@ -32,7 +32,7 @@ from train.data.transforms import CachedTransform, ClipTransform
 from train.distributed import Ranks, stop_on_signal
 from train.evaluate import Predictions, expected_clips
 from train.metric_logger import MetricLogger
-from train.optim import clip_gradient, lr_at, set_lr
+from train.optim import clip_grad_norm, lr_at, set_lr
 from train.runs import EpochMetrics, RunResult
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ class Trainer:
                 # Gradients are averaged over ranks, therefore times their number.
                 (loss * (self.ranks.world_size / sampler.step_size(step))).backward()
             loss_sum += loss.detach()
-        norm = clip_gradient(self.model.parameters(), self.config.recipe.clip_norm)
+        norm = clip_grad_norm(self.model.parameters(), self.config.recipe.clip_norm)
         steps = (epoch - 1) * len(sampler) + step
         lr = lr_at(steps, len(sampler), self.config.recipe)
         set_lr(self.optimizer, lr)
@@ -150,9 +150,9 @@ class Trainer:
             self.logger.write({**values, "rank_loss": float(loss_sum) / max(len(batch), 1)}, steps + 1)
         return loss_sum
 
-    def evaluate(self) -> dict[str, float]:
+    def validate(self) -> dict[str, float]:
         """Loss and scores of the validation side."""
-        logits = predict_logits(self.model, self.val_loader, self.transform, self.ranks, self.config.accumulate)
+        logits = run_inference(self.model, self.val_loader, self.transform, self.ranks, self.config.accumulate)
         labels = self.val_loader.labels
         confusion = metrics.confusion_matrix(labels.numpy(), logits.argmax(1).numpy(), logits.shape[1])
         return {
@@ -163,7 +163,7 @@ class Trainer:
 
     def end_epoch(self, seconds: float) -> None:
         """Validate, keep the weights if they are the best so far, log, and save a checkpoint."""
-        scores, clips, epoch = self.evaluate(), self.train_loader.sampler.clips, self.state.epoch
+        scores, clips, epoch = self.validate(), self.train_loader.sampler.clips, self.state.epoch
         war = scores.pop("validation_war")
         current = EpochMetrics(epoch=epoch, train_loss=self.state.loss_sum / clips, **scores)
         improved = is_better(current, self.state.best)
@@ -187,7 +187,7 @@ class Trainer:
 
 
 @torch.inference_mode()
-def predict_logits(
+def run_inference(
     model: Callable[[Tensor], Tensor],
     loader: Loader | CachedLoader,
     transform: ClipTransform | CachedTransform,
@@ -261,7 +261,7 @@ def _train_and_test(setup: TrainingSetup) -> RunResult | None:
         setup.log(f"trained; the test fold is not available: run {command}, then this command again to test, once")
         return None
     clips, loader, accumulate = data.clips("test"), setup.make_loader("test"), setup.config.accumulate
-    logits = predict_logits(setup.trained_model, loader, setup.input_transform, ranks, accumulate)
+    logits = run_inference(setup.trained_model, loader, setup.input_transform, ranks, accumulate)
     if ranks.is_main:
         predictions = Predictions(
             clips=tuple(key.decode() for key in clips.keys),

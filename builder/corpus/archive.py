@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from builder.datasets.base import CorpusError
 from manifests.files import atomic_write, atomic_writer
-from manifests.index import SUMS_FILE, dump_sums
+from manifests.index import SUMS_FILE, dump_checksums
 
 #: More than any recording has; a larger member is rejected as malicious.
 MAX_BYTES = 1 << 28
@@ -40,7 +40,7 @@ def unpack(archive: Path, root: Path, names: Sequence[str]) -> None:
             f"{archive}: cannot be unpacked ({error}); delete it and run the same command again"
         ) from error
     for folder, files in sums.items():
-        atomic_write(root / folder / SUMS_FILE, dump_sums(files))
+        atomic_write(root / folder / SUMS_FILE, dump_checksums(files))
 
 
 def _find_members(bundle: zipfile.ZipFile, archive: Path, names: Sequence[str]) -> dict[str, zipfile.ZipInfo]:

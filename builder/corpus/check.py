@@ -10,7 +10,7 @@ from typing import Literal
 from builder.datasets.base import CorpusNotFoundError, RemoteFile
 from builder.datasets.checks import corpus_folder, is_pointer
 from manifests.download import ExpectedFile
-from manifests.index import SUMS_FILE, file_sha256, load_sums
+from manifests.index import SUMS_FILE, file_sha256, load_checksums
 from manifests.progress import ProgressBar
 
 #: `unchecked`: present without a known checksum, because the user unpacked it. A git-lfs pointer counts as `missing`.
@@ -69,12 +69,14 @@ def check_corpus(root: Path, remotes: Sequence[RemoteFile]) -> CorpusCheck:
             folders = {
                 name.rpartition("/")[0] for name in remote.members if (root / name).with_name(SUMS_FILE).is_file()
             }
-            sums = {f"{folder}/{name}": each for folder in folders for name, each in load_sums(root / folder).items()}
+            checksums = {
+                f"{folder}/{name}": each for folder in folders for name, each in load_checksums(root / folder).items()
+            }
             for name in remote.files:
                 state: State = "missing"
                 detail = ""
                 if name in present:
-                    state, detail = _check_file(root / name, remote, sums.get(name))
+                    state, detail = _check_file(root / name, remote, checksums.get(name))
                     progress.step()
                 findings.append(Finding(remote=remote, name=name, state=state, detail=detail))
     return CorpusCheck(findings=tuple(findings))

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from builder.report.axis import Floats, stitch_windows, windows_seconds
-from builder.report.shard_reader import ShardFolder, sum_statistics
+from builder.report.shard_reader import ReportFolder, sum_statistics
 from manifests.index import ManifestError
 from manifests.schema import FRAMES, Sample
 
@@ -40,7 +40,7 @@ class ColorScale:
         return np.clip(np.rint((scores + _LIMIT) / (2 * _LIMIT) * 255), 0, 255).astype(np.uint8)
 
 
-def color_scales(build: ShardFolder) -> dict[str, ColorScale]:
+def color_scales(build: ReportFolder) -> dict[str, ColorScale]:
     """Feature -> scale over all shards: shared by all rows in dB, separate for each cepstral coefficient.
 
     Raises ManifestError for receipts that cannot be read, or without the statistics of a feature.

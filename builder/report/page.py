@@ -11,7 +11,7 @@ import numpy as np
 from builder.report import tables
 from builder.report.figure import Strokes, draw_clip, template_marks
 from builder.report.images import color_scales, data_uri, mean_face
-from builder.report.shard_reader import ShardFolder
+from builder.report.shard_reader import ReportFolder
 from manifests.index import Row
 from manifests.schema import CROP_PX, DROP_REASONS, FLAGS, FRAMES, Sample
 
@@ -28,7 +28,7 @@ _ALIGNMENTS = {
 }
 
 
-def render_page(build: ShardFolder, samples: Sequence[tuple[Row, Sample]]) -> str:
+def render_page(build: ReportFolder, samples: Sequence[tuple[Row, Sample]]) -> str:
     """Render the complete page with figures of the given clips. Every text from the folder is escaped."""
     dataset, config = build.dataset, build.dataset.identity["config"]
     dropped = [row for row in build.rows if row.shard is None]

@@ -23,7 +23,7 @@ from builder.report.figure import (
     draw_clip,
 )
 from builder.report.images import RgbImage, color_scales
-from builder.report.shard_reader import ShardFolder
+from builder.report.shard_reader import ReportFolder
 from manifests.files import FolderError
 from manifests.index import ManifestError, Row
 from manifests.schema import Sample
@@ -61,7 +61,7 @@ _STYLES: dict[str, dict[str, Any]] = {
 }
 
 
-def render_picture(build: ShardFolder, samples: Sequence[tuple[Row, Sample]], path: Path) -> bytes:
+def render_picture(build: ReportFolder, samples: Sequence[tuple[Row, Sample]], path: Path) -> bytes:
     """Render clips below one another, each on its axis of presentation seconds, as JPEG or PNG by the suffix of `path`.
 
     Raises FolderError for a path with another suffix, ManifestError without any clip.

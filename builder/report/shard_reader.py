@@ -31,7 +31,7 @@ _LONGEST_SECONDS = 24 * 3600.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShardFolder:
+class ReportFolder:
     """The index of a finished build."""
 
     folder: Path
@@ -47,7 +47,7 @@ class ShardFolder:
         return tuple(row for row in self.rows if row.shard is not None)
 
 
-def read_folder(folder: Path) -> ShardFolder:
+def read_folder(folder: Path) -> ReportFolder:
     """Read the index of a finished build. Raises ManifestError."""
     dataset = load_dataset(folder)
     if not dataset.complete:
@@ -58,10 +58,10 @@ def read_folder(folder: Path) -> ShardFolder:
         if row.shard is not None and speakers.get(row.shard) != row.speaker:
             raise ManifestError(f"{CLIPS_FILE}: found {row.clip_id} in {row.shard}, not a shard of {row.speaker}")
     assignments = {name: _read_folds(folder / FOLDS / f"{name}.json", speakers) for name in dataset.fold_schemes}
-    return ShardFolder(folder=folder, dataset=dataset, rows=rows, assignments=assignments)
+    return ReportFolder(folder=folder, dataset=dataset, rows=rows, assignments=assignments)
 
 
-def find_rows(build: ShardFolder, clip_ids: Sequence[str]) -> list[Row]:
+def find_rows(build: ReportFolder, clip_ids: Sequence[str]) -> list[Row]:
     """Find the rows of clips, in the given order. Raises ManifestError for a clip that is in no shard."""
     rows = {row.clip_id: row for row in build.kept}
     unknown = [clip_id for clip_id in clip_ids if clip_id not in rows]
@@ -70,7 +70,7 @@ def find_rows(build: ShardFolder, clip_ids: Sequence[str]) -> list[Row]:
     return [rows[clip_id] for clip_id in clip_ids]
 
 
-def read_samples(build: ShardFolder, rows: Iterable[Row]) -> Iterator[tuple[Row, Sample]]:
+def read_samples(build: ReportFolder, rows: Iterable[Row]) -> Iterator[tuple[Row, Sample]]:
     """Decode the given clips from their shards. Raises ManifestError."""
     shards = {shard.name: shard for shard in build.dataset.shards}
     receipts: dict[str, Receipt] = {}
@@ -90,7 +90,7 @@ def read_samples(build: ShardFolder, rows: Iterable[Row]) -> Iterator[tuple[Row,
         yield row, sample
 
 
-def sum_statistics(build: ShardFolder) -> dict[str, Statistics]:
+def sum_statistics(build: ReportFolder) -> dict[str, Statistics]:
     """Spectrogram name -> sums over all shards in the folder. Raises ManifestError."""
     sums: dict[str, Statistics] = {}
     for shard in local_shards(build.folder, build.dataset):

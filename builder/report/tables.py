@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from builder.report.shard_reader import ShardFolder
+from builder.report.shard_reader import ReportFolder
 from manifests.index import Row
 from manifests.labels import LABEL_SCHEMES
 
@@ -54,7 +54,7 @@ class ReasonCounts:
     """(emotion or speaker, one count per reason), sorted."""
 
 
-def count_by_emotion(build: ShardFolder) -> list[EmotionCounts]:
+def count_by_emotion(build: ReportFolder) -> list[EmotionCounts]:
     """Clips built, flagged and dropped of each raw emotion, sorted."""
     scheme = LABEL_SCHEMES.get(next(iter(build.dataset.label_schemes), ""))
     labels: Mapping[str, str] = scheme.mapping if scheme else {}
@@ -73,7 +73,7 @@ def count_by_emotion(build: ShardFolder) -> list[EmotionCounts]:
     ]
 
 
-def count_by_speaker(build: ShardFolder) -> list[tuple[str, list[SpeakerCell]]]:
+def count_by_speaker(build: ReportFolder) -> list[tuple[str, list[SpeakerCell]]]:
     """(speaker, one cell per emotion and one for all), both sorted."""
     built = Counter((row.speaker, row.emotion) for row in build.kept)
     dropped = Counter((row.speaker, row.emotion) for row in build.rows if row.shard is None)

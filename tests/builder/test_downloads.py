@@ -25,7 +25,7 @@ from builder.corpus import fetch
 from builder.datasets import DATASETS, crema_d, ravdess, scan_corpus
 from manifests import download
 from manifests.files import exclusive_lock
-from manifests.index import load_sums
+from manifests.index import load_checksums
 from tests.factories import corpora
 from tests.fakes import remotes
 from tests.fakes.servers import Fault, FileServer
@@ -341,7 +341,7 @@ def test_killed_while_unpacking(zenodo: FileServer, data: Path, monkeypatch: pyt
     zenodo.behave()
     assert main(command(zenodo, data)) == 0
     assert zenodo.requested == [remotes.RECORD]
-    assert len(load_sums(data / "Actor_05")) == 60
+    assert len(load_checksums(data / "Actor_05")) == 60
     assert not (data / remotes.archive_name("05")).exists()
 
 

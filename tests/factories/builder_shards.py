@@ -17,11 +17,11 @@ from builder.shards import ShardPlan, write_shard
 from manifests.index import (
     Row,
     Statistics,
+    dump_checksums,
     dump_dataset,
-    dump_sums,
     file_sha256,
+    load_checksums,
     load_dataset,
-    load_sums,
 )
 from manifests.index_writer import write_index
 from manifests.schema import Clip, encode
@@ -75,7 +75,9 @@ def resign(folder: Path) -> None:
         for shard in dataset.shards
     ]
     (folder / "dataset.json").write_bytes(dump_dataset(replace(dataset, shards=tuple(shards))))
-    (folder / "SHA256SUMS").write_bytes(dump_sums({name: file_sha256(folder / name) for name in load_sums(folder)}))
+    (folder / "SHA256SUMS").write_bytes(
+        dump_checksums({name: file_sha256(folder / name) for name in load_checksums(folder)})
+    )
 
 
 def _plan(speaker: str) -> ShardPlan:

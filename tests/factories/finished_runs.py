@@ -10,13 +10,13 @@ import numpy as np
 
 from train import runs
 from train.evaluate import ExpectedClip, Predictions
-from train.runs import Protocol, Run, RunResult
+from train.runs import Run, RunProtocol, RunResult
 
 CLASSES = ("happy", "angry", "calm", "sad")
 FOLDS = {"1": ("S01", "S02"), "2": ("S03", "S04"), "3": ("S05", "S06")}
 
 
-def protocol(**changes: object) -> Protocol:
+def protocol(**changes: object) -> RunProtocol:
     """Protocol of a demo run."""
     values = {
         "label_scheme": "demo-4",
@@ -30,7 +30,7 @@ def protocol(**changes: object) -> Protocol:
         "feature": "mfcc",
         "settings": "0" * 64,
     }
-    return Protocol(**{**values, **changes})
+    return RunProtocol(**{**values, **changes})
 
 
 def run(**changes: object) -> Run:

@@ -61,7 +61,7 @@ def sign(folder: Path) -> None:
     """Make SHA256SUMS agree with what is there, as whoever tampers with a folder would."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != index.SUMS_FILE)
     sums = {path.relative_to(folder).as_posix(): index.file_sha256(path) for path in files}
-    (folder / index.SUMS_FILE).write_bytes(index.dump_sums(sums))
+    (folder / index.SUMS_FILE).write_bytes(index.dump_checksums(sums))
 
 
 def make_sample(clip: Clip, features: Sequence[str] = ("mfcc",)) -> Sample:

@@ -82,7 +82,7 @@ def test_every_shard_and_the_table_have_size_and_hash(whole: Path) -> None:
 
 
 def test_it_is_hashed_and_verified_like_the_rest(folder: Path) -> None:
-    assert index.load_sums(folder)["croissant.json"] == index.file_sha256(folder / "croissant.json")
+    assert index.load_checksums(folder)["croissant.json"] == index.file_sha256(folder / "croissant.json")
     (folder / "croissant.json").write_bytes(b"{}")
     assert [problem.file for problem in verify(folder, full=True)] == ["croissant.json"]
     (folder / "croissant.json").unlink()
@@ -90,9 +90,9 @@ def test_it_is_hashed_and_verified_like_the_rest(folder: Path) -> None:
 
 
 def test_folders_made_before_there_was_any_are_whole(folder: Path) -> None:
-    sums = index.load_sums(folder)
+    sums = index.load_checksums(folder)
     del sums["croissant.json"]
-    (folder / "SHA256SUMS").write_bytes(index.dump_sums(sums))
+    (folder / "SHA256SUMS").write_bytes(index.dump_checksums(sums))
     assert [problem.file for problem in verify(folder)] == ["croissant.json"]
     (folder / "croissant.json").unlink()
     assert verify(folder, full=True) == []

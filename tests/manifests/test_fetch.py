@@ -542,7 +542,7 @@ def test_killed_at_any_change_nothing_half_has_its_name_and_the_next_run_ends_al
     """While a part of an older version gives way to all of a newer one."""
     part = tmp_path / "part"
     fetch(str(four), part, FoldSelector(fold="anna", splits=("train",)))
-    older = {**index.load_sums(four)}
+    older = {**index.load_checksums(four)}
     withdrawn(four, "ben")
     arguments = (str(four), str(tmp_path / "here"), "--prune")
     expected = dying(0, *(str(four), str(Path(shutil.copytree(part, tmp_path / "whole"))), "--prune"))
@@ -551,7 +551,7 @@ def test_killed_at_any_change_nothing_half_has_its_name_and_the_next_run_ends_al
     for at in range(1, changes + 1, 3):
         here = Path(shutil.copytree(part, tmp_path / "here"))
         assert dying(at, *arguments).returncode == -signal.SIGKILL
-        newer = index.load_sums(four)
+        newer = index.load_checksums(four)
         for name in files(here) - {"fetched.json", "SHA256SUMS"}:
             assert index.file_sha256(here / name) in (older.get(name), newer.get(name)), (at, name)
         assert fetch(str(four), here, prune=True).problems == ()

@@ -140,8 +140,8 @@ def test_datasets_survive(tmp_path_factory: pytest.TempPathFactory, **made: Any)
 @settings(max_examples=30)
 def test_sums_survive(tmp_path_factory: pytest.TempPathFactory, before: dict[str, str]) -> None:
     folder = tmp_path_factory.mktemp("sums")
-    (folder / "SHA256SUMS").write_bytes(index.dump_sums(before))
-    assert index.load_sums(folder) == before
+    (folder / "SHA256SUMS").write_bytes(index.dump_checksums(before))
+    assert index.load_checksums(folder) == before
 
 
 windows = arrays.arrays(
@@ -323,7 +323,7 @@ def test_huge_index_is_not_read(folder: Path, name: str) -> None:
         file.truncate(10**12)  # sparse
     readers = [
         index.load_dataset,
-        index.load_sums,
+        index.load_checksums,
         lambda f: index.load_receipt(f / RECEIPT),
         lambda f: [*index.load_rows(f)],
     ]

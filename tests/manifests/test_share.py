@@ -314,7 +314,7 @@ def check_no_half_truth(far: Path, *versions: Path) -> None:
     for name in INDEX:
         if (far / name).exists():
             version = next(v for v in versions if (v / name).read_bytes() == (far / name).read_bytes())
-            for listed in index.load_sums(version).keys() - {"dataset.json"}:
+            for listed in index.load_checksums(version).keys() - {"dataset.json"}:
                 assert (far / listed).read_bytes() == (version / listed).read_bytes()
     if (far / "SHA256SUMS").exists():
         assert verify(far, full=True) == []

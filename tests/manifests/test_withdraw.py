@@ -56,10 +56,10 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_the_person_is_gone_and_the_rest_keeps_its_hashes(folder: Path) -> None:
-    before = index.load_sums(folder)
+    before = index.load_checksums(folder)
     result = withdraw(folder, [GONE])
     assert (result.shards, result.clips, result.report_removed) == (1, 2, True)
-    after = index.load_sums(folder)
+    after = index.load_checksums(folder)
     assert before.keys() - after.keys() == {f"{GONE}-000.tar", f"receipts/{GONE}-000.json"}
     assert all(after[name] == before[name] for name in after if name.endswith(".tar") or name.startswith("receipts/"))
     assert verify(folder, full=True) == []

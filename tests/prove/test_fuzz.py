@@ -70,7 +70,7 @@ _LABELS = corpora.iemocap_label_file(
 PARSERS = {
     "dataset.json": _file(index.DATASET_FILE, index.load_dataset, *_INDEX_ERRORS),
     "clips.jsonl": _file(index.CLIPS_FILE, lambda folder: list(index.load_rows(folder)), *_INDEX_ERRORS),
-    "SHA256SUMS": _file(index.SUMS_FILE, index.load_sums, *_INDEX_ERRORS),
+    "SHA256SUMS": _file(index.SUMS_FILE, index.load_checksums, *_INDEX_ERRORS),
     "receipt": _file(
         "receipts/anna-000.json", lambda folder: index.load_receipt(folder / "receipts/anna-000.json"), *_INDEX_ERRORS
     ),

@@ -28,7 +28,7 @@ from tests.factories.shards import EMOTIONS, SPEAKERS, make_folder, sign
 from tests.kills import KILLS, killed_at_random
 from train import cli, cost, trainer
 from train.models.videomae import ENCODERS, EncoderConfig
-from train.models.weights import load_pretrained
+from train.models.weights import load_classifier
 from train.recipes import RECIPES
 from train.runs import read_result
 
@@ -89,7 +89,7 @@ def test_from_shards_to_a_result(train, tmp_path: Path) -> None:
     outcome = read_result(run_folder(tmp_path))
     assert f"UAR {100 * outcome.scores.uar:.2f} %" in out
     assert "4 clips of 1 unseen speaker (anna)" in out
-    model = load_pretrained(run_folder(tmp_path) / "model")
+    model = load_classifier(run_folder(tmp_path) / "model")
     assert model.classes == EMOTIONS
     assert model.details["run"]["strategy"] == "cfas"
     config = json.loads((run_folder(tmp_path) / "config.json").read_text())

@@ -23,7 +23,7 @@ from train.evaluate import (
     expected_clips,
     format_predictions,
     parse_predictions,
-    pool,
+    pool_folds,
     score_predictions,
 )
 
@@ -207,7 +207,7 @@ def test_folds_put_together_are_all_their_clips() -> None:
     parts = [
         finished_runs.predictions(speakers, 0.7, seed=seed) for seed, speakers in enumerate([("S03",), ("S01", "S02")])
     ]
-    together = pool([score_predictions(part, CLASSES) for part in parts])
+    together = pool_folds([score_predictions(part, CLASSES) for part in parts])
     everything = Predictions(
         clips=parts[0].clips + parts[1].clips,
         speakers=parts[0].speakers + parts[1].speakers,

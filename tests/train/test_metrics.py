@@ -131,7 +131,7 @@ def test_speakers_who_are_all_alike_leave_no_doubt() -> None:
 def test_spread_is_the_sample_deviation_and_unknown_for_one_fold() -> None:
     found = metrics.spread([0.5, 0.7, 0.9])
     assert (found.mean, found.std) == (pytest.approx(0.7), pytest.approx(0.2))
-    assert metrics.spread([0.5]) == metrics.Spread(mean=0.5, std=None)
+    assert metrics.spread([0.5]) == metrics.MeanStd(mean=0.5, std=None)
 
 
 @pytest.mark.parametrize(

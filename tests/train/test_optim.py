@@ -12,7 +12,7 @@ from torch import nn
 
 from tests.factories.small_trainings import ENCODER, recipe
 from train.models.videomae import Classifier
-from train.optim import clip_gradient, layer_index, lr_at, make_optimizer, parameter_groups, set_lr
+from train.optim import clip_grad_norm, layer_index, lr_at, make_optimizer, parameter_groups, set_lr
 
 MODEL = Classifier(ENCODER, 3)
 
@@ -92,5 +92,5 @@ def test_rate_is_never_above_the_recipes(step: int, steps_per_epoch: int, warmup
 def test_gradient_is_clipped_to_its_norm(most: float | None, after: float) -> None:
     parameter = nn.Parameter(torch.zeros(2))
     parameter.grad = torch.tensor([3.0, 4.0])
-    assert float(clip_gradient([parameter], most)) == 5.0
+    assert float(clip_grad_norm([parameter], most)) == 5.0
     assert float(parameter.grad.norm()) == pytest.approx(after, rel=1e-5)

@@ -16,7 +16,7 @@ import torch
 
 from tests.factories.small_trainings import CLASSES, CLIPS, loader, make_trainer, plain
 from train.runs import EpochMetrics, read_log
-from train.trainer import Stopped, Trainer, TrainingError, is_better, predict_logits
+from train.trainer import Stopped, Trainer, TrainingError, is_better, run_inference
 
 #: Two ranks, and micro-batches, add the same float32 numbers in another order, in 12 steps; found is below 1e-6.
 RANKS_TOLERANCE = 5e-6
@@ -160,7 +160,7 @@ def test_better_prefers_recall_then_loss_then_the_earlier() -> None:
 def test_predictions_are_in_the_order_of_the_clips(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path)
     whole = loader(CLIPS, batch=4, shuffle=False)
-    logits = predict_logits(trainer.model, whole, trainer.transform, trainer.ranks)
+    logits = run_inference(trainer.model, whole, trainer.transform, trainer.ranks)
     assert logits.shape == (CLIPS, CLASSES)
     assert not trainer.model.training
     with torch.inference_mode():

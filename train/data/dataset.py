@@ -227,7 +227,7 @@ def load_folds(folder: ShardFolder, scheme: str | None = None) -> Mapping[str, F
     file = f"{index.FOLDS}/{name}.json"
     path = folder.path / file
     folds = read_fold_file(path.read_bytes(), folder.speakers, str(path)).folds
-    _check_hash(path, index.load_sums(folder.path).get(file, "no hash"))
+    _check_hash(path, index.load_checksums(folder.path).get(file, "no hash"))
     return folds
 
 

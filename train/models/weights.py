@@ -56,8 +56,8 @@ class Weights:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pretrained:
-    """A classifier as `save_pretrained` wrote it."""
+class TrainedClassifier:
+    """A classifier as `save_classifier` wrote it."""
 
     model: Classifier
     """In evaluation mode."""
@@ -94,10 +94,10 @@ def initialize_from(model: Classifier, weights: Weights) -> None:
         model.fc_norm.load_state_dict(norm)
 
 
-def save_pretrained(
+def save_classifier(
     model: Classifier, folder: Path, *, classes: Sequence[str], licence: str, details: Mapping[str, Any] | None = None
 ) -> None:
-    """Write a classifier as `model.safetensors` and `config.json`, which `load_pretrained` and `load_weights` read.
+    """Write a classifier as `model.safetensors` and `config.json`, which `load_classifier` and `load_weights` read.
 
     `licence` is that of the initial weights, which extends to these. Each file is complete or absent, and the
     configuration, which is written last, has the hash of the weights. Raises WeightsError unless each logit has one
@@ -118,7 +118,7 @@ def save_pretrained(
     atomic_write(folder / CONFIG_FILE, (json.dumps(settings, indent=2) + "\n").encode())
 
 
-def load_pretrained(folder: str | Path) -> Pretrained:
+def load_classifier(folder: str | Path) -> TrainedClassifier:
     """Classifier of an exported folder or a hub id. Raises WeightsError for anything else, or if it was changed."""
     source = read_checkpoint(folder)
     weights = _convert(source)
@@ -132,7 +132,7 @@ def load_pretrained(folder: str | Path) -> Pretrained:
     model.load_state_dict(dict(weights.head), strict=False)
     if source.settings.get("sha256") != fingerprint(model):
         raise WeightsError(f"{weights.source}: found other weights than {CONFIG_FILE} describes; export the run again")
-    return Pretrained(
+    return TrainedClassifier(
         model=model.eval(),
         classes=tuple(map(str, classes)),
         licence=weights.licence,

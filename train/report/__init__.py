@@ -51,10 +51,10 @@ def build_report(runs: Path) -> list[ReportSection]:
     corpora: dict[str, list[RunSummary]] = {dataset: [] for dataset in REPORTED}
     for summary in read_summaries(runs):
         corpora.setdefault(summary.run.dataset, []).append(summary)
-    order = {strategy: place for place, strategy in enumerate(STRATEGIES)}  # those of another version come last
+    order = {name: strategy.order for name, strategy in STRATEGIES.items()}  # those of another version come last
     sections = []
     for dataset, found in sorted(corpora.items(), key=lambda item: not item[1]):
-        summaries = sorted(found, key=lambda summary: order.get(summary.run.strategy, len(order)))
+        summaries = sorted(found, key=lambda summary: order.get(summary.run.strategy, len(order) + 1))
         tables = [comparison_table(dataset, summaries)]
         if summaries:
             tables += [detail_table(summaries), fold_table(summaries)]

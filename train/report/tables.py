@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from train.fusion import STRATEGIES
-from train.metrics import Spread
+from train.metrics import MeanStd
 from train.report.render import ReportTable, TableRow
 from train.report.reported import REPORTED
 from train.runs import RunSummary
@@ -30,7 +30,7 @@ def comparison_table(dataset: str, summaries: Sequence[RunSummary]) -> ReportTab
         folds = f"{len(summary.results)} of {len(protocol.folds)} ({protocol.fold_scheme}), by subject"
         name = f"ours, {summary.name}"
         rows.append(TableRow(cells=(name, ssl, _modality(run.strategy), *scores, classes, folds, protocol.selection)))
-    for strategy in STRATEGIES:
+    for strategy in sorted(STRATEGIES, key=lambda name: STRATEGIES[name].order):
         if strategy not in {summary.run.strategy for summary in summaries}:
             cells = (f"ours, {strategy}", "", _modality(strategy), NOT_RUN, NOT_RUN, "", "", "", "", "")
             rows.append(TableRow(cells=cells))
@@ -85,7 +85,7 @@ def _describe_training(summaries: Sequence[RunSummary]) -> list[str]:
     return [f"Ours, {', '.join(names)}: {training}." for training, names in trainings.items()]
 
 
-def _format_spread(spread: Spread) -> str:
+def _format_spread(spread: MeanStd) -> str:
     return f"{100 * spread.mean:.2f}" + (" (one fold)" if spread.std is None else f" ± {100 * spread.std:.2f}")
 
 
