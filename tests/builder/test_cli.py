@@ -150,12 +150,12 @@ def test_summary_of_a_build(tmp_path: Path, quick: None, capsys: pytest.CaptureF
     assert main(command("shards", data, out)) == 0
     assert capsys.readouterr().out.splitlines() == [
         "built 6   flagged 0   dropped 0",
-        f"shards    {out} (3 shards, 0 already built)",
+        f"shards    {out} (3 shards, 0 of them built before)",
         "folds     loso",
         f"report    {out}/report.html",
     ]
     assert main(command("shards", data, out)) == 0
-    assert f"shards    {out} (3 shards, 3 already built)" in capsys.readouterr().out
+    assert f"shards    {out} (3 shards, 3 of them built before)" in capsys.readouterr().out
 
 
 def test_one_clip_is_no_clips_and_has_no_folds(tmp_path: Path, quick: None, capsys: pytest.CaptureFixture[str]) -> None:
@@ -163,7 +163,7 @@ def test_one_clip_is_no_clips_and_has_no_folds(tmp_path: Path, quick: None, caps
     assert main(command("shards", data, out)) == 0
     said = capsys.readouterr()
     assert said.out.splitlines()[1:3] == [
-        f"shards    {out} (1 shard, 0 already built)",
+        f"shards    {out} (1 shard, 0 of them built before)",
         "folds     none fits the built speakers: folder: leave-one-speaker-out found subject A; expected at least "
         "three speakers of different recordings, one each to test, to validate and to train on",
     ]
@@ -522,7 +522,7 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
 def test_a_build_of_faces(faces: tuple[Path, Path, str]) -> None:
     _, out, said = faces
     assert re.match(r"built 6   flagged 0   dropped 1\n  dropped 1: (decode_error|truncated|unreadable), ", said)
-    assert f"\nshards    {out} (3 shards, 0 already built)\nfolds     loso\n" in said
+    assert f"\nshards    {out} (3 shards, 0 of them built before)\nfolds     loso\n" in said
     assert said.endswith(f"report    {out}/report.html\n")
     assert (out / "report.html").is_file()
     assert verify(out, full=True) == []

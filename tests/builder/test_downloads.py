@@ -364,7 +364,7 @@ def test_too_small_a_disk_is_refused_before_anything_is_asked(
     said = capsys.readouterr()
     assert "licence   CC BY-NC-SA 4.0" in said.out
     assert re.search(r"^disk      \d+\.\d MB needed, 0.0 MB free$", said.out, re.MULTILINE)
-    assert said.err.endswith(f"{data}: too little disk space; free some, or choose another folder with DATA=\n")
+    assert said.err.endswith(f"{data}: not enough disk space; free some space, or choose another folder with DATA=\n")
     assert zenodo.requests == []
     assert not data.exists()
 
@@ -498,10 +498,10 @@ def _lacking(path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "problem"),
     [
-        (_bomb, "holds 'Actor_05/01-01-01-01-01-01-05.mp4', found 536870912 bytes, expected at most 268435456; "),
+        (_bomb, "contains 'Actor_05/01-01-01-01-01-01-05.mp4', found 536870912 bytes, expected at most 268435456; "),
         (_damaged, "cannot be unpacked (Bad CRC-32 for file 'Actor_05/01-01-01-01-01-01-05.mp4')"),
         (_encrypted, "cannot be unpacked (File "),
-        (_lacking, "found no Actor_05/01-01-01-01-01-02-05.mp4 , expected 60 files, 59 are missing"),
+        (_lacking, "found no Actor_05/01-01-01-01-01-02-05.mp4, expected 60 files, 59 are missing"),
         (lambda path: path.write_bytes(b"no zip"), "cannot be unpacked (File is not a zip file)"),
     ],
     ids=["bomb", "damaged", "encrypted", "lacking", "no zip"],
@@ -542,8 +542,8 @@ def test_check_counts_and_names(github: FileServer, data: Path, capsys: Said) ->
         f"present   {CLIPS - 2} of {CLIPS} files in {data}: {CLIPS - 4} verified, 2 mismatched",
         f"  mismatched  {CLIP}: found SHA-256 {found}, expected {expected}",
         "  mismatched  VideoFlash/1001_DFA_DIS_XX.flv: found 5 bytes, expected 1280",
-        "  absent  VideoFlash/1001_DFA_FEA_XX.flv",
-        "  absent  VideoFlash/1001_DFA_HAP_XX.flv",
+        "  missing  VideoFlash/1001_DFA_FEA_XX.flv",
+        "  missing  VideoFlash/1001_DFA_HAP_XX.flv",
     ]
     assert said.err.endswith("error: 2 files missing; 2 files mismatched; REPLACE=1 downloads again\n")
     assert github.requests == []
@@ -602,7 +602,7 @@ def test_corpora_without_a_public_home_say_what_to_do(capsys: Said) -> None:
     assert re.fullmatch(
         r"error: IEMOCAP: .*: cannot be downloaded; request access with the release form at https://\S+; .*\n", said.err
     )
-    for name, words in (("demo", "make shards makes it"), ("folder", "recordings of your own")):
+    for name, words in (("demo", "make shards generates it"), ("folder", "your own recordings")):
         assert main(["corpus", "--dataset", name]) == 0
         assert words in capsys.readouterr().out
     assert all((corpus.remote is None) == bool(corpus.how_to_get) for corpus in DATASETS.values())

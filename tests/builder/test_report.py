@@ -273,7 +273,7 @@ def test_missing_files_are_counted_and_the_first_listed(mixed: Path) -> None:
     resave(mixed, missing=0, missing_names=())
     assert page.text[names[0]] == page.text[names[MOST_LISTED - 1]] == 1
     assert page.text[names[MOST_LISTED]] == 0
-    assert f"Not there: {len(names)} of the files that the corpus is known to hold" in page.source
+    assert f"{len(names)} known files of the corpus are missing; the first of them:" in page.source
 
 
 def test_nothing_is_fetched_and_nothing_runs(mixed: Path) -> None:
@@ -314,7 +314,7 @@ def test_every_text_of_a_folder_is_escaped(tmp_path: Path) -> None:
 def test_a_folder_may_lack_drops_flags_and_folds_and_have_all_features(tmp_path: Path) -> None:
     features = tuple(FEATURE_ROWS)
     page = report(folder_of(tmp_path, [built(clip_of("solo", "joy", 1), features)], features))
-    for text in ("No clip was dropped.", "No clip was flagged.", "No fold scheme fits what was built."):
+    for text in ("No clip was dropped.", "No clip was flagged.", "No fold scheme fits the built speakers."):
         assert page.text[text] == 1
     assert page.text["MFCC"] == page.text["log-mel"] == page.text["STFT"] == 1
 
@@ -636,6 +636,6 @@ def test_picture_needs_clips_that_are_there_and_a_known_suffix(mixed: Path, tmp_
     with pytest.raises(FolderError, match=r"a\.gif: unknown image format; choose a name with suffix \.jpg"):
         write_picture(mixed, tmp_path / "a.gif")
     empty = folder_of(tmp_path / "empty", [lost(clip_of("ann", "joy", 1))])
-    with pytest.raises(ManifestError, match="nothing to draw"):
+    with pytest.raises(ManifestError, match="found no clip in the shards"):
         write_picture(empty, tmp_path / "a.jpg")
     assert not [p for p in tmp_path.iterdir() if p.is_file()]

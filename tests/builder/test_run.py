@@ -417,7 +417,7 @@ def test_shards_of_a_speaker_who_is_gone_are_kept_unless_told_otherwise(data: Pa
 def test_a_tar_that_no_build_made_is_never_removed(data: Path, out: Path, prune: bool) -> None:
     build(job(data, out))
     (out / "backup.tar").write_bytes(b"mine")
-    with pytest.raises(FolderError, match=r"backup\.tar: a tar that no build made"):
+    with pytest.raises(FolderError, match=r"backup\.tar: a tar that was not written by a build"):
         build(replace(job(data, out), prune=prune))
     assert (out / "backup.tar").read_bytes() == b"mine"
 

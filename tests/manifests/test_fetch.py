@@ -179,7 +179,7 @@ def test_one_wrong_shard_does_not_keep_the_rest(server: FileServer, here: Path, 
     assert out[-1] == "1 not fetched; run the same command to retry"
     sizes = {shard.name: shard.bytes / 1e6 for shard in index.load_dataset(here).shards}
     came, total = sum(sizes.values()) - sizes["ben-000.tar"], sum(sizes.values())
-    assert re.fullmatch(rf"fetching: {came:.1f}/{total:.1f} MB, bad 1, moved 2 \(\S+ MB a second\)", err.strip())
+    assert re.fullmatch(rf"fetching: {came:.1f}/{total:.1f} MB, failed 1, fetched 2 \(\S+ MB a second\)", err.strip())
     assert came / total < 0.7
     assert tars(here) == TRAIN - {"ben-000.tar"} | {"anna-000.tar"}
     assert [str(problem) for problem in verify(here)] == ["ben-000.tar: found nothing, expected a file"]
@@ -207,7 +207,7 @@ def test_the_command_says_what_it_did(there: Path, here: Path, capsys: Capture) 
     size = sum((there / name).stat().st_size for name in TRAIN) / 1e6
     assert out.splitlines()[0].endswith("MB; 0 of 2 shards already present")
     assert out.splitlines()[1] == f"{here}: partial: 4 of 6 samples in 2 of 3 shards, {size:.1f} MB"
-    assert err.startswith(f"fetching: {size:.1f}/{size:.1f} MB, moved 2 (")
+    assert err.startswith(f"fetching: {size:.1f}/{size:.1f} MB, fetched 2 (")
     assert main(command) == 0
     assert capsys.readouterr().out.splitlines()[0] == "no files to fetch; 2 of 2 shards already present"
     assert main(["verify", str(here)]) == 0
@@ -283,7 +283,9 @@ def test_names_that_lead_elsewhere_are_refused(there: Path, here: Path, name: st
 
 def test_a_damaged_index_is_refused_and_nothing_of_it_is_kept(server: FileServer, here: Path) -> None:
     server.misbehave("dataset.json", always=Fault(change=lambda data: data.replace(b"anna", b"otto")))
-    with pytest.raises(StoreError, match=rf"^{server.url}/dataset.json: found SHA-256 .*, expected .*; what is"):
+    with pytest.raises(
+        StoreError, match=rf"^{server.url}/dataset.json: found SHA-256 .*, expected .*; the source file is damaged"
+    ):
         fetch(server.url, here)
     assert not files(here)
 
@@ -329,8 +331,8 @@ def test_a_speaker_who_was_withdrawn_there_is_told_and_removed_when_asked(
     capsys.readouterr()
     assert main(["fetch", str(four), str(here)]) == 2
     assert capsys.readouterr().err == (
-        f"error: {four}: speaker ben withdrawn since the last fetch; run again with --prune (make: PRUNE=1) to have "
-        "the same here, or fetch into another folder\n"
+        f"error: {four}: speaker ben withdrawn since the last fetch; run again with --prune (make: PRUNE=1) to "
+        "update this copy, or fetch into another folder\n"
     )
     assert {name: (here / name).read_bytes() for name in files(here)} == before
     assert main(["fetch", str(four), str(here), "--prune"]) == 0

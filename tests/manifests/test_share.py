@@ -228,7 +228,7 @@ def test_more_shards_are_added(small: Path, grown: Path, far: Path) -> None:
 def test_what_is_gone_is_removed_only_when_asked(small: Path, grown: Path, far: Path) -> None:
     to(grown, far)
     before = contents(far)
-    with pytest.raises(ShareError, match=r"gone from .*: dora-000\.tar, receipts/dora-000\.json; PRUNE=1 removes"):
+    with pytest.raises(ShareError, match=r"no longer in .*: dora-000\.tar, receipts/dora-000\.json; PRUNE=1 removes"):
         to(small, far)
     assert contents(far) == before
     assert to(small, far, prune=True).removed == ("dora-000.tar", "receipts/dora-000.json")
@@ -240,10 +240,10 @@ def test_other_shards_are_not_shared_over(small: Path, far: Path, tmp_path: Path
     to(small, far)
     before = contents(far)
     other = shareable(tmp_path / "other", features=("logmel",))
-    expected = r"holds other shards \(identity\.config\.features: \['mfcc'\] -> \['logmel'\]\); choose another"
+    expected = r"contains other shards \(identity\.config\.features: \['mfcc'\] -> \['logmel'\]\); choose another"
     with pytest.raises(ShareError, match=expected):
         to(other, far, prune=True)
-    with pytest.raises(ShareError, match=r"holds other shards \(dataset: ravdess -> demo; identity"):
+    with pytest.raises(ShareError, match=r"contains other shards \(dataset: ravdess -> demo; identity"):
         to(licensed_as(other, "demo"), far)
     assert contents(far) == before
 
@@ -368,7 +368,7 @@ def test_what_may_not_be_passed_on_needs_the_words(near: Path, far: Path) -> Non
     licensed_as(near, "iemocap")
     for affirmed in (None, "yes", "the receiver holds the RAVDESS licence", AFFIRMED.upper()):
         with pytest.raises(
-            ShareError, match=rf'^iemocap: its licence forbids .*; if the receiver does, .*AFFIRM="{AFFIRMED}"$'
+            ShareError, match=rf'^iemocap: its licence forbids .*; if the recipient has it, .*AFFIRM="{AFFIRMED}"$'
         ):
             to(near, far, affirmed=affirmed)
     assert not far.exists()

@@ -40,7 +40,7 @@ FAULTS = (
         manifests_share="killed_at_random_moments_it_never_looks_whole_and_ends_alike",
         train_cli="kills_at_random_moments_end_with_the_same_bytes",
         train_checkpoint="killed_while_saving_the_one_before_is_there",
-        train_loop="killed_between_checkpoints_is_as_if_it_had_not_been",
+        train_trainer="killed_between_checkpoints_is_as_if_it_had_not_been",
     ),
     _case(
         "2",

@@ -177,7 +177,7 @@ def test_ctrl_c_saves_and_says_how_to_continue(shards: Path, tmp_path: Path) -> 
     finally:
         process.kill()
     assert process.returncode == 130
-    assert err.splitlines()[-1].startswith("stopped after a checkpoint; run the same command to continue")
+    assert err.splitlines()[-1].startswith("stopped after a checkpoint; run the same command to resume")
     assert (run_folder(tmp_path) / "checkpoints").is_dir()
 
 

@@ -183,7 +183,7 @@ def test_a_side_without_built_subjects_is_refused(copy: Path) -> None:
 
 
 def test_folders_that_are_not_as_promised_are_refused(copy: Path, tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match=r"dataset\.json: not there"):
+    with pytest.raises(ManifestError, match=r"dataset\.json: missing"):
         open_folder(tmp_path)
     (copy / "ben-001.tar").write_bytes(b"")
     with pytest.raises(DataError, match=r"ben-001\.tar: found a file the index does not know"):
