@@ -17,10 +17,10 @@ from builder.report.picture import render_picture
 from builder.report.sampling import choose_clips
 from builder.report.shard_reader import find_rows, read_folder, read_samples
 from manifests.files import atomic_write
+from manifests.index import REPORT_FILE
 
 __all__ = ["REPORT_FILE", "write_picture", "write_report"]
 
-REPORT_FILE = "report.html"
 _PICTURE_CLIPS = 3
 
 
