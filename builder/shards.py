@@ -10,8 +10,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from webdataset.writer import TarWriter
-
 from builder.built_clip import BuiltClip, planned_row, recording_sha256
 from builder.config import CLIPS_PER_SHARD, digest
 from builder.datasets.base import ClipSource
@@ -83,6 +81,8 @@ def find_earlier_build(folder: Path, identity: Mapping[str, Any], setting: str =
 
 def write_shard(folder: Path, plan: ShardPlan, clips: Iterable[BuiltClip]) -> Receipt:
     """Write the tar of the built clips, then the receipt of all. `clips` may be lazy; it is in the plan's order."""
+    from webdataset.writer import TarWriter  # imports torch where it is installed: workers do without
+
     path = folder / plan.name
     rows: list[Row] = []
     statistics: list[Mapping[str, Statistics]] = []
