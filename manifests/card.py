@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 #: Types of the members for Hugging Face; by default it would require torchcodec for the FLAC.
 _TYPES = {"faces.jpg": "image", "audio.flac": "binary", "json": "json", "__key__": "string", "__url__": "string"}
-_OTHER_LICENCE = "other\nlicense_name: as-told-below\nlicense_link: README.md"
+_OTHER_LICENCE = "other\nlicense_name: as-described-below\nlicense_link: README.md"
 _SIZES = {10**3: "n<1K", 10**4: "1K<n<10K", 10**5: "10K<n<100K", 10**6: "100K<n<1M", 10**7: "1M<n<10M"}
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~&!$])")
 
@@ -103,8 +103,8 @@ def _fold_rows(dataset: Dataset, name: str, clips: Mapping[str, int]) -> Iterato
     if name == folds.LOSO:
         yield name, f"{len(clips)}, one for each speaker", "that speaker", "about a fifth of the others", "the rest"
     elif name in folds.schemes_for(dataset.dataset, clips):
-        for fold, split in folds.fold_scheme(dataset.dataset, name, clips).folds.items():
-            built = [[clips[s] for s in side if s in clips] for side in (split.test, split.validation, split.train)]
+        for fold, sides in folds.fold_scheme(dataset.dataset, name, clips).folds.items():
+            built = [[clips[s] for s in side if s in clips] for side in (sides.test, sides.validation, sides.train)]
             yield name, fold, *(f"{pluralize(len(side), 'speaker')}, {pluralize(sum(side), 'clip')}" for side in built)
     else:
         yield name, f"see `folds/{name}.json`", "", "", ""

@@ -47,7 +47,7 @@ GRIDS = (16, 8)
 DROP_REASONS: Mapping[str, str] = {
     "unreadable": "the file is missing, empty or no recording that can be opened",
     "decode_error": "the recording is damaged; the decoder's words are kept",
-    "truncated": "the recording ends well before the length its header promises",
+    "truncated": "the recording ends well before the length its header declares",
     "too_short": "too few frames for the timeline",
     "no_video": "the recording has no picture",
     "no_audio": "no sound in the recording, nor in a separate file",
@@ -84,7 +84,7 @@ class Clip:
     clip_id: str
     """Key of the sample, unique in its corpus even without regard to case; 1 to 80 of `[A-Za-z0-9_-]`."""
     speaker: str
-    """Speaker id as in the corpus; the subjects of folds."""
+    """Speaker id as in the corpus; fold files list them as `subjects`."""
     emotion: str
     """Raw emotion, mapped to a class by a label scheme at training time."""
     intensity: str | None = None
