@@ -165,7 +165,7 @@ def test_a_fold_file_that_was_changed_is_refused(copy: Path) -> None:
         fold_sides(open_folder(copy), "anna")
 
 
-def test_a_fold_that_promises_other_clips_is_refused(copy: Path) -> None:
+def test_a_fold_that_lists_other_clips_is_refused(copy: Path) -> None:
     path = copy / "folds" / "loso.json"
     folds = json.loads(path.read_text())
     folds["folds"]["anna"]["test"]["clips"] = {"fear": 2, "joy": 3}

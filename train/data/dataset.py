@@ -63,7 +63,7 @@ class ShardFolder:
     @property
     def speakers(self) -> dict[str, str]:
         """Shard name -> speaker."""
-        return {shard.name: shard.speaker for shard in self.dataset.shards}
+        return {shard.name: shard.speaker for shard in self.index.shards}
 
     def fetch_command(self, scheme: str, fold: str, split: str) -> str:
         """The command that fetches the shards of a split that are missing."""
@@ -71,7 +71,7 @@ class ShardFolder:
 
     def shards(self, names: Sequence[str]) -> list[Shard]:
         """Entries of the index for some shards."""
-        known = {shard.name: shard for shard in self.dataset.shards}
+        known = {shard.name: shard for shard in self.index.shards}
         return [known[name] for name in names]
 
 
