@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from builder import faces, media
-from builder.built_clip import BuiltClip, Sha256, drop_clip, recorded_row, recording_sha256, relative_name
+from builder.clip_result import ClipResult, Sha256, drop_clip, recorded_row, recording_sha256, relative_name
 from builder.config import BuildConfig
 from builder.datasets.base import ClipSource
 from builder.faces import FaceFinder
@@ -34,7 +34,7 @@ class ClipBuilder:
         self.finder = FaceFinder()
         self._sha256 = lru_cache(maxsize=64)(recording_sha256)  # turns of a dialogue share a recording
 
-    def build(self, source: ClipSource) -> BuiltClip:
+    def build(self, source: ClipSource) -> ClipResult:
         """Build a clip; a problem with its recording is recorded in the row, not raised."""
         row = recorded_row(source, self._root, self._sha256)
         try:
@@ -48,7 +48,7 @@ class ClipBuilder:
             return drop_clip(row, "unreadable", f"{source.video.name}: {error.strerror or error}")
         except MemoryError:
             return drop_clip(row, "worker_died", "the clip needs more memory than a worker may take")
-        return BuiltClip(
+        return ClipResult(
             row=replace(
                 row,
                 status="flagged" if sample.flags else "built",

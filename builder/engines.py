@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-from builder.built_clip import BuiltClip
+from builder.clip_result import ClipResult
 from builder.config import BuildConfig, digest, identity
 from builder.pool import ClipPool, EngineError
 from builder.shards import ShardPlan, load_finished, write_shard
@@ -75,7 +75,7 @@ class LocalPool:
                 write_shard(work.out, shard, islice(clips, len(shard.sources)))
 
 
-def _report_rows(clips: Iterable[BuiltClip], on_row: OnRow) -> Iterator[BuiltClip]:
+def _report_rows(clips: Iterable[ClipResult], on_row: OnRow) -> Iterator[ClipResult]:
     for clip in clips:
         on_row(clip.row)
         yield clip

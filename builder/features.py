@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from builder.built_clip import BuiltClip
+from builder.clip_result import ClipResult
 from builder.config import BuildConfig, digest, identity, versions
 from builder.datasets.base import ClipSource
 from builder.engines import Engine, LocalPool, Work
@@ -161,19 +161,19 @@ class StoredClipBuilder:
         self._root = root
         self._load_receipt = lru_cache(maxsize=2)(index.load_receipt)  # a shard's clips come one after another
 
-    def build(self, source: ClipSource) -> BuiltClip:
+    def build(self, source: ClipSource) -> ClipResult:
         """Build the same clip as from its recording. Raises ManifestError naming shard and clip."""
         receipt = self._load_receipt(self._root / index.receipt_name(source.video.name))
         row = next(row for row in receipt.rows if row.clip_id == source.clip.clip_id)
         if row.shard is None:
-            return BuiltClip(row=row, members=None, statistics={})
+            return ClipResult(row=row, members=None, statistics={})
         try:
             members, statistics = replace_features(_read_members(source, receipt), self._features)
         except SchemaError as error:
             raise ManifestError(f"{source.video}: {row.clip_id}: {error}") from error
         except OSError as error:
             raise ManifestError(describe_os_error(error)) from error
-        return BuiltClip(row=replace(row, shard=None), members=members, statistics=statistics)
+        return ClipResult(row=replace(row, shard=None), members=members, statistics=statistics)
 
 
 def _read_members(source: ClipSource, receipt: Receipt) -> dict[str, bytes]:

@@ -20,7 +20,7 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, Self
 
-from builder.built_clip import BuiltClip, drop_clip, recorded_row
+from builder.clip_result import ClipResult, drop_clip, recorded_row
 from builder.config import BuildConfig
 from builder.datasets.base import ClipSource
 from builder.signals import block_interrupts
@@ -71,13 +71,13 @@ class ClipPool:
         for worker in tuple(self._alive):
             self._end(worker)
 
-    def map(self, sources: Iterable[ClipSource]) -> Iterator[BuiltClip]:
+    def map(self, sources: Iterable[ClipSource]) -> Iterator[ClipResult]:
         """Build every source; results are in the order of the sources.
 
         Sources are consumed lazily. Raises EngineError if a worker cannot start or, without `limits.drop_clips`,
         cannot finish a clip; and any UserError of a builder.
         """
-        in_flight: deque[Future[BuiltClip]] = deque()
+        in_flight: deque[Future[ClipResult]] = deque()
         try:
             for source in sources:
                 in_flight.append(self._threads.submit(self._build, source))
@@ -89,7 +89,7 @@ class ClipPool:
             for future in in_flight:
                 future.cancel()
 
-    def _build(self, source: ClipSource) -> BuiltClip:
+    def _build(self, source: ClipSource) -> ClipResult:
         """Build one clip in this thread's worker; a worker that dies is replaced for the next clip."""
         cause, reason = "", "worker_died"
         for attempt in range(ATTEMPTS):
@@ -98,7 +98,7 @@ class ClipPool:
             worker: _Worker = self._thread_local.worker
             try:
                 result = worker.build(source, self._limits.seconds)
-                if isinstance(result, BuiltClip):
+                if isinstance(result, ClipResult):
                     return result
                 self._end(worker)
                 cause = f"{result}, {attempt + 1} times"
@@ -165,14 +165,14 @@ class _Worker:
         finally:
             child_end.close()
 
-    def build(self, source: ClipSource, seconds: float) -> BuiltClip | str:
+    def build(self, source: ClipSource, seconds: float) -> ClipResult | str:
         """Build a clip, or return one line that describes the exception that ended the worker.
 
         Raises TimeoutError for a clip that takes longer, EOFError if the worker died, the UserError of its builder.
         """
         with self._watched(seconds):
             self._pipe.send(source)
-        result: BuiltClip | UserError | str = self.receive(seconds)
+        result: ClipResult | UserError | str = self.receive(seconds)
         if isinstance(result, UserError):
             raise result
         return result

@@ -10,7 +10,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from builder.built_clip import BuiltClip, planned_row, recording_sha256
+from builder.clip_result import ClipResult, planned_row, recording_sha256
 from builder.config import CLIPS_PER_SHARD, digest
 from builder.datasets.base import ClipSource
 from manifests import index
@@ -79,7 +79,7 @@ def find_earlier_build(folder: Path, identity: Mapping[str, Any], setting: str =
     return earlier
 
 
-def write_shard(folder: Path, plan: ShardPlan, clips: Iterable[BuiltClip]) -> Receipt:
+def write_shard(folder: Path, plan: ShardPlan, clips: Iterable[ClipResult]) -> Receipt:
     """Write the tar of the built clips, then the receipt of all. `clips` may be lazy; it is in the plan's order."""
     from webdataset.writer import TarWriter  # imports torch where it is installed: workers do without
 

@@ -17,7 +17,7 @@ from manifests.errors import UserError
 from manifests.text import escape_unprintable
 
 if TYPE_CHECKING:  # no numerical library may be imported before its threads are limited
-    from builder.built_clip import BuiltClip
+    from builder.clip_result import ClipResult
     from builder.config import BuildConfig
     from builder.datasets.base import ClipSource
 
@@ -41,7 +41,7 @@ class Limits:
 class Builder(Protocol):
     """Created once per worker, then called for every clip."""
 
-    def build(self, source: ClipSource) -> BuiltClip:
+    def build(self, source: ClipSource) -> ClipResult:
         """Build one clip; a problem with its recording is recorded in the row. Raises UserError to abort the build."""
         ...
 
@@ -91,7 +91,7 @@ def serve(pipe: Any, make_builder: MakeBuilder, config: BuildConfig, root: Path,
             source = pipe.recv()
             signal.setitimer(signal.ITIMER_REAL, limits.seconds + ORPHAN_GRACE_SECONDS)
             try:
-                result: BuiltClip | UserError = builder.build(source)
+                result: ClipResult | UserError = builder.build(source)
             except UserError as error:
                 result = error
             except Exception as error:

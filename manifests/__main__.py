@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.add_argument("--dataset", help="expected corpus")
     command.add_argument("--fold", help="name or number of a fold (default: all shards)")
     command.add_argument("--fold-scheme", help="fold scheme (default: the corpus's default)")
-    command.add_argument("--split", nargs="+", choices=folds.SPLITS, default=[], help="train includes validation")
+    command.add_argument("--split", nargs="+", choices=folds.SPLIT_SIDES, default=[], help="train includes validation")
     command.add_argument("--prune", action="store_true", help="remove local files that the source withdrew or replaced")
     command.add_argument("--threads", type=int, default=THREADS, help="concurrent downloads")
 

@@ -103,8 +103,8 @@ def _fold_rows(dataset: Dataset, name: str, clips: Mapping[str, int]) -> Iterato
     if name == folds.LOSO:
         yield name, f"{len(clips)}, one for each speaker", "that speaker", "about a fifth of the others", "the rest"
     elif name in folds.schemes_for(dataset.dataset, clips):
-        for fold, split in folds.fold_scheme(dataset.dataset, name, clips).folds.items():
-            built = [[clips[s] for s in side if s in clips] for side in (split.test, split.validation, split.train)]
+        for fold, sides in folds.fold_scheme(dataset.dataset, name, clips).folds.items():
+            built = [[clips[s] for s in side if s in clips] for side in (sides.test, sides.validation, sides.train)]
             yield name, fold, *(f"{pluralize(len(side), 'speaker')}, {pluralize(sum(side), 'clip')}" for side in built)
     else:
         yield name, f"see `folds/{name}.json`", "", "", ""

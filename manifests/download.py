@@ -19,6 +19,7 @@ from io import FileIO
 from pathlib import Path
 
 from manifests.files import is_same_file, path_in_errors
+from manifests.index import Shard
 from manifests.progress import log_line
 from manifests.stores import Store, StoreError, TransientError, UnreachableError
 
@@ -49,6 +50,16 @@ class ExpectedFile:
     """None if the size is unknown."""
     most_bytes: int = _MAX_BYTES
     """Limit if the size is unknown."""
+
+    @classmethod
+    def receipt_of(cls, shard: Shard) -> ExpectedFile:
+        """A shard's receipt."""
+        return cls(name=shard.receipt, sha256=shard.receipt_sha256)
+
+    @classmethod
+    def tar_of(cls, shard: Shard) -> ExpectedFile:
+        """A shard's tar."""
+        return cls(name=shard.name, sha256=shard.sha256, bytes=shard.bytes)
 
     @property
     def hashes(self) -> dict[str, str]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from manifests import index
 from manifests.download import CancelledError, ExpectedFile, cancellable_pool, download_file, part_path
 from manifests.files import atomic_write, exclusive_lock
-from manifests.folds import SIDES, SPLITS, FoldError, read_fold_file, resolve_fold, resolve_scheme
+from manifests.folds import SIDES, SPLIT_SIDES, FoldError, read_fold_file, resolve_fold, resolve_scheme
 from manifests.index import Dataset, Fetched, FoldSelection, ManifestError, Shard
 from manifests.progress import ProgressBar, log_line_once
 from manifests.stores import LocalStore, Store, StoreError, UnreachableError, open_store
@@ -39,19 +39,19 @@ class FetchError(StoreError):
 
 @dataclass(frozen=True, kw_only=True)
 class FoldSelector:
-    """Sides of a fold, as specified by a user."""
+    """Sides of a fold, as a user selects them."""
 
     fold: str
     """Name or, if no fold has that name, number from 1."""
     scheme: str | None = None
     """None for the corpus's default."""
     splits: tuple[str, ...] = ()
-    """Keys of `SPLITS`; empty for all sides."""
+    """Keys of `SPLIT_SIDES`; empty for all sides."""
 
     @property
     def sides(self) -> tuple[str, ...]:
         """The selected `folds.SIDES`, in their order."""
-        chosen = {side for split in self.splits for side in SPLITS[split]}
+        chosen = {side for split in self.splits for side in SPLIT_SIDES[split]}
         return tuple(side for side in SIDES if side in chosen) or SIDES
 
 
@@ -125,17 +125,9 @@ def mirror_index(store: Store, folder: Path) -> Dataset:
     return dataset
 
 
-def expected_files(shard: Shard) -> tuple[ExpectedFile, ...]:
-    """A shard's receipt and tar."""
-    return (
-        ExpectedFile(name=shard.receipt, sha256=shard.receipt_sha256),
-        ExpectedFile(name=shard.name, sha256=shard.sha256, bytes=shard.bytes),
-    )
-
-
 def fetch_command(source: str, folder: Path, selection: FoldSelection) -> str:
     """The command line that fetches a selection into a folder."""
-    split = ["train"] if selection.sides == SPLITS["train"] else selection.sides
+    split = ["train"] if selection.sides == SPLIT_SIDES["train"] else selection.sides
     options = ["--fold", selection.fold, "--fold-scheme", selection.scheme, "--split", *split]
     return shlex.join(["python", "-m", "manifests", "fetch", source, str(folder), *options])
 
@@ -268,11 +260,11 @@ def _extend_record(
 def _fetch_shards(store: Store, folder: Path, dataset: Dataset, threads: int, max_failures: int) -> FetchResult:
     """Fetch the folder's shards in threads; a failure does not stop the others."""
     shards = index.local_shards(folder, dataset)
-    groups = {shard.name: expected_files(shard) for shard in shards}
+    groups = {shard.name: [ExpectedFile.receipt_of(shard), ExpectedFile.tar_of(shard)] for shard in shards}
     if len(shards) == len(dataset.shards):  # receipts of shards whose clips were all dropped
         known, sums = {shard.receipt for shard in shards}, index.load_checksums(folder)
         without_tar = [name for name in sums if name.startswith(f"{index.RECEIPTS}/") and name not in known]
-        groups[index.RECEIPTS] = tuple(ExpectedFile(name=name, sha256=sums[name]) for name in without_tar)
+        groups[index.RECEIPTS] = [ExpectedFile(name=name, sha256=sums[name]) for name in without_tar]
     sizes = {shard.name: shard.bytes for shard in shards}
     moved, problems, failures, stop = dict[str, int](), list[str](), 0, threading.Event()
     with ProgressBar(sum(sizes.values()), "fetching", unit="B") as progress, cancellable_pool(threads, stop) as pool:

@@ -1,12 +1,13 @@
-"""Fold schemes: the test, validation and training subjects of each fold. Pure, except for reading committed schemes.
+"""Fold schemes: the test, validation and training speakers of each fold. Pure, except for reading committed schemes.
 
-A scheme lists subjects, never clips, so that no subject can be on two sides. Each fold has its own test
-subjects; validation subjects are disjoint from these and not trained on; all others are training subjects.
+A fold has three sides: train, validation and test. A scheme lists speakers, never clips, so that no speaker can be on
+two sides. Each fold has its own test speakers; validation speakers are disjoint from these and not trained on; all
+others are training speakers. Literature and fold files also call speakers subjects.
 
     committed scheme, manifests/folds/<name>.json
         {"name", "dataset", "source", "note", "covering", "leaves_out",
          "folds": {"1": {"test": [...], "validation": [...], "train": [...]}, ...}}
-        Without "train" a fold trains on every other subject of the scheme.
+        Without "train" a fold trains on every other speaker of the scheme.
     fold file of a shard folder, folds/<name>.json: see `FoldFile`
 
 Both may be untrusted: sizes, types, names and the rules above are checked.
@@ -28,8 +29,8 @@ from manifests.records import SchemaError, from_json
 from manifests.schema import SCHEMA_VERSION, dump_json
 from manifests.text import pluralize, shorten_list
 
-#: Split that a user selects -> sides that it needs: training selects the epoch on validation speakers.
-SPLITS = {"train": ("train", "validation"), "validation": ("validation",), "test": ("test",)}
+#: What `--split` selects -> sides of a fold that it needs: training selects the epoch on validation speakers.
+SPLIT_SIDES = {"train": ("train", "validation"), "validation": ("validation",), "test": ("test",)}
 
 LOSO = "loso"
 TEN_FOLDS = "speakers-10fold"
@@ -50,8 +51,8 @@ class FoldError(UserError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Split:
-    """Subjects on each side of one fold, sorted; no subject is on two sides."""
+class FoldSpeakers:
+    """Speakers on each side of one fold, sorted; no speaker is on two sides."""
 
     test: tuple[str, ...]
     validation: tuple[str, ...]
@@ -60,9 +61,9 @@ class Split:
 
 @dataclass(frozen=True, kw_only=True)
 class FoldScheme:
-    """A partition of a corpus's subjects into folds.
+    """A partition of a corpus's speakers into folds.
 
-    Raises FoldError if a subject is on two sides, a side is empty, or the test sets overlap or do not cover.
+    Raises FoldError if a speaker is on two sides, a side is empty, or the test sets overlap or do not cover.
     """
 
     name: str
@@ -70,33 +71,33 @@ class FoldScheme:
     source: str
     """Where the partition comes from."""
     note: str
-    folds: Mapping[str, Split]
-    """Fold name -> split."""
+    folds: Mapping[str, FoldSpeakers]
+    """Fold name -> speakers of its sides."""
     covering: bool = True
-    """Whether every subject is tested in one fold; False for a single split."""
+    """Whether every speaker is tested in one fold; False for a scheme of one fold."""
     leaves_out: bool = False
-    """Whether the scheme deliberately leaves out subjects of the corpus."""
+    """Whether the scheme deliberately leaves out speakers of the corpus."""
 
     def __post_init__(self) -> None:
         where, tested = f"fold scheme {self.name}", dict[str, str]()
         if not self.folds:
             raise FoldError(f"{where}: found no folds, expected at least one")
-        for fold, split in self.folds.items():
-            if empty := [side for side in SIDES if not getattr(split, side)]:
-                raise FoldError(f"{where}, fold {fold}: found no {empty[0]} subjects, expected at least one")
-            _check_once((*split.train, *split.validation, *split.test), f"{where}, fold {fold}: ")
-            for subject in split.test:
-                if tested.setdefault(subject, fold) != fold:
-                    found = f"{where}: subject {subject} is tested in folds {tested[subject]} and {fold}"
-                    raise FoldError(f"{found}; expected test sets without a common subject")
-        untested = set(self.subjects) - set(tested)
+        for fold, speakers in self.folds.items():
+            if empty := [side for side in SIDES if not getattr(speakers, side)]:
+                raise FoldError(f"{where}, fold {fold}: found no {empty[0]} speakers, expected at least one")
+            _check_once((*speakers.train, *speakers.validation, *speakers.test), f"{where}, fold {fold}: ")
+            for speaker in speakers.test:
+                if tested.setdefault(speaker, fold) != fold:
+                    found = f"{where}: speaker {speaker} is tested in folds {tested[speaker]} and {fold}"
+                    raise FoldError(f"{found}; expected test sets without a common speaker")
+        untested = set(self.speakers) - set(tested)
         if self.covering and untested:
-            raise FoldError(f"{where}: {_list_subjects(untested)} in no test set; expected every subject tested once")
+            raise FoldError(f"{where}: {_list_speakers(untested)} in no test set; expected every speaker tested once")
 
     @property
-    def subjects(self) -> tuple[str, ...]:
-        """All subjects of the scheme, sorted."""
-        sides = (getattr(split, side) for split in self.folds.values() for side in SIDES)
+    def speakers(self) -> tuple[str, ...]:
+        """All speakers of the scheme, sorted."""
+        sides = (getattr(speakers, side) for speakers in self.folds.values() for side in SIDES)
         return tuple(sorted(set().union(*sides)))
 
 
@@ -107,7 +108,7 @@ class Side:
     shards: tuple[str, ...]
     """Shard file names, sorted."""
     subjects: tuple[str, ...]
-    """Built subjects, sorted."""
+    """Built speakers, sorted. Fold files have this key; everything else calls them speakers."""
     clips: Mapping[str, int]
     """Raw emotion -> built clips."""
 
@@ -120,14 +121,14 @@ class Side:
 
 @dataclass(frozen=True, kw_only=True)
 class FoldSides:
-    """The three sides of one fold; no subject is on two of them."""
+    """The three sides of one fold; no speaker is on two of them."""
 
     train: Side
     validation: Side
     test: Side
 
     def __post_init__(self) -> None:
-        _check_once(subject for side in SIDES for subject in self[side].subjects)
+        _check_once(speaker for side in SIDES for speaker in self[side].subjects)
 
     def __getitem__(self, side: str) -> Side:
         """One of `SIDES` by name."""
@@ -139,7 +140,7 @@ class FoldSides:
 
 @dataclass(frozen=True, kw_only=True)
 class FoldFile:
-    """Content of a shard folder's `folds/<scheme>.json`: fold -> shards, subjects and clips of each side."""
+    """Content of a shard folder's `folds/<scheme>.json`: fold -> shards, speakers and clips of each side."""
 
     schema_version: int
     name: str
@@ -147,9 +148,9 @@ class FoldFile:
     source: str
     note: str
     absent: tuple[str, ...]
-    """Subjects of the scheme that were not built, sorted."""
+    """Speakers of the scheme that were not built, sorted."""
     left_out: tuple[str, ...]
-    """Built subjects that the scheme deliberately leaves out, sorted."""
+    """Built speakers that the scheme deliberately leaves out, sorted."""
     folds: Mapping[str, FoldSides]
     """Fold name -> sides."""
 
@@ -168,7 +169,7 @@ class _SchemeSides:
     test: tuple[str, ...]
     validation: tuple[str, ...]
     train: tuple[str, ...] | None = None
-    """None for every other subject of the scheme."""
+    """None for every other speaker of the scheme."""
 
     def __post_init__(self) -> None:
         for side in SIDES:
@@ -191,15 +192,15 @@ class _SchemeFile:
         _check_described(self.name, self.dataset, self.source, self.note, self.folds)
 
 
-def choose_validation(train_subjects: Iterable[str]) -> tuple[str, ...]:
-    """About a fifth of the subjects, evenly spaced over the sorted ids, at least one.
+def choose_validation(train_speakers: Iterable[str]) -> tuple[str, ...]:
+    """About a fifth of the speakers, evenly spaced over the sorted ids, at least one.
 
     Neighbouring ids often share sex or recording day, so spacing spreads those over both sides.
-    Raises FoldError for fewer than two subjects: at least one is needed for training.
+    Raises FoldError for fewer than two speakers: at least one is needed for training.
     """
-    ids = sorted(set(train_subjects))
+    ids = sorted(set(train_speakers))
     if len(ids) < 2:
-        raise FoldError(f"found {pluralize(len(ids), 'subject')} to train on and validate with, expected at least 2")
+        raise FoldError(f"found {pluralize(len(ids), 'speaker')} to train on and validate with, expected at least 2")
     count = max(1, round(len(ids) / 5))
     return tuple(ids[(2 * i + 1) * len(ids) // (2 * count)] for i in range(count))
 
@@ -213,7 +214,7 @@ def leave_one_speaker_out(dataset: str, speakers: Iterable[str]) -> FoldScheme:
     recordings = {speaker: corpus_facts(dataset).recording_group(speaker) for speaker in sorted(set(speakers))}
     if len(set(recordings.values())) < 3:
         raise FoldError(
-            f"{dataset}: leave-one-speaker-out found {_list_subjects(recordings)}; expected at least three speakers "
+            f"{dataset}: leave-one-speaker-out found {_list_speakers(recordings)}; expected at least three speakers "
             "of different recordings, one each to test, to validate and to train on"
         )
     return FoldScheme(
@@ -238,7 +239,7 @@ def ten_folds(dataset: str, speakers: Iterable[str]) -> FoldScheme:
     recordings = {speaker: corpus_facts(dataset).recording_group(speaker) for speaker in sorted(set(speakers))}
     groups = sorted(set(recordings.values()))
     if len(groups) < 10:
-        raise FoldError(f"{dataset}: ten folds found {_list_subjects(recordings)}; expected speakers of ten recordings")
+        raise FoldError(f"{dataset}: ten folds found {_list_speakers(recordings)}; expected speakers of ten recordings")
     return FoldScheme(
         name=TEN_FOLDS,
         dataset=dataset,
@@ -301,7 +302,7 @@ def parse_scheme(data: bytes, where: str) -> FoldScheme:
     file: _SchemeFile = _parse(_SchemeFile, data, _MAX_SCHEME_BYTES, where)
     everyone = {s for sides in file.folds.values() for s in (*sides.test, *sides.validation, *(sides.train or ()))}
     folds = {
-        fold: Split(
+        fold: FoldSpeakers(
             test=tuple(sorted(sides.test)),
             validation=tuple(sorted(sides.validation)),
             train=tuple(sorted(everyone - {*sides.test, *sides.validation} if sides.train is None else sides.train)),
@@ -318,28 +319,28 @@ def assign(scheme: FoldScheme, shards: Mapping[str, str], rows: Iterable[Mapping
     """Content of a shard folder's `folds/<scheme>.json`.
 
     `shards` is shard file name -> speaker; `rows` are the built clips, each with `speaker` and `emotion`.
-    Subjects of the scheme without a shard are listed as absent. Raises FoldError for a built subject that
-    is not in the scheme, unless the scheme leaves subjects out.
+    Speakers of the scheme without a shard are listed as absent. Raises FoldError for a built speaker that
+    is not in the scheme, unless the scheme leaves speakers out.
     """
     built = set(shards.values())
-    unknown = built - set(scheme.subjects)
+    unknown = built - set(scheme.speakers)
     if unknown and not scheme.leaves_out:
         raise FoldError(
-            f"fold scheme {scheme.name}: {_list_subjects(unknown)} built but unknown to the scheme; "
+            f"fold scheme {scheme.name}: {_list_speakers(unknown)} built but unknown to the scheme; "
             f"use {LOSO} or a scheme that names them"
         )
-    clips: dict[str, Counter[str]] = {subject: Counter() for subject in built}
+    clips: dict[str, Counter[str]] = {speaker: Counter() for speaker in built}
     for row in rows:
         if row["speaker"] not in clips:
             found = f"fold scheme {scheme.name}: found a clip of {str(row['speaker'])[:80]!r}"
             raise FoldError(f"{found}, who has no shard")
         clips[row["speaker"]][row["emotion"]] += 1
 
-    def assign_side(subjects: Iterable[str]) -> Side:
-        present = tuple(sorted(built.intersection(subjects)))
+    def assign_side(speakers: Iterable[str]) -> Side:
+        present = tuple(sorted(built.intersection(speakers)))
         counts: Counter[str] = Counter()
-        for subject in present:
-            counts.update(clips[subject])
+        for speaker in present:
+            counts.update(clips[speaker])
         return Side(shards=_find_shards(present, shards), subjects=present, clips=dict(sorted(counts.items())))
 
     return FoldFile(
@@ -348,11 +349,11 @@ def assign(scheme: FoldScheme, shards: Mapping[str, str], rows: Iterable[Mapping
         dataset=scheme.dataset,
         source=scheme.source,
         note=scheme.note,
-        absent=tuple(sorted(set(scheme.subjects) - built)),
+        absent=tuple(sorted(set(scheme.speakers) - built)),
         left_out=tuple(sorted(unknown)),
         folds={
-            fold: FoldSides(**{side: assign_side(getattr(split, side)) for side in SIDES})
-            for fold, split in scheme.folds.items()
+            fold: FoldSides(**{side: assign_side(getattr(speakers, side)) for side in SIDES})
+            for fold, speakers in scheme.folds.items()
         },
     )
 
@@ -366,7 +367,7 @@ def read_fold_file(data: bytes, shards: Mapping[str, str], where: str) -> FoldFi
     """Bytes of a shard folder's `folds/<scheme>.json` -> FoldFile, checked against the folder's shards.
 
     `shards` is shard file name -> speaker, from the folder's index. Raises FoldError, beginning with `where`, for
-    anything malformed, a subject on two sides, or a side whose shards are not exactly those of its subjects.
+    anything malformed, a speaker on two sides, or a side whose shards are not exactly those of its speakers.
     """
     file: FoldFile = _parse(FoldFile, data, _MAX_FOLD_FILE_BYTES, where)
     for fold, sides in file.folds.items():
@@ -374,12 +375,12 @@ def read_fold_file(data: bytes, shards: Mapping[str, str], where: str) -> FoldFi
             side, expected = sides[name], _find_shards(sides[name].subjects, shards)
             if side.shards != expected:
                 found = f"{where}.folds.{fold}.{name}: found shards {shorten_list(side.shards)[:200]}"
-                raise FoldError(f"{found}; expected {len(expected)}, those of its subjects")
+                raise FoldError(f"{found}; expected {len(expected)}, those of its speakers")
     return file
 
 
-def _test_recordings(tested: Iterable[str], recordings: Mapping[str, str]) -> Split:
-    """Split that tests all speakers of some recordings; `recordings` is speaker -> recording."""
+def _test_recordings(tested: Iterable[str], recordings: Mapping[str, str]) -> FoldSpeakers:
+    """A fold that tests all speakers of some recordings; `recordings` is speaker -> recording."""
     everything, test = set(recordings.values()), set(tested)
     validation = set(choose_validation(everything - test))
 
@@ -387,11 +388,11 @@ def _test_recordings(tested: Iterable[str], recordings: Mapping[str, str]) -> Sp
         return tuple(sorted(speaker for speaker, recording in recordings.items() if recording in chosen))
 
     train = everything - test - validation
-    return Split(test=speakers_in(test), validation=speakers_in(validation), train=speakers_in(train))
+    return FoldSpeakers(test=speakers_in(test), validation=speakers_in(validation), train=speakers_in(train))
 
 
-def _find_shards(subjects: Iterable[str], shards: Mapping[str, str]) -> tuple[str, ...]:
-    wanted = set(subjects)
+def _find_shards(speakers: Iterable[str], shards: Mapping[str, str]) -> tuple[str, ...]:
+    wanted = set(speakers)
     return tuple(sorted(shard for shard, speaker in shards.items() if speaker in wanted))
 
 
@@ -423,13 +424,13 @@ def _check_names(place: str, names: Iterable[str]) -> None:
             raise FoldError(f"{place}: found {name[:80]!r}, expected up to 64 letters, digits, '_' and '-'")
 
 
-def _check_once(subjects: Iterable[str], where: str = "") -> None:
-    twice = [subject for subject, count in Counter(subjects).items() if count > 1]
+def _check_once(speakers: Iterable[str], where: str = "") -> None:
+    twice = [speaker for speaker, count in Counter(speakers).items() if count > 1]
     if twice:
-        raise FoldError(f"{where}{_list_subjects(twice)} on two sides or twice on one; expected each subject once")
+        raise FoldError(f"{where}{_list_speakers(twice)} on two sides or twice on one; expected each speaker once")
 
 
-def _list_subjects(subjects: Iterable[str]) -> str:
-    """`subject 07` or `subjects 07, 08 and 3 more`."""
-    names = sorted(subjects)
-    return f"subject{'' if len(names) == 1 else 's'} {shorten_list(names, 10)}"
+def _list_speakers(speakers: Iterable[str]) -> str:
+    """`speaker 07` or `speakers 07, 08 and 3 more`."""
+    names = sorted(speakers)
+    return f"speaker{'' if len(names) == 1 else 's'} {shorten_list(names, 10)}"

@@ -144,7 +144,7 @@ class Receipt:
     shard: str
     speaker: str
     plan: str
-    """SHA-256 of the shard's planned content and of the build's identity."""
+    """Hash of the plan: SHA-256 of the shard's planned content and of the build's identity."""
     sha256: str | None
     """Of the tar; None if every clip was dropped, so that there is no tar."""
     bytes: int

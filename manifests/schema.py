@@ -84,7 +84,7 @@ class Clip:
     clip_id: str
     """Key of the sample, unique in its corpus even without regard to case; 1 to 80 of `[A-Za-z0-9_-]`."""
     speaker: str
-    """Speaker id as in the corpus; the subjects of folds."""
+    """Speaker id as in the corpus; fold files list them as `subjects`."""
     emotion: str
     """Raw emotion, mapped to a class by a label scheme at training time."""
     intensity: str | None = None

@@ -27,11 +27,10 @@ from torch.optim import Optimizer
 from manifests.errors import UserError
 from manifests.files import atomic_write
 from manifests.records import SchemaError, from_json
-from train.models.checkpoint_io import dump_weights, first_line
+from train.models.checkpoint_io import WEIGHTS_FILE, dump_weights, first_line
 from train.runs import EpochMetrics
 
 CHECKPOINTS = "checkpoints"
-MODEL_FILE = "model.safetensors"
 OPTIMIZER_FILE = "optimizer.pt"
 STATE_FILE = "state.json"
 
@@ -67,7 +66,7 @@ class Checkpoints:
         part = parent / f".{name}.{os.getpid()}.part"
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
-        atomic_write(part / MODEL_FILE, dump_weights(model))
+        atomic_write(part / WEIGHTS_FILE, dump_weights(model))
         with (part / OPTIMIZER_FILE).open("wb") as file:
             torch.save(optimizer.state_dict(), file)
             file.flush()
@@ -90,7 +89,7 @@ class Checkpoints:
         """
         latest = self._latest()
         if latest is not None:
-            load_trained(model, latest / MODEL_FILE)
+            load_trained(model, latest / WEIGHTS_FILE)
             try:
                 state = torch.load(latest / OPTIMIZER_FILE, map_location="cpu", weights_only=True)  # noqa: TID251 - runs no code
                 optimizer.load_state_dict(state)

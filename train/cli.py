@@ -20,14 +20,14 @@ from train import cost, predict, runs
 from train.config import DEMO, DEMO_DEFAULT, ENCODER_DEFAULT, ConfigError, TrainConfig, device_for
 from train.data.dataset import find_folder, load_folds, open_folder
 from train.distributed import Ranks, init_distributed
-from train.evaluate import FoldScores
 from train.export import export
 from train.fusion import STRATEGIES
 from train.models.videomae import ENCODERS
 from train.recipes import RECIPES, Recipe, dump_toml, recipe_named
 from train.report import write_report
+from train.run_setup import TrainingSetup, prepare
 from train.runs import RunResult, RunSummary
-from train.setup import TrainingSetup, prepare
+from train.scoring import FoldScores
 from train.trainer import train
 
 FEATURE_DEFAULT = "mfcc"
@@ -60,7 +60,10 @@ def _run_sweep(args: argparse.Namespace) -> int:
 
 def _train_all(args: argparse.Namespace, strategies: Sequence[str], folds: Sequence[str] | None) -> bool:
     """Train strategies on folds, on all if None, except for finished runs; whether this is the main process."""
-    with init_distributed(args.device) as ranks, _convert_out_of_memory(f"; try --accumulate {2 * args.accumulate}"):
+    with (
+        init_distributed(args.device) as ranks,
+        _convert_out_of_memory(f"; try --micro-batches {2 * args.micro_batches}"),
+    ):
         for config in _configs(args, strategies, folds):
             setup = prepare(config, ranks, log_line)
             if not setup.is_finished():
@@ -82,8 +85,8 @@ def _configs(args: argparse.Namespace, strategies: Sequence[str], folds: Sequenc
     location = args.shards or str(find_folder(Path("shards"), args.dataset))
     folder = open_folder(location)
     names = tuple(load_folds(folder, args.fold_scheme))
-    demo, built = folder.dataset.dataset == DEMO, folder.dataset.features
-    copied = ("fold_scheme", "label_scheme", "weights", "seed", "runs", "workers", "device", "accumulate")
+    demo, built = folder.index.dataset == DEMO, folder.index.features
+    copied = ("fold_scheme", "label_scheme", "weights", "seed", "runs", "workers", "device", "micro_batches")
     options = {name: getattr(args, name) for name in (*copied, "save_steps", "check", "compile")}
     return [
         TrainConfig(
@@ -264,6 +267,6 @@ def _add_training_options(command: Parser) -> None:
     group.add_argument("--runs", default="runs", help="folder of all runs")
     group.add_argument("--workers", type=int, default=2, help="decoding threads; do not change the result")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    group.add_argument("--accumulate", type=int, default=1, help="micro-batches a step, to use less memory")
+    group.add_argument("--micro-batches", type=int, default=1, help="micro-batches a step, to use less memory")
     group.add_argument("--save-steps", type=int, default=500, help="steps between checkpoints")
     group.add_argument("--compile", choices=("auto", "on", "off"), default="auto", help="auto compiles on a GPU")

@@ -53,8 +53,8 @@ class TrainConfig:
     """Decoding threads; their number does not change the result."""
     device: str = "auto"
     """`auto` for a GPU if the machine has one; or a device as torch names it."""
-    accumulate: int = 1
-    """Micro-batches of a step on each rank."""
+    micro_batches: int = 1
+    """Micro-batches that each rank divides its batch of a step into."""
     save_steps: int = 500
     """Optimizer steps between checkpoints; one is also saved after each epoch."""
     check: str = "hashes"
@@ -66,7 +66,7 @@ class TrainConfig:
         strategy_named(self.strategy)
         if self.encoder not in ENCODERS:
             raise ConfigError(f"unknown encoder {self.encoder!r}; valid are {', '.join(ENCODERS)}")
-        for name, least in (("seed", 0), ("workers", 0), ("accumulate", 1), ("save_steps", 1)):
+        for name, least in (("seed", 0), ("workers", 0), ("micro_batches", 1), ("save_steps", 1)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name}: found {getattr(self, name)}, expected at least {least}")
         for name, valid in (("check", get_args(Check)), ("compile", COMPILE)):
@@ -83,7 +83,11 @@ class TrainConfig:
 
 
 def settings_hash(config: TrainConfig, initial_sha256: str, data_sha256: str) -> str:
-    """SHA-256 of everything that may change a score but strategy and fold: recipe, seed, initial weights, shards."""
+    """SHA-256 of what may change a score and has no name to compare: recipe values, seed, initial weights, shards.
+
+    Strategy, fold, schemes, feature and names of recipe and encoder are not in it: `Run` and `RunProtocol` have them.
+    `initial_sha256` is of the initial model with its configuration, `data_sha256` of all shards of the folder.
+    """
     settings = {"seed": config.seed, "recipe": asdict(config.recipe), "initial": initial_sha256, "data": data_sha256}
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 

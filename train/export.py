@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from manifests.files import atomic_write
-from train.models.checkpoint_io import CONFIG_FILE, WEIGHTS_FILE
+from train.models.checkpoint_io import MODEL_CONFIG_FILE, WEIGHTS_FILE
 from train.models.weights import load_classifier
 from train.predict import PredictError, Predictor, load_predictor
 from train.report.render import render_template
 from train.runs import MODEL, RunResult, read_result
 
-CARD_FILE = "README.md"
-_EXPORTED = {WEIGHTS_FILE, CONFIG_FILE, CARD_FILE}
+MODEL_CARD_FILE = "README.md"
+_EXPORTED = {WEIGHTS_FILE, MODEL_CONFIG_FILE, MODEL_CARD_FILE}
 
 
 def export(run: Path, out: Path) -> RunResult:
@@ -25,8 +25,8 @@ def export(run: Path, out: Path) -> RunResult:
     others = sorted(path.name for path in out.iterdir() if path.name not in _EXPORTED) if out.is_dir() else []
     if others:
         raise PredictError(f"{out}: found {others[0]}, expected an empty folder; choose another with OUT= (--out)")
-    atomic_write(out / CARD_FILE, model_card(predictor, result).encode())
-    for name in (WEIGHTS_FILE, CONFIG_FILE):  # config.json last: it names the hash of the weights it belongs to
+    atomic_write(out / MODEL_CARD_FILE, model_card(predictor, result).encode())
+    for name in (WEIGHTS_FILE, MODEL_CONFIG_FILE):  # config.json last: it names the hash of the weights it belongs to
         atomic_write(out / name, (run / MODEL / name).read_bytes())
     load_classifier(out)
     return result

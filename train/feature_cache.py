@@ -1,8 +1,8 @@
 """Features of a frozen encoder: computed once for each clip, cached, and a linear probe trains on them in seconds.
 
 A file has the features of one shard's clips. Its name is a hash of everything they depend on, so that any change
-leads to another file: the shard's bytes, which of its clips have a class, strategy, feature, normalization, the
-encoder's weights and settings, and the arithmetic.
+leads to another file: the shard's bytes, which of its clips have a class, strategy, kind of spectrogram (`feature`),
+normalization, the encoder's weights and settings, and the arithmetic.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def cached_features(
     Those that are missing in the folder `cache` are computed and stored; `on_shard` is called for each such shard.
     """
     encoder, parts, on_gpu = fingerprint(model.encoder), [], ranks.device.type == "cuda"
-    sha256 = {shard.name: shard.sha256 for shard in data.folder.dataset.shards}
+    sha256 = {shard.name: shard.sha256 for shard in data.folder.index.shards}
     model.eval()
     for shard, name in enumerate(clips.shards):
         part = select_shard(clips, shard)

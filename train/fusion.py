@@ -16,9 +16,7 @@ import torch
 from torch import Tensor
 
 from manifests.errors import UserError
-
-STEPS = 16
-SIDE_PX = 224
+from manifests.schema import CROP_PX, FRAMES
 
 #: Part of the hash that `rfas` draws orders from, so that no other draw uses it; changing it changes the strategy.
 _RFAS_SALT = "rfas-1"
@@ -66,7 +64,7 @@ class Strategy:
     def __call__(self, pairs: Pairs) -> Tensor:
         """Pairs -> video [B, 3, 16, 224, 224]. Raises FusionError for pairs of another shape than declared."""
         clips = len(pairs.keys)
-        image = (SIDE_PX, SIDE_PX)
+        image = (CROP_PX, CROP_PX)
         _check(self, "faces", pairs.faces, [(clips, self.faces, 3, *image)])
         _check(self, "spectrograms", pairs.spectrograms, [(clips, self.windows, c, *image) for c in (1, 3)])
         return self.rule(pairs).transpose(1, 2)
@@ -127,7 +125,7 @@ def rfas(pairs: Pairs) -> Tensor:
     Pairs of 8 and 8 -> [B, T, 3, H, W].
     """
     sequences = ffls(pairs)
-    orders = np.array([clip_order(key) for key in pairs.keys], dtype=np.int64).reshape(-1, STEPS)
+    orders = np.array([clip_order(key) for key in pairs.keys], dtype=np.int64).reshape(-1, FRAMES)
     clips = torch.arange(len(sequences), device=sequences.device)
     return sequences[clips[:, None], torch.from_numpy(orders).to(sequences.device)]
 
@@ -159,7 +157,7 @@ def clip_order(key: str) -> tuple[int, ...]:
 
 def _half_height(images: Tensor) -> Tensor:
     """[..., 224, 224] -> [..., 112, 224]: bilinear at a scale of exactly 2 is the mean of each two rows."""
-    return images.unflatten(-2, (SIDE_PX // 2, 2)).mean(dim=-2)
+    return images.unflatten(-2, (CROP_PX // 2, 2)).mean(dim=-2)
 
 
 def _check(strategy: Strategy, what: str, found: Tensor, expected: Iterable[tuple[int, ...]]) -> None:

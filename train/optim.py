@@ -47,7 +47,7 @@ def lr_at(step: int, steps_per_epoch: int, recipe: Recipe) -> float:
     warmup = round(recipe.warmup_epochs * steps_per_epoch)
     if step < warmup:
         return recipe.learning_rate * (step + 1) / warmup
-    if recipe.curve == "constant":
+    if recipe.schedule == "constant":
         return recipe.learning_rate
     done = (step - warmup) / max(recipe.epochs * steps_per_epoch - warmup, 1)
     return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))

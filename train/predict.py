@@ -21,11 +21,11 @@ from train.data.prefetch import ShardPrefetcher
 from train.data.sampler import ClipSampler
 from train.data.transforms import ClipTransform
 from train.distributed import Ranks
-from train.evaluate import FoldScores, Predictions, format_csv, prediction_columns, score_predictions
 from train.fusion import strategy_named
 from train.models.weights import TrainedClassifier, load_classifier
 from train.provenance import Provenance
 from train.runs import MODEL
+from train.scoring import FoldScores, Predictions, format_csv, prediction_columns, score_predictions
 from train.trainer import run_inference
 
 _BATCH = 16
@@ -91,17 +91,17 @@ def predict_shards(
     DataError, and the errors of opening a folder.
     """
     folder, provenance = open_folder(location), predictor.provenance
-    changes = provenance.diff_build(folder.dataset.identity["config"])
+    changes = provenance.diff_build(folder.index.identity["config"])
     if changes:
         raise PredictError(
             f"{location}: was built with other settings than the training shards ({'; '.join(changes)}); "
             "build it with the same"
         )
     run = provenance.run
-    members = members_for(folder.dataset, strategy_named(run.strategy), run.protocol.feature)
-    if not folder.dataset.shards:
+    members = members_for(folder.index, strategy_named(run.strategy), run.protocol.feature)
+    if not folder.index.shards:
         return []
-    available = [shard for shard in folder.dataset.shards if shard.name in folder.available]
+    available = [shard for shard in folder.index.shards if shard.name in folder.available]
     known = {shard.speaker for shard in available}
     if unknown := ", ".join(sorted(set(speakers) - known)):
         raise PredictError(f"{folder.path}: found no speaker {unknown}; there are {', '.join(sorted(known))}")
@@ -109,7 +109,7 @@ def predict_shards(
     clips, emotions = load_all_clips(folder, members, names)
     with closing(prefetch_shards(folder, names)) as prefetcher:
         probabilities = _predict_probabilities(predictor, clips, ranks, workers, prefetcher)
-    mapping = provenance.mapping if folder.dataset.dataset == run.dataset else {}
+    mapping = provenance.mapping if folder.index.dataset == run.dataset else {}
     predictions = [
         ClipPrediction(
             clip=key.decode(),

@@ -1,4 +1,4 @@
-"""What a trained classifier must be used with: stored in its `config.json`, so that an export is self-contained."""
+"""What a classifier was trained on, and how: stored in its `config.json`, so that an export is self-contained."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from train.runs import Run
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """What a classifier was trained on, and how."""
+    """What a classifier was trained on, and how. It must be used in the same way: see `diff_build`."""
 
     run: Run
     normalization: NormalizationStats

@@ -12,7 +12,7 @@ from pathlib import Path
 from manifests.errors import UserError
 from train.data.transforms import Augmentation
 
-CURVES = ("cosine", "constant")
+SCHEDULES = ("cosine", "constant")
 
 #: No augmentation.
 UNCHANGED = Augmentation(
@@ -31,18 +31,18 @@ class Recipe:
     name: str
     epochs: int
     batch: int
-    """Clips of an optimizer step, over all ranks and accumulated micro-batches."""
+    """Clips of an optimizer step, over all ranks and micro-batches."""
     learning_rate: float
     """Peak learning rate of the last layer; scaled with `batch`."""
-    curve: str = "cosine"
-    """One of `CURVES`: after warm-up the learning rate falls to 0 in half a cosine, or stays."""
+    schedule: str = "cosine"
+    """One of `SCHEDULES`: after warm-up the learning rate falls to 0 in half a cosine, or stays."""
     warmup_epochs: float = 0.0
     """Epochs in which the learning rate rises linearly from 0."""
     layer_decay: float = 1.0
     """Factor between the learning rates of a block and of the one above it."""
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.999)
-    clip_norm: float | None = None
+    max_grad_norm: float | None = None
     """Largest norm of a step's gradient; None for no limit."""
     label_smoothing: float = 0.0
     drop_path: float = 0.0
@@ -51,7 +51,7 @@ class Recipe:
     """Only LayerNorm and Linear are trained, on features that are computed once."""
     cache_inputs: bool = False
     """Model inputs are computed once and kept in memory: for small corpora, without augmentation but mixup."""
-    checkpointing: bool = False
+    gradient_checkpointing: bool = False
     """Activations are recomputed in the backward pass: a third more work for much less memory."""
     augmentation: Augmentation = UNCHANGED
 
@@ -60,12 +60,12 @@ class Recipe:
         rules = {
             "at least one epoch and one clip a step": self.epochs >= 1 and self.batch >= 1,
             "a learning rate above 0": 0 < self.learning_rate < math.inf,
-            f"a curve of {', '.join(CURVES)}": self.curve in CURVES,
+            f"a schedule of {', '.join(SCHEDULES)}": self.schedule in SCHEDULES,
             "less warm-up than epochs": 0 <= self.warmup_epochs < self.epochs,
             "a layer decay above 0, up to 1": 0 < self.layer_decay <= 1,
             "no negative weight decay": self.weight_decay >= 0,
             "betas from 0 to below 1": all(0 <= beta < 1 for beta in self.betas),
-            "a clip norm above 0": self.clip_norm is None or self.clip_norm > 0,
+            "a max_grad_norm above 0": self.max_grad_norm is None or self.max_grad_norm > 0,
             "rates from 0 to below 1": 0 <= self.label_smoothing < 1 and 0 <= self.drop_path < 1,
             "no augmentation with freeze_encoder": not self.freeze_encoder or self.augmentation == UNCHANGED,
             "no augmentation but mixup with cache_inputs": not self.cache_inputs or unaugmented,

@@ -23,11 +23,11 @@ from typing import Any
 from manifests.files import atomic_write
 from manifests.records import SchemaError, from_json
 from manifests.text import config_diff, shorten_list
-from train import evaluate, metrics
-from train.evaluate import EvaluationError, ExpectedClip, FoldScores, Predictions
+from train import metrics, scoring
 from train.metrics import MeanStd
+from train.scoring import EvaluationError, ExpectedClip, FoldScores, Predictions
 
-CONFIG_FILE = "config.json"
+RUN_CONFIG_FILE = "config.json"
 LOG_FILE = "log.jsonl"
 PREDICTIONS_FILE = "predictions.csv"
 RESULT_FILE = "result.json"
@@ -57,10 +57,10 @@ class RunProtocol:
     feature: str
     """Spectrogram that was read from the shards."""
     settings: str
-    """SHA-256 of all settings that may change a score, except the fold."""
+    """`settings_hash`: a SHA-256, under a key of result.json that is older than the name."""
 
     def __post_init__(self) -> None:
-        evaluate.check_classes(self.classes)
+        scoring.check_classes(self.classes)
         if not self.folds or len(set(self.folds)) < len(self.folds):
             raise EvaluationError(f"found folds {shorten_list(self.folds)}; expected at least one, each once")
 
@@ -80,7 +80,7 @@ class Run:
 
     def __post_init__(self) -> None:
         for name in (self.dataset, self.strategy, self.fold):
-            evaluate.check_name(name)
+            scoring.check_name(name)
         if self.fold not in self.protocol.folds:
             raise EvaluationError(f"found fold {self.fold}, expected one of {shorten_list(self.protocol.folds)}")
         if not 1 <= self.epoch <= self.epochs:
@@ -179,9 +179,9 @@ def finish_run(runs: Path, run: Run, predictions: Predictions, expected: Mapping
     folder = run_folder(runs, run.dataset, run.strategy, run.fold)
     if (folder / RESULT_FILE).is_file():
         raise EvaluationError(f"{folder}: the test fold was read before; remove the folder to train again")
-    evaluate.check_complete(predictions, expected, f"{folder}, test fold {run.fold}")
-    scores = evaluate.score_predictions(predictions, run.protocol.classes)
-    data = evaluate.format_predictions(predictions, run.protocol.classes)
+    scoring.check_complete(predictions, expected, f"{folder}, test fold {run.fold}")
+    scores = scoring.score_predictions(predictions, run.protocol.classes)
+    data = scoring.format_predictions(predictions, run.protocol.classes)
     record = RunRecord(
         run=run,
         clips=len(predictions),
@@ -208,13 +208,13 @@ def read_result(folder: Path) -> RunResult:
     data = _read_bytes(path)
     if hashlib.sha256(data).hexdigest() != record.predictions_sha256:
         raise EvaluationError(f"{path}: found other predictions than {RESULT_FILE} was written for; restore them")
-    predictions = evaluate.parse_predictions(data, classes, str(path))
+    predictions = scoring.parse_predictions(data, classes, str(path))
     if (len(predictions), _hash_clips(predictions)) != (record.clips, record.clips_sha256):
         raise EvaluationError(
             f"{path}: found {len(predictions)} clips that are not the test fold of {RESULT_FILE}, "
             f"expected its {record.clips}; remove the folder to train again"
         )
-    return RunResult(run=record.run, scores=evaluate.score_predictions(predictions, classes))
+    return RunResult(run=record.run, scores=scoring.score_predictions(predictions, classes))
 
 
 def read_log(path: Path) -> tuple[EpochMetrics, ...]:
@@ -264,7 +264,7 @@ def summarize_folds(results: Sequence[RunResult], variant: str = "") -> RunSumma
         if changes:
             raise EvaluationError(
                 f"{name}: folds {first.fold} and {run.fold} differ ({changes}); expected runs with the same protocol: "
-                f"compare their {CONFIG_FILE} and move those of one protocol to another folder"
+                f"compare their {RUN_CONFIG_FILE} and move those of one protocol to another folder"
             )
     done = {result.run.fold: result for result in results}
     ordered = tuple(done[fold] for fold in folds if fold in done)
@@ -281,7 +281,7 @@ def summarize_folds(results: Sequence[RunResult], variant: str = "") -> RunSumma
         results=ordered,
         missing=tuple(fold for fold in folds if fold not in done),
         **{score: metrics.spread([getattr(result.scores, score) for result in ordered]) for score in scores},
-        pooled=evaluate.pool_folds([result.scores for result in ordered]),
+        pooled=scoring.pool_folds([result.scores for result in ordered]),
     )
 
 

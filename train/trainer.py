@@ -30,13 +30,13 @@ from train.config import TrainConfig
 from train.data.loader import CachedLoader, ClipBatch, Loader
 from train.data.transforms import CachedTransform, ClipTransform
 from train.distributed import Ranks, stop_on_signal
-from train.evaluate import Predictions, expected_clips
 from train.metric_logger import MetricLogger
 from train.optim import clip_grad_norm, lr_at, set_lr
 from train.runs import EpochMetrics, RunResult
+from train.scoring import Predictions, expected_clips
 
 if TYPE_CHECKING:
-    from train.setup import TrainingSetup
+    from train.run_setup import TrainingSetup
 
 #: Optimizer steps between lines of the log.
 LOG_STEPS = 20
@@ -126,7 +126,7 @@ class Trainer:
         sampler, smoothing = self.train_loader.sampler, self.config.recipe.label_smoothing
         torch.manual_seed(_seed_for(self.config.seed, epoch, step, self.ranks.rank))
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
-        parts = batch.split(sampler.micro_batch_size(self.config.accumulate))
+        parts = batch.split(sampler.micro_batch_size(self.config.micro_batches))
         for number, part in enumerate(parts, 1):
             inputs, targets = self.transform.training_input(part.to(self.ranks.device), epoch)
             # Ranks exchange gradients after the last micro-batch only.
@@ -139,7 +139,7 @@ class Trainer:
                 # Gradients are averaged over ranks, therefore times their number.
                 (loss * (self.ranks.world_size / sampler.step_size(step))).backward()
             loss_sum += loss.detach()
-        norm = clip_grad_norm(self.model.parameters(), self.config.recipe.clip_norm)
+        norm = clip_grad_norm(self.model.parameters(), self.config.recipe.max_grad_norm)
         steps = (epoch - 1) * len(sampler) + step
         lr = lr_at(steps, len(sampler), self.config.recipe)
         set_lr(self.optimizer, lr)
@@ -152,7 +152,7 @@ class Trainer:
 
     def validate(self) -> dict[str, float]:
         """Loss and scores of the validation side."""
-        logits = run_inference(self.model, self.val_loader, self.transform, self.ranks, self.config.accumulate)
+        logits = run_inference(self.model, self.val_loader, self.transform, self.ranks, self.config.micro_batches)
         labels = self.val_loader.labels
         confusion = metrics.confusion_matrix(labels.numpy(), logits.argmax(1).numpy(), logits.shape[1])
         return {
@@ -192,7 +192,7 @@ def run_inference(
     loader: Loader | CachedLoader,
     transform: ClipTransform | CachedTransform,
     ranks: Ranks,
-    accumulate: int = 1,
+    micro_batches: int = 1,
 ) -> Tensor:
     """float32 [clips, C], or other outputs of a model, for all clips of a loader in their order, on every rank's CPU.
 
@@ -202,7 +202,7 @@ def run_inference(
         model.eval()
     sampler, outputs = loader.sampler, []
     for batch in loader.epoch(0):
-        for part in batch.split(sampler.micro_batch_size(accumulate)):
+        for part in batch.split(sampler.micro_batch_size(micro_batches)):
             inputs, _ = transform.evaluation_input(part.to(ranks.device))
             with autocast(ranks.device):
                 outputs.append(model(inputs).float())
@@ -260,8 +260,8 @@ def _train_and_test(setup: TrainingSetup) -> RunResult | None:
         command = data.folder.fetch_command(data.fold_scheme, setup.config.fold, "test")
         setup.log(f"trained; the test fold is not available: run {command}, then this command again to test, once")
         return None
-    clips, loader, accumulate = data.clips("test"), setup.make_loader("test"), setup.config.accumulate
-    logits = run_inference(setup.trained_model, loader, setup.input_transform, ranks, accumulate)
+    clips, loader, micro_batches = data.clips("test"), setup.make_loader("test"), setup.config.micro_batches
+    logits = run_inference(setup.trained_model, loader, setup.input_transform, ranks, micro_batches)
     if ranks.is_main:
         predictions = Predictions(
             clips=tuple(key.decode() for key in clips.keys),

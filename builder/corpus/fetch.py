@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,8 +59,13 @@ def fetch_corpus(
     stop = threading.Event()
     total = sum(remote.bytes - present_bytes(root, remote) for remote in remotes)
     with ProgressBar(total, "fetching", unit="B") as progress, cancellable_pool(connections, stop) as pool:
-        counted = CountingStore(store=store, progress=progress, lock=threading.Lock())
-        waiting = {pool.submit(_fetch_one, counted, root, each, keep_archives, stop): each for each in remotes}
+        lock = threading.Lock()
+
+        def on_bytes(count: int) -> None:
+            with lock:  # several threads update the bar
+                progress.step(by=count)
+
+        waiting = {pool.submit(_fetch_one, store, root, each, keep_archives, stop, on_bytes): each for each in remotes}
         consecutive_failures = 0
         for done in as_completed(waiting):
             remote = waiting[done]
@@ -83,32 +88,17 @@ def fetch_corpus(
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class CountingStore:
-    """A store that reports the bytes read from it to a progress bar."""
-
-    store: Store
-    progress: ProgressBar
-    lock: threading.Lock
-    """Guards the progress bar, which several threads update."""
-
-    @property
-    def address(self) -> str:
-        """See `Store`."""
-        return self.store.address
-
-    def chunks(self, name: str, start: int = 0) -> Generator[bytes, None, None]:
-        """See `Store`."""
-        for chunk in self.store.chunks(name, start):
-            with self.lock:
-                self.progress.step(by=len(chunk))
-            yield chunk
-
-
-def _fetch_one(store: Store, root: Path, remote: RemoteFile, keep_archives: bool, stop: threading.Event) -> None:
+def _fetch_one(
+    store: Store,
+    root: Path,
+    remote: RemoteFile,
+    keep_archives: bool,
+    stop: threading.Event,
+    on_bytes: Callable[[int], None],
+) -> None:
     if stop.is_set():
         raise CancelledError(f"{store.address}: cancelled")
-    download_file(store, root, expected_file(remote), stop)
+    download_file(store, root, expected_file(remote), stop, on_bytes)
     if remote.members:
         unpack(root / remote.name, root, remote.members)
         if not keep_archives:

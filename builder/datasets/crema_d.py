@@ -54,7 +54,7 @@ class InventoryRow:
 
     @property
     def acted(self) -> str:
-        """Raw emotion that the actor was asked to show."""
+        """Raw emotion that the actor was instructed to show."""
         return self.clip.split("_")[2]
 
     @property

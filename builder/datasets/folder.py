@@ -4,7 +4,7 @@ The table is `clips.csv` in the folder, or the file in the option `csv`; UTF-8, 
 line per clip::
 
     clip       recording, path relative to the folder
-    speaker    letters, digits, '_' and '-'; the subjects of the folds
+    speaker    letters, digits, '_' and '-'; the speakers of the folds
     emotion    any text; every distinct value is a class
     intensity  optional, as are the columns below and their cells
     sentence

@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def rates_of(options: argparse.Namespace) -> dict[str, float]:
     """Clips a CPU second of each way to read a folder, bare decoding first. Raises DataError, OSError."""
     folder = open_folder(options.folder)
-    members = members_for(folder.dataset, strategy_named(options.strategy), options.feature)
+    members = members_for(folder.index, strategy_named(options.strategy), options.feature)
     clips, _ = load_all_clips(folder, members)
     return measure(_ways(clips, options), rounds=options.rounds, clips=len(clips))
 

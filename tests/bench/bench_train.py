@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from manifests.files import atomic_write
+from manifests.schema import CROP_PX, FRAMES
 from train import cost
 from train.checkpoint import Checkpoints
 from train.config import ConfigError, TrainConfig, device_for
@@ -34,7 +35,7 @@ from train.data.loader import Batch, Loader
 from train.data.sampler import ClipSampler
 from train.data.transforms import ClipTransform, NormalizationStats
 from train.distributed import Ranks
-from train.fusion import SIDE_PX, STEPS, STRATEGIES, strategy_named
+from train.fusion import STRATEGIES, strategy_named
 from train.metric_logger import MetricLogger
 from train.models.videomae import ENCODERS, Classifier, EncoderConfig
 from train.optim import make_optimizer
@@ -261,9 +262,9 @@ def _transform(encoder: EncoderConfig, strategy: str, recipe: Recipe) -> ClipTra
 def _batch(clips: int, strategy: str, *, pin: bool) -> Batch:
     """Random pixels and spectrograms in the shapes of shards."""
     random, windows = np.random.default_rng(0), strategy_named(strategy).windows
-    width = STEPS * SIDE_PX if strategy_named(strategy).faces else 0
-    filmstrips = torch.from_numpy(random.integers(0, 256, (clips, SIDE_PX, width, 3), dtype=np.uint8))
-    shape = (clips, windows, ROWS if windows else 0, SIDE_PX if windows else 0)
+    width = FRAMES * CROP_PX if strategy_named(strategy).faces else 0
+    filmstrips = torch.from_numpy(random.integers(0, 256, (clips, CROP_PX, width, 3), dtype=np.uint8))
+    shape = (clips, windows, ROWS if windows else 0, CROP_PX if windows else 0)
     spectrograms = torch.from_numpy(random.normal(0, 20, shape).astype(np.float16))
     labels = torch.from_numpy(random.integers(0, CLASSES, clips))
     if pin:

@@ -31,9 +31,9 @@ def main() -> None:
     marks = [time.perf_counter()]
     folder = open_folder(options.folder)
     marks.append(time.perf_counter())
-    side = fold_sides(folder, folder.dataset.shards[0].speaker, LOSO)["train"]
-    scheme = identity_scheme(folder.dataset.dataset, side.clips)
-    clips = load_clips(folder, side, scheme, members_for(folder.dataset, strategy_named("cfas"), "mfcc"))
+    side = fold_sides(folder, folder.index.shards[0].speaker, LOSO)["train"]
+    scheme = identity_scheme(folder.index.dataset, side.clips)
+    clips = load_clips(folder, side, scheme, members_for(folder.index, strategy_named("cfas"), "mfcc"))
     marks.append(time.perf_counter())
     with closing(prefetch_shards(folder, clips.shards)) as on_way:
         loader = Loader(clips, ClipSampler(clips=len(clips), batch_size=BATCH), prefetcher=on_way)

@@ -127,7 +127,7 @@ def read_rows(folder: Path, clips: int) -> None:
 
 
 def make_folds(folder: Path, clips: int) -> None:
-    """Compute the fold scheme again, assign shards to splits, and read the fold file."""
+    """Compute the fold scheme again, assign shards to sides, and read the fold file."""
     dataset = index.load_dataset(folder)
     name = dataset.fold_schemes[0]
     speakers = {shard.name: shard.speaker for shard in dataset.shards}
@@ -147,7 +147,7 @@ def verify(folder: Path, clips: int) -> None:
 
 
 def open_fold(folder: Path, clips: int) -> None:
-    """Do what training on a fold does before it reads the first shard, for all splits."""
+    """Do what training on a fold does before it reads the first shard, for all sides."""
     from train.data.dataset import open_fold as open_fold_data
 
     fold = next(iter(_assignment(folder).folds))

@@ -99,10 +99,10 @@ def test_what_is_not_valid_is_one_line_that_lists_what_is(
     where = ["--dataset", "folder", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "out")]
     of_builds = arguments[:1] in (["shards"], ["plan"])
     assert status(arguments[:1] + where * of_builds + arguments[1:]) == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.startswith(f"error: {lists}")
-    assert said.err.count("\n") == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(f"error: {lists}")
+    assert captured.err.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 
@@ -125,8 +125,8 @@ def status(arguments: Sequence[str]) -> int:
 def test_a_traceback_only_with_debug(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = command("plan", tmp_path / "nowhere")
     assert main(arguments) == 2
-    said = capsys.readouterr().err
-    assert said == f"error: {tmp_path / 'nowhere'}: no such folder; set the corpus folder with DATA=\n"
+    output = capsys.readouterr().err
+    assert output == f"error: {tmp_path / 'nowhere'}: no such folder; set the corpus folder with DATA=\n"
     with pytest.raises(ValueError, match="no such folder"):
         main([*arguments, "--debug"])
 
@@ -139,8 +139,8 @@ def test_two_clips_with_one_id_stop_the_build_naming_both(
     table.write_text(table.read_text() + "Día 1/ANNA_#joy.mp4,anna,joy,,hello\n", encoding="utf-8")
     (data / "Día 1" / "ANNA_#joy.mp4").write_bytes(b"placeholder")
     assert main(command("shards", data, tmp_path / "out")) == 2
-    said = capsys.readouterr().err
-    assert re.fullmatch(r"error: \S*clips.csv:2 and \S*clips.csv:8: the same clip id .*\n", said)
+    output = capsys.readouterr().err
+    assert re.fullmatch(r"error: \S*clips.csv:2 and \S*clips.csv:8: the same clip id .*\n", output)
     assert not (tmp_path / "out").exists()
 
 
@@ -161,13 +161,13 @@ def test_summary_of_a_build(tmp_path: Path, quick: None, capsys: pytest.CaptureF
 def test_one_clip_is_no_clips_and_has_no_folds(tmp_path: Path, quick: None, capsys: pytest.CaptureFixture[str]) -> None:
     data, out = clip_builder.corpus(tmp_path / "data", {"A": {"a1": "ok"}}), tmp_path / "out"
     assert main(command("shards", data, out)) == 0
-    said = capsys.readouterr()
-    assert said.out.splitlines()[1:3] == [
+    captured = capsys.readouterr()
+    assert captured.out.splitlines()[1:3] == [
         f"shards    {out} (1 shard, 0 of them built before)",
-        "folds     none fits the built speakers: folder: leave-one-speaker-out found subject A; expected at least "
+        "folds     none fits the built speakers: folder: leave-one-speaker-out found speaker A; expected at least "
         "three speakers of different recordings, one each to test, to validate and to train on",
     ]
-    assert said.err.startswith("building clips: 1/1, built 1 (")
+    assert captured.err.startswith("building clips: 1/1, built 1 (")
     assert main(command("plan", data, out)) == 0
     assert capsys.readouterr().out.splitlines()[:2] == [
         "Recordings of one's own: 1 clip, 1 speaker, 1 shard",
@@ -249,10 +249,10 @@ def test_drops_fail_unless_they_are_allowed(
         (data / f"{name}.mp4").write_text(order)
     out = tmp_path / "out"
     assert main(command("shards", data, out)) == 1
-    said = capsys.readouterr()
-    assert f"error: {failures}. The shards are kept; ALLOW_DROPS=1 accepts them\n" in said.err
-    assert f"built {6 - len(orders)}   flagged 0   dropped {len(orders)}\n" in said.out
-    assert "  dropped 1: no_face, a face was found in fewer than half of the frames\n" in said.out
+    captured = capsys.readouterr()
+    assert f"error: {failures}. The shards are kept; ALLOW_DROPS=1 accepts them\n" in captured.err
+    assert f"built {6 - len(orders)}   flagged 0   dropped {len(orders)}\n" in captured.out
+    assert "  dropped 1: no_face, a face was found in fewer than half of the frames\n" in captured.out
     assert verify(out, full=True) == []
     kept = contents(out)
     assert main(command("shards", data, out, "--allow-drops")) == 0
@@ -281,7 +281,7 @@ def test_plan_lists_what_is_absent_defective_and_odd_and_touches_nothing(
     def refuse(*_: object) -> NoReturn:
         raise AssertionError("no recording is to be opened")
 
-    for reader in ("builder.media.decode", "builder.built_clip.file_sha256", "manifests.index.file_sha256"):
+    for reader in ("builder.media.decode", "builder.clip_result.file_sha256", "manifests.index.file_sha256"):
         monkeypatch.setattr(reader, refuse)
     clips = [*corpora.CREMA_D_CLIPS, "1076_MTI_SAD_XX", "1013_WSI_DIS_XX"]
     data = corpora.crema_d(tmp_path / "data", clips, sounds=False)
@@ -311,7 +311,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("package", "arguments", "problem", "said"),
+    ("package", "arguments", "problem", "output"),
     [
         (
             "soxr",
@@ -329,14 +329,14 @@ def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
     ],
 )
 def test_a_backend_that_cannot_be_loaded_is_one_line(
-    tmp_path: Path, package: str, arguments: list[str], problem: str, said: str
+    tmp_path: Path, package: str, arguments: list[str], problem: str, output: str
 ) -> None:
     (tmp_path / f"{package}.py").write_text(f"raise {problem}")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(HERE.parents[1])])}
     program = [sys.executable, *REAL, *arguments]
     done = subprocess.run(program, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"error: {said}\n"
+    assert done.stderr == f"error: {output}\n"
 
 
 # --- interrupted and killed ------------------------------------------------------------------------------------
@@ -349,7 +349,7 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def calls(data: Path) -> Iterator[TextIO]:
-    """Reads what clips write that are told to `call` or to `hang`."""
+    """Reads what clips write whose emotion is `call` or `hang`."""
     os.mkfifo(data / "caller")
     with os.fdopen(os.open(data / "caller", os.O_RDWR)) as lines:
         yield lines
@@ -385,8 +385,8 @@ def test_an_ended_build_leaves_no_process_and_goes_on(
     build = Running(FAKE, data, out, "--workers", "2")
     for _ in range(2):
         calls.readline()
-    code, said, complained = build.end(number, group=group)
-    assert said == ""
+    code, output, complained = build.end(number, group=group)
+    assert output == ""
     if number is signal.SIGINT:
         assert (code, complained) == (130, STOPPED)
     else:
@@ -404,8 +404,8 @@ def test_ctrl_c_while_workers_start(data: Path, tmp_path: Path) -> None:
     build = Running(FAKE, data, tmp_path / "out", "--workers", "2")
     while build.process.poll() is None and len(clip_builder.children(build.process.pid)) < 3:
         time.sleep(0.01)  # until there are two workers and multiprocessing's helper
-    code, said, complained = build.end(signal.SIGINT)
-    assert (code, said, complained) == (130, "", STOPPED)
+    code, output, complained = build.end(signal.SIGINT)
+    assert (code, output, complained) == (130, "", STOPPED)
 
 
 def test_ctrl_c_while_the_backends_load(data: Path, tmp_path: Path) -> None:
@@ -413,8 +413,8 @@ def test_ctrl_c_while_the_backends_load(data: Path, tmp_path: Path) -> None:
     maps = Path(f"/proc/{build.process.pid}/maps")
     while build.process.poll() is None and "numpy" not in maps.read_text():
         time.sleep(0.01)
-    code, said, complained = build.end(signal.SIGINT)
-    assert (code, said, complained) == (130, "", "interrupted before anything was started\n")
+    code, output, complained = build.end(signal.SIGINT)
+    assert (code, output, complained) == (130, "", "interrupted before anything was started\n")
 
 
 def test_a_second_build_is_refused_until_the_first_has_ended(data: Path, calls: TextIO, tmp_path: Path) -> None:
@@ -422,9 +422,9 @@ def test_a_second_build_is_refused_until_the_first_has_ended(data: Path, calls: 
     first = Running(FAKE, data, tmp_path / "out", "--workers", "1")
     calls.readline()
     second = Running(FAKE, data, tmp_path / "out")
-    code, said, complained = second.end()
+    code, output, complained = second.end()
     owner = f"process {first.process.pid} on {os.uname().nodename}"
-    assert (code, said) == (2, "")
+    assert (code, output) == (2, "")
     assert complained == f"error: {tmp_path / 'out'}: locked by {owner}; wait for it, or choose another OUT=\n"
     first.end(signal.SIGKILL)
     with exclusive_lock(tmp_path / "out"):
@@ -436,10 +436,10 @@ def test_a_crash_and_a_hang_in_one_build(data: Path, tmp_path: Path) -> None:
     (data / "b1.mp4").write_text("crash")
     (data / "c1.mp4").write_text("hang")
     arguments = ("--workers", "2", "--clip-seconds", "2")
-    code, said, complained = Running(FAKE, data, tmp_path / "out", *arguments).end()
+    code, output, complained = Running(FAKE, data, tmp_path / "out", *arguments).end()
     assert code == 1
-    assert "built 4   flagged 0   dropped 2\n  dropped 1: timeout, " in said
-    assert "  dropped 1: worker_died, " in said
+    assert "built 4   flagged 0   dropped 2\n  dropped 1: timeout, " in output
+    assert "  dropped 1: worker_died, " in output
     assert "error: 2 of 6 clips dropped, more than 2%. The shards are kept; ALLOW_DROPS=1 accepts them" in complained
     assert "Traceback" not in complained
     assert verify(tmp_path / "out", full=True) == []
@@ -508,22 +508,22 @@ def unchanged(folder: Path) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
-    """A corpus of faces, its shards by two workers, and what the build said."""
+    """A corpus of faces, its shards by two workers, and what the build printed."""
     root = tmp_path_factory.mktemp("faces")
     data = face_corpus(root / "data", ["anna", "ben", "zoe"], 2)
     (root / "data" / "cut.mp4").write_bytes(face_clip(root / "whole.mp4").read_bytes()[:-4000])
     table = data / "clips.csv"
     table.write_text(table.read_text() + "cut.mp4,zoe,sad\n", encoding="utf-8")
-    code, said, complained = Running(REAL, data, root / "out", "--workers", "2", "--allow-drops").end()
+    code, output, complained = Running(REAL, data, root / "out", "--workers", "2", "--allow-drops").end()
     assert code == 0, complained
-    return data, root / "out", said
+    return data, root / "out", output
 
 
 def test_a_build_of_faces(faces: tuple[Path, Path, str]) -> None:
-    _, out, said = faces
-    assert re.match(r"built 6   flagged 0   dropped 1\n  dropped 1: (decode_error|truncated|unreadable), ", said)
-    assert f"\nshards    {out} (3 shards, 0 of them built before)\nfolds     loso\n" in said
-    assert said.endswith(f"report    {out}/report.html\n")
+    _, out, output = faces
+    assert re.match(r"built 6   flagged 0   dropped 1\n  dropped 1: (decode_error|truncated|unreadable), ", output)
+    assert f"\nshards    {out} (3 shards, 0 of them built before)\nfolds     loso\n" in output
+    assert output.endswith(f"report    {out}/report.html\n")
     assert (out / "report.html").is_file()
     assert verify(out, full=True) == []
 

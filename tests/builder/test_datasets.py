@@ -76,7 +76,7 @@ def test_fold_schemes_are_its_own(name: str) -> None:
 @each_published
 def test_default_folds_test_every_speaker_once(name: str) -> None:
     scheme = folds.load_scheme(DATASETS[name].facts.fold_schemes[0])
-    tested = Counter(subject for split in scheme.folds.values() for subject in split.test)
+    tested = Counter(speaker for fold in scheme.folds.values() for speaker in fold.test)
     assert tested == Counter(corpora.SPEAKERS[name])
 
 
@@ -314,7 +314,7 @@ def test_crema_d_has_the_published_counts(complete_crema_d: Path) -> None:
 def test_crema_d_folds_have_the_published_clips(complete_crema_d: Path) -> None:
     scan = scan_corpus("crema-d", complete_crema_d)
     clips = Counter(source.clip.speaker for source in scan.sources)
-    found = [sum(clips[s] for s in split.test) for split in folds.load_scheme("crema-d-5fold").folds.values()]
+    found = [sum(clips[s] for s in fold.test) for fold in folds.load_scheme("crema-d-5fold").folds.values()]
     assert found == [1463, 1470, 1476, 1476, 1557]
 
 

@@ -88,14 +88,14 @@ def plan_accepts(name: str, data: Path, clips: int) -> bool:
 
 def test_ravdess_ends_in_a_folder_that_can_be_built(zenodo: FileServer, data: Path, capsys: Said) -> None:
     assert main(command(zenodo, data)) == 0
-    said = capsys.readouterr().out.splitlines()
-    assert said[1] == "licence   CC BY-NC-SA 4.0; https://zenodo.org/records/1188976"
-    assert said[2] == f"present   0 of 1440 files in {data}"
-    assert said[3] == f"from      {zenodo.url}/{remotes.ARCHIVES}"
-    assert re.fullmatch(r"to fetch  24 files, \d+\.\d MB", said[4])
-    assert re.fullmatch(r"disk      \d+\.\d MB needed, \d+\.\d MB free", said[5])
-    assert re.fullmatch(r"fetched   24 files, \d+\.\d MB, each verified", said[6])
-    assert said[7:] == [f"complete  {data}"]
+    output = capsys.readouterr().out.splitlines()
+    assert output[1] == "licence   CC BY-NC-SA 4.0; https://zenodo.org/records/1188976"
+    assert output[2] == f"present   0 of 1440 files in {data}"
+    assert output[3] == f"from      {zenodo.url}/{remotes.ARCHIVES}"
+    assert re.fullmatch(r"to fetch  24 files, \d+\.\d MB", output[4])
+    assert re.fullmatch(r"disk      \d+\.\d MB needed, \d+\.\d MB free", output[5])
+    assert re.fullmatch(r"fetched   24 files, \d+\.\d MB, each verified", output[6])
+    assert output[7:] == [f"complete  {data}"]
     assert plan_accepts("ravdess", data, 1440)
     expected = {source.video.relative_to(data).as_posix() for source in scan_corpus("ravdess", data).sources}
     sums = {f"Actor_{actor}/SHA256SUMS" for actor in corpora.SPEAKERS["ravdess"]}
@@ -193,7 +193,7 @@ def test_a_dropped_connection_is_gone_on_with_where_it_was_cut(github: FileServe
         Fault(change=lambda data: corpora.LFS_POINTER),
         Fault(status=500),
     ],
-    ids=["promises more", "promises less", "less", "more", "other bytes", "nothing", "a pointer", "an error"],
+    ids=["declares more", "declares less", "less", "more", "other bytes", "nothing", "a pointer", "an error"],
 )
 def test_what_went_wrong_once_is_made_good(github: FileServer, data: Path, fault: Fault) -> None:
     github.misbehave(at_github(CLIP), fault)
@@ -217,9 +217,9 @@ def test_what_stays_wrong_is_listed_and_the_rest_kept(
 ) -> None:
     github.misbehave(at_github(CLIP), always=fault)
     assert main(command(github, data)) == 1
-    said = capsys.readouterr()
-    assert re.search(rf"^  failed  {CLIP}: {why}", said.out, re.MULTILINE)
-    assert said.err.endswith("error: 1 file failed; run the same command to try again\n")
+    captured = capsys.readouterr()
+    assert re.search(rf"^  failed  {CLIP}: {why}", captured.out, re.MULTILINE)
+    assert captured.err.endswith("error: 1 file failed; run the same command to try again\n")
     assert len([name for name in files(data) if not Path(name).name.startswith(".")]) == CLIPS - 1
     assert not (data / CLIP).exists()
     github.behave()
@@ -238,12 +238,12 @@ def test_wrong_bytes_of_an_archive_are_refused_by_its_md5(zenodo: FileServer, da
 def test_a_dead_home_is_not_asked_for_every_file(github: FileServer, data: Path, capsys: Said) -> None:
     github.allow = lambda request: False
     assert main(command(github, data, "--connections", "1")) == 2
-    said = capsys.readouterr()
-    assert said.err.endswith(
+    captured = capsys.readouterr()
+    assert captured.err.endswith(
         f"error: {github.url}/{remotes.REPOSITORY}: may not be read (HTTP 401); is a login or an "
         "agreement to its terms missing?\n"
     )
-    assert "failed" not in said.out + said.err
+    assert "failed" not in captured.out + captured.err
     assert fetch.MAX_FAILURES <= len(github.requested) < CLIPS
 
 
@@ -252,9 +252,9 @@ def test_three_files_that_failed_are_named(github: FileServer, data: Path, capsy
     for name in names:
         github.misbehave(at_github(name), always=Fault(status=404))
     assert main(command(github, data)) == 1
-    said = capsys.readouterr().out
-    assert said.count("  failed  VideoFlash/") == 3
-    assert said.endswith(": not found (HTTP 404)\n  ... and 2 more (ALL=1 lists them)\n")
+    output = capsys.readouterr().out
+    assert output.count("  failed  VideoFlash/") == 3
+    assert output.endswith(": not found (HTTP 404)\n  ... and 2 more (ALL=1 lists them)\n")
     assert main(command(github, data, "--all")) == 1
     assert capsys.readouterr().out.count("  failed  VideoFlash/") == 5
 
@@ -265,35 +265,35 @@ def test_where_nothing_came_the_status_says_so(github: FileServer, data: Path, c
     github.misbehave(at_github(CLIP), always=Fault(status=404))
     capsys.readouterr()
     assert main(command(github, data)) == 2
-    said = capsys.readouterr()
-    assert f"  failed  {CLIP}: not found (HTTP 404)\n" in said.out
-    assert said.err.endswith("error: 1 file failed; run the same command to try again\n")
+    captured = capsys.readouterr()
+    assert f"  failed  {CLIP}: not found (HTTP 404)\n" in captured.out
+    assert captured.err.endswith("error: 1 file failed; run the same command to try again\n")
 
 
 @pytest.mark.parametrize(("dataset", "where"), [("ravdess", "api/records/1188976"), ("crema-d", remotes.REPOSITORY)])
 def test_nobody_there(data: Path, capsys: Said, dataset: str, where: str) -> None:
     assert main(["corpus", "--dataset", dataset, "--data", str(data), "--from", "http://127.0.0.1:9"]) == 2
-    said = capsys.readouterr()
-    errors = [line for line in said.err.splitlines() if line.startswith("error: ")]
+    captured = capsys.readouterr()
+    errors = [line for line in captured.err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
     assert re.match(rf"error: http://127.0.0.1:9/{where}: cannot be fetched \(.*\); run again", errors[0])
-    assert "failed" not in said.out
-    assert "checking" not in said.err  # nothing is there
+    assert "failed" not in captured.out
+    assert "checking" not in captured.err  # nothing is there
 
 
 def test_check_of_an_empty_folder_counts_files(data: Path, capsys: Said) -> None:
     assert main(["corpus", "--dataset", "ravdess", "--data", str(data), "--check"]) == 1
-    said = capsys.readouterr()
-    assert f"present   0 of 1440 files in {data}\n" in said.out
-    assert said.err == "error: 1440 files missing\n"
+    captured = capsys.readouterr()
+    assert f"present   0 of 1440 files in {data}\n" in captured.out
+    assert captured.err == "error: 1440 files missing\n"
 
 
 @pytest.mark.parametrize("address", ["gopher://host", "https://me:secret@host", "https://host/?key=secret"])
 def test_addresses_that_are_none(data: Path, capsys: Said, address: str) -> None:
     assert main(["corpus", "--dataset", "crema-d", "--data", str(data), "--from", address]) == 2
-    said = capsys.readouterr()
-    assert said.err.splitlines()[-1].startswith("error: found ")
-    assert "secret" not in said.err + said.out
+    captured = capsys.readouterr()
+    assert captured.err.splitlines()[-1].startswith("error: found ")
+    assert "secret" not in captured.err + captured.out
 
 
 # --- stopped and resumed ---------------------------------------------------------------------------------------
@@ -317,7 +317,7 @@ def test_an_ended_process_is_gone_on_with(
     ):
         time.sleep(0.01)  # the others are there, and half of this one
     process.send_signal(number)
-    released.set()  # a thread that waits for an answer hears of Ctrl-C after it
+    released.set()  # a thread that waits for an answer notices Ctrl-C after it
     complained = process.communicate(timeout=100)[1]
     assert process.returncode == (130 if number is signal.SIGINT else -number), complained
     assert "Traceback" not in complained
@@ -361,10 +361,12 @@ def test_too_small_a_disk_is_refused_before_anything_is_asked(
     usage = namedtuple("usage", "total used free")(10**9, 10**9 - 5000, 5000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     assert main(command(zenodo, data)) == 2
-    said = capsys.readouterr()
-    assert "licence   CC BY-NC-SA 4.0" in said.out
-    assert re.search(r"^disk      \d+\.\d MB needed, 0.0 MB free$", said.out, re.MULTILINE)
-    assert said.err.endswith(f"{data}: not enough disk space; free some space, or choose another folder with DATA=\n")
+    captured = capsys.readouterr()
+    assert "licence   CC BY-NC-SA 4.0" in captured.out
+    assert re.search(r"^disk      \d+\.\d MB needed, 0.0 MB free$", captured.out, re.MULTILINE)
+    assert captured.err.endswith(
+        f"{data}: not enough disk space; free some space, or choose another folder with DATA=\n"
+    )
     assert zenodo.requests == []
     assert not data.exists()
 
@@ -399,9 +401,9 @@ def test_a_folder_that_cannot_be_written(github: FileServer, tmp_path: Path, cap
 def test_a_record_that_is_not_the_known_one_is_refused(
     zenodo: FileServer, data: Path, capsys: Said, spoil: Callable[[list[object]], object], complaint: str
 ) -> None:
-    told: list[object] = [remotes.entry(path) for path in sorted((zenodo.folder / remotes.ARCHIVES).glob("*.zip"))]
-    spoil(told)
-    remotes.write_record(zenodo.folder, told)
+    entries: list[object] = [remotes.entry(path) for path in sorted((zenodo.folder / remotes.ARCHIVES).glob("*.zip"))]
+    spoil(entries)
+    remotes.write_record(zenodo.folder, entries)
     assert main(command(zenodo, data)) == 2
     assert re.search(rf"^error: {zenodo.url}/{remotes.RECORD}: .*{complaint}", capsys.readouterr().err, re.MULTILINE)
     assert zenodo.requested == [remotes.RECORD]
@@ -449,8 +451,8 @@ def test_an_archive_that_would_write_elsewhere_is_refused(
         bundle.writestr(name, b"gotcha")
     remotes.publish_record(zenodo.folder, monkeypatch)
     assert main(command(zenodo, data)) == 1
-    assert "_05.zip: contains '" in (said := capsys.readouterr().out)
-    assert f"', {problem}; no file was unpacked\n" in said
+    assert "_05.zip: contains '" in (output := capsys.readouterr().out)
+    assert f"', {problem}; no file was unpacked\n" in output
     assert not (data / "Actor_05").exists()
     assert not list(data.parent.rglob("*escaped*"))
     assert len(list(data.glob("Actor_*"))) == 23
@@ -535,17 +537,17 @@ def test_check_counts_and_names(github: FileServer, data: Path, capsys: Said) ->
     github.behave()
     capsys.readouterr()
     assert main(command(github, data, "--check")) == 1
-    said = capsys.readouterr()
+    captured = capsys.readouterr()
     found = hashlib.sha256((data / CLIP).read_bytes()).hexdigest()
     expected = hashlib.sha256(remotes.recording(CLIP)).hexdigest()
-    assert said.out.splitlines()[2:] == [
+    assert captured.out.splitlines()[2:] == [
         f"present   {CLIPS - 2} of {CLIPS} files in {data}: {CLIPS - 4} verified, 2 mismatched",
         f"  mismatched  {CLIP}: found SHA-256 {found}, expected {expected}",
         "  mismatched  VideoFlash/1001_DFA_DIS_XX.flv: found 5 bytes, expected 1280",
         "  missing  VideoFlash/1001_DFA_FEA_XX.flv",
         "  missing  VideoFlash/1001_DFA_HAP_XX.flv",
     ]
-    assert said.err.endswith("error: 2 files missing; 2 files mismatched; REPLACE=1 downloads again\n")
+    assert captured.err.endswith("error: 2 files missing; 2 files mismatched; REPLACE=1 downloads again\n")
     assert github.requests == []
     assert {name: (data / name).read_bytes() for name in files(data)} == before
 
@@ -576,9 +578,9 @@ def test_check_of_files_that_changed_since_they_were_unpacked(zenodo: FileServer
     capsys.readouterr()
     (data / "Actor_02/01-01-01-01-01-01-02.mp4").write_bytes(b"cut")
     assert main(command(zenodo, data, "--check")) == 1
-    said = capsys.readouterr().out
-    assert f"present   1440 of 1440 files in {data}: 1439 verified, 1 mismatched\n" in said
-    assert "  mismatched  Actor_02/01-01-01-01-01-01-02.mp4: found SHA-256 " in said
+    output = capsys.readouterr().out
+    assert f"present   1440 of 1440 files in {data}: 1439 verified, 1 mismatched\n" in output
+    assert "  mismatched  Actor_02/01-01-01-01-01-01-02.mp4: found SHA-256 " in output
     zenodo.behave()
     assert main(command(zenodo, data, "--replace")) == 0
     assert zenodo.requested == [remotes.RECORD, at_zenodo("02")]
@@ -587,10 +589,10 @@ def test_check_of_files_that_changed_since_they_were_unpacked(zenodo: FileServer
 def test_real_clips_are_as_published(real_clip: Callable[[str], Path], capsys: Said) -> None:
     data = real_clip(f"crema-d/{CLIP}").parents[1]
     assert main(["corpus", "--dataset", "crema-d", "--data", str(data), "--check"]) == 1
-    said = capsys.readouterr().out
-    assert f"present   8 of 7446 files in {data}: 4 verified, 4 mismatched\n" in said  # its WAVs are no corpus's own
-    assert said.count("  mismatched  AudioWAV/") == 4
-    assert said.endswith("\n  ... and 7428 more (ALL=1 lists them)\n")
+    output = capsys.readouterr().out
+    assert f"present   8 of 7446 files in {data}: 4 verified, 4 mismatched\n" in output  # its WAVs are no corpus's own
+    assert output.count("  mismatched  AudioWAV/") == 4
+    assert output.endswith("\n  ... and 7428 more (ALL=1 lists them)\n")
 
 
 # --- what the builder knows ------------------------------------------------------------------------------------
@@ -598,9 +600,10 @@ def test_real_clips_are_as_published(real_clip: Callable[[str], Path], capsys: S
 
 def test_corpora_without_a_public_home_say_what_to_do(capsys: Said) -> None:
     assert main(["corpus", "--dataset", "iemocap"]) == 2
-    said = capsys.readouterr()
+    captured = capsys.readouterr()
     assert re.fullmatch(
-        r"error: IEMOCAP: .*: cannot be downloaded; request access with the release form at https://\S+; .*\n", said.err
+        r"error: IEMOCAP: .*: cannot be downloaded; request access with the release form at https://\S+; .*\n",
+        captured.err,
     )
     for name, words in (("demo", "make shards generates it"), ("folder", "your own recordings")):
         assert main(["corpus", "--dataset", name]) == 0

@@ -317,7 +317,7 @@ def finder() -> FaceFinder:
 
 @pytest.fixture(scope="module")
 def portrait() -> Frame:
-    """A public-domain photograph that scikit-image brings along: one face, looking at the camera."""
+    """A public-domain photograph that scikit-image includes: one face, looking at the camera."""
     import skimage.data
 
     return np.ascontiguousarray(skimage.data.astronaut())

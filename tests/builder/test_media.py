@@ -467,7 +467,7 @@ def test_cut_mp4_is_truncated(tmp_path: Path, decoder: str, fraction: float) -> 
 @pytest.mark.parametrize("container", ["mp4", "flv", "avi"])
 @pytest.mark.parametrize("heard", [True, False], ids=["sound", "mute"])
 def test_recording_cut_between_packets_is_truncated(tmp_path: Path, decoder: str, container: str, heard: bool) -> None:
-    """Nothing that is left is damaged: only the length that the header promises tells."""
+    """Nothing that is left is damaged: only the length in the header shows it."""
     path = tmp_path / f"cut.{container}"
     options = {"movflags": "faststart"} if container == "mp4" else {}
     factory.write(path, picture(container), sound(container) if heard else None, container=container, options=options)
@@ -485,7 +485,7 @@ def test_recording_cut_within_a_packet_is_dropped(tmp_path: Path, decoder: str, 
 
 def _skip_untold_promise(decoder: str, container: str) -> None:
     if (decoder, container) == ("ffmpeg", "avi"):
-        pytest.skip("the ffmpeg program does not tell how many frames an AVI promises; PyAV does")
+        pytest.skip("the ffmpeg program does not report how many frames the header of an AVI declares; PyAV does")
 
 
 def test_mp4_cut_before_its_index_is_unreadable(tmp_path: Path, decoder: str) -> None:

@@ -13,7 +13,7 @@ from typing import TextIO
 
 import pytest
 
-from builder.built_clip import BuiltClip
+from builder.clip_result import ClipResult
 from builder.config import BuildConfig
 from builder.datasets.base import ClipSource
 from builder.pool import CLIPS_IN_FLIGHT, ClipPool, EngineError
@@ -64,7 +64,7 @@ def around(root: Path, order: str) -> list[ClipSource]:
     return [source(root, f"{order.replace(' ', '_')}-{i}", each) for i, each in enumerate(orders)]
 
 
-def outcomes(clips: list[BuiltClip]) -> list[tuple[str, str | None]]:
+def outcomes(clips: list[ClipResult]) -> list[tuple[str, str | None]]:
     return [(clip.row.status, clip.row.reason) for clip in clips]
 
 
@@ -247,7 +247,7 @@ def test_leaving_the_pool_ends_busy_workers_at_once(make_pool: MakePool, root: P
 def test_workers_hear_no_interrupt_and_lead_their_own_group(make_pool: MakePool, root: Path, calls: TextIO) -> None:
     """Ctrl-C reaches every process of the terminal's group; workers must not answer it, not even while they start."""
     with make_pool() as pool:
-        list(pool.map([source(root, f"asked-{i}", "call") for i in range(8)]))
+        list(pool.map([source(root, f"requested-{i}", "call") for i in range(8)]))
         for worker in {int(calls.readline()) for _ in range(8)}:
             status = Path(f"/proc/{worker}/status").read_text()
             blocked = next(line for line in status.splitlines() if line.startswith("SigBlk")).split()[1]

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder import run
-from builder.built_clip import BuiltClip, drop_clip, planned_row
+from builder.clip_result import ClipResult, drop_clip, planned_row
 from builder.config import BuildConfig
 from builder.datasets import get_corpus
 from builder.datasets.base import ClipSource, Scan
@@ -65,14 +65,14 @@ def clip_of(speaker: str, emotion: str, number: int, **about: str) -> Clip:
     return Clip(clip_id=f"{speaker}-{number:03d}", speaker=speaker, emotion=emotion, **about)
 
 
-def built(clip: Clip, features: Sequence[str] = ("mfcc",), **changes: Any) -> BuiltClip:
+def built(clip: Clip, features: Sequence[str] = ("mfcc",), **changes: Any) -> ClipResult:
     made = sample(clip, features, **({"face_found": (True,) * 16, "flags": ()} | changes))
     row = replace(_row(clip), status="flagged" if made.flags else "built", flags=made.flags, sha256="0" * 64)
     statistics = {name: Statistics.of(windows) for name, windows in made.spectrograms.items()}
-    return BuiltClip(row=row, members=encode(made), statistics=statistics)
+    return ClipResult(row=row, members=encode(made), statistics=statistics)
 
 
-def lost(clip: Clip, reason: str = "no_face", detail: str = "found a face in 3 of 16 frames") -> BuiltClip:
+def lost(clip: Clip, reason: str = "no_face", detail: str = "found a face in 3 of 16 frames") -> ClipResult:
     return drop_clip(_row(clip), reason, detail)
 
 
@@ -84,14 +84,14 @@ def _row(clip: Clip) -> Row:
     return planned_row(_source(clip), ROOT)
 
 
-def _plan(speaker: str, clips: Sequence[BuiltClip]) -> ShardPlan:
+def _plan(speaker: str, clips: Sequence[ClipResult]) -> ShardPlan:
     about = [Clip(clip_id=c.row.clip_id, speaker=speaker, emotion=c.row.emotion) for c in clips]
     return ShardPlan(name=f"{speaker}-000.tar", speaker=speaker, sources=tuple(map(_source, about)), digest="d" * 64)
 
 
-def folder_of(out: Path, clips: Iterable[BuiltClip], features: Sequence[str] = ("mfcc",), **config: Any) -> Path:
+def folder_of(out: Path, clips: Iterable[ClipResult], features: Sequence[str] = ("mfcc",), **config: Any) -> Path:
     """A finished build of these clips, one shard a speaker."""
-    speakers: dict[str, list[BuiltClip]] = {}
+    speakers: dict[str, list[ClipResult]] = {}
     for clip in clips:
         speakers.setdefault(clip.row.speaker, []).append(clip)
     for name in (".", "receipts", "folds"):
@@ -260,7 +260,7 @@ def test_borrowed_crops_are_marked(mixed: Path) -> None:
     assert len([a for tag, a in page.elements if tag == "rect" and a.get("class") == "borrowed"]) == 4
 
 
-def test_folds_list_the_subjects_of_each_side(mixed: Path) -> None:
+def test_folds_list_the_speakers_of_each_side(mixed: Path) -> None:
     rows = report(mixed).with_head("fold", "test clips")
     assert [row[:3] for row in rows] == [["ann", "4", "1 ann"], ["ben", "3", "1 ben"], ["cy", "3", "1 cy"]]
     assert all(sum(int(row[i]) for i in (1, 3, 5)) == 10 for row in rows)

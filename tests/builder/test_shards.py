@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.clip import BuiltClip, drop_clip, recorded_row
+from builder.clip import ClipResult, drop_clip, recorded_row
 from builder.config import CLIPS_PER_SHARD, BuildConfig
 from builder.datasets.base import ClipSource
 from builder.shards import ShardPlan, load_finished, plan_shards, write_shard
@@ -99,7 +99,7 @@ def plan(corpus: Path) -> ShardPlan:
     return plan_shards(sources, corpus, "build")[0]
 
 
-def clips(plan: ShardPlan, corpus: Path) -> list[BuiltClip]:
+def clips(plan: ShardPlan, corpus: Path) -> list[ClipResult]:
     return [*map(clip_builder.FakeBuilder(BuildConfig(dataset="folder"), corpus).build, plan.sources)]
 
 
@@ -168,7 +168,7 @@ def test_no_tar_where_every_clip_was_dropped(folder: Path, corpus: Path) -> None
 
 @pytest.mark.parametrize("damage", [lambda made: made[:2], lambda made: made[::-1]])
 def test_clips_that_are_not_the_planned_ones_publish_nothing(
-    folder: Path, plan: ShardPlan, corpus: Path, damage: Callable[[list[BuiltClip]], Iterable[BuiltClip]]
+    folder: Path, plan: ShardPlan, corpus: Path, damage: Callable[[list[ClipResult]], Iterable[ClipResult]]
 ) -> None:
     with pytest.raises(AssertionError):
         write_shard(folder, plan, damage(clips(plan, corpus)))

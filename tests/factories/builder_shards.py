@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from builder import run
-from builder.built_clip import BuiltClip, drop_clip, planned_row
+from builder.clip_result import ClipResult, drop_clip, planned_row
 from builder.config import BuildConfig
 from builder.datasets import get_corpus
 from builder.datasets.base import ClipSource, Scan
@@ -86,11 +86,11 @@ def _plan(speaker: str) -> ShardPlan:
     return ShardPlan(name=f"{speaker}-000.tar", speaker=speaker, sources=sources, digest="d" * 64)
 
 
-def _clip(source: ClipSource, features: Sequence[str]) -> BuiltClip:
+def _clip(source: ClipSource, features: Sequence[str]) -> ClipResult:
     row = planned_row(source, Path("/recordings"))
     if row.speaker == DROPPED_SPEAKER:
         return drop_clip(row, "no_face", "found a face in 0 of 16 frames, expected 8")
     made = sample(source.clip, features)
     row = Row(**{**vars(row), "status": "flagged", "flags": made.flags, "faces_found": 15, "sha256": "0" * 64})
     statistics = {name: Statistics.of(windows) for name, windows in made.spectrograms.items()}
-    return BuiltClip(row=row, members=encode(made), statistics=statistics)
+    return ClipResult(row=row, members=encode(made), statistics=statistics)

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from train import runs
-from train.evaluate import ExpectedClip, Predictions
 from train.runs import Run, RunProtocol, RunResult
+from train.scoring import ExpectedClip, Predictions
 
 CLASSES = ("happy", "angry", "calm", "sad")
 FOLDS = {"1": ("S01", "S02"), "2": ("S03", "S04"), "3": ("S05", "S06")}

@@ -99,7 +99,7 @@ class Clapper:
 
 # --- what is shown ---------------------------------------------------------------------------------------------
 
-_CORNERS = (0, 3, 12, 15)  # of the 4x4 cells: the first is always lit, the others never; tells which way is up
+_CORNERS = (0, 3, 12, 15)  # of the 4x4 cells: the first is always lit, the others never; shows which way is up
 _BITS = tuple(cell for cell in range(16) if cell not in _CORNERS)
 LIT_RGB = (255, 128, 0)  # orange: red and blue differ, so swapped channels show
 

@@ -38,7 +38,7 @@ def recipe(**changes: Any) -> Recipe:
         "learning_rate": 1e-2,
         "warmup_epochs": 1,
         "layer_decay": 0.8,
-        "clip_norm": 1.0,
+        "max_grad_norm": 1.0,
         "label_smoothing": 0.1,
         "drop_path": 0.5,
     }
@@ -73,13 +73,13 @@ def make_trainer(
     stop_after: int | None = None,
     seed: int = 0,
     save_steps: int = 100,
-    accumulate: int = 1,
+    micro_batches: int = 1,
     **changes: Any,
 ) -> Trainer:
-    """A trainer of a run in a folder that is asked to stop after some steps; `changes` are of the recipe."""
+    """A trainer of a run in a folder that stops after some steps; `changes` are of the recipe."""
     torch.manual_seed(seed)
     settings = recipe(**changes)
-    options = {"recipe": settings, "seed": seed, "save_steps": save_steps, "accumulate": accumulate}
+    options = {"recipe": settings, "seed": seed, "save_steps": save_steps, "micro_batches": micro_batches}
     config = TrainConfig(shards="", strategy="cfas", fold="1", encoder="tiny", **options)
     model = Classifier(ENCODER, CLASSES, drop_rate=settings.drop_path)
     folder.mkdir(parents=True, exist_ok=True)
@@ -106,7 +106,7 @@ def counted(stop_after: int | None) -> Callable[[], bool]:
 
 def plain(folder: Path, ranks: Ranks = ALONE, **changes: Any) -> Trainer:
     """A trainer whose steps are as long as the gradient, which AdamW's are not: a wrong scale shows."""
-    trainer = make_trainer(folder, ranks=ranks, drop_path=0.0, clip_norm=None, learning_rate=0.1, **changes)
+    trainer = make_trainer(folder, ranks=ranks, drop_path=0.0, max_grad_norm=None, learning_rate=0.1, **changes)
     named = trainer.model.named_parameters()
     trainer.optimizer = SGD(parameter_groups(named, ENCODER.depth, trainer.config.recipe))
     return trainer

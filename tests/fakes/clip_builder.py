@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
-from builder.built_clip import BuiltClip, drop_clip, recorded_row
+from builder.clip_result import ClipResult, drop_clip, recorded_row
 from builder.config import BuildConfig
 from builder.datasets.base import ClipSource
 from builder.worker import Limits, MakeBuilder
@@ -53,7 +53,7 @@ class FakeBuilder:
     def __init__(self, config: BuildConfig, root: Path) -> None:
         self._root = root
 
-    def build(self, source: ClipSource) -> BuiltClip:
+    def build(self, source: ClipSource) -> ClipResult:
         """The recording's order, e.g. `sleep 0.1`, and its members."""
         order, *arguments = source.video.read_text(encoding="utf-8").split()
         row = recorded_row(source, self._root)
@@ -77,23 +77,23 @@ class InProcessPool:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def map(self, sources: list[ClipSource]) -> Iterator[BuiltClip]:
+    def map(self, sources: list[ClipSource]) -> Iterator[ClipResult]:
         """Build every source."""
         return map(self._builder.build, sources)
 
 
 class FakePool(InProcessPool):
-    """The same with fake builders, whatever builder is asked for."""
+    """The same with fake builders, whatever builder is requested."""
 
     def __init__(self, config: BuildConfig, root: Path, workers: int, limits: Limits, _make: MakeBuilder) -> None:
         super().__init__(config, root, workers, limits, FakeBuilder)
 
 
-def built(row: Row, copies: int = 40) -> BuiltClip:
+def built(row: Row, copies: int = 40) -> ClipResult:
     """A clip whose every member is its recording's hash, repeated."""
     digest = hashlib.sha256(f"{row.clip_id} {row.sha256}".encode()).digest()
     numbers = tuple(float(byte) for byte in digest[:13])
-    return BuiltClip(
+    return ClipResult(
         row=Row(**vars(row) | {"status": "built", "faces_found": 16, "sound_sha256": None}),
         members=dict.fromkeys(member_names(("mfcc",)), digest * copies),
         statistics={

@@ -28,7 +28,7 @@ def archive_name(actor: str) -> str:
 
 
 def publish_ravdess(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """All 24 archives, with their 60 speech videos and as many without sound, and the record that tells of them."""
+    """All 24 archives, with their 60 speech videos and as many without sound, and the record that lists them."""
     for actor in corpora.SPEAKERS["ravdess"]:
         names = [f"Actor_{actor}/{name}.mp4" for name in corpora.ravdess_names(actor)]
         silent = [name.replace("/01-", "/02-") for name in names]
@@ -58,7 +58,7 @@ def publish_record(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def entry(path: Path) -> dict[str, object]:
-    """One file, as Zenodo tells of it."""
+    """One file, as Zenodo lists it."""
     data = path.read_bytes()
     return {
         "id": "0d3cc9a8",

@@ -82,8 +82,8 @@ def test_fold_table_has_speakers_and_clips_of_each_side() -> None:
     rows = [row for speaker in range(1001, 1092) for row in kept(str(speaker), speaker % 7 + 1)]
     clips = Counter(row.speaker for row in rows)
     card = dataset_card(of_corpus("crema-d", fold_schemes=("crema-d-5fold", "loso")), rows)
-    for fold, split in folds.load_scheme("crema-d-5fold").folds.items():
-        sides = [f"{len(side)} speakers, {sum(clips[s] for s in side)} clips" for side in vars(split).values()]
+    for fold, speakers in folds.load_scheme("crema-d-5fold").folds.items():
+        sides = [f"{len(side)} speakers, {sum(clips[s] for s in side)} clips" for side in vars(speakers).values()]
         assert f"| crema-d-5fold | {fold} | {' | '.join(sides)} |" in card.splitlines()
     assert "| loso | 91, one for each speaker |" in card
 

@@ -53,7 +53,7 @@ def test_a_new_corpus_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
     assert labels.schemes_for("toy") == ("toy-2",)
     assert folds.schemes_for("toy") == ("toy-5fold", "loso")
     made = folds.leave_one_speaker_out("toy", [f"pair{pair}{who}" for pair in range(4) for who in "ab"])
-    for speaker, split in made.folds.items():
-        assert len(split.train) + len(split.validation) == 6  # the partner is left out
-        assert {s[:5] for s in (*split.train, *split.validation)}.isdisjoint({speaker[:5]})
-        assert {s[:5] for s in split.train}.isdisjoint({s[:5] for s in split.validation})
+    for speaker, fold in made.folds.items():
+        assert len(fold.train) + len(fold.validation) == 6  # the partner is left out
+        assert {s[:5] for s in (*fold.train, *fold.validation)}.isdisjoint({speaker[:5]})
+        assert {s[:5] for s in fold.train}.isdisjoint({s[:5] for s in fold.validation})

@@ -1,4 +1,4 @@
-"""Fold schemes: no subject on two sides, whether made, committed or received."""
+"""Fold schemes: no speaker on two sides, whether made, committed or received."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 from manifests import folds
 from manifests.corpora import CORPORA
-from manifests.folds import SIDES, FoldError, FoldScheme, Side, Split
+from manifests.folds import SIDES, FoldError, FoldScheme, FoldSpeakers, Side
 
 FACTS = Path(__file__).parents[3] / "shared" / "facts" / "folds"
 COMMITTED = [name for facts in CORPORA.values() for name in facts.fold_schemes]
-SUBJECTS = {
+SPEAKERS = {
     "ravdess": tuple(f"{actor:02d}" for actor in range(1, 25)),
     "crema-d": tuple(str(actor) for actor in range(1001, 1092)),
     "iemocap": tuple(f"Ses0{session}{letter}" for session in range(1, 6) for letter in "FM"),
@@ -29,18 +29,18 @@ speakers = st.lists(st.from_regex(r"[a-z]{1,3}", fullmatch=True), min_size=3, ma
 each_committed = pytest.mark.parametrize("name", COMMITTED)
 
 
-def split(test: str, validation: str, train: str) -> Split:
-    """Split from space-separated subjects."""
-    return Split(test=tuple(test.split()), validation=tuple(validation.split()), train=tuple(train.split()))
+def split(test: str, validation: str, train: str) -> FoldSpeakers:
+    """A fold from space-separated speakers."""
+    return FoldSpeakers(test=tuple(test.split()), validation=tuple(validation.split()), train=tuple(train.split()))
 
 
 def scheme(**changes: Any) -> FoldScheme:
-    """Two folds over the subjects a, b, c, d."""
+    """Two folds over the speakers a, b, c, d."""
     two = {"1": split("a b", "c", "d"), "2": split("c d", "a", "b")}
     return FoldScheme(**{"name": "mine", "dataset": "folder", "source": "", "note": "", "folds": two} | changes)
 
 
-def sides(one: Split) -> list[set[str]]:
+def sides(one: FoldSpeakers) -> list[set[str]]:
     return [set(getattr(one, side)) for side in SIDES]
 
 
@@ -53,17 +53,17 @@ def test_every_committed_file_is_listed() -> None:
 
 
 @each_committed
-def test_committed_scheme_knows_all_subjects_and_its_source(name: str) -> None:
+def test_committed_scheme_knows_all_speakers_and_its_source(name: str) -> None:
     loaded = folds.load_scheme(name)
     assert loaded.name == name and name in CORPORA[loaded.dataset].fold_schemes
-    assert loaded.subjects == SUBJECTS[loaded.dataset]
+    assert loaded.speakers == SPEAKERS[loaded.dataset]
     assert loaded.source and loaded.note and not loaded.leaves_out
     for one in loaded.folds.values():
-        assert sum(map(len, sides(one))) == len(set().union(*sides(one))) == len(loaded.subjects)
+        assert sum(map(len, sides(one))) == len(set().union(*sides(one))) == len(loaded.speakers)
 
 
 @each_committed
-def test_committed_validation_subjects_are_written_out(name: str) -> None:
+def test_committed_validation_speakers_are_written_out(name: str) -> None:
     raw = json.loads((Path(folds.__file__).parent / "folds" / f"{name}.json").read_bytes())
     assert all(sides["validation"] for sides in raw["folds"].values())
 
@@ -76,13 +76,13 @@ def test_committed_validation_is_the_documented_choice(name: str) -> None:
 
 def test_ravdess_6fold_is_four_neighbours_a_fold() -> None:
     loaded = folds.load_scheme("ravdess-6fold")
-    assert [one.test for one in loaded.folds.values()] == [SUBJECTS["ravdess"][i : i + 4] for i in range(0, 24, 4)]
+    assert [one.test for one in loaded.folds.values()] == [SPEAKERS["ravdess"][i : i + 4] for i in range(0, 24, 4)]
 
 
 def test_crema_d_folds_are_contiguous() -> None:
     five, ten = folds.load_scheme("crema-d-5fold"), folds.load_scheme("crema-d-10fold")
     for loaded in (five, ten):
-        assert sum((one.test for one in loaded.folds.values()), ()) == SUBJECTS["crema-d"]
+        assert sum((one.test for one in loaded.folds.values()), ()) == SPEAKERS["crema-d"]
     assert [(one.test[0], one.test[-1]) for one in five.folds.values()] == [
         ("1001", "1018"),
         ("1019", "1036"),
@@ -95,7 +95,7 @@ def test_crema_d_folds_are_contiguous() -> None:
 
 def test_iemocap_folds_keep_conversations_whole() -> None:
     for fold, one in folds.load_scheme("iemocap-5fold").folds.items():
-        sessions = [{subject[:5] for subject in side} for side in sides(one)]
+        sessions = [{speaker[:5] for speaker in side} for side in sides(one)]
         assert one.test == (f"Ses0{fold}F", f"Ses0{fold}M")
         assert not sessions[0] & sessions[1] and not sessions[0] & sessions[2] and not sessions[1] & sessions[2]
 
@@ -111,14 +111,14 @@ def test_iemocap_folds_keep_conversations_whole() -> None:
         ("crema-d-tfds", "TFDS_crema-d"),
     ],
 )
-def test_committed_test_subjects_are_the_published_ones(name: str, published: str) -> None:
+def test_committed_test_speakers_are_the_published_ones(name: str, published: str) -> None:
     if not FACTS.is_dir():
         pytest.skip(f"needs the published fold lists in {FACTS}, which are not part of this repository")
     source = json.loads((FACTS / f"{published}.json").read_bytes())["folds"]
     for fold, one in folds.load_scheme(name).folds.items():
         given_sides = source[fold] if isinstance(source[fold], dict) else {"test": source[fold]}
-        for side, subjects in given_sides.items():
-            assert getattr(one, side) == tuple(sorted(f"{subject:>02}" for subject in map(str, subjects)))
+        for side, speakers in given_sides.items():
+            assert getattr(one, side) == tuple(sorted(f"{speaker:>02}" for speaker in map(str, speakers)))
 
 
 # Rules
@@ -128,11 +128,11 @@ def test_committed_test_subjects_are_the_published_ones(name: str, published: st
     ("changes", "message"),
     [
         ({"folds": {}}, "found no folds"),
-        ({"folds": {"1": split("a", "b", "")}}, "fold 1: found no train subjects"),
-        ({"folds": {"1": split("a b", "b", "c")}}, "fold 1: subject b on two sides"),
-        ({"folds": {"1": split("a", "b b", "c")}}, "fold 1: subject b on two sides or twice on one"),
-        ({"folds": {"1": split("a", "b", "c"), "2": split("a c", "d", "b")}}, "subject a is tested in folds 1 and 2"),
-        ({"folds": {"1": split("a", "b", "c"), "2": split("c", "a", "b")}}, "subject b in no test set"),
+        ({"folds": {"1": split("a", "b", "")}}, "fold 1: found no train speakers"),
+        ({"folds": {"1": split("a b", "b", "c")}}, "fold 1: speaker b on two sides"),
+        ({"folds": {"1": split("a", "b b", "c")}}, "fold 1: speaker b on two sides or twice on one"),
+        ({"folds": {"1": split("a", "b", "c"), "2": split("a c", "d", "b")}}, "speaker a is tested in folds 1 and 2"),
+        ({"folds": {"1": split("a", "b", "c"), "2": split("c", "a", "b")}}, "speaker b in no test set"),
     ],
 )
 def test_a_scheme_that_breaks_the_rules_cannot_be_made(changes: dict[str, Any], message: str) -> None:
@@ -142,29 +142,29 @@ def test_a_scheme_that_breaks_the_rules_cannot_be_made(changes: dict[str, Any], 
 
 def test_a_single_split_need_not_test_everyone() -> None:
     one = scheme(folds={"1": split("a", "b", "c")}, covering=False)
-    assert one.subjects == ("a", "b", "c")
+    assert one.speakers == ("a", "b", "c")
 
 
 @given(st.sets(st.text(min_size=1, max_size=4), min_size=2, max_size=120))
-def test_validation_is_about_a_fifth_and_leaves_some_to_train(subjects: set[str]) -> None:
-    chosen = folds.choose_validation(subjects)
-    assert chosen == tuple(sorted(set(chosen))) and set(chosen) < subjects
-    assert len(chosen) == max(1, round(len(subjects) / 5))
-    assert chosen == folds.choose_validation(sorted(subjects, reverse=True))
+def test_validation_is_about_a_fifth_and_leaves_some_to_train(speakers: set[str]) -> None:
+    chosen = folds.choose_validation(speakers)
+    assert chosen == tuple(sorted(set(chosen))) and set(chosen) < speakers
+    assert len(chosen) == max(1, round(len(speakers) / 5))
+    assert chosen == folds.choose_validation(sorted(speakers, reverse=True))
 
 
 @given(st.integers(5, 200))
 def test_validation_is_evenly_spaced(count: int) -> None:
     ids = [f"{i:03d}" for i in range(count)]
-    places = [ids.index(subject) for subject in folds.choose_validation(ids)]
+    places = [ids.index(speaker) for speaker in folds.choose_validation(ids)]
     gaps = {right - left for left, right in pairwise(places)}
     assert max(gaps, default=0) - min(gaps, default=0) <= 1
 
 
-@pytest.mark.parametrize("subjects", [[], ["a"], ["a", "a"]])
-def test_validation_needs_two_subjects(subjects: list[str]) -> None:
+@pytest.mark.parametrize("speakers", [[], ["a"], ["a", "a"]])
+def test_validation_needs_two_speakers(speakers: list[str]) -> None:
     with pytest.raises(FoldError, match="expected at least 2"):
-        folds.choose_validation(subjects)
+        folds.choose_validation(speakers)
 
 
 @given(speakers)
@@ -178,17 +178,17 @@ def test_leave_one_speaker_out_tests_each_once_against_all_others(names: list[st
 
 
 def test_leave_one_speaker_out_of_iemocap_parts_no_conversation() -> None:
-    made = folds.leave_one_speaker_out("iemocap", SUBJECTS["iemocap"])
+    made = folds.leave_one_speaker_out("iemocap", SPEAKERS["iemocap"])
     assert len(made.folds) == 10
     for one in made.folds.values():
-        sessions = [{subject[:5] for subject in side} for side in sides(one)]
+        sessions = [{speaker[:5] for speaker in side} for side in sides(one)]
         assert sum(map(len, sessions)) == len(set().union(*sessions)) == 5
         assert len(one.train) + len(one.validation) == 8
 
 
-@pytest.mark.parametrize(("dataset", "names"), [("folder", ["a", "b"]), ("iemocap", SUBJECTS["iemocap"][:4])])
+@pytest.mark.parametrize(("dataset", "names"), [("folder", ["a", "b"]), ("iemocap", SPEAKERS["iemocap"][:4])])
 def test_leave_one_speaker_out_needs_three(dataset: str, names: list[str]) -> None:
-    with pytest.raises(FoldError, match=f"{dataset}: leave-one-speaker-out found subjects .*; expected at least three"):
+    with pytest.raises(FoldError, match=f"{dataset}: leave-one-speaker-out found speakers .*; expected at least three"):
         folds.leave_one_speaker_out(dataset, names)
 
 
@@ -207,12 +207,12 @@ def test_ten_folds_test_each_speaker_once_and_spread_them(count: int) -> None:
 def test_ten_folds_part_no_conversation() -> None:
     names = [f"Ses{session:02d}{letter}" for session in range(1, 13) for letter in "FM"]
     for one in folds.ten_folds("iemocap", names).folds.values():
-        sessions = [{subject[:5] for subject in side} for side in sides(one)]
+        sessions = [{speaker[:5] for speaker in side} for side in sides(one)]
         assert sum(map(len, sessions)) == len(set().union(*sessions)) == 12
 
 
 def test_ten_folds_need_ten_speakers() -> None:
-    with pytest.raises(FoldError, match=r"folder: ten folds found subjects a, b, .*; expected speakers of ten"):
+    with pytest.raises(FoldError, match=r"folder: ten folds found speakers a, b, .*; expected speakers of ten"):
         folds.ten_folds("folder", "abcdefghi")
 
 
@@ -254,7 +254,7 @@ def test_a_scheme_of_a_folder_is_chosen_by_name_or_is_its_first() -> None:
 
 
 def scheme_file(**changes: Any) -> bytes:
-    """File of two folds over the subjects a, b, c, d."""
+    """File of two folds over the speakers a, b, c, d."""
     two = {"1": {"test": ["b", "a"], "validation": ["c"]}, "2": {"test": ["c", "d"], "validation": ["a"]}}
     value = {"name": "mine", "dataset": "folder", "source": "me", "note": "", "covering": True, "leaves_out": False}
     return json.dumps(value | {"folds": two} | changes).encode()
@@ -298,7 +298,7 @@ def test_a_scheme_file_may_say_who_trains() -> None:
         ),
         (scheme_file(folds={"1": {"test": ["a"], "validation": ["b" * 65]}}), "expected up to 64 letters"),
         (scheme_file(folds={"1": {"test": ["a"], "validation": ["b\n"]}}), "found 'b"),
-        (scheme_file(folds={"1": {"test": ["a"], "validation": ["a"], "train": ["b"]}}), "subject a on two sides"),
+        (scheme_file(folds={"1": {"test": ["a"], "validation": ["a"], "train": ["b"]}}), "speaker a on two sides"),
     ],
 )
 def test_a_malformed_scheme_file_is_refused_in_one_line(data: bytes, message: str) -> None:
@@ -335,7 +335,7 @@ ROWS = [
 ]
 
 
-def test_assignment_lists_shards_subjects_and_clips() -> None:
+def test_assignment_lists_shards_speakers_and_clips() -> None:
     assigned = folds.assign(scheme(), SHARDS, ROWS)
     assert asdict(assigned.folds["1"]) == {
         "train": {"shards": ("d-0.tar",), "subjects": ("d",), "clips": {"fear": 1, "joy": 2}},
@@ -357,16 +357,16 @@ def test_assignment_does_not_depend_on_order() -> None:
     )
 
 
-def test_subjects_that_were_not_built_are_absent() -> None:
+def test_speakers_that_were_not_built_are_absent() -> None:
     assigned = folds.assign(scheme(), {"a-0.tar": "a"}, ROWS[:3])
     assert assigned.absent == ("b", "c", "d")
     assert assigned.folds["1"].test.subjects == ("a",)
     assert assigned.folds["1"].train == Side(shards=(), subjects=(), clips={})
 
 
-def test_a_built_subject_unknown_to_the_scheme_is_refused() -> None:
+def test_a_built_speaker_unknown_to_the_scheme_is_refused() -> None:
     shards = SHARDS | {"e-0.tar": "e"}
-    with pytest.raises(FoldError, match="fold scheme mine: subject e built but unknown to the scheme; use loso"):
+    with pytest.raises(FoldError, match="fold scheme mine: speaker e built but unknown to the scheme; use loso"):
         folds.assign(scheme(), shards, ROWS)
     assigned = folds.assign(scheme(leaves_out=True), shards, ROWS)
     assert assigned.left_out == ("e",)
@@ -406,13 +406,13 @@ Change = Callable[[Any], object]
         (lambda a: a["folds"]["1"].pop("train"), r"folds\.1: found no \['train'\], expected train, validation, test"),
         (lambda a: a["folds"]["1"].update(train=[]), r"folds\.1\.train: found \[\]"),
         (lambda a: a["folds"]["1"]["train"].update(subjects=["../d"]), r"folds\.1\.train: subjects: found '\.\./d'"),
-        (lambda a: a["folds"]["1"]["train"].update(shards=["a-0.tar"]), "those of its subjects"),
-        (lambda a: a["folds"]["1"]["train"].update(shards=["../d-0.tar"]), "those of its subjects"),
-        (lambda a: a["folds"]["1"]["test"]["shards"].pop(), "expected 3, those of its subjects"),
+        (lambda a: a["folds"]["1"]["train"].update(shards=["a-0.tar"]), "those of its speakers"),
+        (lambda a: a["folds"]["1"]["train"].update(shards=["../d-0.tar"]), "those of its speakers"),
+        (lambda a: a["folds"]["1"]["test"]["shards"].pop(), "expected 3, those of its speakers"),
         (lambda a: a["folds"]["1"]["train"].update(clips={"joy": True}), r"train\.clips\.joy: found True"),
         (lambda a: a["folds"]["1"]["train"].update(clips={"joy": -1}), "clips: found {'joy': -1}"),
         (lambda a: a["folds"]["1"]["train"].update(clips=[]), r"train\.clips: found \[\]"),
-        (lambda a: a["folds"]["1"].update(train=a["folds"]["1"]["test"]), "subjects a, b on two sides"),
+        (lambda a: a["folds"]["1"].update(train=a["folds"]["1"]["test"]), "speakers a, b on two sides"),
     ],
 )
 def test_a_malformed_fold_file_is_refused_in_one_line(change: Change, message: str) -> None:

@@ -221,10 +221,10 @@ FAULTS = (
     ),
     _case(
         "31",
-        "a subject on two sides of a fold",
+        "a speaker on two sides of a fold",
         "refused",
         manifests_folds="a_malformed_fold_file_is_refused_in_one_line",
-        train_data="a_fold_that_leaks_a_subject_is_refused",
+        train_data="a_fold_that_leaks_a_speaker_is_refused",
         train_cli="leaking_fold_is_refused",
     ),
     _case(

@@ -28,11 +28,11 @@ def made(seed: int = 0, steps: int = 1) -> tuple[Classifier, torch.optim.Optimiz
 
 
 def test_what_is_restored_is_what_was_saved(tmp_path: Path) -> None:
-    kept, told = Checkpoints(folder=tmp_path), TrainState(epoch=3, step=2, loss_sum=1 / 3, best=BEST)
+    kept, state = Checkpoints(folder=tmp_path), TrainState(epoch=3, step=2, loss_sum=1 / 3, best=BEST)
     model, optimizer = made()
-    kept.save(model, optimizer, told, 7)
+    kept.save(model, optimizer, state, 7)
     other, others = made(seed=1, steps=0)
-    assert kept.restore(other, others) == told
+    assert kept.restore(other, others) == state
     for one, two in zip(model.parameters(), other.parameters(), strict=True):
         assert torch.equal(one, two)
         for name in ("exp_avg", "exp_avg_sq", "step"):

@@ -379,6 +379,6 @@ def test_memory_that_is_too_small_is_an_error_with_advice(train, monkeypatch: py
         raise torch.OutOfMemoryError("tried to allocate 2 GiB\nmore lines")
 
     monkeypatch.setattr(trainer.Trainer, "fit", fail)
-    status, out, err = train(fold=1, accumulate=2)
+    status, out, err = train(fold=1, micro_batches=2)
     assert (status, out) == (2, "")
-    assert err.splitlines()[-1] == "error: tried to allocate 2 GiB; try --accumulate 4"
+    assert err.splitlines()[-1] == "error: tried to allocate 2 GiB; try --micro-batches 4"

@@ -25,8 +25,8 @@ def config(**changes: Any) -> TrainConfig:
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=lambda recipe: recipe.name)
 def test_shown_recipe_is_toml_with_all_that_is_set(recipe: Recipe) -> None:
     shown = tomllib.loads(dump_toml(recipe))
-    told = json.loads(json.dumps(asdict(recipe)))
-    assert shown == {name: value for name, value in told.items() if value is not None}
+    expected = json.loads(json.dumps(asdict(recipe)))
+    assert shown == {name: value for name, value in expected.items() if value is not None}
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=lambda recipe: recipe.name)
@@ -39,7 +39,7 @@ def test_probe_is_the_notebooks() -> None:
     probe = recipe_named("linear-probe")
     assert (probe.epochs, probe.batch, probe.learning_rate, probe.weight_decay) == (100, 16, 1e-2, 0.05)
     assert probe.freeze_encoder
-    assert probe.curve == "constant"
+    assert probe.schedule == "constant"
     assert probe.augmentation == UNCHANGED
 
 
@@ -65,11 +65,11 @@ def test_unknown_recipe_lists_the_valid_ones() -> None:
         ({"epochs": 0}, "at least one epoch"),
         ({"learning_rate": 0.0}, "learning rate"),
         ({"learning_rate": float("nan")}, "learning rate"),
-        ({"curve": "step"}, "cosine, constant"),
+        ({"schedule": "step"}, "cosine, constant"),
         ({"warmup_epochs": 2}, "less warm-up"),
         ({"layer_decay": 0.0}, "layer decay"),
         ({"betas": (0.9, 1.0)}, "betas"),
-        ({"clip_norm": 0.0}, "clip norm"),
+        ({"max_grad_norm": 0.0}, "max_grad_norm"),
         ({"drop_path": 1.0}, "rates"),
         ({"freeze_encoder": True, "augmentation": Augmentation()}, "no augmentation with freeze_encoder"),
         ({"cache_inputs": True, "augmentation": Augmentation()}, "no augmentation but mixup with cache_inputs"),
@@ -87,7 +87,7 @@ def test_recipe_that_cannot_be_is_refused(changes: dict[str, Any], message: str)
         ({"strategy": "cfs"}, FusionError, "unknown strategy 'cfs'; valid are cfas"),
         ({"encoder": "huge"}, ConfigError, "unknown encoder 'huge'; valid are tiny, base, large"),
         ({"seed": -1}, ConfigError, "seed"),
-        ({"accumulate": 0}, ConfigError, "accumulate"),
+        ({"micro_batches": 0}, ConfigError, "micro_batches"),
         ({"check": "none"}, ConfigError, "hashes, sizes"),
         ({"compile": "yes"}, ConfigError, "auto, on, off"),
         ({"recipe": RECIPES["linear-probe"]}, ConfigError, "--weights"),

@@ -43,11 +43,11 @@ def copy(shards: Path, tmp_path: Path) -> Path:
 def clips_of(path: Path, fold: str = "anna", side: str = "train", labels: str | None = None) -> Clips:
     folder = open_folder(path)
     sides = fold_sides(folder, fold)
-    scheme = choose_labels(folder.dataset, labels, [e for s in SIDES for e in sides[s].clips])
-    return load_clips(folder, sides[side], scheme, members_for(folder.dataset, STRATEGIES["cfas"], "mfcc"))
+    scheme = choose_labels(folder.index, labels, [e for s in SIDES for e in sides[s].clips])
+    return load_clips(folder, sides[side], scheme, members_for(folder.index, STRATEGIES["cfas"], "mfcc"))
 
 
-def test_a_side_has_all_clips_of_its_subjects_by_shard_and_id(shards: Path) -> None:
+def test_a_side_has_all_clips_of_its_speakers_by_shard_and_id(shards: Path) -> None:
     sides = fold_sides(open_folder(shards), "anna")
     found = {side: clips_of(shards, side=side) for side in sides}
     for side, clips in found.items():
@@ -86,11 +86,11 @@ def test_a_million_clips_fit(shards: Path) -> None:
     ],
 )
 def test_only_what_a_strategy_needs_is_read(shards: Path, strategy: str, members: tuple[str, ...]) -> None:
-    assert members_for(open_folder(shards).dataset, STRATEGIES[strategy], "mfcc") == members
+    assert members_for(open_folder(shards).index, STRATEGIES[strategy], "mfcc") == members
 
 
 def test_a_feature_that_was_not_built_is_refused(shards: Path) -> None:
-    dataset = open_folder(shards).dataset
+    dataset = open_folder(shards).index
     with pytest.raises(DataError, match=r"found no feature 'stft' in its shards; choose FEATURE= of mfcc, logmel$"):
         members_for(dataset, STRATEGIES["cfas"], "stft")
 
@@ -98,7 +98,7 @@ def test_a_feature_that_was_not_built_is_refused(shards: Path) -> None:
 def test_statistics_are_of_the_training_shards_alone(shards: Path) -> None:
     folder = open_folder(shards)
     side = fold_sides(folder, "anna")["train"]
-    scheme = choose_labels(folder.dataset, None, list(side.clips))
+    scheme = choose_labels(folder.index, None, list(side.clips))
     sums = load_clips(folder, side, scheme, ("faces.jpg", "mfcc_8.npy")).statistics
     assert sums is not None
     names = [(s, e, take) for s in side.subjects for e in ("fear", "joy") for take in (0, 1)]
@@ -126,14 +126,14 @@ def test_an_emotion_left_out_on_purpose_is_counted(tmp_path: Path) -> None:
 
 
 def test_label_schemes_are_chosen_by_name_else_by_corpus(shards: Path, tmp_path: Path) -> None:
-    dataset = open_folder(shards).dataset
+    dataset = open_folder(shards).index
     assert choose_labels(dataset, None, ["joy", "fear"]).classes == ("fear", "joy")
     with pytest.raises(DataError, match="label scheme crema-d-6 is for crema-d, not folder; valid are none"):
         choose_labels(dataset, "crema-d-6", [])
     with pytest.raises(LabelError, match="unknown label scheme 'x'; valid are ravdess-7"):
         choose_labels(dataset, "x", [])
     known = make_folder(tmp_path / "c", dataset="crema-d", emotions=("ANG",), takes=1, label_schemes=("crema-d-6",))
-    assert choose_labels(open_folder(known).dataset, None, []) is label_scheme("crema-d-6")
+    assert choose_labels(open_folder(known).index, None, []) is label_scheme("crema-d-6")
 
 
 def test_unknown_folds_and_schemes_are_refused_with_the_valid_ones(shards: Path) -> None:
@@ -146,7 +146,7 @@ def test_unknown_folds_and_schemes_are_refused_with_the_valid_ones(shards: Path)
         fold_sides(folder, "anna", scheme="../dataset")
 
 
-def test_a_fold_that_leaks_a_subject_is_refused(copy: Path) -> None:
+def test_a_fold_that_leaks_a_speaker_is_refused(copy: Path) -> None:
     path = copy / "folds" / "loso.json"
     folds = json.loads(path.read_text())
     train, test = folds["folds"]["anna"]["train"], folds["folds"]["anna"]["test"]
@@ -154,7 +154,7 @@ def test_a_fold_that_leaks_a_subject_is_refused(copy: Path) -> None:
     train["shards"] = sorted(train["shards"] + test["shards"])
     path.write_text(json.dumps(folds))
     sign(copy)
-    with pytest.raises(FoldError, match=r"^\S*loso.json\.folds\.anna: subject anna on two sides"):
+    with pytest.raises(FoldError, match=r"^\S*loso.json\.folds\.anna: speaker anna on two sides"):
         fold_sides(open_folder(copy), "ben")
 
 
@@ -165,7 +165,7 @@ def test_a_fold_file_that_was_changed_is_refused(copy: Path) -> None:
         fold_sides(open_folder(copy), "anna")
 
 
-def test_a_fold_that_promises_other_clips_is_refused(copy: Path) -> None:
+def test_a_fold_that_lists_other_clips_is_refused(copy: Path) -> None:
     path = copy / "folds" / "loso.json"
     folds = json.loads(path.read_text())
     folds["folds"]["anna"]["test"]["clips"] = {"fear": 2, "joy": 3}
@@ -175,10 +175,10 @@ def test_a_fold_that_promises_other_clips_is_refused(copy: Path) -> None:
         clips_of(copy, side="test")
 
 
-def test_a_side_without_built_subjects_is_refused(copy: Path) -> None:
+def test_a_side_without_built_speakers_is_refused(copy: Path) -> None:
     folder = open_folder(copy)
     side = Side(shards=(), subjects=(), clips={})
-    with pytest.raises(DataError, match="found no clip with a class; subjects are none that was built"):
+    with pytest.raises(DataError, match="found no clip with a class; speakers are none that was built"):
         load_clips(folder, side, label_scheme("crema-d-6"), ("faces.jpg",))
 
 
@@ -204,7 +204,7 @@ def test_a_shard_that_was_changed_is_named_before_anything_is_decoded(copy: Path
     tar = bytearray((copy / "cleo-000.tar").read_bytes())
     tar[len(tar) // 2] ^= 1
     (copy / "cleo-000.tar").write_bytes(tar)
-    names = [shard.name for shard in folder.dataset.shards]
+    names = [shard.name for shard in folder.index.shards]
     prefetch_shards(folder, names[:2]).wait(names[:2])
     prefetch_shards(folder, names, check="sizes").wait(names)
     with pytest.raises(DataError, match=r"cleo-000\.tar: found SHA-256 [0-9a-f]{64}, expected [0-9a-f]{64}"):
@@ -247,4 +247,4 @@ def test_an_unfinished_build_is_refused(copy: Path) -> None:
 
 def test_a_folder_knows_where_it_is(shards: Path) -> None:
     names = frozenset(f"{speaker}-000.tar" for speaker in SPEAKERS)
-    assert open_folder(str(shards)) == ShardFolder(path=shards, dataset=index.load_dataset(shards), available=names)
+    assert open_folder(str(shards)) == ShardFolder(path=shards, index=index.load_dataset(shards), available=names)

@@ -16,7 +16,7 @@ from train.data.dataset import FoldData, open_fold
 from train.feature_cache import cached_features, select_shard
 from train.models.videomae import Classifier, EncoderConfig
 from train.recipes import RECIPES
-from train.setup import make_transform
+from train.run_setup import make_transform
 
 ENCODER = EncoderConfig(width=16, depth=1, heads=2, mlp=32, patch=(2, 28, 28), input=(16, 56, 56))
 

@@ -18,7 +18,7 @@ TOKENS = 1568
 
 
 def pairs(strategy: Strategy, keys: tuple[str, ...] = KEYS) -> Pairs:
-    """Faces above 0 and spectrograms below, so that every pixel tells its modality."""
+    """Faces above 0 and spectrograms below, so that every pixel shows its modality."""
     generator = torch.Generator().manual_seed(1)
     faces = torch.rand(len(keys), strategy.faces, 3, 224, 224, generator=generator) + 1
     spectrograms = -torch.rand(len(keys), strategy.windows, 1, 224, 224, generator=generator) - 1

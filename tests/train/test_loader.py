@@ -34,7 +34,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def clips_of(path: Path, strategy: str = "cfas") -> Clips:
     folder = open_folder(path)
     side = fold_sides(folder, "a")["train"]
-    members = members_for(folder.dataset, STRATEGIES[strategy], "mfcc")
+    members = members_for(folder.index, STRATEGIES[strategy], "mfcc")
     return load_clips(folder, side, identity_scheme("folder", side.clips), members)
 
 

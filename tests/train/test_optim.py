@@ -68,8 +68,8 @@ def test_frozen_parameters_are_left_out() -> None:
 
 
 def test_rate_warms_up_then_falls_to_zero() -> None:
-    told = recipe(epochs=10, warmup_epochs=2, learning_rate=1.0)
-    rates = [lr_at(step, 5, told) for step in range(50)]
+    config = recipe(epochs=10, warmup_epochs=2, learning_rate=1.0)
+    rates = [lr_at(step, 5, config) for step in range(50)]
     assert rates[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
     assert rates[10] == 1.0
     assert rates[30] == pytest.approx(0.5)
@@ -78,14 +78,14 @@ def test_rate_warms_up_then_falls_to_zero() -> None:
 
 @given(st.integers(0, 10_000), st.integers(1, 50))
 def test_constant_rate_is_constant_after_warmup(step: int, steps_per_epoch: int) -> None:
-    told = recipe(curve="constant", warmup_epochs=0, learning_rate=1e-2)
-    assert lr_at(step, steps_per_epoch, told) == 1e-2
+    config = recipe(schedule="constant", warmup_epochs=0, learning_rate=1e-2)
+    assert lr_at(step, steps_per_epoch, config) == 1e-2
 
 
 @given(st.integers(0, 400), st.integers(1, 20), st.floats(0, 4.9))
 def test_rate_is_never_above_the_recipes(step: int, steps_per_epoch: int, warmup: float) -> None:
-    told = recipe(epochs=5, warmup_epochs=warmup)
-    assert 0 <= lr_at(step, steps_per_epoch, told) <= told.learning_rate
+    config = recipe(epochs=5, warmup_epochs=warmup)
+    assert 0 <= lr_at(step, steps_per_epoch, config) <= config.learning_rate
 
 
 @pytest.mark.parametrize(("most", "after"), [(1.0, 1.0), (10.0, 5.0), (None, 5.0)])

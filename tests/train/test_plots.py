@@ -12,11 +12,11 @@ import pytest
 
 from tests.factories import finished_runs
 from train import metrics
-from train.evaluate import FoldScores, score_predictions
 from train.report import plots
 from train.report.plots import LearningCurve
 from train.report.reported import ScoreLine
 from train.runs import EpochMetrics, RunResult, RunSummary, summarize_folds
+from train.scoring import FoldScores, score_predictions
 
 CURVE = LearningCurve(
     epochs=tuple(

@@ -33,8 +33,19 @@ def run(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = tmp_path_factory.mktemp("predict") / "runs"
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(ENCODERS, "tiny", SMALL)
-        told = ("--shards", str(shards), "--runs", str(runs), "--encoder", "tiny", "--recipe", "tiny", "--epochs", "1")
-        assert cli.run(["train", *told, "--fold", SPEAKERS[0]]) == 0
+        options = (
+            "--shards",
+            str(shards),
+            "--runs",
+            str(runs),
+            "--encoder",
+            "tiny",
+            "--recipe",
+            "tiny",
+            "--epochs",
+            "1",
+        )
+        assert cli.run(["train", *options, "--fold", SPEAKERS[0]]) == 0
     return runs / "folder" / "cfas" / f"fold-{SPEAKERS[0]}"
 
 
@@ -47,19 +58,19 @@ def test_the_test_fold_is_predicted_as_it_was_when_the_run_was_judged(
     run: Path, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Up to the last bits: batches are cut in another way."""
-    assert cli.run(["predict", "--run", str(run), "--shards", str(shards), "--out", str(tmp_path / "said.csv")]) == 0
-    said, judged = table(tmp_path / "said.csv"), table(run / "predictions.csv")
-    assert judged.keys() < said.keys()
+    assert cli.run(["predict", "--run", str(run), "--shards", str(shards), "--out", str(tmp_path / "out.csv")]) == 0
+    output, judged = table(tmp_path / "out.csv"), table(run / "predictions.csv")
+    assert judged.keys() < output.keys()
     for clip, row in judged.items():
-        assert {name: said[clip][name] for name in ("speaker", "label", "predicted")} == {
+        assert {name: output[clip][name] for name in ("speaker", "label", "predicted")} == {
             name: row[name] for name in ("speaker", "label", "predicted")
         }
         for name in (name for name in row if name.startswith("p(")):
-            assert float(said[clip][name]) == pytest.approx(float(row[name]), abs=1e-6)
+            assert float(output[clip][name]) == pytest.approx(float(row[name]), abs=1e-6)
     out = capsys.readouterr().out
     unseen = len(judged)
     assert f"{unseen} clips of unseen speakers ({SPEAKERS[0]})" in out
-    assert f"not scored: {len(said) - unseen} clips of speakers" in out
+    assert f"not scored: {len(output) - unseen} clips of speakers" in out
 
 
 def test_speakers_can_be_chosen(run: Path, shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -108,11 +119,11 @@ def test_an_export_predicts_and_says_what_it_is(
     assert sorted(path.name for path in out.iterdir()) == ["README.md", "config.json", "model.safetensors"]
     card = (out / "README.md").read_text("utf-8")
     assert all(text in card for text in ("UAR", SPEAKERS[0], "CC0 1.0", "Nobody, 2026", "cfas"))
-    said = []
+    output = []
     for folder in (run, out):
         assert cli.run(["predict", "--run", str(folder), "--shards", str(shards), "--out", str(tmp_path / "a")]) == 0
-        said.append((tmp_path / "a").read_bytes())
-    assert said[0] == said[1]
+        output.append((tmp_path / "a").read_bytes())
+    assert output[0] == output[1]
     capsys.readouterr()
 
 

@@ -44,7 +44,7 @@ def test_what_is_needed_first_is_made_ready_first(worker: Worker) -> None:
     prefetcher.wait(["s5"])
     prefetcher.close()
     assert worker.begun[:2] == ["s4", "s2"]
-    assert "s5" in worker.begun[2:4]  # one may have been in hand
+    assert "s5" in worker.begun[2:4]  # one may have been in progress
 
 
 def test_nothing_is_begun_before_it_is_asked_for(worker: Worker) -> None:

@@ -56,9 +56,9 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def clips_of(folder: ShardFolder, side: str = "train") -> Clips:
-    told = fold_sides(folder, "anna")[side]
-    members = members_for(folder.dataset, STRATEGIES["cfas"], "mfcc")
-    return load_clips(folder, told, identity_scheme("folder", told.clips), members)
+    fold_side = fold_sides(folder, "anna")[side]
+    members = members_for(folder.index, STRATEGIES["cfas"], "mfcc")
+    return load_clips(folder, fold_side, identity_scheme("folder", fold_side.clips), members)
 
 
 def loader_of(folder: ShardFolder, workers: int = 2, on_way: ShardPrefetcher | None = None, **changes: int) -> Loader:
@@ -90,9 +90,9 @@ def test_a_remote_folder_reads_like_a_local_one(kind: str, shards: Path, monkeyp
 def test_only_what_is_used_is_fetched_and_only_once(server: FileServer) -> None:
     list(loader_of(open_folder(server.url)).epoch(0))
     used = fold_sides(open_folder(server.url), "anna")["train"].shards
-    asked = [name for name in server.requested if name.endswith((".tar", ".json"))]
+    requested = [name for name in server.requested if name.endswith((".tar", ".json"))]
     receipts = [f"receipts/{name.removesuffix('.tar')}.json" for name in used]
-    assert sorted(asked) == sorted([*used, *receipts, "dataset.json", "folds/loso.json"])
+    assert sorted(requested) == sorted([*used, *receipts, "dataset.json", "folds/loso.json"])
     server.behave()
     list(loader_of(open_folder(server.url)).epoch(0))
     assert server.requested == ["SHA256SUMS"]

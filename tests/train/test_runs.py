@@ -14,7 +14,6 @@ import pytest
 
 from tests.factories import finished_runs
 from train import metrics, runs
-from train.evaluate import EvaluationError, Predictions, parse_predictions, score_predictions
 from train.runs import (
     EpochMetrics,
     finish_run,
@@ -25,6 +24,7 @@ from train.runs import (
     run_folder,
     summarize_folds,
 )
+from train.scoring import EvaluationError, Predictions, parse_predictions, score_predictions
 
 
 def test_a_finished_run_is_read_back_as_it_was(tmp_path: Path) -> None:

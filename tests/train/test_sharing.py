@@ -65,13 +65,13 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def train(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Train:
-    """Run a command; its status, and what it said."""
+    """Run a command; its status, and what it printed."""
 
     def call(shards: object, runs: str = "runs", *arguments: str, **options: Any) -> tuple[int, str, str]:
         named = {"encoder": "tiny", "recipe": "tiny", "epochs": 2, "fold": 3, **options}
-        told = [part for name, value in named.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+        flags = [part for name, value in named.items() for part in (f"--{name.replace('_', '-')}", str(value))]
         capsys.readouterr()
-        status = cli.run([*arguments, "--shards", str(shards), "--runs", str(tmp_path / runs), *told])
+        status = cli.run([*arguments, "--shards", str(shards), "--runs", str(tmp_path / runs), *flags])
         return status, *capsys.readouterr()
 
     return call
@@ -95,9 +95,9 @@ def same(one: Path, other: Path) -> bool:
     return equal and (one / "predictions.csv").read_bytes() == (other / "predictions.csv").read_bytes()
 
 
-def follow(said: str) -> None:
-    """Run the command that a message tells."""
-    line = said[said.index("python -m manifests fetch") :].splitlines()[0].partition(", then")[0]
+def follow(output: str) -> None:
+    """Run the command that a message names."""
+    line = output[output.index("python -m manifests fetch") :].splitlines()[0].partition(", then")[0]
     assert sharing.main(shlex.split(line)[3:]) == 0
 
 
@@ -140,15 +140,15 @@ def test_a_part_is_trained_and_tested_once_the_test_fold_has_come(
 ) -> None:
     part = tmp_path / "part"
     fetch(server.url, part, FoldSelector(fold="3", splits=("train",)))
-    status, out, said = train(part)
+    status, out, output = train(part)
     assert (status, out) == (0, "")
     assert not (home(tmp_path) / "result.json").exists()
     log = (home(tmp_path) / "log.jsonl").read_bytes()
     status, out, again = train(part)
-    assert (status, out, again.splitlines()[1:]) == (0, "", said.splitlines()[-1:])
-    follow(said)
-    status, out, said = train(part)
-    assert (status, said.count("\n")) == (0, 1)
+    assert (status, out, again.splitlines()[1:]) == (0, "", output.splitlines()[-1:])
+    follow(output)
+    status, out, output = train(part)
+    assert (status, output.count("\n")) == (0, 1)
     assert "4 clips of 1 unseen speaker (cleo)" in out
     assert (home(tmp_path) / "log.jsonl").read_bytes() == log  # nothing was trained again
     assert same(home(tmp_path), expected)
@@ -160,10 +160,12 @@ def test_shards_that_training_needs_and_lacks_are_told_with_what_brings_them(
 ) -> None:
     part = tmp_path / "part"
     fetch(server.url, part, FoldSelector(fold="1", splits=("test",)))
-    status, out, said = train(part)
-    assert (status, out, said.count("\n")) == (2, "", 1)
-    assert said.startswith(f"error: {part}: of 3 training and validation shards of fold cleo found 1; fetch the rest: ")
-    follow(said)
+    status, out, output = train(part)
+    assert (status, out, output.count("\n")) == (2, "", 1)
+    assert output.startswith(
+        f"error: {part}: of 3 training and validation shards of fold cleo found 1; fetch the rest: "
+    )
+    follow(output)
     assert train(part)[0] == 0
     assert not (part / TESTED).exists()
     follow(train(part)[2])
@@ -175,9 +177,9 @@ def test_shards_that_training_needs_and_lacks_are_told_with_what_brings_them(
 def test_a_sweep_over_a_part_trains_what_it_can(server: FileServer, train: Train, tmp_path: Path) -> None:
     part = tmp_path / "part"
     fetch(server.url, part, FoldSelector(fold="3", splits=("train",)))
-    status, out, said = train(part, "runs", "sweep", strategy="faces")
+    status, out, output = train(part, "runs", "sweep", strategy="faces")
     assert (status, out.strip()) == (0, "")
-    assert "the test fold is not available" in said
+    assert "the test fold is not available" in output
 
 
 @pytest.mark.parametrize(
@@ -194,8 +196,8 @@ def test_streaming_ends_as_training_from_a_local_folder(
 ) -> None:
     monkeypatch.setitem(RECIPES, "tiny", replace(RECIPES["tiny"], cache_inputs=cache_inputs))
     assert train(built, "local", workers=workers)[0] == 0
-    status, out, said = train(server.url, workers=workers)
-    assert status == 0, said
+    status, out, output = train(server.url, workers=workers)
+    assert status == 0, output
     assert "unseen speaker (cleo)" in out
     assert same(home(tmp_path), home(tmp_path, "local"))
     server.behave()
@@ -211,10 +213,10 @@ def test_training_begins_while_shards_arrive_and_a_wrong_one_ends_it_until_it_is
     server.misbehave(validation, Fault(hold=late, status=404))
     letting = threading.Thread(target=_after_a_checkpoint, args=(home(tmp_path), late))
     letting.start()
-    status, out, said = train(server.url, save_steps=1)
+    status, out, output = train(server.url, save_steps=1)
     letting.join()
     assert (status, out) == (2, "")
-    assert said.splitlines()[-1] == f"error: {server.url}/{validation}: not found (HTTP 404)"
+    assert output.splitlines()[-1] == f"error: {server.url}/{validation}: not found (HTTP 404)"
     assert (
         not (home(tmp_path) / "log.jsonl").exists()
         or b"validation_uar" not in (home(tmp_path) / "log.jsonl").read_bytes()
@@ -238,9 +240,9 @@ def test_ctrl_c_ends_the_wait_for_a_shard(server: FileServer, tmp_path: Path) ->
     while not [name for name in server.requested if name.endswith(".tar")]:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 130, said
-    assert said.splitlines()[-1] == "interrupted; run the same command to continue from the last checkpoint"
+    _, output = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert output.splitlines()[-1] == "interrupted; run the same command to continue from the last checkpoint"
 
 
 def _validation(folder: Path) -> str:

@@ -94,16 +94,16 @@ def test_killed_between_checkpoints_is_as_if_it_had_not_been(tmp_path: Path) -> 
     assert equal(weights(whole), weights(rest))
 
 
-@pytest.mark.parametrize("accumulate", [2, 4])
-def test_micro_batches_learn_the_same(tmp_path: Path, accumulate: int) -> None:
+@pytest.mark.parametrize("micro_batches", [2, 4])
+def test_micro_batches_learn_the_same(tmp_path: Path, micro_batches: int) -> None:
     """13 clips in steps of 8: the last step has micro-batches of 4 and 1, or of 2, 2 and 1."""
-    whole, split = plain(tmp_path / "whole", batch=8), plain(tmp_path / "split", batch=8, accumulate=accumulate)
+    whole, split = plain(tmp_path / "whole", batch=8), plain(tmp_path / "split", batch=8, micro_batches=micro_batches)
     calls: list[int] = []
     model = split.model
     split.compiled_model = lambda inputs: calls.append(len(inputs)) or model(inputs)
     whole.fit()
     split.fit()
-    assert calls[:accumulate] == [8 // accumulate] * accumulate
+    assert calls[:micro_batches] == [8 // micro_batches] * micro_batches
     for name, tensor in weights(whole).items():
         torch.testing.assert_close(weights(split)[name], tensor, rtol=0, atol=RANKS_TOLERANCE)
 

@@ -325,7 +325,7 @@ def _loss_and_gradients(model: nn.Module, video: Tensor) -> tuple[Tensor, list[T
 def test_checkpointing_changes_no_number() -> None:
     """Stochastic depth included: what was dropped is dropped again when a block is recomputed."""
     plain = _randomised(Classifier(SMALL, 5, drop_rate=0.5))
-    saving = _randomised(Classifier(SMALL, 5, drop_rate=0.5, checkpointing=True))
+    saving = _randomised(Classifier(SMALL, 5, drop_rate=0.5, gradient_checkpointing=True))
     video = _video(SMALL, clips=4)
     (loss, gradients), (wanted_loss, wanted) = _loss_and_gradients(saving, video), _loss_and_gradients(plain, video)
     assert torch.equal(loss, wanted_loss)
@@ -339,12 +339,12 @@ def test_checkpointing_keeps_less() -> None:
             model(_video(SMALL))
         return sum(sizes) - _video(SMALL).numel()
 
-    assert kept(Encoder(SMALL, checkpointing=True)) < kept(Encoder(SMALL)) / 3
+    assert kept(Encoder(SMALL, gradient_checkpointing=True)) < kept(Encoder(SMALL)) / 3
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_compiles_as_one_graph(checkpointing: bool) -> None:
-    model = _randomised(Classifier(replace(SMALL, depth=2), 5, checkpointing=checkpointing))
+@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+def test_compiles_as_one_graph(gradient_checkpointing: bool) -> None:
+    model = _randomised(Classifier(replace(SMALL, depth=2), 5, gradient_checkpointing=gradient_checkpointing))
     video = _video(SMALL)
     torch.compiler.reset()
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")

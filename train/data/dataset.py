@@ -1,6 +1,6 @@
 """A folder of shards, a fold and a label scheme -> the clips of each side: where each is stored, and its class.
 
-Everything is checked before training: the folder matches its index, no subject is on two sides of the fold, every
+Everything is checked before training: the folder matches its index, no speaker is on two sides of the fold, every
 emotion has a class or is left out on purpose. Shards are hashed in the background, before they are decoded.
 """
 
@@ -22,9 +22,9 @@ import numpy as np
 import numpy.typing as npt
 
 from manifests import index, labels
-from manifests.download import download_file
-from manifests.fetch import expected_files, fetch_command, mirror_index
-from manifests.folds import SIDES, SPLITS, FoldSides, Side, read_fold_file, resolve_scheme
+from manifests.download import ExpectedFile, download_file
+from manifests.fetch import fetch_command, mirror_index
+from manifests.folds import SIDES, SPLIT_SIDES, FoldSides, Side, read_fold_file, resolve_scheme
 from manifests.index import Dataset, FoldSelection, Receipt, Shard, Statistics
 from manifests.labels import LabelScheme
 from manifests.stores import Store, is_remote, open_store
@@ -48,7 +48,7 @@ class ShardFolder:
 
     path: Path
     """Where the index is, and where shards are read."""
-    dataset: Dataset
+    index: Dataset
     available: frozenset[str]
     """Names of the shards that can be read: all, unless only a part of a folder was fetched."""
     store: Store | None = None
@@ -62,16 +62,16 @@ class ShardFolder:
 
     @property
     def speakers(self) -> dict[str, str]:
-        """Shard name -> subject."""
-        return {shard.name: shard.speaker for shard in self.dataset.shards}
+        """Shard name -> speaker."""
+        return {shard.name: shard.speaker for shard in self.index.shards}
 
     def fetch_command(self, scheme: str, fold: str, split: str) -> str:
         """The command that fetches the shards of a split that are missing."""
-        return fetch_command(self.source, self.path, FoldSelection(scheme=scheme, fold=fold, sides=SPLITS[split]))
+        return fetch_command(self.source, self.path, FoldSelection(scheme=scheme, fold=fold, sides=SPLIT_SIDES[split]))
 
     def shards(self, names: Sequence[str]) -> list[Shard]:
         """Entries of the index for some shards."""
-        known = {shard.name: shard for shard in self.dataset.shards}
+        known = {shard.name: shard for shard in self.index.shards}
         return [known[name] for name in names]
 
 
@@ -83,7 +83,7 @@ class Clips:
     shards: tuple[str, ...]
     """File names."""
     speakers: tuple[str, ...]
-    """The subject of each shard."""
+    """The speaker of each shard."""
     members: tuple[str, ...]
     """Suffixes of the m members that are read: at most the faces and one spectrogram."""
     shard: npt.NDArray[np.int32]
@@ -123,12 +123,12 @@ class FoldData:
     @property
     def name(self) -> str:
         """Name of the corpus."""
-        return self.folder.dataset.dataset
+        return self.folder.index.dataset
 
     @property
     def sha256(self) -> str:
         """Hash over all shards, whatever the fold."""
-        hashes = sorted(shard.sha256 for shard in self.folder.dataset.shards)
+        hashes = sorted(shard.sha256 for shard in self.folder.index.shards)
         return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
     def clips(self, side: str) -> Clips:
@@ -154,10 +154,10 @@ def open_fold(
     StoreError.
     """
     folder = open_folder(location)
-    scheme = resolve_scheme(fold_scheme, folder.dataset.fold_schemes, set(folder.speakers.values()))
+    scheme = resolve_scheme(fold_scheme, folder.index.fold_schemes, set(folder.speakers.values()))
     sides = fold_sides(folder, fold, scheme)
-    members = members_for(folder.dataset, strategy_named(strategy), feature)
-    needed = [sides[side] for side in SPLITS["train"]]
+    members = members_for(folder.index, strategy_named(strategy), feature)
+    needed = [sides[side] for side in SPLIT_SIDES["train"]]
     if missing := folder.missing(needed):
         total = sum(len(side.shards) for side in needed)
         raise DataError(
@@ -165,7 +165,7 @@ def open_fold(
             f"fetch the rest: {folder.fetch_command(scheme, fold, 'train')}"
         )
     emotions = sorted({emotion for side in SIDES for emotion in sides[side].clips})
-    classes = choose_labels(folder.dataset, label_scheme, emotions)
+    classes = choose_labels(folder.index, label_scheme, emotions)
     names = [name for side in SIDES for name in sides[side].shards if name in folder.available]
     return FoldData(
         folder=folder,
@@ -219,11 +219,11 @@ def find_folder(root: Path, dataset: str | None = None) -> Path:
 
 
 def load_folds(folder: ShardFolder, scheme: str | None = None) -> Mapping[str, FoldSides]:
-    """Fold -> side -> shards, subjects and clips, of a scheme or of the corpus's default one.
+    """Fold -> side -> shards, speakers and clips, of a scheme or of the corpus's default one.
 
-    Raises FoldError for an unknown scheme or one that leaks a subject, DataError for a file that was changed.
+    Raises FoldError for an unknown scheme or one that leaks a speaker, DataError for a file that was changed.
     """
-    name = resolve_scheme(scheme, folder.dataset.fold_schemes, set(folder.speakers.values()))
+    name = resolve_scheme(scheme, folder.index.fold_schemes, set(folder.speakers.values()))
     file = f"{index.FOLDS}/{name}.json"
     path = folder.path / file
     folds = read_fold_file(path.read_bytes(), folder.speakers, str(path)).folds
@@ -233,7 +233,7 @@ def load_folds(folder: ShardFolder, scheme: str | None = None) -> Mapping[str, F
 
 def fold_sides(folder: ShardFolder, fold: str, scheme: str | None = None) -> FoldSides:
     """`train`, `validation` and `test` of a fold. Raises what `load_folds` does, and DataError for an unknown fold."""
-    folds, name = load_folds(folder, scheme), scheme or folder.dataset.fold_schemes[0]
+    folds, name = load_folds(folder, scheme), scheme or folder.index.fold_schemes[0]
     if fold not in folds:
         raise DataError(f"{name}: unknown fold {fold!r}; valid are {', '.join(folds)}")
     return folds[fold]
@@ -274,7 +274,7 @@ def prefetch_shards(folder: ShardFolder, names: Sequence[str], check: Check = "h
         if folder.store is None:
             _check_hash(path, sha256)
         elif (path, sha256) not in verified_files:
-            download_file(folder.store, folder.path, expected_files(shards[name])[1], stop)
+            download_file(folder.store, folder.path, ExpectedFile.tar_of(shards[name]), stop)
             verified_files.add((path, sha256))
 
     return ShardPrefetcher(shards if folder.store is not None or check == "hashes" else (), prepare)
@@ -300,8 +300,8 @@ def load_clips(folder: ShardFolder, side: Side, scheme: LabelScheme, members: tu
     if emotions != side.clips:
         raise DataError(f"{folder.path}: found clips {dict(emotions)}, expected {side.clips} as the fold lists")
     if not sum(map(len, keys)):
-        subjects = ", ".join(side.subjects) or "none that was built"
-        raise DataError(f"{folder.path}: found no clip with a class; subjects are {subjects}")
+        speakers = ", ".join(side.subjects) or "none that was built"
+        raise DataError(f"{folder.path}: found no clip with a class; speakers are {speakers}")
     return Clips(
         folder=folder.path,
         shards=tuple(shard.name for shard in shards),
@@ -323,12 +323,12 @@ def load_all_clips(
 
     Labels are indices into the emotions. Raises DataError.
     """
-    shards = folder.shards(names) if names is not None else folder.dataset.shards
+    shards = folder.shards(names) if names is not None else folder.index.shards
     known = {shard.name for shard in shards}
     counts = Counter(row.emotion for row in index.load_rows(folder.path) if row.shard in known)
-    subjects = sorted({shard.speaker for shard in shards})
-    side = Side(shards=tuple(sorted(known)), subjects=tuple(subjects), clips=dict(sorted(counts.items())))
-    scheme = labels.identity_scheme(folder.dataset.dataset, counts)
+    speakers = sorted({shard.speaker for shard in shards})
+    side = Side(shards=tuple(sorted(known)), subjects=tuple(speakers), clips=dict(sorted(counts.items())))
+    scheme = labels.identity_scheme(folder.index.dataset, counts)
     return load_clips(folder, side, scheme, members), scheme.classes
 
 
@@ -366,7 +366,7 @@ def _index_shard(
 def _load_receipt(folder: ShardFolder, shard: Shard) -> Receipt:
     path = folder.path / shard.receipt
     if folder.store is not None:
-        download_file(folder.store, folder.path, expected_files(shard)[0])
+        download_file(folder.store, folder.path, ExpectedFile.receipt_of(shard))
     _check_hash(path, shard.receipt_sha256)
     receipt = index.load_receipt(path)
     if (receipt.shard, receipt.sha256, receipt.bytes) != (shard.name, shard.sha256, shard.bytes):

@@ -73,7 +73,7 @@ class Batch(ClipBatch):
     """Clips as they are stored in shards. A modality that the strategy does not use has no faces or no windows."""
 
     speakers: tuple[str, ...]
-    """B subject ids."""
+    """B speaker ids."""
     filmstrips: Tensor
     """uint8 [B, 224, 3584, 3] RGB, 16 faces side by side; or [B, 224, 0, 3]."""
     spectrograms: Tensor
@@ -167,15 +167,15 @@ class Loader:
                 if not self._prefetcher.complete:
                     shards = self._shard_names(clips)
                     while waiting and not self._prefetcher.is_ready(shards):
-                        yield _finished(*waiting.popleft())
+                        yield _finish_batch(*waiting.popleft())
                     self._prefetcher.wait(shards)
                 batch, arrays = self._allocate(clips)
                 parts = (range(first, len(clips), self._workers) for first in range(self._workers))
                 waiting.append((batch, [pool.submit(self._fill, arrays, clips, part) for part in parts]))
                 if len(waiting) > PREFETCH_BATCHES:
-                    yield _finished(*waiting.popleft())
+                    yield _finish_batch(*waiting.popleft())
             while waiting:
-                yield _finished(*waiting.popleft())
+                yield _finish_batch(*waiting.popleft())
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -263,7 +263,8 @@ class _BufferPool:
         return torch.from_numpy(borrowed)
 
 
-def _finished(batch: Batch, parts: Sequence[Future[None]]) -> Batch:
+def _finish_batch(batch: Batch, parts: Sequence[Future[None]]) -> Batch:
+    """Wait until all parts of a batch are decoded. Raises the error of one that could not be."""
     for part in parts:
         part.result()
     return batch

@@ -13,7 +13,10 @@ Prepare = Callable[[str, threading.Event], None]
 
 
 class ShardPrefetcher:
-    """Prepares each of several shards once. An error with one of them is raised to every caller that waits for any."""
+    """Makes shards ready in the background, each once: `prepare` downloads a remote one, or hashes a local one.
+
+    An error with one of them is raised to every caller that waits for any.
+    """
 
     def __init__(self, names: Iterable[str], prepare: Prepare, threads: int = THREADS) -> None:
         """`prepare` is called from several threads, and not before the first request."""

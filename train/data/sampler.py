@@ -63,7 +63,7 @@ class ClipSampler:
         order = self.order(epoch)
         return [order[self.rank_slice(step)] for step in range(first_step, len(self))]
 
-    def micro_batch_size(self, accumulate: int) -> int:
-        """Clips of each of `accumulate` micro-batches, an even number for mixup's pairs."""
-        size = -(-self.batch_size // accumulate)
+    def micro_batch_size(self, micro_batches: int) -> int:
+        """Clips of each of `micro_batches` micro-batches, an even number for mixup's pairs."""
+        size = -(-self.batch_size // micro_batches)
         return size + size % 2

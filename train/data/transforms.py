@@ -21,13 +21,13 @@ from torch.nn import functional
 
 from manifests.errors import UserError
 from manifests.index import Statistics
+from manifests.schema import COLUMNS, CROP_PX, FRAMES
 from train.data.loader import Batch, CachedBatch
-from train.fusion import SIDE_PX, STEPS, Pairs, Strategy
+from train.fusion import Pairs, Strategy
 from train.models.videomae import InputRange
 
 #: Windows overlap by half: window i begins 112 columns after window i-1, on the grid of 16 and on that of 8.
-WINDOW_COLUMNS = 224
-WINDOW_HOP_COLUMNS = WINDOW_COLUMNS // 2
+WINDOW_HOP_COLUMNS = COLUMNS // 2
 
 #: How far 1 dB of gain raises a row: dB spectra by 1 dB, cepstra from coefficient 1 up not at all.
 GAIN_RESPONSE: Mapping[str, float] = {"mfcc": 0.0, "logmel": 1.0, "stft": 1.0}
@@ -127,7 +127,7 @@ class ClipTransform:
     """Of `<feature>_<windows>` over the training shards; empty where the strategy has no windows."""
     input_range: InputRange = "imagenet"
     """Of the encoder's configuration."""
-    input_size: tuple[int, int, int] = (STEPS, SIDE_PX, SIDE_PX)
+    input_size: tuple[int, int, int] = (FRAMES, CROP_PX, CROP_PX)
     """T, H, W of the encoder's configuration."""
     augmentation: Augmentation | None = None
     """None: training input is made as evaluation input is."""
@@ -233,8 +233,8 @@ def downsample(video: Tensor, size: tuple[int, int, int]) -> Tensor:
 
 def split_filmstrips(filmstrips: Tensor, count: int) -> Tensor:
     """[B, 224, 3584, 3] -> [B, count, 3, 224, 224], every (16/count)-th face from the first on, without a copy."""
-    images = filmstrips.unflatten(2, (filmstrips.shape[2] // SIDE_PX, SIDE_PX)).permute(0, 2, 4, 1, 3)
-    return images[:, :: STEPS // count] if count else images[:, :0]
+    images = filmstrips.unflatten(2, (filmstrips.shape[2] // CROP_PX, CROP_PX)).permute(0, 2, 4, 1, 3)
+    return images[:, :: FRAMES // count] if count else images[:, :0]
 
 
 def spectrogram_images(rows: Tensor) -> Tensor:
@@ -243,9 +243,9 @@ def spectrogram_images(rows: Tensor) -> Tensor:
     Bilinear between row centres, without antialiasing (heights only grow, so there is nothing to filter).
     """
     if not rows.numel():
-        return rows.new_empty(*rows.shape[:2], 1, SIDE_PX, SIDE_PX)
+        return rows.new_empty(*rows.shape[:2], 1, CROP_PX, CROP_PX)
     upright = rows.flip(-2)
-    return functional.interpolate(upright, size=(SIDE_PX, SIDE_PX), mode="bilinear", align_corners=False).unsqueeze(2)
+    return functional.interpolate(upright, size=(CROP_PX, CROP_PX), mode="bilinear", align_corners=False).unsqueeze(2)
 
 
 def clip_draws(keys: Sequence[str], seed: int, epoch: int, device: torch.device | str = "cpu") -> dict[str, Tensor]:
@@ -260,7 +260,7 @@ def clip_draws(keys: Sequence[str], seed: int, epoch: int, device: torch.device 
 
 def augment_faces(faces: Tensor, settings: Augmentation, draws: Mapping[str, Tensor]) -> Tensor:
     """One crop, one mirroring and one change of colour for a whole clip: [B, F, 3, 224, 224] in 0..1, and so after."""
-    return _recoloured(_cropped(faces, settings, draws), settings, draws) if faces.numel() else faces
+    return _jitter_colour(_crop(faces, settings, draws), settings, draws) if faces.numel() else faces
 
 
 def augment_spectrograms(
@@ -315,7 +315,7 @@ def _generator(key: str, seed: int, epoch: int) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(hashlib.sha256(f"{seed} {epoch} {key}".encode()).digest()))
 
 
-def _cropped(faces: Tensor, settings: Augmentation, draws: Mapping[str, Tensor]) -> Tensor:
+def _crop(faces: Tensor, settings: Augmentation, draws: Mapping[str, Tensor]) -> Tensor:
     """A square of each clip, mirrored or not, resized to 224x224, bilinear; frames are treated as channels."""
     side = settings.crop_scale + (1 - settings.crop_scale) * draws["crop"]
     x, y = ((1 - side) * (2 * draws[name] - 1) for name in ("crop_x", "crop_y"))
@@ -327,7 +327,7 @@ def _cropped(faces: Tensor, settings: Augmentation, draws: Mapping[str, Tensor])
     return functional.grid_sample(channels, grid, padding_mode="border", align_corners=False).view_as(faces)
 
 
-def _recoloured(faces: Tensor, settings: Augmentation, draws: Mapping[str, Tensor]) -> Tensor:
+def _jitter_colour(faces: Tensor, settings: Augmentation, draws: Mapping[str, Tensor]) -> Tensor:
     """Saturation s, contrast c, brightness b: x -> b (c (s x + (1-s) luma) + (1-c) m), m the clip's mean luma."""
     saturation, contrast, brightness = (
         1 + settings.colour * (2 * draws[name] - 1) for name in ("saturation", "contrast", "brightness")

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from train.models.checkpoint_formats import WeightsError
 
 WEIGHTS_FILE = "model.safetensors"
-CONFIG_FILE = "config.json"
+MODEL_CONFIG_FILE = "config.json"
 
 #: Names of weights in a folder or on the hub; the first one found is used.
 _NAMES = (WEIGHTS_FILE, "pytorch_model.bin")
@@ -83,19 +83,19 @@ def _download(hub_id: str) -> tuple[Path, str]:
         raise WeightsError(f"{hub_id}: found no such file or folder; for the hub, pip install '.[hub]'") from error
     for name in _NAMES:
         try:
-            hf_hub_download(hub_id, CONFIG_FILE)
+            hf_hub_download(hub_id, MODEL_CONFIG_FILE)
             return Path(hf_hub_download(hub_id, name)), f"{hub_id}/{name}"
         except (EntryNotFoundError, OSError, ValueError) as error:  # no such file, model, network or name
             problem = error
     raise WeightsError(
-        f"{hub_id}: found no such file or folder, and on the hub no {CONFIG_FILE} with {' or '.join(_NAMES)} "
+        f"{hub_id}: found no such file or folder, and on the hub no {MODEL_CONFIG_FILE} with {' or '.join(_NAMES)} "
         f"({first_line(problem)}); check the name and the network"
     ) from problem
 
 
 def _settings(path: Path) -> dict[str, Any]:
     """`config.json` in the folder of weights that have a usual name, else {}."""
-    config = path.parent / CONFIG_FILE
+    config = path.parent / MODEL_CONFIG_FILE
     if path.name not in _NAMES or not config.is_file():
         return {}
     if config.stat().st_size > _MAX_CONFIG_BYTES:

@@ -190,17 +190,17 @@ class Block(nn.Module):
 class Encoder(nn.Module):
     """Video -> tokens. `drop_rate` is that of the last block; from the first, which has 0, it rises linearly.
 
-    With `checkpointing` the blocks keep only their inputs for the backward pass, which computes them again.
+    With `gradient_checkpointing` the blocks keep only their inputs for the backward pass, which computes them again.
     """
 
     pos_embed: Tensor
 
-    def __init__(self, config: EncoderConfig, *, drop_rate: float = 0.0, checkpointing: bool = False) -> None:
+    def __init__(self, config: EncoderConfig, *, drop_rate: float = 0.0, gradient_checkpointing: bool = False) -> None:
         super().__init__()
         if not 0 <= drop_rate < 1:
             raise ValueError(f"encoder: found drop path rate {drop_rate}, expected one from 0 to below 1")
         self.config = config
-        self.checkpointing = checkpointing
+        self.gradient_checkpointing = gradient_checkpointing
         self.patch_embed = PatchEmbed(config)
         table = sinusoidal_positions(config.tokens, config.width)
         self.register_buffer("pos_embed", table, persistent=config.positions == "stored")
@@ -216,7 +216,7 @@ class Encoder(nn.Module):
         """
         tokens = self.patch_embed(video)
         tokens = tokens + self.pos_embed.to(tokens.dtype)  # under autocast the stream stays in 16 bits
-        recompute = self.checkpointing and torch.is_grad_enabled()
+        recompute = self.gradient_checkpointing and torch.is_grad_enabled()
         for block in self.blocks:
             tokens = checkpoint(block, tokens, use_reentrant=False) if recompute else block(tokens)
         return self.norm(tokens)
@@ -226,10 +226,10 @@ class Classifier(nn.Module):
     """Encoder, mean over its tokens, LayerNorm, Linear (paper III.C: a single layer as the head)."""
 
     def __init__(
-        self, config: EncoderConfig, classes: int, *, drop_rate: float = 0.0, checkpointing: bool = False
+        self, config: EncoderConfig, classes: int, *, drop_rate: float = 0.0, gradient_checkpointing: bool = False
     ) -> None:
         super().__init__()
-        self.encoder = Encoder(config, drop_rate=drop_rate, checkpointing=checkpointing)
+        self.encoder = Encoder(config, drop_rate=drop_rate, gradient_checkpointing=gradient_checkpointing)
         self.fc_norm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
         self.head = nn.Linear(config.width, classes)
         nn.init.trunc_normal_(self.head.weight, std=0.02)

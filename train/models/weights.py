@@ -22,7 +22,7 @@ from torch import Tensor
 
 from manifests.files import atomic_write
 from train.models.checkpoint_formats import CheckpointFormat, WeightsError, canonical_state, detect_format, quote_keys
-from train.models.checkpoint_io import CONFIG_FILE, WEIGHTS_FILE, CheckpointFile, dump_weights, read_checkpoint
+from train.models.checkpoint_io import MODEL_CONFIG_FILE, WEIGHTS_FILE, CheckpointFile, dump_weights, read_checkpoint
 from train.models.videomae import Classifier, Encoder, EncoderConfig, resize_positions
 
 FORMAT = "multimae-der"
@@ -115,7 +115,7 @@ def save_classifier(
         "sha256": fingerprint(model),
     }
     atomic_write(folder / WEIGHTS_FILE, dump_weights(model))
-    atomic_write(folder / CONFIG_FILE, (json.dumps(settings, indent=2) + "\n").encode())
+    atomic_write(folder / MODEL_CONFIG_FILE, (json.dumps(settings, indent=2) + "\n").encode())
 
 
 def load_classifier(folder: str | Path) -> TrainedClassifier:
@@ -131,7 +131,9 @@ def load_classifier(folder: str | Path) -> TrainedClassifier:
     initialize_from(model, weights)
     model.load_state_dict(dict(weights.head), strict=False)
     if source.settings.get("sha256") != fingerprint(model):
-        raise WeightsError(f"{weights.source}: found other weights than {CONFIG_FILE} describes; export the run again")
+        raise WeightsError(
+            f"{weights.source}: found other weights than {MODEL_CONFIG_FILE} describes; export the run again"
+        )
     return TrainedClassifier(
         model=model.eval(),
         classes=tuple(map(str, classes)),
@@ -194,7 +196,7 @@ def _resolve_config(
         raise WeightsError(f"{where}: found no patch embedding and MLP in their shapes, expected an encoder")
     width, depth = embed.shape[0], len({name.split(".")[1] for name in tensors if name.startswith("blocks.")})
     measured = {"width": width, "depth": depth, "mlp": mlp.shape[0], "patch": tuple(embed.shape[2:])}
-    _check_same_architecture(measured, declared, where, f"as in {CONFIG_FILE}; get both files again")
+    _check_same_architecture(measured, declared, where, f"as in {MODEL_CONFIG_FILE}; get both files again")
     fields = {"layer_norm_eps": known.layer_norm_eps, "input_range": known.input_range, **declared, **measured}
     if requested is not None:
         _check_same_architecture(fields, asdict(requested), where, "as requested; request the encoder that fits")
@@ -209,7 +211,7 @@ def _resolve_config(
 
 def _declared_config(source: CheckpointFile) -> dict[str, Any]:
     """Fields of `EncoderConfig` from the configuration file: this project's, Hugging Face's, or none."""
-    settings, where = source.settings, f"{source.where}: its {CONFIG_FILE}"
+    settings, where = source.settings, f"{source.where}: its {MODEL_CONFIG_FILE}"
     try:
         if settings.get("format") == FORMAT:
             if settings["version"] != VERSION:

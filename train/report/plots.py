@@ -23,10 +23,10 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
 from train import metrics
-from train.evaluate import FoldScores
 from train.fusion import STRATEGIES
 from train.report.reported import MODALITY_CEILINGS, ScoreLine
 from train.runs import EpochMetrics, RunSummary
+from train.scoring import FoldScores
 
 WIDTH_INCHES, DOTS_PER_INCH = 7.0, 200
 

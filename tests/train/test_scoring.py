@@ -15,7 +15,7 @@ from hypothesis.extra.numpy import arrays
 from tests.factories import finished_runs
 from train import metrics
 from train.data.dataset import Clips
-from train.evaluate import (
+from train.scoring import (
     EvaluationError,
     ExpectedClip,
     Predictions,

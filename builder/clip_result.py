@@ -11,8 +11,8 @@ from manifests.index import Row, Statistics, file_sha256
 
 
 @dataclass(frozen=True, kw_only=True)
-class BuiltClip:
-    """A clip that was built or dropped."""
+class ClipResult:
+    """The members of a clip that was built, or the reason in the row of one that was dropped."""
 
     row: Row
     members: Mapping[str, bytes] | None
@@ -47,9 +47,9 @@ def recorded_row(source: ClipSource, root: Path, sha256: Sha256 = recording_sha2
     return replace(planned_row(source, root), sha256=sha256(source.video), sound_sha256=sha256(source.sound))
 
 
-def drop_clip(row: Row, reason: str, detail: str) -> BuiltClip:
+def drop_clip(row: Row, reason: str, detail: str) -> ClipResult:
     """A clip that is left out of the shards, with the reason."""
-    return BuiltClip(row=replace(row, status="dropped", reason=reason, detail=detail), members=None, statistics={})
+    return ClipResult(row=replace(row, status="dropped", reason=reason, detail=detail), members=None, statistics={})
 
 
 def relative_name(path: Path, root: Path) -> str:

@@ -33,7 +33,7 @@ from train.models.weights import fingerprint, initialize_from, load_weights, sav
 from train.optim import make_optimizer
 from train.provenance import Provenance
 from train.recipes import UNCHANGED
-from train.runs import CONFIG_FILE, MODEL, Run, RunProtocol
+from train.runs import MODEL, RUN_CONFIG_FILE, Run, RunProtocol
 from train.trainer import Trainer, run_inference
 
 #: Folder, among the runs, of features of frozen encoders.
@@ -41,7 +41,7 @@ FEATURES = ".features"
 #: Most bytes of a side's inputs that are cached in memory.
 MAX_CACHED_BYTES = 2**31
 #: Settings that change no score, or only through what `settings_hash` covers.
-_NOT_COMPARED = ("shards", "runs", "workers", "device", "accumulate", "save_steps", "check", "compile", "weights")
+_NOT_COMPARED = ("shards", "runs", "workers", "device", "micro_batches", "save_steps", "check", "compile", "weights")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -114,7 +114,7 @@ class TrainingSetup:
                     f"expected at most {MAX_CACHED_BYTES / 1e9:.0f} GB; choose another --recipe"
                 )
             loader = Loader(clips, replace(sampler, shuffle=False), **options)
-            inputs = run_inference(nn.Identity(), loader, self.transform, self.ranks, self.config.accumulate)
+            inputs = run_inference(nn.Identity(), loader, self.transform, self.ranks, self.config.micro_batches)
         else:
             return Loader(clips, sampler, **options)
         keys = tuple(key.decode() for key in clips.keys)
@@ -144,7 +144,7 @@ class TrainingSetup:
 
     def is_finished(self) -> bool:
         """Whether the run was tested. Raises ConfigError or EvaluationError if it was trained with other settings."""
-        path = self.folder / CONFIG_FILE
+        path = self.folder / RUN_CONFIG_FILE
         if path.is_file():
             try:
                 before = dict(json.loads(path.read_bytes())["identity"])
@@ -159,7 +159,7 @@ class TrainingSetup:
 
     def write_config(self) -> None:
         """Write config.json, unless the run is resumed."""
-        path = self.folder / CONFIG_FILE
+        path = self.folder / RUN_CONFIG_FILE
         if self.ranks.is_main and not path.is_file():
             atomic_write(path, (json.dumps(self._config_record(), indent=1, sort_keys=True) + "\n").encode())
         self.ranks.barrier()
@@ -189,8 +189,8 @@ class TrainingSetup:
         provenance = Provenance(
             run=run,
             normalization=self.transform.normalization,
-            build=data.folder.dataset.identity["config"],
-            about=data.folder.dataset.about,
+            build=data.folder.index.identity["config"],
+            about=data.folder.index.about,
             mapping=data.label_scheme.mapping,
             seen_speakers=tuple(sorted({*data.sides["train"].subjects, *data.sides["validation"].subjects})),
         )
@@ -253,7 +253,9 @@ def make_classifier(config: TrainConfig, classes: int) -> tuple[Classifier, str]
     weights = load_weights(config.weights, encoder) if config.weights else None
     torch.manual_seed(config.seed)
     encoder = weights.config if weights else encoder
-    model = Classifier(encoder, classes, drop_rate=recipe.drop_path, checkpointing=recipe.checkpointing)
+    model = Classifier(
+        encoder, classes, drop_rate=recipe.drop_path, gradient_checkpointing=recipe.gradient_checkpointing
+    )
     if weights:
         initialize_from(model, weights)
     if recipe.freeze_encoder:
