@@ -12,6 +12,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -145,6 +146,8 @@ def run_shards(args: argparse.Namespace) -> int:
     """Build shards. Exit status 1 if too many clips were dropped or a speaker has no clips, unless accepted."""
     with exit_on_interrupt():
         from builder.run import BuildJob, PartSummary, build
+
+        import_module("webdataset")  # writes the shards: if it is missing, fail before any work
     config, engine, part = build_config(args), _engine(args), _part(args)
     summary = build(
         BuildJob(
@@ -283,6 +286,8 @@ def run_features(args: argparse.Namespace) -> int:
     with exit_on_interrupt():
         from builder.engines import LocalPool
         from builder.features import FeaturesJob, make_features
+
+        import_module("webdataset")  # writes the shards: if it is missing, fail before any work
     features = tuple(args.feature.replace(",", " ").split())
     out = args.out or args.shards.with_name("-".join((args.shards.resolve().name, *features)))
     engine = LocalPool(workers=args.workers)

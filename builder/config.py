@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib import metadata
@@ -119,7 +120,8 @@ def digest(value: object) -> str:
 
 def versions() -> dict[str, str]:
     """Package -> version, for the installed packages in VERSIONED and OpenCV."""
-    installed = {dist.metadata["Name"]: dist.version for dist in metadata.distributions()}
-    found = {name: installed[name] for name in VERSIONED if name in installed}
-    opencv = next((installed[name] for name in OPENCV_NAMES if name in installed), None)
-    return found | ({"opencv": opencv} if opencv else {})
+    found = {}
+    for name in (*VERSIONED, *OPENCV_NAMES):
+        with suppress(metadata.PackageNotFoundError):
+            found.setdefault("opencv" if name in OPENCV_NAMES else name, metadata.version(name))
+    return found

@@ -9,7 +9,14 @@ from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from random import Random
 
+import pytest
+
 KILLS = 200
+
+#: A test that kills at each call that changes the disk takes each `step`-th of them; `make test-slow` takes all.
+KILL_STEPS = pytest.mark.parametrize(
+    "step", [pytest.param(7, id="every 7th call"), pytest.param(1, id="every call", marks=pytest.mark.slow)]
+)
 
 
 def forked(work: Callable[[], object]) -> Callable[[], BaseProcess]:

@@ -71,11 +71,12 @@ def remote_files() -> tuple[RemoteFile, ...]:
     """The archives of the speech videos, one per actor. Half of their files have no sound and are ignored."""
     with (INVENTORY / "ravdess.csv").open(encoding="utf-8", newline="") as file:
         sizes = {row["archive"]: int(row["size"]) for row in csv.DictReader(file)}
+    known = inventory()
     return tuple(
         RemoteFile(
             name=f"Video_Speech_Actor_{actor}.zip",
             bytes=sizes[f"Video_Speech_Actor_{actor}.zip"],
-            members=tuple(_path(clip_id) for clip_id in inventory() if clip_id.endswith(f"-{actor}")),
+            members=tuple(_path(clip_id) for clip_id in known if clip_id.endswith(f"-{actor}")),
         )
         for actor in ACTORS
     )

@@ -87,6 +87,7 @@ def _run_stage(tmp_path: Path, name: str, *options: str) -> list[Figure]:
     return figures.load(path)
 
 
+@pytest.mark.slow
 def test_start_up_is_measured_for_several_numbers_of_shards(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="the loader is part of the trainer")
     found = _run_stage(tmp_path, "stage_load_growth", "--shards=300", "--clips=40", "--each=4", "--rounds=1")
@@ -107,6 +108,7 @@ def test_memory_of_a_process_is_measured_apart_from_its_children() -> None:
         processes.run_measured(["-c", "raise SystemExit(3)"])
 
 
+@pytest.mark.slow
 def test_training_is_measured_beside_the_reference(tmp_path: Path) -> None:
     pytest.importorskip("transformers", reason="the reference encoder is in transformers")
     found = _run_stage(tmp_path, "stage_train", "--device=cpu", "--batch=2", "--rounds=1", "--seconds=0.01")

@@ -22,6 +22,7 @@ def _figure(work: str, model: str, rate: float | None) -> Figure:
     return Figure(way=way, clips_per_second=rate, mfu=rate and rate / 1000, memory_gb=None)
 
 
+@pytest.mark.slow
 def test_both_kinds_of_work_are_measured_beside_the_reference(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

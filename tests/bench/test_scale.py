@@ -53,7 +53,9 @@ def count_calls(work: Callable[[Path, int], None], folder: Path, clips: int) -> 
     return count
 
 
-@pytest.mark.parametrize("stage", scale.STAGES)
+@pytest.mark.parametrize(
+    "stage", ["index", *(pytest.param(stage, marks=pytest.mark.slow) for stage in scale.STAGES if stage != "index")]
+)
 def test_twice_the_clips_take_no_more_than_twice_the_work(
     stage: str, corpora: dict[int, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -78,6 +80,7 @@ def test_an_index_of_many_clips_is_small_and_its_folds_are_ten(corpora: dict[int
         assert (twice / name).stat().st_size < 2.1 * (small / name).stat().st_size
 
 
+@pytest.mark.slow
 def test_the_bench_prints_the_cost_of_each_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert scale.main(["--clips", "600", "--json", str(tmp_path / "costs.json")]) == 0
     costs = json.loads((tmp_path / "costs.json").read_text())

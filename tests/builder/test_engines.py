@@ -32,7 +32,6 @@ ENGINES = {
     RANKS: [("--workers", "1", "--rank", str(rank), "--world-size", "2") for rank in range(2)],
     DASK: [("--workers", "2", "--engine", "dask")],
 }
-BY_ENGINE = pytest.mark.parametrize("engine", ENGINES)
 
 
 @pytest.fixture
@@ -64,7 +63,7 @@ def undisturbed(data: Path, *arguments: str) -> dict[str, bytes]:
 # --- one conformance suite over all ----------------------------------------------------------------------------
 
 
-@BY_ENGINE
+@pytest.mark.parametrize("engine", [LOCAL, pytest.param(RANKS, marks=pytest.mark.slow), DASK])
 def test_equal_bytes_with_a_clip_that_is_poison_and_one_that_hangs(engine: str, data: Path, out: Path) -> None:
     (data / "b1.mp4").write_text("crash")
     (data / "d2.mp4").write_text("hang")
@@ -77,7 +76,7 @@ def test_equal_bytes_with_a_clip_that_is_poison_and_one_that_hangs(engine: str, 
     assert contents(out) == undisturbed(data, "--clip-seconds", "2")
 
 
-@BY_ENGINE
+@pytest.mark.parametrize("engine", [LOCAL, RANKS, pytest.param(DASK, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "group", [pytest.param(True, id="with all it started", marks=pytest.mark.slow), pytest.param(False, id="alone")]
 )
@@ -112,6 +111,7 @@ def test_a_dask_worker_that_is_killed_costs_nothing(data: Path, out: Path) -> No
     assert contents(out) == undisturbed(data)
 
 
+@pytest.mark.slow
 def test_a_clip_that_kills_every_dask_worker_ends_the_build_in_one_line(data: Path, out: Path) -> None:
     (data / "c2.mp4").write_text("bereave")
     status, _, complained = started(DASK, data, out)[0].end()
@@ -195,6 +195,7 @@ def cluster(folder: Path, **environment: str) -> Iterator[str]:
         yield index.read_json(file)["address"]
 
 
+@pytest.mark.slow
 def test_a_cluster_of_others(data: Path, out: Path, tmp_path: Path) -> None:
     with cluster(tmp_path, DASK_DISTRIBUTED__WORKER__DAEMON="False") as address:
         ours = Running(FAKE, data, out, "--engine", "dask", "--scheduler", address)
@@ -203,6 +204,7 @@ def test_a_cluster_of_others(data: Path, out: Path, tmp_path: Path) -> None:
     assert contents(out) == undisturbed(data)
 
 
+@pytest.mark.slow
 def test_a_cluster_whose_workers_may_not_start_processes(data: Path, out: Path, tmp_path: Path) -> None:
     with cluster(tmp_path) as address:
         status, _, complained = Running(FAKE, data, out, "--engine", "dask", "--scheduler", address).end()

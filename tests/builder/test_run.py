@@ -27,7 +27,7 @@ from manifests.files import FolderError, HashingFile, describe_os_error, exclusi
 from manifests.verify import verify
 from manifests.withdraw import PENDING_WITHDRAWAL_FILE, withdraw
 from tests.fakes import clip_builder
-from tests.kills import KILLS, forked, killed_at_random
+from tests.kills import KILL_STEPS, KILLS, forked, killed_at_random
 
 SPEAKERS = {
     "A": {"a1": "ok", "a2": "drop no_face", "a3": "ok"},
@@ -143,17 +143,18 @@ def is_draft(name: str, data: bytes) -> bool:
     return name == index.DATASET_FILE and json.loads(data)["complete"] is False
 
 
+@KILL_STEPS
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_killed_at_any_write_then_resumed_ends_with_the_same_bytes(data: Path, out: Path) -> None:
+def test_killed_at_any_write_then_resumed_ends_with_the_same_bytes(data: Path, out: Path, step: int) -> None:
     expected = undisturbed(data)
     points = 0
-    while killed(job(data, out), at=points + 1):
-        points += 1
+    while killed(job(data, out), at=points + step):
+        points += step
         check_nothing_half_published(out, {}, expected)
         build(job(data, out))
         assert contents(out) == expected, f"killed at call {points}"
         shutil.rmtree(out)
-    assert points > 60
+    assert points + step > 60
     assert contents(out) == expected
 
 
@@ -168,8 +169,9 @@ def test_killed_again_and_again_ends_with_the_same_bytes(data: Path, out: Path) 
     assert at > 10
 
 
+@KILL_STEPS
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_killed_while_following_a_changed_corpus(data: Path, out: Path) -> None:
+def test_killed_while_following_a_changed_corpus(data: Path, out: Path, step: int) -> None:
     build(job(data, out))
     shutil.copytree(out, data.parent / "before")
     before = contents(out)
@@ -177,14 +179,14 @@ def test_killed_while_following_a_changed_corpus(data: Path, out: Path) -> None:
     clip_builder.corpus(data, changed | {"D": {"d1": "big 900", "d2": "ok"}, "B": {"b1": "ok"}})
     expected = undisturbed(data)
     points = 0
-    while killed(replace(job(data, out), prune=True), at=points + 1):
-        points += 1
+    while killed(replace(job(data, out), prune=True), at=points + step):
+        points += step
         check_nothing_half_published(out, before, expected)
         build(replace(job(data, out), prune=True))
         assert contents(out) == expected, f"killed at call {points}"
         shutil.rmtree(out)
         shutil.copytree(data.parent / "before", out)
-    assert points > 40
+    assert points + step > 40
 
 
 @pytest.mark.slow

@@ -37,6 +37,7 @@ from tests.factories import media as factory
 from tests.factories.builder_shards import resign, shard_folder
 from tests.factories.face_clips import face_clip
 from tests.fakes import clip_builder
+from tests.kills import KILL_STEPS
 
 HERE = Path(__file__).parent
 Make = Callable[..., Path]
@@ -124,7 +125,7 @@ def job(shards: Path, out: Path, *chosen: str, workers: int = 1) -> FeaturesJob:
     [
         (("mfcc",), ("logmel",)),
         (("mfcc",), ("stft", "mfcc")),
-        (("stft", "mfcc"), ("mfcc",)),
+        pytest.param(("stft", "mfcc"), ("mfcc",), marks=pytest.mark.slow),
         pytest.param(("logmel",), ("mfcc",), marks=pytest.mark.slow),
     ],
     ids=str,
@@ -170,6 +171,7 @@ def test_a_fixed_timeline(built: Make, tmp_path: Path) -> None:
     assert tars(tmp_path / "out") == tars(built("stft", timeline="fixed"))
 
 
+@pytest.mark.slow
 def test_real_clips(real_clip: Callable[[str], Path], tmp_path: Path) -> None:
     data = real_clip("crema-d/VideoFlash/1001_DFA_ANG_XX.flv").parents[1]
     for chosen in (("mfcc",), ("mfcc", "logmel", "stft")):
@@ -250,9 +252,10 @@ def test_the_command_needs_no_face_model(tmp_path: Path) -> None:
 # --- stopped and resumed ---------------------------------------------------------------------------------------
 
 
+@KILL_STEPS
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_killed_at_any_write_then_resumed_ends_with_the_same_bytes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
     monkeypatch.setattr(engines, "ClipPool", clip_builder.InProcessPool)
     monkeypatch.setattr(features, "versions", dict)
@@ -263,13 +266,13 @@ def test_killed_at_any_write_then_resumed_ends_with_the_same_bytes(
     expected = contents(out)
     shutil.rmtree(out)
     points = 0
-    while killed(task, points + 1):
-        points += 1
+    while killed(task, points + step):
+        points += step
         check_nothing_half_published(out, expected)
         make_features(task)
         assert contents(out) == expected, f"killed at call {points}"
         shutil.rmtree(out)
-    assert points > 40
+    assert points + step > 40
 
 
 def check_nothing_half_published(out: Path, expected: Mapping[str, bytes]) -> None:
@@ -314,9 +317,11 @@ class Running:
         return self.process.returncode, complained
 
 
-@pytest.mark.parametrize(("number", "group"), [(signal.SIGKILL, False), (signal.SIGINT, True)])
+@pytest.mark.parametrize(
+    ("number", "group"), [pytest.param(signal.SIGKILL, False, marks=pytest.mark.slow), (signal.SIGINT, True)]
+)
 def test_an_ended_run_leaves_no_process_and_goes_on(tmp_path: Path, number: signal.Signals, group: bool) -> None:
-    shards = shard_folder(tmp_path / "shards", speakers=[f"s{i:02d}" for i in range(24)])
+    shards = shard_folder(tmp_path / "shards", speakers=[f"s{i:02d}" for i in range(10)])
     out = tmp_path / "out"
     running = Running(shards, out, "--feature", "stft", "--workers", "2")
     while running.process.poll() is None and not list(out.glob("receipts/*.json")):
@@ -333,13 +338,13 @@ def test_an_ended_run_leaves_no_process_and_goes_on(tmp_path: Path, number: sign
     assert done
     made = make_features(job(shards, out, "stft"))
     assert made.resumed >= len(done)
-    assert 0 < made.resumed < 25
+    assert 0 < made.resumed < 11
     make_features(job(shards, tmp_path / "undisturbed", "stft"))
     assert contents(out) == contents(tmp_path / "undisturbed")
 
 
 def test_a_worker_that_dies_is_one_line(tmp_path: Path) -> None:
-    shards, out = shard_folder(tmp_path / "shards", speakers=[f"s{i:02d}" for i in range(24)]), tmp_path / "out"
+    shards, out = shard_folder(tmp_path / "shards", speakers=[f"s{i:02d}" for i in range(10)]), tmp_path / "out"
     running = Running(shards, out, "--feature", "stft", "--workers", "1")
     while running.process.poll() is None and not list(out.glob("receipts/*.json")):
         time.sleep(0.01)

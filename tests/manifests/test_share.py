@@ -30,7 +30,7 @@ from tests.factories.builder_shards import SPEAKERS, shard_folder
 from tests.factories.licences import licensed_as
 from tests.fakes import hub as fake_hub
 from tests.fakes.hub import Repository
-from tests.kills import KILLS, forked, killed_at_random
+from tests.kills import KILL_STEPS, KILLS, forked, killed_at_random
 
 Capture = pytest.CaptureFixture[str]
 REPOSITORY = Path(__file__).parents[2]
@@ -320,8 +320,9 @@ def check_no_half_truth(far: Path, *versions: Path) -> None:
         assert verify(far, full=True) == []
 
 
-def test_killed_anywhere_it_never_looks_whole_and_goes_on(small: Path, tmp_path: Path) -> None:
-    for at in itertools.count(1):
+@KILL_STEPS
+def test_killed_anywhere_it_never_looks_whole_and_goes_on(small: Path, tmp_path: Path, step: int) -> None:
+    for at in itertools.count(1, step):
         far = tmp_path / str(at)
         if not killed(at, small, far):
             break
@@ -333,10 +334,11 @@ def test_killed_anywhere_it_never_looks_whole_and_goes_on(small: Path, tmp_path:
     assert at > 40
 
 
-def test_killed_while_replacing_an_older_version(small: Path, grown: Path, tmp_path: Path) -> None:
+@KILL_STEPS
+def test_killed_while_replacing_an_older_version(small: Path, grown: Path, tmp_path: Path, step: int) -> None:
     old = tmp_path / "old"
     to(grown, old)
-    for at in itertools.count(1):
+    for at in itertools.count(1, step):
         far = Path(shutil.copytree(old, tmp_path / str(at)))
         if not killed(at, small, far, prune=True):
             break
@@ -557,7 +559,7 @@ def test_older_version_in_a_bucket_is_replaced(small: Path, grown: Path, s3: Any
     assert "earlier versions, if the bucket keeps them still contain them" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("at", [1, 2, 7, 13, 14, 15])
+@pytest.mark.parametrize("at", [1, *(pytest.param(at, marks=pytest.mark.slow) for at in (2, 7, 13, 15)), 14])
 def test_killed_while_sending_to_a_bucket(small: Path, s3: Any, bucket: str, at: int) -> None:
     """The process dies as it is about to send its nth object."""
     bucket = f"{bucket}-{at}"
@@ -592,6 +594,7 @@ def test_a_bucket_that_is_not_there_is_named(small: Path, s3: Any) -> None:
 
 def test_a_server_that_is_not_there_is_named(small: Path, s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     command = [sys.executable, "-m", "manifests", "share", str(small), "s3://lab/x"]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 2

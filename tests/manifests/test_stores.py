@@ -228,6 +228,7 @@ def test_a_bucket_that_is_not_there_is_told(store: Any) -> None:
 
 
 def test_a_store_that_nobody_serves_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     with s3_server(monkeypatch):
         store = open_store("s3://lab/shards")
     with pytest.raises(UnreachableError, match=r"^s3://lab/shards/x\.tar: cannot be fetched \(Could not connect"):
