@@ -21,7 +21,7 @@ from manifests.index import Statistics
 from manifests.schema import FRAMES, Sample, SchemaError, Timing, encode
 
 #: A clip with faces in fewer than this many of its 16 frames is dropped.
-FEWEST_FACES = FRAMES // 2
+MIN_FACES = FRAMES // 2
 
 
 class ClipBuilder:
@@ -65,8 +65,8 @@ class ClipBuilder:
         clip = media.decode(source, self._config.make_timeline, self._config.decoder)
         followed = self.finder.follow(clip.video.frames)
         found = followed.found
-        if found.sum() < FEWEST_FACES:
-            raise MediaError("no_face", f"found a face in {found.sum()} of {FRAMES} frames, expected {FEWEST_FACES}")
+        if found.sum() < MIN_FACES:
+            raise MediaError("no_face", f"found a face in {found.sum()} of {FRAMES} frames, expected {MIN_FACES}")
         flags = set(clip.flags)
         if not found.all():
             flags.add("faces_missing")

@@ -106,7 +106,7 @@ def write_shard(folder: Path, plan: ShardPlan, clips: Iterable[ClipResult]) -> R
         plan=plan.digest,
         sha256=file.sha256 if statistics else None,
         bytes=file.bytes if statistics else 0,
-        members=index.member_places(path) if statistics else {},
+        members=index.member_byte_ranges(path) if statistics else {},
         rows=tuple(rows),
         statistics={name: reduce(operator.add, (each[name] for each in statistics)) for name in names},
     )

@@ -32,7 +32,7 @@ _MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~&!$])")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tally:
+class ClipCounts:
     """Counts of rows; the rows are not kept, because there may be millions."""
 
     statuses: Counter[str] = field(default_factory=Counter)
@@ -66,7 +66,7 @@ class Tally:
         return together
 
 
-def dataset_card(dataset: Dataset, tally: Tally) -> str:
+def dataset_card(dataset: Dataset, tally: ClipCounts) -> str:
     """Render the dataset card: content, usage, origin and licence of the folder."""
     clips = tally.clips
     title = licensing.about(dataset, "title") or dataset.dataset
@@ -102,7 +102,7 @@ def _fold_rows(dataset: Dataset, name: str, clips: Mapping[str, int]) -> Iterato
     """Rows of the table of folds: one per fold of a scheme, or one for leave-one-speaker-out."""
     if name == folds.LOSO:
         yield name, f"{len(clips)}, one for each speaker", "that speaker", "about a fifth of the others", "the rest"
-    elif name in folds.schemes_for(dataset.dataset, clips):
+    elif name in folds.fold_schemes_for(dataset.dataset, clips):
         for fold, sides in folds.fold_scheme(dataset.dataset, name, clips).folds.items():
             built = [[clips[s] for s in side if s in clips] for side in (sides.test, sides.validation, sides.train)]
             yield name, fold, *(f"{pluralize(len(side), 'speaker')}, {pluralize(sum(side), 'clip')}" for side in built)

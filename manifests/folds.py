@@ -36,7 +36,7 @@ LOSO = "loso"
 TEN_FOLDS = "speakers-10fold"
 #: Most speakers for leave-one-speaker-out: each fold lists all other speakers, so the file grows with the
 #: square of the speakers. Larger corpora use ten folds instead.
-MOST_LEFT_OUT = 200
+MAX_LEFT_OUT = 200
 SIDES = ("train", "validation", "test")
 
 _FOLDER = Path(__file__).parent / "folds"
@@ -250,16 +250,16 @@ def ten_folds(dataset: str, speakers: Iterable[str]) -> FoldScheme:
     )
 
 
-def schemes_for(dataset: str, speakers: Iterable[str] = ()) -> tuple[str, ...]:
+def fold_schemes_for(dataset: str, speakers: Iterable[str] = ()) -> tuple[str, ...]:
     """Names of all fold schemes of a corpus, the default first, the one generated from its speakers last."""
-    made = TEN_FOLDS if len(set(speakers)) > MOST_LEFT_OUT else LOSO
+    made = TEN_FOLDS if len(set(speakers)) > MAX_LEFT_OUT else LOSO
     return (*corpus_facts(dataset).fold_schemes, made)
 
 
 def fold_scheme(dataset: str, name: str, speakers: Iterable[str]) -> FoldScheme:
     """Scheme of a corpus by name: committed, or generated from the speakers. Raises FoldError listing valid names."""
     everyone = set(speakers)
-    valid = schemes_for(dataset, everyone)
+    valid = fold_schemes_for(dataset, everyone)
     if name not in valid:
         raise FoldError(f"unknown fold scheme {name!r} for {dataset}; valid are {', '.join(valid)}")
     make = {LOSO: leave_one_speaker_out, TEN_FOLDS: ten_folds}.get(name)

@@ -347,7 +347,7 @@ def load_checksums(folder: Path) -> dict[str, str]:
     return sums
 
 
-def member_places(tar: Path) -> dict[str, dict[str, tuple[int, int]]]:
+def member_byte_ranges(tar: Path) -> dict[str, dict[str, tuple[int, int]]]:
     """Clip id -> member suffix -> (offset, size), read from the tar's headers.
 
     Raises SchemaError unless it is an uncompressed tar of samples' members, as regular files without duplicates.

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from manifests import folds, index
-from manifests.card import Tally, dataset_card
+from manifests.card import ClipCounts, dataset_card
 from manifests.croissant import croissant
 from manifests.files import atomic_write, atomic_writer
 from manifests.index import Dataset, Shard
@@ -41,7 +41,7 @@ def write_index(folder: Path, description: Dataset, shards: Sequence[str]) -> Wr
     `description` has all fields except shards, counts and fold schemes. Raises ManifestError for a receipt
     that cannot be read, OSError.
     """
-    tally, records, sums = Tally(), list[Shard](), dict[str, str]()
+    tally, records, sums = ClipCounts(), list[Shard](), dict[str, str]()
     with atomic_writer(folder / index.CLIPS_FILE) as clips:
         for name in shards:
             path = folder / index.receipt_name(name)
@@ -88,7 +88,7 @@ def write_index(folder: Path, description: Dataset, shards: Sequence[str]) -> Wr
 
 
 def _write_folds(
-    folder: Path, dataset: str, speakers: Mapping[str, str], tally: Tally
+    folder: Path, dataset: str, speakers: Mapping[str, str], tally: ClipCounts
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Write a fold file for every scheme that fits. Returns scheme -> SHA-256, and scheme -> reason for the others.
 
@@ -98,7 +98,7 @@ def _write_folds(
         old.unlink()
     written: dict[str, str] = {}
     skipped: dict[str, str] = {}
-    for name in folds.schemes_for(dataset, speakers.values()):
+    for name in folds.fold_schemes_for(dataset, speakers.values()):
         rows = (
             {"speaker": speaker, "emotion": emotion}
             for speaker, emotions in tally.kept.items()

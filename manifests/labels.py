@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 
 from manifests.corpora import CORPORA, LabelError, LabelScheme, corpus_facts
 
-__all__ = ["LABEL_SCHEMES", "LabelError", "LabelScheme", "identity_scheme", "label_scheme", "schemes_for"]
+__all__ = ["LABEL_SCHEMES", "LabelError", "LabelScheme", "identity_scheme", "label_scheme", "label_schemes_for"]
 
 LABEL_SCHEMES: Mapping[str, LabelScheme] = {
     scheme.name: scheme for facts in CORPORA.values() for scheme in facts.label_schemes
@@ -25,7 +25,7 @@ def label_scheme(name: str) -> LabelScheme:
     return LABEL_SCHEMES[name]
 
 
-def schemes_for(dataset: str) -> tuple[str, ...]:
+def label_schemes_for(dataset: str) -> tuple[str, ...]:
     """Names of a corpus's label schemes, the default first; empty if each raw emotion is a class."""
     return tuple(scheme.name for scheme in corpus_facts(dataset).label_schemes)
 

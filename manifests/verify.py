@@ -101,7 +101,7 @@ def _check_file(path: Path, name: str, size: int | None, sha256: str | None) -> 
 def _check_members(folder: Path, shard: Shard, suffixes: set[str]) -> Iterator[Problem]:
     """Check that the receipt's offsets match the tar, and that every sample is complete."""
     try:
-        receipt, members = index.load_receipt(folder / shard.receipt), index.member_places(folder / shard.name)
+        receipt, members = index.load_receipt(folder / shard.receipt), index.member_byte_ranges(folder / shard.name)
     except (ManifestError, SchemaError) as error:
         yield Problem(file=shard.name, found=str(error), expected="a shard and its receipt")
         return

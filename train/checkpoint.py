@@ -1,6 +1,6 @@
 """Checkpoints: a folder each, complete or absent, from which training resumes as if it had never stopped.
 
-    checkpoints/<steps>/model.safetensors   weights that are trained
+    checkpoints/<steps>-<epoch>/model.safetensors   weights that are trained
                         optimizer.pt        state of the optimizer, read with `weights_only=True`
                         state.json          `TrainState`
     best-<epoch>.safetensors                weights of the best epoch so far
@@ -62,7 +62,7 @@ class Checkpoints:
 
     def save(self, model: nn.Module, optimizer: Optimizer, state: TrainState, step: int) -> None:
         """Write a checkpoint after `step` optimizer steps in all, then remove older ones. Raises OSError."""
-        parent, name = self.folder / CHECKPOINTS, f"{step:09}"
+        parent, name = self.folder / CHECKPOINTS, f"{step:09}-{state.epoch:05}"
         part = parent / f".{name}.{os.getpid()}.part"
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
@@ -72,7 +72,6 @@ class Checkpoints:
             file.flush()
             os.fsync(file.fileno())
         atomic_write(part / STATE_FILE, (json.dumps(asdict(state), indent=1) + "\n").encode())
-        shutil.rmtree(parent / name, ignore_errors=True)
         part.rename(parent / name)
         for path in parent.iterdir():
             if path.name != name:

@@ -40,6 +40,6 @@ def model_card(predictor: Predictor, result: RunResult) -> str:
         protocol=result.run.protocol,
         scores=result.scores,
         classes=predictor.classes,
-        licence=predictor.pretrained.licence,
+        licence=predictor.classifier.licence,
         about=predictor.provenance.about,
     )

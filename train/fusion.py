@@ -1,6 +1,6 @@
 """Six strategies that fuse faces and spectrograms into one video, and the two single modalities (paper III.B).
 
-Shape suffixes: B clips, T = 16 steps of the encoder's input, H = W = 224 pixels. V_i is the i-th face a strategy
+Shape suffixes: B clips, T = 16 frames of the encoder's input, H = W = 224 pixels. V_i is the i-th face a strategy
 uses, A_i the spectrogram of the same instant. A strategy that uses 8 of each takes every second instant, 0, 2, ..., 14,
 and the windows that are twice as long.
 """
@@ -28,7 +28,7 @@ class FusionError(UserError):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Pairs:
-    """Images of both modalities, normalised, float; a modality that a strategy does not use has 0 steps."""
+    """Images of both modalities, normalised, float; a modality that a strategy does not use has 0 frames."""
 
     faces: Tensor
     """[B, 16 | 8 | 0, 3, 224, 224]."""
@@ -39,7 +39,7 @@ class Pairs:
 
     @property
     def rgb_spectrograms(self) -> Tensor:
-        """[B, steps, 3, 224, 224], without a copy."""
+        """[B, frames, 3, 224, 224], without a copy."""
         return self.spectrograms.expand(-1, -1, 3, -1, -1)
 
 
@@ -112,7 +112,7 @@ def fslf(pairs: Pairs) -> Tensor:
 
 
 def ofos(pairs: Pairs) -> Tensor:
-    """Strategy 5, eq. (5): X = Seq(V_1, A_1, V_2, A_2, ..., V_8, A_8); a tubelet of two steps has one of each.
+    """Strategy 5, eq. (5): X = Seq(V_1, A_1, V_2, A_2, ..., V_8, A_8); a tubelet of two frames has one of each.
 
     Pairs of 8 and 8 -> [B, T, 3, H, W].
     """

@@ -41,13 +41,13 @@ class PredictError(UserError):
 class Predictor:
     """A classifier and what it must be used with."""
 
-    pretrained: TrainedClassifier
+    classifier: TrainedClassifier
     provenance: Provenance
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Classes, in the order of the logits."""
-        return self.pretrained.classes
+        return self.classifier.classes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,9 +77,9 @@ def load_predictor(folder: Path) -> Predictor:
     if not folder.is_dir():
         raise PredictError(f"{folder}: no such folder, expected that of a finished run, or an exported one")
     home = folder / MODEL if (folder / MODEL).is_dir() else folder
-    pretrained = load_classifier(home)
-    provenance = Provenance.from_json(dict(pretrained.details), f"{home}/config.json: details")
-    return Predictor(pretrained=pretrained, provenance=provenance)
+    classifier = load_classifier(home)
+    provenance = Provenance.from_json(dict(classifier.details), f"{home}/config.json: details")
+    return Predictor(classifier=classifier, provenance=provenance)
 
 
 def predict_shards(
@@ -175,7 +175,7 @@ def _predict_probabilities(
     predictor: Predictor, clips: Clips, ranks: Ranks, workers: int, prefetcher: ShardPrefetcher
 ) -> np.ndarray:
     """float32 [n, C], computed as in an evaluation."""
-    model, run = predictor.pretrained.model.to(ranks.device), predictor.provenance.run
+    model, run = predictor.classifier.model.to(ranks.device), predictor.provenance.run
     encoder = model.encoder.config
     unlabelled = replace(clips, labels=np.zeros(len(clips), dtype=np.int64))
     sampler = ClipSampler(clips=len(clips), batch_size=_BATCH, shuffle=False)

@@ -15,7 +15,7 @@ from train.data.transforms import Augmentation
 SCHEDULES = ("cosine", "constant")
 
 #: No augmentation.
-UNCHANGED = Augmentation(
+NO_AUGMENTATION = Augmentation(
     crop_scale=1.0, flip=0.0, colour=0.0, time_mask=0.0, frequency_mask=0.0, gain_db=0.0, mixup=0.0
 )
 
@@ -43,7 +43,7 @@ class Recipe:
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.999)
     max_grad_norm: float | None = None
-    """Largest norm of a step's gradient; None for no limit."""
+    """Maximum norm of a step's gradient; None for no limit."""
     label_smoothing: float = 0.0
     drop_path: float = 0.0
     """Stochastic depth rate of the last block."""
@@ -53,10 +53,10 @@ class Recipe:
     """Model inputs are computed once and kept in memory: for small corpora, without augmentation but mixup."""
     gradient_checkpointing: bool = False
     """Activations are recomputed in the backward pass: a third more work for much less memory."""
-    augmentation: Augmentation = UNCHANGED
+    augmentation: Augmentation = NO_AUGMENTATION
 
     def __post_init__(self) -> None:
-        unaugmented = replace(self.augmentation, mixup=0.0) == UNCHANGED
+        unaugmented = replace(self.augmentation, mixup=0.0) == NO_AUGMENTATION
         rules = {
             "at least one epoch and one clip a step": self.epochs >= 1 and self.batch >= 1,
             "a learning rate above 0": 0 < self.learning_rate < math.inf,
@@ -67,7 +67,7 @@ class Recipe:
             "betas from 0 to below 1": all(0 <= beta < 1 for beta in self.betas),
             "a max_grad_norm above 0": self.max_grad_norm is None or self.max_grad_norm > 0,
             "rates from 0 to below 1": 0 <= self.label_smoothing < 1 and 0 <= self.drop_path < 1,
-            "no augmentation with freeze_encoder": not self.freeze_encoder or self.augmentation == UNCHANGED,
+            "no augmentation with freeze_encoder": not self.freeze_encoder or self.augmentation == NO_AUGMENTATION,
             "no augmentation but mixup with cache_inputs": not self.cache_inputs or unaugmented,
             "an even batch, for mixup's pairs": not self.augmentation.mixup or self.batch % 2 == 0,
         }

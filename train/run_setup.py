@@ -32,7 +32,7 @@ from train.models.videomae import CHANNELS, ENCODERS, Classifier, EncoderConfig
 from train.models.weights import fingerprint, initialize_from, load_weights, save_classifier
 from train.optim import make_optimizer
 from train.provenance import Provenance
-from train.recipes import UNCHANGED
+from train.recipes import NO_AUGMENTATION
 from train.runs import MODEL, RUN_CONFIG_FILE, Run, RunProtocol
 from train.trainer import Trainer, run_inference
 
@@ -70,7 +70,7 @@ class TrainingSetup:
         return runs.run_folder(self.runs, self.data.name, self.config.strategy, self.config.fold)
 
     @property
-    def trained_model(self) -> nn.Module:
+    def trainable_module(self) -> nn.Module:
         """The part that is trained: all, or LayerNorm and Linear."""
         frozen = self.config.recipe.freeze_encoder
         return nn.Sequential(self.model.fc_norm, self.model.head) if frozen else self.model
@@ -122,7 +122,7 @@ class TrainingSetup:
 
     def make_trainer(self, checkpoints: Checkpoints, logger: MetricLogger, should_stop: Callable[[], bool]) -> Trainer:
         """The training loop of this run, its model wrapped for several ranks and compiled as configured."""
-        config, ranks, model = self.config, self.ranks, self.trained_model
+        config, ranks, model = self.config, self.ranks, self.trainable_module
         compiled, on_gpu = model, ranks.device.type == "cuda"
         if ranks.world_size > 1:
             compiled = DistributedDataParallel(model, device_ids=[ranks.device] if on_gpu else None)
@@ -155,7 +155,7 @@ class TrainingSetup:
                 known = [change for change in changes if not change.startswith("protocol.settings:")]
                 what = ("; ".join(known) or "other shards, or other initial weights")[:500]
                 raise ConfigError(f"{path.parent}: was trained with other settings ({what}); {runs.ANOTHER_FOLDER}")
-        return runs.is_done(self.folder, self.protocol)
+        return runs.is_finished(self.folder, self.protocol)
 
     def write_config(self) -> None:
         """Write config.json, unless the run is resumed."""
@@ -273,6 +273,6 @@ def make_transform(config: TrainConfig, data: FoldData, encoder: EncoderConfig) 
         normalization=NormalizationStats.of(data.training.statistics),
         input_range=encoder.input_range,
         input_size=encoder.input,
-        augmentation=None if augmentation == UNCHANGED else augmentation,
+        augmentation=None if augmentation == NO_AUGMENTATION else augmentation,
         seed=config.seed,
     )

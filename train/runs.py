@@ -157,7 +157,7 @@ def finished_runs(runs: Path) -> list[Path]:
     return sorted(path.parent for path in runs.glob(f"*/*/fold-*/{RESULT_FILE}"))
 
 
-def is_done(folder: Path, protocol: RunProtocol) -> bool:
+def is_finished(folder: Path, protocol: RunProtocol) -> bool:
     """Whether a run is finished, so that a sweep may skip it.
 
     Raises EvaluationError for a finished run that is damaged, or that has another protocol.

@@ -1,8 +1,8 @@
 """Training: the loop, and one run from its first step to its test.
 
-The loss of a step is the sum over its clips divided by their number, over all ranks and micro-batches: their
-number and a smaller last step do not change what is learned. Random numbers depend on (seed, epoch, step, rank) or
-(seed, epoch, clip), so that a training that was stopped resumes as if it had not been.
+The loss of a step is averaged over its clips on all ranks and in all micro-batches, so that their number changes only
+the draws of stochastic depth. Random numbers depend on (seed, epoch, step, rank) or (seed, epoch, clip): a resumed
+training equals one that never stopped.
 """
 
 from __future__ import annotations
@@ -88,9 +88,11 @@ class Trainer:
         """
         self.state = self.checkpoints.restore(self.model, self.optimizer)
         while self.state.epoch <= self.config.recipe.epochs:
-            began = time.monotonic()
+            began, first = time.monotonic(), self.state.step
             self.train_epoch()
-            self.end_epoch(time.monotonic() - began)
+            seconds = time.monotonic() - began
+            clips = self.train_loader.sampler.clips * (1 - first / self.steps_per_epoch)  # a resumed epoch trains less
+            self.end_epoch(seconds, clips / max(seconds, 1e-9))
         return self.state
 
     def train_epoch(self) -> None:
@@ -124,7 +126,8 @@ class Trainer:
         A batch is cut into micro-batches, each of which takes the transform, forward and backward.
         """
         sampler, smoothing = self.train_loader.sampler, self.config.recipe.label_smoothing
-        torch.manual_seed(_seed_for(self.config.seed, epoch, step, self.ranks.rank))
+        numbers = (self.config.seed, epoch, step, self.ranks.rank)
+        torch.manual_seed(int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:8]) >> 1)
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
         parts = batch.split(sampler.micro_batch_size(self.config.micro_batches))
         for number, part in enumerate(parts, 1):
@@ -161,7 +164,7 @@ class Trainer:
             "validation_war": float(metrics.war(confusion)),
         }
 
-    def end_epoch(self, seconds: float) -> None:
+    def end_epoch(self, seconds: float, clips_per_second: float) -> None:
         """Validate, keep the weights if they are the best so far, log, and save a checkpoint."""
         scores, clips, epoch = self.validate(), self.train_loader.sampler.clips, self.state.epoch
         war = scores.pop("validation_war")
@@ -169,8 +172,8 @@ class Trainer:
         improved = is_better(current, self.state.best)
         if improved and self.ranks.is_main:
             self.checkpoints.save_best(self.model, epoch)
-        speed = {"clips_per_second": clips / seconds}
-        self.logger.write({**vars(current), "validation_war": war, **speed}, self.steps_done)
+        values = {**vars(current), "validation_war": war, "clips_per_second": clips_per_second}
+        self.logger.write(values, self.steps_done)
         self.logger.end_epoch(
             f"epoch {epoch}/{self.config.recipe.epochs}: loss {current.train_loss:.3f}, "
             f"validation {current.validation_loss:.3f}, UAR {100 * current.validation_uar:.2f} %, "
@@ -222,11 +225,6 @@ def is_better(epoch: EpochMetrics, best: EpochMetrics | None) -> bool:
     return best is None or (epoch.validation_uar, -epoch.validation_loss) > (best.validation_uar, -best.validation_loss)
 
 
-def _seed_for(*numbers: int) -> int:
-    """A seed that depends on these numbers."""
-    return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:8]) >> 1
-
-
 def train(setup: TrainingSetup) -> RunResult | None:
     """Train a run, or what remains of it, then read the test fold once. A finished run is only read.
 
@@ -237,9 +235,13 @@ def train(setup: TrainingSetup) -> RunResult | None:
     Trainer raises.
     """
     if setup.is_finished():
+        if setup.ranks.is_main:
+            Checkpoints(folder=setup.folder).clear()  # left behind if the run was killed just after it finished
         return runs.read_result(setup.folder)
     lock = exclusive_lock(setup.folder, "RUNS=") if setup.ranks.is_main else nullcontext()
     with lock, closing(setup.data.prefetcher):
+        if setup.ranks.any(setup.is_finished()):  # by another process, before this one had the lock
+            return runs.read_result(setup.folder)
         setup.write_config()
         return _train_and_test(setup)
 
@@ -253,7 +255,7 @@ def _train_and_test(setup: TrainingSetup) -> RunResult | None:
             state = setup.make_trainer(checkpoints, logger, should_stop).fit()
     if state.best is None:
         raise TrainingError(f"{setup.folder}: found no epoch to select; remove the folder to start over")
-    load_trained(setup.trained_model, checkpoints.best_path(state.best.epoch))
+    load_trained(setup.trainable_module, checkpoints.best_path(state.best.epoch))
     run = setup.save_model(state.best.epoch)
     data = setup.data
     if data.folder.missing([data.sides["test"]]):  # of a folder only a part may have been fetched
@@ -261,7 +263,7 @@ def _train_and_test(setup: TrainingSetup) -> RunResult | None:
         setup.log(f"trained; the test fold is not available: run {command}, then this command again to test, once")
         return None
     clips, loader, micro_batches = data.clips("test"), setup.make_loader("test"), setup.config.micro_batches
-    logits = run_inference(setup.trained_model, loader, setup.input_transform, ranks, micro_batches)
+    logits = run_inference(setup.trainable_module, loader, setup.input_transform, ranks, micro_batches)
     if ranks.is_main:
         predictions = Predictions(
             clips=tuple(key.decode() for key in clips.keys),

@@ -22,7 +22,7 @@ CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,flv,avi,mpeg,mpegts,matroska,webm,asf,ogg,
 #: A recording is truncated if it is shorter than its header declares by more than this.
 TRUNCATION_SECONDS = 0.25
 #: Longest duration of the last frame that is plausible.
-LONGEST_FRAME_SECONDS = 1.0
+MAX_FRAME_SECONDS = 1.0
 #: Fraction of the sound that may be missing before the recording counts as damaged.
 SOUND_DAMAGE = 0.1
 #: Offset of a chunk from the end of the previous one above which it is a gap or overlap, not a rounding error.
@@ -97,7 +97,7 @@ class FrameTimes:
         if not len(seconds):
             return cls(seconds=seconds, end_seconds=0.0)
         usual = float(np.median(np.diff(seconds))) if len(seconds) > 1 else 0.0
-        lasts = min(max(last_seconds, usual), LONGEST_FRAME_SECONDS)
+        lasts = min(max(last_seconds, usual), MAX_FRAME_SECONDS)
         return cls(seconds=seconds, end_seconds=float(seconds[-1]) + lasts)
 
     def timeline(self, make_timeline: MakeTimeline) -> Timeline:

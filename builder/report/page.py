@@ -16,10 +16,10 @@ from manifests.index import Row
 from manifests.schema import CROP_PX, DROP_REASONS, FLAGS, FRAMES, Sample
 
 #: Most entries of a list; the others are counted, and all are in `clips.jsonl`.
-MOST_LISTED = 100
-_MOST_SPEAKERS = 1000
+MAX_LISTED = 100
+_MAX_SPEAKERS = 1000
 #: Lists of up to this many clips are expanded; longer ones are collapsed.
-_MOST_UNFOLDED = 12
+_MAX_UNFOLDED = 12
 _TIMELINES = {"uniform": "16 instants spread evenly over each clip", "fixed": "every {step}th frame from the start"}
 _ALIGNMENTS = {
     "frame": "each crop on its own: eyes level and at one distance",
@@ -89,9 +89,9 @@ def _environment() -> jinja2.Environment:
         "DROP_REASONS": DROP_REASONS,
         "FLAGS": FLAGS,
         "CROP_PX": CROP_PX,
-        "MOST_LISTED": MOST_LISTED,
-        "MOST_SPEAKERS": _MOST_SPEAKERS,
-        "MOST_UNFOLDED": _MOST_UNFOLDED,
+        "MAX_LISTED": MAX_LISTED,
+        "MAX_SPEAKERS": _MAX_SPEAKERS,
+        "MAX_UNFOLDED": _MAX_UNFOLDED,
     }
     return environment
 

@@ -32,7 +32,7 @@ CLIPS_PER_SHARD = 50
 PARTS = (4, 3, 3)
 EMOTIONS = ("anger", "disgust", "fear", "joy", "neutral", "sadness", "surprise")
 FEATURES = ("mfcc",)
-MOST_SECONDS, MOST_BYTES = 60.0, 2 * 10**9
+MAX_SECONDS, MOST_BYTES = 60.0, 2 * 10**9
 _MEMBER_BYTES = {"jpg": 250_000, "npy": 100_480, "flac": 120_000, "json": 4_000}
 _RECORDINGS = "recordings"
 
@@ -52,7 +52,7 @@ class Cost:
     @property
     def fits(self) -> bool:
         """Within a minute of one core and 2 GB."""
-        return self.cpu_seconds <= MOST_SECONDS and self.peak_bytes <= MOST_BYTES
+        return self.cpu_seconds <= MAX_SECONDS and self.peak_bytes <= MOST_BYTES
 
 
 def shard_names(clips: int) -> Iterator[tuple[str, str]]:
@@ -278,7 +278,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _format_cost(cost: Cost) -> str:
     line = f"{cost.clips:9,} {cost.stage:6} {cost.seconds:8.1f} {cost.cpu_seconds:8.1f} {cost.peak_bytes / 1e6:8.0f}"
-    return line if cost.fits else line + f"  more than {MOST_SECONDS:.0f} s or {MOST_BYTES / 1e6:.0f} MB"
+    return line if cost.fits else line + f"  more than {MAX_SECONDS:.0f} s or {MOST_BYTES / 1e6:.0f} MB"
 
 
 if __name__ == "__main__":

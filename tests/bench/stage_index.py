@@ -13,7 +13,7 @@ def measure(clips: int) -> list[Figure]:
 
 def _figures(cost: scale.Cost) -> list[Figure]:
     return [
-        Figure(name=cost.stage, value=cost.cpu_seconds, unit="s", at=cost.clips, of="clips", most=scale.MOST_SECONDS),
+        Figure(name=cost.stage, value=cost.cpu_seconds, unit="s", at=cost.clips, of="clips", most=scale.MAX_SECONDS),
         Figure(name=cost.stage, value=cost.peak_bytes / 1e6, unit="MB", at=cost.clips, of="clips"),
     ]
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from builder.datasets import DATASETS, CorpusError, crema_d, iemocap, ravdess, scan_corpus
 from builder.datasets.base import Scan
 from manifests import folds
-from manifests.labels import LABEL_SCHEMES, schemes_for
+from manifests.labels import LABEL_SCHEMES, label_schemes_for
 from manifests.schema import FLAGS
 from tests.factories import corpora
 
@@ -62,7 +62,7 @@ def test_says_what_must_be_said(name: str) -> None:
 @each_corpus
 def test_label_schemes_are_its_own_and_map_every_raw_emotion(name: str) -> None:
     schemes = DATASETS[name].facts.label_schemes
-    assert tuple(scheme.name for scheme in schemes) == schemes_for(name)
+    assert tuple(scheme.name for scheme in schemes) == label_schemes_for(name)
     for scheme in schemes:
         outside = {raw for raw in corpora.RAW_EMOTIONS[name] if scheme.class_index(raw) is None}
         assert outside == OUTSIDE.get(scheme.name, set())
@@ -70,7 +70,7 @@ def test_label_schemes_are_its_own_and_map_every_raw_emotion(name: str) -> None:
 
 @each_corpus
 def test_fold_schemes_are_its_own(name: str) -> None:
-    assert (*DATASETS[name].facts.fold_schemes, folds.LOSO) == folds.schemes_for(name)
+    assert (*DATASETS[name].facts.fold_schemes, folds.LOSO) == folds.fold_schemes_for(name)
 
 
 @each_published

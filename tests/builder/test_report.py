@@ -42,7 +42,7 @@ from builder.report.figure import (
     template_marks,
 )  # fmt: skip
 from builder.report.images import ColorScale, spectrogram_image
-from builder.report.page import MOST_LISTED
+from builder.report.page import MAX_LISTED
 from builder.report.picture import render_picture
 from builder.report.sampling import choose_clips
 from builder.report.shard_reader import read_folder, read_samples
@@ -267,12 +267,12 @@ def test_folds_list_the_speakers_of_each_side(mixed: Path) -> None:
 
 
 def test_missing_files_are_counted_and_the_first_listed(mixed: Path) -> None:
-    names = [f"video-{i:03d}.mp4" for i in range(MOST_LISTED + 7)]
+    names = [f"video-{i:03d}.mp4" for i in range(MAX_LISTED + 7)]
     resave(mixed, missing=len(names), missing_names=tuple(names))
     page = report(mixed)
     resave(mixed, missing=0, missing_names=())
-    assert page.text[names[0]] == page.text[names[MOST_LISTED - 1]] == 1
-    assert page.text[names[MOST_LISTED]] == 0
+    assert page.text[names[0]] == page.text[names[MAX_LISTED - 1]] == 1
+    assert page.text[names[MAX_LISTED]] == 0
     assert f"{len(names)} known files of the corpus are missing; the first of them:" in page.source
 
 
@@ -337,7 +337,7 @@ def test_stays_small_for_a_large_corpus(tmp_path: Path) -> None:
     path = write_report(folder_of(tmp_path, clips, features))
     page = Page(path)
     assert len([tag for tag, _ in page.elements if tag == "article"]) == 24
-    assert page.text[f"and {7_400 - MOST_LISTED:,} clips more; all are in clips.jsonl"] == 1
+    assert page.text[f"and {7_400 - MAX_LISTED:,} clips more; all are in clips.jsonl"] == 1
     assert path.stat().st_size < 6e6, "even where crops, sound and all features are noise, which compresses worst"
 
 

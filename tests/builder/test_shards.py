@@ -17,7 +17,7 @@ from builder.clip import ClipResult, drop_clip, recorded_row
 from builder.config import CLIPS_PER_SHARD, BuildConfig
 from builder.datasets.base import ClipSource
 from builder.shards import ShardPlan, load_finished, plan_shards, write_shard
-from manifests.index import Statistics, file_sha256, load_receipt, member_places
+from manifests.index import Statistics, file_sha256, load_receipt, member_byte_ranges
 from manifests.schema import Clip
 from tests.fakes import clip_builder
 
@@ -108,7 +108,7 @@ def test_receipt_says_what_is_in_the_tar(folder: Path, plan: ShardPlan, corpus: 
     receipt = write_shard(folder, plan, iter(made))
     tar = folder / "S1-000.tar"
     assert (receipt.sha256, receipt.bytes) == (file_sha256(tar), tar.stat().st_size)
-    assert receipt.members == member_places(tar)
+    assert receipt.members == member_byte_ranges(tar)
     assert [(row.clip_id, row.status, row.shard) for row in receipt.rows] == [
         ("a", "built", "S1-000.tar"),
         ("b", "dropped", None),

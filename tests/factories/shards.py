@@ -105,7 +105,7 @@ def _write_shard(out: Path, speaker: str, emotions: Sequence[str], takes: int, f
         plan="0" * 64,
         sha256=index.file_sha256(path),
         bytes=path.stat().st_size,
-        members=index.member_places(path),
+        members=index.member_byte_ranges(path),
         rows=tuple(_row(clip, path.name) for clip in clips),
         statistics=_statistics(samples),
     )

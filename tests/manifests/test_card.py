@@ -19,7 +19,7 @@ from markdown_it import MarkdownIt
 from builder.datasets import get_corpus
 from manifests import card as cards
 from manifests import folds
-from manifests.card import Tally
+from manifests.card import ClipCounts
 from manifests.index import Dataset, Row, load_dataset, load_rows
 
 LICENCES = {"ravdess": "cc-by-nc-sa-4.0", "crema-d": "odbl", "iemocap": "other", "demo": "other"}
@@ -42,7 +42,7 @@ def kept(speaker: str, clips: int, emotion: str = "joy") -> list[Row]:
 
 
 def dataset_card(dataset: Dataset, rows: Iterable[Row]) -> str:
-    tally = Tally()
+    tally = ClipCounts()
     for row in rows:
         tally.add(row)
     return cards.dataset_card(dataset, tally)

@@ -43,15 +43,15 @@ def test_a_corpus_without_an_entry_has_the_defaults() -> None:
     facts = corpus_facts("toy")
     assert facts == CorpusFacts()
     assert facts.recording_group("anna") == "anna"
-    assert (labels.schemes_for("toy"), folds.schemes_for("toy")) == ((), ("loso",))
+    assert (labels.label_schemes_for("toy"), folds.fold_schemes_for("toy")) == ((), ("loso",))
 
 
 def test_a_new_corpus_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
     scheme = LabelScheme(name="toy-2", dataset="toy", classes=("a", "b"), mapping={"x": "a", "y": "b"})
     facts = CorpusFacts(label_schemes=(scheme,), fold_schemes=("toy-5fold",), speaker_group=re.compile("pair[0-9]"))
     monkeypatch.setattr(corpora, "CORPORA", {**CORPORA, "toy": facts})
-    assert labels.schemes_for("toy") == ("toy-2",)
-    assert folds.schemes_for("toy") == ("toy-5fold", "loso")
+    assert labels.label_schemes_for("toy") == ("toy-2",)
+    assert folds.fold_schemes_for("toy") == ("toy-5fold", "loso")
     made = folds.leave_one_speaker_out("toy", [f"pair{pair}{who}" for pair in range(4) for who in "ab"])
     for speaker, fold in made.folds.items():
         assert len(fold.train) + len(fold.validation) == 6  # the partner is left out

@@ -217,17 +217,17 @@ def test_ten_folds_need_ten_speakers() -> None:
 
 
 def test_a_corpus_of_many_speakers_has_ten_folds_instead_of_one_for_each() -> None:
-    many = [f"id{number:05d}" for number in range(folds.MOST_LEFT_OUT + 1)]
-    assert folds.schemes_for("folder", many[1:]) == ("loso",)
-    assert folds.schemes_for("folder", [*many, *many]) == ("speakers-10fold",)
+    many = [f"id{number:05d}" for number in range(folds.MAX_LEFT_OUT + 1)]
+    assert folds.fold_schemes_for("folder", many[1:]) == ("loso",)
+    assert folds.fold_schemes_for("folder", [*many, *many]) == ("speakers-10fold",)
     assert folds.fold_scheme("folder", "speakers-10fold", many) == folds.ten_folds("folder", many)
     with pytest.raises(FoldError, match=r"unknown fold scheme 'loso' for folder; valid are speakers-10fold$"):
         folds.fold_scheme("folder", "loso", many)
 
 
 def test_schemes_are_found_by_corpus_and_name() -> None:
-    assert folds.schemes_for("ravdess") == ("ravdess-6fold", "ravdess-emobox", "ravdess-5fold", "loso")
-    assert folds.schemes_for("folder") == ("loso",)
+    assert folds.fold_schemes_for("ravdess") == ("ravdess-6fold", "ravdess-emobox", "ravdess-5fold", "loso")
+    assert folds.fold_schemes_for("folder") == ("loso",)
     assert folds.fold_scheme("ravdess", "ravdess-6fold", []) == folds.load_scheme("ravdess-6fold")
     assert folds.fold_scheme("folder", "loso", "abc") == folds.leave_one_speaker_out("folder", "abc")
 

@@ -443,7 +443,7 @@ HOSTILE_TARS: dict[str, bytes] = {
 def test_hostile_tar_is_refused(folder: Path, case: bytes) -> None:
     (folder / SHARD).write_bytes(case)
     with pytest.raises(SchemaError) as caught:
-        index.member_places(folder / SHARD)
+        index.member_byte_ranges(folder / SHARD)
     assert len(str(caught.value)) < 300
     resign(folder)
     assert [problem.file for problem in verify(folder, full=True)] == [SHARD]
@@ -451,7 +451,7 @@ def test_hostile_tar_is_refused(folder: Path, case: bytes) -> None:
 
 def test_plain_tar_is_taken(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(tar_of(PLAIN, (named("a.audio.flac"), FLAC)))
-    assert index.member_places(tmp_path / "a.tar") == {"a": {"json": (512, 2), "audio.flac": (1536, len(FLAC))}}
+    assert index.member_byte_ranges(tmp_path / "a.tar") == {"a": {"json": (512, 2), "audio.flac": (1536, len(FLAC))}}
 
 
 def test_samples_have_all_members(folder: Path) -> None:
@@ -465,7 +465,7 @@ def test_samples_have_all_members(folder: Path) -> None:
         if suffix != "json"
     ]
     (folder / SHARD).write_bytes(tar_of(*kept))
-    members = index.member_places(folder / SHARD)
+    members = index.member_byte_ranges(folder / SHARD)
     (folder / RECEIPT).write_bytes(index.dump_receipt(replace(receipt, members=members)))
     resign(folder)
     problems = verify(folder, full=True)
@@ -496,7 +496,7 @@ def test_damaged_tar_headers_raise_nothing_else(
     data = tar_of(PLAIN, (named("b" * 120 + ".json"), b"{}"), kind=tarfile.GNU_FORMAT)
     tar.write_bytes(data[:at] + by + data[at + replaced :])
     try:
-        places = index.member_places(tar)
+        places = index.member_byte_ranges(tar)
     except SchemaError as error:
         assert "damaged.tar" in str(error)
     else:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manifests.labels import LABEL_SCHEMES, LabelError, LabelScheme, identity_scheme, label_scheme, schemes_for
+from manifests.labels import LABEL_SCHEMES, LabelError, LabelScheme, identity_scheme, label_scheme, label_schemes_for
 
 RAVDESS_CLIPS = dict.fromkeys(["calm", "happy", "sad", "angry", "fearful", "disgust", "surprised"], 192) | {
     "neutral": 96
@@ -57,11 +57,11 @@ def test_ravdess_8_keeps_calm_in_the_order_of_the_codes() -> None:
 
 
 def test_the_default_comes_first() -> None:
-    assert schemes_for("ravdess") == ("ravdess-7", "ravdess-8")
-    assert schemes_for("crema-d") == ("crema-d-6",)
-    assert schemes_for("iemocap") == ("iemocap-4",)
-    assert schemes_for("demo") == ("demo-4",)
-    assert schemes_for("folder") == ()
+    assert label_schemes_for("ravdess") == ("ravdess-7", "ravdess-8")
+    assert label_schemes_for("crema-d") == ("crema-d-6",)
+    assert label_schemes_for("iemocap") == ("iemocap-4",)
+    assert label_schemes_for("demo") == ("demo-4",)
+    assert label_schemes_for("folder") == ()
 
 
 @each_scheme

@@ -72,7 +72,7 @@ def cut_last_sample(folder: Path) -> None:
     start = min(offset for offset, _ in members.values())
     with (folder / SHARD).open("r+b") as file:
         file.truncate(start - 512)
-    assert len(index.member_places(folder / SHARD)) == 1
+    assert len(index.member_byte_ranges(folder / SHARD)) == 1
 
 
 def link(folder: Path, name: str) -> None:

@@ -74,7 +74,7 @@ PARSERS = {
     "receipt": _file(
         "receipts/anna-000.json", lambda folder: index.load_receipt(folder / "receipts/anna-000.json"), *_INDEX_ERRORS
     ),
-    "tar": _file("anna-000.tar", lambda folder: index.member_places(folder / "anna-000.tar"), schema.SchemaError),
+    "tar": _file("anna-000.tar", lambda folder: index.member_byte_ranges(folder / "anna-000.tar"), schema.SchemaError),
     "fold file": Parser(
         lambda folder: (folder / "folds/loso.json").read_bytes(),
         lambda data, folder: folds.read_fold_file(data, _speakers(folder), "x"),

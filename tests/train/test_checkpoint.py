@@ -56,7 +56,7 @@ def test_only_the_latest_and_the_best_are_kept(tmp_path: Path) -> None:
     kept.save(model, optimizer, TrainState(epoch=4, best=BEST), 3)
     found = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
     files = ("model.safetensors", "optimizer.pt", "state.json")
-    assert found == ["best-2.safetensors", *(f"checkpoints/000000003/{name}" for name in files)]
+    assert found == ["best-2.safetensors", *(f"checkpoints/000000003-00004/{name}" for name in files)]
     kept.clear()
     assert not any(tmp_path.iterdir())
 
@@ -93,7 +93,7 @@ def test_damaged_checkpoint_is_named(tmp_path: Path, name: str, keep: int) -> No
     kept = Checkpoints(folder=tmp_path)
     model, optimizer = made()
     kept.save(model, optimizer, TrainState(), 1)
-    path = tmp_path / "checkpoints" / "000000001" / name
+    path = tmp_path / "checkpoints" / "000000001-00001" / name
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(CheckpointError, match=r"000000001.*to start over"):
         kept.restore(model, optimizer)
@@ -103,7 +103,7 @@ def test_optimizer_state_that_would_run_code_is_refused(tmp_path: Path) -> None:
     kept = Checkpoints(folder=tmp_path)
     model, optimizer = made()
     kept.save(model, optimizer, TrainState(), 1)
-    torch.save({"state": Path}, tmp_path / "checkpoints" / "000000001" / "optimizer.pt")
+    torch.save({"state": Path}, tmp_path / "checkpoints" / "000000001-00001" / "optimizer.pt")
     with pytest.raises(CheckpointError):
         kept.restore(model, optimizer)
 

@@ -206,7 +206,7 @@ def test_killed_in_the_middle_of_an_epoch_ends_with_the_same_bytes(
 ) -> None:
     home = run_folder(tmp_path)
     process, deadline = program(shards, tmp_path / "runs"), time.monotonic() + 120
-    while not list(home.glob("checkpoints/00000000[67]")) and process.poll() is None and time.monotonic() < deadline:
+    while not list(home.glob("checkpoints/00000000[67]-*")) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.002)
     process.kill()
     assert process.wait() == -signal.SIGKILL

@@ -14,7 +14,7 @@ from manifests.records import SchemaError, from_json
 from train.config import ConfigError, TrainConfig, device_for, settings_hash
 from train.data.transforms import Augmentation
 from train.fusion import FusionError
-from train.recipes import RECIPES, UNCHANGED, Recipe, RecipeError, dump_toml, recipe_named
+from train.recipes import NO_AUGMENTATION, RECIPES, Recipe, RecipeError, dump_toml, recipe_named
 
 
 def config(**changes: Any) -> TrainConfig:
@@ -40,7 +40,7 @@ def test_probe_is_the_notebooks() -> None:
     assert (probe.epochs, probe.batch, probe.learning_rate, probe.weight_decay) == (100, 16, 1e-2, 0.05)
     assert probe.freeze_encoder
     assert probe.schedule == "constant"
-    assert probe.augmentation == UNCHANGED
+    assert probe.augmentation == NO_AUGMENTATION
 
 
 def test_finetune_is_the_papers_at_a_bearable_rate() -> None:

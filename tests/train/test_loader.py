@@ -255,7 +255,7 @@ def test_batches_are_pinned_when_asked(shards: Path) -> None:
 
 
 def _members(tar: Path, key: str) -> dict[str, bytes]:
-    from manifests.index import member_places
+    from manifests.index import member_byte_ranges
 
     data = tar.read_bytes()
-    return {suffix: data[o : o + s] for suffix, (o, s) in member_places(tar)[key].items()}
+    return {suffix: data[o : o + s] for suffix, (o, s) in member_byte_ranges(tar)[key].items()}

@@ -17,7 +17,7 @@ from train import metrics, runs
 from train.runs import (
     EpochMetrics,
     finish_run,
-    is_done,
+    is_finished,
     read_log,
     read_result,
     read_summaries,
@@ -67,17 +67,17 @@ def test_a_result_without_all_of_its_fold_is_refused_and_leaves_nothing(tmp_path
 
 def test_a_sweep_skips_finished_runs_of_the_same_protocol_and_nothing_else(tmp_path: Path) -> None:
     folder = run_folder(tmp_path, "demo", "cfas", "1")
-    assert not is_done(folder, finished_runs.protocol())
+    assert not is_finished(folder, finished_runs.protocol())
     finished_runs.finish(tmp_path)
-    assert is_done(folder, finished_runs.protocol())
+    assert is_finished(folder, finished_runs.protocol())
     with pytest.raises(EvaluationError, match=r"with another protocol \(recipe: finetune -> linear-probe\); remove it"):
-        is_done(folder, finished_runs.protocol(recipe="linear-probe"))
+        is_finished(folder, finished_runs.protocol(recipe="linear-probe"))
 
 
 def test_a_folder_without_a_result_is_unfinished(tmp_path: Path) -> None:
     finished_runs.finish(tmp_path)
     (tmp_path / "demo/cfas/fold-1/result.json").unlink()
-    assert not is_done(tmp_path / "demo/cfas/fold-1", finished_runs.protocol())
+    assert not is_finished(tmp_path / "demo/cfas/fold-1", finished_runs.protocol())
     assert read_summaries(tmp_path) == ()
 
 

@@ -26,7 +26,7 @@ from train.data.transforms import (
     clip_draws,
     downsample,
     mix,
-    mixup_weights,
+    mixup_lambdas,
     spectrogram_images,
     split_filmstrips,
 )
@@ -325,7 +325,7 @@ def test_mixup_has_one_weight_for_both_modalities_and_the_labels() -> None:
 
 
 def test_mixup_weights_are_drawn_from_beta_and_the_odd_last_clip_stays_as_it_is() -> None:
-    weights = mixup_weights(tuple(map(str, range(4001))), 0.2, 0, 0)
+    weights = mixup_lambdas(tuple(map(str, range(4001))), 0.2, 0, 0)
     assert weights[4000] == 1
     pairs = weights[:4000].view(-1, 2)
     assert torch.equal(pairs[:, 0], pairs[:, 1])

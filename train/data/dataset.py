@@ -248,7 +248,7 @@ def choose_labels(dataset: Dataset, name: str | None, emotions: Sequence[str]) -
         return labels.identity_scheme(dataset.dataset, emotions)
     scheme = labels.label_scheme(name or dataset.label_schemes[0])
     if scheme.dataset != dataset.dataset:
-        valid = ", ".join(labels.schemes_for(dataset.dataset)) or "none"
+        valid = ", ".join(labels.label_schemes_for(dataset.dataset)) or "none"
         raise DataError(f"label scheme {scheme.name} is for {scheme.dataset}, not {dataset.dataset}; valid are {valid}")
     return scheme
 

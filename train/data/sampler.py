@@ -25,7 +25,7 @@ class ClipSampler:
     clips: int
     """Clips in an epoch, over all ranks."""
     batch_size: int
-    """Most clips that a rank sees in a step."""
+    """Maximum number of clips that a rank sees in a step."""
     seed: int = 0
     shuffle: bool = True
     rank: int = 0

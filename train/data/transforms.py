@@ -91,13 +91,13 @@ class Augmentation:
     flip: float = 0.5
     """Probability that a clip's faces are mirrored."""
     colour: float = 0.2
-    """Most that brightness, contrast and saturation are each multiplied by, above or below 1."""
+    """Brightness, contrast and saturation are each multiplied by a factor of [1 - c, 1 + c] for this c."""
     time_mask: float = 0.1
-    """Most of a clip's sound that is masked, as a share of its length."""
+    """Maximum fraction of a clip's windows that is masked."""
     frequency_mask: float = 0.2
-    """Most of the rows that are masked, as a share of them."""
+    """Maximum fraction of a spectrogram's rows that is masked."""
     gain_db: float = 6.0
-    """Most that the sound is made louder or softer; MFCC 1..13 do not depend on it."""
+    """Maximum change of the sound's level, up or down; MFCC 1..13 do not depend on it."""
     mixup: float = 0.2
     """Both parameters of the Beta distribution that mixing weights are drawn from."""
 
@@ -175,7 +175,7 @@ class ClipTransform:
         faces = augment_faces(faces, settings, draws)
         rows = augment_spectrograms(rows, settings, draws, gain_per_db)
         if settings.mixup:
-            weights = mixup_weights(batch.keys, settings.mixup, self.seed, epoch, targets.device)
+            weights = mixup_lambdas(batch.keys, settings.mixup, self.seed, epoch, targets.device)
             faces, rows, targets = (mix(images, weights) for images in (faces, rows, targets))
         return self._fuse(batch, faces, rows, targets)
 
@@ -213,7 +213,7 @@ class CachedTransform:
         """A batch after mixup, by (seed, epoch, clip id)."""
         inputs, targets = self.evaluation_input(batch)
         if self.mixup:
-            weights = mixup_weights(batch.keys, self.mixup, self.seed, epoch, inputs.device)
+            weights = mixup_lambdas(batch.keys, self.mixup, self.seed, epoch, inputs.device)
             inputs, targets = mix(inputs, weights), mix(targets, weights)
         return ModelInput(inputs, targets)
 
@@ -290,7 +290,7 @@ def augment_spectrograms(
     return (rows + _per_clip(gain_db) * gain_per_db).masked_fill(time | frequency, 0.0)
 
 
-def mixup_weights(
+def mixup_lambdas(
     keys: Sequence[str], alpha: float, seed: int, epoch: int, device: torch.device | str = "cpu"
 ) -> Tensor:
     """[B] float32 shares that clips keep of themselves when mixed: Beta(alpha, alpha), one of each two neighbours.
@@ -305,7 +305,7 @@ def mixup_weights(
 
 
 def mix(images: Tensor, weights: Tensor) -> Tensor:
-    """w x + (1 - w) x' with x' the neighbour of `mixup_weights`: [B, ...] and [B] -> [B, ...]."""
+    """w x + (1 - w) x' with x' the neighbour of `mixup_lambdas`: [B, ...] and [B] -> [B, ...]."""
     places = torch.arange(len(images), device=images.device)
     neighbours = images[torch.clamp(places ^ 1, max=max(len(images) - 1, 0))]
     return torch.lerp(neighbours, images, weights.view(-1, *[1] * (images.dim() - 1)))
