@@ -87,6 +87,25 @@ def test_killed_while_saving_the_one_before_is_there(
     assert kept.restore(*made(seed=1, steps=0)) == TrainState(step=1)
 
 
+def test_killed_between_the_last_step_and_the_end_of_its_epoch_leaves_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stop on the last step and the end of the epoch save after the same number of steps."""
+    kept = Checkpoints(folder=tmp_path)
+    kept.save(*made(), TrainState(epoch=1, step=3), 3)
+
+    def dying(*_: object) -> None:
+        raise OSError("killed")
+
+    monkeypatch.setattr(Path, "rename", dying)
+    with pytest.raises(OSError, match="killed"):
+        kept.save(*made(), TrainState(epoch=2), 3)
+    monkeypatch.undo()
+    assert kept.load_state() == TrainState(epoch=1, step=3)
+    kept.save(*made(), TrainState(epoch=2), 3)
+    assert kept.load_state() == TrainState(epoch=2)
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "state.json"])
 @pytest.mark.parametrize("keep", [0, 20])
 def test_damaged_checkpoint_is_named(tmp_path: Path, name: str, keep: int) -> None:

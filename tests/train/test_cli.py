@@ -99,8 +99,28 @@ def test_from_shards_to_a_result(train, tmp_path: Path) -> None:
 
 def test_finished_run_is_not_trained_again(train, tmp_path: Path) -> None:
     first = train(strategy="faces", fold=1)
+    left = run_folder(tmp_path, "faces") / "checkpoints" / "000000002-00003"  # by a kill just after the result
+    left.mkdir(parents=True)
     status, out, err = train(strategy="faces", fold=1)
     assert (status, out, err) == (0, first[1], "")
+    assert not left.exists()
+
+
+def test_a_run_that_another_process_finishes_meanwhile_is_not_trained_again(
+    train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, home = train(strategy="faces", fold=1), run_folder(tmp_path, "faces")
+    finished = home.rename(tmp_path / "finished")
+
+    def lock(folder: Path, setting: str):
+        finished.rename(folder)  # before this process has the lock
+        return exclusive_lock(folder, setting)
+
+    monkeypatch.setattr(trainer, "exclusive_lock", lock)
+    before = (finished / "model" / "model.safetensors").stat().st_mtime_ns
+    status, out, _ = train(strategy="faces", fold=1)
+    assert (status, out) == (0, first[1])
+    assert (home / "model" / "model.safetensors").stat().st_mtime_ns == before
 
 
 def test_finished_in_another_way_is_refused(train) -> None:
