@@ -220,7 +220,7 @@ def _parser() -> Parser:
     parser = Parser(
         prog="python -m train",
         description="Train, evaluate and use classifiers. Without a command, train.",
-        epilog="Exit status: 0 done, 1 done but something needs a look, 2 error, 130 interrupted.",
+        epilog="Exit status: 0 done, 1 completed with problems, 2 error, 130 interrupted.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_training_options(add_command(commands, "train", _run_train, "Train one strategy on one fold."))

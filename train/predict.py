@@ -212,4 +212,4 @@ def _build_shards(clip_ids: Mapping[Path, str], settings: Mapping[str, object], 
             command += [f"--{name}", str(settings[name])]
     status = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=False).returncode
     if status:
-        raise PredictError(f"the builder failed with status {status}, as described above; it must be installed, too")
+        raise PredictError(f"the builder failed with status {status}; its message is above")

@@ -204,7 +204,7 @@ def prepare(config: TrainConfig, ranks: Ranks, log: Callable[[str], None]) -> Tr
     """Open and check everything that a run needs. Raises the errors of `open_fold`, WeightsError, ConfigError."""
     recipe = config.recipe
     if recipe.freeze_encoder and ranks.world_size > 1:
-        raise ConfigError(f"recipe {recipe.name}: found {ranks.world_size} processes, expected one, without torchrun")
+        raise ConfigError(f"recipe {recipe.name}: found {ranks.world_size} processes, expected one, so no torchrun")
     multiple = ranks.world_size * (2 if recipe.augmentation.mixup else 1)
     if recipe.batch % multiple:
         raise ConfigError(

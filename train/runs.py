@@ -178,7 +178,7 @@ def finish_run(runs: Path, run: Run, predictions: Predictions, expected: Mapping
     """
     folder = run_folder(runs, run.dataset, run.strategy, run.fold)
     if (folder / RESULT_FILE).is_file():
-        raise EvaluationError(f"{folder}: the test fold was read before; remove the folder to train again")
+        raise EvaluationError(f"{folder}: this run was already tested; remove the folder to train again")
     scoring.check_complete(predictions, expected, f"{folder}, test fold {run.fold}")
     scores = scoring.score_predictions(predictions, run.protocol.classes)
     data = scoring.format_predictions(predictions, run.protocol.classes)

@@ -219,7 +219,7 @@ def score_predictions(predictions: Predictions, classes: Sequence[str]) -> FoldS
     count, width = predictions.probabilities.shape
     if not count or width != len(classes):
         raise EvaluationError(
-            f"predictions: found {count} of {width} classes, expected some, of {len(classes)} classes"
+            f"found {count} predictions of {width} classes, expected at least one, of {len(classes)} classes"
         )
     speakers, confusions = metrics.speaker_confusions(
         predictions.speakers, predictions.labels, predictions.predicted, len(classes)
@@ -237,7 +237,7 @@ def pool_folds(folds: Sequence[FoldScores]) -> FoldScores:
 def check_classes(classes: Sequence[str]) -> None:
     """Raise EvaluationError unless classes, at least one, are distinct and each named in printable characters."""
     if not classes or len(set(classes)) < len(classes) or not all(name and name.isprintable() for name in classes):
-        raise EvaluationError(f"found classes {_shorten(map(repr, classes))}; expected some, distinct and printable")
+        raise EvaluationError(f"found classes {_shorten(map(repr, classes))}; expected distinct, printable ones")
 
 
 def check_name(name: str) -> None:

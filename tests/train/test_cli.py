@@ -383,7 +383,7 @@ def test_the_only_feature_is_taken(train, tmp_path: Path) -> None:
 def test_without_a_command_there_is_help(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match=r"^0$"):
         cli.run([])
-    assert "Exit status: 0 done, 1 done but something needs a look, 2 error, 130 interrupted" in " ".join(
+    assert "Exit status: 0 done, 1 completed with problems, 2 error, 130 interrupted" in " ".join(
         capsys.readouterr().out.split()
     )
 

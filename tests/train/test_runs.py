@@ -48,7 +48,7 @@ def test_the_same_predictions_give_the_same_bytes(tmp_path: Path) -> None:
 
 def test_a_test_fold_is_read_once(tmp_path: Path) -> None:
     finished_runs.finish(tmp_path)
-    with pytest.raises(EvaluationError, match="the test fold was read before"):
+    with pytest.raises(EvaluationError, match="this run was already tested"):
         finished_runs.finish(tmp_path)
 
 

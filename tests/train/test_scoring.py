@@ -173,7 +173,7 @@ def test_the_expected_clips_are_those_of_the_shards() -> None:
 
 @pytest.mark.parametrize("classes", [(), ("no", "no"), ("no", ""), ("no", "yes\r")])
 def test_classes_that_a_file_cannot_tell_apart_are_refused(classes: tuple[str, ...]) -> None:
-    with pytest.raises(EvaluationError, match="expected some, distinct and printable"):
+    with pytest.raises(EvaluationError, match="expected distinct, printable ones"):
         format_predictions(finished_runs.predictions(("S01",), 0.5, classes=2), classes)
 
 
@@ -219,7 +219,7 @@ def test_folds_put_together_are_all_their_clips() -> None:
 
 def test_nothing_and_another_number_of_classes_have_no_result() -> None:
     nothing = parse_predictions(HEADER.encode(), ("no", "yes"), "predictions.csv")
-    with pytest.raises(EvaluationError, match="found 0 of 2 classes"):
+    with pytest.raises(EvaluationError, match="found 0 predictions of 2 classes"):
         score_predictions(nothing, ("no", "yes"))
-    with pytest.raises(EvaluationError, match="48 of 4 classes, expected some, of 3"):
+    with pytest.raises(EvaluationError, match="48 predictions of 4 classes, expected at least one, of 3"):
         score_predictions(FOUND, CLASSES[:3])
