@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 from builder.signals import exit_on_interrupt
-from manifests.console import fail, run_command
+from manifests.console import fail, run_command, run_program
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,4 +27,4 @@ def describe_import_error(error: ImportError) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

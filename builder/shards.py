@@ -14,7 +14,7 @@ from builder.clip_result import ClipResult, planned_row, recording_sha256
 from builder.config import CLIPS_PER_SHARD, digest
 from builder.datasets.base import ClipSource
 from manifests import index
-from manifests.files import FolderError, atomic_write, atomic_writer
+from manifests.files import FolderError, atomic_write, atomic_writer, check_plain, find_files
 from manifests.index import Dataset, ManifestError, Receipt, Row, Statistics, file_sha256, receipt_name
 from manifests.text import config_diff
 
@@ -60,11 +60,13 @@ def _describe(source: ClipSource, root: Path) -> dict[str, Any]:
 def find_earlier_build(folder: Path, identity: Mapping[str, Any], setting: str = "OUT=") -> Dataset | None:
     """Index of the build in a folder; None for a folder without files.
 
-    Raises FolderError for other files or a build with another identity; `setting` is named in the error message.
+    Raises FolderError for other files, for links and devices, and for a build with another identity; `setting` is
+    named in the error message.
     """
+    check_plain(folder)
     index_file = folder / index.DATASET_FILE
     if not index_file.exists():
-        others = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+        others = sorted(folder / name for name, _ in find_files(folder) if not Path(name).name.startswith("."))
         if not others:
             return None
         if not index_file.exists():  # another part of the same build may have started in the meantime

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from manifests import folds, licensing
-from manifests.console import Parser, add_command, fail, run_command, say
+from manifests.console import Parser, add_command, fail, run_command, run_program, say
 from manifests.fetch import THREADS, FetchError, FoldSelector, fetch
 from manifests.index import load_dataset, local_shards
 from manifests.share import ShareError, ShareOptions, VerificationError, share
 from manifests.stores import KINDS, WRITABLE_KINDS, open_writable_store
 from manifests.text import one_line, pluralize
-from manifests.verify import Problem, verify
+from manifests.verify import UNFINISHED_BUILD, Problem, hidden_entries, verify
 from manifests.withdraw import is_withdrawal_pending, withdraw
 
 _STATUSES = """
@@ -58,6 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _verify(args: argparse.Namespace) -> int:
     problems = verify(args.folder, full=not args.quick)
+    for name in hidden_entries(args.folder):
+        say(f"note {name}: hidden, not in the index and never read")
     if problems:
         return _report_bad_folder(args.folder, problems)
     say(f"{_describe_content(args.folder)} ({'every size' if args.quick else 'every hash and member'})")
@@ -146,7 +148,7 @@ def _report_bad_folder(folder: Path, problems: Sequence[Problem]) -> int:
         say(f"BAD  {problem}")
     if is_withdrawal_pending(folder):
         say(f"{folder}: run the same make withdraw to finish it")
-    elif not load_dataset(folder).complete:
+    elif [problem.found for problem in problems] == [UNFINISHED_BUILD]:
         say(f"{folder}: run the same make shards to finish it")
     else:
         say(f"{folder}: build or fetch it again")
@@ -154,4 +156,4 @@ def _report_bad_folder(folder: Path, problems: Sequence[Problem]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

@@ -12,10 +12,13 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from io import TextIOWrapper
 from typing import Any, NoReturn
 
 from manifests.errors import UserError
 from manifests.files import describe_os_error
+from manifests.text import escape_lines, one_line
 
 ERROR = 2
 INTERRUPTED = 130
@@ -27,7 +30,7 @@ class Parser(argparse.ArgumentParser):
     """Reports invalid arguments in one line."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(ERROR, f"error: {message}; see {self.prog} --help\n")
+        sys.exit(fail(f"{message}; see {self.prog} --help"))
 
 
 def add_command(commands: Any, name: str, run: Command, description: str) -> Parser:
@@ -42,18 +45,23 @@ def run_command(parser: argparse.ArgumentParser, arguments: Sequence[str] | None
     """Parse arguments, run the subcommand, and return the exit status.
 
     A `UserError` or `OSError` becomes one line, with its traceback under --debug; any other exception is a bug of the
-    program and keeps its traceback.
+    program and keeps its traceback. If stdout or stderr is closed or cannot be written, the status is not 0.
     """
+    if sys.stdout is None or sys.stderr is None:  # files that are opened next would take its place
+        return fail("stdout or stderr is closed; redirect it to a file, or to /dev/null")
+    if isinstance(sys.stdout, TextIOWrapper):  # names may have characters that the terminal's encoding does not have
+        sys.stdout.reconfigure(errors="backslashreplace")
     options = parser.parse_args(arguments)
     try:
         status: int = options.run(options)
         sys.stdout.flush()
+        sys.stderr.flush()
         return status
     except KeyboardInterrupt as error:
-        sys.stderr.write(f"{str(error) or 'interrupted; run the same command to continue'}\n")
+        _write_error(str(error) or "interrupted; run the same command to continue")
         return INTERRUPTED
     except BrokenPipeError:  # the reader of the output, e.g. `head`, has closed it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return ERROR
     except (UserError, OSError) as error:
         if options.debug:
@@ -61,12 +69,41 @@ def run_command(parser: argparse.ArgumentParser, arguments: Sequence[str] | None
         return fail(describe_os_error(error) if isinstance(error, OSError) else str(error))
 
 
+def run_program(main: Callable[[], int]) -> NoReturn:
+    """Run a command line and end the process with its status; after Ctrl-C at once, even if threads still wait."""
+    status = main()
+    if status == INTERRUPTED:
+        with suppress(OSError):
+            sys.stdout.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
 def say(line: str = "") -> None:
-    """Print a line of a command's result to stdout."""
-    sys.stdout.write(f"{line}\n")
+    """Print a line of a command's result to stdout; untrusted words cannot control the terminal."""
+    sys.stdout.write(f"{escape_lines(line)}\n")
 
 
 def fail(message: str, status: int = ERROR) -> int:
-    """Print an error line to stderr; returns `status`."""
-    sys.stderr.write(f"error: {' '.join(message.split())}\n")
+    """Print an error line to stderr, if it can be written; returns `status`."""
+    _write_error(f"error: {one_line(message)}")
     return status
+
+
+def _write_error(line: str) -> None:
+    try:
+        if sys.stderr is not None:
+            sys.stderr.write(f"{line}\n")
+            sys.stderr.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        _discard_output()
+
+
+def _discard_output() -> None:
+    """Send what is left of both streams nowhere: the interpreter would fail to write it when it exits."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            if stream is not None:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -11,6 +11,7 @@ import hashlib
 import os
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -18,13 +19,17 @@ from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 
-from manifests.files import is_same_file, path_in_errors
+from manifests.files import is_same_file, open_regular, path_in_errors
 from manifests.index import Shard
 from manifests.progress import log_line
-from manifests.stores import Store, StoreError, TransientError, UnreachableError
+from manifests.stores import SlowError, Store, StoreError, TransientError, UnreachableError
 
 #: Pauses (with jitter) before retries after attempts without progress; after the last retry the download fails.
 PAUSES_SECONDS = (0.2, 1.0, 4.0, 15.0, 30.0)
+
+#: A transfer below this rate over this time is cut and tried again, so that no server holds a command for hours.
+MIN_BYTES_PER_SECOND = 1000
+RATE_SECONDS = 30.0
 
 _MAX_BYTES = 1 << 26
 
@@ -79,7 +84,7 @@ class ExpectedFile:
         if self.bytes is not None and size < self.bytes:
             return f"found {size} bytes, expected {self.bytes}"
         for kind, expected in self.hashes.items():
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 found = hashlib.file_digest(file, kind.replace("-", "")).hexdigest()
             if found != expected:
                 return f"found {kind} {found}, expected {expected}"
@@ -109,11 +114,11 @@ def download_file(
     if expected.matches(path):
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = part_path(path)
-    with _open_part(part) as file:
+    part, stop = part_path(path), stop or threading.Event()
+    with _open_part(part, stop) as file:
         if expected.matches(path):  # another process downloaded it in the meantime
             return False
-        _Download(store, expected, part, file, stop or threading.Event(), on_bytes).run()
+        _Download(store, expected, part, file, stop, on_bytes).run()
         with path_in_errors(path):
             part.replace(path)
     return True
@@ -121,15 +126,16 @@ def download_file(
 
 @contextmanager
 def cancellable_pool(count: int, stop: threading.Event) -> Iterator[ThreadPoolExecutor]:
-    """A thread pool that sets `stop` on any exception in its block, such as Ctrl-C."""
-    pool = ThreadPoolExecutor(count, "fetch")
+    """A thread pool that sets `stop` on any exception in its block. After Ctrl-C it does not wait for its threads."""
+    pool, interrupted = ThreadPoolExecutor(count, "fetch"), False
     try:
         yield pool
-    except BaseException:
+    except BaseException as error:
         stop.set()
+        interrupted = isinstance(error, KeyboardInterrupt)
         raise
     finally:
-        pool.shutdown(cancel_futures=stop.is_set())
+        pool.shutdown(wait=not interrupted, cancel_futures=stop.is_set())
 
 
 def part_path(path: Path) -> Path:
@@ -138,11 +144,19 @@ def part_path(path: Path) -> Path:
 
 
 @contextmanager
-def _open_part(part: Path) -> Iterator[FileIO]:
-    """Open the partial file for appending and lock it; it is removed afterwards if it is empty."""
+def _open_part(part: Path, stop: threading.Event) -> Iterator[FileIO]:
+    """Open the partial file for appending and lock it; it is removed afterwards if it is empty.
+
+    Raises CancelledError if `stop` is set while another process has the lock.
+    """
     while True:
-        with part.open("ab", buffering=0) as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with open_regular(part, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW) as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if stop.wait(0.1):
+                    raise CancelledError(f"{part}: stopped; run again to resume") from None
+                continue
             if not is_same_file(part, file):  # another process finished it in the meantime
                 continue
             try:
@@ -189,7 +203,7 @@ class _Download:
                 self.stop.set()  # other downloads from the store would fail, too
                 raise
             except TransientError as error:
-                progressed = self.expected.hashes and self._size() > before
+                progressed = self.expected.hashes and self._size() > before and not isinstance(error, SlowError)
                 tries = 1 if progressed else tries + 1
                 if tries > most:
                     raise UnreachableError(f"{error}; run again to resume") from error
@@ -204,6 +218,7 @@ class _Download:
         size = self._size()
         if self.expected.bytes is not None and size >= self.expected.max_bytes:
             return
+        started, received = time.monotonic(), 0
         with closing(self.store.chunks(self.expected.name, size)) as chunks:
             for chunk in chunks:
                 if self.stop.is_set():
@@ -213,6 +228,12 @@ class _Download:
                     while rest:  # a write may be partial
                         rest = rest[self.file.write(rest) :]
                 size += len(chunk)
+                received += len(chunk)
+                if (seconds := time.monotonic() - started) > RATE_SECONDS:
+                    if received < MIN_BYTES_PER_SECOND * seconds:
+                        found = f"found {received / seconds:.0f} bytes a second, expected {MIN_BYTES_PER_SECOND}"
+                        raise SlowError(f"{self.store.address}/{self.expected.name}: {found}")
+                    started, received = time.monotonic(), 0
                 if self.on_bytes is not None:
                     self.on_bytes(len(chunk))
                 if size > self.expected.max_bytes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,8 +17,8 @@ from pathlib import Path
 
 from manifests import index
 from manifests.download import CancelledError, ExpectedFile, cancellable_pool, download_file, part_path
-from manifests.files import atomic_write, exclusive_lock
-from manifests.folds import SIDES, SPLIT_SIDES, FoldError, read_fold_file, resolve_fold, resolve_scheme
+from manifests.files import atomic_write, check_plain, exclusive_lock, remove_leftovers
+from manifests.folds import SIDES, SPLIT_SIDES, FoldError, load_fold_file, resolve_fold, resolve_scheme
 from manifests.index import Dataset, Fetched, FoldSelection, ManifestError, Shard
 from manifests.progress import ProgressBar, log_line_once
 from manifests.stores import LocalStore, Store, StoreError, UnreachableError, open_store
@@ -28,8 +28,6 @@ from manifests.text import pluralize, shorten_list
 THREADS = 8
 #: After this many consecutive failed shards, the others are not tried.
 MAX_FAILURES = 20
-#: Maximum bytes of files whose size is not in the index.
-_MOST_BYTES = {index.CLIPS_FILE: 1 << 32, index.FOLDS: 1 << 28}
 _STAGING = ".source"
 
 
@@ -99,8 +97,6 @@ def fetch(
         if index.load_fetched(folder) is not None or not (folder / index.DATASET_FILE).is_file():
             removed = _remove_outdated(store, folder, staging, found, prune=prune)
             record = _extend_record(store, folder, found, selected)
-            for path in folder.glob(f".{index.FETCHED_FILE}.*"):  # of a run that was killed
-                path.unlink()
             atomic_write(folder / index.FETCHED_FILE, index.dump_fetched(record))
             _publish_index(staging, folder)
         elif index.load_checksums(folder) != index.load_checksums(staging):
@@ -153,7 +149,11 @@ def _staged_index(store: Store, folder: Path) -> Iterator[tuple[Path, Dataset]]:
     """
     staging = folder / _STAGING
     with exclusive_lock(folder, "", cleanup=True, wait=True):
-        shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed
+        check_plain(folder)
+        try:
+            shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed
+        except RecursionError as error:
+            raise FetchError(f"{staging}: found folders nested too deep; remove it") from error
         try:
             download_file(store, staging, ExpectedFile(name=index.SUMS_FILE))
             sums = index.load_checksums(staging)
@@ -174,8 +174,7 @@ def _staged_index(store: Store, folder: Path) -> Iterator[tuple[Path, Dataset]]:
 def _stage(store: Store, folder: Path, sums: dict[str, str], name: str) -> None:
     if name not in sums:
         raise FetchError(f"{store.address}/{index.SUMS_FILE}: found no line for {name}, expected one")
-    most_bytes = _MOST_BYTES.get(name.partition("/")[0], ExpectedFile.most_bytes)
-    expected = ExpectedFile(name=name, sha256=sums[name], most_bytes=most_bytes)
+    expected = ExpectedFile(name=name, sha256=sums[name], most_bytes=index.max_bytes(name))
     download_file(LocalStore(path=folder) if expected.matches(folder / name) else store, folder / _STAGING, expected)
 
 
@@ -190,7 +189,11 @@ def _has_index(folder: Path) -> bool:
 
 
 def _publish_index(staging: Path, folder: Path) -> None:
-    """Move the index into the folder, `SHA256SUMS` last: after an interruption the next run detects the difference."""
+    """Move the index into the folder, `SHA256SUMS` last: after an interruption the next run detects the difference.
+
+    Of partial files, only those of files that the index lists are kept.
+    """
+    remove_leftovers(folder, resumable=index.load_checksums(staging))
     for path in sorted(staging.rglob("*"), key=lambda path: (path.name == index.SUMS_FILE, path)):
         if path.is_file():
             target = folder / path.relative_to(staging)
@@ -201,7 +204,8 @@ def _publish_index(staging: Path, folder: Path) -> None:
 def _remove_outdated(store: Store, folder: Path, staging: Path, now: Dataset, *, prune: bool) -> tuple[str, ...]:
     """Remove local files that the store removed or changed. Raises FetchError if shards need `prune`.
 
-    Returns the files that the store no longer has, sorted.
+    Only files that a fetch put there are removed, whatever the store's lists name. Returns the files that the store no
+    longer has, sorted.
     """
     try:
         before, sums = index.load_dataset(folder), index.load_checksums(folder)
@@ -209,18 +213,28 @@ def _remove_outdated(store: Store, folder: Path, staging: Path, now: Dataset, *,
         return ()  # no index, or a damaged one: each file is compared with its hash
     hashes = {shard.name: shard.sha256 for shard in now.shards}
     outdated = [shard for shard in before.shards if hashes.get(shard.name) != shard.sha256]
-    present = [shard for shard in outdated if (folder / shard.name).exists()]
+    fetched = _fetched_names(folder, before, sums)
+    present = [shard for shard in outdated if shard.name in fetched and (folder / shard.name).exists()]
     if present and not prune:
         raise FetchError(
             f"{store.address}: {_describe_changes(present, now)} since the last fetch; run again with --prune "
             "(make: PRUNE=1) to update this copy, or fetch into another folder"
         )
-    gone = sums.keys() - index.load_checksums(staging).keys()
+    gone = fetched & (sums.keys() - index.load_checksums(staging).keys())
     removed = tuple(sorted(name for name in gone if (folder / name).exists()))
-    for name in gone | {name for shard in outdated for name in (shard.name, shard.receipt)}:
+    for name in gone | (fetched & {name for shard in outdated for name in (shard.name, shard.receipt)}):
         (folder / name).unlink(missing_ok=True)
         part_path(folder / name).unlink(missing_ok=True)
     return removed
+
+
+def _fetched_names(folder: Path, dataset: Dataset, sums: Collection[str]) -> set[str]:
+    """Files that earlier fetches downloaded into a folder: of all that the index lists, those of its own shards."""
+    shards = index.local_shards(folder, dataset)
+    names = set(index.expected_names(replace(dataset, shards=shards), (shard.receipt for shard in shards)))
+    if len(shards) == len(dataset.shards):  # receipts of shards whose clips were all dropped
+        names |= {name for name in sums if name.startswith(f"{index.RECEIPTS}/")}
+    return names | {index.CROISSANT_FILE}
 
 
 def _describe_changes(outdated: Sequence[Shard], now: Dataset) -> str:
@@ -234,8 +248,8 @@ def _describe_changes(outdated: Sequence[Shard], now: Dataset) -> str:
 def _select(staging: Path, dataset: Dataset, selector: FoldSelector) -> tuple[FoldSelection, set[str]]:
     """Resolve the selection's names and its shards. Raises FoldError listing valid names."""
     scheme = resolve_scheme(selector.scheme, dataset.fold_schemes, {shard.speaker for shard in dataset.shards})
-    path = staging / index.FOLDS / f"{scheme}.json"
-    folds = read_fold_file(path.read_bytes(), {shard.name: shard.speaker for shard in dataset.shards}, str(path)).folds
+    speakers = {shard.name: shard.speaker for shard in dataset.shards}
+    folds = load_fold_file(staging / index.FOLDS / f"{scheme}.json", speakers).folds
     fold = resolve_fold(tuple(folds), selector.fold)
     names = {name for side in selector.sides for name in folds[fold][side].shards}
     return FoldSelection(scheme=scheme, fold=fold, sides=selector.sides), names

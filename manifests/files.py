@@ -1,4 +1,9 @@
-"""Atomic writes, and locks on a folder."""
+"""Atomic writes, locks on a folder, and opening files of folders that another user may have prepared.
+
+A folder that was handed over may hold links, pipes and devices. Each command that uses a shard folder calls
+`check_plain` once, after it has the lock, and files of the folder are opened by `open_regular`. What remains is
+another process that replaces a subfolder with a link while a command runs: do not give untrusted users write access.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +15,11 @@ import os
 import secrets
 import shutil
 import socket
+import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
-from io import FileIO
+from io import BufferedReader, FileIO
 from pathlib import Path
 from typing import IO, BinaryIO
 
@@ -31,6 +37,10 @@ class FolderError(UserError):
 
 class BusyError(FolderError):
     """Another process holds the folder's lock."""
+
+
+class NotRegularError(OSError):
+    """Another kind of entry in the place of a file."""
 
 
 class HashingFile:
@@ -63,7 +73,7 @@ def atomic_writer(path: Path) -> Iterator[HashingFile]:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_TEMPORARY}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path_in_errors(path), temporary.open("wb") as raw:
+        with path_in_errors(path), temporary.open("xb") as raw:
             file = HashingFile(raw)
             yield file
             raw.flush()
@@ -101,10 +111,93 @@ def atomic_write(path: Path, data: bytes) -> str:
     return file.sha256
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Delete partial files of a killed process in a folder and its direct subfolders."""
-    for path in [*folder.glob(f".*{_TEMPORARY}"), *folder.glob(f"*/.*{_TEMPORARY}")]:
-        path.unlink(missing_ok=True)
+def remove_leftovers(folder: Path, resumable: Collection[str] = ()) -> None:
+    """Delete partial files of a killed process in a folder and its direct subfolders; links are not followed.
+
+    Partial downloads of the `resumable` files, names within the folder, are kept.
+    """
+    for path in (Path(entry) for entry in _scan(folder, levels=2)):
+        if path.name.startswith(".") and path.name.endswith(_TEMPORARY) and not path.is_dir():
+            complete = path.with_name(path.name.removeprefix(".").removesuffix(_TEMPORARY))
+            if complete.relative_to(folder).as_posix() not in resumable:
+                path.unlink(missing_ok=True)
+
+
+def check_plain(folder: Path) -> None:
+    """Raise FolderError unless a folder holds only regular files and folders, to the depth of a shard folder.
+
+    The folder itself may be a link, and may be missing.
+    """
+    if strange := find_strange(folder):
+        name, kind = strange[0]
+        raise FolderError(f"{folder / name}: found {kind}, expected a regular file or a folder; remove it")
+
+
+def find_strange(folder: Path) -> list[tuple[str, str]]:
+    """Links, pipes, sockets and devices in a folder, to the depth of a shard folder: names, sorted, and their kinds."""
+    strange = []
+    for entry in _scan(folder, levels=3):
+        if entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False):
+            continue
+        if os.path.lexists(entry):  # another process may have renamed it
+            kind = "a link" if entry.is_symlink() else "a pipe, a socket or a device"
+            strange.append((Path(entry).relative_to(folder).as_posix(), kind))
+    return sorted(strange)
+
+
+def find_files(folder: Path) -> list[tuple[str, int]]:
+    """Regular files in a folder, however deep within reason: names and sizes in bytes. Links are not followed."""
+    found = []
+    for entry in _scan(folder, levels=20):
+        with suppress(FileNotFoundError):  # another process may have renamed it
+            if entry.is_file(follow_symlinks=False):
+                found.append((Path(entry).relative_to(folder).as_posix(), entry.stat().st_size))
+    return found
+
+
+def _scan(folder: Path, levels: int) -> Iterator[os.DirEntry[str]]:
+    """Entries of a folder and of its subfolders down to `levels`; nothing for a missing folder, or behind links."""
+    try:
+        with os.scandir(folder) as scanned:
+            entries = list(scanned)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for entry in entries:
+        yield entry
+        if levels > 1 and entry.is_dir(follow_symlinks=False):
+            yield from _scan(Path(entry), levels - 1)
+
+
+def open_regular(path: Path, flags: int = os.O_RDONLY) -> FileIO:
+    """Open a regular file, unbuffered. Raises NotRegularError for another kind, and never waits for a pipe; OSError.
+
+    `flags` are those of `os.open`. Files of a shard folder are opened with `O_NOFOLLOW`, which refuses links. A file
+    that is opened for writing must have one name only: under another one it may be somebody's.
+    """
+    writing = flags & (os.O_WRONLY | os.O_RDWR)
+    try:
+        descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENXIO):
+            raise
+        raise NotRegularError(error.errno, "found a link or a pipe, expected a file; remove it", str(path)) from error
+    found = os.fstat(descriptor)
+    if stat.S_ISREG(found.st_mode) and not (writing and found.st_nlink > 1):
+        return FileIO(descriptor, "r+" if flags & os.O_RDWR else "w" if writing else "r")
+    os.close(descriptor)
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    what = "a file with several names" if stat.S_ISREG(found.st_mode) else "a pipe or a device"
+    raise NotRegularError(errno.EINVAL, f"found {what}, expected a file; remove it", str(path))
+
+
+def read_limited(path: Path, most_bytes: int) -> bytes:
+    """Bytes of a regular file. Raises OSError for a link and other kinds, and for a larger file before reading it."""
+    with BufferedReader(open_regular(path, os.O_RDONLY | os.O_NOFOLLOW)) as file, path_in_errors(path):
+        size = os.fstat(file.fileno()).st_size
+        if size > most_bytes:
+            raise OSError(errno.EFBIG, f"found {size} bytes, expected at most {most_bytes}", str(path))
+        return file.read(most_bytes)
 
 
 @contextmanager
@@ -153,9 +246,12 @@ def _acquire_lock(folder: Path, setting: str, kind: int, patience_seconds: float
     while True:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            lock = (folder / LOCK_FILE).open("a+b", buffering=0)
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+            lock = open_regular(folder / LOCK_FILE, flags)
         except OSError as error:
             advice = f"; choose another folder with {setting}" if setting else ""
+            if isinstance(error, NotRegularError):
+                raise FolderError(describe_os_error(error)) from error
             raise FolderError(f"{folder}: cannot be written ({error.strerror}){advice}") from error
         try:
             fcntl.flock(lock, kind | fcntl.LOCK_NB)
@@ -182,14 +278,14 @@ def _acquire_lock(folder: Path, setting: str, kind: int, patience_seconds: float
 def is_same_file(path: Path, file: IO[bytes]) -> bool:
     """Whether an open file is still the file at a path."""
     try:
-        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+        return os.path.samestat(path.lstat(), os.fstat(file.fileno()))
     except FileNotFoundError:
         return False
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
+    """SHA-256 of the bytes of a regular file, or of the one that a link leads to. Raises OSError."""
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -25,6 +25,7 @@ from typing import Any
 
 from manifests.corpora import CORPORA, corpus_facts
 from manifests.errors import UserError
+from manifests.files import describe_os_error, read_limited
 from manifests.records import SchemaError, from_json
 from manifests.schema import SCHEMA_VERSION, dump_json
 from manifests.text import pluralize, shorten_list
@@ -38,11 +39,11 @@ TEN_FOLDS = "speakers-10fold"
 #: square of the speakers. Larger corpora use ten folds instead.
 MAX_LEFT_OUT = 200
 SIDES = ("train", "validation", "test")
+MAX_FOLD_FILE_BYTES = 1 << 28
 
 _FOLDER = Path(__file__).parent / "folds"
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _MAX_SCHEME_BYTES = 1 << 20
-_MAX_FOLD_FILE_BYTES = 1 << 28
 _MAX_TEXT = 2000
 
 
@@ -363,13 +364,24 @@ def dump_fold_file(file: FoldFile) -> bytes:
     return (dump_json(asdict(file)) + "\n").encode()
 
 
+def load_fold_file(path: Path, shards: Mapping[str, str]) -> FoldFile:
+    """Read a shard folder's `folds/<scheme>.json`. Raises FoldError as `read_fold_file`, or if it cannot be read."""
+    try:
+        data = read_limited(path, MAX_FOLD_FILE_BYTES)
+    except FileNotFoundError as error:
+        raise FoldError(f"{path}: missing; fetch or build the folder again") from error
+    except OSError as error:
+        raise FoldError(f"{describe_os_error(error)}; fetch or build the folder again") from error
+    return read_fold_file(data, shards, str(path))
+
+
 def read_fold_file(data: bytes, shards: Mapping[str, str], where: str) -> FoldFile:
     """Bytes of a shard folder's `folds/<scheme>.json` -> FoldFile, checked against the folder's shards.
 
     `shards` is shard file name -> speaker, from the folder's index. Raises FoldError, beginning with `where`, for
     anything malformed, a speaker on two sides, or a side whose shards are not exactly those of its speakers.
     """
-    file: FoldFile = _parse(FoldFile, data, _MAX_FOLD_FILE_BYTES, where)
+    file: FoldFile = _parse(FoldFile, data, MAX_FOLD_FILE_BYTES, where)
     for fold, sides in file.folds.items():
         for name in SIDES:
             side, expected = sides[name], _find_shards(sides[name].subjects, shards)

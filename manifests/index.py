@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
 import reprlib
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,7 +23,9 @@ import numpy as np
 import numpy.typing as npt
 
 from manifests.errors import UserError
+from manifests.files import describe_os_error, open_regular, read_limited
 from manifests.files import file_sha256 as file_sha256
+from manifests.folds import MAX_FOLD_FILE_BYTES
 from manifests.records import from_json
 from manifests.schema import FEATURE_ROWS, NAME, SCHEMA_VERSION, SchemaError, check_member, dump_json, spectrogram_shape
 
@@ -32,6 +37,8 @@ SUMS_FILE = "SHA256SUMS"
 FETCHED_FILE = "fetched.json"
 CARD_FILE = "README.md"
 REPORT_FILE = "report.html"
+#: Lists the speakers that an unfinished withdrawal removes.
+PENDING_WITHDRAWAL_FILE = ".withdrawing"
 RECEIPTS = "receipts"
 FOLDS = "folds"
 #: Files that are not listed in the index, because they do not describe samples.
@@ -44,6 +51,8 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 #: A file or folder name; not `.` or `..`, and without characters of paths and URLs.
 _PLAIN_PART = re.compile(r"(?!\.{1,2}\Z)[^\\/:]{1,255}")
 _MAX_INDEX_BYTES = 1 << 26
+#: Larger ones: name, or folder of the name.
+_MAX_BYTES = {CLIPS_FILE: 1 << 32, FOLDS: MAX_FOLD_FILE_BYTES}
 _MAX_ROW_BYTES = 1 << 20
 _Record = TypeVar("_Record")
 
@@ -268,7 +277,7 @@ def dump_fetched(fetched: Fetched) -> bytes:
 def load_fetched(folder: Path) -> Fetched | None:
     """Read `fetched.json`; None for a folder that was not fetched. Raises ManifestError."""
     path = folder / FETCHED_FILE
-    return _record(Fetched, read_json(path), str(path)) if path.is_file() else None
+    return _record(Fetched, read_json(path), str(path)) if os.path.lexists(path) else None
 
 
 def local_shards(folder: Path, dataset: Dataset) -> tuple[Shard, ...]:
@@ -303,9 +312,7 @@ def dump_rows(rows: Iterable[Row]) -> bytes:
 def load_rows(folder: Path) -> Iterator[Row]:
     """Read `clips.jsonl` row by row. Raises ManifestError naming the invalid line."""
     path = folder / CLIPS_FILE
-    if not path.is_file():
-        raise ManifestError(f"{path}: missing; expected in a shard folder")
-    with path.open("rb") as file:
+    with _manifest_errors(path), BufferedReader(open_regular(path, os.O_RDONLY | os.O_NOFOLLOW)) as file:
         for number in itertools.count(1):
             line = file.readline(_MAX_ROW_BYTES)
             if not line:
@@ -326,6 +333,11 @@ def expected_names(dataset: Dataset, receipts: Iterable[str]) -> list[str]:
     folds = (f"{FOLDS}/{scheme}.json" for scheme in dataset.fold_schemes)
     tars = (shard.name for shard in dataset.shards)
     return sorted([*tars, *receipts, *folds, DATASET_FILE, CLIPS_FILE, CARD_FILE])
+
+
+def max_bytes(name: str) -> int:
+    """Most bytes of a file other than a shard, by its name in the folder."""
+    return _MAX_BYTES.get(name.partition("/")[0], _MAX_INDEX_BYTES)
 
 
 def dump_checksums(sums: Mapping[str, str]) -> bytes:
@@ -350,32 +362,50 @@ def load_checksums(folder: Path) -> dict[str, str]:
 def member_byte_ranges(tar: Path) -> dict[str, dict[str, tuple[int, int]]]:
     """Clip id -> member suffix -> (offset, size), read from the tar's headers.
 
-    Raises SchemaError unless it is an uncompressed tar of samples' members, as regular files without duplicates.
+    Raises SchemaError unless it is an uncompressed tar of samples' members, as regular files without duplicates. Each
+    header is read by itself: `tarfile.open` would read extended headers, which claim any size, into memory.
     """
     places: dict[str, dict[str, tuple[int, int]]] = {}
     try:
-        with tarfile.open(tar, "r:") as archive:
-            for member in archive:
+        with BufferedReader(open_regular(tar, os.O_RDONLY | os.O_NOFOLLOW)) as file:
+            end, start = os.fstat(file.fileno()).st_size, 0
+            while (header := file.read(tarfile.BLOCKSIZE)).strip(b"\0"):
+                member = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
+                start += tarfile.BLOCKSIZE
                 key, _, suffix = member.name.partition(".")
-                regular = member.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and not member.pax_headers
+                regular = member.type in (tarfile.REGTYPE, tarfile.AREGTYPE)
                 if not regular or not NAME.fullmatch(key) or suffix in places.setdefault(key, {}):
                     found = f"{tar.name}: found member {member.name[:100]!r}"
                     raise SchemaError(f"{found}, expected KEY.suffix, once, a regular file")
                 check_member(suffix, member.size)
-                places[key][suffix] = (member.offset_data, member.size)
-    except SchemaError:
-        raise
-    except (tarfile.TarError, ValueError, EOFError, OverflowError, MemoryError) as error:  # for invalid headers
+                if member.size > end - start:
+                    raise SchemaError(f"{tar.name}: not a plain tar (truncated within {member.name[:100]!r})")
+                places[key][suffix] = (start, member.size)
+                start += -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+                file.seek(start)
+            if not end:
+                raise SchemaError(f"{tar.name}: not a plain tar (empty file)")
+    except tarfile.TarError as error:
         raise SchemaError(f"{tar.name}: not a plain tar ({error})") from error
+    except OSError as error:
+        raise SchemaError(describe_os_error(error)) from error
     return places
 
 
 def _read(path: Path) -> bytes:
-    if not path.is_file():
-        raise ManifestError(f"{path}: missing; is this a finished shard folder?")
-    if path.stat().st_size > _MAX_INDEX_BYTES:
-        raise ManifestError(f"{path}: found {path.stat().st_size} bytes, expected at most {_MAX_INDEX_BYTES}")
-    return path.read_bytes()
+    with _manifest_errors(path):
+        return read_limited(path, _MAX_INDEX_BYTES)
+
+
+@contextmanager
+def _manifest_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError into a ManifestError that names the file."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise ManifestError(f"{path}: missing; is this a finished shard folder?") from error
+    except OSError as error:
+        raise ManifestError(describe_os_error(error)) from error
 
 
 def _json(data: bytes, where: str) -> Any:

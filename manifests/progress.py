@@ -10,13 +10,15 @@ from typing import Any, Self, TextIO
 
 from tqdm import tqdm
 
+from manifests.text import escape_lines
+
 #: Seconds between plain lines.
 EVERY_SECONDS = 15.0
 
 
 def log_line(line: str) -> None:
     """Print a line to stderr, above the progress bar if there is one."""
-    tqdm.write(line, file=sys.stderr)
+    tqdm.write(escape_lines(line), file=sys.stderr)
     sys.stderr.flush()
 
 

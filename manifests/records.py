@@ -22,6 +22,8 @@ _KIND_NAMES = {
     list: "a list",
     dict: "an object",
 }
+#: Counts, sizes and offsets fit into 53 bits: their sums and ratios are finite, and every JSON reader is exact.
+_MOST = 1 << 53
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -145,6 +147,13 @@ def _read_str(value: Any) -> str:
     return text
 
 
+def _read_int(value: Any) -> int:
+    number: int = _instance(int, value)
+    if abs(number) > _MOST:
+        raise ValidationError(f"found {reprlib.repr(number)}, expected at most {_MOST}")
+    return number
+
+
 def _read_float(value: Any) -> float:
     if type(value) is int and abs(value) < 1 << 53:
         return float(value)
@@ -162,7 +171,7 @@ def _instance(kind: type, value: Any) -> Any:
 _SCALARS: Mapping[Any, _Reader] = {
     Any: lambda value: value,
     str: _read_str,
-    int: partial(_instance, int),
+    int: _read_int,
     float: _read_float,
     bool: partial(_instance, bool),
 }

@@ -72,6 +72,10 @@ MAX_MEMBER_BYTES: Mapping[str, int] = {"jpg": 4 << 20, "npy": 4 << 20, "flac": 3
 
 #: Clip ids and speakers. With the longest suffix a member's name still fits into the 100 bytes a tar header has for it.
 NAME = re.compile(r"[A-Za-z0-9_-]{1,80}")
+#: JPEG marker; within compressed data 0xFF is always followed by another byte.
+_START_OF_SCAN = b"\xff\xda"
+#: The builder's JPEGs have one; encoders of progressive JPEGs write about 10.
+_MAX_SCANS = 32
 _MAX_AUDIO_SAMPLES = 15 * 60 * SAMPLE_RATE_HZ
 #: Row-major 2x3 map.
 Affine = tuple[float, float, float, float, float, float]
@@ -174,6 +178,8 @@ def encode_faces(faces: npt.NDArray[np.uint8]) -> bytes:
 def decode_filmstrip(data: bytes) -> npt.NDArray[np.uint8]:
     """JPEG filmstrip -> [224, 3584, 3] RGB; the header is checked before decoding."""
     check_member("faces.jpg", len(data))
+    if (scans := data.count(_START_OF_SCAN)) > _MAX_SCANS:  # the decoder works through the whole picture for each
+        raise SchemaError(f"faces.jpg: found {scans} scans, expected at most {_MAX_SCANS}")
     try:
         height, width, _, _ = simplejpeg.decode_jpeg_header(data)
         if (height, width) != (CROP_PX, FRAMES * CROP_PX):

@@ -17,6 +17,11 @@ def escape_unprintable(text: str) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
+def escape_lines(text: str) -> str:
+    """Text for a terminal: like `escape_unprintable`, but line breaks are kept."""
+    return "\n".join(map(escape_unprintable, text.split("\n")))
+
+
 def one_line(text: str) -> str:
     """Text from a file, on one line and safe to show on a terminal or in Markdown source."""
     return escape_unprintable(" ".join(text.split()))

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from manifests import index
-from manifests.files import file_sha256
+from manifests.files import LOCK_FILE, file_sha256, find_strange
 from manifests.index import Dataset, ManifestError, Shard
 from manifests.schema import SchemaError, member_names
 from manifests.text import escape_unprintable, pluralize
+
+UNFINISHED_BUILD = "an unfinished build"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,23 +32,31 @@ def verify(folder: Path, full: bool = False, on_file: Callable[[str], None] | No
 
     Quick: each listed file exists with its size, and there are no other files. Full: every hash, and each shard's
     members at the offsets in its receipt. Shards that a partial fetch left out may be missing, with their
-    receipts. `on_file` is called with each file's name before it is checked.
+    receipts. Hidden entries are no problem, see `hidden_entries`, unless they are links or devices: if there are any,
+    hidden or not, they are the only problems that are returned, and no file is opened. `on_file` is called with each
+    file's name before it is checked.
 
     Raises ManifestError if the index cannot be read.
     """
+    if strange := find_strange(folder):
+        return [Problem(file=name, found=kind, expected="a regular file or a folder") for name, kind in strange]
     dataset = index.load_dataset(folder)
     if not dataset.complete:
-        return [Problem(file=index.DATASET_FILE, found="an unfinished build", expected="a finished one")]
+        return [Problem(file=index.DATASET_FILE, found=UNFINISHED_BUILD, expected="a finished one")]
     sums = index.load_checksums(folder)
     # Only the sums list receipts of shards without a clip, and Croissant metadata.
     extra = {name for name in sums if name.startswith(f"{index.RECEIPTS}/") or name == index.CROISSANT_FILE}
     expected = index.expected_names(dataset, {shard.receipt for shard in dataset.shards} | extra)
-    present = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_symlink() or not p.is_dir()}
     problems = [
-        Problem(file=name, found="a file the index does not know", expected="nothing by that name")
-        for name in sorted(present - {*expected, *index.UNLISTED_FILES})
+        Problem(file=name, found=f"a {kind} the index does not know", expected="nothing by that name")
+        for name in sorted(_present_names(folder) - {*expected, *index.UNLISTED_FILES})
+        for kind in ["folder" if (folder / name).is_dir() else "file"]
         if not name.startswith(".")
     ]
+    if (folder / index.PENDING_WITHDRAWAL_FILE).exists():
+        problems.append(
+            Problem(file=index.PENDING_WITHDRAWAL_FILE, found="an unfinished withdrawal", expected="a finished one")
+        )
     problems += _compare_sums(dataset, sums, expected)
     sizes = {shard.name: shard.bytes for shard in dataset.shards}
     shards = index.local_shards(folder, dataset)
@@ -60,6 +70,20 @@ def verify(folder: Path, full: bool = False, on_file: Callable[[str], None] | No
         suffixes = set(member_names(dataset.features))
         problems = [problem for shard in shards for problem in _check_members(folder, shard, suffixes)]
     return problems
+
+
+def hidden_entries(folder: Path) -> list[str]:
+    """Files and folders whose name begins with a dot, sorted: leftovers, or another program's; not the known ones."""
+    named = (LOCK_FILE, index.PENDING_WITHDRAWAL_FILE)
+    return sorted(name for name in _present_names(folder) if name.startswith(".") and name not in named)
+
+
+def _present_names(folder: Path) -> set[str]:
+    """Names of all files, and of folders that a shard folder does not have. Those are not searched."""
+    top = {path.name: path for path in folder.iterdir()}
+    ours = [top[name] for name in (index.RECEIPTS, index.FOLDS) if name in top and top[name].is_dir()]
+    inside = {f"{sub.name}/{path.name}" for sub in ours for path in sub.iterdir()}
+    return inside | top.keys() - {sub.name for sub in ours}
 
 
 def _find_not_fetched(folder: Path, dataset: Dataset, shards: Sequence[Shard], expected: Iterable[str]) -> set[str]:
@@ -86,8 +110,11 @@ def _check_file(path: Path, name: str, size: int | None, sha256: str | None) -> 
     """Compare a file with its size and hash, unless they are None."""
     if path.is_symlink() or not path.is_file():
         return Problem(file=name, found="no regular file" if path.exists() else "nothing", expected="a file")
-    if size is not None and path.stat().st_size != size:
-        return Problem(file=name, found=f"{path.stat().st_size} bytes", expected=f"{size}")
+    found_bytes = path.stat().st_size
+    if size is not None and found_bytes != size:
+        return Problem(file=name, found=f"{found_bytes} bytes", expected=f"{size}")
+    if size is None and found_bytes > index.max_bytes(name):
+        return Problem(file=name, found=f"{found_bytes} bytes", expected=f"at most {index.max_bytes(name)}")
     if sha256 is not None:
         try:
             found = file_sha256(path)

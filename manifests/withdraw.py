@@ -1,26 +1,30 @@
 """Removes speakers from a shard folder: deletes their shards, then rewrites the index.
 
-While it runs, a file lists the speakers to remove, so that a killed withdrawal is recognized and can be
-resumed.
+While it runs, a file lists the speakers to remove, so that a killed withdrawal is recognized and can be resumed: by
+the same user, with the same speakers. Folders may be untrusted: the file alone never removes anybody.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from manifests import index
 from manifests.errors import UserError
-from manifests.files import atomic_write, exclusive_lock, remove_leftovers
+from manifests.files import atomic_write, check_plain, exclusive_lock, read_limited, remove_leftovers
+from manifests.index import PENDING_WITHDRAWAL_FILE as PENDING_WITHDRAWAL_FILE
 from manifests.index import Dataset
 from manifests.index_writer import mark_unfinished, write_index
+from manifests.records import SchemaError, from_json
+from manifests.schema import NAME
 from manifests.text import shorten_list
 from manifests.verify import verify
 
-#: Lists the speakers to remove, until they are removed.
-PENDING_WITHDRAWAL_FILE = ".withdrawing"
+_MAX_PENDING_BYTES = 1 << 20
 
 
 class WithdrawError(UserError):
@@ -45,19 +49,28 @@ def withdraw(folder: Path, speakers: Sequence[str]) -> Withdrawal:
     """Remove speakers from a finished folder; all other shards and receipts keep their bytes.
 
     If it is killed at any point, the same call resumes. Speakers who were already withdrawn are accepted.
-    Raises WithdrawError for unknown speakers, for all speakers of the folder, or for an incomplete folder;
-    ManifestError, FolderError, OSError.
+    Raises WithdrawError for unknown speakers, for all speakers of the folder, for an incomplete folder, or for an
+    unfinished withdrawal of other speakers or of another user; ManifestError, FolderError, OSError.
     """
     with exclusive_lock(folder, ""):
+        check_plain(folder)
         remove_leftovers(folder)
-        dataset = index.load_dataset(folder)
-        leaving = tuple(sorted({*speakers, *_pending_speakers(folder)}))
-        if not is_withdrawal_pending(folder):
-            if problems := verify(folder):
+        dataset, leaving = index.load_dataset(folder), tuple(sorted({*speakers}))
+        pending = _pending_speakers(folder)
+        if pending is not None and pending != leaving:
+            command = shlex.join(["python", "-m", "manifests", "withdraw", str(folder), *pending])
+            raise WithdrawError(
+                f"{folder}: found an unfinished withdrawal of {shorten_list(pending)}; if you started it, finish it: "
+                f"{command}; if not, restore the folder first"
+            )
+        resumed = pending is not None and not dataset.complete and set(leaving) <= set(dataset.withdrawn)
+        if not resumed:
+            if problems := [each for each in verify(folder) if each.file != PENDING_WITHDRAWAL_FILE]:
                 raise WithdrawError(f"{folder}: {problems[0]}; restore the folder first")
             if not all((folder / shard.receipt).exists() for shard in dataset.shards):
                 raise WithdrawError(f"{folder}: is a partial copy; withdraw at its source and fetch again")
             if set(leaving) <= set(dataset.withdrawn):
+                (folder / PENDING_WITHDRAWAL_FILE).unlink(missing_ok=True)
                 return Withdrawal(speakers=leaving)
         shards = _speakers_by_shard(folder)
         present = set(shards.values())
@@ -66,23 +79,33 @@ def withdraw(folder: Path, speakers: Sequence[str]) -> Withdrawal:
             raise WithdrawError(f"{found}; valid are {shorten_list(sorted(present), 20)}")
         if present and present <= set(leaving):
             raise WithdrawError(f"{folder}: no speaker would be left; delete the folder instead")
-        return _remove(folder, dataset, leaving, shards)
+        withdrawal = _remove(folder, dataset, leaving, shards)
+        if resumed and (problems := verify(folder)):  # before it was killed the folder was whole
+            raise WithdrawError(f"{folder}: {problems[0]}; restore the folder")
+        return withdrawal
 
 
 def is_withdrawal_pending(folder: Path) -> bool:
     """Whether a folder has an unfinished withdrawal."""
-    return (folder / PENDING_WITHDRAWAL_FILE).exists()
+    return os.path.lexists(folder / PENDING_WITHDRAWAL_FILE)
 
 
-def _pending_speakers(folder: Path) -> list[str]:
-    """Speakers of an unfinished withdrawal."""
+def _pending_speakers(folder: Path) -> tuple[str, ...] | None:
+    """Speakers of this user's unfinished withdrawal, sorted; None if there is none."""
+    path = folder / PENDING_WITHDRAWAL_FILE
+    if not is_withdrawal_pending(folder):
+        return None
+    if (owner := path.lstat().st_uid) != os.geteuid():
+        raise WithdrawError(f"{path}: belongs to user {owner}, who started a withdrawal; restore the folder first")
     try:
-        return [str(name) for name in json.loads((folder / PENDING_WITHDRAWAL_FILE).read_bytes())]
-    except FileNotFoundError:
-        return []
-    except (ValueError, TypeError) as error:
-        found = f"{folder / PENDING_WITHDRAWAL_FILE}: found no list of speakers"
-        raise WithdrawError(f"{found}; remove it and withdraw again") from error
+        names: tuple[str, ...] = from_json(
+            tuple[str, ...], json.loads(read_limited(path, _MAX_PENDING_BYTES)), str(path)
+        )
+    except (SchemaError, ValueError, RecursionError) as error:
+        raise WithdrawError(f"{path}: found no list of speakers; remove it and withdraw again") from error
+    if not names or not all(map(NAME.fullmatch, names)):
+        raise WithdrawError(f"{path}: found no list of speakers; remove it and withdraw again")
+    return tuple(sorted(set(names)))
 
 
 def _speakers_by_shard(folder: Path) -> dict[str, str]:

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from manifests.folds import FoldError, FoldFile, read_fold_file
+from manifests.files import open_regular
+from manifests.folds import FoldError, FoldFile, load_fold_file
 from manifests.index import (
     CLIPS_FILE,
     DATASET_FILE,
@@ -102,7 +103,7 @@ def sum_statistics(build: ReportFolder) -> dict[str, Statistics]:
 def _read_members(tar: Path, places: Mapping[str, tuple[int, int]]) -> dict[str, bytes]:
     """Member suffix -> bytes, read at the (offset, size) in the receipt."""
     try:
-        with tar.open("rb") as file:
+        with open_regular(tar, os.O_RDONLY | os.O_NOFOLLOW) as file:
             members = {name: os.pread(file.fileno(), size, at) for name, (at, size) in places.items()}
     except FileNotFoundError as error:
         raise ManifestError(f"{tar}: missing; fetch or build the shard again") from error
@@ -112,10 +113,8 @@ def _read_members(tar: Path, places: Mapping[str, tuple[int, int]]) -> dict[str,
 
 
 def _read_folds(path: Path, speakers: Mapping[str, str]) -> FoldFile:
-    if not path.is_file():
-        raise ManifestError(f"{path}: missing, but listed in {DATASET_FILE}; fetch or build the folder again")
     try:
-        return read_fold_file(path.read_bytes(), speakers, str(path))
+        return load_fold_file(path, speakers)
     except FoldError as error:
         raise ManifestError(str(error)) from error
 

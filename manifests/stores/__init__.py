@@ -10,6 +10,7 @@ from manifests.stores.base import (
     KINDS,
     WRITABLE_KINDS,
     LocalFile,
+    SlowError,
     Store,
     StoreError,
     TransientError,
@@ -22,7 +23,16 @@ from manifests.stores.local import LocalStore
 from manifests.stores.s3 import S3Store
 
 __all__ = ["CHUNK_BYTES", "KINDS", "WRITABLE_KINDS", "HttpStore", "HubStore", "LocalFile", "LocalStore", "S3Store"]
-__all__ += ["Store", "StoreError", "TransientError", "UnreachableError", "WritableStore", "is_remote", "open_store"]
+__all__ += [
+    "SlowError",
+    "Store",
+    "StoreError",
+    "TransientError",
+    "UnreachableError",
+    "WritableStore",
+    "is_remote",
+    "open_store",
+]
 __all__ += ["open_writable_store"]
 
 
@@ -53,15 +63,21 @@ def _open(address: str, kinds: str) -> Store:
     if not address:
         raise StoreError(f"found no address, expected {kinds}")
     if not is_remote(address):
-        return LocalStore(path=Path(address).expanduser().absolute())
+        try:
+            return LocalStore(path=Path(address).expanduser().absolute())
+        except RuntimeError as error:
+            raise StoreError(f"{address}: found no home folder of that user; write the complete path") from error
+    advice = "addresses are written down; keep user and password in ~/.netrc, or the store's own settings"
     try:
         parts = urlsplit(address)
         host, has_user = parts.hostname or "", parts.username is not None or parts.password is not None
-    except ValueError as error:
-        raise StoreError(f"found an address that cannot be read, expected {kinds}") from error
-    if has_user:  # addresses are logged and recorded
-        advice = "keep user and password in ~/.netrc, or the store's own settings"
-        raise StoreError(f"found a user in the address of {host}, expected none: addresses are written down; {advice}")
+        has_port = parts.port is not None
+    except ValueError as error:  # of a password with a slash, the first part looks like a port
+        raise StoreError(f"found an address that cannot be read, expected {kinds}; {advice}") from error
+    if has_user:
+        raise StoreError(f"found a user in the address of {host}, expected none: {advice}")
+    if parts.scheme != "hf" and ("@" in address or (parts.scheme == "s3" and has_port)):
+        raise StoreError(f"found @ or : in an address, expected {kinds}; in a path, write %40 or %3A: {advice}")
     if parts.query or parts.fragment:
         raise StoreError(f"found ? or # in the address of {host}, expected {kinds}")
     plain = address.rstrip("/")

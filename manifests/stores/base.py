@@ -42,6 +42,10 @@ class TransientError(StoreError):
         self.pause_seconds = pause_seconds
 
 
+class SlowError(TransientError):
+    """A transfer below the minimum rate: its bytes so far do not count as progress."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class LocalFile:
     """A file to send to a store."""
@@ -102,11 +106,15 @@ def is_hidden(name: str) -> bool:
 
 def map_in_threads(work: Callable[[LocalFile], _Result], files: Sequence[LocalFile]) -> Iterator[_Result]:
     """Results in the order of `files`. The first error cancels files that were not started."""
-    pool = ThreadPoolExecutor(_THREADS)
+    pool, interrupted = ThreadPoolExecutor(_THREADS), True
     try:
         yield from pool.map(work, files)
-    finally:
-        pool.shutdown(cancel_futures=True)
+        interrupted = False
+    except Exception:
+        interrupted = False
+        raise
+    finally:  # after Ctrl-C, transfers that are slow are not waited for
+        pool.shutdown(wait=not interrupted, cancel_futures=True)
 
 
 def check_unchanged(file: LocalFile, sha256: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 import netrc
 import os
 import re
@@ -12,7 +13,7 @@ from base64 import b64encode
 from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from http.client import HTTPException, HTTPMessage, HTTPResponse
+from http.client import HTTPException, HTTPMessage, HTTPResponse, InvalidURL
 from pathlib import Path
 from threading import Event
 from typing import IO
@@ -72,19 +73,44 @@ class HttpStore:
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects to http(s) only, and never from https to http; authorization is not sent to other servers."""
+    """Follows redirects to http(s) only, and never from https to http; authorization is not sent to other servers.
+
+    A server on the internet cannot redirect into this machine's networks, nor any server to link-local addresses,
+    where clouds keep credentials. A name is resolved here and again for the connection: that a name server answers
+    differently the second time is not excluded.
+    """
 
     def redirect_request(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
     ) -> urllib.request.Request | None:
         before, after = urlsplit(req.full_url), urlsplit(newurl)
-        if after.scheme not in ("http", "https") or (before.scheme, after.scheme) == ("https", "http"):
+        insecure = after.scheme not in ("http", "https") or (before.scheme, after.scheme) == ("https", "http")
+        if insecure or after.username is not None or _leads_inside(before.hostname, after.hostname):
             raise HTTPError(req.full_url, code, msg, headers, fp)
         request = super().redirect_request(req, fp, code, msg, headers, newurl)
         if request is not None and (before.scheme, before.netloc) == (after.scheme, after.netloc):
             kept = {name: req.unredirected_hdrs[name] for name in ("Authorization",) if name in req.unredirected_hdrs}
             request.unredirected_hdrs.update(kept)
         return request
+
+
+def _leads_inside(before: str | None, after: str | None) -> bool:
+    """Whether a redirect is to a link-local address, or from public addresses to others."""
+    targets = _addresses(after)
+    if any(target.is_link_local for target in targets):
+        return True
+    origins = _addresses(before)
+    return bool(origins) and all(each.is_global for each in origins) and not all(each.is_global for each in targets)
+
+
+def _addresses(host: str | None) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+    """Addresses of a host; none if it cannot be resolved, as behind a proxy."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return []
+    addresses = [ipaddress.ip_address(str(address[0]).partition("%")[0]) for *_, address in found]
+    return [getattr(each, "ipv4_mapped", None) or each for each in addresses]
 
 
 #: Only http and https (no file:, no ftp:), through a proxy if the environment sets one.
@@ -106,21 +132,23 @@ def _read_from(response: HTTPResponse, start: int) -> Generator[bytes, None, Non
     skip = start - (int(sent[1]) if response.status == 206 and sent else 0)
     if skip < 0:
         raise HTTPException("found a range that was not requested")
-    while chunk := response.read(CHUNK_BYTES):
+    left = response.length
+    while chunk := response.read1(CHUNK_BYTES):  # what has arrived: a slow server is not waited for
+        if left is not None:
+            left -= len(chunk)
         if len(chunk) > skip:
             yield chunk[skip:]
         skip = max(0, skip - len(chunk))
-    if response.length:
-        raise HTTPException(f"the connection ended {response.length} bytes too early")
+    if left:
+        raise HTTPException(f"the connection ended {left} bytes too early")
 
 
 def _status_error(address: str, error: HTTPError) -> StoreError:
     """The error for a status other than success."""
     status = f"HTTP {error.code}"
     if error.code in _TRANSIENT_STATUSES:
-        pause_seconds = 0.0
-        with suppress(ValueError):
-            pause_seconds = min(max(float(error.headers.get("Retry-After", "0")), 0.0), _MAX_PAUSE_SECONDS)
+        seconds = re.fullmatch(r"[0-9]{1,9}", error.headers.get("Retry-After", ""))  # or a date, which is ignored
+        pause_seconds = min(float(seconds[0]), _MAX_PAUSE_SECONDS) if seconds else 0.0
         return TransientError(f"{address}: cannot be fetched for now ({status})", pause_seconds)
     if error.code in (404, 410):
         return StoreError(f"{address}: not found ({status})")
@@ -138,7 +166,9 @@ def lost_connection(address: str, error: Exception, *, reachable: bool) -> Store
 
 
 def describe_reason(error: Exception) -> str:
-    """Why a connection failed, in one line."""
+    """Why a connection failed, in one line, without the target of a redirect."""
+    if isinstance(error, InvalidURL):
+        return "found an address that is not valid"
     cause = getattr(error, "reason", None) or error
     reason = getattr(cause, "strerror", None) or cause
     return " ".join(str(reason).split())[:300] or type(error).__name__

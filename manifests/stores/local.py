@@ -8,7 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from manifests.files import atomic_writer, exclusive_lock, file_sha256, remove_leftovers
+from manifests.files import (
+    NotRegularError,
+    atomic_writer,
+    check_plain,
+    describe_os_error,
+    exclusive_lock,
+    file_sha256,
+    find_files,
+    open_regular,
+    remove_leftovers,
+)
 from manifests.stores import base
 from manifests.stores.base import LocalFile, StoreError
 
@@ -27,13 +37,15 @@ class LocalStore:
 
     def chunks(self, name: str, start: int = 0) -> Generator[bytes, None, None]:
         path = self.path / name
-        if not path.is_file():
-            raise StoreError(f"{path}: not found")
         try:
-            with path.open("rb") as file:
+            with open_regular(path) as file:  # or a link to one, as in the cache of the Hub
                 file.seek(start)
                 while chunk := file.read(base.CHUNK_BYTES):
                     yield chunk
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            raise StoreError(f"{path}: not found") from error
+        except NotRegularError as error:
+            raise StoreError(describe_os_error(error)) from error
         except OSError as error:
             raise base.TransientError(f"{path}: cannot be read ({error.strerror})") from error
 
@@ -42,13 +54,13 @@ class LocalStore:
         """See `WritableStore`. Raises FolderError where the folder is in use or cannot be written."""
         with exclusive_lock(self.path, "DEST=", cleanup=True):
             with base.store_errors(self.address):
+                check_plain(self.path)
                 remove_leftovers(self.path)
             yield
 
     def list_files(self) -> dict[str, int]:
         with base.store_errors(self.address):
-            present = {path.relative_to(self.path).as_posix(): path for path in self.path.rglob("*")}
-            return {name: p.stat().st_size for name, p in present.items() if p.is_file() and not base.is_hidden(name)}
+            return {name: size for name, size in find_files(self.path) if not base.is_hidden(name)}
 
     def check(self, files: Sequence[LocalFile]) -> Iterator[bool]:
         def has_hash(file: LocalFile) -> bool:
@@ -62,7 +74,7 @@ class LocalStore:
 
         def copy(file: LocalFile) -> LocalFile:
             path = self.path / file.name
-            with base.store_errors(self.address), atomic_writer(path) as target, file.path.open("rb") as source:
+            with base.store_errors(self.address), atomic_writer(path) as target, open_regular(file.path) as source:
                 while chunk := source.read(base.CHUNK_BYTES):
                     target.write(chunk)
                 base.check_unchanged(file, target.sha256)

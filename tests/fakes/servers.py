@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -38,6 +39,8 @@ class Fault:
     """Range requests are ignored: the whole file is sent."""
     hold: threading.Event | None = None
     """Nothing is sent before this is set."""
+    bytes_per_second: int | None = None
+    """The content comes in drops at this rate, until the server or the connection ends."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +163,13 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(data[: fault.drop_after])
+            if fault.bytes_per_second is None:
+                self.wfile.write(data[: fault.drop_after])
+            else:
+                drop = max(fault.bytes_per_second // 10, 1)
+                for start in range(0, len(data), drop):
+                    self.wfile.write(data[start : start + drop])
+                    time.sleep(0.1)
         if fault.drop_after is not None or fault.length is not None:
             self.close_connection = True
 

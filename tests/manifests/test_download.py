@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import random
@@ -244,6 +245,45 @@ def test_what_goes_on_at_once_is_not_told(server: FileServer, here: Path, capsys
     fetched(server, here)
     (line,) = capsys.readouterr().err.splitlines()
     assert "(HTTP 503); trying again in 0.0 s (2 of 5)" in line
+
+
+def test_a_server_that_is_too_slow_is_given_up(
+    server: FileServer, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(download, "RATE_SECONDS", 0.5)
+    server.misbehave(NAME, always=Fault(bytes_per_second=500))
+    message = r"anna-000\.tar: found \d{2,3} bytes a second, expected 1000; run again to resume$"
+    with pytest.raises(UnreachableError, match=message):
+        fetched(server, here)
+    assert len(server.requested) == 1 + len(download.PAUSES_SECONDS)
+    assert capsys.readouterr().err.count("trying again") == len(download.PAUSES_SECONDS)
+    kept = (here / f".{NAME}.part").stat().st_size
+    server.behave()
+    assert fetched(server, here)  # what came is kept
+    assert [request.first_byte for request in server.requests] == [kept]
+
+
+def test_a_slow_server_of_at_least_that_rate_will_do(
+    server: FileServer, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "RATE_SECONDS", 0.5)
+    data = DATA[:9000]
+    (server.folder / NAME).write_bytes(data)
+    server.misbehave(NAME, Fault(bytes_per_second=6000))
+    assert fetched(server, here, ExpectedFile(name=NAME, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data)))
+    assert len(server.requested) == 1
+
+
+def test_who_waits_for_another_process_can_be_stopped(server: FileServer, here: Path) -> None:
+    here.mkdir()
+    stop = threading.Event()
+    with (here / f".{NAME}.part").open("ab") as part, ThreadPoolExecutor(1) as pool:
+        fcntl.flock(part, fcntl.LOCK_EX)
+        waiting = pool.submit(download_file, open_store(server.url), here, EXPECTED, stop)
+        time.sleep(0.3)
+        stop.set()
+        with pytest.raises(CancelledError, match="stopped; run again to resume"):
+            waiting.result(timeout=5)
 
 
 def test_several_at_once_fetch_a_file_once(server: FileServer, here: Path) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import tarfile
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -198,6 +200,9 @@ HOSTILE_DATASETS: dict[str, Callable[[dict[str, Any]], object]] = {
     "upper case": first_shard(receipt_sha256="A" * 64),
     "size text": first_shard(bytes="1"),
     "size negative": first_shard(bytes=-1),
+    "size too large": first_shard(bytes=10**30),
+    "samples too many": first_shard(samples=1 << 63),
+    "missing too many": lambda value: value.update(missing=10**400),
     "samples true": first_shard(samples=True),
     "samples negative": first_shard(samples=-5),
     "shard twice": lambda value: value["shards"].append(value["shards"][0]),
@@ -241,6 +246,10 @@ HOSTILE_RECEIPTS: dict[str, Callable[[dict[str, Any]], object]] = {
     "statistics of nothing": mfcc_16(count=0),
     "statistics not finite": mfcc_16(squares=[float("nan")] * 13),
     "statistics text": mfcc_16(squares="0" * 13),
+    "statistics of very many": mfcc_16(count=10**400),
+    "statistics too large": mfcc_16(total=[10**400] * 13),
+    "size too large": lambda value: value.update(bytes=10**30),
+    "sizes negative": lambda value: value.update(bytes=-(10**30)),
 }
 HOSTILE_ROWS: dict[str, dict[str, Any]] = {
     "status": {"status": "done"},
@@ -447,6 +456,23 @@ def test_hostile_tar_is_refused(folder: Path, case: bytes) -> None:
     assert len(str(caught.value)) < 300
     resign(folder)
     assert [problem.file for problem in verify(folder, full=True)] == [SHARD]
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_SPARSE])
+def test_a_header_of_gigabytes_is_not_read(tmp_path: Path, kind: bytes) -> None:
+    """They are there, as a hole in the file."""
+    tar = tmp_path / "a.tar"
+    tar.write_bytes(claiming(3 << 30, kind))
+    os.truncate(tar, 4 << 30)
+    tracemalloc.start()
+    try:
+        with pytest.raises(
+            SchemaError, match=r"^a\.tar: found member 'a\.json', expected KEY\.suffix, once, a regular"
+        ):
+            index.member_places(tar)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_plain_tar_is_taken(tmp_path: Path) -> None:

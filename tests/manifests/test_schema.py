@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import time
 import tracemalloc
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
@@ -359,6 +360,19 @@ def test_claimed_sizes_allocate_nothing(case: tuple[str, str, bytes]) -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1 << 20
+
+
+def test_a_picture_of_very_many_scans_is_refused_before_decoding() -> None:
+    """Each makes a decoder go through the whole picture again: 200,000 of them take minutes."""
+    strip = schema.encode_faces(np.zeros((16, 224, 224, 3), np.uint8))
+    start = strip.index(b"\xff\xda")
+    header = strip[start : start + 2 + int.from_bytes(strip[start + 2 : start + 4], "big")]
+    assert schema.decode_faces(strip).shape == (16, 224, 224, 3)
+    for scans in (100, 200_000):
+        began = time.monotonic()
+        with pytest.raises(SchemaError, match=rf"^faces\.jpg: found {scans + 1} scans, expected at most 32$"):
+            schema.decode_faces(strip[:start] + header * scans + strip[start:])
+        assert time.monotonic() - began < 1
 
 
 @pytest.mark.parametrize("absent", ["faces.jpg", "audio.flac", "json"])

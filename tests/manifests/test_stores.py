@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,16 @@ from typing import Any
 
 import pytest
 
-from manifests.stores import CHUNK_BYTES, Store, StoreError, UnreachableError, is_remote, open_store
+from manifests.stores import (
+    CHUNK_BYTES,
+    Store,
+    StoreError,
+    TransientError,
+    UnreachableError,
+    is_remote,
+    open_store,
+    open_writable_store,
+)
 from tests.fakes.servers import Fault, FileServer, Request
 from tests.fakes.stores import KINDS, published, put_folder, s3_server
 
@@ -89,6 +99,28 @@ def test_credentials_have_no_place_in_an_address_and_are_not_told(address: str) 
     assert "PassWord" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("s3://KEY:PassWord/x@bucket/a", "s3://KEY:12/PassWord@bucket/a", "https://anna:Pass/Word@host/a"),
+        *("https://anna:12/PassWord@host/a", "https://anna:PassWord/x@host/a", "s3://bucket:12/PassWord", "s3://a/b@c"),
+    ],
+)
+def test_secrets_with_a_slash_are_not_told_either(address: str) -> None:
+    """AWS's secret keys contain slashes: what is before one looks like a host and its port."""
+    for opened in (open_store, open_writable_store):
+        with pytest.raises(
+            StoreError, match=r"^found (an address that cannot be read|@ or : in an address), "
+        ) as caught:
+            opened(address)
+        assert not any(word in str(caught.value) for word in ("PassWord", "Word", "KEY", "12/"))
+
+
+def test_a_home_folder_of_nobody_is_told() -> None:
+    with pytest.raises(StoreError, match=r"^~nobody-at-all/a: found no home folder of that user; write the complete"):
+        open_store("~nobody-at-all/a")
+
+
 def test_a_path_is_no_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not is_remote("shards/demo")
     assert not is_remote("C:/shards")
@@ -111,6 +143,57 @@ def test_a_redirect_elsewhere_is_not_followed(server: FileServer, tmp_path: Path
         read(open_store(server.url), "x.tar")
     assert str(caught.value).startswith(f"{server.url}/x.tar: ")
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "host", ["169.254.169.254", "[fe80::1]", "[::ffff:169.254.169.254]", "2852039166", "0xa9.0xfe.0xa9.0xfe"]
+)
+def test_a_redirect_to_a_link_local_address_is_not_followed(server: FileServer, host: str) -> None:
+    server.misbehave("x.tar", always=Fault(status=302, headers={"Location": f"http://{host}/latest/meta-data"}))
+    with pytest.raises(StoreError, match=r"x\.tar: found a redirect that is not followed \(HTTP 302\)"):
+        read(open_store(server.url), "x.tar")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "10.0.0.7", "192.168.1.1", "[::1]", "[fd00::1]", "0.0.0.0"])
+def test_a_public_server_does_not_redirect_into_private_networks(
+    server: FileServer, host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look_up, connect = socket.getaddrinfo, socket.create_connection
+    port = int(server.url.rpartition(":")[2])
+    public = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("93.184.216.34", 0))]
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda name, *a, **k: public if name == "shards.example" else look_up(name, *a, **k)
+    )
+    monkeypatch.setattr(socket, "create_connection", lambda address, *a, **k: connect(("127.0.0.1", port), *a, **k))
+    server.misbehave("x.tar", Fault(status=302, headers={"Location": f"http://{host}:{port}/receipts"}))
+    server.misbehave(
+        "y.tar", Fault(status=302, headers={"Location": "http://shards.example/receipts/anna%20000%25.json"})
+    )
+    store = open_store("http://shards.example")
+    with pytest.raises(StoreError, match=r"x\.tar: found a redirect that is not followed \(HTTP 302\)"):
+        read(store, "x.tar")
+    assert server.requested == ["x.tar"]
+    assert read(store, "y.tar") == DATA
+
+
+@pytest.mark.parametrize("target", ["http://anna:PassWord@127.0.0.1/x", "http://127.0.0.1:PassWord/", "/a\x7fPassWord"])
+def test_the_target_of_a_redirect_is_not_told(server: FileServer, target: str) -> None:
+    server.misbehave("x.tar", always=Fault(status=302, headers={"Location": target}))
+    with pytest.raises(StoreError) as caught:
+        read(open_store(server.url), "x.tar")
+    assert str(caught.value).startswith(f"{server.url}/x.tar: ")
+    assert "PassWord" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [("7", 7), ("999999", 300), *[(odd, 0) for odd in ("nan", "inf", "-1", "1e3", "9" * 5000, "")]],
+)
+def test_a_pause_that_a_server_asks_for_is_a_number(server: FileServer, header: str, seconds: float) -> None:
+    server.misbehave("x.tar", Fault(status=503, headers={"Retry-After": header}))
+    with pytest.raises(TransientError) as caught:
+        read(open_store(server.url), "x.tar")
+    assert caught.value.pause_seconds == seconds
 
 
 def test_redirects_in_a_circle_end(server: FileServer) -> None:

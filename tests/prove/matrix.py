@@ -323,6 +323,80 @@ SAFETY = (
             "a_damaged_checkpoint_gives_weights_or_the_documented_error",
         ),
     ),
+    _case(
+        "S20",
+        "a folder from a stranger: links, hard links, pipes and deep folders in the place of any file",
+        "refused and named; nothing outside is written, moved or removed, and nothing waits",
+        manifests_handed_over=(
+            "no_command_writes_or_removes_through_a_link",
+            "a_lock_that_is_another_file_is_not_written",
+            "a_partial_file_that_is_another_file_is_not_written",
+            "a_user_s_own_link_to_a_folder_of_shards_works",
+            "a_pipe_or_a_loop_keeps_nobody_waiting",
+            "hidden_entries_are_named_and_change_nothing",
+            "folders_that_the_index_does_not_know_are_named_however_deep",
+        ),
+        prove_fuzz="a_folder_from_a_stranger_reaches_nothing_outside",
+    ),
+    _case(
+        "S21",
+        "state that a stranger left: a withdrawal of other speakers, lists that name files of the user",
+        "not resumed; only what a fetch put there is removed",
+        manifests_handed_over=(
+            "a_withdrawal_that_was_not_asked_for_is_refused",
+            "a_withdrawal_that_was_only_claimed_does_not_skip_the_check",
+            "a_withdrawal_of_another_user_is_refused",
+            "what_is_no_list_of_speakers_is_told_in_a_line",
+            "a_publisher_removes_only_what_was_fetched",
+            "leftovers_of_a_killed_fetch_go_with_the_next",
+        ),
+    ),
+    _case(
+        "S22",
+        "sparse files, tar headers of gigabytes, pictures of 200,000 scans, numbers of 400 digits",
+        "refused by size or header before reading",
+        manifests_handed_over="a_sparse_file_is_not_read",
+        manifests_index=(
+            "a_header_of_gigabytes_is_not_read",
+            "hostile_dataset_is_refused",
+            "hostile_receipt_is_refused",
+        ),
+        manifests_schema="a_picture_of_very_many_scans_is_refused_before_decoding",
+    ),
+    _case(
+        "S23",
+        "redirects into private networks, secrets in addresses, control characters in names, odd environments",
+        "not followed, not printed, escaped; one line and the exit status",
+        manifests_stores=(
+            "a_redirect_to_a_link_local_address_is_not_followed",
+            "a_public_server_does_not_redirect_into_private_networks",
+            "the_target_of_a_redirect_is_not_told",
+            "secrets_with_a_slash_are_not_told_either",
+            "a_home_folder_of_nobody_is_told",
+            "a_pause_that_a_server_asks_for_is_a_number",
+        ),
+        manifests_cli=(
+            "words_from_files_control_no_terminal_and_fit_any_encoding",
+            "what_is_said_cannot_control_a_terminal",
+            "a_closed_or_full_output_is_a_failure_without_a_traceback",
+            "a_user_without_an_entry_in_passwd_and_without_a_home_can_run_everything",
+        ),
+    ),
+    _case(
+        "S24",
+        "Ctrl-C in a slow transfer or while waiting for a lock; servers of 500 bytes a second",
+        "ends at once and can be run again; too slow a server is given up, what came is kept",
+        manifests_cli=(
+            "ctrl_c_ends_a_fetch_from_a_slow_server",
+            "ctrl_c_ends_a_command_that_waits_for_a_lock",
+            "ctrl_c_ends_a_share_to_a_slow_place",
+        ),
+        manifests_download=(
+            "a_server_that_is_too_slow_is_given_up",
+            "a_slow_server_of_at_least_that_rate_will_do",
+            "who_waits_for_another_process_can_be_stopped",
+        ),
+    ),
 )
 
 SHARING = (

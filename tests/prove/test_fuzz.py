@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import io
 import json
+import os
 import random
 import shutil
 from collections.abc import Callable, Iterator
@@ -22,10 +23,16 @@ from hypothesis import strategies as st
 
 from builder.datasets import iemocap, scan_corpus
 from builder.datasets.base import CorpusError
+from builder.shards import find_earlier_build
 from manifests import folds, index, schema
+from manifests.errors import UserError
+from manifests.fetch import fetch
+from manifests.share import ShareOptions, share
+from manifests.stores import LocalStore
 from manifests.verify import verify
+from manifests.withdraw import withdraw
 from tests.factories import corpora
-from tests.factories.builder_shards import shard_folder
+from tests.factories.builder_shards import edit_json, resign, shard_folder
 from tests.factories.samples import sample
 
 QUICK, THOROUGH = 100, 4000
@@ -220,6 +227,77 @@ def test_a_damaged_folder_gives_problems_or_the_documented_error(examples: int, 
     _repeat(examples // 2, attempt)
     # SHA256SUMS protects the other files; its own bytes may change without a change of its content (a final newline).
     assert unseen <= examples / 20
+
+
+#: Names of a shard folder, of its leftovers, and one that it does not know.
+PLACES = (
+    *("dataset.json", "SHA256SUMS", "clips.jsonl", "README.md", "croissant.json", "fetched.json", "report.html"),
+    *("receipts", "receipts/anna-000.json", "receipts/.anna-000.json.part", "folds", "folds/loso.json", "anna-000.tar"),
+    *(".lock", ".withdrawing", ".source", ".anna-000.tar.part", ".fetched.json.1f.part", "notes", ".hidden"),
+)
+COMMANDS: dict[str, Callable[[Path, Path], object]] = {
+    "fetch": lambda folder, whole: fetch(str(whole), folder, prune=True),
+    "share from": lambda folder, whole: share(folder, LocalStore(path=folder.parent / "copy"), ShareOptions()),
+    "share to": lambda folder, whole: share(whole, LocalStore(path=folder), ShareOptions(prune=True)),
+    "withdraw": lambda folder, whole: withdraw(folder, ["anna"]),
+    "verify": lambda folder, whole: verify(folder, full=True),
+    "build": lambda folder, whole: find_earlier_build(folder, index.load_dataset(whole).identity),
+}
+
+
+def _put_strange(path: Path, outside: Path, source: random.Random) -> None:
+    """Put something into the place of a file or a folder, or of nothing, as a stranger may."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+    path.parent.mkdir(exist_ok=True)
+    kind = source.choice(("file", "folder", "nowhere", "loop", "pipe", "text", "hard link", "deep"))
+    if kind in ("file", "folder"):
+        path.symlink_to(outside / "precious" if kind == "file" else outside)
+    elif kind in ("nowhere", "loop"):
+        path.symlink_to(outside / "absent" if kind == "nowhere" else ".")
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "text":
+        speakers = source.sample(["anna", "ben", "cleo", "zoe", "../x", "\x1b"], source.randrange(4))
+        path.write_bytes(source.choice((json.dumps(speakers).encode(), b"[" * 9999, b"", b'{"source": "x"}')))
+    elif kind == "hard link":
+        os.link(outside / "precious", path)
+    else:
+        (path / "a" / "b" / "c" / ".x.part").mkdir(parents=True)
+
+
+@pytest.mark.parametrize("examples", _efforts())
+def test_a_folder_from_a_stranger_reaches_nothing_outside(examples: int, whole: Path, tmp_path: Path) -> None:
+    """Any entry is a link, a pipe, another's file or claimed state; whatever the command, nothing waits for it."""
+    outside, folder, refused = tmp_path / "outside", tmp_path / "folder", 0
+    shutil.copytree(whole / "receipts", outside)
+    for name in ("precious", ".x.part", ".anna-000.json.part"):
+        (outside / name).write_text("mine")
+    source_folder = Path(shutil.copytree(whole, tmp_path / "source"))
+    edit_json(source_folder / "dataset.json", lambda value: value["about"].update(redistributable=True))
+    resign(source_folder)
+    before = {path.name: path.read_bytes() for path in outside.iterdir()}
+
+    def attempt(source: random.Random) -> None:
+        nonlocal refused
+        for path in (folder, tmp_path / "copy"):
+            shutil.rmtree(path, ignore_errors=True)
+        shutil.copytree(source_folder, folder)
+        places = source.sample(PLACES, source.randint(1, 2))
+        for place in places:
+            if (folder / place).parent.is_dir() and not (folder / place).parent.is_symlink():
+                _put_strange(folder / place, outside, source)
+        command = source.choice(list(COMMANDS))
+        try:
+            refused += bool(COMMANDS[command](folder, source_folder)) and command == "verify"
+        except (UserError, OSError) as error:
+            refused += 1
+            assert isinstance(error, OSError) or str(error).isprintable()
+        assert {path.name: path.read_bytes() for path in outside.iterdir()} == before, (command, places)
+
+    _repeat(examples // 2, attempt)
+    assert refused > examples / 5
 
 
 NAMES = st.lists(

@@ -24,7 +24,7 @@ import numpy.typing as npt
 from manifests import index, labels
 from manifests.download import ExpectedFile, download_file
 from manifests.fetch import fetch_command, mirror_index
-from manifests.folds import SIDES, SPLIT_SIDES, FoldSides, Side, read_fold_file, resolve_scheme
+from manifests.folds import SIDES, SPLIT_SIDES, FoldSides, Side, load_fold_file, resolve_scheme
 from manifests.index import Dataset, FoldSelection, Receipt, Shard, Statistics
 from manifests.labels import LabelScheme
 from manifests.stores import Store, is_remote, open_store
@@ -202,7 +202,10 @@ def open_folder(location: str | Path) -> ShardFolder:
 
 def default_cache() -> Path:
     """Where remote folders are mirrored: `multimae-der` in the user's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "multimae-der"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "multimae-der"
+    except RuntimeError as error:
+        raise DataError("found no home folder of this user to keep shards in; set XDG_CACHE_HOME to one") from error
 
 
 def find_folder(root: Path, dataset: str | None = None) -> Path:
@@ -226,7 +229,7 @@ def load_folds(folder: ShardFolder, scheme: str | None = None) -> Mapping[str, F
     name = resolve_scheme(scheme, folder.index.fold_schemes, set(folder.speakers.values()))
     file = f"{index.FOLDS}/{name}.json"
     path = folder.path / file
-    folds = read_fold_file(path.read_bytes(), folder.speakers, str(path)).folds
+    folds = load_fold_file(path, folder.speakers).folds
     _check_hash(path, index.load_checksums(folder.path).get(file, "no hash"))
     return folds
 
