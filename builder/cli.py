@@ -93,7 +93,10 @@ def _add_settings(command: argparse.ArgumentParser) -> None:
 
 def folder_path(text: str) -> Path:
     """Argument type: a path; `~` is the home folder."""
-    return Path(text).expanduser()
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a path: its home folder is unknown") from error
 
 
 def positive_int(text: str) -> int:

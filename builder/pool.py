@@ -3,7 +3,7 @@
 Each worker has its own thread in the parent, which sends it one clip and waits for the result. So no two processes
 share a lock that a dying one could keep, the memory of pipes and queues is bounded, and workers
 keep working while the main thread writes a shard. A worker that crashes costs its current clip (after one retry), one
-that hangs costs it without a retry; the build continues.
+that hangs or raises an unexpected exception costs it without a retry; the build continues.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from builder.clip_result import ClipResult, drop_clip, recorded_row
 from builder.config import BuildConfig
 from builder.datasets.base import ClipSource
 from builder.signals import block_interrupts
-from builder.worker import Limits, MakeBuilder, limit_native_threads, serve
+from builder.worker import Limits, MakeBuilder, UnexpectedError, limit_native_threads, serve
 from manifests.errors import UserError
 
 #: Clips in flight per worker, including results that wait for their turn; bounds the parent's memory.
@@ -101,7 +101,10 @@ class ClipPool:
                 if isinstance(result, ClipResult):
                     return result
                 self._end(worker)
-                cause = f"{result}, {attempt + 1} times"
+                if not result.may_pass:
+                    cause, reason = result.words, "internal_error"
+                    break
+                cause = f"{result.words}, {attempt + 1} times"
             except TimeoutError:
                 self._end(worker)
                 cause, reason = f"not finished after {self._limits.seconds:g} s", "timeout"
@@ -109,11 +112,12 @@ class ClipPool:
             except EOFError:
                 cause = f"{self._end(worker)}, {attempt + 1} times"
         if not self._limits.drop_clips:
-            problem = "hung" if reason == "timeout" else "died, perhaps out of memory"
-            raise EngineError(
-                f"a worker {problem} ({source.clip.clip_id}: {cause}); run the same command to resume, "
-                "WORKERS=1 needs the least memory"
-            )
+            resume = "run the same command to resume, WORKERS=1 needs the least memory"
+            problem, advice = {
+                "timeout": ("hung", resume),
+                "internal_error": ("failed", "this is a bug of the program; please report it"),
+            }.get(reason, ("died, perhaps out of memory", resume))
+            raise EngineError(f"a worker {problem} ({source.clip.clip_id}: {cause}); {advice}")
         return drop_clip(recorded_row(source, self._root), reason, cause)
 
     def _start(self) -> _Worker:
@@ -165,14 +169,14 @@ class _Worker:
         finally:
             child_end.close()
 
-    def build(self, source: ClipSource, seconds: float) -> ClipResult | str:
-        """Build a clip, or return one line that describes the exception that ended the worker.
+    def build(self, source: ClipSource, seconds: float) -> ClipResult | UnexpectedError:
+        """Build a clip, or return the exception that ended the worker.
 
         Raises TimeoutError for a clip that takes longer, EOFError if the worker died, the UserError of its builder.
         """
         with self._watched(seconds):
             self._pipe.send(source)
-        result: ClipResult | UserError | str = self.receive(seconds)
+        result: ClipResult | UserError | UnexpectedError = self.receive(seconds)
         if isinstance(result, UserError):
             raise result
         return result

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import resource
 import signal
+import tempfile
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -36,6 +37,16 @@ class Limits:
     """Address space of one worker."""
     drop_clips: bool = True
     """Drop a clip that exceeds the limits or kills its worker; if False, the build fails."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnexpectedError:
+    """An exception that a builder should not raise, as a message from a worker to its parent."""
+
+    words: str
+    """Type and message, one line."""
+    may_pass: bool
+    """It is caused by the machine, e.g. its memory, so the same clip may be built at the next attempt."""
 
 
 class Builder(Protocol):
@@ -72,11 +83,15 @@ def end_with_parent() -> None:
 def serve(pipe: Any, make_builder: MakeBuilder, config: BuildConfig, root: Path, limits: Limits) -> None:
     """Main function of a worker. Sends None when it is ready, or one line why not; then a result for every source.
 
-    A result is a built clip, a UserError to raise in the parent, or, for an unexpected exception, one line; the
-    worker then exits with a traceback.
+    A result is a built clip, a UserError to raise in the parent, or an UnexpectedError; the worker then exits with a
+    traceback.
     """
     os.setsid()
     end_with_parent()
+    try:
+        Path.home()
+    except RuntimeError:  # a user without an entry in the password file
+        os.environ.setdefault("XDG_CACHE_HOME", tempfile.gettempdir())  # librosa requires a folder for its cache
     try:
         builder = make_builder(config, root)
     except (ImportError, OSError, RuntimeError) as error:
@@ -95,7 +110,8 @@ def serve(pipe: Any, make_builder: MakeBuilder, config: BuildConfig, root: Path,
             except UserError as error:
                 result = error
             except Exception as error:
-                pipe.send(escape_unprintable(f"{type(error).__name__} {error}".strip()[:200]))
+                words = escape_unprintable(f"{type(error).__name__}: {error}".removesuffix(": ")[:200])
+                pipe.send(UnexpectedError(words=words, may_pass=isinstance(error, MemoryError | OSError)))
                 raise
             signal.setitimer(signal.ITIMER_REAL, 0)
             pipe.send(result)

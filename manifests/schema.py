@@ -54,6 +54,7 @@ DROP_REASONS: Mapping[str, str] = {
     "no_face": "a face was found in fewer than half of the frames",
     "known_defect": "the corpus's own documentation says this clip is unusable",
     "timeout": "the clip took longer than the time limit",
+    "internal_error": "an error of the program, not of the recording; its type and words are kept",
     "worker_died": "the process working on the clip died twice (crash or out of memory)",
 }
 #: Flag of a built clip -> its meaning.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from operator import attrgetter
+import stat
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from builder.datasets.base import ClipSource, Corpus, CorpusError, CorpusNotFoundError
@@ -15,32 +15,47 @@ MEDIA_SUFFIXES = frozenset(
     {".avi", ".flac", ".flv", ".m4a", ".m4v", ".mkv", ".mov", ".mp3", ".mp4", ".mpeg", ".mpg", ".ogg", ".wav", ".webm"}
 )
 
+#: Size of a table with millions of clips; larger ones are not read.
+MAX_TABLE_BYTES = 1 << 29
+
 _POINTER = b"version https://git-lfs"
 _MAX_POINTER_BYTES = 1024
 
 
-def visible_files(folder: Path, depth: int) -> Iterator[Path]:
+def visible_files(folder: Path, depth: int) -> list[Path]:
     """Files at most `depth` levels below a folder, sorted, without hidden ones (including `._*`).
 
-    A folder that does not exist has none. Raises CorpusError for a folder that cannot be listed.
+    A folder that does not exist has none. Links to folders are followed, but each folder is listed only once, under
+    its own name if it has one below `folder`. Raises CorpusError for a folder that cannot be listed.
     """
-    try:
-        entries = sorted(os.scandir(folder), key=attrgetter("name"))
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise _cannot_list(error) from error
-    for entry in entries:
-        if entry.name.startswith("."):
-            continue
+    files: list[Path] = []
+    listed: set[tuple[int, int]] = set()  # device and inode: links may lead in circles
+    folders, links = [(folder, depth)], []  # links come last
+    while folders or links:
+        path, levels = (folders or links).pop()
         try:
-            is_folder = entry.is_dir()
-        except OSError:  # a symbolic link to itself
-            is_folder = False
-        if not is_folder:
-            yield folder / entry.name
-        elif depth > 1:
-            yield from visible_files(folder / entry.name, depth - 1)
+            status = path.stat()
+            if (status.st_dev, status.st_ino) in listed:
+                continue
+            listed.add((status.st_dev, status.st_ino))
+            entries = [entry for entry in os.scandir(path) if not entry.name.startswith(".")]
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise _cannot_list(error) from error
+        for entry in entries:
+            if not _is_folder(entry):
+                files.append(path / entry.name)
+            elif levels > 1:
+                (links if entry.is_symlink() else folders).append((path / entry.name, levels - 1))
+    return sorted(files, key=str)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a symbolic link to itself
+        return False
 
 
 def is_media(path: Path) -> bool:
@@ -115,12 +130,32 @@ def check_unique_ids(sources: Iterable[ClipSource]) -> None:
 def is_pointer(path: Path) -> bool:
     """Whether a file is a git-lfs pointer, a small text file in place of the recording."""
     try:
-        if path.stat().st_size > _MAX_POINTER_BYTES:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_POINTER_BYTES:
             return False
         with path.open("rb") as file:
             return file.read(len(_POINTER)) == _POINTER
     except OSError:
         return False  # a clip that cannot be opened is dropped by the build, with its reason
+
+
+def read_table(path: Path) -> bytes:
+    """Content of a text file that lists or labels clips.
+
+    Raises FileNotFoundError if there is none, and CorpusError if it cannot be read, is larger than any such file, or
+    is not a regular file: a pipe may never end.
+    """
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise CorpusError(f"{path}: found no regular file; expected a text file")
+        if status.st_size > MAX_TABLE_BYTES:
+            raise CorpusError(f"{path}: found {status.st_size} bytes, expected at most {MAX_TABLE_BYTES} of text")
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise CorpusError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
 
 
 def _cannot_list(error: OSError) -> CorpusError:

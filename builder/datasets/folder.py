@@ -5,7 +5,7 @@ line per clip::
 
     clip       recording, path relative to the folder
     speaker    letters, digits, '_' and '-'; the speakers of the folds
-    emotion    any text; every distinct value is a class
+    emotion    any printable text; every distinct value is a class
     intensity  optional, as are the columns below and their cells
     sentence
     sound      separate sound file, relative path, used if the recording has no sound
@@ -26,7 +26,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from builder.datasets.base import ClipSource, Corpus, CorpusError, CorpusNotFoundError, Scan
-from builder.datasets.checks import is_media, visible_files
+from builder.datasets.checks import is_media, read_table, visible_files
 from manifests.corpora import CORPORA
 from manifests.schema import Clip, SchemaError
 
@@ -75,16 +75,14 @@ def scan(root: Path, options: Mapping[str, str]) -> Scan:
 def _read(table: Path) -> Iterator[tuple[int, Row]]:
     """(line number, column -> cell) of every row, cells stripped; a generator because there may be millions."""
     try:
-        text = table.read_text(encoding="utf-8-sig")
+        text = read_table(table).decode("utf-8-sig")
     except FileNotFoundError as error:
         raise CorpusNotFoundError(
             f"found no {table.name}; expected a table with columns {', '.join(REQUIRED)}"
         ) from error
     except UnicodeDecodeError as error:
         raise CorpusError(f"{table}: not UTF-8 (byte {error.start}); save it as UTF-8") from error
-    except OSError as error:
-        raise CorpusError(f"{table}: cannot be read ({error.strerror}); check its permissions") from error
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    reader = csv.reader(io.StringIO(text, newline=None), strict=True)
     lines = ([cell.strip() for cell in cells] for cells in reader if cells)
     try:
         header = _check_header(next(lines, []), table)
@@ -138,6 +136,8 @@ def _clip(recording: PurePosixPath, row: Row, segment: tuple[float, float] | Non
     for name, value, limit in (("speaker", row["speaker"], _MAX_SPEAKER), ("clip id", clip_id, _MAX_CLIP_ID)):
         if len(value) > limit:
             raise CorpusError(f"{where}: {name} {value[:20]}... has {len(value)} characters, expected at most {limit}")
+    if not row["emotion"].isprintable():  # it becomes the name of a class
+        raise CorpusError(f"{where}: found emotion {row['emotion'][:80]!r}; expected printable characters only")
     try:
         return Clip(
             clip_id=clip_id,

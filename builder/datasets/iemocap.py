@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.datasets.base import ClipSource, Corpus, CorpusError, Region, Scan
-from builder.datasets.checks import corpus_folder, visible_files
+from builder.datasets.checks import corpus_folder, read_table, visible_files
 from manifests.corpora import CORPORA
 from manifests.schema import Clip
 
@@ -112,10 +112,7 @@ def _scan_session(session: Path, wanted: frozenset[str]) -> Scan:
         return Scan(sources=(), missing=("dialog/EmoEvaluation",))
     turns: list[Turn] = []
     for path in label_files:
-        try:
-            text = path.read_bytes().decode("latin-1")  # raters' remarks are in no known encoding: accept every byte
-        except OSError as error:
-            raise CorpusError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+        text = read_table(path).decode("latin-1")  # raters' remarks are in no known encoding: accept every byte
         turns += parse_labels(text, str(path))
     used = [turn for turn in turns if turn.emotion in wanted]
     videos = _by_stem(session / "dialog" / "avi" / "DivX", ".avi")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
@@ -25,8 +27,16 @@ TRUNCATION_SECONDS = 0.25
 MAX_FRAME_SECONDS = 1.0
 #: Fraction of the sound that may be missing before the recording counts as damaged.
 SOUND_DAMAGE = 0.1
+#: Longest sound of a clip, as in `manifests.schema`; a damaged sample rate may stretch a second to hours.
+MAX_SOUND_SECONDS = 15 * 60
 #: Offset of a chunk from the end of the previous one above which it is a gap or overlap, not a rounding error.
 JITTER_SECONDS = 0.015
+#: A step back of the decoding times by more than this is a clock that starts again, as in joined transport streams.
+CLOCK_RESTART_SECONDS = 0.5
+#: Longest side of a frame with square pixels; OpenCV's coordinates are signed 16-bit integers.
+MAX_SIDE_PX = 16_384
+#: Longest plausible time in a recording, 30 years; later ones would overflow the integers of a demuxer.
+MAX_SECONDS = 1e9
 
 
 class MediaError(Exception):
@@ -76,7 +86,9 @@ class SoundChunk:
     seconds: float
     """Presentation time of the first sample."""
     samples: npt.NDArray[np.float32]
-    """[n] mono at the recording's own rate, -1 to 1."""
+    """[n] mono, -1 to 1."""
+    rate_hz: int
+    """The recording's own sample rate at this point."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,30 +133,60 @@ def check_segment(times: FrameTimes, segment: Segment) -> None:
     check_complete(times.end_seconds, segment[1])
 
 
-def assemble_sound(
-    chunks: Sequence[SoundChunk], rate_hz: int, segment: Segment | None, lost_samples: int = 0
-) -> Sound | None:
+def check_clock(seconds: Seconds) -> None:
+    """Raise MediaError if the clock starts again; `seconds` are [n] times in the order in which frames are stored."""
+    restarts = np.flatnonzero(np.diff(seconds) < -CLOCK_RESTART_SECONDS)
+    if len(restarts):
+        before, after = seconds[restarts[0]], seconds[restarts[0] + 1]
+        raise MediaError(
+            "decode_error",
+            f"the clock jumps back from {before:.2f} to {after:.2f} s, as in recordings joined end to end; "
+            "convert the file once (ffmpeg -i FILE -c copy NEW.mp4)",
+        )
+
+
+def square_width(width: int, height: int, aspect: Fraction) -> int:
+    """Width in square pixels of a frame whose pixels are `aspect` times as wide as high. Raises MediaError."""
+    square = max(round(width * aspect), 1)
+    if max(square, height) > MAX_SIDE_PX:
+        raise MediaError("decode_error", f"found {square}x{height} pixels, expected at most {MAX_SIDE_PX} a side")
+    return square
+
+
+def assemble_sound(chunks: Sequence[SoundChunk], segment: Segment | None, lost_seconds: float = 0.0) -> Sound | None:
     """Chunks -> continuous 16 kHz sound, each chunk at its time; None without any sample.
 
-    `lost_samples` counts samples of failed packets; some decoders skip damage without an error, which leaves gaps.
+    `lost_seconds` is the duration of failed packets; some decoders skip damage without an error, which leaves gaps.
     Raises MediaError if more than SOUND_DAMAGE of the sound is missing.
     """
     if segment is not None:
         # Sound outside of the segment may be damaged by seeking.
-        chunks = [c for c in chunks if c.seconds < segment[1] and c.seconds + len(c.samples) / rate_hz > segment[0]]
-    if not sum(len(chunk.samples) for chunk in chunks):
+        chunks = [c for c in chunks if c.seconds < segment[1] and c.seconds + len(c.samples) / c.rate_hz > segment[0]]
+    chunks = [chunk for chunk in chunks if len(chunk.samples)]
+    if not chunks:
         return None
+    gap_seconds = 0.0
+    if len({chunk.rate_hz for chunk in chunks}) > 1:  # the rate changes within the recording: resample each part
+        parts = [(rate, list(part)) for rate, part in itertools.groupby(chunks, key=lambda chunk: chunk.rate_hz)]
+        chunks = []
+        for rate, part in parts:
+            line, start, gaps = _place_chunks(part, rate)
+            gap_seconds += gaps / rate
+            samples = soxr.resample(line, rate, SAMPLE_RATE_HZ)
+            chunks.append(SoundChunk(seconds=start, samples=samples, rate_hz=SAMPLE_RATE_HZ))
+    rate_hz = chunks[0].rate_hz
     line, start, gaps = _place_chunks(chunks, rate_hz)
-    missing = max(gaps, lost_samples)
-    if missing > SOUND_DAMAGE * len(line):
-        seconds = (missing / rate_hz, len(line) / rate_hz)
-        raise MediaError("decode_error", f"sound: found {seconds[0]:.2f} of {seconds[1]:.2f} s missing")
+    missing = max(gaps + round(gap_seconds * rate_hz), round(lost_seconds * rate_hz))
+    _check_missing(missing, len(line), rate_hz)
     if segment is not None:
         first = max(0, round((segment[0] - start) * rate_hz))
         last = max(first, round((segment[1] - start) * rate_hz))
         line, start = line[first:last], start + first / rate_hz
         if not len(line):
             return None
+    if len(line) > MAX_SOUND_SECONDS * rate_hz:
+        found = f"{len(line) / rate_hz:.0f} s at {rate_hz} Hz"
+        raise MediaError("decode_error", f"sound: found {found}, expected at most {MAX_SOUND_SECONDS} s")
     if rate_hz != SAMPLE_RATE_HZ:
         line = soxr.resample(line, rate_hz, SAMPLE_RATE_HZ)
     # 16 bit here, before any feature is computed, so that features made from the stored sound are the same.
@@ -155,7 +197,7 @@ def assemble_sound(
 def _place_chunks(chunks: Sequence[SoundChunk], rate_hz: int) -> tuple[npt.NDArray[np.float32], float, int]:
     """Place chunks in one array. Returns it, its start time, and the number of samples in the gaps.
 
-    Rounding errors of times are ignored, real gaps become silence.
+    Rounding errors of times are ignored, real gaps become silence. Raises MediaError if the gaps are too long.
     """
     start = chunks[0].seconds
     places: list[int] = []
@@ -167,7 +209,16 @@ def _place_chunks(chunks: Sequence[SoundChunk], rate_hz: int) -> tuple[npt.NDArr
         gaps += max(0, place - follows)
         places.append(place)
         follows = place + len(chunk.samples)
-    line = np.zeros(max(p + len(c.samples) for p, c in zip(places, chunks, strict=True)), dtype=np.float32)
+    length = max(p + len(c.samples) for p, c in zip(places, chunks, strict=True))
+    _check_missing(gaps, length, rate_hz)  # before it is allocated: damaged times may be years apart
+    line = np.zeros(length, dtype=np.float32)
     for place, chunk in zip(places, chunks, strict=True):
         line[place : place + len(chunk.samples)] = chunk.samples
     return line, start, gaps
+
+
+def _check_missing(missing: int, length: int, rate_hz: int) -> None:
+    """Raise MediaError if more than SOUND_DAMAGE of `length` samples are missing."""
+    if missing > SOUND_DAMAGE * length:
+        seconds = (missing / rate_hz, length / rate_hz)
+        raise MediaError("decode_error", f"sound: found {seconds[0]:.2f} of {seconds[1]:.2f} s missing")

@@ -24,8 +24,8 @@ from builder.decoders import base
 from builder.decoders.base import DecodedVideo, MakeTimeline, MediaError, Segment, Sound
 from builder.timeline import nearest_frames
 
-#: Read this much before a segment, so that decoding starts at a key frame before it.
-SEEK_MARGIN_SECONDS = 1.0
+#: Read this much before a segment, so that decoding starts at a key frame before it; more if there is none so near.
+SEEK_MARGINS_SECONDS = (1.0, 15.0)
 #: Packets are stored in decoding order; read this much past the segment's end for late ones.
 REORDER_SECONDS = 1.0
 
@@ -64,8 +64,7 @@ def read(source: ClipSource, make_timeline: MakeTimeline) -> tuple[DecodedVideo,
 
     Raises MediaError.
     """
-    with _opened(source.video) as container:
-        clip = _demux(container, source.segment_seconds)
+    with _demuxed(source.video, source.segment_seconds) as clip:
         if clip.video is None:
             raise MediaError("no_video", "found no picture in it")
         time_base = clip.video.time_base
@@ -75,9 +74,8 @@ def read(source: ClipSource, make_timeline: MakeTimeline) -> tuple[DecodedVideo,
         sound = _decode_sound(clip)
     if times.pts != packet_times.pts:
         # The packets' times were not the frames' times, which are known now: decode again with these.
-        with _opened(source.video) as container:
-            wanted = set(_select_pts(make_timeline, times, time_base))
-            times, kept = _decode_frames(_demux(container, source.segment_seconds), wanted)
+        with _demuxed(source.video, source.segment_seconds) as clip:
+            times, kept = _decode_frames(clip, set(_select_pts(make_timeline, times, time_base)))
     found = times.seconds(time_base)
     timeline = found.timeline(make_timeline)
     chosen = nearest_frames(found.seconds, timeline.instants_seconds)
@@ -92,31 +90,51 @@ def read(source: ClipSource, make_timeline: MakeTimeline) -> tuple[DecodedVideo,
 
 def read_sound(path: Path) -> Sound | None:
     """Decode a separate sound file; None if it has no sample. Raises MediaError."""
-    with _opened(path) as container:
-        return _decode_sound(_demux(container, None))
+    with _demuxed(path, None) as clip:
+        return _decode_sound(clip)
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     """Open an allowed container. It is opened as a file object, so that its name is never parsed as a URL."""
-    with path.open("rb") as file:
+    options = {"format_whitelist": base.CONTAINERS, "protocol_whitelist": "none"}
+    with path.open("rb") as file, _logged_errors():  # only to keep them off the terminal
         try:
-            container = av.open(file, options={"format_whitelist": base.CONTAINERS, "protocol_whitelist": "none"})
+            container = av.open(file, options=options, metadata_errors="replace")  # titles may be in any encoding
         except av.FFmpegError as error:
             raise MediaError("unreadable", f"not a recording that can be opened ({error.strerror})") from error
         with container:
             yield container
 
 
-def _demux(container: Any, segment: Segment | None) -> _Packets:
-    """Read all packets of the clip's first video and first audio stream."""
+@contextmanager
+def _demuxed(path: Path, segment: Segment | None) -> Iterator[_Packets]:
+    """Open a recording and read its packets: from just before the segment, or from the start if it cannot seek."""
+    start = 0.0 if segment is None else min(segment[0], base.MAX_SECONDS)
+    seeks = [start - margin for margin in SEEK_MARGINS_SECONDS if start > margin]
+    for seek_seconds in (*seeks, None):
+        with _opened(path) as container:
+            clip = _demux(container, segment, seek_seconds)
+            if clip is not None:
+                yield clip
+                return
+
+
+def _demux(container: Any, segment: Segment | None, seek_seconds: float | None) -> _Packets | None:
+    """Read the packets of the clip's first video and first audio stream, from `seek_seconds` or from the start.
+
+    None if seeking failed or there is no key frame before the segment, as in containers without an index.
+    """
     video, audio = _first(container.streams.video), _first(container.streams.audio)
     streams = [stream for stream in (video, audio) if stream is not None]
     packets: list[Any] = []
     unfinished = set(streams)
     try:
-        if segment is not None:
-            container.seek(max(0, int((segment[0] - SEEK_MARGIN_SECONDS) * 1_000_000)))
+        if seek_seconds is not None:
+            try:
+                container.seek(int(seek_seconds * 1_000_000))
+            except av.FFmpegError:
+                return None
         for packet in container.demux(*streams) if streams else ():
             packets.append(packet)
             if segment is None or packet.dts is None:
@@ -127,8 +145,26 @@ def _demux(container: Any, segment: Segment | None) -> _Packets:
                     break
     except av.FFmpegError as error:
         raise MediaError("decode_error", str(error)) from error
+    if seek_seconds is not None and segment is not None:
+        packets = _start_at_key_frames(packets, streams, segment[0])
+        if not packets:
+            return None
     header_end = None if container.duration is None else (container.duration + (container.start_time or 0)) / 1_000_000
     return _Packets(video=video, audio=audio, packets=tuple(packets), segment=segment, header_end_seconds=header_end)
+
+
+def _start_at_key_frames(packets: Sequence[Any], streams: Sequence[Any], seconds: float) -> list[Any]:
+    """Each stream's packets from its first key frame; [] unless all these are at `seconds` or before."""
+    kept = list(packets)
+    for stream in streams:
+        at = next((i for i, p in enumerate(kept) if p.stream is stream and p.is_keyframe), None)
+        if at is None:
+            return []
+        pts = kept[at].dts if kept[at].pts is None else kept[at].pts
+        if pts is None or pts * kept[at].time_base > seconds:
+            return []
+        kept = [p for i, p in enumerate(kept) if i >= at or p.stream is not stream]
+    return kept
 
 
 def _first(streams: Sequence[Any]) -> Any:
@@ -140,6 +176,7 @@ def _first(streams: Sequence[Any]) -> Any:
 def _packet_times(clip: _Packets) -> _Times:
     """Times of the clip's frames according to its packets; empty if a packet has no time."""
     packets = [p for p in clip.packets if p.stream is clip.video and p.size and not p.is_discard]
+    base.check_clock(np.array([float(p.dts * p.time_base) for p in packets if p.dts is not None]))
     if any(p.pts is None for p in packets):
         return _Times(pts=(), last=0)
     return _times((p.pts, p.duration) for p in packets if _inside(p.pts, clip))
@@ -164,18 +201,22 @@ def _check_complete(clip: _Packets, times: base.FrameTimes) -> None:
     if clip.segment is not None:
         base.check_segment(times, clip.segment)
         return
-    base.check_complete(times.end_seconds, _header_video_end(clip.video))
+    hidden = sum(1 for p in clip.packets if p.stream is clip.video and p.size and p.is_discard)
+    base.check_complete(times.end_seconds, _header_video_end(clip.video, hidden))
     base.check_complete(max(times.end_seconds, _last_packet_end(clip)), clip.header_end_seconds)
 
 
-def _header_video_end(stream: Any) -> float | None:
-    """End of the video according to the header; None if the header has no duration."""
+def _header_video_end(stream: Any, hidden: int) -> float | None:
+    """End of the video according to the header; None if the header has no duration.
+
+    The header also counts the `hidden` frames that an edit list leaves out, as in losslessly cut recordings.
+    """
     start = float((stream.start_time or 0) * stream.time_base)
     lengths = []
     if stream.duration:
         lengths.append(float(stream.duration * stream.time_base))
     if stream.frames and stream.average_rate:
-        lengths.append(float(stream.frames / stream.average_rate))
+        lengths.append(float((stream.frames - hidden) / stream.average_rate))
     return start + max(lengths) if lengths else None
 
 
@@ -230,10 +271,10 @@ def _logged_errors() -> Iterator[list[str]]:
 
 def _upright_rgb(frame: Any, to_rgb: VideoReformatter, stream: Any) -> npt.NDArray[np.uint8]:
     """Convert to RGB with square pixels, rotated as the container specifies."""
-    aspect = stream.sample_aspect_ratio or 1
-    width = round(frame.width * aspect) if aspect != 1 else frame.width
+    width = base.square_width(frame.width, frame.height, stream.sample_aspect_ratio or Fraction(1))
     rgb = to_rgb.reformat(frame, width=width, height=frame.height, format="rgb24").to_ndarray()
-    turns = round(frame.rotation / 90) % 4
+    # A display matrix of zeros has no angle: PyAV returns a meaningless large number.
+    turns = round(frame.rotation / 90) % 4 if abs(frame.rotation) <= 360 else 0
     return np.ascontiguousarray(np.rot90(rgb, turns)) if turns else rgb
 
 
@@ -242,21 +283,30 @@ def _decode_sound(clip: _Packets) -> Sound | None:
     if clip.audio is None:
         return None
     clip.audio.codec_context.thread_count = 1
-    planar = av.AudioResampler(format="fltp")
+    to_float: dict[tuple[str, str, int], av.AudioResampler] = {}  # a stream may change its format
     chunks: list[base.SoundChunk] = []
     lost_seconds = 0.0
     with _logged_errors():  # only to keep them off the terminal; losses are counted below
         for packet in (p for p in clip.packets if p.stream is clip.audio):
             try:
-                decoded = [frame for each in packet.decode() for frame in planar.resample(each)]
+                decoded = []
+                for frame in packet.decode():
+                    # PyAV reads planes beyond the seventh out of bounds, so many channels are interleaved.
+                    samples = "fltp" if frame.layout.nb_channels < 8 else "flt"
+                    found = (frame.format.name, str(frame.layout), frame.sample_rate)
+                    decoded += to_float.setdefault(found, av.AudioResampler(format=samples)).resample(frame)
             except av.FFmpegError:
                 lost_seconds += _seconds_inside(packet, clip.segment)
                 continue
             for frame in decoded:
-                if frame.pts is not None:  # one voice, even in stereo: average the channels
-                    mono = frame.to_ndarray().mean(axis=0)
-                    chunks.append(base.SoundChunk(seconds=float(frame.pts * frame.time_base), samples=mono))
-    return base.assemble_sound(chunks, clip.audio.rate, clip.segment, round(lost_seconds * clip.audio.rate))
+                if frame.pts is not None:
+                    values = frame.to_ndarray()
+                    if not frame.format.is_planar:  # [1, n * channels]
+                        values = values.reshape(-1, frame.layout.nb_channels).T
+                    # One voice, in any number of channels: average them.
+                    seconds, mono = float(frame.pts * frame.time_base), values.mean(axis=0)
+                    chunks.append(base.SoundChunk(seconds=seconds, samples=mono, rate_hz=frame.sample_rate))
+    return base.assemble_sound(chunks, clip.segment, lost_seconds)
 
 
 def _seconds_inside(packet: Any, segment: Segment | None) -> float:

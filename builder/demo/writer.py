@@ -29,6 +29,7 @@ import imageio_ffmpeg
 import soundfile
 
 from builder.datasets.base import CorpusError
+from builder.datasets.checks import read_table
 from builder.demo import face, utterances, voice
 from builder.demo.utterances import FPS, Expression, Utterance
 from builder.worker import end_with_parent
@@ -97,7 +98,10 @@ def _write_takes(root: Path, clips: Sequence[Utterance], workers: int) -> Genera
             yield write_take(root, take)
         return
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(takes)), mp_context=spawn, initializer=init_worker) as pool:
+    with (
+        tempfile.TemporaryDirectory(prefix="demo-") as folder,
+        ProcessPoolExecutor(min(workers, len(takes)), spawn, init_worker, (folder,)) as pool,
+    ):
         try:
             for job in as_completed([pool.submit(write_take, root, take) for take in takes]):
                 yield job.result()
@@ -106,12 +110,18 @@ def _write_takes(root: Path, clips: Sequence[Utterance], workers: int) -> Genera
                 f"{root}: a process that rendered clips was killed; check the free memory and run it again"
             ) from error
         except BaseException:
-            pool.shutdown(cancel_futures=True)  # otherwise the pool would render all remaining clips before it exits
+            for worker in multiprocessing.active_children():  # rendering a take takes seconds
+                worker.kill()
+            pool.shutdown(cancel_futures=True)
             raise
 
 
-def init_worker() -> None:
-    """Prepare a worker process: Ctrl-C is handled by the parent, and the worker exits with it."""
+def init_worker(folder: str) -> None:
+    """Prepare a worker process: Ctrl-C is handled by the parent, which kills its workers and removes `folder`.
+
+    The worker's temporary files are in that folder. It exits with its parent.
+    """
+    tempfile.tempdir = folder
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)  # a process per core: more threads would compete for the cores
     end_with_parent()
@@ -192,7 +202,7 @@ def _packet_end(path: Path, share: float) -> int:
 def _read_manifest(root: Path) -> dict[str, Any]:
     """The manifest; empty if it does not exist or cannot be read."""
     with contextlib.suppress(OSError, ValueError):
-        manifest = json.loads((root / MANIFEST).read_text(encoding="utf-8"))
+        manifest = json.loads(read_table(root / MANIFEST))
         if isinstance(manifest, dict) and isinstance(manifest.get("clips"), dict):
             return manifest
     return {}

@@ -339,6 +339,33 @@ def test_a_backend_that_cannot_be_loaded_is_one_line(
     assert done.stderr == f"error: {output}\n"
 
 
+# --- users without a home --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("setting", ["--data", "--out"])
+def test_the_home_of_nobody_is_one_line(setting: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["plan", "--dataset", "folder", setting, "~no-such-user/x"])
+    assert ended.value.code == 2
+    expected = "found '~no-such-user/x', expected a path: its home folder is unknown"
+    assert capsys.readouterr().err == f"error: argument {setting}: {expected}; see python -m builder plan --help\n"
+
+
+@pytest.mark.slow
+def test_a_user_without_an_entry_in_the_password_file(tmp_path: Path) -> None:
+    """As in containers; librosa looks for a home folder when it is imported."""
+    data = face_corpus(tmp_path / "data", ["anna"], 1)
+    stranger = ["unshare", "--user", "--map-user=54321", "--map-group=54321"]
+    if subprocess.run([*stranger, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("needs user namespaces")
+    command = [*stranger, sys.executable, *REAL, "shards", "--dataset", "folder", "--data", str(data), "--workers", "1"]
+    environment = {name: value for name, value in os.environ.items() if name not in ("HOME", "USER", "XDG_CACHE_HOME")}
+    settings = ("--feature", "logmel", "--out", str(tmp_path / "out"))
+    done = subprocess.run([*command, *settings], capture_output=True, text=True, env=environment, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("built 1 ")
+
+
 # --- interrupted and killed ------------------------------------------------------------------------------------
 
 

@@ -213,6 +213,40 @@ def test_a_linked_folder_is_followed(tmp_path: Path) -> None:
     assert len(scan_corpus("ravdess", tmp_path / "corpus").sources) == 60
 
 
+@pytest.mark.timeout(60)
+def test_links_that_lead_in_circles_are_followed_once(tmp_path: Path) -> None:
+    root = corpora.TREES["folder"](tmp_path / "corpus")
+    expected = scan_corpus("folder", root)
+    (root / "deep").mkdir()
+    for number in range(12):
+        (root / "deep" / f"up{number}").symlink_to("..")
+        (root / f"again{number}").symlink_to("deep")
+    (root / "deep" / "unnamed.wav").write_bytes(b"RIFF")
+    (root / "itself").symlink_to("itself")
+
+    found = scan_corpus("folder", root)
+
+    assert ids(found) == ids(expected)
+    assert set(found.ignored) - set(expected.ignored) == {("deep/unnamed.wav", "not named in clips.csv")}
+
+
+@pytest.mark.timeout(60)
+@each_tree
+def test_pipes_in_place_of_files_are_not_opened(name: str, tree: Path) -> None:
+    whole = scan_corpus(name, tree)
+    recording = whole.sources[0].video
+    recording.unlink()
+    os.mkfifo(recording)
+    assert set(ids(scan_corpus(name, tree))) <= set(ids(whole))
+    tables = [path for path in tree.rglob("*") if path.suffix in (".txt", ".csv")]
+    for table in tables:
+        table.unlink()
+        os.mkfifo(table)
+    if tables:
+        with pytest.raises(CorpusError, match=r"(\.txt|clips\.csv): found no regular file; expected a text file$"):
+            scan_corpus(name, tree)
+
+
 def test_a_folder_that_may_not_be_listed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     closed, scandir = corpora.ravdess(tmp_path, ["01"]) / "Actor_01", os.scandir
 
@@ -640,6 +674,26 @@ def test_folder_table_that_cannot_be_used(tmp_path: Path, table: str, message: s
     with pytest.raises(CorpusError, match=message) as raised:
         scan_corpus("folder", tmp_path)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.timeout(60)
+def test_folder_table_larger_than_any_table_is_not_read(tmp_path: Path) -> None:
+    root = corpora.TREES["folder"](tmp_path / "corpus")
+    os.truncate(root / "clips.csv", 6 << 30)  # sparse
+    with pytest.raises(CorpusError, match=r"clips\.csv: found 6442450944 bytes, expected at most 536870912 of text$"):
+        scan_corpus("folder", root)
+
+
+@pytest.mark.parametrize("emotion", ["ha\x1b[31mppy", "ha\x00ppy", "ha\u202eppy", "\ufeffhappy"])
+def test_folder_emotion_that_cannot_be_printed_is_refused(tmp_path: Path, emotion: str) -> None:
+    """It would be the name of a class, which training refuses."""
+    (tmp_path / "a.mp4").write_bytes(b"media")
+    (tmp_path / "clips.csv").write_text(f"clip,speaker,emotion\na.mp4,anna,{emotion}\n", "utf-8")
+    with pytest.raises(
+        CorpusError, match=r"clips\.csv:2: found emotion '.*'; expected printable characters only$"
+    ) as e:
+        scan_corpus("folder", tmp_path)
+    assert str(e.value).isprintable()
 
 
 def test_folder_table_in_another_encoding_is_refused(tmp_path: Path) -> None:

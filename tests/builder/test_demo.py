@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -428,6 +432,42 @@ def test_an_encoder_that_fails_is_one_clear_line(tmp_path: Path, monkeypatch: py
     with pytest.raises(CorpusError, match="ffmpeg could not encode a clip: the last line") as caught:
         writer.make_demo(tmp_path, clips=[utterance("S06_sad_bad_noface")], workers=1)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.timeout(120)
+def test_ctrl_c_ends_rendering_at_once_and_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "temporary").mkdir()
+    command = [
+        sys.executable,
+        "-m",
+        "builder",
+        "shards",
+        "--data",
+        str(tmp_path / "data"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    environment = os.environ | {"TMPDIR": str(tmp_path / "temporary")}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes, env=environment, start_new_session=True) as build:
+        while build.poll() is None and not list(tmp_path.glob("temporary/*/demo-*/*")):  # takes are being rendered
+            time.sleep(0.05)
+        os.killpg(build.pid, signal.SIGINT)
+        pressed = time.monotonic()
+        said, complained = build.communicate()
+        seconds = time.monotonic() - pressed
+    assert (build.returncode, said) == (130, "")
+    assert complained.endswith("interrupted; run the same command to continue\n")
+    assert seconds < 10  # a take alone takes longer where processors are shared
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+@pytest.mark.timeout(60)
+def test_a_pipe_in_place_of_the_manifest_is_not_opened(tmp_path: Path, written: list[str]) -> None:
+    os.mkfifo(tmp_path / "demo.json")
+    writer.make_demo(tmp_path, workers=1)
+    assert len(written) == len(list_utterances())
+    assert (tmp_path / "demo.json").is_file()
 
 
 def test_a_worker_that_is_killed_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -134,10 +134,11 @@ FAILURES = {
     "stammer": (DIED, "ended by SIGKILL, 2 times"),
     "hang": LATE,
     "once crash": (None, None),
+    "fail": ("internal_error", "ValueError: as ordered"),
 }
 MORE_FAILURES = {
     "leave": (DIED, "exit code 0, 2 times"),
-    "fail": (DIED, "ValueError as ordered, 2 times"),
+    "once fail": ("internal_error", "ValueError: as ordered"),
     f"allocate {2 * MEMORY_BYTES}": (DIED, "MemoryError, 2 times"),
     "stop": LATE,
     "once leave": (None, None),

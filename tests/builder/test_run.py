@@ -532,6 +532,18 @@ def test_clips_that_kill_their_worker_are_in_the_index(data: Path, out: Path, po
     assert build(job(data, out)).resumed == 2  # another try may do better
 
 
+def test_clips_that_meet_an_error_of_the_program_are_dropped_for_good(data: Path, out: Path, pooled: None) -> None:
+    (data / "a1.mp4").write_text("fail")
+    (data / "c1.mp4").write_text("once fail")
+    built = build(job(data, out))
+    rows = {row.clip_id: row for row in index.load_rows(out)}
+    assert (rows["a1"].reason, rows["a1"].detail) == ("internal_error", "ValueError: as ordered")
+    assert (rows["c1"].reason, rows["c2"].status) == ("internal_error", "built")
+    assert built.reasons["internal_error"] == 2
+    assert verify(out, full=True) == []
+    assert build(job(data, out)).resumed == 3  # the same program would fail again
+
+
 def test_who_was_withdrawn_is_left_out_of_later_builds(data: Path, out: Path) -> None:
     build(job(data, out))
     (gone, *_) = sorted({row.speaker for row in index.load_rows(out)})

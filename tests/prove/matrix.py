@@ -236,6 +236,7 @@ FAULTS = (
             "ctrl_c_while_the_backends_load",
             "an_ended_build_leaves_no_process_and_goes_on",
         ),
+        builder_demo="ctrl_c_ends_rendering_at_once_and_leaves_nothing",
         train_cli="ctrl_c_saves_and_says_how_to_continue",
     ),
     _case(
@@ -399,6 +400,77 @@ SAFETY = (
     ),
 )
 
+RECORDINGS = (
+    _case(
+        "M1",
+        "losslessly cut MP4s, whose edit list hides frames",
+        "built, with the pictures and the sound of the cut",
+        builder_odd_recordings=(
+            "a_losslessly_cut_recording_shows_what_its_edit_list_says",
+            "a_lossless_cut_that_was_cut_off_is_still_truncated",
+        ),
+    ),
+    _case(
+        "M2",
+        "sound in 8 to 64 channels, or with a format that changes",
+        "the mean of all channels; resampled, or dropped for good as `decode_error`",
+        builder_odd_recordings=(
+            "any_number_of_channels_is_averaged",
+            "compressed_sound_in_seven_one",
+            "sound_that_changes_within_the_recording",
+            "sound_whose_times_are_lost_where_it_changes_is_dropped_for_good",
+            "changing_sound_and_pictures_are_no_error_of_the_second_decoder",
+        ),
+    ),
+    _case(
+        "M3",
+        "parts of recordings in any container, with or without an index, at any start",
+        "the part, or `truncated`",
+        builder_odd_recordings=(
+            "any_segment_of_any_container",
+            "a_segment_after_the_end_is_truncated",
+            "a_segment_of_a_real_recording_without_an_index",
+            "what_precedes_a_part_is_not_decoded",
+        ),
+    ),
+    _case(
+        "M4",
+        "headers that make no sense: geometry, clocks, sample rates, sizes of chunks; words in titles",
+        "decoded as it is, or dropped with one reason by both decoders",
+        builder_odd_recordings=(
+            "recordings_joined_end_to_end_have_two_clocks",
+            "a_display_matrix_of_zeros_turns_nothing",
+            "a_picture_too_wide_for_square_pixels",
+            "words_in_a_title_are_no_words_of_the_program",
+            "a_title_in_any_encoding",
+            "a_sample_rate_that_stretches_seconds_to_hours",
+            "sound_whose_times_are_weeks_apart_takes_no_memory",
+            "chunks_of_negative_size",
+        ),
+        prove_fuzz="a_recording_with_a_damaged_header_is_decoded_or_dropped",
+    ),
+    _case(
+        "M5",
+        "an error of the program while it builds a clip",
+        "dropped as `internal_error` with its words, not tried again; the other clips are built",
+        builder_pool="clips_that_end_their_worker_are_dropped_and_the_rest_goes_on",
+        builder_run="clips_that_meet_an_error_of_the_program_are_dropped_for_good",
+    ),
+    _case(
+        "M6",
+        "pipes in place of files, links in circles, tables without end, names that cannot be printed",
+        "not opened, followed once, or refused in one line",
+        builder_datasets=(
+            "pipes_in_place_of_files_are_not_opened",
+            "links_that_lead_in_circles_are_followed_once",
+            "folder_table_larger_than_any_table_is_not_read",
+            "folder_emotion_that_cannot_be_printed_is_refused",
+        ),
+        builder_demo="a_pipe_in_place_of_the_manifest_is_not_opened",
+        builder_cli=("the_home_of_nobody_is_one_line", "a_user_without_an_entry_in_the_password_file"),
+    ),
+)
+
 SHARING = (
     _case(
         "H1",
@@ -493,4 +565,4 @@ SHARING = (
     ),
 )
 
-MATRIX = (*FAULTS, *SAFETY, *SHARING)
+MATRIX = (*FAULTS, *RECORDINGS, *SAFETY, *SHARING)

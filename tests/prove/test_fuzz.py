@@ -12,6 +12,9 @@ import json
 import os
 import random
 import shutil
+import struct
+import subprocess
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +24,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from builder import media
 from builder.datasets import iemocap, scan_corpus
 from builder.datasets.base import CorpusError
+from builder.decoders import ffmpeg
 from builder.shards import find_earlier_build
+from builder.timeline import uniform
 from manifests import folds, index, schema
 from manifests.errors import UserError
 from manifests.fetch import fetch
@@ -32,6 +38,7 @@ from manifests.stores import LocalStore
 from manifests.verify import verify
 from manifests.withdraw import withdraw
 from tests.factories import corpora
+from tests.factories import media as media_factory
 from tests.factories.builder_shards import edit_json, resign, shard_folder
 from tests.factories.samples import sample
 
@@ -336,6 +343,66 @@ def test_any_file_names_give_clips_or_one_error(
             assert all(schema.NAME.fullmatch(source.clip.clip_id) for source in scan.sources)
 
     tried()
+
+
+#: What a header says about edits, geometry, times and channels: name -> number of bytes behind it.
+HEADERS = {
+    b"elst": 60, b"tkhd": 92, b"stsd": 200, b"pasp": 12, b"mvhd": 100, b"mdhd": 24, b"stts": 24, b"ctts": 40,
+    b"chan": 20, b"strh": 56, b"strf": 40, b"avih": 56, b"fmt ": 20, b"RIFF": 8, b"data": 8, b"LIST": 8,
+}  # fmt: skip
+NUMBERS = (0, 1, 2, 7, 8, 9, 16, 63, 64, 255, 256, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """A second of recording: losslessly cut, with eight channels, in AVI, MKV and FLV."""
+    folder = tmp_path_factory.mktemp("recordings")
+    picture = media_factory.steady(media_factory.stamps(60), "mp4")
+    sound = media_factory.mono(media_factory.tone(440, 2.0, 44_100), rate_hz=44_100, codec="aac", bit_rate=128_000)
+    whole = media_factory.write(folder / "whole.mp4", picture, sound)
+    eight = "|".join(f"{name}=c0" for name in ("FL", "FR", "FC", "LFE", "BL", "BR", "SL", "SR"))
+    settings = {
+        "cut.mp4": ("-c", "copy"),
+        "eight.mov": ("-c:v", "copy", "-af", f"pan=7.1|{eight}", "-c:a", "pcm_s16le"),
+        "other.avi": ("-c:v", "mpeg4", "-c:a", "pcm_s16le"),
+        "other.mkv": ("-c", "copy"),
+        "other.flv": ("-c:v", "flv", "-c:a", "libmp3lame"),
+    }
+    for name, codecs in settings.items():
+        start = ("-ss", "0.7") if name == "cut.mp4" else ()
+        command = [ffmpeg.program(), "-v", "error", *start, "-i", whole, "-t", "1", *codecs, folder / name]
+        subprocess.run(command, check=True)
+    return [folder / name for name in settings]
+
+
+@pytest.mark.parametrize("examples", _efforts())
+@pytest.mark.parametrize("decoder", ["pyav", "ffmpeg"])
+def test_a_recording_with_a_damaged_header_is_decoded_or_dropped(
+    decoder: str, examples: int, recordings: list[Path], tmp_path: Path
+) -> None:
+    counts: Counter[str] = Counter()
+
+    def attempt(source: random.Random) -> None:
+        original = source.choice(recordings)
+        data = bytearray(original.read_bytes())
+        places = [(data.find(name), size) for name, size in HEADERS.items() if name in data] or [(4, 600)]
+        for _ in range(source.randint(1, 3)):
+            start, length = source.choice(places)
+            at, width, order = start - 4 + source.randrange(length + 4), source.choice((1, 2, 4)), source.choice("<>")
+            data[at : at + width] = struct.pack(f"{order}I", source.choice(NUMBERS))[:width]
+        path = tmp_path / f"damaged{original.suffix}"
+        path.write_bytes(data)
+        segment = source.choice((None, (0.2, 0.8), (1.2, 1.4)))
+        try:
+            clip = media.decode(media_factory.source(path, segment_seconds=segment), uniform, decoder)
+        except media.MediaError as error:
+            counts[error.reason] += 1
+        else:
+            counts["decoded"] += 1
+            assert len(clip.video.frames) == schema.FRAMES and len(clip.sound.samples)
+
+    _repeat(examples if decoder == "pyav" else examples // 10, attempt)
+    assert counts["decoded"] and len(counts) > 2  # otherwise the test tests nothing
 
 
 @pytest.mark.parametrize("examples", _efforts())
