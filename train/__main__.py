@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-import sys
+import os
+import signal
 
-from train.cli import run
+from manifests.console import INTERRUPTED, run_program
 
 if __name__ == "__main__":
-    sys.exit(run())
+    # Ctrl-C while torch is imported, which turns it into other errors, ends the process: nothing is begun yet.
+    default = signal.getsignal(signal.SIGINT)
+    if default is signal.default_int_handler:
+        signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
+    from train.cli import run
+
+    signal.signal(signal.SIGINT, default)
+    run_program(run)

@@ -15,8 +15,10 @@ import json
 import os
 import pickle
 import shutil
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -25,9 +27,10 @@ from torch import nn
 from torch.optim import Optimizer
 
 from manifests.errors import UserError
-from manifests.files import atomic_write
+from manifests.files import atomic_write, path_in_errors
 from manifests.records import SchemaError, from_json
 from train.models.checkpoint_io import WEIGHTS_FILE, dump_weights, first_line
+from train.models.checkpoint_scan import check_checkpoint
 from train.runs import EpochMetrics
 
 CHECKPOINTS = "checkpoints"
@@ -64,14 +67,19 @@ class Checkpoints:
         """Write a checkpoint after `step` optimizer steps in all, then remove older ones. Raises OSError."""
         parent, name = self.folder / CHECKPOINTS, f"{step:09}-{state.epoch:05}"
         part = parent / f".{name}.{os.getpid()}.part"
-        shutil.rmtree(part, ignore_errors=True)
+        self.remove_partial()
         part.mkdir(parents=True)
-        atomic_write(part / WEIGHTS_FILE, dump_weights(model))
-        with (part / OPTIMIZER_FILE).open("wb") as file:
-            torch.save(optimizer.state_dict(), file)
-            file.flush()
-            os.fsync(file.fileno())
-        atomic_write(part / STATE_FILE, (json.dumps(asdict(state), indent=1) + "\n").encode())
+        try:
+            atomic_write(part / WEIGHTS_FILE, dump_weights(model))
+            with closing(_Output(part / OPTIMIZER_FILE)) as output:
+                try:
+                    torch.save(optimizer.state_dict(), output)
+                except RuntimeError as error:
+                    raise (output.error or error) from error
+            atomic_write(part / STATE_FILE, (json.dumps(asdict(state), indent=1) + "\n").encode())
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)  # of a full disk it would take the rest
+            raise
         part.rename(parent / name)
         for path in parent.iterdir():
             if path.name != name:
@@ -90,6 +98,7 @@ class Checkpoints:
         if latest is not None:
             load_trained(model, latest / WEIGHTS_FILE)
             try:
+                check_checkpoint(latest / OPTIMIZER_FILE)
                 state = torch.load(latest / OPTIMIZER_FILE, map_location="cpu", weights_only=True)  # noqa: TID251 - runs no code
                 optimizer.load_state_dict(state)
             except (pickle.UnpicklingError, OSError, EOFError, RuntimeError, ValueError, LookupError) as error:
@@ -103,7 +112,7 @@ class Checkpoints:
             return TrainState()
         try:
             return from_json(TrainState, json.loads((latest / STATE_FILE).read_bytes()), str(latest))
-        except (SchemaError, OSError, ValueError) as error:
+        except (SchemaError, OSError, ValueError, RecursionError) as error:
             raise _damaged(latest, error) from error
 
     def save_best(self, model: nn.Module, epoch: int) -> None:
@@ -113,6 +122,11 @@ class Checkpoints:
     def best_path(self, epoch: int) -> Path:
         """Where the weights of an epoch are kept."""
         return self.folder / f"best-{epoch}.safetensors"
+
+    def remove_partial(self) -> None:
+        """Remove what a killed process left of a checkpoint."""
+        for path in (self.folder / CHECKPOINTS).glob(".*.part"):
+            shutil.rmtree(path, ignore_errors=True)
 
     def clear(self) -> None:
         """Remove everything that is only needed to resume."""
@@ -125,11 +139,44 @@ class Checkpoints:
         return max((path for path in (self.folder / CHECKPOINTS).glob("[0-9]*") if path.is_dir()), default=None)
 
 
+class _Output:
+    """A file for torch.save, which keeps the error of a failed write: torch replaces it by one without a reason."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = path.open("wb")
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Write all of `data`. Raises OSError naming the file, as do the other methods."""
+        try:
+            with path_in_errors(self._path):
+                return self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        """Hand everything to the system."""
+        with path_in_errors(self._path):
+            self._file.flush()
+
+    def close(self) -> None:
+        """Write everything to the disk."""
+        with path_in_errors(self._path), self._file:
+            if not self.error:
+                self._file.flush()
+                os.fsync(self._file.fileno())
+
+
 def load_trained(model: nn.Module, path: Path) -> None:
     """Load weights that `Checkpoints` wrote. Raises CheckpointError for those of another model, or damaged ones."""
     try:
-        model.load_state_dict(safetensors.torch.load_file(path))
-    except (SafetensorError, OSError, RuntimeError) as error:
+        state = safetensors.torch.load_file(path)
+        if broken := [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]:
+            raise CheckpointError(f"NaN or infinity in {broken[0]}")
+        model.load_state_dict(state)
+    except (SafetensorError, OSError, RuntimeError, CheckpointError) as error:
         raise _damaged(path, error) from error
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
+from typing import NoReturn
 
 import torch
 from torch import Tensor, distributed
@@ -67,6 +68,26 @@ def init_distributed(device_name: str) -> Iterator[Ranks]:
         yield Ranks(rank=numbers["RANK"], world_size=numbers["WORLD_SIZE"], device=device)
     finally:
         distributed.destroy_process_group()
+
+
+@contextmanager
+def interrupt_on_signal() -> Iterator[None]:
+    """Turn SIGTERM or SIGHUP into a KeyboardInterrupt, so that temporary files are removed; later ones are ignored."""
+    numbers = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is signal.SIG_DFL]
+
+    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
+        del frame
+        for each in numbers:
+            signal.signal(each, signal.SIG_IGN)
+        raise KeyboardInterrupt(f"stopped by {signal.Signals(number).name}")
+
+    for each in numbers:
+        signal.signal(each, interrupt)
+    try:
+        yield
+    finally:
+        for each in numbers:
+            signal.signal(each, signal.SIG_DFL)
 
 
 @contextmanager

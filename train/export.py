@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from manifests.files import atomic_write
+from train.leftovers import partial_files
 from train.models.checkpoint_io import MODEL_CONFIG_FILE, WEIGHTS_FILE
 from train.models.weights import load_classifier
 from train.predict import PredictError, Predictor, load_predictor
@@ -12,7 +13,7 @@ from train.report.render import render_template
 from train.runs import MODEL, RunResult, read_result
 
 MODEL_CARD_FILE = "README.md"
-_EXPORTED = {WEIGHTS_FILE, MODEL_CONFIG_FILE, MODEL_CARD_FILE}
+_EXPORTED = (WEIGHTS_FILE, MODEL_CONFIG_FILE, MODEL_CARD_FILE)
 
 
 def export(run: Path, out: Path) -> RunResult:
@@ -22,9 +23,13 @@ def export(run: Path, out: Path) -> RunResult:
     with something else in it, OSError.
     """
     result, predictor = read_result(run), load_predictor(run)
-    others = sorted(path.name for path in out.iterdir() if path.name not in _EXPORTED) if out.is_dir() else []
+    partial = [path for name in _EXPORTED for path in partial_files(out / name)]  # of an export that was killed
+    ours = {*_EXPORTED, *(path.name for path in partial)}
+    others = sorted(path.name for path in out.iterdir() if path.name not in ours) if out.is_dir() else []
     if others:
         raise PredictError(f"{out}: found {others[0]}, expected an empty folder; choose another with OUT= (--out)")
+    for path in partial:
+        path.unlink(missing_ok=True)
     atomic_write(out / MODEL_CARD_FILE, model_card(predictor, result).encode())
     for name in (WEIGHTS_FILE, MODEL_CONFIG_FILE):  # config.json last: it names the hash of the weights it belongs to
         atomic_write(out / name, (run / MODEL / name).read_bytes())
@@ -34,12 +39,16 @@ def export(run: Path, out: Path) -> RunResult:
 
 def model_card(predictor: Predictor, result: RunResult) -> str:
     """Markdown: what the classifier is, its scores and how they were measured, how to load it, and its terms of use."""
+    run = result.run
+    about = {"title": run.dataset, "licence": "not stated", "citation": "No citation is stated."}
+    stated = predictor.provenance.about.items()
+    about |= {name: text for name, text in stated if isinstance(text, str) and text.strip()}
     return render_template(
         "model_card.md.j2",
-        run=result.run,
-        protocol=result.run.protocol,
+        run=run,
+        protocol=run.protocol,
         scores=result.scores,
         classes=predictor.classes,
         licence=predictor.classifier.licence,
-        about=predictor.provenance.about,
+        about=about,
     )

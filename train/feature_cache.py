@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from manifests.files import atomic_write
+from manifests.files import BusyError, atomic_write, exclusive_lock, remove_leftovers, shared_lock
 from train.data.dataset import Clips, FoldData
 from train.data.loader import Loader
 from train.data.sampler import ClipSampler
@@ -49,6 +50,8 @@ def cached_features(
 
     Those that are missing in the folder `cache` are computed and stored; `on_shard` is called for each such shard.
     """
+    with suppress(BusyError), exclusive_lock(cache, ""):  # trainings that share the cache write under a shared lock
+        remove_leftovers(cache)
     encoder, parts, on_gpu = fingerprint(model.encoder), [], ranks.device.type == "cuda"
     sha256 = {shard.name: shard.sha256 for shard in data.folder.index.shards}
     model.eval()
@@ -74,7 +77,8 @@ def cached_features(
             sampler = ClipSampler(clips=len(part), batch_size=batch_size, shuffle=False)
             loader = Loader(part, sampler, workers=workers, pin=on_gpu, prefetcher=data.prefetcher)
             features = run_inference(model.features, loader, transform, ranks)
-            atomic_write(path, safetensors.torch.save({"features": features}))
+            with shared_lock(cache, ""):
+                atomic_write(path, safetensors.torch.save({"features": features}))
         parts.append(features)
     return torch.cat(parts)
 

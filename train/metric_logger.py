@@ -10,8 +10,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from manifests.files import atomic_write
+from manifests.files import atomic_write, path_in_errors
 from train.runs import LOG_FILE
+
+TENSORBOARD = "tensorboard"
 
 
 class MetricLogger:
@@ -28,7 +30,7 @@ class MetricLogger:
             try:
                 from torch.utils.tensorboard import SummaryWriter  # an optional extra
 
-                self._tensorboard = SummaryWriter(str(folder / "tensorboard"))
+                self._tensorboard = SummaryWriter(str(folder / TENSORBOARD))
             except ImportError:
                 pass
 
@@ -46,11 +48,13 @@ class MetricLogger:
         """Append a line to the log; its numbers go to TensorBoard too, at optimizer step `step`."""
         if self._folder is None:
             return
-        with (self._folder / LOG_FILE).open("ab") as file:
+        path = self._folder / LOG_FILE
+        with path_in_errors(path), path.open("ab") as file:
             file.write((json.dumps(values) + "\n").encode())
         if self._tensorboard:
-            for name, value in values.items():
-                self._tensorboard.add_scalar(name, value, step)
+            with path_in_errors(self._folder / TENSORBOARD):
+                for name, value in values.items():
+                    self._tensorboard.add_scalar(name, value, step)
 
     def end_epoch(self, message: str) -> None:
         """Remove the progress bar and print a summary."""

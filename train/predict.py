@@ -5,23 +5,25 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 
 from manifests.errors import UserError
 from manifests.files import atomic_write
 from manifests.index import load_rows
+from manifests.text import escape_unprintable
 from train.data.dataset import Clips, load_all_clips, members_for, open_folder, prefetch_shards
 from train.data.loader import Loader
 from train.data.prefetch import ShardPrefetcher
 from train.data.sampler import ClipSampler
 from train.data.transforms import ClipTransform
-from train.distributed import Ranks
+from train.distributed import Ranks, interrupt_on_signal
 from train.fusion import strategy_named
+from train.leftovers import remove_partial_files
 from train.models.weights import TrainedClassifier, load_classifier
 from train.provenance import Provenance
 from train.runs import MODEL
@@ -78,7 +80,9 @@ def load_predictor(folder: Path) -> Predictor:
         raise PredictError(f"{folder}: no such folder, expected that of a finished run, or an exported one")
     home = folder / MODEL if (folder / MODEL).is_dir() else folder
     classifier = load_classifier(home)
-    provenance = Provenance.from_json(dict(classifier.details), f"{home}/config.json: details")
+    where = f"{home}/config.json: details"
+    provenance = Provenance.from_json(dict(classifier.details), where)
+    provenance.check(classifier.classes, where)
     return Predictor(classifier=classifier, provenance=provenance)
 
 
@@ -107,7 +111,7 @@ def predict_shards(
         raise PredictError(f"{folder.path}: found no speaker {unknown}; there are {', '.join(sorted(known))}")
     names = [shard.name for shard in available if not speakers or shard.speaker in speakers]
     clips, emotions = load_all_clips(folder, members, names)
-    with closing(prefetch_shards(folder, names)) as prefetcher:
+    with prefetch_shards(folder, names) as prefetcher:
         probabilities = _predict_probabilities(predictor, clips, ranks, workers, prefetcher)
     mapping = provenance.mapping if folder.index.dataset == run.dataset else {}
     predictions = [
@@ -127,13 +131,14 @@ def predict_recordings(
 ) -> list[ClipPrediction]:
     """Predictions for recordings, in the order given, through the builder with the settings of the training shards.
 
-    Raises PredictError for a file that is missing or a builder that fails.
+    Raises PredictError for a file that is missing or a builder that fails. SIGTERM and SIGHUP, like Ctrl-C, end the
+    builder and remove what it wrote.
     """
     clip_ids = {recording: f"{number:06}" for number, recording in enumerate(dict.fromkeys(recordings))}
     for recording in clip_ids:
         if not recording.is_file():
             raise PredictError(f"{recording}: not found, expected a recording")
-    with TemporaryDirectory(prefix="predict-") as temporary:
+    with interrupt_on_signal(), TemporaryDirectory(prefix="predict-") as temporary:
         shards = Path(temporary) / "shards"
         _build_shards(clip_ids, predictor.provenance.build, Path(temporary) / "recordings", shards)
         built = {found.clip: found for found in predict_shards(predictor, str(shards), ranks, workers=workers)}
@@ -163,18 +168,29 @@ def score_unseen(predictor: Predictor, predictions: Sequence[ClipPrediction]) ->
 
 
 def write_predictions(path: Path, predictor: Predictor, predictions: Sequence[ClipPrediction]) -> None:
-    """Write a CSV: clip, speaker, label, predicted, a probability for each class, and the reason if it has none."""
+    """Write a CSV: clip, speaker, label, predicted, a probability for each class, and the reason if it has none.
+
+    A text that a spreadsheet would take for a formula gets an apostrophe in front; line breaks and other unprintable
+    characters are escaped.
+    """
     rows = []
     for clip in predictions:
         cells = [repr(share) for share in (clip.probabilities or {}).values()] or [""] * len(predictor.classes)
-        rows.append([clip.clip, clip.speaker, clip.label or "", clip.top_class[0], *cells, clip.reason])
+        texts = [_plain_cell(text) for text in (clip.clip, clip.speaker, clip.label or "", clip.top_class[0])]
+        rows.append([*texts, *cells, _plain_cell(clip.reason)])
+    remove_partial_files(path)
     atomic_write(path, format_csv([*prediction_columns(predictor.classes), "reason"], rows))
+
+
+def _plain_cell(text: str) -> str:
+    """A cell that no spreadsheet takes for a formula, or for several lines."""
+    return ("'" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else "") + escape_unprintable(text)
 
 
 def _predict_probabilities(
     predictor: Predictor, clips: Clips, ranks: Ranks, workers: int, prefetcher: ShardPrefetcher
 ) -> np.ndarray:
-    """float32 [n, C], computed as in an evaluation."""
+    """float32 [n, C], computed as in an evaluation. Raises PredictError unless all are finite."""
     model, run = predictor.classifier.model.to(ranks.device), predictor.provenance.run
     encoder = model.encoder.config
     unlabelled = replace(clips, labels=np.zeros(len(clips), dtype=np.int64))
@@ -189,10 +205,16 @@ def _predict_probabilities(
         input_range=encoder.input_range,
         input_size=encoder.input,
     )
-    return run_inference(model, loader, transform, ranks).double().softmax(1).float().numpy()
+    probabilities = run_inference(model, loader, transform, ranks).double().softmax(1).float().numpy()
+    if broken := np.flatnonzero(~np.isfinite(probabilities).all(axis=1)).tolist():
+        raise PredictError(
+            f"{clips.keys[broken[0]].decode()}: found no finite probability, expected one for each class; the "
+            "classifier's weights or normalization statistics are out of range: train it again"
+        )
+    return probabilities
 
 
-def _build_shards(clip_ids: Mapping[Path, str], settings: Mapping[str, object], data: Path, out: Path) -> None:
+def _build_shards(clip_ids: Mapping[Path, str], settings: Mapping[str, Any], data: Path, out: Path) -> None:
     """Shards of recordings. The builder is a separate program, which the trainer starts and never imports."""
     data.mkdir()
     lines = ["clip,speaker,emotion"]
@@ -201,15 +223,17 @@ def _build_shards(clip_ids: Mapping[Path, str], settings: Mapping[str, object], 
         link.symlink_to(recording.absolute())
         lines.append(f"{link.name},{_UNKNOWN},{_UNKNOWN}")
     (data / "clips.csv").write_text("\n".join(lines) + "\n", "utf-8")
-    features = settings["features"]
-    assert isinstance(features, list | tuple)
     command = [
-        *(sys.executable, "-m", "builder", "shards", "--dataset", "folder", "--data", str(data), "--out", str(out)),
-        *("--feature", " ".join(map(str, features)), "--step", str(settings.get("step_frames", 6)), "--allow-drops"),
+        *(sys.executable, "-m", "builder", "shards", "--dataset=folder", f"--data={data}", f"--out={out}"),
+        *(f"--feature={' '.join(settings['features'])}", f"--step={settings.get('step_frames', 6)}", "--allow-drops"),
     ]
-    for name in ("timeline", "align", "decoder"):
-        if name in settings:
-            command += [f"--{name}", str(settings[name])]
-    status = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=False).returncode
+    command += [f"--{name}={settings[name]}" for name in ("timeline", "align", "decoder") if name in settings]
+    # In a session of its own, so that no signal but ours ends it: its workers follow it.
+    nowhere = subprocess.DEVNULL
+    with subprocess.Popen(command, stdin=nowhere, stdout=nowhere, start_new_session=True) as builder:
+        try:
+            status = builder.wait()
+        finally:
+            builder.kill()
     if status:
         raise PredictError(f"the builder failed with status {status}; its message is above")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from manifests.records import SchemaError, from_json
-from manifests.text import config_diff
+from manifests.schema import FEATURE_ROWS, spectrogram_shape
+from manifests.text import config_diff, shorten_list
 from train.data.transforms import NormalizationStats
+from train.fusion import strategy_named
 from train.models.checkpoint_formats import WeightsError
 from train.runs import Run
 
@@ -36,6 +38,26 @@ class Provenance:
             return from_json(cls, value, where)
         except SchemaError as error:
             raise WeightsError(f"{error}; another version wrote it: train or export it again") from error
+
+    def check(self, classes: Sequence[str], where: str) -> None:
+        """Raise WeightsError, beginning with `where`, for values that do not fit a classifier of these classes."""
+        protocol, features = self.run.protocol, self.build.get("features")
+        windows = strategy_named(self.run.strategy).windows
+        rows = spectrogram_shape(f"{protocol.feature}_{windows}")[1] if windows else 0
+        expected = [
+            ("run.protocol.classes", protocol.classes, tuple(classes)),
+            ("mapping", {*self.mapping.values()} - {*classes}, set()),
+            ("build.features", isinstance(features, list) and {*map(str, features)} <= {*FEATURE_ROWS}, True),
+            ("normalization.mean", len(self.normalization.mean), rows),
+            ("normalization.std", len(self.normalization.std), rows),
+            ("normalization.std", min(self.normalization.std, default=1.0) > 0, True),
+        ]
+        for name, found, wanted in expected:
+            if found != wanted:
+                raise WeightsError(
+                    f"{where}.{name}: found {str(found)[:200]}, expected {str(wanted)[:200]} for classes "
+                    f"{shorten_list(classes)} and {self.run.strategy}; train or export it again"
+                )
 
     def diff_build(self, build: Mapping[str, Any]) -> list[str]:
         """Settings that make clips of another build look different to the classifier, a line each."""

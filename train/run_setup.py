@@ -120,7 +120,7 @@ class TrainingSetup:
         keys = tuple(key.decode() for key in clips.keys)
         return CachedLoader(inputs.to(device), torch.from_numpy(clips.labels), keys, sampler)
 
-    def make_trainer(self, checkpoints: Checkpoints, logger: MetricLogger, should_stop: Callable[[], bool]) -> Trainer:
+    def make_trainer(self, checkpoints: Checkpoints, logger: MetricLogger) -> Trainer:
         """The training loop of this run, its model wrapped for several ranks and compiled as configured."""
         config, ranks, model = self.config, self.ranks, self.trainable_module
         compiled, on_gpu = model, ranks.device.type == "cuda"
@@ -139,7 +139,6 @@ class TrainingSetup:
             ranks=ranks,
             checkpoints=checkpoints,
             logger=logger,
-            should_stop=should_stop,
         )
 
     def is_finished(self) -> bool:
@@ -148,7 +147,7 @@ class TrainingSetup:
         if path.is_file():
             try:
                 before = dict(json.loads(path.read_bytes())["identity"])
-            except (ValueError, LookupError, TypeError) as error:
+            except (ValueError, LookupError, TypeError, RecursionError) as error:
                 raise ConfigError(f"{path}: not a run's configuration; remove {path.parent} to start over") from error
             if changes := config_diff(before, self._config_record()["identity"]):
                 # The hash over all settings shows that something changed, not what.

@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from manifests.errors import UserError
-from manifests.files import exclusive_lock
+from manifests.files import exclusive_lock, remove_leftovers
 from train import metrics, runs
 from train.checkpoint import Checkpoints, TrainState, load_trained
 from train.config import TrainConfig
@@ -38,6 +38,7 @@ from train.scoring import Predictions, expected_clips
 if TYPE_CHECKING:
     from train.run_setup import TrainingSetup
 
+_STOPPED = "stopped after a checkpoint; run the same command to resume"
 #: Optimizer steps between lines of the log.
 LOG_STEPS = 20
 
@@ -70,6 +71,8 @@ class Trainer:
     should_stop: Callable[[], bool] = lambda: False
     """Whether to stop after the current step."""
     state: TrainState = field(default_factory=TrainState)
+    validating: bool = False
+    """Whether a validation is in progress, which a signal interrupts."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -109,16 +112,12 @@ class Trainer:
             due = (step + 1) % self.config.save_steps == 0
             if stop or last or due:
                 total = float(self.ranks.sum(loss_sum.clone()))
-                if not math.isfinite(total):
-                    raise TrainingError(
-                        f"epoch {epoch}: found loss {total}, expected a finite number; "
-                        "start over with a lower learning rate"
-                    )
+                _check_loss(total, f"epoch {epoch}")
                 self.state = replace(self.state, step=step + 1, loss_sum=total)
             if stop or (due and not last):
                 self.save()
             if stop:
-                raise Stopped("stopped after a checkpoint; run the same command to resume")
+                raise Stopped(_STOPPED)
 
     def train_step(self, epoch: int, step: int, batch: ClipBatch) -> Tensor:
         """One step of the optimizer, `step` counted from the epoch's first; the sum of this rank's losses, [].
@@ -154,8 +153,16 @@ class Trainer:
         return loss_sum
 
     def validate(self) -> dict[str, float]:
-        """Loss and scores of the validation side."""
-        logits = run_inference(self.model, self.val_loader, self.transform, self.ranks, self.config.micro_batches)
+        """Loss and scores of the validation side. Raises Stopped, after a checkpoint, if it is interrupted."""
+        self.validating = True
+        try:
+            logits = run_inference(self.model, self.val_loader, self.transform, self.ranks, self.config.micro_batches)
+        except KeyboardInterrupt as error:
+            if self.ranks.is_main and self.state != self.checkpoints.load_state():
+                self.checkpoints.save(self.model, self.optimizer, self.state, self.steps_done)
+            raise Stopped(_STOPPED) from error
+        finally:
+            self.validating = False
         labels = self.val_loader.labels
         confusion = metrics.confusion_matrix(labels.numpy(), logits.argmax(1).numpy(), logits.shape[1])
         return {
@@ -165,8 +172,12 @@ class Trainer:
         }
 
     def end_epoch(self, seconds: float, clips_per_second: float) -> None:
-        """Validate, keep the weights if they are the best so far, log, and save a checkpoint."""
+        """Validate, keep the weights if they are the best so far, log, and save a checkpoint.
+
+        Raises TrainingError for a loss that is not finite, before anything is written.
+        """
         scores, clips, epoch = self.validate(), self.train_loader.sampler.clips, self.state.epoch
+        _check_loss(scores["validation_loss"], f"epoch {epoch}, validation")
         war = scores.pop("validation_war")
         current = EpochMetrics(epoch=epoch, train_loss=self.state.loss_sum / clips, **scores)
         improved = is_better(current, self.state.best)
@@ -181,6 +192,11 @@ class Trainer:
         )
         self.state = TrainState(epoch=epoch + 1, best=current if improved else self.state.best)
         self.save()
+
+    def interrupt(self) -> None:
+        """Called from the handler of a signal to stop. Raises KeyboardInterrupt where nothing would be lost."""
+        if self.validating:
+            raise KeyboardInterrupt
 
     def save(self) -> None:
         """Write a checkpoint of the current state."""
@@ -225,6 +241,13 @@ def is_better(epoch: EpochMetrics, best: EpochMetrics | None) -> bool:
     return best is None or (epoch.validation_uar, -epoch.validation_loss) > (best.validation_uar, -best.validation_loss)
 
 
+def _check_loss(loss: float, where: str) -> None:
+    if not math.isfinite(loss):
+        raise TrainingError(
+            f"{where}: found loss {loss}, expected a finite number; start over with a lower learning rate"
+        )
+
+
 def train(setup: TrainingSetup) -> RunResult | None:
     """Train a run, or what remains of it, then read the test fold once. A finished run is only read.
 
@@ -239,9 +262,12 @@ def train(setup: TrainingSetup) -> RunResult | None:
             Checkpoints(folder=setup.folder).clear()  # left behind if the run was killed just after it finished
         return runs.read_result(setup.folder)
     lock = exclusive_lock(setup.folder, "RUNS=") if setup.ranks.is_main else nullcontext()
-    with lock, closing(setup.data.prefetcher):
+    with lock, setup.data.prefetcher:
         if setup.ranks.any(setup.is_finished()):  # by another process, before this one had the lock
             return runs.read_result(setup.folder)
+        if setup.ranks.is_main:
+            remove_leftovers(setup.folder)
+            Checkpoints(folder=setup.folder).remove_partial()
         setup.write_config()
         return _train_and_test(setup)
 
@@ -251,8 +277,15 @@ def _train_and_test(setup: TrainingSetup) -> RunResult | None:
     state = checkpoints.load_state()
     if state.epoch <= setup.config.recipe.epochs:
         logger = MetricLogger(setup.folder if ranks.is_main else None, setup.log)
-        with closing(logger), stop_on_signal(setup.data.prefetcher.interrupt) as should_stop:
-            state = setup.make_trainer(checkpoints, logger, should_stop).fit()
+        with closing(logger):
+            trainer = setup.make_trainer(checkpoints, logger)  # Ctrl-C while inputs are cached ends it at once
+
+            def interrupt() -> None:
+                setup.data.prefetcher.interrupt()
+                trainer.interrupt()
+
+            with stop_on_signal(interrupt) as trainer.should_stop:
+                state = trainer.fit()
     if state.best is None:
         raise TrainingError(f"{setup.folder}: found no epoch to select; remove the folder to start over")
     load_trained(setup.trainable_module, checkpoints.best_path(state.best.epoch))

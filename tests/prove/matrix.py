@@ -17,12 +17,16 @@ class Case:
 
 
 def _case(number: str, fault: str, expected: str, **files: tuple[str, ...] | str) -> Case:
-    """A case whose tests are given as package_module=("name", ...): test_name in tests/package/test_module.py."""
+    """A case whose tests are given as package_module=("name", ...): test_name in tests/package/test_module.py.
+
+    Those of tests/test_module.py are given as module=("name", ...).
+    """
     tests = []
     for place, names in files.items():
         package, _, module = place.partition("_")
         for name in (names,) if isinstance(names, str) else names:
-            tests.append(f"{package}/test_{module}.py::test_{name}")
+            file = f"{package}/test_{module}.py" if module else f"test_{package}.py"
+            tests.append(f"{file}::test_{name}")
     return Case(number=number, fault=fault, expected=expected, tests=tuple(tests))
 
 
@@ -49,6 +53,7 @@ FAULTS = (
         builder_run="disk_full_at_any_write_says_where_and_leaves_nothing_half_published",
         builder_cli="real_disks_that_are_full_or_read_only",
         manifests_files="a_full_disk_is_told_with_the_free_space",
+        train_checkpoint="a_full_disk_leaves_the_last_checkpoint_and_says_how_much_is_free",
     ),
     _case("3", "output not writable", "fails before any work", builder_run="not_writable_fails_before_any_work"),
     _case(
@@ -238,6 +243,11 @@ FAULTS = (
         ),
         builder_demo="ctrl_c_ends_rendering_at_once_and_leaves_nothing",
         train_cli="ctrl_c_saves_and_says_how_to_continue",
+        train_signals=(
+            "one_ctrl_c_ends_the_wait_for_a_shard",
+            "ctrl_c_before_anything_is_begun",
+            "an_interrupted_validation_is_repeated_and_nothing_is_lost",
+        ),
     ),
     _case(
         "33",
@@ -397,6 +407,44 @@ SAFETY = (
             "a_slow_server_of_at_least_that_rate_will_do",
             "who_waits_for_another_process_can_be_stopped",
         ),
+    ),
+    _case(
+        "S25",
+        "checkpoints that run no code and would take all memory or time: compressed, nested, two lists of entries",
+        "refused before they are read",
+        train_checkpoint_scan=(
+            "a_compressed_archive_is_refused",
+            "keys_that_take_for_ever_to_hash_are_refused",
+            "long_chains_of_tuples_are_refused",
+            "byte_arrays_of_any_length_are_refused",
+            "the_entries_that_are_checked_are_those_that_torch_reads",
+            "the_command_refuses_them_in_one_line",
+        ),
+        prove_fuzz="a_checkpoint_archive_of_any_build_gives_weights_or_the_documented_error",
+    ),
+    _case(
+        "S26",
+        "weights, statistics or settings of a classifier that are not finite or contradict each other",
+        "one line; no class with the probability nan",
+        train_weights="weights_that_are_not_finite_are_refused",
+        train_checkpoint="weights_that_are_not_finite_are_not_resumed",
+        train_transforms="statistics_of_which_no_number_follows_are_refused",
+        train_predict=(
+            "no_class_has_a_probability_that_is_not_a_number",
+            "settings_that_disagree_are_one_line",
+            "a_corpus_that_states_nothing_is_exported",
+        ),
+    ),
+    _case(
+        "S27",
+        "settings with spaces, quotes, `;`, `$` and commands; formulas in names",
+        "passed on literally; no shell, make or spreadsheet runs them",
+        make=(
+            "a_setting_is_neither_run_nor_changed",
+            "no_setting_of_any_target_is_run",
+            "the_checkout_may_be_in_a_folder_of_any_name",
+        ),
+        train_predict="a_cell_is_no_formula",
     ),
 )
 

@@ -14,6 +14,8 @@ import random
 import shutil
 import struct
 import subprocess
+import time
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -448,3 +450,57 @@ def test_a_damaged_checkpoint_gives_weights_or_the_documented_error(kind: str, e
     _repeat(examples // 5, attempt)
     path.write_bytes(data)
     assert load_weights(path).config.width == config.width
+
+
+#: Pickles that run no code and would still take all memory, or for ever, to read.
+HOSTILE_PICKLES = (
+    b"\x80\x02}(K\x01q\x00" + b"".join(b"0h%ch%c\x86q%c" % (i, i, i + 1) for i in range(60)) + b"K\x01u.",
+    b"\x80\x02K\x01" + b"\x85" * 100_000 + b".",
+    b"\x80\x02cbuiltins\nbytearray\n\x8a\x06" + (10**13).to_bytes(6, "little") + b"\x85R.",
+    b"\x80\x02c__builtin__\nbytearray\n\x8a\x06" + (10**13).to_bytes(6, "little") + b"\x85R.",
+)
+
+
+@pytest.mark.parametrize("examples", _efforts())
+def test_a_checkpoint_archive_of_any_build_gives_weights_or_the_documented_error(examples: int, tmp_path: Path) -> None:
+    """Entries are compressed, renamed, repeated, exchanged and hidden behind other archives; each is read in time."""
+    torch = pytest.importorskip("torch", reason="checkpoints need torch")
+    from train.models.videomae import Encoder, EncoderConfig
+    from train.models.weights import WeightsError, load_weights
+
+    config = EncoderConfig(width=384, depth=1, heads=6, mlp=8, patch=(2, 16, 16), input=(16, 224, 224))
+    buffer = io.BytesIO()
+    torch.save({"model": Encoder(config).state_dict()}, buffer)
+    with zipfile.ZipFile(buffer) as whole:
+        entries = {name: whole.read(name) for name in whole.namelist()}
+    pickled = next(name for name in entries if name.endswith("data.pkl"))
+    path, refused = tmp_path / "model.pth", 0
+
+    def rebuilt(source: random.Random) -> bytes:
+        content = dict(entries)
+        if source.random() < 0.5:
+            content[pickled] = source.choice((*HOSTILE_PICKLES, damaged(content[pickled], source)))
+        if source.random() < 0.3:
+            content[source.choice((pickled.upper(), "other/data.pkl", "x" * 300))] = content.pop(pickled)
+        out = io.BytesIO()
+        with zipfile.ZipFile(out, "w") as archive:
+            archive.comment = source.choice((b"", b"", b"PK\x05\x06" + bytes(18)))
+            for name, data in content.items():
+                packed = source.random() < 0.1
+                archive.writestr(name, data, zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED)
+        before = source.choice((b"", b"", b"", source.choice(HOSTILE_PICKLES), buffer.getvalue()))
+        return before + out.getvalue()
+
+    def attempt(source: random.Random) -> None:
+        nonlocal refused
+        path.write_bytes(rebuilt(source))
+        began = time.monotonic()
+        try:
+            load_weights(path)
+        except WeightsError as error:
+            refused += 1
+            assert str(error).isprintable()
+        assert time.monotonic() - began < 20
+
+    _repeat(max(examples // 40, QUICK // 5), attempt)
+    assert refused

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -132,3 +136,73 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     kept.save_best(made()[0], 1)
     with pytest.raises(CheckpointError, match="best-1"):
         load_trained(Classifier(ENCODER, 4), kept.best_path(1))
+
+
+FULL_DISK = """
+set -e
+mkdir full
+mount -t tmpfs -o size=300k none full
+"$@"
+"""
+
+SAVE_UNTIL_FULL = """
+import os
+import sys
+from pathlib import Path
+from manifests.files import describe_os_error
+from tests.factories.small_trainings import make_trainer
+
+trainer = make_trainer(Path("full/run"))
+trainer.save()
+room = Path("full/room")
+room.write_bytes(bytes(4096 * os.statvfs("full").f_bavail))
+for pages in range(1000):  # the disk is full at any moment of a save
+    os.truncate(room, max(0, room.stat().st_size - 12288))
+    try:
+        trainer.state = trainer.checkpoints.load_state()
+        trainer.checkpoints.save(trainer.model, trainer.optimizer, trainer.state, pages + 1)
+        break
+    except OSError as error:
+        print(describe_os_error(error))
+    assert trainer.checkpoints.restore(trainer.model, trainer.optimizer) == trainer.state
+    assert len(list(Path("full/run/checkpoints").iterdir())) == 1
+else:
+    sys.exit("never saved")
+"""
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_and_says_how_much_is_free(tmp_path: Path) -> None:
+    if subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
+        pytest.skip("needs the right to mount file systems (unshare -m)")
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", FULL_DISK, "sh", sys.executable, "-c", SAVE_UNTIL_FULL],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    line = r"full/run/checkpoints/\S+/(\S+): disk full, 0 MB free; make room and run the same command again"
+    files = {re.fullmatch(line, each)[1] for each in lines}
+    assert {"model.safetensors", "optimizer.pt"} <= files
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_save(tmp_path: Path) -> None:
+    kept = Checkpoints(folder=tmp_path)
+    left = tmp_path / "checkpoints" / ".000000007.123.part"
+    left.mkdir(parents=True)
+    (left / "model.safetensors").write_bytes(bytes(100))
+    kept.save(*made(), TrainState(step=1), 1)
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_not_resumed(tmp_path: Path, value: float) -> None:
+    kept = Checkpoints(folder=tmp_path)
+    model, optimizer = made()
+    with torch.no_grad():
+        next(model.parameters()).fill_(value)
+    kept.save(model, optimizer, TrainState(step=1), 1)
+    with pytest.raises(CheckpointError, match=r"NaN or infinity in .*; remove the run's folder to start over"):
+        kept.restore(*made())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -22,7 +23,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from manifests.files import exclusive_lock
+from manifests.files import exclusive_lock, shared_lock
 from manifests.withdraw import withdraw
 from tests.factories.shards import EMOTIONS, SPEAKERS, make_folder, sign
 from tests.kills import KILLS, killed_at_random
@@ -402,3 +403,56 @@ def test_memory_that_is_too_small_is_an_error_with_advice(train, monkeypatch: py
     status, out, err = train(fold=1, micro_batches=2)
     assert (status, out) == (2, "")
     assert err.splitlines()[-1] == "error: tried to allocate 2 GiB; try --micro-batches 4"
+
+
+def test_partial_files_of_a_killed_run_are_removed_by_its_next_run(train, tmp_path: Path) -> None:
+    folder = run_folder(tmp_path)
+    (folder / "model").mkdir(parents=True)
+    left = [folder / ".best-1.safetensors.0123abcd.part", folder / "model" / ".config.json.0123abcd.part"]
+    report = tmp_path / "runs" / "report"
+    (report / "figures").mkdir(parents=True)
+    left_by_report = [report / ".report.md.0123abcd.part", report / "figures" / ".old.png.0123abcd.part"]
+    for path in [*left, *left_by_report]:
+        path.write_bytes(b"half")
+    assert train("train")[0] == 0
+    assert not any(path.exists() for path in left)
+    assert cli.run(["report", "--runs", str(tmp_path / "runs")]) == 0
+    assert not any(path.exists() for path in left_by_report)
+
+
+def test_partial_features_are_removed_unless_another_training_writes_them(
+    train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = tmp_path / "weights"
+    assert train("train", runs=tmp_path / "first")[0] == 0
+    shutil.copytree(run_folder(tmp_path, runs="first") / "model", weights)
+    options = {"recipe": "linear-probe", "weights": weights, "epochs": 1}
+    left = tmp_path / "runs" / ".features" / ".0.safetensors.0123abcd.part"
+    left.parent.mkdir(parents=True)
+    left.touch()
+    with shared_lock(left.parent):
+        assert train("train", **options)[0] == 0
+    assert left.exists()
+    assert train("train", fold=2, **options)[0] == 0
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("statistics", [10**400, 1e300], ids=["10^400", "1e300"])
+def test_statistics_out_of_range_are_one_line(train, tmp_path: Path, statistics: float) -> None:
+    folder = make_folder(tmp_path / "shards")
+    for path in (folder / "receipts").iterdir():
+        receipt = json.loads(path.read_bytes())
+        for sums in receipt["statistics"].values():
+            sums["total"][0] = statistics
+        path.write_text(json.dumps(receipt))
+    index = json.loads((folder / "dataset.json").read_bytes())
+    for shard in index["shards"]:
+        receipt = folder / "receipts" / shard["name"].replace(".tar", ".json")
+        shard["receipt_sha256"] = hashlib.sha256(receipt.read_bytes()).hexdigest()
+    (folder / "dataset.json").write_text(json.dumps(index))
+    sign(folder)
+    status, _, error = train("train", shards=folder)
+    assert status == 2
+    assert "statistics" in error
+    assert error.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in error

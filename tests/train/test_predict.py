@@ -8,14 +8,18 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from tests.factories.shards import SPEAKERS, make_folder
-from train import cli
+from train import cli, predict
 from train.models.videomae import ENCODERS, EncoderConfig
+from train.models.weights import load_classifier, save_classifier
 
 SMALL = EncoderConfig(width=16, depth=1, heads=2, mlp=32, patch=(2, 28, 28), input=(16, 56, 56))
 REAL_CLIP = Path(__file__).parents[3] / "shared/clips/crema-d/VideoFlash/1001_DFA_ANG_XX.flv"
@@ -160,3 +164,115 @@ def test_recordings_go_through_the_builder(run: Path, tmp_path: Path) -> None:
     assert [line.partition("  ")[0] for line in lines] == [str(odd), str(broken), str(REAL_CLIP)]
     assert "not built: unreadable" in lines[1]
     assert lines[0].split()[-2:] == lines[2].split()[-2:]  # class and probability
+
+
+def changed(run: Path, folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    """A copy of the run whose model's config.json was changed."""
+    copy = Path(shutil.copytree(run, folder / "run"))
+    path = copy / "model" / "config.json"
+    settings = json.loads(path.read_bytes())
+    change(settings)
+    path.write_text(json.dumps(settings), "utf-8")
+    return copy
+
+
+def test_an_export_that_was_killed_can_be_run_again(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "export"
+    out.mkdir()
+    (out / ".model.safetensors.0123abcd.part").write_bytes(b"half")
+    (out / ".README.md.89abcdef.part").write_bytes(b"")
+    assert cli.run(["export", "--run", str(run), "--out", str(out)]) == 0
+    assert sorted(path.name for path in out.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+
+
+def test_partial_files_of_others_are_left(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / ".thesis.tex.0123abcd.part").write_text("mine")
+    assert cli.run(["export", "--run", str(run), "--out", str(tmp_path)]) == 2
+    assert "expected an empty folder" in capsys.readouterr().err
+    assert (tmp_path / ".thesis.tex.0123abcd.part").read_text() == "mine"
+
+
+def test_the_next_prediction_removes_what_a_killed_one_left(run: Path, shards: Path, tmp_path: Path) -> None:
+    for name in (".out.csv.0123abcd.part", ".other.csv.0123abcd.part"):
+        (tmp_path / name).touch()
+    assert cli.run(["predict", "--run", str(run), "--shards", str(shards), "--out", str(tmp_path / "out.csv")]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".other.csv.0123abcd.part", "out.csv"]
+
+
+def test_no_class_has_a_probability_that_is_not_a_number(
+    run: Path, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Weights that are finite and too large for the sums that they take part in."""
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    classifier = load_classifier(copy / "model")
+    with torch.no_grad():
+        classifier.model.head.weight.fill_(3e38)
+    options = {"classes": classifier.classes, "licence": classifier.licence, "details": classifier.details}
+    save_classifier(classifier.model, copy / "model", **options)
+    arguments = ["predict", "--run", str(copy), "--shards", str(shards), "--out", str(tmp_path / "out.csv")]
+    assert cli.run(arguments) == 2
+    said = capsys.readouterr()
+    assert "nan" not in said.out
+    assert "found no finite probability, expected one for each class" in said.err
+    assert said.err.count("\n") == 1
+    assert not (tmp_path / "out.csv").exists()
+
+
+@pytest.mark.parametrize("about", [{}, {"title": 3, "licence": None, "citation": ["x"]}, {"title": " "}], ids=str)
+def test_a_corpus_that_states_nothing_is_exported(run: Path, tmp_path: Path, about: dict[str, object]) -> None:
+    copy = changed(run, tmp_path, lambda settings: settings["details"].update(about=about))
+    assert cli.run(["export", "--run", str(copy), "--out", str(tmp_path / "out")]) == 0
+    card = (tmp_path / "out" / "README.md").read_text("utf-8")
+    assert "Recordings: not stated." in card
+    assert "No citation is stated." in card
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda settings: settings["details"]["mapping"].update(joy="other"), "details.mapping: found {'other'}"),
+        (lambda settings: settings.update(classes=["a", "b"]), "details.run.protocol.classes: found"),
+        (lambda settings: settings["details"].update(build={}), "details.build.features: found False"),
+        (lambda settings: settings["details"]["build"].update(features=["--out=/"]), "details.build.features: found"),
+        (lambda settings: settings["details"]["normalization"].update(std=[1.0]), "details.normalization.std: found 1"),
+        (lambda settings: settings["details"]["normalization"].update(std=[0.0] * 13), "details.normalization.std"),
+        (lambda settings: settings["details"]["normalization"].update(mean=[10**400] * 13), "mean[0]: found 1000"),
+        (lambda settings: settings["details"].update(mapping=[]), "details.mapping: found []"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_settings_that_disagree_are_one_line(
+    run: Path,
+    shards: Path,
+    tmp_path: Path,
+    change: Callable[[dict[str, Any]], object],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    copy = changed(run, tmp_path, change)
+    for command in (["predict", "--shards", str(shards)], ["export", "--out", str(tmp_path / "out")]):
+        assert cli.run([*command, "--run", str(copy)]) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
+
+
+def test_a_cell_is_no_formula(tmp_path: Path) -> None:
+    classes = ("=1+1", "calm")
+    predictor = SimpleNamespace(classes=classes)
+    clips = ("=cmd|' /C calc'!A0", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "a\r\n=1\udcff")
+    predictions = [
+        predict.ClipPrediction(
+            clip=clip,
+            speaker="@me",
+            label=None,
+            probabilities=dict(zip(classes, (0.75, 0.25), strict=True)),
+            reason="-r",
+        )
+        for clip in clips
+    ]
+    predict.write_predictions(tmp_path / "out.csv", predictor, predictions)
+    with (tmp_path / "out.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.reader(file))
+    assert [row[0] for row in rows[1:]] == [*(f"'{clip}" for clip in clips[:4]), r"'\t=1", r"'\r=1", r"a\r\n=1\udcff"]
+    assert all(row[1:4] == ["'@me", "", "'=1+1"] and row[4:] == ["0.75", "0.25", "'-r"] for row in rows[1:])

@@ -165,3 +165,11 @@ def test_predictions_are_in_the_order_of_the_clips(tmp_path: Path) -> None:
     assert not trainer.model.training
     with torch.inference_mode():
         torch.testing.assert_close(logits, trainer.model(whole.inputs), rtol=1e-5, atol=1e-6)
+
+
+def test_a_validation_loss_that_is_no_number_stops_before_anything_is_kept(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path)
+    trainer.val_loader.inputs[0, 0, 0, 0, 0] = float("nan")
+    with pytest.raises(TrainingError, match="epoch 1, validation: found loss nan, expected a finite number"):
+        trainer.fit()
+    assert not list(tmp_path.glob("best-*"))

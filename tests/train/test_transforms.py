@@ -357,3 +357,19 @@ def test_small_input_is_the_mean_of_the_pixels_it_covers() -> None:
 def test_input_that_does_not_divide_the_video_is_refused() -> None:
     with pytest.raises(TransformError, match="expected one that divides"):
         downsample(torch.zeros(1, 3, 4, 8, 8), (4, 3, 8))
+
+
+@pytest.mark.parametrize(
+    ("count", "total", "complaint"),
+    [
+        (10**400, 1.0, "found a count of 1000"),
+        (0, 1.0, "found a count of 0"),
+        (1, 1e308, "found sums out of range"),
+        (-1, 1.0, "found a count of -1"),
+    ],
+    ids=["10^400", "0", "1e308", "-1"],
+)
+def test_statistics_of_which_no_number_follows_are_refused(count: int, total: float, complaint: str) -> None:
+    sums = Statistics(count=count, total=(total,) * 13, squares=(1.0,) * 13)
+    with pytest.raises(TransformError, match=f"statistics of the shards: {complaint}.*; build the shards again"):
+        NormalizationStats.of(sums)

@@ -740,3 +740,26 @@ def test_the_fingerprint_is_of_weights_and_configuration() -> None:
 def test_formats_cannot_be_taken_for_one_another() -> None:
     for state, name in ((official_pretrained(), FORMATS[0]), (hub(), FORMATS[1]), (marlin(), FORMATS[2])):
         assert detect_format(state, "w") is name
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e300], ids=str)
+@pytest.mark.parametrize("name", ["vit.pth", "vit.safetensors"])
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path, name: str, value: float) -> None:
+    """Also float64 beyond the range of float32."""
+    state = official_finetuned()
+    state["blocks.1.mlp.fc2.bias"] = torch.full((CONFIG.width,), value, dtype=torch.float64)
+    path = tmp_path / name
+    if name.endswith("pth"):
+        torch.save(state, path)
+    else:
+        safetensors.torch.save_file(state, path)
+    complaint = rf"{name}: found NaN or infinity in 'blocks\.1\.mlp\.fc2\.bias', expected finite float32 numbers"
+    with pytest.raises(WeightsError, match=complaint):
+        load_weights(path, CONFIG)
+
+
+@pytest.mark.parametrize("address", ["https://me:secret@example.org/vit.pth", "hf://token-secret@owner/name"])
+def test_a_secret_in_an_address_is_not_printed(address: str) -> None:
+    with pytest.raises(WeightsError, match="found an address, expected a file, a folder or a hub id") as caught:
+        load_weights(address)
+    assert "secret" not in str(caught.value)

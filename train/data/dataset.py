@@ -11,7 +11,6 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -22,11 +21,12 @@ import numpy as np
 import numpy.typing as npt
 
 from manifests import index, labels
-from manifests.download import ExpectedFile, download_file
+from manifests.download import ExpectedFile, cancellable_pool, download_file
 from manifests.fetch import fetch_command, mirror_index
 from manifests.folds import SIDES, SPLIT_SIDES, FoldSides, Side, load_fold_file, resolve_scheme
 from manifests.index import Dataset, FoldSelection, Receipt, Shard, Statistics
 from manifests.labels import LabelScheme
+from manifests.schema import spectrogram_shape
 from manifests.stores import Store, is_remote, open_store
 from manifests.verify import verify
 from train.data import DataError
@@ -201,11 +201,11 @@ def open_folder(location: str | Path) -> ShardFolder:
 
 
 def default_cache() -> Path:
-    """Where remote folders are mirrored: `multimae-der` in the user's cache folder."""
+    """Where remote folders are mirrored: `multimae-der` in the user's cache folder. Raises DataError without one."""
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "multimae-der"
-    except RuntimeError as error:
-        raise DataError("found no home folder of this user to keep shards in; set XDG_CACHE_HOME to one") from error
+    except RuntimeError as error:  # a user without an entry in the password file
+        raise DataError("found no home folder, expected one for the cache; set XDG_CACHE_HOME to a folder") from error
 
 
 def find_folder(root: Path, dataset: str | None = None) -> Path:
@@ -295,8 +295,9 @@ def load_clips(folder: ShardFolder, side: Side, scheme: LabelScheme, members: tu
         raise DataError(f"label scheme {scheme.name}: found {found}; expected only {', '.join(scheme.mapping)}")
     classes = {emotion: scheme.class_index(emotion) for emotion in side.clips}
     shards = folder.shards(side.shards)
-    with ThreadPoolExecutor(_THREADS) as pool:
-        parts = list(pool.map(lambda shard: _index_shard(folder, shard, classes, members), shards))
+    stop = threading.Event()
+    with cancellable_pool(_THREADS, stop) as pool:
+        parts = list(pool.map(lambda shard: _index_shard(folder, shard, classes, members, stop), shards))
     counts, keys, class_indices, byte_ranges, statistics = zip(*parts, strict=True) if parts else ((),) * 5
     emotions = sum(counts, Counter[str]())
     sums = [each for each in statistics if each is not None]
@@ -342,9 +343,13 @@ _ShardClips = tuple[
 
 
 def _index_shard(
-    folder: ShardFolder, shard: Shard, classes: Mapping[str, int | None], members: tuple[str, ...]
+    folder: ShardFolder,
+    shard: Shard,
+    classes: Mapping[str, int | None],
+    members: tuple[str, ...],
+    stop: threading.Event,
 ) -> _ShardClips:
-    receipt = _load_receipt(folder, shard)
+    receipt = _load_receipt(folder, shard, stop)
     built = [row for row in receipt.rows if row.shard]
     if {row.clip_id for row in built} != receipt.members.keys():
         raise DataError(f"{shard.name}: its receipt lists other clips than it has members of; build it again")
@@ -363,13 +368,16 @@ def _index_shard(
     class_indices = np.array([classes[row.emotion] for row in used], dtype=np.int64)
     byte_ranges = np.array(ranges, dtype=np.int64).reshape(-1, len(members), 2)
     statistics = receipt.statistics[spectrogram] if spectrogram is not None else None
+    rows = spectrogram_shape(spectrogram)[1] if spectrogram is not None else 0
+    if statistics is not None and {len(statistics.total), len(statistics.squares)} != {rows}:
+        raise DataError(f"{shard.name}: its receipt has no statistics of {rows} rows of {spectrogram}; build it again")
     return Counter(row.emotion for row in built), keys, class_indices, byte_ranges, statistics
 
 
-def _load_receipt(folder: ShardFolder, shard: Shard) -> Receipt:
+def _load_receipt(folder: ShardFolder, shard: Shard, stop: threading.Event) -> Receipt:
     path = folder.path / shard.receipt
     if folder.store is not None:
-        download_file(folder.store, folder.path, ExpectedFile.receipt_of(shard))
+        download_file(folder.store, folder.path, ExpectedFile.receipt_of(shard), stop)
     _check_hash(path, shard.receipt_sha256)
     receipt = index.load_receipt(path)
     if (receipt.shard, receipt.sha256, receipt.bytes) != (shard.name, shard.sha256, shard.bytes):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Self
 
 THREADS = 4
 
@@ -29,6 +30,13 @@ class ShardPrefetcher:
         self._interrupted = False
         self._changed = threading.Condition()
         self._stop = threading.Event()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Close; after Ctrl-C without waiting for threads, which may wait for a server or for another process."""
+        self.close(wait=kind is None or not issubclass(kind, KeyboardInterrupt))
 
     @property
     def complete(self) -> bool:
@@ -70,10 +78,10 @@ class ShardPrefetcher:
             self._interrupted = True
             self._changed.notify_all()
 
-    def close(self) -> None:
-        """Prepare no more shards; those that are being prepared are stopped and waited for."""
+    def close(self, *, wait: bool = True) -> None:
+        """Prepare no more shards; those that are being prepared are stopped, and waited for unless told otherwise."""
         self._stop.set()
-        self._pool.shutdown(cancel_futures=True)
+        self._pool.shutdown(wait=wait, cancel_futures=True)
 
     def _prepare_next(self) -> None:
         with self._changed:

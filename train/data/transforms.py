@@ -10,6 +10,7 @@ other clips of a batch do not change how a clip is augmented. Shape suffixes: B 
 from __future__ import annotations
 
 import hashlib
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -73,11 +74,22 @@ class NormalizationStats:
 
     @classmethod
     def of(cls, sums: Statistics | None) -> NormalizationStats:
-        """From sums over shards. A row that never varies keeps its scale, so that every number stays finite."""
+        """From sums over shards. A row that never varies keeps its scale, so that every number stays finite.
+
+        Raises TransformError for sums of which no finite mean and deviation follow.
+        """
         if sums is None:
             return cls()
-        mean = np.array(sums.total) / sums.count
-        std = np.sqrt(np.maximum(np.array(sums.squares) / sums.count - mean**2, 0))
+        if not 0 < sums.count < 1 << 53 or len(sums.total) != len(sums.squares):
+            raise TransformError(
+                f"statistics of the shards: found a count of {reprlib.repr(sums.count)}; build the shards again"
+            )
+        with np.errstate(all="ignore"):
+            mean = np.array(sums.total) / sums.count
+            std = np.sqrt(np.maximum(np.array(sums.squares) / sums.count - mean**2, 0))
+        largest = np.finfo(np.float16).max  # of the values that the sums are of
+        if not (np.abs(mean) <= largest).all() or not (std <= largest).all():
+            raise TransformError("statistics of the shards: found sums out of range; build the shards again")
         std[std < 1e-3] = 1.0
         return cls(mean=tuple(mean.tolist()), std=tuple(std.tolist()))
 

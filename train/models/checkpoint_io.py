@@ -6,7 +6,6 @@ import argparse
 import json
 import pickle
 import re
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from train.models.checkpoint_formats import WeightsError
+from train.models.checkpoint_scan import check_checkpoint, is_archive
 
 WEIGHTS_FILE = "model.safetensors"
 MODEL_CONFIG_FILE = "config.json"
@@ -61,6 +61,11 @@ def first_line(error: Exception) -> str:
 
 def _locate(source: str | Path) -> tuple[Path, str]:
     """File with the weights, and its name in errors."""
+    if "://" in str(source):  # not repeated: an address may contain a password
+        scheme = str(source).partition("://")[0][:20]
+        raise WeightsError(
+            f"{scheme}://...: found an address, expected a file, a folder or a hub id such as owner/name"
+        )
     path = Path(source)
     if path.is_file():
         return path, str(path)
@@ -114,10 +119,13 @@ def _read(path: Path) -> object:
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
+        check_checkpoint(path)
         # Official checkpoints keep their settings in an argparse.Namespace. Allowing it is safe: it is a container of
         # attributes, and creating one runs no code from the file and makes none callable.
         with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))  # noqa: TID251
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive(path))  # noqa: TID251
+    except WeightsError:
+        raise
     except pickle.UnpicklingError as error:  # torch's restricted unpickler names what it refuses
         found = re.search(r"GLOBAL (\S+)", str(error))
         reason = "not a checkpoint, or one with more than tensors in it; expected a state dict; get the file again"

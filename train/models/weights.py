@@ -170,11 +170,14 @@ def _convert(source: CheckpointFile, requested: EncoderConfig | None = None) -> 
         if tensors["pos_embed"].shape == (1, math.prod(grid), config.width):
             tensors["pos_embed"] = resize_positions(tensors["pos_embed"].float(), grid, config.grid)
     _check_shapes(tensors, config, where)
-    head = {name: tensor.float() for name, tensor in tensors.items() if name.startswith(("fc_norm.", "head."))}
+    tensors = {name: tensor.float() for name, tensor in tensors.items()}
+    if broken := [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]:
+        raise WeightsError(f"{where}: found NaN or infinity in {quote_keys(broken)}, expected finite float32 numbers")
+    head = {name: tensor for name, tensor in tensors.items() if name.startswith(("fc_norm.", "head."))}
     own = source.settings.get("format") == FORMAT
     return Weights(
         config=config,
-        encoder={name: tensor.float() for name, tensor in tensors.items() if name not in head},
+        encoder={name: tensor for name, tensor in tensors.items() if name not in head},
         head=head,
         format=FORMAT if own else known.name,
         licence=str(source.settings.get("licence")) if own else known.licence,

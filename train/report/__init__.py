@@ -13,9 +13,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from manifests.files import atomic_write
+from manifests.files import atomic_write, remove_leftovers
 from manifests.text import pluralize
 from train.fusion import STRATEGIES
+from train.leftovers import remove_partial_files
 from train.metrics import DRAWS, LEVEL
 from train.report import plots
 from train.report.plots import LearningCurve
@@ -38,9 +39,12 @@ def write_report(runs: Path, out: Path) -> tuple[Path, Path]:
     Raises EvaluationError for a run that cannot be scored, and OSError.
     """
     sections = build_report(runs)
+    paths = out / "report.md", out / "report.html"
+    for path in paths:
+        remove_partial_files(path)
+    remove_leftovers(out / "figures")
     for figure in (figure for section in sections for figure in section.figures):
         atomic_write(out / "figures" / figure.name, figure.png)
-    paths = out / "report.md", out / "report.html"
     for path, text in zip(paths, render_report("Results", _INTRODUCTION, sections), strict=True):
         atomic_write(path, text.encode())
     return paths

@@ -1,0 +1,131 @@
+"""Settings reach a command as they were written: neither make nor a shell runs or changes them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
+#: Prints its arguments, in place of the program that a target starts.
+PROGRAM = "import json, sys\nprint(json.dumps(sys.argv[1:]))\n"
+
+#: Each would leave a file `ran` if make or a shell ran it.
+HOSTILE = (
+    "$(shell touch ran)",
+    "${shell touch ran}",
+    "$$(touch ran)",
+    "`touch ran`",
+    "; touch ran",
+    "x' ; touch ran ; '",
+    'x" ; touch ran ; "',
+    "x\ntouch ran",
+    "/data/a$b",
+    "/data/a$$b",
+    "/data/$(HOME)/$HOME/~/*",
+    "a  b\tc ",
+    "it's a #name \\ with (brackets), 100 %",
+    "-x",
+)
+#: Target -> its arguments for a value of OUT.
+TARGETS = {
+    "plan": lambda value: ["plan", "--dataset=demo", "--data=data/demo", f"--out={value}"],
+    "verify": lambda value: ["verify", f"./{value}" if value.startswith("-") else value],
+}
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A folder with the Makefile, whose environment is complete and whose programs print their arguments."""
+    for name in ("Makefile", ".make.py", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "python").symlink_to(sys.executable)
+    for name in re.findall(r"^EXTRAS_([a-z]+)", MAKEFILE, re.MULTILINE):
+        (tmp_path / ".venv" / f"{name}.ok").touch()
+    for package in ("builder", "manifests", "train"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").touch()
+        (tmp_path / package / "__main__.py").write_text(PROGRAM)
+    (tmp_path / "builder" / "doctor.py").write_text(PROGRAM)
+    return tmp_path
+
+
+def make(home: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    inherited = ("MAKEFLAGS", "MFLAGS", "PYTHONPATH")
+    environment = {name: value for name, value in os.environ.items() if name not in inherited}
+    command = ["make", "--no-print-directory", *arguments]
+    return subprocess.run(command, cwd=home, env=environment | settings, capture_output=True, text=True, check=False)
+
+
+def arguments_of(done: subprocess.CompletedProcess[str]) -> list[str]:
+    assert done.returncode == 0, done.stderr
+    found: list[str] = json.loads(done.stdout)
+    return found
+
+
+@pytest.mark.parametrize("exported", [False, True], ids=["argument", "environment"])
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("value", HOSTILE)
+def test_a_setting_is_neither_run_nor_changed(home: Path, target: str, value: str, exported: bool) -> None:
+    done = make(home, target, OUT=value) if exported else make(home, target, f"OUT={value}")
+    assert arguments_of(done) == TARGETS[target](value)
+    assert not (home / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "target", re.findall(r"^\t\$\(START\) (?:builder|manifests|train)[. ](\w+)", MAKEFILE, re.MULTILINE)
+)
+def test_no_setting_of_any_target_is_run(home: Path, target: str) -> None:
+    """Also settings that a target does not read, which make would export all the same."""
+    names = MAKEFILE.partition("SETTINGS := ")[2].partition("\n\n")[0].replace("\\", "").split()
+    done = make(
+        home,
+        "results" if target == "report" else target,
+        *(f"{name}=$(shell touch ran)`touch ran`;touch ran" for name in [*names, "X"]),
+    )
+    assert json.loads(done.stdout)[0] in (target, "--dataset=$(shell touch ran)`touch ran`;touch ran")
+    assert not (home / "ran").exists()
+
+
+def test_recordings_are_one_file_or_words_quoted_as_for_a_shell(home: Path) -> None:
+    (home / "it's one; $x.mp4").touch()
+
+    def clips(text: str) -> list[str]:
+        return arguments_of(make(home, "predict", "RUN=run", f"CLIP={text}"))[2:]
+
+    assert clips("it's one; $x.mp4") == ["it's one; $x.mp4"]
+    assert clips("a.mp4  'b $c; d.mp4' \"it's.mp4\"") == ["a.mp4", "b $c; d.mp4", "it's.mp4"]
+    done = make(home, "predict", "RUN=run", "CLIP=it's")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[0] == (
+        'error: CLIP: found "it\'s", expected values separated by spaces, each quote closed'
+    )
+
+
+def test_further_options_are_words_and_come_last(home: Path) -> None:
+    done = make(home, "train", "FOLD=1 2", "OPTION=unused", "ARGS=--seed 3 --weights 'a b; touch ran'")
+    assert arguments_of(done) == [
+        *("train", "--runs=runs", "--fold", "1", "2", "--seed", "3", "--weights", "a b; touch ran")
+    ]
+
+
+def test_flags_and_repeated_options(home: Path) -> None:
+    done = make(home, "shards", "OPTION=labels=voted sound=separate", "ALLOW_DROPS=1", "OUT=o", "DATA=d")
+    options = ["--option=labels=voted", "--option=sound=separate", "--allow-drops"]
+    assert arguments_of(done) == ["shards", "--dataset=demo", "--data=d", "--out=o", *options]
+
+
+def test_the_checkout_may_be_in_a_folder_of_any_name(home: Path) -> None:
+    moved = home.with_name("it's $(shell touch ran) `touch ran`; $x")
+    home.rename(moved)
+    assert arguments_of(make(moved, "verify")) == ["verify", "shards/demo"]
+    assert "make plan" not in make(moved, "help").stderr
+    assert not list(moved.glob("ran"))
