@@ -37,6 +37,7 @@ def test_the_page_shows_every_case_in_the_words_of_the_matrix() -> None:
 
 
 @pytest.mark.parametrize("arguments", [("--case", "3")], ids=str)
+@pytest.mark.slow
 def test_the_table_shows_the_results(arguments: tuple[str, ...], tmp_path: Path) -> None:
     table = tmp_path / "table.md"
     command = [sys.executable, "-m", "tests.prove", *arguments, "--table", str(table)]

@@ -40,6 +40,7 @@ def test_both_kinds_of_work_are_measured_beside_the_reference(
         assert f"{figure['clips_per_second']:.1f}" == line.split()[4]
 
 
+@pytest.mark.slow
 def test_reference_and_ours_are_of_one_size() -> None:
     """transformers keeps a bias for keys, too; all else is the same."""
     pytest.importorskip("transformers", reason="the reference encoder is in transformers")

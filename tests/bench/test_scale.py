@@ -53,9 +53,8 @@ def count_calls(work: Callable[[Path, int], None], folder: Path, clips: int) -> 
     return count
 
 
-@pytest.mark.parametrize(
-    "stage", ["index", *(pytest.param(stage, marks=pytest.mark.slow) for stage in scale.STAGES if stage != "index")]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", scale.STAGES)
 def test_twice_the_clips_take_no_more_than_twice_the_work(
     stage: str, corpora: dict[int, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,7 +23,7 @@ from builder.timeline import Timeline, uniform
 from manifests.schema import GRIDS, SAMPLE_RATE_HZ
 from tests.factories import media as factory
 
-DECODERS = ("pyav", "ffmpeg")
+DECODERS = ("pyav", pytest.param("ffmpeg", marks=pytest.mark.slow))
 FRAMES = 75
 WHITE = 41  # in the second half, so that a wrong rate shows as well as a wrong start
 ANALYSIS_FRAME_SECONDS = 0.025

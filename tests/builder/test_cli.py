@@ -555,6 +555,7 @@ def test_a_build_of_faces(faces: tuple[Path, Path, str]) -> None:
     assert verify(out, full=True) == []
 
 
+@pytest.mark.slow
 def test_one_worker_makes_the_same_bytes(faces: tuple[Path, Path, str], tmp_path: Path) -> None:
     data, out, _ = faces
     assert Running(REAL, data, tmp_path / "out", "--workers", "1", "--allow-drops").end()[0] == 0

@@ -63,7 +63,7 @@ def undisturbed(data: Path, *arguments: str) -> dict[str, bytes]:
 # --- one conformance suite over all ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("engine", [LOCAL, pytest.param(RANKS, marks=pytest.mark.slow), DASK])
+@pytest.mark.parametrize("engine", [*(pytest.param(name, marks=pytest.mark.slow) for name in (LOCAL, RANKS)), DASK])
 def test_equal_bytes_with_a_clip_that_is_poison_and_one_that_hangs(engine: str, data: Path, out: Path) -> None:
     (data / "b1.mp4").write_text("crash")
     (data / "d2.mp4").write_text("hang")
@@ -76,7 +76,7 @@ def test_equal_bytes_with_a_clip_that_is_poison_and_one_that_hangs(engine: str, 
     assert contents(out) == undisturbed(data, "--clip-seconds", "2")
 
 
-@pytest.mark.parametrize("engine", [LOCAL, RANKS, pytest.param(DASK, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("engine", [RANKS, *(pytest.param(name, marks=pytest.mark.slow) for name in (LOCAL, DASK))])
 @pytest.mark.parametrize(
     "group", [pytest.param(True, id="with all it started", marks=pytest.mark.slow), pytest.param(False, id="alone")]
 )
@@ -93,7 +93,8 @@ def test_killed_then_resumed_ends_with_the_same_bytes(engine: str, group: bool, 
     assert contents(out) == undisturbed(data)
 
 
-@pytest.mark.parametrize("engine", [LOCAL, pytest.param(DASK, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", [LOCAL, DASK])
 def test_every_shard_built_twice_at_once(engine: str, data: Path, out: Path) -> None:
     """Whoever is one of one rank does all of it, and bars nobody else from doing the same."""
     own = ENGINES[engine][0][:2] + (("--engine", "dask") if engine == DASK else ())
@@ -103,6 +104,7 @@ def test_every_shard_built_twice_at_once(engine: str, data: Path, out: Path) -> 
     assert contents(out) == undisturbed(data)
 
 
+@pytest.mark.slow
 def test_a_dask_worker_that_is_killed_costs_nothing(data: Path, out: Path) -> None:
     (data / "c2.mp4").write_text("once bereave")
     status, said, complained = started(DASK, data, out)[0].end()

@@ -326,6 +326,7 @@ def test_unaligned_crops_have_no_template_marks(tmp_path: Path) -> None:
     assert not report(folder_of(tmp_path, [built(clip_of("ann", "joy", 1))], align="none")).of_class("marks")
 
 
+@pytest.mark.slow
 def test_stays_small_for_a_large_corpus(tmp_path: Path) -> None:
     features = tuple(FEATURE_ROWS)
     one = built(clip_of("1001", "e0", 0), features)

@@ -159,6 +159,7 @@ def test_killed_at_any_write_then_resumed_ends_with_the_same_bytes(data: Path, o
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.slow
 def test_killed_again_and_again_ends_with_the_same_bytes(data: Path, out: Path) -> None:
     expected = undisturbed(data)
     at = 1

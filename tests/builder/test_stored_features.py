@@ -166,6 +166,7 @@ def test_the_index_differs_from_a_builds_in_where_spectrograms_came_from_alone(b
         assert replace(receipt, plan=of_build.plan) == of_build
 
 
+@pytest.mark.slow
 def test_a_fixed_timeline(built: Make, tmp_path: Path) -> None:
     make_features(job(built("mfcc", timeline="fixed"), tmp_path / "out", "stft"))
     assert tars(tmp_path / "out") == tars(built("stft", timeline="fixed"))

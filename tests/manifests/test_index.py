@@ -469,7 +469,7 @@ def test_a_header_of_gigabytes_is_not_read(tmp_path: Path, kind: bytes) -> None:
         with pytest.raises(
             SchemaError, match=r"^a\.tar: found member 'a\.json', expected KEY\.suffix, once, a regular"
         ):
-            index.member_places(tar)
+            index.member_byte_ranges(tar)
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
         tracemalloc.stop()

@@ -647,6 +647,7 @@ def test_second_share_to_a_repository_commits_nothing(small: Path, hub: Reposito
     assert (len(hub.commits), hub.uploads) == (commits, uploads)
 
 
+@pytest.mark.slow
 def test_older_version_in_a_repository_is_replaced(small: Path, grown: Path, hub: Repository) -> None:
     """Against a fake of the hub: see `fake_hub`."""
     upload(grown)

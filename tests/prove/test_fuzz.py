@@ -177,8 +177,8 @@ def scratch(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(shutil.copytree(whole, tmp_path_factory.mktemp("fuzz") / "scratch"))
 
 
-def _efforts() -> list[Any]:
-    return [pytest.param(QUICK, id="quick"), pytest.param(THOROUGH, id="thorough", marks=pytest.mark.slow)]
+def _efforts(quick: int = QUICK) -> list[Any]:
+    return [pytest.param(quick, id="quick"), pytest.param(THOROUGH, id="thorough", marks=pytest.mark.slow)]
 
 
 def _repeat(examples: int, attempt: Callable[[random.Random], None]) -> None:
@@ -319,7 +319,7 @@ NAMES = st.lists(
 )
 
 
-@pytest.mark.parametrize("examples", _efforts())
+@pytest.mark.parametrize("examples", _efforts(quick=30))
 @pytest.mark.parametrize("corpus", ["ravdess", "crema-d", "folder"])
 def test_any_file_names_give_clips_or_one_error(
     corpus: str, examples: int, tmp_path_factory: pytest.TempPathFactory

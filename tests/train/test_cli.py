@@ -152,7 +152,7 @@ def test_a_run_that_another_process_trains_is_refused(train, tmp_path: Path) -> 
     assert train(strategy="cfas", fold=1)[0] == 0
 
 
-@pytest.mark.parametrize("cache_inputs", [True, False])
+@pytest.mark.parametrize("cache_inputs", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_workers_do_not_matter(train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache_inputs: bool) -> None:
     monkeypatch.setitem(RECIPES, "tiny", replace(RECIPES["tiny"], cache_inputs=cache_inputs, batch=4))
     for workers in (0, 1, 2):
@@ -222,6 +222,7 @@ def undisturbed(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return runs / "folder" / "cfas" / f"fold-{SPEAKERS[0]}"
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_of_an_epoch_ends_with_the_same_bytes(
     shards: Path, undisturbed: Path, tmp_path: Path
 ) -> None:

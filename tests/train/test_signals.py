@@ -87,7 +87,7 @@ def is_running(process: int) -> bool:
     return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
 def test_predict_takes_its_builder_and_its_faces_with_it(run: Path, tmp_path: Path, number: int) -> None:
     (tmp_path / "builder").mkdir()
     (tmp_path / "builder" / "__init__.py").touch()
@@ -141,7 +141,7 @@ def silent_server(shards: Path) -> Iterator[tuple[str, threading.Event]]:
         over.set()
 
 
-@pytest.mark.parametrize("command", ["train", "sweep", "predict"])
+@pytest.mark.parametrize("command", ["train", pytest.param("sweep", marks=pytest.mark.slow), "predict"])
 def test_one_ctrl_c_ends_the_wait_for_a_shard(
     command: str, run: Path, silent_server: tuple[str, threading.Event], tmp_path: Path
 ) -> None:

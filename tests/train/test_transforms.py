@@ -324,7 +324,7 @@ def test_mixup_has_one_weight_for_both_modalities_and_the_labels() -> None:
     torch.testing.assert_close(mixed.inputs[0, :, :, 200], torch.full((3, 16, 224), heard))
 
 
-def test_mixup_weights_are_drawn_from_beta_and_the_odd_last_clip_stays_as_it_is() -> None:
+def test_mixup_lambdas_are_drawn_from_beta_and_the_odd_last_clip_stays_as_it_is() -> None:
     weights = mixup_lambdas(tuple(map(str, range(4001))), 0.2, 0, 0)
     assert weights[4000] == 1
     pairs = weights[:4000].view(-1, 2)
