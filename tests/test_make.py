@@ -14,6 +14,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
+#: What `make test` hands to its tests, settings among them, must not reach the make that is tested.
+INHERITED = {"MAKEFLAGS", "MFLAGS", "PYTHONPATH", *re.findall(r"\b[A-Z][A-Z_]+\b", MAKEFILE.partition("START :=")[0])}
+INHERITED |= {"GIVEN_DATASET", "GIVEN_OUT"}
 #: Prints its arguments, in place of the program that a target starts.
 PROGRAM = "import json, sys\nprint(json.dumps(sys.argv[1:]))\n"
 
@@ -59,8 +62,7 @@ def home(tmp_path: Path) -> Path:
 
 
 def make(home: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    inherited = ("MAKEFLAGS", "MFLAGS", "PYTHONPATH")
-    environment = {name: value for name, value in os.environ.items() if name not in inherited}
+    environment = {name: value for name, value in os.environ.items() if name not in INHERITED}
     command = ["make", "--no-print-directory", *arguments]
     return subprocess.run(command, cwd=home, env=environment | settings, capture_output=True, text=True, check=False)
 
