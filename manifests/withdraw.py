@@ -63,7 +63,7 @@ def withdraw(folder: Path, speakers: Sequence[str]) -> Withdrawal:
                 f"{folder}: found an unfinished withdrawal of {shorten_list(pending)}; if you started it, finish it: "
                 f"{command}; if not, restore the folder first"
             )
-        resumed = pending is not None and not dataset.complete and set(leaving) <= set(dataset.withdrawn)
+        resumed = pending is not None and set(leaving) <= set(dataset.withdrawn)
         if not resumed:
             if problems := [each for each in verify(folder) if each.file != PENDING_WITHDRAWAL_FILE]:
                 raise WithdrawError(f"{folder}: {problems[0]}; restore the folder first")
