@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import glob
 import hashlib
 import math
 import os
@@ -27,6 +28,7 @@ from manifests.errors import UserError
 
 LOCK_FILE = ".lock"
 _TEMPORARY = ".part"
+_TOKEN_BYTES = 4
 #: Timeout of a shared lock while another process has the exclusive lock and is about to finish.
 _SHARED_PATIENCE_SECONDS = 60.0
 
@@ -70,7 +72,7 @@ def atomic_writer(path: Path) -> Iterator[HashingFile]:
     Creates the parent folder. The rename is within one directory, so that it is atomic on network file systems, too.
     Raises OSError.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_TEMPORARY}")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(_TOKEN_BYTES)}{_TEMPORARY}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path_in_errors(path), temporary.open("xb") as raw:
@@ -109,6 +111,18 @@ def atomic_write(path: Path, data: bytes) -> str:
     with atomic_writer(path) as file:
         file.write(data)
     return file.sha256
+
+
+def partial_files(path: Path) -> list[Path]:
+    """Partial files that killed processes left of a file that `atomic_writer` was to write, sorted."""
+    token = "[0-9a-f]" * (2 * _TOKEN_BYTES)
+    return sorted(path.parent.glob(f".{glob.escape(path.name)}.{token}{_TEMPORARY}"))
+
+
+def remove_partial_files(path: Path) -> None:
+    """Remove the partial files of a file that is about to be written again, in a folder that is not locked."""
+    for partial in partial_files(path):
+        partial.unlink(missing_ok=True)
 
 
 def remove_leftovers(folder: Path, resumable: Collection[str] = ()) -> None:

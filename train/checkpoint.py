@@ -1,9 +1,9 @@
 """Checkpoints: a folder each, complete or absent, from which training resumes as if it had never stopped.
 
     checkpoints/<steps>-<epoch>/model.safetensors   weights that are trained
-                        optimizer.pt        state of the optimizer, read with `weights_only=True`
-                        state.json          `TrainState`
-    best-<epoch>.safetensors                weights of the best epoch so far
+                                optimizer.pt        state of the optimizer, read with `weights_only=True`
+                                state.json          `TrainState`
+    best-<epoch>.safetensors                        weights of the best epoch so far
 
 No generator state is saved: random numbers depend on (seed, epoch, step, rank) or (seed, epoch, clip), not on earlier
 ones.

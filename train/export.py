@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from manifests.files import atomic_write
-from train.leftovers import partial_files
+from manifests.files import atomic_write, partial_files
 from train.models.checkpoint_io import MODEL_CONFIG_FILE, WEIGHTS_FILE
 from train.models.weights import load_classifier
 from train.predict import PredictError, Predictor, load_predictor

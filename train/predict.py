@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from manifests.errors import UserError
-from manifests.files import atomic_write
+from manifests.files import atomic_write, remove_partial_files
 from manifests.index import load_rows
 from manifests.text import escape_unprintable
 from train.data.dataset import Clips, load_all_clips, members_for, open_folder, prefetch_shards
@@ -23,7 +23,6 @@ from train.data.sampler import ClipSampler
 from train.data.transforms import ClipTransform
 from train.distributed import Ranks, interrupt_on_signal
 from train.fusion import strategy_named
-from train.leftovers import remove_partial_files
 from train.models.weights import TrainedClassifier, load_classifier
 from train.provenance import Provenance
 from train.runs import MODEL

@@ -20,6 +20,18 @@ from train.models.weights import load_weights
 STATE = OrderedDict((f"blocks.{i}.weight", torch.ones(4, 4)) for i in range(50))
 
 
+def nested_checkpoint(path: Path, zipped: bool) -> Path:
+    """t = (t, t), sixty times, as a key of a dict: 557 bytes that take for ever to hash."""
+    nested = b"\x80\x02}(K\x01q\x00" + b"".join(b"0h%ch%c\x86q%c" % (i, i, i + 1) for i in range(60)) + b"K\x01u."
+    if zipped:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("nested/data.pkl", nested)
+            archive.writestr("nested/version", "3\n")
+    else:
+        path.write_bytes(nested)
+    return path
+
+
 @pytest.mark.parametrize("zipped", [True, False])
 def test_checkpoints_as_training_code_writes_them_pass(tmp_path: Path, zipped: bool) -> None:
     path = tmp_path / "model.pth"
@@ -47,15 +59,7 @@ def test_a_compressed_archive_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_keys_that_take_for_ever_to_hash_are_refused(tmp_path: Path, zipped: bool) -> None:
-    # t = (t, t), sixty times, as a key of a dict: 557 bytes
-    nested = b"\x80\x02}(K\x01q\x00" + b"".join(b"0h%ch%c\x86q%c" % (i, i, i + 1) for i in range(60)) + b"K\x01u."
-    path = tmp_path / "nested.pth"
-    if zipped:
-        with zipfile.ZipFile(path, "w") as archive:
-            archive.writestr("nested/data.pkl", nested)
-            archive.writestr("nested/version", "3\n")
-    else:
-        path.write_bytes(nested)
+    path = nested_checkpoint(tmp_path / "nested.pth", zipped)
     with pytest.raises(WeightsError, match="nested too deep"):
         check_checkpoint(path)
 
@@ -131,14 +135,7 @@ def test_no_archive_after_all(tmp_path: Path, content: bytes) -> None:
 @pytest.mark.parametrize("zipped", [True, False])
 def test_the_command_refuses_them_in_one_line(tmp_path: Path, zipped: bool) -> None:
     """As weights to start from, and as the optimizer state of a run to resume."""
-    nested = b"\x80\x02}(K\x01q\x00" + b"".join(b"0h%ch%c\x86q%c" % (i, i, i + 1) for i in range(60)) + b"K\x01u."
-    path = tmp_path / "nested.pth"
-    if zipped:
-        with zipfile.ZipFile(path, "w") as archive:
-            archive.writestr("nested/data.pkl", nested)
-            archive.writestr("nested/version", "3\n")
-    else:
-        path.write_bytes(nested)
+    path = nested_checkpoint(tmp_path / "nested.pth", zipped)
     with pytest.raises(WeightsError, match="nested too deep"):
         load_weights(path)
     trainer = make_trainer(tmp_path / "run")

@@ -79,7 +79,7 @@ class ShardPrefetcher:
             self._changed.notify_all()
 
     def close(self, *, wait: bool = True) -> None:
-        """Prepare no more shards; those that are being prepared are stopped, and waited for unless told otherwise."""
+        """Prepare no more shards; those that are being prepared are stopped, and waited for if `wait`."""
         self._stop.set()
         self._pool.shutdown(wait=wait, cancel_futures=True)
 

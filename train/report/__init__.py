@@ -13,10 +13,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from manifests.files import atomic_write, remove_leftovers
+from manifests.files import atomic_write, remove_leftovers, remove_partial_files
 from manifests.text import pluralize
 from train.fusion import STRATEGIES
-from train.leftovers import remove_partial_files
 from train.metrics import DRAWS, LEVEL
 from train.report import plots
 from train.report.plots import LearningCurve
