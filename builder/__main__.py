@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from builder.signals import exit_on_interrupt
-from manifests.console import fail, run_command, run_program
+from manifests.console import exit_on_interrupt, fail, run_command, run_program
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

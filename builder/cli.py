@@ -20,9 +20,8 @@ from builder.config import TIMELINES, Align, BuildConfig, ConfigError, Decoder
 from builder.corpus.command import limit_lines, run_corpus
 from builder.corpus.fetch import CONNECTIONS
 from builder.datasets import DATASETS, DEFAULT, get_corpus
-from builder.signals import exit_on_interrupt
 from builder.worker import Limits
-from manifests.console import Parser, add_command, fail, say
+from manifests.console import Parser, add_command, exit_on_interrupt, fail, folder_path, say
 from manifests.progress import ProgressBar
 from manifests.schema import COLUMNS, DROP_REASONS, FEATURE_ROWS, GRIDS
 from manifests.text import pluralize
@@ -89,14 +88,6 @@ def _add_settings(command: argparse.ArgumentParser) -> None:
     command.add_argument("--align", default=default.align, help=f"one of {', '.join(get_args(Align))}")
     command.add_argument("--decoder", default=default.decoder, help=f"one of {', '.join(get_args(Decoder))}")
     command.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="options of the corpus")
-
-
-def folder_path(text: str) -> Path:
-    """Argument type: a path; `~` is the home folder."""
-    try:
-        return Path(text).expanduser()
-    except RuntimeError as error:
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected a path: its home folder is unknown") from error
 
 
 def positive_int(text: str) -> int:

@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from manifests.console import Parser, run_command, say
+from manifests.console import Parser, folder_path, run_command, say
 from manifests.text import pluralize
 
 INSTALL = "run make clean, then the same command again, to set up the environment from scratch"
@@ -149,8 +149,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m builder.doctor", description=__doc__)
     parser.set_defaults(run=print_checks, debug=False)
     parser.add_argument("--dataset", default="demo")
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--data", type=folder_path)
+    parser.add_argument("--out", type=folder_path)
     return run_command(parser, arguments)
 
 

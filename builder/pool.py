@@ -23,7 +23,6 @@ from typing import Any, Self
 from builder.clip_result import ClipResult, drop_clip, recorded_row
 from builder.config import BuildConfig
 from builder.datasets.base import ClipSource
-from builder.signals import block_interrupts
 from builder.worker import Limits, MakeBuilder, UnexpectedError, limit_native_threads, serve
 from manifests.errors import UserError
 
@@ -41,6 +40,11 @@ class EngineError(UserError):
     """An engine cannot build clips; one line with the reason and what to do."""
 
 
+def _block_interrupts() -> None:
+    """Leave Ctrl-C to the main thread. Processes started by this thread inherit the blocked signal from the start."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
+
 class ClipPool:
     """Builds clips in `workers` processes, which are started on demand. Use as a context manager."""
 
@@ -51,7 +55,7 @@ class ClipPool:
         self._limits = limits
         self._max_in_flight = CLIPS_IN_FLIGHT * workers
         self._worker_args = (make_builder, config, root, limits)
-        self._threads = ThreadPoolExecutor(workers, "worker", initializer=block_interrupts)
+        self._threads = ThreadPoolExecutor(workers, "worker", initializer=_block_interrupts)
         self._thread_local = threading.local()
         self._lock = threading.Lock()  # guards `_alive`, and starting: multiprocessing keeps global state
         self._alive: set[_Worker] = set()

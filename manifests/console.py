@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from io import TextIOWrapper
+from pathlib import Path
 from typing import Any, NoReturn
 
 from manifests.errors import UserError
@@ -39,6 +41,34 @@ def add_command(commands: Any, name: str, run: Command, description: str) -> Par
     parser.set_defaults(run=run)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
+
+
+def folder_path(text: str) -> Path:
+    """Argument type: a path; `~` is the home folder."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a path: its home folder is unknown") from error
+
+
+@contextmanager
+def exit_on_interrupt() -> Iterator[None]:
+    """Exit immediately on Ctrl-C: most native modules turn a KeyboardInterrupt during import into other errors.
+
+    Use it around imports only, before anything is written. A signal that was ignored stays ignored.
+    """
+
+    def exit_process(*_: object) -> NoReturn:
+        _write_error("interrupted before anything was started")
+        os._exit(INTERRUPTED)
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:
+        signal.signal(signal.SIGINT, exit_process)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def run_command(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None) -> int:

@@ -67,7 +67,7 @@ class HashingFile:
 
 @contextmanager
 def atomic_writer(path: Path) -> Iterator[HashingFile]:
-    """Write a file atomically: to a temporary name, flushed, renamed and read back.
+    """Write a file atomically: to a temporary name, flushed, read back and renamed.
 
     Creates the parent folder. The rename is within one directory, so that it is atomic on network file systems, too.
     Raises OSError.
@@ -80,20 +80,25 @@ def atomic_writer(path: Path) -> Iterator[HashingFile]:
             yield file
             raw.flush()
             os.fsync(raw.fileno())
+        if (found := file_sha256(temporary)) != file.sha256:
+            reason = f"read back SHA-256 {found}, expected {file.sha256}; is the disk sound?"
+            raise OSError(errno.EIO, reason, str(path))
         temporary.replace(path)
     except BaseException:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
     with path_in_errors(path):
-        descriptor = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    if (found := file_sha256(path)) != file.sha256:
-        path.unlink()
-        raise OSError(errno.EIO, f"read back SHA-256 {found}, expected {file.sha256}; is the disk sound?", str(path))
+        sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the disk has the names in a folder, so that a rename outlasts a power failure. Raises OSError."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from manifests.errors import UserError
-from manifests.files import atomic_write, path_in_errors
+from manifests.files import atomic_write, path_in_errors, sync_folder
 from manifests.records import SchemaError, from_json
 from train.models.checkpoint_io import WEIGHTS_FILE, dump_weights, first_line
 from train.models.checkpoint_scan import check_checkpoint
@@ -81,6 +81,7 @@ class Checkpoints:
             shutil.rmtree(part, ignore_errors=True)  # of a full disk it would take the rest
             raise
         part.rename(parent / name)
+        sync_folder(parent)
         for path in parent.iterdir():
             if path.name != name:
                 shutil.rmtree(path)

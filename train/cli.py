@@ -25,10 +25,10 @@ from train.fusion import STRATEGIES
 from train.models.videomae import ENCODERS
 from train.recipes import RECIPES, Recipe, dump_toml, recipe_named
 from train.report import write_report
+from train.run_fold import run_fold
 from train.run_setup import TrainingSetup, prepare
 from train.runs import RunResult, RunSummary
 from train.scoring import FoldScores
-from train.trainer import train
 
 FEATURE_DEFAULT = "mfcc"
 _COMMANDS = ("train", "sweep", "report", "predict", "export")
@@ -73,7 +73,7 @@ def _train_all(args: argparse.Namespace, strategies: Sequence[str], folds: Seque
                     f"encoder {protocol.encoder}, {protocol.feature}, on {ranks.device}; into {setup.folder}"
                 )
                 _log_cost_estimate(setup)
-            result = train(setup)
+            result = run_fold(setup)
             if ranks.is_main and result:
                 say(_describe_run(result))
                 sys.stdout.flush()

@@ -22,12 +22,12 @@ def make_optimizer(model: nn.Module, depth: int, recipe: Recipe) -> AdamW:
 
 
 def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], depth: int, recipe: Recipe) -> list[dict[str, Any]]:
-    """Trained parameters with their `scale` of the learning rate and `weight_decay`: 0 for biases, norms, positions."""
+    """Trained parameters with their `scale` of the learning rate and `weight_decay`: 0 for biases and norms."""
     groups: dict[tuple[int, bool], dict[str, Any]] = {}
     for name, parameter in named:
         if not parameter.requires_grad:
             continue
-        layer, decayed = layer_index(name, depth), parameter.ndim > 1 and not name.endswith("pos_embed")
+        layer, decayed = layer_index(name, depth), parameter.ndim > 1
         scale, decay = recipe.layer_decay ** (depth + 1 - layer), recipe.weight_decay if decayed else 0.0
         group = groups.setdefault((layer, decayed), {"params": [], "scale": scale, "weight_decay": decay})
         group["params"].append(parameter)
@@ -35,11 +35,11 @@ def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], depth: int, reci
 
 
 def layer_index(name: str, depth: int) -> int:
-    """0 for the patch embedding and positions, i + 1 for block i, depth + 1 for everything after the blocks."""
+    """0 for the patch embedding, i + 1 for block i, depth + 1 for everything after the blocks."""
     block = _BLOCK.match(name)
     if block:
         return int(block[1]) + 1
-    return 0 if name.startswith(("encoder.patch_embed", "encoder.pos_embed")) else depth + 1
+    return 0 if name.startswith("encoder.patch_embed") else depth + 1
 
 
 def lr_at(step: int, steps_per_epoch: int, recipe: Recipe) -> float:

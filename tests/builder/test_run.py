@@ -23,7 +23,7 @@ from builder.engines import LocalPool
 from builder.pool import ClipPool
 from builder.run import BuildJob, BuildSummary, build
 from manifests import index
-from manifests.files import FolderError, HashingFile, describe_os_error, exclusive_lock
+from manifests.files import FolderError, HashingFile, describe_os_error, exclusive_lock, partial_files
 from manifests.verify import verify
 from manifests.withdraw import PENDING_WITHDRAWAL_FILE, withdraw
 from tests.fakes import clip_builder
@@ -257,14 +257,14 @@ def test_a_file_that_reads_back_otherwise_is_not_published(
     data: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As where a network file system or a disk lost a byte."""
-    replace = os.replace
+    sync = os.fsync
 
-    def corrupting(source: Path, target: Path) -> None:
-        if target.name == "C-000.tar":
-            Path(source).write_bytes(Path(source).read_bytes()[:-1] + b"!")
-        replace(source, target)
+    def corrupting(descriptor: int) -> None:
+        sync(descriptor)
+        for partial in partial_files(out / "C-000.tar"):
+            partial.write_bytes(partial.read_bytes()[:-1] + b"!")
 
-    monkeypatch.setattr(os, "replace", corrupting)
+    monkeypatch.setattr(os, "fsync", corrupting)
     with pytest.raises(OSError, match="read back SHA-256") as raised:
         build(job(data, out))
     assert describe_os_error(raised.value).startswith(f"{out}/C-000.tar: read back")

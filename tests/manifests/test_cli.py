@@ -281,6 +281,24 @@ def test_ctrl_c_ends_a_share_to_a_slow_place(folder: Path, tmp_path: Path) -> No
     assert {path.name for path in (tmp_path / "copy").rglob(".*")} <= {".lock"}
 
 
+def test_ctrl_c_while_the_command_is_imported(tmp_path: Path) -> None:
+    """A package that takes long to import stands for a slow disk."""
+    (tmp_path / "tqdm.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(30)\n")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "manifests", "verify", str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "importing\n"
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "interrupted before anything was started\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

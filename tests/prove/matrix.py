@@ -201,8 +201,11 @@ FAULTS = (
     _case(
         "28",
         "network file systems",
-        "files are renamed within one folder, read back and hashed",
-        manifests_files=("what_reads_back_otherwise_is_not_left_there", "data_are_on_the_disk_before_the_name_is"),
+        "files are read back, hashed and renamed within one folder",
+        manifests_files=(
+            "what_reads_back_otherwise_does_not_replace_the_file",
+            "data_are_on_the_disk_before_the_name_is",
+        ),
         builder_run="a_file_system_without_locks_is_named",
     ),
     _case(

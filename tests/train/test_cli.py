@@ -27,7 +27,7 @@ from manifests.files import exclusive_lock, shared_lock
 from manifests.withdraw import withdraw
 from tests.factories.shards import EMOTIONS, SPEAKERS, make_folder, sign
 from tests.kills import KILLS, killed_at_random
-from train import cli, cost, trainer
+from train import cli, cost, run_fold, trainer
 from train.models.videomae import ENCODERS, EncoderConfig
 from train.models.weights import load_classifier
 from train.recipes import RECIPES
@@ -117,7 +117,7 @@ def test_a_run_that_another_process_finishes_meanwhile_is_not_trained_again(
         finished.rename(folder)  # before this process has the lock
         return exclusive_lock(folder, setting)
 
-    monkeypatch.setattr(trainer, "exclusive_lock", lock)
+    monkeypatch.setattr(run_fold, "exclusive_lock", lock)
     before = (finished / "model" / "model.safetensors").stat().st_mtime_ns
     status, out, _ = train(strategy="faces", fold=1)
     assert (status, out) == (0, first[1])
@@ -163,7 +163,7 @@ def test_workers_do_not_matter(train, tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_begun_with_other_settings_is_refused(train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer, "stop_on_signal", stopping_at_once)
+    monkeypatch.setattr(run_fold, "stop_on_signal", stopping_at_once)
     assert train(fold=1)[0] == 130
     status, _, err = train(fold=1, seed=5)
     assert status == 2
@@ -178,7 +178,7 @@ def stopping_at_once(*_: object):
 def test_stopped_after_each_step_is_the_same_in_the_end(train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(RECIPES, "tiny", replace(RECIPES["tiny"], cache_inputs=False, batch=4))
     assert train(fold=1, runs=tmp_path / "whole")[0] == 0
-    monkeypatch.setattr(trainer, "stop_on_signal", stopping_at_once)
+    monkeypatch.setattr(run_fold, "stop_on_signal", stopping_at_once)
     statuses = [train(fold=1, runs=tmp_path / "parts")[0] for _ in range(5)]
     assert statuses == [130] * 4 + [0]
     assert same(run_folder(tmp_path, runs="whole"), run_folder(tmp_path, runs="parts"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tests.factories.small_trainings import ENCODER, recipe
-from train.models.videomae import Classifier
+from train.models.videomae import Classifier, Encoder, Positions
 from train.optim import clip_grad_norm, layer_index, lr_at, make_optimizer, parameter_groups, set_lr
 
 MODEL = Classifier(ENCODER, 3)
@@ -32,16 +33,16 @@ def test_biases_and_norms_are_not_decayed() -> None:
             assert group["weight_decay"] == (0.0 if plain else 0.05), name
 
 
-def test_stored_positions_are_not_decayed() -> None:
-    table = [("encoder.pos_embed", nn.Parameter(torch.zeros(1, 4, 16)))]
-    assert parameter_groups(table, 2, recipe())[0]["weight_decay"] == 0.0
+@pytest.mark.parametrize("positions", ["sinusoidal", "stored"])
+def test_positions_are_not_trained(positions: Positions) -> None:
+    encoder = Encoder(replace(ENCODER, positions=positions))
+    assert not any("pos" in name for name, _ in encoder.named_parameters())
 
 
 @pytest.mark.parametrize(
     ("name", "layer"),
     [
         ("encoder.patch_embed.proj.weight", 0),
-        ("encoder.pos_embed", 0),
         ("encoder.blocks.0.norm1.weight", 1),
         ("encoder.blocks.11.mlp.fc1.weight", 12),
         ("encoder.norm.weight", 25),
