@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import socket
 import threading
 import time
@@ -123,7 +124,13 @@ class DaskCluster:
                 client.wait_for_workers(1, timeout=WAIT_SECONDS)
             except (OSError, ValueError) as error:
                 raise EngineError(f"{self.scheduler}: found no Dask cluster with workers ({error})") from error
-            yield client
+            try:
+                yield client
+            except KeyboardInterrupt:
+                if not self.scheduler:  # closing a cluster waits for the clips in progress
+                    for worker in filter(None, (nanny.pid for nanny in cluster.workers.values())):
+                        os.kill(worker, signal.SIGKILL)
+                raise
 
 
 def _build_on_cluster(client: Any, work: Work, shards: Sequence[ShardPlan]) -> Iterator[Receipt]:

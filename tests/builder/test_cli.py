@@ -423,6 +423,18 @@ def test_an_ended_build_leaves_no_process_and_goes_on(
     assert found == expected
 
 
+def test_ctrl_c_ends_a_build_on_a_local_cluster_at_once(data: Path, calls: TextIO, tmp_path: Path) -> None:
+    """Closing a cluster in the usual way waits for the workers' clips in progress."""
+    (data / "b1.mp4").write_text("hang")
+    build = Running(FAKE, data, tmp_path / "out", "--workers", "2", "--engine", "dask")
+    calls.readline()
+    pressed = time.monotonic()
+    code, output, complained = build.end(signal.SIGINT)
+    assert (code, output, complained.splitlines()[-1]) == (130, "", STOPPED.strip())
+    assert "Traceback" not in complained
+    assert time.monotonic() - pressed < 4  # the time that distributed gives a worker
+
+
 def json_complete(out: Path) -> bool:
     return index.load_dataset(out).complete
 
