@@ -26,9 +26,12 @@ class ResultCollector:
     reports: list[pytest.TestReport] = field(default_factory=list)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Keep the call phase of each test, and failures of its other phases."""
+        """Keep the call phase of each test, and failures of its other phases, which are printed at once."""
         if report.when == "call" or not report.passed:
             self.reports.append(report)
+        if report.failed:
+            sys.stdout.write(f"\nNOT as expected: {report.nodeid}\n{report.longreprtext}\n")
+            sys.stdout.flush()
 
     def of(self, case: Case) -> list[pytest.TestReport]:
         """Reports of a case's tests, for all their parameters."""
