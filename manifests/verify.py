@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import os
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from manifests import index
-from manifests.files import LOCK_FILE, file_sha256, find_strange
-from manifests.index import Dataset, ManifestError, Shard
-from manifests.schema import SchemaError, member_names
-from manifests.text import escape_unprintable, pluralize
+from manifests.files import LOCK_FILE, file_sha256, find_strange, open_regular
+from manifests.folds import SIDES, FoldError, FoldFile, load_fold_file
+from manifests.index import Dataset, ManifestError, Receipt, Shard
+from manifests.schema import SchemaError, decode, feature_members, member_names
+from manifests.text import escape_unprintable
 
 UNFINISHED_BUILD = "an unfinished build"
 
@@ -30,11 +33,12 @@ class Problem:
 def verify(folder: Path, full: bool = False, on_file: Callable[[str], None] | None = None) -> list[Problem]:
     """Check a folder against its index; returns every problem.
 
-    Quick: each listed file exists with its size, and there are no other files. Full: every hash, and each shard's
-    members at the offsets in its receipt. Shards that a partial fetch left out may be missing, with their
-    receipts. Hidden entries are no problem, see `hidden_entries`, unless they are links or devices: if there are any,
-    hidden or not, they are the only problems that are returned, and no file is opened. `on_file` is called with each
-    file's name before it is checked.
+    Quick: each listed file exists with its size, and there are no other files; fold files and receipts are valid, and
+    agree with the index. Full: also every hash, each row of `clips.jsonl`, each shard's members at the offsets in its
+    receipt, and every sample is decoded. Shards that a partial fetch left out may be missing, with their receipts.
+    Hidden entries are no problem, see `hidden_entries`, unless they are links or devices: if there are any, hidden or
+    not, they are the only problems that are returned, and no file is opened. `on_file` is called with each file's name
+    before it is checked.
 
     Raises ManifestError if the index cannot be read.
     """
@@ -58,17 +62,23 @@ def verify(folder: Path, full: bool = False, on_file: Callable[[str], None] | No
             Problem(file=index.PENDING_WITHDRAWAL_FILE, found="an unfinished withdrawal", expected="a finished one")
         )
     problems += _compare_sums(dataset, sums, expected)
-    sizes = {shard.name: shard.bytes for shard in dataset.shards}
     shards = index.local_shards(folder, dataset)
+    sizes = {shard.name: shard.bytes for shard in dataset.shards}
     not_fetched = _find_not_fetched(folder, dataset, shards, expected)
-    for name in (name for name in expected if name not in not_fetched):
+    content, intact = _Content(folder, dataset), set[str]()
+    # Tars last: their samples are compared with the receipts.
+    for name in sorted((name for name in expected if name not in not_fetched), key=sizes.__contains__):
         if on_file is not None:
             on_file(name)
-        if problem := _check_file(folder / name, name, sizes.get(name), sums.get(name) if full else None):
-            problems.append(problem)
-    if full and not problems:
-        suffixes = set(member_names(dataset.features))
-        problems = [problem for shard in shards for problem in _check_members(folder, shard, suffixes)]
+        problem = _check_file(folder / name, name, sizes.get(name), sums.get(name) if full else None)
+        if problem is None:
+            try:
+                content.check(name, intact, full=full)
+                intact.add(name)
+            except (FoldError, ManifestError, SchemaError) as error:
+                found = str(error).replace(f"{folder}/", "")
+                problem = Problem(file=name, found=f"invalid content ({found})", expected="that of a finished build")
+        problems += [problem] if problem else []
     return problems
 
 
@@ -125,18 +135,81 @@ def _check_file(path: Path, name: str, size: int | None, sha256: str | None) -> 
     return None
 
 
-def _check_members(folder: Path, shard: Shard, suffixes: set[str]) -> Iterator[Problem]:
-    """Check that the receipt's offsets match the tar, and that every sample is complete."""
-    try:
-        receipt, members = index.load_receipt(folder / shard.receipt), index.member_byte_ranges(folder / shard.name)
-    except (ManifestError, SchemaError) as error:
-        yield Problem(file=shard.name, found=str(error), expected="a shard and its receipt")
-        return
-    if receipt.members != members:
-        yield Problem(file=shard.receipt, found=f"other members than in {shard.name}", expected="the same")
-    if len(members) != shard.samples:
-        yield Problem(file=shard.name, found=pluralize(len(members), "sample"), expected=f"{shard.samples}")
-    for key, places in members.items():
-        if places.keys() != suffixes:
-            expected = ", ".join(sorted(suffixes))
-            yield Problem(file=shard.name, found=f"{key} with {', '.join(places)}", expected=expected)
+class _Content:
+    """Checks what files contain, after their sizes and hashes."""
+
+    def __init__(self, folder: Path, dataset: Dataset) -> None:
+        self._folder = folder
+        self._dataset = dataset
+        self._tars = {shard.name: shard for shard in dataset.shards}
+        self._receipts = {shard.receipt: shard for shard in dataset.shards}
+        self._clips: dict[str, Counter[str]] | None = None
+        """Shard -> raw emotion -> clips, once `clips.jsonl` was read."""
+
+    def check(self, name: str, intact: Collection[str], *, full: bool) -> None:
+        """Raise FoldError, ManifestError or SchemaError if no command accepts a file; `intact` are those before it."""
+        if name.startswith(f"{index.FOLDS}/"):
+            self._check_folds(load_fold_file(self._folder / name, {s.name: s.speaker for s in self._dataset.shards}))
+        elif name.startswith(f"{index.RECEIPTS}/"):
+            self._check_receipt(index.load_receipt(self._folder / name), name)
+        elif full and name == index.CLIPS_FILE:
+            self._clips = self._count_clips()
+        elif full and name in self._tars and self._tars[name].receipt in intact:
+            self._check_samples(self._tars[name])
+
+    def _count_clips(self) -> dict[str, Counter[str]]:
+        clips = {name: Counter[str]() for name in self._tars}
+        for row in index.load_rows(self._folder):
+            if row.shard is not None:
+                if row.shard not in self._tars or self._tars[row.shard].speaker != row.speaker:
+                    raise ManifestError(f"found {row.clip_id} in {row.shard}, expected a shard of {row.speaker}")
+                clips[row.shard][row.emotion] += 1
+        return clips
+
+    def _check_folds(self, file: FoldFile) -> None:
+        if (counts := self._clips) is None:
+            return
+        for fold, sides in file.folds.items():
+            for side in SIDES:
+                clips = sum((counts[name] for name in sides[side].shards), Counter[str]())
+                if clips != sides[side].clips:
+                    found = f"found clips {dict(sides[side].clips)}, expected {dict(clips)}"
+                    raise FoldError(f"folds.{fold}.{side}: {found} as in {index.CLIPS_FILE}")
+
+    def _check_receipt(self, receipt: Receipt, name: str) -> None:
+        shard = self._receipts.get(name)
+        if shard is None:  # every clip was dropped
+            if index.receipt_name(receipt.shard) != name or receipt.sha256 is not None or receipt.members:
+                raise ManifestError(f"found a receipt of {receipt.shard}, expected one without a clip")
+            return
+        wanted = (shard.name, shard.speaker, shard.sha256, shard.bytes, shard.samples)
+        found = (receipt.shard, receipt.speaker, receipt.sha256, receipt.bytes, len(receipt.members))
+        if found != wanted:
+            raise ManifestError(f"found {found}, expected {wanted} as in {index.DATASET_FILE}")
+        rows = [row for row in receipt.rows if row.shard is not None]
+        if {row.clip_id for row in rows} != receipt.members.keys():
+            raise ManifestError("found rows of other clips than members, expected the same")
+        spectrograms = {suffix.removesuffix(".npy") for suffix in feature_members(self._dataset.features)}
+        if rows and not spectrograms <= receipt.statistics.keys():
+            listed = ", ".join(receipt.statistics)
+            raise ManifestError(f"found statistics of {listed}, expected {', '.join(sorted(spectrograms))}")
+        if self._clips is not None and self._clips[shard.name] != Counter(row.emotion for row in rows):
+            raise ManifestError(f"found other clips than in {index.CLIPS_FILE}, expected the same")
+
+    def _check_samples(self, shard: Shard) -> None:
+        """Check that the receipt's offsets match the tar, and that every sample is complete and can be decoded."""
+        receipt = index.load_receipt(self._folder / shard.receipt)
+        if receipt.members != index.member_byte_ranges(self._folder / shard.name):
+            raise SchemaError(f"found other members than in {shard.receipt}, expected the same")
+        suffixes, emotions = member_names(self._dataset.features), {row.clip_id: row.emotion for row in receipt.rows}
+        with open_regular(self._folder / shard.name, os.O_RDONLY | os.O_NOFOLLOW) as tar:
+            for key, places in receipt.members.items():
+                if places.keys() != set(suffixes):
+                    raise SchemaError(f"found {key} with {', '.join(places)}, expected {', '.join(suffixes)}")
+                try:
+                    clip = decode({name: os.pread(tar.fileno(), size, at) for name, (at, size) in places.items()}).clip
+                except SchemaError as error:
+                    raise SchemaError(f"{key}: {error}") from error
+                wanted = (key, shard.speaker, emotions[key])
+                if (found := (clip.clip_id, clip.speaker, clip.emotion)) != wanted:
+                    raise SchemaError(f"{key}.json: found clip, speaker and emotion {found}, expected {wanted}")

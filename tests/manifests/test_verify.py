@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -15,12 +17,15 @@ from hypothesis import strategies as st
 from manifests import index
 from manifests.index import ManifestError
 from manifests.schema import Clip, encode
+from manifests.share import ShareOptions, VerificationError, share
+from manifests.stores import open_writable_store
 from manifests.verify import verify
-from tests.factories.builder_shards import edit_json
+from tests.factories.builder_shards import edit_json, resign
 from tests.factories.samples import sample
 
 SHARD = "anna-000.tar"
 RECEIPT = "receipts/anna-000.json"
+FOLD = "folds/loso.json"
 MEMBERS = encode(sample(Clip(clip_id="anna-joy", speaker="anna", emotion="joy")))
 
 
@@ -127,7 +132,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], set[str], bool]] = {
         {"receipts/zoe-000.json"},
         True,
     ),
-    "fold flipped": (lambda f: flip(f / "folds/loso.json", 50), {"folds/loso.json"}, False),
+    "fold flipped": (lambda f: flip(f / "folds/loso.json", 50), {"folds/loso.json"}, True),
     "rows flipped": (lambda f: flip(f / "clips.jsonl", 50), {"clips.jsonl"}, False),
     "card missing": (lambda f: (f / "README.md").unlink(), {"README.md"}, True),
     "dataset.json edited": (
@@ -156,6 +161,111 @@ def test_damage_is_found_and_the_file_named(
     damage(folder)
     assert {problem.file for problem in verify(folder, full=True)} == files
     assert bool(verify(folder)) == quick
+
+
+# Lies: every hash is right, and a command that uses the folder would refuse it.
+
+
+def fold(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
+    return lambda folder: edit_json(folder / FOLD, lambda value: change(value["folds"]["anna"]))
+
+
+def receipt(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
+    return lambda folder: edit_json(folder / RECEIPT, change)
+
+
+def member(suffix: str, change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
+    """Other bytes in the place of a member, with which the receipt agrees."""
+
+    def overwrite(folder: Path) -> None:
+        offset, size = index.load_receipt(folder / RECEIPT).members["anna-joy"][suffix]
+        tar = (folder / SHARD).read_bytes()
+        data = change(tar[offset : offset + size]).ljust(size)
+        (folder / SHARD).write_bytes(tar[:offset] + data + tar[offset + size :])
+        receipt(lambda value: value.update(sha256=index.file_sha256(folder / SHARD)))(folder)
+
+    return overwrite
+
+
+def shift(value: dict[str, Any]) -> None:
+    value["members"]["anna-joy"]["json"][0] += 1
+
+
+#: Lie -> (how it is told, the file that must be named, words of the reason, whether the quick look sees it too).
+LIES: dict[str, tuple[Callable[[Path], object], str, str, bool]] = {
+    "fold with a tested speaker in training": (
+        fold(lambda sides: sides["train"].update(sides["test"])),
+        *(FOLD, "on two sides", True),
+    ),
+    "fold with another speaker's shard": (
+        fold(lambda sides: sides["train"].update(shards=[SHARD])),
+        *(FOLD, "those of its speakers", True),
+    ),
+    "fold with other counts": (
+        fold(lambda sides: sides["test"]["clips"].update(joy=7)),
+        *(FOLD, "as in clips.jsonl", False),
+    ),
+    "fold file an empty object": (lambda f: (f / FOLD).write_text("{}"), FOLD, "found no", True),
+    "fold file a number": (lambda f: (f / FOLD).write_text("5"), FOLD, "expected an object", True),
+    "fold file of zeros": (lambda f: (f / FOLD).write_bytes(bytes(99)), FOLD, "not JSON", True),
+    "fold file deep": (lambda f: (f / FOLD).write_text("[" * 99999), FOLD, "not JSON", True),
+    "receipt of another tar": (receipt(lambda value: value.update(sha256="0" * 64)), RECEIPT, "dataset.json", True),
+    "receipt of a longer tar": (receipt(lambda value: value.update(bytes=1 << 30)), RECEIPT, "dataset.json", True),
+    "receipt that is no receipt": (lambda f: (f / RECEIPT).write_text("{}"), RECEIPT, "found no", True),
+    "receipt without statistics": (receipt(lambda value: value["statistics"].clear()), RECEIPT, "statistics", True),
+    "receipt without rows": (receipt(lambda value: value["rows"].clear()), RECEIPT, "rows of other clips", True),
+    "receipt with another emotion": (
+        receipt(lambda value: [row.update(emotion="rage") for row in value["rows"]]),
+        *(RECEIPT, "other clips than in clips.jsonl", False),
+    ),
+    "receipt with a wrong offset": (receipt(shift), SHARD, "other members than in receipts/anna-000.json", False),
+    "receipt of dropped clips with a tar": (
+        lambda f: edit_json(f / "receipts/zoe-000.json", lambda value: value.update(sha256="0" * 64)),
+        *("receipts/zoe-000.json", "expected one without a clip", True),
+    ),
+    "rows that are none": (lambda f: (f / "clips.jsonl").write_text("{}\n"), "clips.jsonl", "found no", False),
+    "row in a shard of another": (
+        lambda f: (f / "clips.jsonl").write_text((f / "clips.jsonl").read_text().replace('"anna-000', '"ben-000')),
+        *("clips.jsonl", "expected a shard of anna", False),
+    ),
+    "picture a text": (member("faces.jpg", lambda data: b"hello"), SHARD, "anna-joy: faces.jpg: not a JPEG", False),
+    "picture cut": (member("faces.jpg", lambda data: data[:-900]), SHARD, "anna-joy: faces.jpg: not a JPEG", False),
+    "spectrogram a picture": (member("mfcc_8.npy", lambda data: b"\xff\xd8"), SHARD, "anna-joy: mfcc_8.npy", False),
+    "spectrogram not finite": (
+        member("mfcc_16.npy", lambda data: data[:-2] + b"\x00\x7c"),
+        *(SHARD, "anna-joy: mfcc_16.npy: found values that are no finite", False),
+    ),
+    "sound a text": (member("audio.flac", lambda data: b"fLaC"), SHARD, "anna-joy: audio.flac: not FLAC", False),
+    "words deep": (member("json", lambda data: b"[" * len(data)), SHARD, "anna-joy: json: cannot be parsed", False),
+    "words of another emotion": (
+        member("json", lambda data: json.dumps({**json.loads(data), "emotion": "sad"}, separators=(",", ":")).encode()),
+        *(SHARD, "expected ('anna-joy', 'anna', 'joy')", False),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LIES.values(), ids=LIES)
+def test_content_that_a_command_would_refuse_is_named(
+    folder: Path, case: tuple[Callable[[Path], object], str, str, bool]
+) -> None:
+    lie, file, words, quick = case
+    lie(folder)
+    resign(folder)
+    (problem,) = verify(folder, full=True)
+    assert problem.file == file
+    assert words in problem.found
+    assert str(folder) not in str(problem)
+    assert bool(verify(folder)) == quick
+
+
+@pytest.mark.parametrize("lie", ["fold with a tested speaker in training", "picture a text"])
+def test_a_folder_that_another_command_would_refuse_is_not_shared(folder: Path, tmp_path: Path, lie: str) -> None:
+    edit_json(folder / "dataset.json", lambda value: value["about"].update(redistributable=True))
+    LIES[lie][0](folder)
+    resign(folder)
+    with pytest.raises(VerificationError, match="not shared, because it differs from its index"):
+        share(folder, open_writable_store(str(tmp_path / "copy")), ShareOptions())
+    assert not (tmp_path / "copy" / "dataset.json").exists()
 
 
 def test_several_faults_are_all_named(folder: Path) -> None:
