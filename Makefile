@@ -76,7 +76,7 @@ features: $(VENV)/builder.ok  ## Compute FEATURE=logmel from the sound in OUT's 
 plan: $(VENV)/builder.ok  ## Show what would be built, and which recordings are missing or defective
 	$(START) builder plan $(FOLDERS) $(FEATURES) --all:ALL ARGS
 
-verify: $(VENV)/core.ok  ## Verify finished shards against their index (QUICK=1: sizes only)
+verify: $(VENV)/core.ok  ## Verify finished shards against their index (QUICK=1: no hashes, no samples)
 	$(START) manifests verify OUT --quick:QUICK
 
 report: $(VENV)/builder.ok  ## Write report.html of finished shards again

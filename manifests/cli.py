@@ -32,7 +32,7 @@ def make_parser() -> Parser:
 
     command = add_command(commands, "verify", _verify, "check a shard folder against its index")
     command.add_argument("folder", type=folder_path)
-    command.add_argument("--quick", action="store_true", help="sizes only, no hashes")
+    command.add_argument("--quick", action="store_true", help="sizes, folds and receipts only: no hashes, no samples")
 
     command = add_command(commands, "share", _share, "copy a finished shard folder to a store")
     command.add_argument("folder", type=folder_path)
@@ -64,7 +64,7 @@ def _verify(args: argparse.Namespace) -> int:
         say(f"note {name}: hidden, not in the index and never read")
     if problems:
         return _report_bad_folder(args.folder, problems)
-    say(f"{_describe_content(args.folder)} ({'every size' if args.quick else 'every hash and member'})")
+    say(f"{_describe_content(args.folder)} ({'every size' if args.quick else 'every hash and sample'})")
     return 0
 
 

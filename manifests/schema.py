@@ -269,7 +269,8 @@ def decode_audio(data: bytes) -> npt.NDArray[np.int16]:
             if len(audio) != sound.frames:
                 raise SchemaError(f"audio.flac: found {len(audio)} samples, expected {sound.frames}")
     except soundfile.SoundFileError as error:
-        raise SchemaError(f"audio.flac: not FLAC that can be decoded ({error})") from error
+        reason = getattr(error, "error_string", error)  # str(error) names the object in memory
+        raise SchemaError(f"audio.flac: not FLAC that can be decoded ({reason})") from error
     return audio
 
 

@@ -8,19 +8,25 @@ import netrc
 import os
 import re
 import socket
+import time
 import urllib.request
 from base64 import b64encode
 from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http.client import HTTPException, HTTPMessage, HTTPResponse, InvalidURL
+from io import BufferedReader, RawIOBase
 from pathlib import Path
 from threading import Event
-from typing import IO
+from typing import IO, Any
 from urllib.error import HTTPError
 from urllib.parse import quote, urlsplit
 
 from manifests.stores.base import CHUNK_BYTES, StoreError, TransientError, UnreachableError
+
+#: Limits of the lines of a response: status and headers, informational ones (1xx) included, or the size of a chunk.
+LINES_SECONDS = 30.0
+LINES_BYTES = 1 << 16
 
 _TIMEOUT_SECONDS = 30
 _MAX_PAUSE_SECONDS = 300.0
@@ -59,6 +65,10 @@ class HttpStore:
         try:
             with _OPENER.open(request, timeout=_TIMEOUT_SECONDS) as response:
                 self.connected.set()
+                encoding = response.headers.get("Content-Encoding", "identity")
+                if encoding.strip().lower() not in ("", "identity"):
+                    found = f"found a response with Content-Encoding {encoding[:40]!r}"
+                    raise StoreError(f"{address}: {found}, expected the file itself; turn it off at the server")
                 yield from _read_from(response, start)
         except HTTPError as error:
             self.connected.set()
@@ -70,6 +80,55 @@ class HttpStore:
             no_route = isinstance(reason, OSError) and reason.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH)
             no_server = no_route or isinstance(reason, ConnectionRefusedError | socket.gaierror)
             raise lost_connection(address, error, reachable=self.connected.is_set() or not no_server) from error
+
+
+class _Lines(BufferedReader):
+    """What a server sends: lines are read within limits, which begin again with each read of content.
+
+    `http.client` reads any number of informational responses and of lines after the last chunk, for any time.
+    """
+
+    def __init__(self, raw: RawIOBase) -> None:
+        super().__init__(raw)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._left, self._until = LINES_BYTES, time.monotonic() + LINES_SECONDS
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        most, line = self._left if size is None or size < 0 else size, bytearray()
+        while len(line) < most and not line.endswith(b"\n") and (byte := super().read(1)):
+            line += byte
+            self._left -= 1
+            if not self._left:
+                raise HTTPException(f"found more than {LINES_BYTES} bytes of headers")
+            if time.monotonic() > self._until:
+                raise HTTPException(f"found no end of the headers in {LINES_SECONDS:.0f} seconds")
+        return bytes(line)
+
+    def read1(self, size: int = -1, /) -> bytes:
+        self._begin()
+        return super().read1(size)
+
+
+class _Response(HTTPResponse):
+    """A response whose lines have limits."""
+
+    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
+        super().__init__(sock, *args, **kwargs)
+        self.fp = _Lines(self.fp.detach())
+
+
+class _Web(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
+    """Http and https; the lines of responses have limits."""
+
+    def do_open(self, http_class: Any, req: urllib.request.Request, **http_conn_args: Any) -> HTTPResponse:
+        def connect(*args: Any, **kwargs: Any) -> Any:
+            connection = http_class(*args, **kwargs)
+            connection.response_class = _Response
+            return connection
+
+        return super().do_open(connect, req, **http_conn_args)
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
@@ -117,8 +176,7 @@ def _addresses(host: str | None) -> list[ipaddress.IPv4Address | ipaddress.IPv6A
 _OPENER = urllib.request.OpenerDirector()
 for _handler in (
     urllib.request.ProxyHandler(),
-    urllib.request.HTTPHandler(),
-    urllib.request.HTTPSHandler(),
+    _Web(),
     _Redirects(),
     urllib.request.HTTPDefaultErrorHandler(),
     urllib.request.HTTPErrorProcessor(),
@@ -162,6 +220,8 @@ def _status_error(address: str, error: HTTPError) -> StoreError:
 def lost_connection(address: str, error: Exception, *, reachable: bool) -> StoreError:
     """The error for a missing or incomplete response; `reachable` if a retry may succeed."""
     message = f"{address}: cannot be fetched ({describe_reason(error)})"
+    if isinstance(error, InvalidURL):
+        return StoreError(message)
     return TransientError(message) if reachable else UnreachableError(f"{message}; run again once it can be reached")
 
 

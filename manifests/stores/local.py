@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,15 @@ from manifests.files import (
 )
 from manifests.stores import base
 from manifests.stores.base import LocalFile, StoreError
+
+#: Errors of a disk or a mounted file system that may pass; with any other, a second try fails like the first.
+_PASSING = frozenset(
+    {
+        *(errno.EIO, errno.ESTALE, errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.ENOMEM, errno.ENFILE, errno.EMFILE),
+        *(errno.ETIMEDOUT, errno.ENETDOWN, errno.ENETUNREACH, errno.ENETRESET, errno.EHOSTDOWN, errno.EHOSTUNREACH),
+        *(errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.ENOTCONN),
+    }
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +57,8 @@ class LocalStore:
         except NotRegularError as error:
             raise StoreError(describe_os_error(error)) from error
         except OSError as error:
-            raise base.TransientError(f"{path}: cannot be read ({error.strerror})") from error
+            kind = base.TransientError if error.errno in _PASSING else StoreError
+            raise kind(f"{path}: cannot be read ({error.strerror})") from error
 
     @contextmanager
     def open_for_writing(self, *, public: bool) -> Iterator[None]:  # noqa: ARG002 - file permissions are the user's

@@ -9,10 +9,12 @@ with FileServer(folder) as server:
 from __future__ import annotations
 
 import re
+import socket
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -114,6 +116,31 @@ class FileServer:
         self.requests.append(request)
         waiting = self._next[name]
         return request, waiting.popleft() if waiting else self._always.get(name, Fault())
+
+
+@contextmanager
+def raw_server(answer: Callable[[], Iterable[bytes]]) -> Iterator[str]:
+    """Address of a server that sends any bytes as its answer to any request, for as long as the client listens."""
+
+    def talk(connection: socket.socket) -> None:
+        with connection, suppress(OSError):
+            connection.recv(1 << 16)
+            for part in answer():
+                connection.sendall(part)
+
+    def listen() -> None:
+        with suppress(OSError):
+            while True:
+                threading.Thread(target=talk, args=(listener.accept()[0],), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=listen)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
 
 
 class _Handler(BaseHTTPRequestHandler):

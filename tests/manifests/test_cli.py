@@ -30,7 +30,7 @@ REPOSITORY = Path(__file__).parents[2]
 def test_whole_folder_ends_with_0_and_says_what_it_holds(whole: Path, capsys: Capture) -> None:
     assert main(["verify", str(whole)]) == 0
     megabytes = sum(path.stat().st_size for path in whole.glob("*.tar")) / 1e6
-    expected = f"complete: 6 samples in 3 shards, {megabytes:.1f} MB (every hash and member)\n"
+    expected = f"complete: 6 samples in 3 shards, {megabytes:.1f} MB (every hash and sample)\n"
     assert capsys.readouterr() == (expected, "")
 
 

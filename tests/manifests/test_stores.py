@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import os
 import re
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +22,12 @@ from manifests.stores import (
     StoreError,
     TransientError,
     UnreachableError,
+    http,
     is_remote,
     open_store,
     open_writable_store,
 )
-from tests.fakes.servers import Fault, FileServer, Request
+from tests.fakes.servers import Fault, FileServer, Request, raw_server
 from tests.fakes.stores import KINDS, published, put_folder, s3_server
 
 NAME = "receipts/anna 000%.json"
@@ -237,6 +240,93 @@ def test_a_wider_range_than_was_asked_for_is_cut(server: FileServer) -> None:
     assert (
         read(open_store(server.url), start=7) == DATA[9:]
     )  # the server says that what it sends begins two bytes early
+
+
+OK = b"HTTP/1.1 200 OK\r\n"
+
+
+def slowly(data: bytes) -> Iterator[bytes]:
+    for byte in data:
+        time.sleep(0.02)
+        yield bytes([byte])
+
+
+#: Answers without an end, or whose end comes too late.
+ENDLESS: dict[str, Callable[[], Iterable[bytes]]] = {
+    "informational": lambda: itertools.repeat(b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "informational with headers": lambda: itertools.repeat(b"HTTP/1.1 100 Continue\r\nA: b\r\n\r\n"),
+    "status": lambda: itertools.repeat(b"H" * 999),
+    "headers": lambda: itertools.chain([OK], itertools.repeat(b"A: b\r\n")),
+    "one header": lambda: itertools.chain([OK, b"A: "], itertools.repeat(b"b" * 999)),
+    "size of a chunk": lambda: itertools.chain(
+        [OK, b"Transfer-Encoding: chunked\r\n\r\n1;"], itertools.repeat(b"b" * 999)
+    ),
+    "lines after the last chunk": lambda: itertools.chain(
+        [OK, b"Transfer-Encoding: chunked\r\n\r\n0\r\n"], itertools.repeat(b"A: b\r\n")
+    ),
+    "slow status": lambda: slowly(OK + b"Content-Length: 0\r\n\r\n"),
+    "slow informational": lambda: itertools.cycle(slowly(b"HTTP/1.1 100 Continue\r\n\r\n")),
+    "slow lines after the last chunk": lambda: itertools.chain(
+        [OK, b"Transfer-Encoding: chunked\r\n\r\n0\r\n"], itertools.cycle(slowly(b"A: b\r\n"))
+    ),
+}
+
+
+@pytest.mark.parametrize("answer", ENDLESS.values(), ids=ENDLESS)
+def test_headers_without_an_end_are_given_up(
+    answer: Callable[[], Iterable[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "LINES_SECONDS", 0.4)
+    with raw_server(answer) as address, pytest.raises(TransientError) as caught:
+        read(open_store(address), "x.tar")
+    assert re.match(rf"{address}/x\.tar: cannot be fetched \((found|got) (more than|no end of)", str(caught.value))
+
+
+def test_a_few_informational_responses_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = [b"HTTP/1.1 100 Continue\r\nA: b\r\n\r\n"] * 3 + [OK, b"Content-Length: 4\r\n\r\nabcd"]
+    with raw_server(lambda: answer) as address:
+        assert read(open_store(address), "x.tar") == b"abcd"
+
+
+def test_limits_of_lines_are_for_each_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long file in small chunks has more lines than headers may have."""
+    monkeypatch.setattr(http, "LINES_BYTES", 100)
+    answer = [OK, b"Transfer-Encoding: chunked\r\n\r\n", *[b"4\r\nabcd\r\n"] * 99, b"0\r\n\r\n"]
+    with raw_server(lambda: answer) as address:
+        assert read(open_store(address), "x.tar") == b"abcd" * 99
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "BR", "identity, gzip", "'\x07" + "x" * 500])
+def test_an_encoded_response_is_refused_with_that_reason(server: FileServer, encoding: str) -> None:
+    server.misbehave(NAME, Fault(headers={"Content-Encoding": encoding}))
+    with pytest.raises(
+        StoreError, match=r"found a response with Content-Encoding .*, expected the file itself"
+    ) as caught:
+        read(open_store(server.url))
+    assert not isinstance(caught.value, TransientError)
+    assert len(str(caught.value)) < 300
+    server.misbehave(NAME, Fault(headers={"Content-Encoding": "identity"}))
+    assert read(open_store(server.url)) == DATA
+
+
+def test_an_address_that_cannot_be_asked_is_not_asked_again() -> None:
+    with pytest.raises(StoreError, match=r"found an address that is not valid") as caught:
+        read(open_store("http://127.0.0.1/a b"), "x.tar")
+    assert not isinstance(caught.value, TransientError)
+
+
+@pytest.mark.parametrize("folder", ["x" * 300, "y/" * 3000])
+def test_a_path_that_cannot_be_is_not_tried_again(tmp_path: Path, folder: str) -> None:
+    with pytest.raises(StoreError, match=r"cannot be read \(File name too long\)$") as caught:
+        read(open_store(str(tmp_path / folder)), "x.tar")
+    assert not isinstance(caught.value, TransientError)
+
+
+def test_a_disk_that_may_recover_is_tried_again() -> None:
+    if not Path("/proc/self/mem").exists():
+        pytest.skip("needs a file that fails to be read: /proc/self/mem of Linux")
+    with pytest.raises(TransientError, match=r"^/proc/self/mem: cannot be read \(Input/output error\)$"):
+        read(open_store("/proc/self"), "mem")
 
 
 def test_what_it_takes_to_read_a_place_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

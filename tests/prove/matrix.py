@@ -449,6 +449,36 @@ SAFETY = (
         ),
         train_predict="a_cell_is_no_formula",
     ),
+    _case(
+        "S28",
+        "folders whose hashes agree, with folds, receipts, rows or samples that no command accepts",
+        "`verify` and `share` name the file; nothing is shared",
+        manifests_verify=(
+            "content_that_a_command_would_refuse_is_named",
+            "a_folder_that_another_command_would_refuse_is_not_shared",
+        ),
+    ),
+    _case(
+        "S29",
+        "responses whose headers, informational responses or last lines never end; encoded ones",
+        "given up after 64 KiB or 30 seconds; refused with that reason",
+        manifests_stores=(
+            "headers_without_an_end_are_given_up",
+            "a_few_informational_responses_are_passed_over",
+            "limits_of_lines_are_for_each_chunk",
+            "an_encoded_response_is_refused_with_that_reason",
+        ),
+    ),
+    _case(
+        "S30",
+        "paths and addresses that cannot be",
+        "one line after the first try; only errors that may pass are tried again",
+        manifests_stores=(
+            "a_path_that_cannot_be_is_not_tried_again",
+            "an_address_that_cannot_be_asked_is_not_asked_again",
+            "a_disk_that_may_recover_is_tried_again",
+        ),
+    ),
 )
 
 RECORDINGS = (
