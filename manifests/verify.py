@@ -65,7 +65,7 @@ def verify(folder: Path, full: bool = False, on_file: Callable[[str], None] | No
     shards = index.local_shards(folder, dataset)
     sizes = {shard.name: shard.bytes for shard in dataset.shards}
     not_fetched = _find_not_fetched(folder, dataset, shards, expected)
-    content, intact = _Content(folder, dataset), set[str]()
+    content, intact, wrong = _Content(folder, dataset), set[str](), list[Problem]()
     # Tars last: their samples are compared with the receipts.
     for name in sorted((name for name in expected if name not in not_fetched), key=sizes.__contains__):
         if on_file is not None:
@@ -78,8 +78,8 @@ def verify(folder: Path, full: bool = False, on_file: Callable[[str], None] | No
             except (FoldError, ManifestError, SchemaError) as error:
                 found = str(error).replace(f"{folder}/", "")
                 problem = Problem(file=name, found=f"invalid content ({found})", expected="that of a finished build")
-        problems += [problem] if problem else []
-    return problems
+        wrong += [problem] if problem else []
+    return problems + sorted(wrong, key=lambda problem: problem.file)
 
 
 def hidden_entries(folder: Path) -> list[str]:
@@ -154,8 +154,9 @@ class _Content:
             self._check_receipt(index.load_receipt(self._folder / name), name)
         elif full and name == index.CLIPS_FILE:
             self._clips = self._count_clips()
-        elif full and name in self._tars and self._tars[name].receipt in intact:
-            self._check_samples(self._tars[name])
+        elif full and name in self._tars:
+            receipt = self._tars[name].receipt
+            self._check_samples(name, index.load_receipt(self._folder / receipt) if receipt in intact else None)
 
     def _count_clips(self) -> dict[str, Counter[str]]:
         clips = {name: Counter[str]() for name in self._tars}
@@ -191,25 +192,26 @@ class _Content:
             raise ManifestError("found rows of other clips than members, expected the same")
         spectrograms = {suffix.removesuffix(".npy") for suffix in feature_members(self._dataset.features)}
         if rows and not spectrograms <= receipt.statistics.keys():
-            listed = ", ".join(receipt.statistics)
+            listed = ", ".join(receipt.statistics) or "nothing"
             raise ManifestError(f"found statistics of {listed}, expected {', '.join(sorted(spectrograms))}")
         if self._clips is not None and self._clips[shard.name] != Counter(row.emotion for row in rows):
             raise ManifestError(f"found other clips than in {index.CLIPS_FILE}, expected the same")
 
-    def _check_samples(self, shard: Shard) -> None:
-        """Check that the receipt's offsets match the tar, and that every sample is complete and can be decoded."""
-        receipt = index.load_receipt(self._folder / shard.receipt)
-        if receipt.members != index.member_byte_ranges(self._folder / shard.name):
-            raise SchemaError(f"found other members than in {shard.receipt}, expected the same")
-        suffixes, emotions = member_names(self._dataset.features), {row.clip_id: row.emotion for row in receipt.rows}
-        with open_regular(self._folder / shard.name, os.O_RDONLY | os.O_NOFOLLOW) as tar:
-            for key, places in receipt.members.items():
+    def _check_samples(self, name: str, receipt: Receipt | None) -> None:
+        """Check that every sample is complete and can be decoded, and that a tar is as its receipt, if there is one."""
+        members = index.member_byte_ranges(self._folder / name)
+        if receipt is not None and receipt.members != members:
+            raise SchemaError(f"found other members than in {index.receipt_name(name)}, expected the same")
+        suffixes, speaker = member_names(self._dataset.features), self._tars[name].speaker
+        emotions = {row.clip_id: row.emotion for row in receipt.rows} if receipt is not None else {}
+        with open_regular(self._folder / name, os.O_RDONLY | os.O_NOFOLLOW) as tar:
+            for key, places in members.items():
                 if places.keys() != set(suffixes):
                     raise SchemaError(f"found {key} with {', '.join(places)}, expected {', '.join(suffixes)}")
                 try:
-                    clip = decode({name: os.pread(tar.fileno(), size, at) for name, (at, size) in places.items()}).clip
+                    clip = decode({part: os.pread(tar.fileno(), size, at) for part, (at, size) in places.items()}).clip
                 except SchemaError as error:
                     raise SchemaError(f"{key}: {error}") from error
-                wanted = (key, shard.speaker, emotions[key])
+                wanted = (key, speaker, emotions.get(key, clip.emotion))
                 if (found := (clip.clip_id, clip.speaker, clip.emotion)) != wanted:
                     raise SchemaError(f"{key}.json: found clip, speaker and emotion {found}, expected {wanted}")

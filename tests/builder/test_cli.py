@@ -489,7 +489,7 @@ def test_a_crash_and_a_hang_in_one_build(data: Path, tmp_path: Path) -> None:
 MOUNTS = """
 set -e
 mkdir full readonly
-mount -t tmpfs -o size=192k none full
+mount -t tmpfs -o size=750k none full
 mount --bind readonly readonly
 mount -o remount,ro,bind readonly
 python=$1; shift
@@ -509,7 +509,7 @@ def test_real_disks_that_are_full_or_read_only(data: Path, tmp_path: Path, monke
     if subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
         pytest.skip("needs the right to mount file systems (unshare -m)")
     for video in data.glob("*.mp4"):
-        video.write_text("big 300")  # 50 kB each, 100 kB a shard
+        video.write_text("big 300")  # 200 kB each, 400 kB a shard
     build = [sys.executable, *FAKE, *command("shards", data, None, "--workers", "1")]
     environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
     done = subprocess.run(

@@ -104,7 +104,7 @@ def test_sources_are_taken_only_as_far_ahead_as_promised(pool: ClipPool, root: P
 
 @pytest.mark.slow
 def test_memory_stays_flat_over_ten_thousand_clips(pool: ClipPool, root: Path) -> None:
-    one = source(root, "big", "big 300")  # 50 kB a clip, 500 MB in total
+    one = source(root, "big", "big 300")  # 200 kB a clip, 2 GB in total
     for _ in pool.map([one] * 200):
         pass
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

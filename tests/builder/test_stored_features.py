@@ -474,7 +474,7 @@ def test_a_sample_that_cannot_be_read_names_shard_and_clip(tmp_path: Path) -> No
     signed = replace(receipt, sha256=index.file_sha256(shards / "ben-000.tar"))
     (shards / "receipts/ben-000.json").write_bytes(index.dump_receipt(signed))
     resign(shards)
-    with pytest.raises(ManifestError, match=r"ben-000.tar: ben-joy: audio.flac: not FLAC that can be decoded"):
+    with pytest.raises(ManifestError, match=r"ben-000.tar: found .*ben-joy: audio.flac: not FLAC that can be decoded"):
         make_features(job(shards, tmp_path / "out", "stft"))
     assert "ben-000.tar" not in tars(tmp_path / "out")
 

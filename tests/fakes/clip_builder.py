@@ -1,7 +1,7 @@
 """A fake builder that needs no face models: each recording is a text file with an order for whoever builds it.
 
-`ok` builds, `crash` ends the worker by a segmentation fault, and so on: the functions below that take a source. The
-members of a built clip are its recording's hash in many copies, so equal recordings give equal bytes.
+`ok` builds, `crash` ends the worker by a segmentation fault, and so on: the functions below that take a source. A
+built clip is a valid sample with its recording's hash in many copies, so equal recordings give equal bytes.
 """
 
 from __future__ import annotations
@@ -15,15 +15,20 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
+
+import numpy as np
 
 from builder.clip_result import ClipResult, drop_clip, recorded_row
 from builder.config import BuildConfig
 from builder.datasets.base import ClipSource
 from builder.worker import Limits, MakeBuilder
 from manifests.index import Row, Statistics
-from manifests.schema import Clip, member_names
+from manifests.schema import Clip, Sample, dump_json, encode, metadata
+from tests.factories.samples import sample
 
 TAG = "FAKE_BUILD_TAG"
 
@@ -89,13 +94,24 @@ class FakePool(InProcessPool):
         super().__init__(config, root, workers, limits, FakeBuilder)
 
 
+@cache
+def _blank() -> tuple[Sample, dict[str, bytes]]:
+    """A black and silent sample, and its members."""
+    blank = sample(faces=np.zeros((16, 224, 224, 3), np.uint8), audio=np.zeros(100, np.int16), flags=())
+    return blank, encode(blank)
+
+
 def built(row: Row, copies: int = 40) -> ClipResult:
-    """A clip whose every member is its recording's hash, repeated."""
+    """A clip that has its recording's hash in its description and, repeated, behind the end of its picture."""
+    blank, members = _blank()
     digest = hashlib.sha256(f"{row.clip_id} {row.sha256}".encode()).digest()
+    clip = Clip(clip_id=row.clip_id, speaker=row.speaker, emotion=row.emotion)
+    described = metadata(replace(blank, clip=clip, source={"path": row.source, "sha256": digest.hex()}))
+    picture = members["faces.jpg"] + digest.hex().encode() * 2 * copies
     numbers = tuple(float(byte) for byte in digest[:13])
     return ClipResult(
         row=Row(**vars(row) | {"status": "built", "faces_found": 16, "sound_sha256": None}),
-        members=dict.fromkeys(member_names(("mfcc",)), digest * copies),
+        members=members | {"faces.jpg": picture, "json": dump_json(described).encode()},
         statistics={
             f"mfcc_{grid}": Statistics(count=grid * 224, total=numbers, squares=tuple(x * x for x in numbers))
             for grid in (16, 8)
