@@ -92,16 +92,16 @@ def serve(pipe: Any, make_builder: MakeBuilder, config: BuildConfig, root: Path,
         Path.home()
     except RuntimeError:  # a user without an entry in the password file
         os.environ.setdefault("XDG_CACHE_HOME", tempfile.gettempdir())  # librosa requires a folder for its cache
-    try:
-        builder = make_builder(config, root)
-    except (ImportError, OSError, RuntimeError) as error:
-        pipe.send(f"{type(error).__name__}: {error}")
-        return
-    _, most = resource.getrlimit(resource.RLIMIT_AS)
-    bytes_ = limits.memory_bytes if most == resource.RLIM_INFINITY else min(limits.memory_bytes, most)
-    resource.setrlimit(resource.RLIMIT_AS, (bytes_, most))
-    pipe.send(None)
     with suppress(EOFError, ConnectionError):  # the parent exited
+        try:
+            builder = make_builder(config, root)
+        except (ImportError, OSError, RuntimeError) as error:
+            pipe.send(f"{type(error).__name__}: {error}")
+            return
+        _, most = resource.getrlimit(resource.RLIMIT_AS)
+        bytes_ = limits.memory_bytes if most == resource.RLIM_INFINITY else min(limits.memory_bytes, most)
+        resource.setrlimit(resource.RLIMIT_AS, (bytes_, most))
+        pipe.send(None)
         while True:
             source = pipe.recv()
             signal.setitimer(signal.ITIMER_REAL, limits.seconds + ORPHAN_GRACE_SECONDS)

@@ -22,6 +22,7 @@ import csv
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from builder.datasets.base import ClipSource, Corpus, Remote, RemoteFile, Scan
@@ -77,9 +78,14 @@ class Defects:
     """Name of a WAV in older copies of the corpus, without suffix -> clip id."""
 
 
-def inventory() -> dict[str, InventoryRow]:
+def inventory() -> Mapping[str, InventoryRow]:
     """Clip id -> row, for the complete corpus."""
-    with (INVENTORY / "crema-d.csv").open(encoding="utf-8", newline="") as file:
+    return _read_inventory(INVENTORY / "crema-d.csv")
+
+
+@cache
+def _read_inventory(path: Path) -> Mapping[str, InventoryRow]:
+    with path.open(encoding="utf-8", newline="") as file:
         rows = [
             InventoryRow(
                 clip=row["clip"],
