@@ -6,9 +6,10 @@ VENV := .venv
 PY   := $(VENV)/bin/python
 PIP  := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-SETTINGS := AFFIRM ALIGN ALL ALLOW_DROPS ARGS CHECK CLIP DATA DATASET DECODER DEST DEVICE ENCODER ENGINE FEATURE FOLD \
-            FROM KEEP LABELS NO_REPORT OPTION OUT PRUNE PUBLIC PYTHON QUICK RANK RECIPE REPLACE RUN RUNS SCHEDULER \
-            SCHEME SEED SHARDS SPEAKER SPLIT STEP STRATEGY TIMELINE TO WEIGHTS WORKERS WORLD_SIZE
+SETTINGS := AFFIRM ALIGN ALL ALLOW_DROPS ARGS CHECK CLIP CROP DATA DATASET DECODER DEST DEVICE ENCODER ENGINE FEATURE \
+            FIXED_EPOCHS FOLD FROM KEEP KEEP_ARCHIVES LABELS NO_REPORT OPTION OUT PRUNE PUBLIC PYTHON QUICK RANK \
+            RECIPE REFIT REPLACE RUN RUNS SCHEDULER SCHEME SEED SEEDS SHARDS SPEAKER SPLIT STEP STRATEGY TIMELINE TO \
+            WEIGHTS WORKERS WORLD_SIZE
 
 # Make expands `$` in a setting, also to export it, and a shell runs what is quoted wrongly. Therefore each setting is
 # exported with its literal value, and .make.py, not a shell, puts it where a recipe names it.
@@ -30,11 +31,12 @@ RUNS    ?= runs
 export GIVEN_DATASET GIVEN_OUT DATASET OUT DATA RUNS
 
 FOLDERS  := --dataset=DATASET --data=DATA --out=OUT
-FEATURES := --feature=FEATURE --timeline=TIMELINE --step=STEP --align=ALIGN --decoder=DECODER --option=OPTION
+FEATURES := --feature=FEATURE --timeline=TIMELINE --step=STEP --crop=CROP --align=ALIGN --decoder=DECODER --keep=KEEP \
+            --option=OPTION
 CLUSTER  := --rank=RANK --world-size=WORLD_SIZE --engine=ENGINE --scheduler=SCHEDULER
 TRAINING := --runs=RUNS --dataset=GIVEN_DATASET --shards=SHARDS --strategy=STRATEGY --fold=FOLD --fold-scheme=SCHEME \
             --label-scheme=LABELS --feature=FEATURE --encoder=ENCODER --weights=WEIGHTS --recipe=RECIPE --seed=SEED \
-            --workers=WORKERS --device=DEVICE
+            --seeds=SEEDS --refit=REFIT --fixed-epochs:FIXED_EPOCHS --workers=WORKERS --device=DEVICE
 
 HUB    := $(if $(filter 1,$(words $(WEIGHTS))),$(if $(wildcard $(WEIGHTS)),,hf://$(WEIGHTS)))# not a file: an id
 STORES := $(if $(filter s3://% hf://%,$(SHARDS) $(FROM) $(DEST) $(HUB)),$(VENV)/stores.ok)# installed if an address needs them
@@ -63,8 +65,9 @@ $(VENV)/test.ok: $(VENV)/builder.ok $(VENV)/train.ok
 
 .PHONY: corpus shards features plan verify report doctor
 corpus: $(VENV)/builder.ok  ## Download the recordings of DATASET=ravdess|crema-d (CHECK=1: only check them)
+	$(if $(filter 1,$(KEEP)),$(error KEEP=1: expected KEEP_ARCHIVES=1 to keep archives; KEEP= is a setting of make shards))
 	$(START) builder corpus --dataset=DATASET --data=DATA --from=FROM --check:CHECK --all:ALL --replace:REPLACE \
-	    --keep-archives:KEEP ARGS
+	    --keep-archives:KEEP_ARCHIVES ARGS
 
 shards: $(VENV)/builder.ok $(if $(filter dask,$(ENGINE)),$(VENV)/dask.ok)  ## Build shards: DATASET=demo|ravdess|crema-d|iemocap|folder DATA=folder OUT=folder
 	$(START) builder shards $(FOLDERS) $(FEATURES) $(CLUSTER) --workers=WORKERS --allow-drops:ALLOW_DROPS --prune:PRUNE ARGS

@@ -16,14 +16,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from builder.config import TIMELINES, Align, BuildConfig, ConfigError, Decoder
+from builder.config import TIMELINES, Align, BuildConfig, ConfigError, Crop, Decoder, Keep
 from builder.corpus.command import limit_lines, run_corpus
 from builder.corpus.fetch import CONNECTIONS
 from builder.datasets import DATASETS, DEFAULT, get_corpus
 from builder.worker import Limits
 from manifests.console import Parser, add_command, exit_on_interrupt, fail, folder_path, say
 from manifests.progress import ProgressBar
-from manifests.schema import COLUMNS, DROP_REASONS, FEATURE_ROWS, GRIDS
+from manifests.schema import COLUMNS, DROP_REASONS, FEATURE_ROWS, FLAGS, GRIDS
 from manifests.text import pluralize
 
 if TYPE_CHECKING:
@@ -85,8 +85,10 @@ def _add_settings(command: argparse.ArgumentParser) -> None:
     command.add_argument("--feature", default=features, help=f"one or more of {', '.join(FEATURE_ROWS)}")
     command.add_argument("--timeline", default=default.timeline, help=f"one of {', '.join(TIMELINES)}")
     command.add_argument("--step", type=positive_int, default=default.step_frames, help="frames per step, if fixed")
+    command.add_argument("--crop", default=default.crop, help=f"one of {', '.join(get_args(Crop))}")
     command.add_argument("--align", default=default.align, help=f"one of {', '.join(get_args(Align))}")
     command.add_argument("--decoder", default=default.decoder, help=f"one of {', '.join(get_args(Decoder))}")
+    command.add_argument("--keep", default=default.keep, help=f"one of {', '.join(get_args(Keep))} (make: KEEP=)")
     command.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="options of the corpus")
 
 
@@ -113,8 +115,10 @@ def build_config(args: argparse.Namespace) -> BuildConfig:
         timeline=args.timeline,
         step_frames=args.step,
         features=tuple(args.feature.replace(",", " ").split()),
+        crop=args.crop,
         align=args.align,
         decoder=args.decoder,
+        keep=args.keep,
         options={name: value for name, _, value in pairs},
     )
 
@@ -198,6 +202,8 @@ def describe_summary(summary: BuildSummary) -> list[str]:
     lines = [f"built {counts['built']}   flagged {counts['flagged']}   dropped {counts['dropped']}"]
     for reason, count in sorted(summary.reasons.items()):
         lines.append(f"  dropped {count}: {reason}, {DROP_REASONS[reason]}")
+    for flag, count in summary.incomplete.items():
+        lines.append(f"  kept {count}: {flag}, {FLAGS[flag]}")
     if summary.missing:
         first = ", ".join(summary.missing[:3])
         lines.append(f"  missing from the corpus {len(summary.missing)}: {first} ...; make plan ALL=1 lists all")

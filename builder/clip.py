@@ -16,11 +16,11 @@ from builder.config import BuildConfig
 from builder.datasets.base import ClipSource
 from builder.faces import FaceFinder
 from builder.media import MediaError
-from builder.spectrograms import spectrograms
-from manifests.index import Statistics
-from manifests.schema import FRAMES, Sample, SchemaError, Timing, encode
+from builder.spectrograms import sound_present, spectrograms
+from manifests.index import KEEP_INCOMPLETE, Row, window_statistics
+from manifests.schema import CROP_PX, FRAMES, Sample, SchemaError, Timing, encode
 
-#: A clip with faces in fewer than this many of its 16 frames is dropped.
+#: A clip with faces in fewer than this many of its 16 frames counts as one without faces.
 MIN_FACES = FRAMES // 2
 
 
@@ -54,27 +54,40 @@ class ClipBuilder:
                 status="flagged" if sample.flags else "built",
                 flags=sample.flags,
                 faces_found=sum(sample.face_found),
-                sound_sha256=sample.source.get("sound_sha256"),
+                sound_sha256=_kept_sha256(row, sample),
             ),
             members=members,
-            statistics={name: Statistics.of(windows) for name, windows in sample.spectrograms.items()},
+            statistics=window_statistics(sample.spectrograms, sample.sound_present or {}),
         )
 
     def sample(self, source: ClipSource) -> Sample:
         """Decode, find faces, align, compute spectrograms. Raises MediaError with the reason to drop the clip."""
-        clip = media.decode(source, self._config.make_timeline, self._config.decoder)
+        masked = self._config.keep == KEEP_INCOMPLETE
+        clip = media.decode(source, self._config.make_timeline, self._config.decoder, sound_required=not masked)
+        timeline, sound = clip.video.timeline, clip.sound
+        heard = sound_present(sound.samples, sound.start_seconds, timeline) if masked else {}
+        no_sound = any(not present.any() for present in heard.values())
         followed = self.finder.follow(clip.video.frames)
         found = followed.found
-        if found.sum() < MIN_FACES:
-            raise MediaError("no_face", f"found a face in {found.sum()} of {FRAMES} frames, expected {MIN_FACES}")
+        no_face = found.sum() < MIN_FACES
+        if no_face and (no_sound or not masked):
+            detail = f"found a face in {found.sum()} of {FRAMES} frames, expected {MIN_FACES}"
+            if no_sound:
+                detail += f"; {clip.no_sound.detail if clip.no_sound else 'the sound is silent'}"
+            raise MediaError("no_face", detail)
         flags = set(clip.flags)
-        if not found.all():
+        flags |= {flag for flag, holds in (("no_face", no_face), ("no_sound", no_sound)) if holds}
+        if not found.all() and not no_face:
             flags.add("faces_missing")
         if followed.several:
             flags.add("several_faces")
-        maps = faces.transforms(followed, clip.video.frame_seconds, self._config.align)
-        crops = [faces.warp(frame, matrix) for frame, matrix in zip(clip.video.frames, maps, strict=True)]
-        timeline, sound = clip.video.timeline, clip.sound
+        if found.any():
+            maps = faces.transforms(followed, clip.video.frame_seconds, self._config.crop, self._config.align)
+            fill = faces.FILL.get(self._config.crop, 0)
+            crops = [faces.warp(frame, matrix, fill) for frame, matrix in zip(clip.video.frames, maps, strict=True)]
+        else:
+            maps, crops = np.zeros((FRAMES, 2, 3)), [np.zeros((CROP_PX, CROP_PX, 3), dtype=np.uint8)] * FRAMES
+        shown = found if no_face else np.ones(FRAMES, dtype=bool)
         return Sample(
             clip=source.clip,
             timing=Timing(
@@ -84,14 +97,16 @@ class ClipBuilder:
                 step_seconds=timeline.step_seconds,
                 audio_start_seconds=sound.start_seconds,
             ),
-            faces=np.stack(crops),
+            faces=np.stack(crops) * shown[:, None, None, None].astype(np.uint8),
             spectrograms=spectrograms(sound.samples, sound.start_seconds, timeline, self._config.features),
             audio=sound.samples,
             transforms=_round_maps(maps, clip.origin_px),
             face_found=tuple(found.tolist()),
             flags=tuple(sorted(flags)),
-            source=_provenance(source, self._root, self._sha256, "sound_from_file" in clip.flags)
-            | {"decoder": self._config.decoder},
+            source=_provenance(source, self._root, self._sha256, clip.sound_file_used)
+            | {"decoder": self._config.decoder, **clip.alignment},
+            faces_present=tuple(shown.tolist()) if masked else None,
+            sound_present={grid: tuple(present.tolist()) for grid, present in heard.items()} if masked else None,
         )
 
 
@@ -104,6 +119,12 @@ def _provenance(source: ClipSource, root: Path, sha256: Sha256, sound_used: bool
     if source.region != "full":
         provenance["region"] = source.region
     return provenance
+
+
+def _kept_sha256(row: Row, sample: Sample) -> str | None:
+    """Hash of a sound file that a change of the file must show in: one that was used, or was to be and is unusable."""
+    unusable = "sound_from_recording" in sample.flags
+    return row.sound_sha256 if unusable else sample.source.get("sound_sha256")
 
 
 def _round_maps(maps: faces.Points, origin_px: tuple[int, int]) -> tuple[tuple[float, ...], ...]:

@@ -14,13 +14,16 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from builder.timeline import FIXED_STEP_FRAMES, fixed, uniform
 from manifests.errors import UserError
-from manifests.schema import FEATURE_ROWS, SCHEMA_VERSION, dump_json
+from manifests.index import KEEP_INCOMPLETE
+from manifests.schema import FEATURE_ROWS, MASKED_SCHEMA_VERSION, SCHEMA_VERSION, dump_json
 
 if TYPE_CHECKING:
     from builder.decoders.base import MakeTimeline
 
+Crop = Literal["aligned", "voxceleb", "marlin", "openface"]
 Align = Literal["frame", "clip", "none"]
 Decoder = Literal["pyav", "ffmpeg"]
+Keep = Literal["complete", "incomplete"]
 
 TIMELINES = ("uniform", "fixed")
 CLIPS_PER_SHARD = 100
@@ -56,20 +59,33 @@ class BuildConfig:
     """For `fixed` only; the paper uses 6."""
     features: tuple[str, ...] = ("mfcc",)
     """Spectrograms to store: keys of `manifests.schema.FEATURE_ROWS`."""
+    crop: Crop = "aligned"
+    """`aligned`: by the head's pose. Others: as the training faces of published encoders were cropped. Builds before
+    this setting, which aligned by the distance between the eyes in the picture, have none."""
     align: Align = "frame"
+    """For `aligned` only: one transform a frame, one a clip, or the face's box."""
     decoder: Decoder = "pyav"
+    keep: Keep = "complete"
+    """`incomplete`: clips with only one modality are built, too, and every sample says what is present."""
     options: Mapping[str, str] = field(default_factory=dict)
     """Options of the corpus, e.g. CREMA-D's `labels: voted`."""
 
     def __post_init__(self) -> None:
         for name, value, allowed in (
             ("timeline", self.timeline, TIMELINES),
+            ("crop", self.crop, get_args(Crop)),
             ("align", self.align, get_args(Align)),
             ("decoder", self.decoder, get_args(Decoder)),
+            ("keep", self.keep, get_args(Keep)),
             *(("feature", feature, tuple(FEATURE_ROWS)) for feature in self.features),
         ):
             if value not in allowed:
                 raise ConfigError(f"{name}: found {value!r}, expected one of {', '.join(allowed)}")
+        if self.crop != "aligned" and self.align != "frame":
+            raise ConfigError(
+                f"align: found {self.align!r} with crop {self.crop!r}, which is aligned in its own way; "
+                "leave align out, or use crop 'aligned' (make: ALIGN=, CROP=)"
+            )
         if not self.features or len(set(self.features)) < len(self.features):
             raise ConfigError(
                 f"features: found {', '.join(self.features) or 'none'}, expected one or more of "
@@ -91,8 +107,11 @@ def identity(config: BuildConfig) -> dict[str, Any]:
     settings = asdict(config)
     if config.timeline != "fixed":
         settings["step_frames"] = FIXED_STEP_FRAMES  # has no effect on other timelines
+    masked = config.keep == KEEP_INCOMPLETE
+    if not masked:
+        del settings["keep"]  # the bytes are those of builds made before there was this setting
     return {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": MASKED_SCHEMA_VERSION if masked else SCHEMA_VERSION,
         "config": settings,
         "versions": versions(),
         "models": model_hashes(),
@@ -108,7 +127,7 @@ def model_hashes() -> dict[str, str]:
     names = (
         "face_detection/face_detection_full_range_sparse.tflite",
         "face_detection/face_detection_short_range.tflite",
-        "face_landmark/face_landmark_with_attention.tflite",
+        "face_landmark/face_landmark.tflite",
     )
     return {name: hashlib.sha256((modules / name).read_bytes()).hexdigest() for name in names}
 

@@ -1,9 +1,14 @@
-"""Frames -> 16 aligned face crops: detect, track, align.
+"""Frames -> 16 face crops: detect, track, align.
 
-A full-range detector finds the face in the full frame; a refined face mesh on a box twice its size gives irises and
-mouth (without a detector the mesh misses faces under an eighth of the frame's width). The mesh tracks the face from
-its last position; the detector runs again where the mesh loses it, and half-way, to count faces. The result
+A full-range detector finds the face in the full frame; a face mesh on a box twice its size gives 468 points in three
+dimensions (without a detector the mesh misses faces under an eighth of the frame's width). The mesh tracks the face
+from its last position; the detector runs again where the mesh loses it, and half-way, to count faces. The result
 depends only on the clip's frames, never on other clips, workers or runs.
+
+Crops are aligned by a similarity transform in three dimensions of 13 points that expressions move least: the corners of
+the eyes, the ridge of the nose, and the temples (Umeyama 1991). The distance between the eyes in the picture would
+shrink as the head turns and zoom the crop by 1.25 at 45 degrees; on renderings of seven real faces turned as far this
+fit zooms by 1.06, not at all on a mesh that is turned, and it jitters and follows the mouth by 40 % less.
 """
 
 from __future__ import annotations
@@ -20,20 +25,81 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from builder.config import Align
+from builder.config import Align, Crop
 from manifests.schema import CROP_PX
 
 Frame = npt.NDArray[np.uint8]
 Points = npt.NDArray[np.float64]
 
-#: Positions of irises and mouth corners in a crop, (x, y) in pixels: eyes level, 68 px apart, room for an open mouth.
-TEMPLATE_PX: Points = np.array([[78.0, 84.0], [146.0, 84.0], [86.0, 158.0], [138.0, 158.0]])
-#: Weights of these points in the fit. Irises dominate; mouth corners stabilize the roll of a face turned away.
-WEIGHTS = np.array([1.0, 1.0, 0.05, 0.05])
-#: Mesh indices of the same points: iris centres, mouth corners, in each pair the one on the left of the image first.
-LANDMARKS = (468, 473, 61, 291)
-#: Mesh indices of the face's outline: forehead, chin, both cheeks. Only these and LANDMARKS are read, of 478 points.
-OUTLINE = (10, 152, 234, 454)
+#: Points of mediapipe's canonical face (canonical_face_model.obj, Apache 2.0) in cm: x to the right of the image, y
+#: down, z away from the camera. Those in the middle of the face by mesh index, as (y, z) ...
+_MIDDLE = {
+    10: (-8.262, -4.482),  # top of the forehead
+    168: (-3.271, -5.236),  # ridge of the nose, downwards from between the eyes
+    6: (-2.473, -5.789),
+    197: (-1.728, -6.317),
+    195: (-1.059, -6.775),
+    5: (-0.366, -7.243),
+    4: (0.463, -7.587),  # tip of the nose
+    2: (2.089, -6.058),  # below it
+    152: (9.403, -4.264),  # chin
+}
+#: ... and pairs of points beside it as (x, y, z) of the one on the right of the image. The first index is the left one.
+_PAIRS = {
+    (33, 263): (4.446, -2.664, -3.173),  # outer corners of the eyes
+    (133, 362): (1.856, -2.585, -3.758),  # inner corners
+    (144, 373): (3.670, -2.360, -3.635),  # lower lids
+    (153, 380): (2.724, -2.316, -3.777),
+    (98, 327): (1.406, 1.714, -5.241),  # below the nostrils
+    (97, 326): (0.597, 2.014, -5.866),
+    (127, 356): (7.743, -2.365, 2.005),  # temples
+    (234, 454): (7.664, -0.673, 2.436),  # in front of the ears
+    (93, 323): (7.542, 1.049, 2.431),  # from there along the jaw
+    (132, 361): (7.271, 2.891, 2.252),
+    (58, 288): (6.720, 4.789, 1.745),
+}
+#: Mesh indices of the points that are read, of 468, and where they are in the canonical face, [31, 3] in cm.
+LANDMARKS = (*_MIDDLE, *(i for i, _ in _PAIRS), *(i for _, i in _PAIRS))
+CANONICAL_CM: Points = np.array(
+    [
+        *((0.0, y, z) for y, z in _MIDDLE.values()),
+        *((-x, y, z) for x, y, z in _PAIRS.values()),
+        *_PAIRS.values(),
+    ]
+)
+
+
+def rows(*indices: int) -> list[int]:
+    """Rows of mesh indices in LANDMARKS."""
+    return [LANDMARKS.index(i) for i in indices]
+
+
+EYE_CORNERS = rows(33, 133, 362, 263)
+#: Points that keep their places in the head whatever the face does: `rigid_fit` takes its pose from them.
+RIGID = [*EYE_CORNERS, *rows(168, 6, 197, 195, 5, 127, 356, 234, 454)]
+#: What OpenFace aligns of its 68 points (`extract_rigid_points`): jaw near the ears, nose, corners and lids of eyes.
+OPENFACE = rows(234, 93, 132, 58, 288, 361, 323, 454, 168, 6, 197, 98, 97, 2, 326, 327)
+OPENFACE += rows(33, 133, 153, 144, 362, 263, 373, 380)
+
+#: Crop -> where irises and mouth corners of a face that looks ahead are, (x, y) in pixels, [4, 2]. Aligned: eyes level,
+#: 68 px apart, room for an open mouth. OpenFace: its mean shape times 1.4, that is 0.7 for 112 px, around the centre.
+TEMPLATES_PX: dict[str, Points] = {
+    "aligned": np.array([[78.0, 84.0], [146.0, 84.0], [86.0, 158.0], [138.0, 158.0]]),
+    "openface": np.array([[66.5, 57.0], [157.5, 57.0], [72.5, 158.0], [151.5, 158.0]]),
+}
+#: Middle between the irises in the canonical face, slightly above the corners of the eyes, [3] in cm; and the pixels of
+#: a centimetre in a crop: such that the templates' eyes fit ten speakers of real clips who look ahead, on average.
+EYES_CM: Points = CANONICAL_CM[EYE_CORNERS].mean(axis=0) - (0.0, 0.29, 0.0)
+ALIGNED_PX_PER_CM = 10.0
+OPENFACE_PX_PER_CM = 13.3
+
+#: Crops that are squares around the face: (side, how far the centre is below the box's), in longer sides of the face's
+#: box. MARLIN's and VoxCeleb2's were measured on their own clips; both come from detectors with a taller box than ours.
+SQUARES = {"none": (1.25, 0.0), "marlin": (1.14, -0.065), "voxceleb": (1.64, 0.19)}
+#: VoxCeleb2's squares follow the face through a median filter of 13 frames at 25 frames a second.
+SMOOTHING_SECONDS = 0.5
+#: Grey level outside the frame.
+FILL = {"voxceleb": 110}
 
 #: Frames on which the detector always runs, to find the face and to count faces.
 DETECTION_FRAMES = (0, 8)
@@ -47,16 +113,16 @@ class Faces:
     """Position of the tracked face in 16 frames."""
 
     points: Points
-    """[16, 4, 2] irises and mouth corners in frame pixels; NaN where no face was found."""
+    """[16, 31, 3] LANDMARKS: x and y in frame pixels, z in pixels away from the camera; NaN where no face was found."""
     boxes: Points
-    """[16, 4] x0, y0, x1, y1 around the face's outline in frame pixels; NaN where no face was found."""
+    """[16, 4] x0, y0, x1, y1 around these points in frame pixels; NaN where no face was found."""
     several: bool
     """Whether more than one face was found."""
 
     @property
     def found(self) -> npt.NDArray[np.bool_]:
         """[16] whether a face was found."""
-        return np.isfinite(self.points[:, 0, 0])
+        return np.isfinite(self.boxes[:, 0])
 
 
 class FaceFinder:
@@ -72,7 +138,7 @@ class FaceFinder:
                 model_selection=1, min_detection_confidence=MIN_CONFIDENCE
             )
             self._mesh = solutions.face_mesh.FaceMesh(
-                static_image_mode=True, max_num_faces=1, refine_landmarks=True, min_detection_confidence=MIN_CONFIDENCE
+                static_image_mode=True, max_num_faces=1, refine_landmarks=False, min_detection_confidence=MIN_CONFIDENCE
             )
             blank = np.zeros((64, 64, 3), dtype=np.uint8)
             self._detector.process(blank)
@@ -89,7 +155,7 @@ class FaceFinder:
         return boxes[np.argsort(-areas, kind="stable")]
 
     def mesh(self, frame: Frame, box: Points) -> Points | None:
-        """[8, 2] landmarks, then outline, of the face in the box, in frame pixels; None if there is none."""
+        """[31, 3] LANDMARKS of the face in the box, in frame pixels; None if there is none."""
         x0, y0, x1, y1 = search_area(box, frame.shape)
         if x1 - x0 < 2 or y1 - y0 < 2:
             return None
@@ -97,8 +163,8 @@ class FaceFinder:
         if not found:
             return None
         mesh = found[0].landmark
-        relative = np.array([(mesh[i].x, mesh[i].y) for i in (*LANDMARKS, *OUTLINE)])
-        return relative * (x1 - x0, y1 - y0) + (x0, y0)
+        relative = np.array([(mark.x, mark.y, mark.z) for mark in map(mesh.__getitem__, LANDMARKS)])
+        return relative * (x1 - x0, y1 - y0, x1 - x0) + (x0, y0, 0)  # mediapipe's z has the unit of x
 
     def bare_mesh(self, area: Frame) -> Any:
         """Raw mediapipe result for a part of a frame: meshes with coordinates from 0 to 1, or None."""
@@ -116,7 +182,7 @@ class FaceFinder:
 
     def follow(self, frames: Sequence[Frame]) -> Faces:
         """Track one face through the frames: the largest at first, then the one nearest to its last position."""
-        points = np.full((len(frames), len(LANDMARKS), 2), np.nan)
+        points = np.full((len(frames), len(LANDMARKS), 3), np.nan)
         boxes = np.full((len(frames), 4), np.nan)
         several = False
         last: Points | None = None
@@ -129,48 +195,128 @@ class FaceFinder:
                     mesh = self.mesh(frame, _nearest(detected, last))
             if mesh is not None:
                 last = boxes[i] = _bounds(mesh)
-                points[i] = mesh[: len(LANDMARKS)]
+                points[i] = mesh
         return Faces(points=points, boxes=boxes, several=several)
 
 
-def transforms(faces: Faces, frame_seconds: Sequence[float], align: Align) -> Points:
+def transforms(faces: Faces, frame_seconds: Sequence[float], crop: Crop = "aligned", align: Align = "frame") -> Points:
     """[16, 2, 3] affine maps from frame to crop pixels. At least one face must have been found.
 
-    `frame`: eyes level and a fixed distance apart in every crop; frames without a face interpolate over time.
-    `clip`: one map per clip, which preserves head motion. `none`: the face's box, without rotation or scaling
-    to the eyes.
+    A map is a similarity. Frames without a face interpolate between their neighbours over time.
+
+    `aligned`: by the head's pose, see `rigid_fit`; with `align` = `frame` eyes and size stay the same in every crop,
+    with `clip` one map for the clip preserves head motion, with `none` the crop is a square around the face's box.
+    `openface`, `marlin`, `voxceleb`: as the faces are cropped that OpenFace writes, or MARLIN and VoxCeleb2 have.
     """
-    if align == "none":
-        return _box_maps(_interpolate(faces.boxes, frame_seconds))
-    points = _interpolate(faces.points, frame_seconds)
+    shape = "none" if align == "none" else crop
+    places = np.full((len(faces.boxes), 4), np.nan)
+    if shape == "aligned":
+        places[faces.found] = _place_upright(faces.points[faces.found])
+    elif shape == "openface":
+        places[faces.found] = _place_on_template(faces.points[faces.found])
+    else:
+        places[faces.found] = _place_around(faces.boxes[faces.found], *SQUARES[shape])
+    places = _interpolate(places, frame_seconds)
+    if shape == "voxceleb":
+        places = _smooth(places, frame_seconds)
     if align == "clip":
-        points = np.broadcast_to(points.mean(axis=0), points.shape)
-    return similarity(points)
+        places = np.broadcast_to(places.mean(axis=0), places.shape)
+    return _maps(places)
 
 
-def similarity(points: Points) -> Points:
-    """[n, 4, 2] points -> [n, 2, 3] weighted least-squares similarity maps onto the template.
+def rigid_fit(points: Points) -> tuple[Points, Points, Points]:
+    """[n, 31, 3] landmarks -> the similarities of the canonical face onto them: by least squares over RIGID.
 
-    In complex numbers a similarity is z -> a z + b, and its fit has a closed form.
+    Returns (size [n] in pixels per cm, rotation [n, 3, 3], position [n, 3] of the canonical origin in pixels), so that
+    a point p of the canonical face is at size * rotation @ p + position. Umeyama 1991, "Least-squares estimation of
+    transformation parameters between two point patterns", eq. 39-43.
     """
-    z, target = _complex(points), _complex(TEMPLATE_PX)
-    weights = WEIGHTS / WEIGHTS.sum()
-    z_mean, target_mean = (z * weights).sum(-1, keepdims=True), (target * weights).sum()
-    spread = (weights * np.abs(z - z_mean) ** 2).sum(-1)
-    a = (weights * np.conj(z - z_mean) * (target - target_mean)).sum(-1) / spread
-    b = target_mean - a * z_mean[..., 0]
-    return np.stack([np.stack([a.real, -a.imag, b.real], -1), np.stack([a.imag, a.real, b.imag], -1)], -2)
+    face, canonical = points[:, RIGID], CANONICAL_CM[RIGID]
+    face_mean, canonical_mean = face.mean(axis=1, keepdims=True), canonical.mean(axis=0)
+    centred = canonical - canonical_mean
+    left, values, right = np.linalg.svd(np.swapaxes(face - face_mean, 1, 2) @ centred)
+    sign = np.sign(np.linalg.det(left @ right))  # a rotation, no reflection
+    values[:, 2] *= sign
+    left[:, :, 2] *= sign[:, None]
+    size, rotation = values.sum(axis=1) / (centred**2).sum(), left @ right
+    return size, rotation, face_mean[:, 0] - size[:, None] * (rotation @ canonical_mean)
 
 
-def warp(frame: Frame, matrix: Points) -> Frame:
-    """One frame -> [224, 224, 3] crop, black outside the frame. A large face is first downsampled by averaging."""
+def _place_upright(points: Points) -> Points:
+    """[n, 31, 3] landmarks -> [n, 4] places of crops with the eyes where the template has them.
+
+    The crop turns by the part of the head's rotation about the line of sight (its twist): a head that is turned and
+    bowed has no level eyes, and levelling them would lay it on its side.
+    """
+    size, rotation, position = rigid_fit(points)
+    eyes = position[:, :2] + size[:, None] * (rotation[:, :2] @ EYES_CM)
+    twist = np.stack([rotation[:, 0, 0] + rotation[:, 1, 1], rotation[:, 1, 0] - rotation[:, 0, 1]], axis=1)
+    right = twist / np.linalg.norm(twist, axis=1, keepdims=True) * (size / ALIGNED_PX_PER_CM)[:, None]
+    template_eyes = TEMPLATES_PX["aligned"][:2].mean(axis=0)
+    return _place(eyes, right, template_eyes)
+
+
+def _place_on_template(points: Points) -> Points:
+    """[n, 31, 3] landmarks -> [n, 4] places of OpenFace's crops: a similarity transform of its rigid points in 2-D.
+
+    Its size is the ratio of the spreads, as in OpenFace's `AlignShapesWithScale`; in complex numbers the rotation
+    has a closed form.
+    """
+    canonical = CANONICAL_CM[OPENFACE, :2]
+    template = canonical[:, 0] + 1j * canonical[:, 1]
+    face = points[:, OPENFACE, 0] + 1j * points[:, OPENFACE, 1]
+    centred, face_mean = template - template.mean(), face.mean(axis=1)
+    face = face - face_mean[:, None]
+    turn = (face * np.conj(centred)).sum(axis=1)
+    per_cm = turn / np.abs(turn) * np.sqrt((np.abs(face) ** 2).sum(axis=1) / (np.abs(centred) ** 2).sum())
+    eyes = face_mean + per_cm * (EYES_CM[0] + 1j * EYES_CM[1] - template.mean())
+    right = per_cm / OPENFACE_PX_PER_CM
+    template_eyes = TEMPLATES_PX["openface"][:2].mean(axis=0)
+    return _place(np.stack([eyes.real, eyes.imag], 1), np.stack([right.real, right.imag], 1), template_eyes)
+
+
+def _place_around(boxes: Points, side: float, below: float) -> Points:
+    """[n, 4] boxes -> [n, 4] places of upright squares."""
+    length = np.maximum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
+    zero = np.zeros_like(length)
+    centre = (boxes[:, :2] + boxes[:, 2:]) / 2 + np.stack([zero, below * length], axis=1)
+    return np.concatenate([centre, np.stack([side * length / CROP_PX, zero], axis=1)], axis=1)
+
+
+def _place(points: Points, right: Points, at_px: Points) -> Points:
+    """[n, 4] places of the crops that show `points` [n, 2] of the frames at `at_px` [2].
+
+    A place is where a crop is in the frame: its centre, and the step from one of its pixels to the next on the right.
+    """
+    x, y = CROP_PX / 2 - at_px
+    down = np.stack([-right[:, 1], right[:, 0]], axis=1)
+    return np.concatenate([points + x * right + y * down, right], axis=1)
+
+
+def _maps(places: Points) -> Points:
+    """[n, 4] places -> [n, 2, 3] affine maps from frame to crop pixels."""
+    x, y = (places[:, 2:] / (places[:, 2:] ** 2).sum(axis=1, keepdims=True)).T
+    turns = np.stack([np.stack([x, y], -1), np.stack([-y, x], -1)], -2)
+    shifts = CROP_PX / 2 - turns @ places[:, :2, None]
+    return np.concatenate([turns, shifts], axis=2)
+
+
+def _smooth(places: Points, seconds: Sequence[float]) -> Points:
+    """[n, 4] -> the median over the frames within half of SMOOTHING_SECONDS before and after each."""
+    times = np.asarray(seconds)
+    near = np.abs(times[:, None] - times) <= SMOOTHING_SECONDS / 2
+    return np.stack([np.median(places[each], axis=0) for each in near])
+
+
+def warp(frame: Frame, matrix: Points, fill: int = 0) -> Frame:
+    """One frame -> [224, 224, 3] crop, of grey level `fill` outside the frame. A large face is first downsampled."""
     shrink = int(1 / max(float(np.hypot(matrix[0, 0], matrix[1, 0])), 1e-3))
     if shrink > 1:
         frame = cv2.resize(frame, None, fx=1 / shrink, fy=1 / shrink, interpolation=cv2.INTER_AREA)
         # The centre of a downsampled pixel is in the middle of the pixels it averages, not on the first.
         centre = matrix @ [(shrink - 1) / 2, (shrink - 1) / 2, 1]
         matrix = np.column_stack([matrix[:, :2] * shrink, centre])
-    return cv2.warpAffine(frame, matrix, (CROP_PX, CROP_PX), flags=cv2.INTER_LINEAR)
+    return cv2.warpAffine(frame, matrix, (CROP_PX, CROP_PX), flags=cv2.INTER_LINEAR, borderValue=(fill,) * 3)
 
 
 @contextmanager
@@ -187,8 +333,8 @@ def quiet() -> Iterator[None]:
 
 
 def _bounds(points: Points) -> Points:
-    """[n, 2] points -> the box x0, y0, x1, y1 around them."""
-    return np.concatenate([points.min(axis=0), points.max(axis=0)])
+    """[n, 2 or more] points -> the box x0, y0, x1, y1 around them."""
+    return np.concatenate([points[:, :2].min(axis=0), points[:, :2].max(axis=0)])
 
 
 def search_area(box: Points, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
@@ -208,24 +354,8 @@ def _nearest(boxes: Points, last: Points | None) -> Points:
     return boxes[int(np.argmin(np.hypot(offsets[:, 0], offsets[:, 1])))]
 
 
-def _complex(points: Points) -> Any:
-    return points[..., 0] + 1j * points[..., 1]
-
-
 def _interpolate(values: Points, seconds: Sequence[float]) -> Points:
-    """Fill rows of NaN in [16, ...] by linear interpolation over time."""
-    flat = values.reshape(len(values), -1)
-    known = np.isfinite(flat[:, 0])
+    """Fill rows of NaN in [n, m] by linear interpolation over time."""
+    known = np.isfinite(values[:, 0])
     times = np.asarray(seconds)
-    columns = [np.interp(times, times[known], column[known]) for column in flat.T]
-    return np.stack(columns, axis=1).reshape(values.shape)
-
-
-def _box_maps(boxes: Points) -> Points:
-    """[n, 4] face boxes -> [n, 2, 3] affine maps of a square around each, slightly larger than the face."""
-    side = 1.25 * np.maximum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
-    scale = CROP_PX / side
-    shift_x = CROP_PX / 2 - scale * (boxes[:, 0] + boxes[:, 2]) / 2
-    shift_y = CROP_PX / 2 - scale * (boxes[:, 1] + boxes[:, 3]) / 2
-    zero = np.zeros_like(scale)
-    return np.stack([np.stack([scale, zero, shift_x], -1), np.stack([zero, scale, shift_y], -1)], -2)
+    return np.stack([np.interp(times, times[known], column[known]) for column in values.T], axis=1)

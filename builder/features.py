@@ -23,7 +23,7 @@ from builder.timeline import Timeline
 from builder.worker import Limits
 from manifests import index, schema
 from manifests.files import FolderError, describe_os_error, exclusive_lock, remove_leftovers
-from manifests.index import Dataset, ManifestError, Receipt, Statistics
+from manifests.index import Dataset, ManifestError, Receipt, Statistics, window_statistics
 from manifests.index_writer import mark_unfinished, write_index
 from manifests.progress import ProgressBar
 from manifests.records import from_json
@@ -196,8 +196,9 @@ def replace_features(
     A feature that the sample already has is copied. Raises SchemaError for members that cannot be decoded.
     """
     known = dict(members)
+    meta = schema.decode_metadata(members["json"])
     if missing := [feature for feature in features if not members.keys() >= set(schema.feature_members((feature,)))]:
-        timing = from_json(Timing, schema.decode_metadata(members["json"])["timing"], "json.timing")
+        timing = from_json(Timing, meta["timing"], "json.timing")
         timeline = Timeline(
             span_seconds=timing.span_seconds,
             instants_seconds=timing.instants_seconds,
@@ -208,4 +209,6 @@ def replace_features(
         known |= {f"{name}.npy": schema.encode_spectrogram(each, name) for name, each in windows.items()}
     chosen = {name: known[name] for name in schema.member_names(tuple(features))}
     names = [name.removesuffix(".npy") for name in schema.feature_members(tuple(features))]
-    return chosen, {name: Statistics.of(schema.decode_spectrogram(chosen[f"{name}.npy"], name)) for name in names}
+    windows = {name: schema.decode_spectrogram(chosen[f"{name}.npy"], name) for name in names}
+    masked = meta["schema_version"] == schema.MASKED_SCHEMA_VERSION
+    return chosen, window_statistics(windows, meta["sound_present"] if masked else {})

@@ -5,9 +5,9 @@ PyAV is the default decoder; an ffmpeg process is the alternative, with the same
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +16,11 @@ from builder.config import Decoder
 from builder.datasets.base import ClipSource, Region
 from builder.decoders import ffmpeg, pyav
 from builder.decoders.base import DecodedVideo, MakeTimeline, MediaError, Sound
+from builder.sound import MISMATCH_SECONDS, ClipSound, choose_sound
+from builder.spectrograms import SILENCE_RMS
 from manifests.schema import SAMPLE_RATE_HZ
 
 DECODERS = {"pyav": pyav, "ffmpeg": ffmpeg}
-
-#: Difference between the start or end times of sound and picture above which the clip is flagged.
-MISMATCH_SECONDS = 0.5
-#: Root mean square, relative to full scale, below which sound counts as silent (-80 dB).
-SILENCE_RMS = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,26 +31,54 @@ class DecodedClip:
     origin_px: tuple[int, int]
     """(x, y) of the frames' top left corner in the recorded picture; not (0, 0) where only a region is used."""
     sound: Sound
+    """Of the clip, and of a segment also what surrounds it and is in its windows; silence if there is none."""
     flags: tuple[str, ...]
     """Sorted keys of `manifests.schema.FLAGS`."""
+    sound_file_used: bool = False
+    alignment: Mapping[str, float] = field(default_factory=dict)
+    """Correlation and offset of a separate sound file, as in `builder.sound.ClipSound`."""
+    no_sound: MediaError | None = None
+    """Why there is no sound; None if there is."""
 
 
-def decode(source: ClipSource, make_timeline: MakeTimeline, decoder: Decoder = "pyav") -> DecodedClip:
+def decode(
+    source: ClipSource, make_timeline: MakeTimeline, decoder: Decoder = "pyav", *, sound_required: bool = True
+) -> DecodedClip:
     """Read one clip: its sampled frames, cropped to the speaker's region, and its sound.
 
-    Raises MediaError with the reason to drop the clip.
+    Raises MediaError with the reason to drop the clip; for one without usable sound only if that is required.
     """
     if source.known_defect is not None:
         raise MediaError("known_defect", source.known_defect)
     with _validated(source.video):
-        video, sound = DECODERS[decoder].read(source, make_timeline)
-    flags = set(source.known_flags)
-    if sound is None:
-        sound = _separate_sound(source, video, decoder)
-        flags.add("sound_from_file")
-    flags.update(_sound_flags(video, sound))
+        video, recorded = DECODERS[decoder].read(source, make_timeline)
+    if isinstance(recorded, MediaError):
+        recorded = MediaError(recorded.reason, f"{source.video.name}: {recorded.detail}")
+    try:
+        chosen = choose_sound(source, video.timeline, recorded, lambda: _read_sound_file(source, decoder))
+    except MediaError as error:
+        if sound_required:
+            raise
+        return _finish(source, video, ClipSound(sound=_silence(video)), error)
+    return _finish(source, video, chosen)
+
+
+def _finish(
+    source: ClipSource, video: DecodedVideo, chosen: ClipSound, no_sound: MediaError | None = None
+) -> DecodedClip:
+    flags = {*source.known_flags, *chosen.flags}
+    if no_sound is None:
+        flags |= _sound_flags(source, video, chosen.sound)
     video, origin_px = _cut_region(video, source.region)
-    return DecodedClip(video=video, origin_px=origin_px, sound=sound, flags=tuple(sorted(flags)))
+    return DecodedClip(
+        video=video,
+        origin_px=origin_px,
+        sound=chosen.sound,
+        flags=tuple(sorted(flags)),
+        sound_file_used=chosen.from_file,
+        alignment=chosen.alignment,
+        no_sound=no_sound,
+    )
 
 
 @contextmanager
@@ -73,22 +98,30 @@ def _validated(path: Path) -> Iterator[None]:
         raise MediaError(error.reason, f"{path.name}: {error.detail}") from error
 
 
-def _separate_sound(source: ClipSource, video: DecodedVideo, decoder: Decoder) -> Sound:
-    """Decode the separate sound file of a recording without sound; it starts where the clip starts."""
+def _read_sound_file(source: ClipSource, decoder: Decoder) -> Sound:
+    """Decode the separate sound file. Raises MediaError if there is none, or nothing in it."""
     if source.sound is None:
-        raise MediaError("no_audio", f"{source.video.name}: found no sound in it, and there is no sound file")
+        found = "found no sound file" if source.sound_first else "found no sound in it, and there is no sound file"
+        raise MediaError("no_audio", f"{source.video.name}: {found}")
     with _validated(source.sound):
         sound = DECODERS[decoder].read_sound(source.sound)
         if sound is None:
             raise MediaError("no_audio", "found no sound in it")
-    start = source.segment_seconds[0] if source.segment_seconds else video.timeline.span_seconds[0]
-    return replace(sound, start_seconds=start)
+    return sound
 
 
-def _sound_flags(video: DecodedVideo, sound: Sound) -> set[str]:
+def _silence(video: DecodedVideo) -> Sound:
     start, end = video.timeline.span_seconds
+    return Sound(samples=np.zeros(max(1, round((end - start) * SAMPLE_RATE_HZ)), np.int16), start_seconds=start)
+
+
+def _sound_flags(source: ClipSource, video: DecodedVideo, sound: Sound) -> set[str]:
+    start, end = video.timeline.span_seconds
+    first_seconds, last_seconds = sound.start_seconds, sound.end_seconds
+    if source.context_seconds is not None:  # what surrounds the segment does not count
+        first_seconds, last_seconds = max(first_seconds, start), min(last_seconds, end)
     flags = set()
-    if abs(sound.start_seconds - start) > MISMATCH_SECONDS or abs(sound.end_seconds - end) > MISMATCH_SECONDS:
+    if abs(first_seconds - start) > MISMATCH_SECONDS or abs(last_seconds - end) > MISMATCH_SECONDS:
         flags.add("sound_length_mismatch")
     if sound.damaged:
         flags.add("sound_damaged")

@@ -87,6 +87,8 @@ class BuildSummary:
     """The index over all shards."""
     reasons: Mapping[str, int]
     """Reason -> number of dropped clips."""
+    incomplete: Mapping[str, int]
+    """Flag of incomplete clips -> number of built clips that have it."""
     empty_speakers: tuple[str, ...]
     """Speakers without a single built clip."""
     resumed: int
@@ -237,6 +239,7 @@ def _write_index(job: BuildJob, plan: BuildPlan, done: Container[str]) -> BuildS
         out=job.out,
         dataset=written.dataset,
         reasons=written.reasons,
+        incomplete=written.incomplete,
         empty_speakers=written.empty_speakers,
         resumed=sum(shard.name in done for shard in written.dataset.shards),
         missing=plan.scan.missing,

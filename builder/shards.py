@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, reduce
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -48,13 +47,21 @@ def plan_shards(sources: Sequence[ClipSource], root: Path, build_digest: str) ->
 
 
 def _describe(source: ClipSource, root: Path) -> dict[str, Any]:
-    """Everything known about a clip before its files are opened."""
-    return vars(planned_row(source, root)) | {
-        "segment": source.segment_seconds,
-        "region": source.region,
-        "known_defect": source.known_defect,
-        "known_flags": source.known_flags,
-    }
+    """Everything known about a clip before its files are opened.
+
+    Sources of whole files have neither key of `partial`, and so the hashes of plans made before there were these.
+    """
+    partial = {"sound_first": source.sound_first or None, "context": source.context_seconds}
+    return (
+        vars(planned_row(source, root))
+        | {key: value for key, value in partial.items() if value is not None}
+        | {
+            "segment": source.segment_seconds,
+            "region": source.region,
+            "known_defect": source.known_defect,
+            "known_flags": source.known_flags,
+        }
+    )
 
 
 def find_earlier_build(folder: Path, identity: Mapping[str, Any], setting: str = "OUT=") -> Dataset | None:
@@ -101,7 +108,9 @@ def write_shard(folder: Path, plan: ShardPlan, clips: Iterable[ClipResult]) -> R
         assert [row.clip_id for row in rows] == [source.clip.clip_id for source in plan.sources]
     if not statistics:
         path.unlink()
-    names = statistics[0] if statistics else ()
+    sums: dict[str, Statistics] = {}
+    for each in statistics:
+        sums |= {name: sums[name] + found if name in sums else found for name, found in each.items()}
     receipt = Receipt(
         shard=plan.name,
         speaker=plan.speaker,
@@ -110,7 +119,7 @@ def write_shard(folder: Path, plan: ShardPlan, clips: Iterable[ClipResult]) -> R
         bytes=file.bytes if statistics else 0,
         members=index.member_byte_ranges(path) if statistics else {},
         rows=tuple(rows),
-        statistics={name: reduce(operator.add, (each[name] for each in statistics)) for name in names},
+        statistics=sums,
     )
     atomic_write(folder / receipt_name(plan.name), index.dump_receipt(receipt))
     return receipt

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import scipy.fft
 
 from builder.timeline import Timeline
-from manifests.schema import FEATURE_ROWS, GRIDS, SAMPLE_RATE_HZ
+from manifests.schema import FEATURE_ROWS, FRAMES, GRIDS, SAMPLE_RATE_HZ
 
 Floats = npt.NDArray[np.float32]
 
@@ -29,6 +29,8 @@ STFT_SAMPLES = 2 * FEATURE_ROWS["stft"]
 BLOCK_FRAMES = 256
 #: Lower bound of the power, -120 dB: below the quantization noise of 16 bit samples.
 POWER_FLOOR = 1e-12
+#: Root mean square, relative to full scale, below which sound counts as silent (-80 dB).
+SILENCE_RMS = 1e-4
 
 
 def spectrograms(
@@ -61,6 +63,24 @@ def spectrograms(
             windows = columns[np.searchsorted(needed, centres[grid])]  # [grid, 224, rows]
             result[f"{feature}_{grid}"] = np.ascontiguousarray(windows.transpose(0, 2, 1))
     return result
+
+
+def sound_present(
+    audio: npt.NDArray[np.int16], audio_start_seconds: float, timeline: Timeline
+) -> dict[str, npt.NDArray[np.bool_]]:
+    """Grid (`16`, `8`) -> [grid] whether a window has any sound: its root mean square is at least SILENCE_RMS.
+
+    Sound outside the recording is silence. Arguments as in `spectrograms`.
+    """
+    energies = np.concatenate([[0.0], np.cumsum(np.square(audio / 32768.0))])
+    present = {}
+    for grid in GRIDS:
+        length = 2 * (FRAMES // grid) * timeline.step_seconds
+        edges = timeline.window_starts(grid)[:, None] + [0.0, length] - audio_start_seconds
+        places = np.clip(np.rint(edges * SAMPLE_RATE_HZ), 0, len(audio)).astype(np.int64)
+        energy = energies[places[:, 1]] - energies[places[:, 0]]
+        present[str(grid)] = energy >= SILENCE_RMS**2 * length * SAMPLE_RATE_HZ
+    return present
 
 
 def _pad_signal(audio: npt.NDArray[np.int16], centres: npt.NDArray[np.int64]) -> tuple[Floats, npt.NDArray[np.int64]]:

@@ -41,6 +41,13 @@ class Timeline:
         """Seconds from one spectrogram column to the next: a window of 2 steps has 224 columns."""
         return 2 * (FRAMES // grid) * self.step_seconds / COLUMNS
 
+    @property
+    def windows_span_seconds(self) -> tuple[float, float]:
+        """Start of the first window and end of the last, over both grids."""
+        starts = [self.window_starts(grid) for grid in GRIDS]
+        ends = [each + 2 * (FRAMES // grid) * self.step_seconds for each, grid in zip(starts, GRIDS, strict=True)]
+        return float(min(map(np.min, starts))), float(max(map(np.max, ends)))
+
     def column_seconds(self, grid: int) -> Seconds:
         """[grid, 224] the instant at the centre of each spectrogram column."""
         return self.window_starts(grid)[:, None] + np.arange(COLUMNS) * self.hop_seconds(grid)

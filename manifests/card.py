@@ -103,7 +103,11 @@ def _fold_rows(dataset: Dataset, name: str, clips: Mapping[str, int]) -> Iterato
     if name == folds.LOSO:
         yield name, f"{len(clips)}, one for each speaker", "that speaker", "about a fifth of the others", "the rest"
     elif name in folds.fold_schemes_for(dataset.dataset, clips):
-        for fold, sides in folds.fold_scheme(dataset.dataset, name, clips).folds.items():
+        scheme = folds.fold_scheme(dataset.dataset, name, clips)
+        if scheme.shared_text != "kept":
+            yield name, scheme.note, *[f"see `folds/{name}.json`"] * 3
+            return
+        for fold, sides in scheme.folds.items():
             built = [[clips[s] for s in side if s in clips] for side in (sides.test, sides.validation, sides.train)]
             yield name, fold, *(f"{pluralize(len(side), 'speaker')}, {pluralize(sum(side), 'clip')}" for side in built)
     else:

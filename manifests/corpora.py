@@ -76,11 +76,18 @@ class CorpusFacts:
     """Committed schemes, `manifests/folds/<name>.json`, the default first; a generated one is always added."""
     speaker_group: re.Pattern[str] | None = None
     """Matches the part of a speaker id that speakers recorded together share."""
+    shared_text: re.Pattern[str] | None = None
+    """Found in sentences that several speakers read from one text; sentences of the same text have the same match."""
 
     def recording_group(self, speaker: str) -> str:
         """Recording group of a speaker; generated folds keep all speakers of a group on one side."""
         found = self.speaker_group.match(speaker) if self.speaker_group else None
         return found[0] if found else speaker
+
+    def text(self, sentence: str | None) -> str | None:
+        """The text that a sentence is read from, if others read it, too: `script01` of IEMOCAP's scripted dialogues."""
+        found = self.shared_text.search(sentence) if self.shared_text and sentence else None
+        return found[0] if found else None
 
 
 CC_BY_NC_SA_4 = Licence(
@@ -146,8 +153,9 @@ CORPORA: Mapping[str, CorpusFacts] = {
                 left_out=frozenset({"fru", "sur", "fea", "dis"}),
             ),
         ),
-        fold_schemes=("iemocap-5fold",),
+        fold_schemes=("iemocap-5fold", "iemocap-improvised", "iemocap-script-disjoint"),
         speaker_group=re.compile(r"Ses\d\d"),  # the two actors of a session
+        shared_text=re.compile(r"script\d\d"),  # three scripts, played in every session
     ),
     "demo": CorpusFacts(
         licence=Licence(

@@ -15,7 +15,7 @@ from typing import Any
 
 from manifests import licensing
 from manifests.index import CLIPS_FILE, Dataset
-from manifests.schema import SCHEMA_VERSION, dump_json, member_names
+from manifests.schema import dump_json, member_names
 
 _TEMPLATE = Path(__file__).parent / "templates" / "croissant.json"
 
@@ -33,7 +33,7 @@ def croissant(dataset: Dataset, *, clips_bytes: int, clips_sha256: str) -> bytes
         "citeAs": licensing.about(dataset, "citation"),
         "url": licensing.about(dataset, "homepage"),
         "rai:personalSensitiveInformation": licensing.PERSONAL_DATA,
-        "version": f"{SCHEMA_VERSION}.0.0+{digest[:12]}",
+        "version": f"{dataset.schema_version}.0.0+{digest[:12]}",
     }
     metadata |= {key: value for key, value in facts.items() if value}
     (faces,), (clips, samples) = metadata["distribution"], metadata["recordSet"]

@@ -1,13 +1,14 @@
 """Fold schemes: the test, validation and training speakers of each fold. Pure, except for reading committed schemes.
 
 A fold has three sides: train, validation and test. A scheme lists speakers, never clips, so that no speaker can be on
-two sides. Each fold has its own test speakers; validation speakers are disjoint from these and not trained on; all
-others are training speakers. Literature and fold files also call speakers subjects.
+two sides; a rule of the scheme may leave out clips whose text is read by speakers of several sides. Each fold has its
+own test speakers; validation speakers are disjoint from these and not trained on; all others are training speakers.
+Literature and fold files also call speakers subjects.
 
     committed scheme, manifests/folds/<name>.json
-        {"name", "dataset", "source", "note", "covering", "leaves_out",
+        {"name", "dataset", "source", "note", "covering", "leaves_out", "shared_text",
          "folds": {"1": {"test": [...], "validation": [...], "train": [...]}, ...}}
-        Without "train" a fold trains on every other speaker of the scheme.
+        Without "train" a fold trains on every other speaker of the scheme; "shared_text" is optional.
     fold file of a shard folder, folds/<name>.json: see `FoldFile`
 
 Both may be untrusted: sizes, types, names and the rules above are checked.
@@ -21,7 +22,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from manifests.corpora import CORPORA, corpus_facts
 from manifests.errors import UserError
@@ -39,6 +40,9 @@ TEN_FOLDS = "speakers-10fold"
 #: square of the speakers. Larger corpora use ten folds instead.
 MAX_LEFT_OUT = 200
 SIDES = ("train", "validation", "test")
+#: What a scheme does with clips whose text is read by speakers of several sides: keep them; leave them out of every
+#: side; leave out of training and validation those whose text the test side has.
+SharedText = Literal["kept", "left_out", "disjoint"]
 MAX_FOLD_FILE_BYTES = 1 << 28
 
 _FOLDER = Path(__file__).parent / "folds"
@@ -78,9 +82,14 @@ class FoldScheme:
     """Whether every speaker is tested in one fold; False for a scheme of one fold."""
     leaves_out: bool = False
     """Whether the scheme deliberately leaves out speakers of the corpus."""
+    shared_text: str = "kept"
+    """One of `SharedText`; which clips share their text is a fact of the corpus, `CorpusFacts.text`."""
 
     def __post_init__(self) -> None:
         where, tested = f"fold scheme {self.name}", dict[str, str]()
+        if self.shared_text not in get_args(SharedText):
+            valid = ", ".join(get_args(SharedText))
+            raise FoldError(f"{where}: found shared_text {self.shared_text[:80]!r}, expected one of {valid}")
         if not self.folds:
             raise FoldError(f"{where}: found no folds, expected at least one")
         for fold, speakers in self.folds.items():
@@ -111,10 +120,14 @@ class Side:
     subjects: tuple[str, ...]
     """Built speakers, sorted. Fold files have this key; everything else calls them speakers."""
     clips: Mapping[str, int]
-    """Raw emotion -> built clips."""
+    """Raw emotion -> built clips, without those that are left out."""
+    left_out_sentences: tuple[str, ...] = ()
+    """Sentences (IEMOCAP: dialogues) of these speakers whose clips are not on this side, sorted."""
 
     def __post_init__(self) -> None:
         _check_names("subjects", self.subjects)
+        if any(len(sentence) > _MAX_TEXT for sentence in self.left_out_sentences):
+            raise FoldError(f"left_out_sentences: found one of more than {_MAX_TEXT} characters")
         for emotion, count in self.clips.items():
             if count < 0 or len(emotion) > _MAX_TEXT:
                 raise FoldError(f"clips: found {str(dict(self.clips))[:80]}, expected raw emotion -> number of clips")
@@ -188,6 +201,7 @@ class _SchemeFile:
     covering: bool
     leaves_out: bool
     folds: Mapping[str, _SchemeSides]
+    shared_text: str = "kept"
 
     def __post_init__(self) -> None:
         _check_described(self.name, self.dataset, self.source, self.note, self.folds)
@@ -319,9 +333,9 @@ def parse_scheme(data: bytes, where: str) -> FoldScheme:
 def assign(scheme: FoldScheme, shards: Mapping[str, str], rows: Iterable[Mapping[str, Any]]) -> FoldFile:
     """Content of a shard folder's `folds/<scheme>.json`.
 
-    `shards` is shard file name -> speaker; `rows` are the built clips, each with `speaker` and `emotion`.
-    Speakers of the scheme without a shard are listed as absent. Raises FoldError for a built speaker that
-    is not in the scheme, unless the scheme leaves speakers out.
+    `shards` is shard file name -> speaker; `rows` are the built clips, each with `speaker` and `emotion`, and with
+    `sentence` for a scheme that leaves out clips by their text. Speakers of the scheme without a shard are listed as
+    absent. Raises FoldError for a built speaker that is not in the scheme, unless the scheme leaves speakers out.
     """
     built = set(shards.values())
     unknown = built - set(scheme.speakers)
@@ -330,19 +344,28 @@ def assign(scheme: FoldScheme, shards: Mapping[str, str], rows: Iterable[Mapping
             f"fold scheme {scheme.name}: {_list_speakers(unknown)} built but unknown to the scheme; "
             f"use {LOSO} or a scheme that names them"
         )
-    clips: dict[str, Counter[str]] = {speaker: Counter() for speaker in built}
+    by_text = scheme.shared_text != "kept"
+    clips: dict[str, Counter[tuple[str | None, str]]] = {speaker: Counter() for speaker in built}
     for row in rows:
         if row["speaker"] not in clips:
             found = f"fold scheme {scheme.name}: found a clip of {str(row['speaker'])[:80]!r}"
             raise FoldError(f"{found}, who has no shard")
-        clips[row["speaker"]][row["emotion"]] += 1
+        clips[row["speaker"]][row["sentence"] if by_text else None, row["emotion"]] += 1
 
-    def assign_side(speakers: Iterable[str]) -> Side:
-        present = tuple(sorted(built.intersection(speakers)))
+    def assign_side(side: str, speakers: FoldSpeakers) -> Side:
+        present = tuple(sorted(built.intersection(getattr(speakers, side))))
+        left_out = _left_out_sentences(scheme, side, present, built.intersection(speakers.test), clips)
         counts: Counter[str] = Counter()
         for speaker in present:
-            counts.update(clips[speaker])
-        return Side(shards=_find_shards(present, shards), subjects=present, clips=dict(sorted(counts.items())))
+            for (sentence, emotion), count in clips[speaker].items():
+                if sentence not in left_out:
+                    counts[emotion] += count
+        return Side(
+            shards=_find_shards(present, shards),
+            subjects=present,
+            clips=dict(sorted(counts.items())),
+            left_out_sentences=tuple(sorted(left_out)),
+        )
 
     return FoldFile(
         schema_version=SCHEMA_VERSION,
@@ -353,15 +376,20 @@ def assign(scheme: FoldScheme, shards: Mapping[str, str], rows: Iterable[Mapping
         absent=tuple(sorted(set(scheme.speakers) - built)),
         left_out=tuple(sorted(unknown)),
         folds={
-            fold: FoldSides(**{side: assign_side(getattr(speakers, side)) for side in SIDES})
+            fold: FoldSides(**{side: assign_side(side, speakers) for side in SIDES})
             for fold, speakers in scheme.folds.items()
         },
     )
 
 
 def dump_fold_file(file: FoldFile) -> bytes:
-    """FoldFile -> bytes of `folds/<scheme>.json`."""
-    return (dump_json(asdict(file)) + "\n").encode()
+    """FoldFile -> bytes of `folds/<scheme>.json`. Sides from which nothing is left out do not say so."""
+    plain = asdict(file)
+    for fold in plain["folds"].values():
+        for side in SIDES:
+            if not fold[side]["left_out_sentences"]:
+                del fold[side]["left_out_sentences"]
+    return (dump_json(plain) + "\n").encode()
 
 
 def load_fold_file(path: Path, shards: Mapping[str, str]) -> FoldFile:
@@ -401,6 +429,22 @@ def _test_recordings(tested: Iterable[str], recordings: Mapping[str, str]) -> Fo
 
     train = everything - test - validation
     return FoldSpeakers(test=speakers_in(test), validation=speakers_in(validation), train=speakers_in(train))
+
+
+def _left_out_sentences(
+    scheme: FoldScheme,
+    side: str,
+    speakers: Iterable[str],
+    tested: Iterable[str],
+    clips: Mapping[str, Iterable[tuple[str | None, str]]],
+) -> set[str]:
+    """Sentences of a side's speakers that its scheme leaves out; `clips` is speaker -> (sentence, emotion) pairs."""
+    if scheme.shared_text == "kept" or (scheme.shared_text == "disjoint" and side == "test"):
+        return set()
+    text = corpus_facts(scheme.dataset).text
+    in_test = {text(sentence) for speaker in tested for sentence, _ in clips[speaker]}
+    found = {sentence for speaker in speakers for sentence, _ in clips[speaker] if sentence and text(sentence)}
+    return found if scheme.shared_text == "left_out" else {each for each in found if text(each) in in_test}
 
 
 def _find_shards(speakers: Iterable[str], shards: Mapping[str, str]) -> tuple[str, ...]:

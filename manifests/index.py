@@ -12,7 +12,7 @@ import os
 import re
 import reprlib
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from io import BufferedReader
@@ -27,7 +27,17 @@ from manifests.files import describe_os_error, open_regular, read_limited
 from manifests.files import file_sha256 as file_sha256
 from manifests.folds import MAX_FOLD_FILE_BYTES
 from manifests.records import from_json
-from manifests.schema import FEATURE_ROWS, NAME, SCHEMA_VERSION, SchemaError, check_member, dump_json, spectrogram_shape
+from manifests.schema import (
+    FEATURE_ROWS,
+    INCOMPLETE_FLAGS,
+    MASKED_SCHEMA_VERSION,
+    NAME,
+    SCHEMA_VERSION,
+    SchemaError,
+    check_member,
+    dump_json,
+    spectrogram_shape,
+)
 
 DATASET_FILE = "dataset.json"
 CLIPS_FILE = "clips.jsonl"
@@ -45,6 +55,8 @@ FOLDS = "folds"
 UNLISTED_FILES = frozenset({REPORT_FILE, FETCHED_FILE, SHARED_FILE, SUMS_FILE})
 
 STATUSES = ("planned", "built", "flagged", "dropped")
+#: Value of the build setting `keep` with which incomplete clips are built.
+KEEP_INCOMPLETE = "incomplete"
 
 _SHARD_NAME = re.compile(r"(?P<speaker>[A-Za-z0-9_-]{1,80})-[0-9]{3,6}\.tar")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -85,8 +97,13 @@ class Row:
     sound: str | None = None
     """Separate sound file, relative to the corpus folder, if any."""
     sound_sha256: str | None = None
-    """Set if that file was used."""
+    """Set if that file was used, or cannot be read although it should be used."""
     shard: str | None = None
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether the clip was built with one modality only."""
+        return not INCOMPLETE_FLAGS.isdisjoint(self.flags)
 
     def __post_init__(self) -> None:
         if self.status not in STATUSES:
@@ -106,7 +123,7 @@ class Statistics:
 
     @classmethod
     def of(cls, windows: npt.NDArray[np.float16]) -> Statistics:
-        """[grid, rows, 224] -> sums over windows and columns."""
+        """[windows, rows, 224] -> sums over windows and columns."""
         values = windows.astype(np.float64)
         total, squares = values.sum(axis=(0, 2)), np.square(values).sum(axis=(0, 2))
         return cls(count=values.shape[0] * values.shape[2], total=tuple(total), squares=tuple(squares))
@@ -117,6 +134,21 @@ class Statistics:
             total=tuple(a + b for a, b in zip(self.total, other.total, strict=True)),
             squares=tuple(a + b for a, b in zip(self.squares, other.squares, strict=True)),
         )
+
+
+def window_statistics(
+    spectrograms: Mapping[str, npt.NDArray[np.float16]], present: Mapping[str, Sequence[bool]]
+) -> dict[str, Statistics]:
+    """Sums over the windows of each spectrogram that have sound, all without a mask; without those that have none.
+
+    `present` is grid -> whether each window has sound.
+    """
+    masks = {name: present.get(name.rpartition("_")[2]) for name in spectrograms}
+    chosen = {
+        name: windows if masks[name] is None else windows[np.array(masks[name])]
+        for name, windows in spectrograms.items()
+    }
+    return {name: Statistics.of(windows) for name, windows in chosen.items() if len(windows)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +194,7 @@ class Receipt:
     rows: tuple[Row, ...]
     """All clips planned for the shard, including dropped ones."""
     statistics: Mapping[str, Statistics]
-    """Spectrogram name -> sums over the shard."""
+    """Spectrogram name -> sums over the shard's windows that have sound; without those that no window is of."""
 
     def __post_init__(self) -> None:
         _check_shard_name(self.shard, self.speaker)
@@ -211,6 +243,17 @@ class Dataset:
             raise ManifestError("found a shard named twice")
 
     @property
+    def masked(self) -> bool:
+        """Whether the build kept incomplete clips, so that every sample says what is present."""
+        config = self.identity.get("config")
+        return isinstance(config, Mapping) and config.get("keep") == KEEP_INCOMPLETE
+
+    @property
+    def schema_version(self) -> int:
+        """Of the samples and of the index."""
+        return MASKED_SCHEMA_VERSION if self.masked else SCHEMA_VERSION
+
+    @property
     def features(self) -> tuple[str, ...]:
         """Spectrograms that every sample has."""
         return tuple(self.identity["config"]["features"])
@@ -245,7 +288,7 @@ def receipt_name(shard: str) -> str:
 
 def dump_dataset(dataset: Dataset) -> bytes:
     """Dataset -> bytes of `dataset.json`, readable and canonical."""
-    value = {"schema_version": SCHEMA_VERSION, **asdict(dataset)}
+    value = {"schema_version": dataset.schema_version, **asdict(dataset)}
     return (json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, indent=1) + "\n").encode()
 
 
@@ -253,9 +296,10 @@ def load_dataset(folder: Path) -> Dataset:
     """Read `dataset.json`. Raises ManifestError naming the invalid value."""
     path = folder / DATASET_FILE
     value = read_json(path)
-    found = value.pop("schema_version", None)
-    if found != SCHEMA_VERSION:
-        raise ManifestError(f"{path}: found schema version {reprlib.repr(found)}, expected {SCHEMA_VERSION}")
+    version = value.pop("schema_version", None)
+    if version not in (SCHEMA_VERSION, MASKED_SCHEMA_VERSION):
+        expected = f"{SCHEMA_VERSION} or {MASKED_SCHEMA_VERSION}"
+        raise ManifestError(f"{path}: found schema version {reprlib.repr(version)}, expected {expected}")
     shards = value.get("shards")
     for shard in shards if isinstance(shards, list) else ():
         if isinstance(shard, dict):
@@ -266,6 +310,8 @@ def load_dataset(folder: Path) -> Dataset:
     if not isinstance(features, list) or not features or any(f not in tuple(FEATURE_ROWS) for f in features):
         found = reprlib.repr(features)
         raise ManifestError(f"{path}: found features {found}, expected some of {', '.join(FEATURE_ROWS)}")
+    if version != dataset.schema_version:
+        raise ManifestError(f"{path}: found schema version {version}, expected {dataset.schema_version} for its `keep`")
     return dataset
 
 

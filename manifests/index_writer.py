@@ -5,15 +5,18 @@ receipts -> clips.jsonl, folds/*.json, croissant.json, README.md, dataset.json, 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from manifests import folds, index
 from manifests.card import ClipCounts, dataset_card
+from manifests.corpora import corpus_facts
 from manifests.croissant import croissant
 from manifests.files import atomic_write, atomic_writer
 from manifests.index import Dataset, Shard
+from manifests.schema import INCOMPLETE_FLAGS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +26,8 @@ class WrittenIndex:
     dataset: Dataset
     reasons: Mapping[str, int]
     """Reason -> number of dropped clips."""
+    incomplete: Mapping[str, int]
+    """Flag of incomplete clips -> number of built clips that have it."""
     empty_speakers: tuple[str, ...]
     """Speakers without a built clip, sorted."""
     skipped_schemes: Mapping[str, str]
@@ -42,6 +47,8 @@ def write_index(folder: Path, description: Dataset, shards: Sequence[str]) -> Wr
     that cannot be read, OSError.
     """
     tally, records, sums = ClipCounts(), list[Shard](), dict[str, str]()
+    built = Counter[tuple[str, str | None, str]]()  # (speaker, sentence, emotion); there may be millions of sentences
+    by_text = corpus_facts(description.dataset).shared_text is not None
     with atomic_writer(folder / index.CLIPS_FILE) as clips:
         for name in shards:
             path = folder / index.receipt_name(name)
@@ -50,6 +57,8 @@ def write_index(folder: Path, description: Dataset, shards: Sequence[str]) -> Wr
             clips.write(index.dump_rows(receipt.rows))
             for row in receipt.rows:
                 tally.add(row)
+                if row.shard:
+                    built[row.speaker, row.sentence if by_text else None, row.emotion] += 1
             if receipt.sha256 is None:  # every clip was dropped, and there is no tar
                 continue
             sums[receipt.shard] = receipt.sha256
@@ -65,7 +74,7 @@ def write_index(folder: Path, description: Dataset, shards: Sequence[str]) -> Wr
             )
     sums[index.CLIPS_FILE] = clips.sha256
     speakers = {shard.name: shard.speaker for shard in records}
-    schemes, skipped = _write_folds(folder, description.dataset, speakers, tally)
+    schemes, skipped = _write_folds(folder, description.dataset, speakers, built)
     sums |= {f"{index.FOLDS}/{name}.json": sha256 for name, sha256 in schemes.items()}
     dataset = replace(
         description,
@@ -82,17 +91,18 @@ def write_index(folder: Path, description: Dataset, shards: Sequence[str]) -> Wr
     return WrittenIndex(
         dataset=dataset,
         reasons=tally.reasons,
+        incomplete={flag: tally.flags[flag] for flag in sorted(INCOMPLETE_FLAGS) if tally.flags[flag]},
         empty_speakers=tuple(sorted(speaker for speaker, kept in tally.kept.items() if not kept)),
         skipped_schemes=skipped,
     )
 
 
 def _write_folds(
-    folder: Path, dataset: str, speakers: Mapping[str, str], tally: ClipCounts
+    folder: Path, dataset: str, speakers: Mapping[str, str], built: Counter[tuple[str, str | None, str]]
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Write a fold file for every scheme that fits. Returns scheme -> SHA-256, and scheme -> reason for the others.
 
-    `speakers` is shard -> speaker.
+    `speakers` is shard -> speaker, `built` counts clips by speaker, sentence and emotion.
     """
     for old in (folder / index.FOLDS).glob("*.json"):
         old.unlink()
@@ -100,9 +110,8 @@ def _write_folds(
     skipped: dict[str, str] = {}
     for name in folds.fold_schemes_for(dataset, speakers.values()):
         rows = (
-            {"speaker": speaker, "emotion": emotion}
-            for speaker, emotions in tally.kept.items()
-            for emotion in emotions.elements()
+            {"speaker": speaker, "sentence": sentence, "emotion": emotion}
+            for speaker, sentence, emotion in built.elements()
         )
         try:
             scheme = folds.fold_scheme(dataset, name, speakers.values())

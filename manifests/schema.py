@@ -31,6 +31,8 @@ from manifests.records import SchemaError as SchemaError
 from manifests.records import field_types, from_json
 
 SCHEMA_VERSION = 1
+#: Of samples that say which frames show a face and which windows have sound, and of folders of such samples.
+MASKED_SCHEMA_VERSION = 2
 
 FRAMES = 16  # instants a clip is sampled at (paper III.B)
 CROP_PX = 224  # side of a face crop
@@ -66,7 +68,13 @@ FLAGS: Mapping[str, str] = {
     "sound_length_mismatch": "sound and picture (or sound file) differ in length",
     "shared_sound": "the corpus holds the same sound under another label",
     "sound_damaged": "some of the sound is missing, and silence instead",
+    "sound_from_recording": "the clip's own sound file is missing or cannot be read, so the recording's sound was used",
+    "sound_mismatch": "the clip's own sound file was not found in the recording's sound, or more than 0.1 s away",
+    "no_face": "incomplete: a face was found in fewer than half of the frames, the others are black",
+    "no_sound": "incomplete: there is no sound, or only silence",
 }
+#: Flags of clips that have only one modality; only a build with `keep: incomplete` has such clips.
+INCOMPLETE_FLAGS = frozenset({"no_face", "no_sound"})
 
 #: Maximum size of a member, by file suffix; the builder's members are far smaller.
 MAX_MEMBER_BYTES: Mapping[str, int] = {"jpg": 4 << 20, "npy": 4 << 20, "flac": 32 << 20, "json": 1 << 20}
@@ -138,7 +146,8 @@ class Sample:
     spectrograms: Mapping[str, npt.NDArray[np.float16]]
     """`<feature>_<grid>` -> [grid, rows, 224], finite, dB-like units, no per-image scaling."""
     audio: npt.NDArray[np.int16]
-    """[n] mono at 16 kHz; sample 0 is at `timing.audio_start_seconds`."""
+    """[n] mono at 16 kHz; sample 0 is at `timing.audio_start_seconds`. For a part of a recording it includes what its
+    windows reach of the sound before and after it; the clip itself is `timing.span_seconds`."""
     transforms: tuple[Affine, ...]
     """16 affine maps, source pixel -> crop pixel."""
     face_found: tuple[bool, ...]
@@ -147,6 +156,11 @@ class Sample:
     """Sorted, each one of `FLAGS`."""
     source: Mapping[str, Any]
     """Provenance: path relative to the corpus folder, sha256, segment, decoder. JSON values."""
+    faces_present: tuple[bool, ...] | None = None
+    """For each of 16 crops, whether it shows a face; the others are black. None, and the next field with it, in samples
+    of a build that leaves out incomplete clips: there everything is present."""
+    sound_present: Mapping[str, tuple[bool, ...]] | None = None
+    """Grid, `16` and `8` -> for each window, whether it has any sound; the others are spectrograms of silence."""
 
 
 def feature_members(features: tuple[str, ...]) -> tuple[str, ...]:
@@ -304,14 +318,18 @@ def metadata(sample: Sample) -> dict[str, Any]:
     Other readers infer types from a few samples, so no value is null, an empty list, or sometimes an integer
     and sometimes a float.
     """
+    masks: dict[str, Any] = {}
+    if sample.faces_present is not None and sample.sound_present is not None:
+        masks = {"faces_present": sample.faces_present, "sound_present": dict(sample.sound_present)}
     return {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": MASKED_SCHEMA_VERSION if masks else SCHEMA_VERSION,
         **{name: value or "" for name, value in asdict(sample.clip).items()},
         "timing": {name: np.asarray(value, dtype=float).tolist() for name, value in asdict(sample.timing).items()},
         "transforms": np.asarray(sample.transforms, dtype=float).tolist(),
         "face_found": sample.face_found,
         "flags": " ".join(sample.flags),
         "source": dict(sample.source),
+        **masks,
     }
 
 
@@ -322,9 +340,10 @@ def decode_metadata(data: bytes) -> dict[str, Any]:
         meta = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise SchemaError(f"json: cannot be parsed ({type(error).__name__})") from error
-    if not isinstance(meta, dict) or meta.get("schema_version") != SCHEMA_VERSION:
-        found = meta.get("schema_version") if isinstance(meta, dict) else type(meta).__name__
-        raise SchemaError(f"json: found schema version {reprlib.repr(found)}, expected {SCHEMA_VERSION}")
+    found = meta.get("schema_version") if isinstance(meta, dict) else type(meta).__name__
+    if not isinstance(meta, dict) or found not in _VERSIONS:
+        expected = f"{SCHEMA_VERSION} or {MASKED_SCHEMA_VERSION}"
+        raise SchemaError(f"json: found schema version {reprlib.repr(found)}, expected {expected}")
     _read_fields(meta)
     return meta
 
@@ -356,12 +375,28 @@ def _read_fields(meta: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("transforms", "face_found"):
         if len(found[name]) != FRAMES:
             raise SchemaError(f"json.{name}: found {len(found[name])}, expected {FRAMES}")
+    if meta["schema_version"] == MASKED_SCHEMA_VERSION:
+        found |= _read_masks(meta)
     flags = tuple(from_json(str, meta["flags"], "json.flags").split())
     if not set(flags) <= FLAGS.keys():
         raise SchemaError(f"json.flags: found {reprlib.repr(meta['flags'])}; known are {', '.join(FLAGS)}")
     return {"clip": clip, "flags": flags, **found}
 
 
+def _read_masks(meta: Mapping[str, Any]) -> dict[str, Any]:
+    missing = [name for name in _MASKS if name not in meta]
+    if missing:
+        raise SchemaError(f"json: missing {', '.join(missing)}")
+    masks = {name: from_json(kind, meta[name], f"json.{name}") for name, kind in _MASKS.items()}
+    lengths = {grid: len(mask) for grid, mask in masks["sound_present"].items()}
+    if len(masks["faces_present"]) != FRAMES or lengths != {str(grid): grid for grid in GRIDS}:
+        found = f"found {len(masks['faces_present'])} and {reprlib.repr(lengths)}"
+        raise SchemaError(f"json.faces_present, sound_present: {found}, expected {FRAMES}, and one for each window")
+    return masks
+
+
+_VERSIONS = (SCHEMA_VERSION, MASKED_SCHEMA_VERSION)
+_MASKS: Mapping[str, Any] = {"faces_present": tuple[bool, ...], "sound_present": Mapping[str, tuple[bool, ...]]}
 _REQUIRED = ("faces.jpg", "audio.flac", "json")
 _FIELDS = ("timing", "transforms", "face_found", "source")
 _MEMBERS = frozenset(member_names(tuple(FEATURE_ROWS)))

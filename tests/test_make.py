@@ -131,3 +131,14 @@ def test_the_checkout_may_be_in_a_folder_of_any_name(home: Path) -> None:
     assert arguments_of(make(moved, "verify")) == ["verify", "shards/demo"]
     assert "make plan" not in make(moved, "help").stderr
     assert not list(moved.glob("ran"))
+
+
+def test_keep_is_a_setting_of_builds_and_archives_have_their_own(home: Path) -> None:
+    """`KEEP=1` of older versions is refused, so that nobody's archives are removed by surprise."""
+    assert "--keep=incomplete" in arguments_of(make(home, "shards", "KEEP=incomplete"))
+    assert "--keep=incomplete" in arguments_of(make(home, "plan", "KEEP=incomplete"))
+    assert arguments_of(make(home, "corpus", "KEEP_ARCHIVES=1"))[-1] == "--keep-archives"
+    assert "--keep-archives" not in arguments_of(make(home, "corpus"))
+    refused = make(home, "corpus", "KEEP=1")
+    assert refused.returncode == 2
+    assert "KEEP=1: expected KEEP_ARCHIVES=1 to keep archives" in refused.stderr

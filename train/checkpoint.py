@@ -29,6 +29,7 @@ from torch.optim import Optimizer
 from manifests.errors import UserError
 from manifests.files import atomic_write, path_in_errors, sync_folder
 from manifests.records import SchemaError, from_json
+from train.lineage import RANDOM, Lineage
 from train.models.checkpoint_io import WEIGHTS_FILE, dump_weights, first_line
 from train.models.checkpoint_scan import check_checkpoint
 from train.runs import EpochMetrics
@@ -53,7 +54,9 @@ class TrainState:
     loss_sum: float = 0.0
     """Sum of its clips' losses so far, over all ranks."""
     best: EpochMetrics | None = None
-    """The best epoch so far."""
+    """The best epoch so far, if there is a validation."""
+    kept: int = 0
+    """Epoch whose weights are kept to be tested, 0 for none so far: the best one, or the last."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +65,8 @@ class Checkpoints:
 
     folder: Path
     """Folder of the run."""
+    lineage: Lineage = RANDOM
+    """Written into each file of weights."""
 
     def save(self, model: nn.Module, optimizer: Optimizer, state: TrainState, step: int) -> None:
         """Write a checkpoint after `step` optimizer steps in all, then remove older ones. Raises OSError."""
@@ -70,7 +75,7 @@ class Checkpoints:
         self.remove_partial()
         part.mkdir(parents=True)
         try:
-            atomic_write(part / WEIGHTS_FILE, dump_weights(model))
+            atomic_write(part / WEIGHTS_FILE, dump_weights(model, self.lineage))
             with closing(_Output(part / OPTIMIZER_FILE)) as output:
                 try:
                     torch.save(optimizer.state_dict(), output)
@@ -85,9 +90,8 @@ class Checkpoints:
         for path in parent.iterdir():
             if path.name != name:
                 shutil.rmtree(path)
-        best = self.best_path(state.best.epoch) if state.best else None
         for path in self.folder.glob("best-*.safetensors"):
-            if path != best:
+            if path != self.best_path(state.kept):
                 path.unlink()
 
     def restore(self, model: nn.Module, optimizer: Optimizer) -> TrainState:
@@ -118,7 +122,7 @@ class Checkpoints:
 
     def save_best(self, model: nn.Module, epoch: int) -> None:
         """Keep the weights of an epoch; the next checkpoint removes those of other epochs. Raises OSError."""
-        atomic_write(self.best_path(epoch), dump_weights(model))
+        atomic_write(self.best_path(epoch), dump_weights(model, self.lineage))
 
     def best_path(self, epoch: int) -> Path:
         """Where the weights of an epoch are kept."""

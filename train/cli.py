@@ -6,7 +6,6 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -23,7 +22,8 @@ from train.distributed import Ranks, init_distributed
 from train.export import export
 from train.fusion import STRATEGIES
 from train.models.videomae import ENCODERS
-from train.recipes import RECIPES, Recipe, dump_toml, recipe_named
+from train.recipes import RECIPES, Recipe, dump_toml, override, recipe_named
+from train.recipes.table import describe_recipes, format_tables
 from train.report import write_report
 from train.run_fold import run_fold
 from train.run_setup import TrainingSetup, prepare
@@ -31,7 +31,7 @@ from train.runs import RunResult, RunSummary
 from train.scoring import FoldScores
 
 FEATURE_DEFAULT = "mfcc"
-_COMMANDS = ("train", "sweep", "report", "predict", "export")
+_COMMANDS = ("train", "sweep", "report", "predict", "export", "recipes")
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -86,7 +86,9 @@ def _configs(args: argparse.Namespace, strategies: Sequence[str], folds: Sequenc
     folder = open_folder(location)
     names = tuple(load_folds(folder, args.fold_scheme))
     demo, built = folder.index.dataset == DEMO, folder.index.features
-    copied = ("fold_scheme", "label_scheme", "weights", "seed", "runs", "workers", "device", "micro_batches")
+    refit = args.refit == "1" or (args.refit is None and args.command == "sweep")
+    selection = "last" if args.fixed_epochs else "refit" if refit else "validation"
+    copied = ("fold_scheme", "label_scheme", "weights", "runs", "workers", "device", "micro_batches")
     options = {name: getattr(args, name) for name in (*copied, "save_steps", "check", "compile")}
     return [
         TrainConfig(
@@ -96,8 +98,11 @@ def _configs(args: argparse.Namespace, strategies: Sequence[str], folds: Sequenc
             feature=args.feature or (built[0] if len(built) == 1 else FEATURE_DEFAULT),
             encoder=args.encoder or (DEMO_DEFAULT if demo and args.weights is None else ENCODER_DEFAULT),
             recipe=_recipe(args, demo=demo),
+            selection=selection,
+            seed=seed,
             **options,
         )
+        for seed in range(args.seed, args.seed + args.seeds)
         for strategy in strategies
         for fold in folds or names
     ]
@@ -108,11 +113,10 @@ def _recipe(args: argparse.Namespace, *, demo: bool) -> Recipe:
     default = DEMO_DEFAULT if demo and args.weights is None and args.encoder in (None, DEMO_DEFAULT) else "finetune"
     recipe = recipe_named(args.recipe or default)
     if args.batch is not None:
-        recipe = recipe.with_batch(args.batch)
-    changes = {name: getattr(args, name) for name in ("epochs", "learning_rate") if getattr(args, name) is not None}
-    if "epochs" in changes:
-        changes["warmup_epochs"] = recipe.warmup_epochs * changes["epochs"] / recipe.epochs
-    return replace(recipe, **changes)
+        recipe = override(recipe, [f"batch={args.batch}"]) if args.batch < 1 else recipe.with_batch(args.batch)
+    short = {"epochs": args.epochs, "learning_rate": args.learning_rate}
+    settings = [f"{name}={value}" for name, value in short.items() if value is not None]
+    return override(recipe, [*settings, *args.set])
 
 
 def _log_cost_estimate(setup: TrainingSetup) -> None:
@@ -166,7 +170,10 @@ def _describe_predictions(predictor: predict.Predictor, predictions: Sequence[pr
     for prediction in predictions:
         name, probability = prediction.top_class
         label = f"  is {prediction.label}" if prediction.label else ""
-        result = f"{name:<{class_width}}  {probability:.3f}{label}" if name else f"not built: {prediction.reason}"
+        without = f"  without {prediction.missing}" if prediction.missing else ""
+        result = (
+            f"{name:<{class_width}}  {probability:.3f}{label}{without}" if name else f"not built: {prediction.reason}"
+        )
         yield f"{prediction.clip:<{clip_width}}  {result}"
     scores, seen = predict.score_unseen(predictor, predictions)
     if seen:
@@ -188,21 +195,29 @@ def _run_report(args: argparse.Namespace) -> int:
     return 0
 
 
+def _run_recipes(args: argparse.Namespace) -> int:
+    for line in (format_tables() if args.table else describe_recipes()).splitlines():
+        say(line)
+    return 0
+
+
 def _describe_run(result: RunResult) -> str:
     run, scores = result.run, result.scores
     speakers = pluralize(len(scores.speakers), "unseen speaker")
     clips = f"{scores.clips} clips of {speakers} ({', '.join(scores.speakers)})"
-    epoch = f"epoch {run.epoch} of {run.epochs}, selected by {run.protocol.selection}"
+    epoch = f"epoch {run.epoch} of {run.epochs} (selection: {run.protocol.selection})"
     return f"{run.dataset}, {run.strategy}, fold {run.fold}: {_describe_scores(scores)}; {clips}; {epoch}"
 
 
 def _describe_summary(summary: RunSummary) -> str:
-    run, done = summary.run, len(summary.results)
+    run, done = summary.run, len(summary.folds)
     means = ", ".join(
         f"{name} {100 * spread.mean:.2f}" + (f" ± {100 * spread.std:.2f} %" if spread.std is not None else " %")
         for name, spread in (("UAR", summary.uar), ("WAR", summary.war))
     )
     folds = f"{done} of {len(run.protocol.folds)} folds"
+    if len(summary.seeds) > 1:
+        folds += f", {len(summary.seeds)} seeds (UAR ± {100 * (summary.uar_over_seeds.std or 0):.2f} over them)"
     return f"{run.dataset}, {run.strategy}, {folds}: {means}; pooled {_describe_scores(summary.pooled)}"
 
 
@@ -241,6 +256,8 @@ def _parser() -> Parser:
     command = add_command(commands, "export", _run_export, "Write a finished run as a folder to share.")
     command.add_argument("--run", dest="folder", metavar="FOLDER", required=True, help="folder of the run")
     command.add_argument("--out", required=True, help="folder to write")
+    command = add_command(commands, "recipes", _run_recipes, "List the recipes.")
+    command.add_argument("--table", action="store_true", help="compare the published recipes with ours, in Markdown")
     return parser
 
 
@@ -257,12 +274,24 @@ def _add_training_options(command: Parser) -> None:
     group = command.add_argument_group("model and recipe")
     group.add_argument("--encoder", help=f"{', '.join(ENCODERS)}; {ENCODER_DEFAULT}, or tiny for the demo corpus")
     group.add_argument("--weights", help="file, folder or hub id of initial weights; random if not given")
-    group.add_argument("--recipe", help=f"{', '.join(RECIPES)}; finetune, or tiny for the demo corpus")
+    group.add_argument("--recipe", help=f"{', '.join(RECIPES)}, or a TOML file; finetune, or tiny for the demo corpus")
+    group.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="replace a value of the recipe, such as layer_decay=0.8 or augmentation.mixup=0; repeatable",
+    )
     group.add_argument("--show-recipe", action="store_true", help="print the recipe as TOML and exit")
-    group.add_argument("--epochs", type=int, help="in place of the recipe's")
+    group.add_argument("--epochs", type=int, help="in place of the recipe's epochs or steps")
     group.add_argument("--batch", type=int, help="clips a step; the recipe's learning rate is scaled with it")
     group.add_argument("--learning-rate", type=float, help="in place of the recipe's")
     group.add_argument("--seed", type=int, default=0)
+    group.add_argument("--seeds", type=int, default=1, help="train with so many seeds, from --seed on")
+    how = group.add_mutually_exclusive_group()
+    refit = "after the epoch is selected, train again with the validation speakers; default in a sweep (0: not)"
+    how.add_argument("--refit", nargs="?", const="1", choices=("0", "1"), help=refit)
+    how.add_argument("--fixed-epochs", action="store_true", help="train on validation speakers too, select no epoch")
     group = command.add_argument_group("execution")
     group.add_argument("--runs", default="runs", help="folder of all runs")
     group.add_argument("--workers", type=int, default=2, help="decoding threads; do not change the result")

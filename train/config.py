@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
@@ -19,7 +20,14 @@ from train.recipes import Recipe
 DEMO = "demo"
 DEMO_DEFAULT = "tiny"
 ENCODER_DEFAULT = "large"
-SELECTION = "UAR of validation speakers"
+#: How the tested epoch is chosen -> its words in reports. `validation`: the best one by UAR of validation speakers.
+#: `refit`: trained again from the start for as many epochs, on training and validation speakers. `last`: trained on
+#: both for all epochs of the recipe.
+SELECTIONS: Mapping[str, str] = {
+    "validation": "UAR of validation speakers",
+    "refit": "UAR of validation speakers, then refit with them",
+    "last": "none (last epoch)",
+}
 
 COMPILE = ("auto", "on", "off")
 
@@ -46,6 +54,8 @@ class TrainConfig:
     weights: str | None = None
     """File, folder or hub id of the encoder's initial weights; None for random weights."""
     recipe: Recipe
+    selection: str = "validation"
+    """One of `SELECTIONS`."""
     seed: int = 0
     runs: str = "runs"
     """Folder of all runs."""
@@ -69,7 +79,7 @@ class TrainConfig:
         for name, least in (("seed", 0), ("workers", 0), ("micro_batches", 1), ("save_steps", 1)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name}: found {getattr(self, name)}, expected at least {least}")
-        for name, valid in (("check", get_args(Check)), ("compile", COMPILE)):
+        for name, valid in (("check", get_args(Check)), ("compile", COMPILE), ("selection", SELECTIONS)):
             if getattr(self, name) not in valid:
                 raise ConfigError(f"{name}: found {getattr(self, name)!r}; valid are {', '.join(valid)}")
         if self.recipe.freeze_encoder and self.weights is None:
@@ -83,12 +93,13 @@ class TrainConfig:
 
 
 def settings_hash(config: TrainConfig, initial_sha256: str, data_sha256: str) -> str:
-    """SHA-256 of what may change a score and has no name to compare: recipe values, seed, initial weights, shards.
+    """SHA-256 of what may change a score and has no name to compare: recipe values, initial weights, shards.
 
-    Strategy, fold, schemes, feature and names of recipe and encoder are not in it: `Run` and `RunProtocol` have them.
-    `initial_sha256` is of the initial model with its configuration, `data_sha256` of all shards of the folder.
+    Strategy, fold, seed, schemes, feature and names of recipe and encoder are not in it: `Run` and `RunProtocol` have
+    them. `initial_sha256` is of the encoder's configuration with its pre-trained weights, if any, `data_sha256` of all
+    shards of the folder.
     """
-    settings = {"seed": config.seed, "recipe": asdict(config.recipe), "initial": initial_sha256, "data": data_sha256}
+    settings = {"recipe": asdict(config.recipe), "initial": initial_sha256, "data": data_sha256}
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 

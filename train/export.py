@@ -49,5 +49,6 @@ def model_card(predictor: Predictor, result: RunResult) -> str:
         scores=result.scores,
         classes=predictor.classes,
         licence=predictor.classifier.licence,
+        lineage=predictor.classifier.lineage,
         about=about,
     )

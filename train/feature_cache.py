@@ -86,7 +86,7 @@ def cached_features(
 def select_shard(clips: Clips, shard: int) -> Clips:
     """The clips of one of the shards."""
     selected = clips.shard == shard
-    arrays = {name: getattr(clips, name)[selected] for name in ("shard", "keys", "labels", "byte_ranges")}
+    arrays = {name: getattr(clips, name)[selected] for name in ("shard", "keys", "labels", "byte_ranges", "missing")}
     return replace(clips, **arrays)
 
 

@@ -127,16 +127,39 @@ def bootstrap(confusions: Counts, *, draws: int = DRAWS, level: float = LEVEL, s
     if speakers < 2:
         raise MetricError(f"found {speakers} speakers to draw from, expected at least 2")
     _check_some(confusions)
-    generator = np.random.default_rng(seed)
-    times = generator.multinomial(speakers, np.full(speakers, 1 / speakers), size=draws)
-    drawn = np.tensordot(times.astype(np.float64), confusions.astype(np.float64), axes=1)
+    drawn = np.tensordot(_draw_speakers(speakers, draws, seed), confusions.astype(np.float64), axes=1)
     return Interval(level=level, draws=draws, uar=_middle(uar(drawn), level), war=_middle(war(drawn), level))
 
 
+def paired_bootstrap(
+    first: Counts, second: Counts, *, draws: int = DRAWS, level: float = LEVEL, seed: int = 0
+) -> Interval:
+    """Intervals of first minus second, two classifiers tested on the same speakers: confusion matrices [S, C, C].
+
+    Each draw takes the same speakers for both, as `bootstrap` does for one, so that what makes a speaker easy or
+    hard for both cancels. Raises MetricError for other shapes, and what `bootstrap` does.
+    """
+    if first.shape != second.shape:
+        raise MetricError(f"found confusion matrices {first.shape} and {second.shape}, expected the same speakers")
+    if len(first) < 2:
+        raise MetricError(f"found {len(first)} speakers to draw from, expected at least 2")
+    _check_some(first), _check_some(second)
+    times = _draw_speakers(len(first), draws, seed)
+    drawn = [np.tensordot(times, confusions.astype(np.float64), axes=1) for confusions in (first, second)]
+    differences = [np.subtract(*map(score, drawn)) for score in (uar, war)]
+    return Interval(level=level, draws=draws, uar=_middle(differences[0], level), war=_middle(differences[1], level))
+
+
+def _draw_speakers(speakers: int, draws: int, seed: int) -> Floats:
+    """[draws, S] how often each speaker is in a draw of as many, with replacement."""
+    generator = np.random.default_rng(seed)
+    return generator.multinomial(speakers, np.full(speakers, 1 / speakers), size=draws).astype(np.float64)
+
+
 def spread(values: Sequence[float]) -> MeanStd:
-    """Mean and sample standard deviation of a score over folds. Raises MetricError without a value."""
+    """Mean and sample standard deviation of a score over folds or seeds. Raises MetricError without a value."""
     if not values:
-        raise MetricError("found no fold, expected at least one")
+        raise MetricError("found no score, expected at least one")
     return MeanStd(mean=float(np.mean(values)), std=float(np.std(values, ddof=1)) if len(values) > 1 else None)
 
 

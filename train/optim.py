@@ -43,14 +43,28 @@ def layer_index(name: str, depth: int) -> int:
 
 
 def lr_at(step: int, steps_per_epoch: int, recipe: Recipe) -> float:
-    """Learning rate of the last layer at optimizer step `step`, from 0. Pure."""
-    warmup = round(recipe.warmup_epochs * steps_per_epoch)
+    """Learning rate of the last layer at optimizer step `step`, from 0, of a recipe in epochs. Pure."""
+    warmup = recipe.warmup_steps or round(recipe.warmup_epochs * steps_per_epoch)
     if step < warmup:
         return recipe.learning_rate * (step + 1) / warmup
     if recipe.schedule == "constant":
         return recipe.learning_rate
     done = (step - warmup) / max(recipe.epochs * steps_per_epoch - warmup, 1)
-    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+    falling = recipe.learning_rate - recipe.min_learning_rate
+    return recipe.min_learning_rate + falling * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+
+
+def sum_of_rates(clips: int, depth: int, recipe: Recipe) -> tuple[float, float, float]:
+    """Sum over all steps of the learning rates of the patch embedding, the middle block and the head of an encoder.
+
+    How far a training can move each of them, whatever its steps and batches are: AdamW moves a weight by about its rate
+    in each step. `clips` is the size of the training side, `depth` the number of blocks.
+    """
+    recipe = recipe.for_clips(clips)
+    per_epoch = recipe.steps_per_epoch(clips)
+    total = math.fsum(lr_at(step, per_epoch, recipe) for step in range(recipe.epochs * per_epoch))
+    patches, middle, head = (total * recipe.layer_decay ** (depth + 1 - layer) for layer in (0, depth // 2, depth + 1))
+    return patches, middle, head
 
 
 def set_lr(optimizer: Optimizer, lr: float) -> None:

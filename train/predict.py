@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,14 +14,16 @@ from typing import Any
 import numpy as np
 
 from manifests.errors import UserError
-from manifests.files import atomic_write, remove_partial_files
+from manifests.files import atomic_write, file_sha256, remove_partial_files
 from manifests.index import load_rows
+from manifests.schema import NAME
 from manifests.text import escape_unprintable
 from train.data.dataset import Clips, load_all_clips, members_for, open_folder, prefetch_shards
 from train.data.loader import Loader
+from train.data.missing import WHOLLY
 from train.data.prefetch import ShardPrefetcher
 from train.data.sampler import ClipSampler
-from train.data.transforms import ClipTransform
+from train.data.transforms import ClipTransform, evaluation_views
 from train.distributed import Ranks, interrupt_on_signal
 from train.fusion import strategy_named
 from train.models.weights import TrainedClassifier, load_classifier
@@ -64,6 +67,8 @@ class ClipPrediction:
     """Class -> probability, in the classifier's order; None where the clip could not be built."""
     reason: str = ""
     """Why it could not be built, with what was found."""
+    missing: str = ""
+    """Modality that the recording does not have, so that the other one alone was used: `sound` or `faces`."""
 
     @property
     def top_class(self) -> tuple[str, float]:
@@ -119,8 +124,11 @@ def predict_shards(
             speaker=clips.speakers[shard],
             label=mapping.get(emotions[label]),
             probabilities=dict(zip(predictor.classes, row.tolist(), strict=True)),
+            missing=WHOLLY.get(int(code), ""),
         )
-        for key, shard, label, row in zip(clips.keys, clips.shard, clips.labels, probabilities, strict=True)
+        for key, shard, label, row, code in zip(
+            clips.keys, clips.shard, clips.labels, probabilities, clips.missing, strict=True
+        )
     ]
     return sorted(predictions, key=lambda prediction: prediction.clip)
 
@@ -133,10 +141,10 @@ def predict_recordings(
     Raises PredictError for a file that is missing or a builder that fails. SIGTERM and SIGHUP, like Ctrl-C, end the
     builder and remove what it wrote.
     """
-    clip_ids = {recording: f"{number:06}" for number, recording in enumerate(dict.fromkeys(recordings))}
-    for recording in clip_ids:
+    for recording in recordings:
         if not recording.is_file():
             raise PredictError(f"{recording}: not found, expected a recording")
+    clip_ids = name_clips(recordings)
     with interrupt_on_signal(), TemporaryDirectory(prefix="predict-") as temporary:
         shards = Path(temporary) / "shards"
         _build_shards(clip_ids, predictor.provenance.build, Path(temporary) / "recordings", shards)
@@ -154,7 +162,8 @@ def predict_recordings(
 def score_unseen(predictor: Predictor, predictions: Sequence[ClipPrediction]) -> tuple[FoldScores | None, int]:
     """Scores over the labelled clips of speakers unseen in training, None without any, and how many clips were seen."""
     labelled = [clip for clip in predictions if clip.label is not None and clip.probabilities is not None]
-    unseen = [clip for clip in labelled if clip.speaker not in predictor.provenance.seen_speakers]
+    seen = predictor.classifier.lineage.speakers(predictor.provenance.run.dataset)
+    unseen = [clip for clip in labelled if clip.speaker not in seen]
     if not unseen:
         return None, len(labelled)
     rows = Predictions(
@@ -167,7 +176,8 @@ def score_unseen(predictor: Predictor, predictions: Sequence[ClipPrediction]) ->
 
 
 def write_predictions(path: Path, predictor: Predictor, predictions: Sequence[ClipPrediction]) -> None:
-    """Write a CSV: clip, speaker, label, predicted, a probability for each class, and the reason if it has none.
+    """Write a CSV: clip, speaker, label, predicted, a probability for each class, the modality that is missing, and the
+    reason if it has no prediction.
 
     A text that a spreadsheet would take for a formula gets an apostrophe in front; line breaks and other unprintable
     characters are escaped.
@@ -176,9 +186,9 @@ def write_predictions(path: Path, predictor: Predictor, predictions: Sequence[Cl
     for clip in predictions:
         cells = [repr(share) for share in (clip.probabilities or {}).values()] or [""] * len(predictor.classes)
         texts = [_plain_cell(text) for text in (clip.clip, clip.speaker, clip.label or "", clip.top_class[0])]
-        rows.append([*texts, *cells, _plain_cell(clip.reason)])
+        rows.append([*texts, *cells, clip.missing, _plain_cell(clip.reason)])
     remove_partial_files(path)
-    atomic_write(path, format_csv([*prediction_columns(predictor.classes), "reason"], rows))
+    atomic_write(path, format_csv([*prediction_columns(predictor.classes), "missing", "reason"], rows))
 
 
 def _plain_cell(text: str) -> str:
@@ -204,7 +214,10 @@ def _predict_probabilities(
         input_range=encoder.input_range,
         input_size=encoder.input,
     )
-    probabilities = run_inference(model, loader, transform, ranks).double().softmax(1).float().numpy()
+    provenance = predictor.provenance
+    views = evaluation_views(flip=provenance.test_flip, crops=provenance.test_crops)
+    logits = run_inference(model, loader, transform, ranks, views=views)
+    probabilities = logits.double().softmax(1).float().numpy()
     if broken := np.flatnonzero(~np.isfinite(probabilities).all(axis=1)).tolist():
         raise PredictError(
             f"{clips.keys[broken[0]].decode()}: found no finite probability, expected one for each class; the "
@@ -213,11 +226,28 @@ def _predict_probabilities(
     return probabilities
 
 
+def name_clips(recordings: Sequence[Path]) -> dict[Path, str]:
+    """Recording -> clip id, which does not depend on its place among the others: `rfas` draws an order from it.
+
+    The id is the file's name without suffix, as in a corpus; where that is no valid id, or several files have it, it is
+    derived from the file's content. Raises OSError.
+    """
+    stems = Counter(recording.stem for recording in dict.fromkeys(recordings))
+    return {
+        recording: recording.stem
+        if NAME.fullmatch(recording.stem) and stems[recording.stem] == 1
+        else f"sha256-{file_sha256(recording)}"
+        for recording in recordings
+    }
+
+
 def _build_shards(clip_ids: Mapping[Path, str], settings: Mapping[str, Any], data: Path, out: Path) -> None:
     """Shards of recordings. The builder is a separate program, which the trainer starts and never imports."""
     data.mkdir()
     lines = ["clip,speaker,emotion"]
-    for recording, clip_id in clip_ids.items():
+    for clip_id, recording in {
+        clip_id: recording for recording, clip_id in clip_ids.items()
+    }.items():  # equal files once
         link = data / f"{clip_id}{recording.suffix}"
         link.symlink_to(recording.absolute())
         lines.append(f"{link.name},{_UNKNOWN},{_UNKNOWN}")
@@ -225,8 +255,9 @@ def _build_shards(clip_ids: Mapping[Path, str], settings: Mapping[str, Any], dat
     command = [
         *(sys.executable, "-m", "builder", "shards", "--dataset=folder", f"--data={data}", f"--out={out}"),
         *(f"--feature={' '.join(settings['features'])}", f"--step={settings.get('step_frames', 6)}", "--allow-drops"),
+        "--keep=incomplete",
     ]
-    command += [f"--{name}={settings[name]}" for name in ("timeline", "align", "decoder") if name in settings]
+    command += [f"--{name}={settings[name]}" for name in ("timeline", "crop", "align", "decoder") if name in settings]
     # In a session of its own, so that no signal but ours ends it: its workers follow it.
     nowhere = subprocess.DEVNULL
     with subprocess.Popen(command, stdin=nowhere, stdout=nowhere, start_new_session=True) as builder:

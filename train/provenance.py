@@ -14,6 +14,9 @@ from train.fusion import strategy_named
 from train.models.checkpoint_formats import WeightsError
 from train.runs import Run
 
+#: Crop of builds that name none: aligned by the distance between the eyes in the picture, unlike `aligned`.
+UNNAMED_CROP = "eyes (of an older version)"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
@@ -28,8 +31,9 @@ class Provenance:
     """Title, licence and citation of the corpus."""
     mapping: Mapping[str, str]
     """Raw emotion -> class."""
-    seen_speakers: tuple[str, ...]
-    """Speakers it was trained or its epoch was selected on."""
+    test_flip: bool = False
+    """Of the recipe, as the next: the views that the test fold was evaluated by."""
+    test_crops: int = 1
 
     @classmethod
     def from_json(cls, value: object, where: str) -> Provenance:
@@ -61,6 +65,16 @@ class Provenance:
 
     def diff_build(self, build: Mapping[str, Any]) -> list[str]:
         """Settings that make clips of another build look different to the classifier, a line each."""
-        names = ["timeline", "align", *(["step_frames"] if self.build.get("timeline") == "fixed" else [])]
-        trained, given = ({name: settings.get(name) for name in names} for settings in (self.build, build))
-        return config_diff(trained, given)
+        return config_diff(_appearance(self.build), _appearance(build))
+
+
+def describe_build(build: Mapping[str, Any]) -> str:
+    """Settings of a build that change what clips look like or which labels they have, such as "crop aligned"."""
+    options = build.get("options")
+    chosen = sorted(options.items()) if isinstance(options, Mapping) else ()
+    return ", ".join(f"{name} {value}" for name, value in (*_appearance(build).items(), *chosen))
+
+
+def _appearance(build: Mapping[str, Any]) -> dict[str, Any]:
+    names = ["timeline", "align", *(["step_frames"] if build.get("timeline") == "fixed" else [])]
+    return {"crop": build.get("crop", UNNAMED_CROP), **{name: build.get(name) for name in names}}

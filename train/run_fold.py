@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from contextlib import closing, nullcontext
 
+from manifests.coverage import fold_coverage
 from manifests.files import exclusive_lock, remove_leftovers
 from train import runs
 from train.checkpoint import Checkpoints, load_trained
+from train.data.missing import CONDITIONS
+from train.data.transforms import evaluation_views
 from train.distributed import stop_on_signal
 from train.metric_logger import MetricLogger
-from train.run_setup import TrainingSetup
-from train.runs import RunResult
+from train.run_setup import REFIT, TrainingSetup
+from train.runs import Run, RunResult
 from train.scoring import Predictions, expected_clips
 from train.trainer import TrainingError, run_inference
 
@@ -26,7 +30,7 @@ def run_fold(setup: TrainingSetup) -> RunResult | None:
     """
     if setup.is_finished():
         if setup.ranks.is_main:
-            Checkpoints(folder=setup.folder).clear()  # left behind if the run was killed just after it finished
+            _clear(setup)  # left behind if the run was killed just after it finished
         return runs.read_result(setup.folder)
     lock = exclusive_lock(setup.folder, "RUNS=") if setup.ranks.is_main else nullcontext()
     with lock, setup.data.prefetcher:
@@ -34,18 +38,24 @@ def run_fold(setup: TrainingSetup) -> RunResult | None:
             return runs.read_result(setup.folder)
         if setup.ranks.is_main:
             remove_leftovers(setup.folder)
-            Checkpoints(folder=setup.folder).remove_partial()
+            setup.checkpoints.remove_partial()
         setup.write_config()
-        return _train_and_test(setup)
+        epoch = _fit(setup)
+        if setup.config.selection == "refit":
+            setup.log(f"epoch {epoch} selected; training again from the start, with the validation speakers")
+            setup = setup.refit(epoch)
+            _fit(setup)
+        load_trained(setup.trainable_module, setup.checkpoints.best_path(epoch))
+        return _test(setup, setup.save_model(epoch))
 
 
-def _train_and_test(setup: TrainingSetup) -> RunResult | None:
-    ranks, checkpoints = setup.ranks, Checkpoints(folder=setup.folder)
-    state = checkpoints.load_state()
-    if state.epoch <= setup.config.recipe.epochs:
-        logger = MetricLogger(setup.folder if ranks.is_main else None, setup.log)
+def _fit(setup: TrainingSetup) -> int:
+    """Train what remains of a training; the epoch whose weights are kept."""
+    state = setup.checkpoints.load_state()
+    if state.epoch <= setup.epochs:
+        logger = MetricLogger(setup.folder if setup.ranks.is_main else None, setup.log)
         with closing(logger):
-            trainer = setup.make_trainer(checkpoints, logger)  # Ctrl-C while inputs are cached ends it at once
+            trainer = setup.make_trainer(logger)  # Ctrl-C while inputs are cached ends it at once
 
             def interrupt() -> None:
                 setup.data.prefetcher.interrupt()
@@ -53,17 +63,26 @@ def _train_and_test(setup: TrainingSetup) -> RunResult | None:
 
             with stop_on_signal(interrupt) as trainer.should_stop:
                 state = trainer.fit()
-    if state.best is None:
+    if not state.kept:
         raise TrainingError(f"{setup.folder}: found no epoch to select; remove the folder to start over")
-    load_trained(setup.trainable_module, checkpoints.best_path(state.best.epoch))
-    run = setup.save_model(state.best.epoch)
-    data = setup.data
+    return state.kept
+
+
+def _test(setup: TrainingSetup, run: Run) -> RunResult | None:
+    """Read the test fold, once; None if it is not available."""
+    ranks, data = setup.ranks, setup.data
     if data.folder.missing([data.sides["test"]]):  # of a folder only a part may have been fetched
         command = data.folder.fetch_command(data.fold_scheme, setup.config.fold, "test")
         setup.log(f"trained; the test fold is not available: run {command}, then this command again to test, once")
         return None
     clips, loader, micro_batches = data.clips("test"), setup.make_loader("test"), setup.config.micro_batches
-    logits = run_inference(setup.trainable_module, loader, setup.input_transform, ranks, micro_batches)
+    recipe = setup.config.recipe
+    views = evaluation_views(flip=recipe.test_flip, crops=recipe.test_crops)
+    logits = run_inference(setup.trainable_module, loader, setup.input_transform, ranks, micro_batches, views)
+    decoded, missing = setup.make_decoding_loader(clips), {}
+    for condition in CONDITIONS:
+        found = run_inference(setup.model, decoded, setup.transform, ranks, micro_batches, missing=condition)
+        missing[condition] = found.argmax(1).numpy()
     if ranks.is_main:
         predictions = Predictions(
             clips=tuple(key.decode() for key in clips.keys),
@@ -71,7 +90,15 @@ def _train_and_test(setup: TrainingSetup) -> RunResult | None:
             labels=clips.labels,
             probabilities=logits.double().softmax(1).float().numpy(),
         )
-        runs.finish_run(setup.runs, run, predictions, expected_clips(clips))
-        checkpoints.clear()
+        labelled = setup.data.label_scheme.mapping
+        coverage = fold_coverage(data.folder.path, data.fold_scheme, setup.config.fold, labelled)["test"]
+        runs.finish_run(setup.runs, run, predictions, expected_clips(clips), missing, coverage.expected)
+        _clear(setup)
     ranks.barrier()
     return runs.read_result(setup.folder)
+
+
+def _clear(setup: TrainingSetup) -> None:
+    """Remove everything that is only needed to resume."""
+    Checkpoints(folder=setup.folder).clear()
+    shutil.rmtree(setup.folder / REFIT, ignore_errors=True)

@@ -16,28 +16,31 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from manifests.files import atomic_write
-from manifests.text import config_diff
+from manifests.text import config_diff, pluralize, shorten_list
 from train import runs
 from train.checkpoint import Checkpoints
-from train.config import SELECTION, ConfigError, TrainConfig, settings_hash
-from train.data.dataset import Check, FoldData, open_fold
+from train.config import SELECTIONS, ConfigError, TrainConfig, settings_hash
+from train.data.dataset import Check, Clips, FoldData, load_folds, open_fold
 from train.data.loader import CachedLoader, Loader
 from train.data.sampler import ClipSampler
-from train.data.transforms import CachedTransform, ClipTransform, NormalizationStats
+from train.data.transforms import VARIANTS, CachedTransform, ClipTransform, NormalizationStats
 from train.distributed import Ranks
 from train.feature_cache import cached_features
 from train.fusion import strategy_named
+from train.lineage import RANDOM, Ancestor, Lineage
 from train.metric_logger import MetricLogger
-from train.models.videomae import CHANNELS, ENCODERS, Classifier, EncoderConfig
-from train.models.weights import fingerprint, initialize_from, load_weights, save_classifier
+from train.models.videomae import CHANNELS, ENCODERS, Classifier, EncoderConfig, Head
+from train.models.weights import Weights, fingerprint, initialize_from, load_weights, save_classifier
 from train.optim import make_optimizer
-from train.provenance import Provenance
+from train.provenance import Provenance, describe_build
 from train.recipes import NO_AUGMENTATION
 from train.runs import MODEL, RUN_CONFIG_FILE, Run, RunProtocol
 from train.trainer import Trainer, run_inference
 
 #: Folder, among the runs, of features of frozen encoders.
 FEATURES = ".features"
+#: Folder, in that of a run, of a refit's checkpoints.
+REFIT = "refit"
 #: Most bytes of a side's inputs that are cached in memory.
 MAX_CACHED_BYTES = 2**31
 #: Settings that change no score, or only through what `settings_hash` covers.
@@ -54,10 +57,16 @@ class TrainingSetup:
     """On the device."""
     licence: str
     """Of the initial weights."""
+    lineage: Lineage
+    """Of the weights after this training."""
     transform: ClipTransform
     protocol: RunProtocol
     ranks: Ranks
     log: Callable[[str], None]
+    epochs: int
+    """Epochs to train: the recipe's, or, of a refit, those up to the selected one."""
+    validate: bool
+    """Whether the best epoch is selected by validation; otherwise the last one is kept."""
 
     @property
     def runs(self) -> Path:
@@ -67,13 +76,20 @@ class TrainingSetup:
     @property
     def folder(self) -> Path:
         """Folder of this run."""
-        return runs.run_folder(self.runs, self.data.name, self.config.strategy, self.config.fold)
+        config = self.config
+        return runs.run_folder(self.runs, self.data.name, config.strategy, config.fold, config.seed)
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """Those of this training; a refit has a folder of its own."""
+        refit = self.config.selection == "refit" and not self.validate
+        return Checkpoints(folder=self.folder / REFIT if refit else self.folder, lineage=self.lineage)
 
     @property
     def trainable_module(self) -> nn.Module:
         """The part that is trained: all, or LayerNorm and Linear."""
         frozen = self.config.recipe.freeze_encoder
-        return nn.Sequential(self.model.fc_norm, self.model.head) if frozen else self.model
+        return Head(self.model.fc_norm, self.model.head) if frozen else self.model
 
     @property
     def input_transform(self) -> ClipTransform | CachedTransform:
@@ -81,20 +97,28 @@ class TrainingSetup:
         recipe = self.config.recipe
         if not (recipe.freeze_encoder or recipe.cache_inputs):
             return self.transform
-        return CachedTransform(classes=self.transform.classes, mixup=recipe.augmentation.mixup, seed=self.config.seed)
+        return CachedTransform(
+            classes=self.transform.classes,
+            augmentation=recipe.augmentation,
+            variants=self.caches_variants,
+            seed=self.config.seed,
+        )
+
+    @property
+    def caches_variants(self) -> bool:
+        """Whether inputs are also cached without the sound and without the faces, for modality dropout."""
+        recipe, strategy = self.config.recipe, self.transform.strategy
+        dropped = recipe.cache_inputs and recipe.augmentation.modality_dropout > 0
+        return bool(dropped and strategy.faces and strategy.windows)
 
     def make_loader(self, side: str) -> Loader | CachedLoader:
         """Clips of `train`, in random order, `validation` or `test`; computes inputs that the recipe caches."""
-        clips, recipe, device = self.data.clips(side), self.config.recipe, self.ranks.device
-        sampler = ClipSampler(
-            clips=len(clips),
-            batch_size=recipe.batch // self.ranks.world_size,
-            seed=self.config.seed,
-            shuffle=side == "train",
-            rank=self.ranks.rank,
-            world_size=self.ranks.world_size,
-        )
-        options = {"workers": self.config.workers, "pin": device.type == "cuda", "prefetcher": self.data.prefetcher}
+        clips, recipe, training = self.data.clips(side), self.config.recipe, side == "train"
+        if clips.incomplete:
+            left_out = pluralize(clips.incomplete, "clip")
+            self.log(f"{side}: left out {left_out} without what {self.config.strategy} reads")
+        if missing := int(np.count_nonzero(clips.missing)):
+            self.log(f"{side}: {pluralize(missing, 'clip')} without a face or without sound")
         if recipe.freeze_encoder:
             inputs = cached_features(
                 self.model,
@@ -107,20 +131,48 @@ class TrainingSetup:
                 on_shard=lambda name: self.log(f"features of {name}"),
             )
         elif recipe.cache_inputs:
-            size = 4 * len(clips) * CHANNELS * math.prod(self.transform.input_size)
+            variants = VARIANTS if self.caches_variants else (None,)
+            size = 4 * len(variants) * len(clips) * CHANNELS * math.prod(self.transform.input_size)
             if size > MAX_CACHED_BYTES:
                 raise ConfigError(
                     f"recipe {recipe.name}: found {len(clips)} clips, {size / 1e9:.1f} GB of inputs to cache, "
                     f"expected at most {MAX_CACHED_BYTES / 1e9:.0f} GB; choose another --recipe"
                 )
-            loader = Loader(clips, replace(sampler, shuffle=False), **options)
-            inputs = run_inference(nn.Identity(), loader, self.transform, self.ranks, self.config.micro_batches)
+            loader = self.make_decoding_loader(clips)
+            micro_batches, parts = self.config.micro_batches, []
+            for missing in variants:
+                parts.append(
+                    run_inference(nn.Identity(), loader, self.transform, self.ranks, micro_batches, missing=missing)
+                )
+            inputs = torch.stack(parts, dim=1) if len(parts) > 1 else parts[0]
         else:
-            return Loader(clips, sampler, **options)
+            return self.make_decoding_loader(clips, training=training)
         keys = tuple(key.decode() for key in clips.keys)
-        return CachedLoader(inputs.to(device), torch.from_numpy(clips.labels), keys, sampler)
+        sampler = self._sampler(len(clips), training=training)
+        return CachedLoader(inputs.to(self.ranks.device), torch.from_numpy(clips.labels), keys, sampler)
 
-    def make_trainer(self, checkpoints: Checkpoints, logger: MetricLogger) -> Trainer:
+    def make_decoding_loader(self, clips: Clips, *, training: bool = False) -> Loader:
+        """Clips decoded from their shards: in their order, or, for training, in random order."""
+        return Loader(
+            clips,
+            self._sampler(len(clips), training=training),
+            workers=self.config.workers,
+            pin=self.ranks.device.type == "cuda",
+            prefetcher=self.data.prefetcher,
+        )
+
+    def _sampler(self, clips: int, *, training: bool) -> ClipSampler:
+        return ClipSampler(
+            clips=clips,
+            batch_size=self.config.recipe.batch // self.ranks.world_size,
+            seed=self.config.seed,
+            shuffle=training,
+            rank=self.ranks.rank,
+            world_size=self.ranks.world_size,
+            drop_last=self.config.recipe.drop_last and training,
+        )
+
+    def make_trainer(self, logger: MetricLogger) -> Trainer:
         """The training loop of this run, its model wrapped for several ranks and compiled as configured."""
         config, ranks, model = self.config, self.ranks, self.trainable_module
         compiled, on_gpu = model, ranks.device.type == "cuda"
@@ -134,10 +186,11 @@ class TrainingSetup:
             optimizer=make_optimizer(model, self.model.encoder.config.depth, config.recipe),
             config=config,
             train_loader=self.make_loader("train"),
-            val_loader=self.make_loader("validation"),
+            val_loader=self.make_loader("validation") if self.validate else None,
+            epochs=self.epochs,
             transform=self.input_transform,
             ranks=ranks,
-            checkpoints=checkpoints,
+            checkpoints=self.checkpoints,
             logger=logger,
         )
 
@@ -181,9 +234,11 @@ class TrainingSetup:
             dataset=data.name,
             strategy=config.strategy,
             fold=config.fold,
+            seed=config.seed,
             protocol=self.protocol,
             epoch=epoch,
             epochs=config.recipe.epochs,
+            training_clips=len(data.training),
         )
         provenance = Provenance(
             run=run,
@@ -191,12 +246,32 @@ class TrainingSetup:
             build=data.folder.index.identity["config"],
             about=data.folder.index.about,
             mapping=data.label_scheme.mapping,
-            seen_speakers=tuple(sorted({*data.sides["train"].subjects, *data.sides["validation"].subjects})),
+            test_flip=config.recipe.test_flip,
+            test_crops=config.recipe.test_crops,
         )
         if self.ranks.is_main:
-            folder, classes = self.folder / MODEL, self.protocol.classes
-            save_classifier(self.model, folder, classes=classes, licence=self.licence, details=asdict(provenance))
+            save_classifier(
+                self.model,
+                self.folder / MODEL,
+                classes=self.protocol.classes,
+                licence=self.licence,
+                lineage=self.lineage,
+                details=asdict(provenance),
+            )
         return run
+
+    def refit(self, epochs: int) -> TrainingSetup:
+        """The same training from the start, for `epochs` epochs, on training and validation clips. Raises DataError."""
+        data = self.data.with_validation()
+        model, _ = make_classifier(self.config, len(self.protocol.classes))
+        return replace(
+            self,
+            data=data,
+            model=model.to(self.ranks.device),
+            transform=make_transform(self.config, data, model.encoder.config),
+            epochs=epochs,
+            validate=False,
+        )
 
 
 def prepare(config: TrainConfig, ranks: Ranks, log: Callable[[str], None]) -> TrainingSetup:
@@ -204,7 +279,7 @@ def prepare(config: TrainConfig, ranks: Ranks, log: Callable[[str], None]) -> Tr
     recipe = config.recipe
     if recipe.freeze_encoder and ranks.world_size > 1:
         raise ConfigError(f"recipe {recipe.name}: found {ranks.world_size} processes, expected one, so no torchrun")
-    multiple = ranks.world_size * (2 if recipe.augmentation.mixup else 1)
+    multiple = ranks.world_size * (2 if recipe.augmentation.mixes else 1)
     if recipe.batch % multiple:
         raise ConfigError(
             f"batch: found {recipe.batch} over {ranks.world_size} processes, expected a multiple of {multiple}"
@@ -219,32 +294,74 @@ def prepare(config: TrainConfig, ranks: Ranks, log: Callable[[str], None]) -> Tr
         check=cast(Check, config.check),
     )
     classes = tuple(data.label_scheme.classes)
-    model, licence = make_classifier(config, len(classes))
+    model, weights = make_classifier(config, len(classes))
+    before = weights.lineage if weights else RANDOM
+    _check_unseen(config, data, before)
+    build = describe_build(data.folder.index.identity["config"])
+    for ancestor in before.ancestors:
+        if ancestor.build != build:
+            log(f"{config.weights}: trained on clips with {ancestor.build}, here {build}: such weights transfer badly")
+    speakers = sorted({*data.sides["train"].subjects, *data.sides["validation"].subjects})
+    this = Ancestor(
+        dataset=data.name,
+        speakers=tuple(speakers),
+        labels=data.label_scheme.name,
+        strategy=config.strategy,
+        build=build,
+        licence=str(data.folder.index.about.get("licence", "not stated")),
+    )
+    encoder = model.encoder.config
+    initial = fingerprint(model.encoder) if weights else json.dumps(asdict(encoder), sort_keys=True)
+    if config.selection == "last":
+        data = data.with_validation()
+    # Of all folds alike: how many epochs a number of steps takes depends on the fold.
+    settings = settings_hash(config, initial, data.sha256)
+    config = replace(config, recipe=recipe.for_clips(len(data.training)))
     return TrainingSetup(
         config=config,
         data=data,
         model=model.to(ranks.device),
-        licence=licence,
-        transform=make_transform(config, data, model.encoder.config),
+        licence=weights.licence if weights else "this project's own",
+        lineage=before.after(this),
+        transform=make_transform(config, data, encoder),
         protocol=RunProtocol(
             label_scheme=data.label_scheme.name,
             classes=classes,
             fold_scheme=data.fold_scheme,
             folds=data.folds,
-            selection=SELECTION,
+            selection=SELECTIONS[config.selection],
             recipe=recipe.name,
             encoder=config.encoder,
             weights=config.weights,
+            lineage=str(before),
+            supervision=before.kind,
             feature=config.feature,
-            settings=settings_hash(config, fingerprint(model), data.sha256),
+            build=build,
+            precision="bfloat16" if ranks.device.type == "cuda" else "float32",
+            settings=settings,
         ),
         ranks=ranks,
         log=log if ranks.is_main else lambda _: None,
+        epochs=config.recipe.epochs,
+        validate=config.selection != "last",
     )
 
 
-def make_classifier(config: TrainConfig, classes: int) -> tuple[Classifier, str]:
-    """A classifier on the CPU, pre-trained or random, the same for the same seed; and the licence of its weights.
+def _check_unseen(config: TrainConfig, data: FoldData, lineage: Lineage) -> None:
+    """Raise ConfigError if the initial weights descend from a training on speakers of the test fold."""
+    seen = lineage.speakers(data.name)
+    if met := sorted(seen & {*data.sides["test"].subjects}):
+        folds = load_folds(data.folder, data.fold_scheme)
+        fitting = [fold for fold, sides in folds.items() if not seen & {*sides["test"].subjects}]
+        others = f"fold {shorten_list(fitting)} of {data.fold_scheme}" if fitting else f"no fold of {data.fold_scheme}"
+        raise ConfigError(
+            f"{config.weights}: were trained on {shorten_list(met)} of {data.name}, whom fold {config.fold} tests; "
+            f"expected unseen speakers: these weights can be tested on {others}, or choose other --weights"
+        )
+
+
+def make_classifier(config: TrainConfig, classes: int) -> tuple[Classifier, Weights | None]:
+    """A classifier on the CPU, pre-trained or random, the same for the same seed; and its initial weights.
 
     Raises WeightsError.
     """
@@ -253,13 +370,18 @@ def make_classifier(config: TrainConfig, classes: int) -> tuple[Classifier, str]
     torch.manual_seed(config.seed)
     encoder = weights.config if weights else encoder
     model = Classifier(
-        encoder, classes, drop_rate=recipe.drop_path, gradient_checkpointing=recipe.gradient_checkpointing
+        encoder,
+        classes,
+        drop_rate=recipe.drop_path,
+        head_dropout=recipe.head_dropout,
+        head_init_scale=recipe.head_init_scale,
+        gradient_checkpointing=recipe.gradient_checkpointing,
     )
     if weights:
         initialize_from(model, weights)
     if recipe.freeze_encoder:
         model.freeze_encoder()
-    return model, weights.licence if weights else "this project's own"
+    return model, weights
 
 
 def make_transform(config: TrainConfig, data: FoldData, encoder: EncoderConfig) -> ClipTransform:
@@ -273,5 +395,6 @@ def make_transform(config: TrainConfig, data: FoldData, encoder: EncoderConfig) 
         input_range=encoder.input_range,
         input_size=encoder.input,
         augmentation=None if augmentation == NO_AUGMENTATION else augmentation,
+        repeats=config.recipe.repeated_augmentation,
         seed=config.seed,
     )

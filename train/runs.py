@@ -1,11 +1,12 @@
 """Where runs are stored, and the scores of several of them together.
 
-    runs/<dataset>/<strategy>/fold-<fold>/
+    runs/<dataset>/<strategy>/fold-<fold>/       with the seed 0; with others fold-<fold>-seed-<seed>
         config.json       everything the run was started with; written by the trainer
         log.jsonl         a JSON object a line; the last of an epoch has `validation_uar`: see `EpochMetrics`
         model/            classifier of the selected epoch, to load, export and predict with
         predictions.csv   the classifier's predictions for the test fold: every score is computed from this file
-        result.json       `RunRecord`: what was trained and how, and the SHA-256 of predictions.csv; written last, so
+        missing.csv       classes it predicts where a part of the sound or of the faces is missing
+        result.json       `RunRecord`: what was trained and how, and the SHA-256 of both tables; written last, so
                           that its presence marks a finished run
 
 A folder of runs takes one protocol for each dataset, strategy and fold.
@@ -20,19 +21,24 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from manifests.files import atomic_write
 from manifests.records import SchemaError, from_json
 from manifests.text import config_diff, shorten_list
 from train import metrics, scoring
+from train.data.missing import Missing
 from train.metrics import MeanStd
 from train.scoring import EvaluationError, ExpectedClip, FoldScores, Predictions
 
 RUN_CONFIG_FILE = "config.json"
 LOG_FILE = "log.jsonl"
 PREDICTIONS_FILE = "predictions.csv"
+MISSING_FILE = "missing.csv"
 RESULT_FILE = "result.json"
 MODEL = "model"
-RESULT_VERSION = 2
+RESULT_VERSION = 3
 #: What to do about a folder of a run with another protocol.
 ANOTHER_FOLDER = "remove it, or choose another folder of runs with RUNS= (--runs)"
 
@@ -53,9 +59,17 @@ class RunProtocol:
     recipe: str
     encoder: str
     weights: str | None
-    """Where the encoder's weights come from, all of them from self-supervised training; None for random weights."""
+    """Where the encoder's weights come from; None for random weights."""
+    lineage: str
+    """What they descend from, in words: see `Lineage`."""
+    supervision: str
+    """Whether labels were used before this training: a `Supervision`."""
     feature: str
     """Spectrogram that was read from the shards."""
+    build: str
+    """How the shards were built: see `describe_build`."""
+    precision: str
+    """Of matrix products: `float32`, or `bfloat16` on a GPU."""
     settings: str
     """`settings_hash`: a SHA-256, under a key of result.json that is older than the name."""
 
@@ -72,11 +86,14 @@ class Run:
     dataset: str
     strategy: str
     fold: str
+    seed: int
     protocol: RunProtocol
     epoch: int
-    """Selected epoch, from 1."""
+    """Epoch whose weights were tested, from 1."""
     epochs: int
-    """Epochs trained."""
+    """Epochs of the recipe."""
+    training_clips: int
+    """Clips that the tested weights were trained on."""
 
     def __post_init__(self) -> None:
         for name in (self.dataset, self.strategy, self.fold):
@@ -85,6 +102,9 @@ class Run:
             raise EvaluationError(f"found fold {self.fold}, expected one of {shorten_list(self.protocol.folds)}")
         if not 1 <= self.epoch <= self.epochs:
             raise EvaluationError(f"found selected epoch {self.epoch}, expected 1 to {self.epochs}")
+        if self.seed < 0 or self.training_clips < 1:
+            found = f"seed {self.seed}, {self.training_clips} training clips"
+            raise EvaluationError(f"found {found}; expected a seed from 0 and at least one clip")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,10 +114,14 @@ class RunRecord:
     run: Run
     clips: int
     """Clips of the test fold."""
+    corpus_clips: int
+    """Clips that the corpus has there, with those that were dropped when the shards were built."""
     clips_sha256: str
     """Of their ids, speakers and labels."""
     predictions_sha256: str
     """Of predictions.csv."""
+    missing_sha256: str
+    """Of missing.csv."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,28 +130,44 @@ class RunResult:
 
     run: Run
     scores: FoldScores
+    corpus_clips: int
+    """Clips that the corpus has in the test fold; some may have been dropped when the shards were built."""
+    missing: Mapping[Missing, FoldScores]
+    """Condition -> scores of the same clips without a part of a modality."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunSummary:
-    """Scores of a strategy over its finished folds, all with the same protocol."""
+    """Scores of a strategy over its finished folds and seeds, all with the same protocol."""
 
     variant: str = ""
     """How its protocol differs from others that the dataset and strategy were run with; "" for the only one."""
     results: tuple[RunResult, ...]
-    """One for each finished fold, in the scheme's order; at least one."""
+    """Every finished run, by fold in the scheme's order, then by seed; at least one."""
+    seeds: tuple[int, ...]
+    """Seeds that the scores are of: those that finished the same, most folds."""
+    folds: Mapping[str, FoldScores]
+    """Finished fold -> scores of these seeds together, each clip counted once for each of them."""
     missing: tuple[str, ...]
-    """Folds of the scheme without a finished run."""
+    """Folds of the scheme that are not in `folds`."""
     uar: MeanStd
+    """Over folds, as the following."""
     war: MeanStd
     macro_f1: MeanStd
     weighted_f1: MeanStd
+    uar_over_seeds: MeanStd
+    """Over seeds, of each seed's mean over folds."""
+    war_over_seeds: MeanStd
     pooled: FoldScores
-    """Of all clips of these folds together."""
+    """Of all clips of these folds and seeds together."""
+    corpus_clips: int
+    """Clips that the corpus has in these folds."""
+    missing_uar: Mapping[Missing, float]
+    """Condition -> mean UAR over these folds and seeds without a part of a modality."""
 
     @property
     def run(self) -> Run:
-        """The first fold's run; the others differ from it only in fold and epochs."""
+        """The first fold's run; the others differ from it only in fold, seed and epoch."""
         return self.results[0].run
 
     @property
@@ -147,9 +187,9 @@ class EpochMetrics:
     validation_uar: float
 
 
-def run_folder(runs: Path, dataset: str, strategy: str, fold: str) -> Path:
+def run_folder(runs: Path, dataset: str, strategy: str, fold: str, seed: int = 0) -> Path:
     """Where a run is stored."""
-    return runs / dataset / strategy / f"fold-{fold}"
+    return runs / dataset / strategy / (f"fold-{fold}-seed-{seed}" if seed else f"fold-{fold}")
 
 
 def finished_runs(runs: Path) -> list[Path]:
@@ -170,29 +210,48 @@ def is_finished(folder: Path, protocol: RunProtocol) -> bool:
     return True
 
 
-def finish_run(runs: Path, run: Run, predictions: Predictions, expected: Mapping[str, ExpectedClip]) -> RunResult:
-    """Score a run on its test fold, once: write predictions.csv, then result.json.
+def finish_run(
+    runs: Path,
+    run: Run,
+    predictions: Predictions,
+    expected: Mapping[str, ExpectedClip],
+    missing: Mapping[Missing, npt.NDArray[np.int64]],
+    corpus_clips: int,
+) -> RunResult:
+    """Score a run on its test fold, once: write predictions.csv and missing.csv, then result.json.
+
+    `missing` is condition -> [n] class indices that the model predicts for the same clips.
 
     Raises EvaluationError, before anything is written, for a run that was scored before or predictions of other clips
     than `expected`; OSError.
     """
-    folder = run_folder(runs, run.dataset, run.strategy, run.fold)
+    folder = run_folder(runs, run.dataset, run.strategy, run.fold, run.seed)
     if (folder / RESULT_FILE).is_file():
         raise EvaluationError(f"{folder}: this run was already tested; remove the folder to train again")
     scoring.check_complete(predictions, expected, f"{folder}, test fold {run.fold}")
-    scores = scoring.score_predictions(predictions, run.protocol.classes)
-    data = scoring.format_predictions(predictions, run.protocol.classes)
+    classes = run.protocol.classes
+    scores = scoring.score_predictions(predictions, classes)
+    data = scoring.format_predictions(predictions, classes)
+    without = scoring.format_missing(predictions, missing, classes)
     record = RunRecord(
         run=run,
         clips=len(predictions),
+        corpus_clips=corpus_clips,
         clips_sha256=_hash_clips(predictions),
         predictions_sha256=hashlib.sha256(data).hexdigest(),
+        missing_sha256=hashlib.sha256(without).hexdigest(),
     )
     value = {"result_version": RESULT_VERSION, **asdict(record)}
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, indent=1)
     atomic_write(folder / PREDICTIONS_FILE, data)
+    atomic_write(folder / MISSING_FILE, without)
     atomic_write(folder / RESULT_FILE, f"{text}\n".encode())
-    return RunResult(run=run, scores=scores)
+    return RunResult(
+        run=run,
+        scores=scores,
+        corpus_clips=corpus_clips,
+        missing={each: scoring.score_classes(predictions, found, classes) for each, found in missing.items()},
+    )
 
 
 def read_result(folder: Path) -> RunResult:
@@ -214,7 +273,12 @@ def read_result(folder: Path) -> RunResult:
             f"{path}: found {len(predictions)} clips that are not the test fold of {RESULT_FILE}, "
             f"expected its {record.clips}; remove the folder to train again"
         )
-    return RunResult(run=record.run, scores=scoring.score_predictions(predictions, classes))
+    scores, path = scoring.score_predictions(predictions, classes), folder / MISSING_FILE
+    data = _read_bytes(path)
+    if hashlib.sha256(data).hexdigest() != record.missing_sha256:
+        raise EvaluationError(f"{path}: found other predictions than {RESULT_FILE} was written for; restore them")
+    missing = scoring.score_missing(data, predictions, classes, str(path))
+    return RunResult(run=record.run, scores=scores, corpus_clips=record.corpus_clips, missing=missing)
 
 
 def read_log(path: Path) -> tuple[EpochMetrics, ...]:
@@ -241,7 +305,7 @@ def read_summaries(runs: Path) -> tuple[RunSummary, ...]:
     for folder in finished_runs(runs):
         result = read_result(folder)
         run = result.run
-        expected = run_folder(runs, run.dataset, run.strategy, run.fold)
+        expected = run_folder(runs, run.dataset, run.strategy, run.fold, run.seed)
         if folder != expected:
             raise EvaluationError(f"{folder / RESULT_FILE}: found the run of {expected}; move or remove the folder")
         groups.setdefault((run.dataset, run.strategy), {}).setdefault(run.protocol, []).append(result)
@@ -253,7 +317,7 @@ def read_summaries(runs: Path) -> tuple[RunSummary, ...]:
 
 
 def summarize_folds(results: Sequence[RunResult], variant: str = "") -> RunSummary:
-    """Scores of one strategy over its finished folds, at least one.
+    """Scores of one strategy over its finished folds and seeds, at least one.
 
     Raises EvaluationError for runs with different protocols, and for a speaker tested in two folds.
     """
@@ -266,8 +330,8 @@ def summarize_folds(results: Sequence[RunResult], variant: str = "") -> RunSumma
                 f"{name}: folds {first.fold} and {run.fold} differ ({changes}); expected runs with the same protocol: "
                 f"compare their {RUN_CONFIG_FILE} and move those of one protocol to another folder"
             )
-    done = {result.run.fold: result for result in results}
-    ordered = tuple(done[fold] for fold in folds if fold in done)
+    done = {(result.run.fold, result.run.seed): result for result in results}
+    ordered = tuple(done[fold, seed] for fold in folds for seed in sorted(seed for f, seed in done if f == fold))
     tested: dict[str, str] = {}
     for fold, speaker in ((result.run.fold, speaker) for result in ordered for speaker in result.scores.speakers):
         other = tested.setdefault(speaker, fold)
@@ -275,14 +339,36 @@ def summarize_folds(results: Sequence[RunResult], variant: str = "") -> RunSumma
             raise EvaluationError(
                 f"{name}: speaker {speaker} is tested in folds {other} and {fold}; expected each speaker in one"
             )
-    scores = ("uar", "war", "macro_f1", "weighted_f1")
+    folds_of = {seed: [f for f in folds if (f, seed) in done] for seed in sorted({seed for _, seed in done})}
+    finished = max(folds_of.values(), key=len)
+    seeds = tuple(seed for seed, found in folds_of.items() if found == finished)
+    scores = {fold: scoring.merge_seeds([done[fold, seed].scores for seed in seeds]) for fold in finished}
+    over_folds = ("uar", "war", "macro_f1", "weighted_f1")
     return RunSummary(
         variant=variant,
         results=ordered,
-        missing=tuple(fold for fold in folds if fold not in done),
-        **{score: metrics.spread([getattr(result.scores, score) for result in ordered]) for score in scores},
-        pooled=scoring.pool_folds([result.scores for result in ordered]),
+        seeds=seeds,
+        folds=scores,
+        missing=tuple(fold for fold in folds if fold not in scores),
+        **{score: metrics.spread([getattr(each, score) for each in scores.values()]) for score in over_folds},
+        **{f"{score}_over_seeds": _spread_over_seeds(done, seeds, finished, score) for score in ("uar", "war")},
+        pooled=scoring.pool_folds(list(scores.values())),
+        corpus_clips=sum(done[fold, seeds[0]].corpus_clips for fold in finished),
+        missing_uar=_mean_missing([done[fold, seed] for fold in finished for seed in seeds]),
     )
+
+
+def _mean_missing(results: Sequence[RunResult]) -> dict[Missing, float]:
+    """Condition -> mean UAR over runs, of the conditions that all were tested in."""
+    common = set.intersection(*({*result.missing} for result in results))
+    return {each: metrics.spread([result.missing[each].uar for result in results]).mean for each in sorted(common)}
+
+
+def _spread_over_seeds(
+    done: Mapping[tuple[str, int], RunResult], seeds: Sequence[int], folds: Sequence[str], score: str
+) -> MeanStd:
+    means = [metrics.spread([getattr(done[fold, seed].scores, score) for fold in folds]).mean for seed in seeds]
+    return metrics.spread(means)
 
 
 def _hash_clips(predictions: Predictions) -> str:

@@ -21,12 +21,14 @@ from manifests.errors import UserError
 from manifests.schema import NAME
 from manifests.text import shorten_list
 from train import metrics
+from train.data.missing import Missing
 from train.metrics import Counts, Interval
 
 if TYPE_CHECKING:
     from train.data.dataset import Clips
 
 _COLUMNS = ("clip", "speaker", "label", "predicted")
+_MISSING_COLUMNS = ("missing", "share", "clip", "predicted")
 _SUM_TOLERANCE = 1e-3
 _LONGEST_CELL = 80
 
@@ -92,6 +94,8 @@ class FoldScores:
     classes: tuple[str, ...]
     confusions: Mapping[str, Matrix]
     """Speaker -> [C][C] clips, a row for each true class; at least one clip."""
+    seeds: int = 1
+    """How often each clip is counted: once for each seed."""
 
     @property
     def speakers(self) -> tuple[str, ...]:
@@ -106,7 +110,7 @@ class FoldScores:
     @property
     def clips(self) -> int:
         """Number of clips."""
-        return int(self.confusion.sum())
+        return int(self.confusion.sum()) // self.seeds
 
     @property
     def uar(self) -> float:
@@ -221,17 +225,65 @@ def score_predictions(predictions: Predictions, classes: Sequence[str]) -> FoldS
         raise EvaluationError(
             f"found {count} predictions of {width} classes, expected at least one, of {len(classes)} classes"
         )
-    speakers, confusions = metrics.speaker_confusions(
-        predictions.speakers, predictions.labels, predictions.predicted, len(classes)
-    )
+    return score_classes(predictions, predictions.predicted, classes)
+
+
+def score_classes(labelled: Predictions, predicted: npt.NDArray[np.int64], classes: Sequence[str]) -> FoldScores:
+    """Scores of other predictions [n] for the same clips, as class indices."""
+    speakers, confusions = metrics.speaker_confusions(labelled.speakers, labelled.labels, predicted, len(classes))
     matrices = (tuple(map(tuple, confusion)) for confusion in confusions.tolist())
     return FoldScores(classes=tuple(classes), confusions=dict(zip(speakers, matrices, strict=True)))
 
 
+def format_missing(
+    predictions: Predictions, missing: Mapping[Missing, npt.NDArray[np.int64]], classes: Sequence[str]
+) -> bytes:
+    """Condition -> [n] predicted classes of the same clips, as CSV: condition, share, clip, predicted."""
+    return format_csv(
+        _MISSING_COLUMNS,
+        (
+            (condition.modality, str(condition.share), predictions.clips[row], classes[predicted[row]])
+            for condition, predicted in sorted(missing.items())
+            for row in sorted(range(len(predictions)), key=lambda row: predictions.clips[row])
+        ),
+    )
+
+
+def score_missing(
+    data: bytes, predictions: Predictions, classes: Sequence[str], where: str
+) -> dict[Missing, FoldScores]:
+    """Scores from the bytes that `format_missing` made. Raises EvaluationError, beginning with `where`, for others."""
+    try:
+        header, *rows = list(csv.reader(io.StringIO(data.decode(), newline=""), strict=True)) or [[]]
+        if tuple(header) != _MISSING_COLUMNS:
+            raise EvaluationError(f"found columns {_shorten(header) or 'none'}; expected {', '.join(_MISSING_COLUMNS)}")
+        found: dict[Missing, dict[str, str]] = {}
+        for modality, share, clip, predicted in rows:
+            found.setdefault(Missing(modality, float(share)), {})[clip] = predicted
+        indices = {name: index for index, name in enumerate(classes)}
+        return {
+            condition: score_classes(
+                predictions, np.array([indices[each[clip]] for clip in predictions.clips]), classes
+            )
+            for condition, each in found.items()
+        }
+    except (csv.Error, ValueError, KeyError) as error:
+        raise EvaluationError(f"{where}: {error}; remove the run's folder and train it again") from error
+
+
+def merge_seeds(runs: Sequence[FoldScores]) -> FoldScores:
+    """Scores of one fold's clips over runs with several seeds: UAR and WAR are the means of the runs'."""
+    confusions = {
+        speaker: tuple(map(tuple, np.sum([run.confusions[speaker] for run in runs], axis=0).tolist()))
+        for speaker in runs[0].confusions
+    }
+    return FoldScores(classes=runs[0].classes, confusions=confusions, seeds=len(runs))
+
+
 def pool_folds(folds: Sequence[FoldScores]) -> FoldScores:
-    """Scores of all clips of folds with the same classes and no common speaker."""
+    """Scores of all clips of folds with the same classes and seeds, and no common speaker."""
     confusions = {speaker: matrix for fold in folds for speaker, matrix in fold.confusions.items()}
-    return FoldScores(classes=folds[0].classes, confusions=dict(sorted(confusions.items())))
+    return FoldScores(classes=folds[0].classes, confusions=dict(sorted(confusions.items())), seeds=folds[0].seeds)
 
 
 def check_classes(classes: Sequence[str]) -> None:

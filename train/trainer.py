@@ -1,18 +1,17 @@
 """Training: the loop.
 
-The loss of a step is averaged over its clips on all ranks and in all micro-batches, so that their number changes only
-the draws of stochastic depth. Random numbers depend on (seed, epoch, step, rank) or (seed, epoch, clip): a resumed
-training equals one that never stopped.
+The loss of a step is averaged over its clips on all ranks and in all micro-batches, and every random number depends on
+(seed, epoch, clip), those of stochastic depth and dropout too. Therefore neither ranks nor micro-batches change what is
+learned, but for the order in which floats are added, and a resumed training equals one that never stopped.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -26,8 +25,10 @@ from manifests.errors import UserError
 from train import metrics
 from train.checkpoint import Checkpoints, TrainState
 from train.config import TrainConfig
+from train.data.augment import uniform_noise
 from train.data.loader import CachedLoader, ClipBatch, Loader
-from train.data.transforms import CachedTransform, ClipTransform
+from train.data.missing import Missing
+from train.data.transforms import CachedTransform, ClipTransform, View
 from train.distributed import Ranks
 from train.metric_logger import MetricLogger
 from train.optim import clip_grad_norm, lr_at, set_lr
@@ -52,12 +53,15 @@ class Trainer:
 
     model: nn.Module
     """Input of the transform -> logits [B, C]; on the device. Checkpoints have its weights."""
-    compiled_model: Callable[[Tensor], Tensor]
-    """The model as training calls it: itself, compiled, or wrapped for several ranks."""
+    compiled_model: Callable[..., Tensor]
+    """The model as training calls it, with `model_noise`: itself, compiled, or wrapped for several ranks."""
     optimizer: Optimizer
     config: TrainConfig
     train_loader: Loader | CachedLoader
-    val_loader: Loader | CachedLoader
+    val_loader: Loader | CachedLoader | None
+    """None trains all epochs and keeps the last."""
+    epochs: int
+    """Epochs to train: the recipe's, or fewer of the same schedule."""
     transform: ClipTransform | CachedTransform
     """Batches of both loaders -> model input."""
     ranks: Ranks
@@ -75,6 +79,11 @@ class Trainer:
         return len(self.train_loader.sampler)
 
     @property
+    def validation_epochs(self) -> int:
+        """Epochs between validations."""
+        return max(-(-self.config.recipe.validation_steps // self.steps_per_epoch), 1)
+
+    @property
     def steps_done(self) -> int:
         """Optimizer steps done in all epochs so far."""
         return (self.state.epoch - 1) * self.steps_per_epoch + self.state.step
@@ -85,11 +94,12 @@ class Trainer:
         Raises Stopped after a signal to stop, TrainingError for a loss that is not finite, CheckpointError, OSError.
         """
         self.state = self.checkpoints.restore(self.model, self.optimizer)
-        while self.state.epoch <= self.config.recipe.epochs:
+        while self.state.epoch <= self.epochs:
             began, first = time.monotonic(), self.state.step
             self.train_epoch()
             seconds = time.monotonic() - began
-            clips = self.train_loader.sampler.clips * (1 - first / self.steps_per_epoch)  # a resumed epoch trains less
+            trained = 1 - first / self.steps_per_epoch  # a resumed epoch trains less
+            clips = self.train_loader.sampler.clips_per_epoch * trained
             self.end_epoch(seconds, clips / max(seconds, 1e-9))
         return self.state
 
@@ -97,14 +107,14 @@ class Trainer:
         """Take the remaining steps of the epoch."""
         self.model.train()
         epoch, first = self.state.epoch, self.state.step
-        self.logger.start_epoch(f"epoch {epoch}/{self.config.recipe.epochs}", self.steps_per_epoch, first)
+        self.logger.start_epoch(f"epoch {epoch}/{self.epochs}", self.steps_per_epoch, first)
         loss_sum = torch.tensor(self.state.loss_sum if self.ranks.is_main else 0.0, dtype=torch.float64)
         loss_sum = loss_sum.to(self.ranks.device)
         for step, batch in enumerate(self.train_loader.epoch(epoch, first), first):
             loss_sum += self.train_step(epoch, step, batch)
             self.logger.advance()
             stop, last = self.ranks.any(self.should_stop()), step + 1 == self.steps_per_epoch
-            due = (step + 1) % self.config.save_steps == 0
+            due = ((epoch - 1) * self.steps_per_epoch + step + 1) % self.config.save_steps == 0
             if stop or last or due:
                 total = float(self.ranks.sum(loss_sum.clone()))
                 _check_loss(total, f"epoch {epoch}")
@@ -119,22 +129,25 @@ class Trainer:
 
         A batch is cut into micro-batches, each of which takes the transform, forward and backward.
         """
-        sampler, smoothing = self.train_loader.sampler, self.config.recipe.label_smoothing
-        numbers = (self.config.seed, epoch, step, self.ranks.rank)
-        torch.manual_seed(int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:8]) >> 1)
+        sampler, recipe = self.train_loader.sampler, self.config.recipe
+        clips = sampler.step_size(step)
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
         parts = batch.split(sampler.micro_batch_size(self.config.micro_batches))
         for number, part in enumerate(parts, 1):
             inputs, targets = self.transform.training_input(part.to(self.ranks.device), epoch)
+            noise = self.model_noise(part.keys, epoch)
             # Ranks exchange gradients after the last micro-batch only.
             wrapped = isinstance(self.compiled_model, DistributedDataParallel)
             with self.compiled_model.no_sync() if wrapped and number < len(parts) else nullcontext():
                 with autocast(self.ranks.device):
-                    logits = self.compiled_model(inputs)
+                    logits = self.compiled_model(inputs, *noise)
                 # Of an empty batch the loss is 0, with a gradient all the same.
-                loss = functional.cross_entropy(logits.float(), targets, label_smoothing=smoothing, reduction="sum")
+                loss = functional.cross_entropy(
+                    logits.float(), targets, label_smoothing=recipe.label_smoothing, reduction="sum"
+                )
+                loss = loss / recipe.repeated_augmentation  # a clip's loss is the mean over its draws
                 # Gradients are averaged over ranks, therefore times their number.
-                (loss * (self.ranks.world_size / sampler.step_size(step))).backward()
+                (loss * (self.ranks.world_size / clips)).backward()
             loss_sum += loss.detach()
         norm = clip_grad_norm(self.model.parameters(), self.config.recipe.max_grad_norm)
         steps = (epoch - 1) * len(sampler) + step
@@ -147,8 +160,22 @@ class Trainer:
             self.logger.write({**values, "rank_loss": float(loss_sum) / max(len(batch), 1)}, steps + 1)
         return loss_sum
 
+    def model_noise(self, keys: tuple[str, ...], epoch: int) -> tuple[Tensor, ...]:
+        """What decides which branches and channels a model drops for some clips; nothing if it drops none.
+
+        Drawn on the CPU from (seed, epoch, clip) and passed with the batch, so that the model, compiled or not, has no
+        generator whose numbers would depend on the rank, the micro-batch or the device.
+        """
+        recipe = self.config.recipe
+        if not (recipe.drop_path or recipe.head_dropout):
+            return ()
+        count, draws = self.model.noise_per_clip, recipe.repeated_augmentation
+        noise = uniform_noise(keys, count, seed=self.config.seed, epoch=epoch, draws=draws)
+        return (noise.to(self.ranks.device, non_blocking=True),)
+
     def validate(self) -> dict[str, float]:
         """Loss and scores of the validation side. Raises Stopped, after a checkpoint, if it is interrupted."""
+        assert self.val_loader is not None
         self.validating = True
         try:
             logits = run_inference(self.model, self.val_loader, self.transform, self.ranks, self.config.micro_batches)
@@ -167,25 +194,34 @@ class Trainer:
         }
 
     def end_epoch(self, seconds: float, clips_per_second: float) -> None:
-        """Validate, keep the weights if they are the best so far, log, and save a checkpoint.
+        """Validate if it is due, keep the weights if they are the best so far, or the last, log, and save a checkpoint.
 
         Raises TrainingError for a loss that is not finite, before anything is written.
         """
-        scores, clips, epoch = self.validate(), self.train_loader.sampler.clips, self.state.epoch
-        _check_loss(scores["validation_loss"], f"epoch {epoch}, validation")
-        war = scores.pop("validation_war")
-        current = EpochMetrics(epoch=epoch, train_loss=self.state.loss_sum / clips, **scores)
-        improved = is_better(current, self.state.best)
-        if improved and self.ranks.is_main:
+        epoch, best, last = self.state.epoch, self.state.best, self.state.epoch == self.epochs
+        clips = self.train_loader.sampler.clips_per_epoch
+        values: dict[str, Any] = {"epoch": epoch, "train_loss": self.state.loss_sum / clips}
+        message = f"epoch {epoch}/{self.epochs}: loss {values['train_loss']:.3f}"
+        if epoch % self.validation_epochs and not last:
+            self.state = TrainState(epoch=epoch + 1, best=best, kept=self.state.kept)
+            if self.steps_done % self.config.save_steps == 0:
+                self.save()
+            return
+        keep = last
+        if self.val_loader is not None:
+            scores = self.validate()
+            _check_loss(scores["validation_loss"], f"epoch {epoch}, validation")
+            values |= scores
+            current = EpochMetrics(**{field.name: values[field.name] for field in fields(EpochMetrics)})
+            keep = is_better(current, best)
+            best = current if keep else best
+            message += f", validation {current.validation_loss:.3f}, UAR {100 * current.validation_uar:.2f} %"
+        if keep and self.ranks.is_main:
             self.checkpoints.save_best(self.model, epoch)
-        values = {**vars(current), "validation_war": war, "clips_per_second": clips_per_second}
-        self.logger.write(values, self.steps_done)
-        self.logger.end_epoch(
-            f"epoch {epoch}/{self.config.recipe.epochs}: loss {current.train_loss:.3f}, "
-            f"validation {current.validation_loss:.3f}, UAR {100 * current.validation_uar:.2f} %, "
-            f"{seconds:.1f} s{', best so far' if improved else ''}"
-        )
-        self.state = TrainState(epoch=epoch + 1, best=current if improved else self.state.best)
+        self.logger.write({**values, "clips_per_second": clips_per_second}, self.steps_done)
+        best_so_far = ", best so far" if keep and best else ""
+        self.logger.end_epoch(f"{message}, {seconds:.1f} s{best_so_far}")
+        self.state = TrainState(epoch=epoch + 1, best=best, kept=epoch if keep else self.state.kept)
         self.save()
 
     def interrupt(self) -> None:
@@ -207,23 +243,35 @@ def run_inference(
     transform: ClipTransform | CachedTransform,
     ranks: Ranks,
     micro_batches: int = 1,
+    views: Sequence[View] = (View(),),
+    missing: Missing | None = None,
 ) -> Tensor:
     """float32 [clips, C], or other outputs of a model, for all clips of a loader in their order, on every rank's CPU.
 
-    The sampler must not shuffle. Leaves a module in evaluation mode.
+    Of several views of a clip the probabilities are averaged, and the result is their logarithm, [clips, C]: logits
+    whose softmax is that average. With `missing`, clips lack a part of a modality. The sampler must not shuffle.
+    Leaves a module in evaluation mode.
     """
     if isinstance(model, nn.Module):
         model.eval()
     sampler, outputs = loader.sampler, []
     for batch in loader.epoch(0):
         for part in batch.split(sampler.micro_batch_size(micro_batches)):
-            inputs, _ = transform.evaluation_input(part.to(ranks.device))
-            with autocast(ranks.device):
-                outputs.append(model(inputs).float())
+            moved, seen = part.to(ranks.device), []
+            for view in views:
+                inputs, _ = transform.evaluation_input(moved, view, missing)
+                with autocast(ranks.device):
+                    seen.append(model(inputs).float())
+            outputs.append(seen[0] if len(seen) == 1 else _average_views(torch.stack(seen)))
     clips = torch.from_numpy(np.concatenate(sampler.batches(0))).to(ranks.device)
     logits = torch.zeros(sampler.clips, *outputs[0].shape[1:], device=ranks.device)
     logits[clips] = torch.cat(outputs)
     return ranks.sum(logits).cpu()
+
+
+def _average_views(logits: Tensor) -> Tensor:
+    """[views, B, C] -> [B, C] logarithm of the mean of the probabilities."""
+    return (logits.double().log_softmax(-1).logsumexp(0) - math.log(len(logits))).float()
 
 
 def autocast(device: torch.device) -> AbstractContextManager[Any]:

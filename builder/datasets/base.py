@@ -13,6 +13,9 @@ from manifests.schema import Clip
 
 Region = Literal["full", "left", "right"]
 
+#: A separate sound file is searched for in the recording's sound this far from where it is expected.
+SOUND_SEARCH_SECONDS = 0.5
+
 
 class CorpusError(UserError):
     """A corpus cannot be used; one line with what was found, expected and what to do."""
@@ -30,15 +33,29 @@ class ClipSource:
     video: Path
     """Recording with the picture; absolute."""
     sound: Path | None = None
-    """Separate sound file, used when the recording has none; absolute."""
+    """Separate sound file, used when the recording has none, or instead of the recording's; absolute."""
+    sound_first: bool = False
+    """Use `sound`, and the recording's own sound only where that file is missing or cannot be read."""
     segment_seconds: tuple[float, float] | None = None
     """Start and end within the recording; None for all of it. Applies to `video` only."""
+    context_seconds: tuple[float, float] | None = None
+    """For a segment, what is also used of the recording's sound, for windows that reach beyond the segment: from, to;
+    see `builder.datasets.context`. None for nothing."""
     region: Region = "full"
     """Part of the picture that shows the speaker."""
     known_defect: str | None = None
     """Why the clip is unusable according to the corpus's documentation; such a clip is dropped."""
     known_flags: tuple[str, ...] = ()
     """Keys of `manifests.schema.FLAGS` known before the clip is opened."""
+
+    @property
+    def sound_range_seconds(self) -> tuple[float, float] | None:
+        """What to decode of the recording's sound; None for all of it."""
+        if self.segment_seconds is None:
+            return None
+        (start, end), search = self.segment_seconds, SOUND_SEARCH_SECONDS if self.sound_first else 0.0
+        first, last = self.context_seconds or self.segment_seconds
+        return min(first, start - search), max(last, end + search)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,8 @@ line per clip::
     intensity  optional, as are the columns below and their cells
     sentence
     sound      separate sound file, relative path, used if the recording has no sound
-    start,end  the clip within the recording, seconds; both or neither
+    start,end  the clip within the recording, seconds; both or neither. The sound around it is used as well, up to the
+               next clip of another speaker, for spectrogram windows that reach beyond the clip
 
 The clip id is the path without suffix, with '_' for all characters except letters, digits, '_' and '-'; a clip that
 is part of a recording also has its start in milliseconds, so that one recording can contain many clips.
@@ -27,6 +28,7 @@ from pathlib import Path, PurePosixPath
 
 from builder.datasets.base import ClipSource, Corpus, CorpusError, CorpusNotFoundError, Scan
 from builder.datasets.checks import is_media, read_table, visible_files
+from builder.datasets.context import Span, find_contexts
 from manifests.corpora import CORPORA
 from manifests.schema import Clip, SchemaError
 
@@ -45,7 +47,7 @@ def scan(root: Path, options: Mapping[str, str]) -> Scan:
     """Clips of the table. Raises CorpusError, naming the line, for a table that cannot be used."""
     table = options.get("csv", _DEFAULT_TABLE)
     path = root / _inside(table, "option csv")
-    sources = {number: _source(root, row, f"{path}:{number}") for number, row in _read(path)}
+    sources = _add_contexts({number: _source(root, row, f"{path}:{number}") for number, row in _read(path)})
     lines: dict[str, int] = {}
     for number, source in sources.items():
         first = lines.setdefault(source.clip.clip_id.lower(), number)
@@ -127,6 +129,20 @@ def _source(root: Path, row: Row, where: str) -> ClipSource:
         sound=root / _inside(row["sound"], where) if row["sound"] else None,
         segment_seconds=segment,
     )
+
+
+def _add_contexts(sources: dict[int, ClipSource]) -> dict[int, ClipSource]:
+    """Sources with the sound around each segment that may be used."""
+    recordings: dict[Path, dict[int, Span]] = {}
+    for number, source in sources.items():
+        if source.segment_seconds is not None:
+            start, end = source.segment_seconds
+            span = Span(speaker=source.clip.speaker, start_seconds=start, end_seconds=end)
+            recordings.setdefault(source.video, {})[number] = span
+    for spans in recordings.values():
+        for number, context in zip(spans, find_contexts(list(spans.values())), strict=True):
+            sources[number] = replace(sources[number], context_seconds=context)
+    return sources
 
 
 def _clip(recording: PurePosixPath, row: Row, segment: tuple[float, float] | None, where: str) -> Clip:

@@ -18,6 +18,10 @@ with times in seconds of the AVI. The clip id is TURN, the sentence is DIALOG.
 
 Option `emotions`: `four` selects the turns labelled ang, hap, exc, sad or neu (5,531 clips), `all` those with
 any label except oth (other) and xxx (no agreement).
+
+Option `sound`: `wav` takes a turn's sound from its own WAV, which has the talker's voice, and the AVI's sound only
+around the turn or where the WAV is missing; `avi` takes it from the AVI, whose two channels, averaged, have the
+listener as loud as the talker.
 """
 
 from __future__ import annotations
@@ -30,6 +34,7 @@ from pathlib import Path
 
 from builder.datasets.base import ClipSource, Corpus, CorpusError, Region, Scan
 from builder.datasets.checks import corpus_folder, read_table, visible_files
+from builder.datasets.context import Span, find_contexts
 from manifests.corpora import CORPORA
 from manifests.schema import Clip
 
@@ -37,6 +42,7 @@ FOUR = frozenset({"ang", "hap", "exc", "sad", "neu"})
 NO_EMOTION = frozenset({"oth", "xxx"})
 RAW_EMOTIONS = FOUR | {"fru", "sur", "fea", "dis"} | NO_EMOTION
 FOUR_CLASS_TURNS = 5531
+SOUNDS = ("wav", "avi")
 
 _SESSIONS = tuple(f"Session{number}" for number in range(1, 6))
 _LAYOUT = "Session1 ... Session5 with dialog/EmoEvaluation/*.txt and dialog/avi/DivX/*.avi"
@@ -92,7 +98,7 @@ def scan(root: Path, options: Mapping[str, str]) -> Scan:
     missing: list[str] = []
     ignored: list[tuple[str, str]] = []
     for session in _SESSIONS:
-        found = _scan_session(folder / session, wanted)
+        found = _scan_session(folder / session, wanted, own_sound=options.get("sound", SOUNDS[0]) == "wav")
         sources += found.sources
         missing += [f"{session}/{name}" for name in found.missing]
         ignored += [(f"{session}/{name}", why) for name, why in found.ignored]
@@ -105,7 +111,7 @@ def scan(root: Path, options: Mapping[str, str]) -> Scan:
     )
 
 
-def _scan_session(session: Path, wanted: frozenset[str]) -> Scan:
+def _scan_session(session: Path, wanted: frozenset[str], *, own_sound: bool) -> Scan:
     """Turns of one session; names in the result are relative to its folder."""
     label_files = [path for path in visible_files(session / "dialog" / "EmoEvaluation", 1) if path.suffix == ".txt"]
     if not label_files:
@@ -115,17 +121,22 @@ def _scan_session(session: Path, wanted: frozenset[str]) -> Scan:
         text = read_table(path).decode("latin-1")  # raters' remarks are in no known encoding: accept every byte
         turns += parse_labels(text, str(path))
     used = [turn for turn in turns if turn.emotion in wanted]
+    contexts = _find_contexts(turns)
     videos = _by_stem(session / "dialog" / "avi" / "DivX", ".avi")
     sounds = _by_stem(session / "sentences" / "wav", ".wav")
     missing = {f"dialog/avi/DivX/{turn.dialog}.avi" for turn in used if turn.dialog not in videos}
     if (session / "sentences" / "wav").is_dir():
         missing |= {_wav(turn) for turn in used if turn.name not in sounds}
+    elif own_sound:
+        missing.add("sentences/wav")
     sources = (
         ClipSource(
             clip=Clip(clip_id=turn.name, speaker=turn.speaker, emotion=turn.emotion, sentence=turn.dialog),
             video=videos[turn.dialog],
             sound=sounds.get(turn.name),
+            sound_first=own_sound,
             segment_seconds=turn.segment_seconds,
+            context_seconds=contexts[turn.name],
             region=region(turn.name),
         )
         for turn in used
@@ -136,6 +147,19 @@ def _scan_session(session: Path, wanted: frozenset[str]) -> Scan:
         missing=tuple(missing),
         ignored=tuple((_wav(turn), f"labelled {turn.emotion}") for turn in turns if turn.emotion not in wanted),
     )
+
+
+def _find_contexts(turns: list[Turn]) -> dict[str, tuple[float, float]]:
+    """Turn -> the sound of its dialogue that may be used; turns of any label count as somebody's."""
+    contexts: dict[str, tuple[float, float]] = {}
+    for dialog in sorted({turn.dialog for turn in turns}):
+        inside = [turn for turn in turns if turn.dialog == dialog]
+        spans = [
+            Span(speaker=turn.speaker, start_seconds=turn.segment_seconds[0], end_seconds=turn.segment_seconds[1])
+            for turn in inside
+        ]
+        contexts |= zip((turn.name for turn in inside), find_contexts(spans), strict=True)
+    return contexts
 
 
 def _speaking_actor(turn: str) -> str:
@@ -174,6 +198,6 @@ CORPUS = Corpus(
         "request access with the release form at https://sail.usc.edu/iemocap/iemocap_release.htm; after the "
         "university has sent a link, unpack the release and set DATA= to the folder with Session1 ... Session5"
     ),
-    options={"emotions": ("four", "all")},
+    options={"emotions": ("four", "all"), "sound": SOUNDS},
     shards_gb=8.0,
 )

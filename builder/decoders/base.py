@@ -79,6 +79,18 @@ class Sound:
         return self.start_seconds + len(self.samples) / SAMPLE_RATE_HZ
 
 
+#: The sound of a recording: None without any sample, or why it cannot be decoded while the picture can.
+DecodedSound = Sound | MediaError | None
+
+
+def try_sound(decode: Callable[[], Sound | None]) -> DecodedSound:
+    """Call a function that decodes sound; a MediaError is returned instead of raised."""
+    try:
+        return decode()
+    except MediaError as error:
+        return error
+
+
 @dataclass(frozen=True, kw_only=True)
 class SoundChunk:
     """Decoded samples of one packet."""

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from builder.datasets.base import ClipSource
 from builder.decoders import base
-from builder.decoders.base import DecodedVideo, MakeTimeline, MediaError, Segment, Sound
+from builder.decoders.base import DecodedSound, DecodedVideo, MakeTimeline, MediaError, Segment, Sound
 from builder.timeline import nearest_frames
 
 #: Margin that is read around a segment and then discarded by its times.
@@ -63,16 +63,13 @@ class _Frames:
     """Width and height, upright."""
 
 
-def read(source: ClipSource, make_timeline: MakeTimeline) -> tuple[DecodedVideo, Sound | None]:
-    """Decode a clip's video at the timeline's instants, and its sound (None if it has none).
-
-    Raises MediaError.
-    """
+def read(source: ClipSource, make_timeline: MakeTimeline) -> tuple[DecodedVideo, DecodedSound]:
+    """Decode a clip's video at the timeline's instants, and its sound. Raises MediaError if the video is unusable."""
     described = _describe(source.video)
     if not _VIDEO.search(described):
         raise MediaError("no_video", "found no picture in it")
-    segment = source.segment_seconds
-    if segment is not None and segment[0] > MARGIN_SECONDS:
+    sound_range = source.sound_range_seconds
+    if sound_range is not None and sound_range[0] > MARGIN_SECONDS:
         try:
             return _read(source, make_timeline, described, seek=True)
         except _SeekError:
@@ -82,9 +79,11 @@ def read(source: ClipSource, make_timeline: MakeTimeline) -> tuple[DecodedVideo,
 
 def _read(
     source: ClipSource, make_timeline: MakeTimeline, described: str, *, seek: bool
-) -> tuple[DecodedVideo, Sound | None]:
-    sound = _sound(source.video, source.segment_seconds, seek=seek) if _AUDIO.search(described) else None
-    frames = _list_frames(source, sound.end_seconds if sound else 0.0, described, seek=seek)
+) -> tuple[DecodedVideo, DecodedSound]:
+    sound: DecodedSound = None
+    if _AUDIO.search(described):
+        sound = base.try_sound(lambda: _sound(source.video, source.sound_range_seconds, seek=seek))
+    frames = _list_frames(source, sound.end_seconds if isinstance(sound, Sound) else 0.0, described, seek=seek)
     timeline = frames.times.timeline(make_timeline)
     chosen = nearest_frames(frames.times.seconds, timeline.instants_seconds).tolist()
     frames_by_index = _extract_frames(source, frames, sorted(set(chosen)), seek=seek)

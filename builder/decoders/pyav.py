@@ -21,7 +21,7 @@ from av.video.reformatter import VideoReformatter
 
 from builder.datasets.base import ClipSource
 from builder.decoders import base
-from builder.decoders.base import DecodedVideo, MakeTimeline, MediaError, Segment, Sound
+from builder.decoders.base import DecodedSound, DecodedVideo, MakeTimeline, MediaError, Segment, Sound
 from builder.timeline import nearest_frames
 
 #: Read this much before a segment, so that decoding starts at a key frame before it; more if there is none so near.
@@ -40,6 +40,9 @@ class _Packets:
     """The audio stream, or None."""
     packets: tuple[Any, ...]
     segment: Segment | None
+    """The part of the picture that is used; None for all of it."""
+    sound_range: Segment | None
+    """The part of the sound that is used, which may be longer."""
     header_end_seconds: float | None
     """End of the recording according to the header; None if the header has no duration."""
 
@@ -59,22 +62,20 @@ class _Times:
         return base.FrameTimes.of(pts[:-1], float(pts[-1]))
 
 
-def read(source: ClipSource, make_timeline: MakeTimeline) -> tuple[DecodedVideo, Sound | None]:
-    """Decode a clip's video at the timeline's instants, and its sound (None if it has none).
-
-    Raises MediaError.
-    """
-    with _demuxed(source.video, source.segment_seconds) as clip:
+def read(source: ClipSource, make_timeline: MakeTimeline) -> tuple[DecodedVideo, DecodedSound]:
+    """Decode a clip's video at the timeline's instants, and its sound. Raises MediaError if the video is unusable."""
+    segment, sound_range = source.segment_seconds, source.sound_range_seconds
+    with _demuxed(source.video, segment, sound_range) as clip:
         if clip.video is None:
             raise MediaError("no_video", "found no picture in it")
         time_base = clip.video.time_base
         packet_times = _packet_times(clip)
         _check_complete(clip, packet_times.seconds(time_base))
         times, kept = _decode_frames(clip, set(_select_pts(make_timeline, packet_times, time_base)))
-        sound = _decode_sound(clip)
+        sound = base.try_sound(lambda: _decode_sound(clip))
     if times.pts != packet_times.pts:
         # The packets' times were not the frames' times, which are known now: decode again with these.
-        with _demuxed(source.video, source.segment_seconds) as clip:
+        with _demuxed(source.video, segment, sound_range) as clip:
             times, kept = _decode_frames(clip, set(_select_pts(make_timeline, times, time_base)))
     found = times.seconds(time_base)
     timeline = found.timeline(make_timeline)
@@ -90,7 +91,7 @@ def read(source: ClipSource, make_timeline: MakeTimeline) -> tuple[DecodedVideo,
 
 def read_sound(path: Path) -> Sound | None:
     """Decode a separate sound file; None if it has no sample. Raises MediaError."""
-    with _demuxed(path, None) as clip:
+    with _demuxed(path, None, None) as clip:
         return _decode_sound(clip)
 
 
@@ -108,19 +109,24 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 @contextmanager
-def _demuxed(path: Path, segment: Segment | None) -> Iterator[_Packets]:
-    """Open a recording and read its packets: from just before the segment, or from the start if it cannot seek."""
-    start = 0.0 if segment is None else min(segment[0], base.MAX_SECONDS)
+def _demuxed(path: Path, segment: Segment | None, sound_range: Segment | None) -> Iterator[_Packets]:
+    """Open a recording and read its packets: from just before the segment, or from the start if it cannot seek.
+
+    `sound_range` is the part of the sound to read; it includes the segment.
+    """
+    start = 0.0 if sound_range is None else min(sound_range[0], base.MAX_SECONDS)
     seeks = [start - margin for margin in SEEK_MARGINS_SECONDS if start > margin]
     for seek_seconds in (*seeks, None):
         with _opened(path) as container:
-            clip = _demux(container, segment, seek_seconds)
+            clip = _demux(container, segment, sound_range, seek_seconds)
             if clip is not None:
                 yield clip
                 return
 
 
-def _demux(container: Any, segment: Segment | None, seek_seconds: float | None) -> _Packets | None:
+def _demux(
+    container: Any, segment: Segment | None, sound_range: Segment | None, seek_seconds: float | None
+) -> _Packets | None:
     """Read the packets of the clip's first video and first audio stream, from `seek_seconds` or from the start.
 
     None if seeking failed or there is no key frame before the segment, as in containers without an index.
@@ -137,20 +143,27 @@ def _demux(container: Any, segment: Segment | None, seek_seconds: float | None) 
                 return None
         for packet in container.demux(*streams) if streams else ():
             packets.append(packet)
-            if segment is None or packet.dts is None:
+            if sound_range is None or packet.dts is None:
                 continue
-            if packet.dts * packet.time_base > segment[1] + REORDER_SECONDS:
+            if packet.dts * packet.time_base > sound_range[1] + REORDER_SECONDS:
                 unfinished.discard(packet.stream)
                 if not unfinished:
                     break
     except av.FFmpegError as error:
         raise MediaError("decode_error", str(error)) from error
-    if seek_seconds is not None and segment is not None:
-        packets = _start_at_key_frames(packets, streams, segment[0])
+    if seek_seconds is not None and sound_range is not None:
+        packets = _start_at_key_frames(packets, streams, sound_range[0])
         if not packets:
             return None
     header_end = None if container.duration is None else (container.duration + (container.start_time or 0)) / 1_000_000
-    return _Packets(video=video, audio=audio, packets=tuple(packets), segment=segment, header_end_seconds=header_end)
+    return _Packets(
+        video=video,
+        audio=audio,
+        packets=tuple(packets),
+        segment=segment,
+        sound_range=sound_range,
+        header_end_seconds=header_end,
+    )
 
 
 def _start_at_key_frames(packets: Sequence[Any], streams: Sequence[Any], seconds: float) -> list[Any]:
@@ -296,7 +309,7 @@ def _decode_sound(clip: _Packets) -> Sound | None:
                     found = (frame.format.name, str(frame.layout), frame.sample_rate)
                     decoded += to_float.setdefault(found, av.AudioResampler(format=samples)).resample(frame)
             except av.FFmpegError:
-                lost_seconds += _seconds_inside(packet, clip.segment)
+                lost_seconds += _seconds_inside(packet, clip.sound_range)
                 continue
             for frame in decoded:
                 if frame.pts is not None:
@@ -306,7 +319,7 @@ def _decode_sound(clip: _Packets) -> Sound | None:
                     # One voice, in any number of channels: average them.
                     seconds, mono = float(frame.pts * frame.time_base), values.mean(axis=0)
                     chunks.append(base.SoundChunk(seconds=seconds, samples=mono, rate_hz=frame.sample_rate))
-    return base.assemble_sound(chunks, clip.segment, lost_seconds)
+    return base.assemble_sound(chunks, clip.sound_range, lost_seconds)
 
 
 def _seconds_inside(packet: Any, segment: Segment | None) -> float:

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from builder.faces import TEMPLATE_PX
+from builder.faces import Points
 from builder.report.axis import TimeAxis, waveform_envelope, windows_seconds
 from builder.report.images import ColorScale, RgbImage, spectrogram_image, thumbnail
 from manifests.schema import CROP_PX, FRAMES, Sample, Timing
@@ -97,10 +97,10 @@ class ClipFigure:
     shapes: tuple[Shape, ...]
 
 
-def draw_clip(sample: Sample, scales: Mapping[str, ColorScale], *, mark_template: bool) -> ClipFigure:
+def draw_clip(sample: Sample, scales: Mapping[str, ColorScale], template: Points | None) -> ClipFigure:
     """Draw a sample with the spectrograms that have a scale.
 
-    `mark_template` marks the template positions of irises and mouth corners, for aligned crops.
+    `template` [4, 2]: where irises and mouth corners of an aligned face are in a crop, to be marked.
     """
     timing = sample.timing
     axis = TimeAxis.over(timing, LEFT_PX, WIDTH_PX - LEFT_PX - RIGHT_PX)
@@ -114,7 +114,7 @@ def draw_clip(sample: Sample, scales: Mapping[str, ColorScale], *, mark_template
     for number, (feature, scale) in enumerate(scales.items()):
         top = spectrograms_top + number * (_SPECTROGRAM_PX + _GAP_PX)
         shapes += _draw_spectrogram(sample, feature, scale, axis, top)
-    shapes += _draw_crops(sample, crop_px, centres, mark_template=mark_template)
+    shapes += _draw_crops(sample, crop_px, centres, template)
     shapes += _draw_frame_times(timing, axis, centres, crop_px + 2, wave_top)
     shapes += _draw_axis(axis, axis_top)
     title = f"{sample.clip.clip_id}: faces, sound and spectrograms on one time axis"
@@ -131,25 +131,25 @@ def place_crops(axis: TimeAxis, timing: Timing) -> tuple[float, tuple[float, ...
     return width, tuple(axis.left_px + (i + 1) * width for i in range(FRAMES))
 
 
-def template_marks(centre_x: float, top: float, side: float) -> Strokes:
-    """Crosses at the irises and horizontal strokes at the mouth corners of an aligned crop."""
+def template_marks(template: Points, centre_x: float, top: float, side: float) -> Strokes:
+    """Crosses at the irises and horizontal strokes at the mouth corners of an aligned crop; `template` is [4, 2]."""
     scale, left = side / CROP_PX, centre_x - side / 2
-    points = [(left + x * scale, top + y * scale) for x, y in TEMPLATE_PX.tolist()]
+    points = [(left + x * scale, top + y * scale) for x, y in template.tolist()]
     arm = max(2.5, side / 28)
     across = ((x - arm, y, x + arm, y) for x, y in points)
     down = ((x, y - arm, x, y + arm) for x, y in points[:2])
     return Strokes(lines=(*across, *down), style="marks")
 
 
-def _draw_crops(sample: Sample, crop_px: float, centres: Sequence[float], *, mark_template: bool) -> Iterator[Shape]:
+def _draw_crops(sample: Sample, crop_px: float, centres: Sequence[float], template: Points | None) -> Iterator[Shape]:
     """The 16 crops; those without a detected face are framed and labelled."""
     yield Text(text=f"{FRAMES} faces", x=LEFT_PX - 10, y=crop_px / 2 + 3.5, style="label")
     side = crop_px - _CROP_GAP_PX
     for i, (face, x, found) in enumerate(zip(sample.faces, centres, sample.face_found, strict=True)):
         box = {"left": x - side / 2, "top": 1.0, "width": side, "height": side}
         yield Raster(pixels=thumbnail(face), **box)
-        if mark_template:
-            yield template_marks(x, 1, side)
+        if template is not None:
+            yield template_marks(template, x, 1, side)
         instant, frame = sample.timing.instants_seconds[i], sample.timing.frame_seconds[i]
         title = f"face {i + 1} of {FRAMES}: instant {instant:.3f} s, frame at {frame:.3f} s"
         title += f" ({(frame - instant) * 1000:+.0f} ms)"

@@ -8,6 +8,7 @@ from typing import Any
 import jinja2
 import numpy as np
 
+from builder.faces import TEMPLATES_PX
 from builder.report import tables
 from builder.report.figure import Strokes, draw_clip, template_marks
 from builder.report.images import color_scales, data_uri, mean_face
@@ -21,8 +22,13 @@ _MAX_SPEAKERS = 1000
 #: Lists of up to this many clips are expanded; longer ones are collapsed.
 _MAX_UNFOLDED = 12
 _TIMELINES = {"uniform": "16 instants spread evenly over each clip", "fixed": "every {step}th frame from the start"}
+_CROPS = {
+    "openface": "as OpenFace writes them: its mean shape, 112 px enlarged to 224, without its mask",
+    "marlin": "as MARLIN's: a tight square around the face in each frame",
+    "voxceleb": "as VoxCeleb2's face tracks: a loose square that follows the face",
+}
 _ALIGNMENTS = {
-    "frame": "each crop on its own: eyes level and at one distance",
+    "frame": "each crop on its own: eyes and size stay the same",
     "clip": "one transform a clip: the head's motion stays",
     "none": "not aligned: a square around the face's box",
 }
@@ -32,7 +38,9 @@ def render_page(build: ReportFolder, samples: Sequence[tuple[Row, Sample]]) -> s
     """Render the complete page with figures of the given clips. Every text from the folder is escaped."""
     dataset, config = build.dataset, build.dataset.identity["config"]
     dropped = [row for row in build.rows if row.shard is None]
-    aligned, scales = config.get("align") != "none", color_scales(build) if samples else {}
+    crop = str(config.get("crop", "aligned"))
+    template = None if config.get("align") == "none" else TEMPLATES_PX.get(crop)
+    scales = color_scales(build) if samples else {}
     mean = mean_face(sample for _, sample in samples)
     return (
         _environment()
@@ -48,7 +56,7 @@ def render_page(build: ReportFolder, samples: Sequence[tuple[Row, Sample]]) -> s
             speakers_without_clips=len({row.speaker for row in build.rows} - {row.speaker for row in build.kept}),
             size=format_bytes(sum(shard.bytes for shard in dataset.shards)),
             timeline=_describe_setting(_TIMELINES, config, "timeline"),
-            alignment=_describe_setting(_ALIGNMENTS, config, "align"),
+            alignment=_CROPS.get(crop) or _describe_setting(_ALIGNMENTS, config, "align"),
             settings=sorted({**config, "versions": dataset.identity.get("versions", {})}.items()),
             emotions=tables.count_by_emotion(build),
             speaker_counts=tables.count_by_speaker(build),
@@ -56,13 +64,10 @@ def render_page(build: ReportFolder, samples: Sequence[tuple[Row, Sample]]) -> s
             drops=tables.group_rows((tables.drop_reason(row), row) for row in dropped),
             flags=tables.group_rows((flag, row) for row in build.kept for flag in row.flags),
             shown={row.clip_id for row, _ in samples},
-            clips=(
-                (row, _describe_sample(sample), draw_clip(sample, scales, mark_template=aligned))
-                for row, sample in samples
-            ),
-            aligned=aligned,
+            clips=((row, _describe_sample(sample), draw_clip(sample, scales, template)) for row, sample in samples),
+            aligned=template is not None,
             mean_face=None if mean is None else data_uri(mean),
-            mean_marks=template_marks(CROP_PX / 2, 0, CROP_PX),
+            mean_marks=None if template is None else template_marks(template, CROP_PX / 2, 0, CROP_PX),
             faces_found=sum(sum(sample.face_found) for _, sample in samples),
         )
     )

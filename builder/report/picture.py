@@ -71,7 +71,7 @@ def render_picture(build: ReportFolder, samples: Sequence[tuple[Row, Sample]], p
     if not samples:
         raise ManifestError(f"{build.folder}: found no clip in the shards")
     feature, scale = next(iter(color_scales(build).items()))
-    figures = [(row, draw_clip(sample, {feature: scale}, mark_template=False)) for row, sample in samples]
+    figures = [(row, draw_clip(sample, {feature: scale}, None)) for row, sample in samples]
     pixels = _render_figures(figures)
     if path.suffix.lower() == ".png":
         return bytes(cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1].tobytes())

@@ -108,7 +108,7 @@ def _steps(source: ClipSource, finder: Any, watch: Stopwatch) -> None:
     clip = watch.time("step: decode video and sound", lambda: media.decode(source, timeline.uniform))
     video, sound = clip.video, clip.sound
     followed = watch.time("step: find and follow the face", lambda: finder.follow(video.frames))
-    maps = watch.time("step: fit transforms", lambda: faces.transforms(followed, video.frame_seconds, "frame"))
+    maps = watch.time("step: fit transforms", lambda: faces.transforms(followed, video.frame_seconds))
     crops = watch.time(
         "step: warp 16 crops", lambda: np.stack([faces.warp(f, m) for f, m in zip(video.frames, maps, strict=True)])
     )

@@ -3,7 +3,8 @@
 Two kinds of work: `fine-tune`, whole steps of the training loop (copy to the device, augmentation, fusion, forward,
 backward, clipping, AdamW), and `features`, what a frozen encoder does. Both models are given the same videos by the
 same code, so that only the encoders differ. MFU is the share of the rate at which the device multiplies large matrices,
-measured in the same run; recomputed passes do not count as work.
+measured in the same run; recomputed passes do not count as work. After them the input alone: from stored clips on the
+device to the encoder's input, with the augmentation of some recipes and without any.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -51,6 +53,11 @@ PASSES = {"fine-tune": cost.TRAINING_PASSES, "features": 1}
 AIMS = {"fine-tune": 110, "features": 380}
 _WARM_UP = 3
 _LEAST_STEPS = 3
+_INPUT_ROUNDS = 3
+
+
+#: Recipes whose augmentation is measured; "" for none.
+AUGMENTED = ("", "finetune", "finetune-hicmae")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,11 +106,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.write(_line(figures[-1]))
         sys.stdout.flush()
     sys.stdout.write(summary(figures))
+    inputs = input_rates(encoder, asked.strategy, device, asked.batch[0], asked.seconds)
+    for name, found in inputs.items():
+        sys.stdout.write(f"input of {asked.batch[0]} clips, {name or 'no'} augmentation: {found:.1f} clips/s\n")
     if asked.json:
         told = {"device": _device_name(device), "rate": rate, "torch": torch.__version__, "encoder": asdict(encoder)}
-        atomic_write(
-            asked.json, (json.dumps({**told, "figures": [asdict(f) for f in figures]}, indent=1) + "\n").encode()
-        )
+        told |= {"figures": [asdict(figure) for figure in figures], "input": inputs}
+        atomic_write(asked.json, (json.dumps(told, indent=1) + "\n").encode())
     return 0
 
 
@@ -125,6 +134,26 @@ def measured(
     work = PASSES[way.work] * cost.forward_flop(encoder)
     mfu = clips_per_second * work / rate if clips_per_second else None
     return Figure(way=way, clips_per_second=clips_per_second, mfu=mfu, memory_gb=memory)
+
+
+def input_rates(
+    encoder: EncoderConfig, strategy: str, device: torch.device, batch: int, seconds: float
+) -> dict[str, float]:
+    """Clips a second of input preparation, by name of the recipe whose augmentation is used, of `AUGMENTED`.
+
+    They alternate, and the best round of each counts.
+    """
+    rates = dict.fromkeys(AUGMENTED, 0.0)
+    given = _batch(batch, strategy, pin=False).to(device)
+    for _, name in itertools.product(range(_INPUT_ROUNDS), AUGMENTED):
+        transform = _transform(encoder, strategy, RECIPES[name] if name else None)
+        step = partial(_prepare, transform, given, itertools.count())
+        rates[name] = max(rates[name], batch / _step_seconds(step, device, seconds / _INPUT_ROUNDS))
+    return rates
+
+
+def _prepare(transform: ClipTransform, batch: Batch, epochs: Iterator[int]) -> object:
+    return transform.training_input(batch, next(epochs))
 
 
 def summary(figures: Sequence[Figure]) -> str:
@@ -182,6 +211,7 @@ def _step(way: Way, encoder: EncoderConfig, strategy: str, device: torch.device)
         config=TrainConfig(shards="", strategy=strategy, fold="1", encoder="tiny", recipe=recipe),
         train_loader=loader,
         val_loader=loader,
+        epochs=1,
         transform=transform,
         ranks=Ranks(device=device),
         checkpoints=Checkpoints(folder=Path()),
@@ -228,8 +258,14 @@ class _Reference(nn.Module):
         """[B, 3, T, H, W] -> [B, D]."""
         return cast(Tensor, self.encoder(video.transpose(1, 2)).last_hidden_state.mean(1, dtype=torch.float32))
 
-    def forward(self, video: Tensor) -> Tensor:
+    @property
+    def noise_per_clip(self) -> int:
+        """None is used: transformers' encoder has no stochastic depth."""
+        return 0
+
+    def forward(self, video: Tensor, noise: Tensor) -> Tensor:
         """[B, 3, T, H, W] -> logits [B, C]."""
+        del noise
         return cast(Tensor, self.head(self.fc_norm(self.features(video))))
 
 
@@ -247,7 +283,7 @@ class _OneBatch:
     sampler: ClipSampler
 
 
-def _transform(encoder: EncoderConfig, strategy: str, recipe: Recipe) -> ClipTransform:
+def _transform(encoder: EncoderConfig, strategy: str, recipe: Recipe | None) -> ClipTransform:
     rows = ROWS if strategy_named(strategy).windows else 0
     return ClipTransform(
         strategy=strategy_named(strategy),
@@ -255,7 +291,7 @@ def _transform(encoder: EncoderConfig, strategy: str, recipe: Recipe) -> ClipTra
         normalization=NormalizationStats(mean=(0.0,) * rows, std=(20.0,) * rows),
         input_range=encoder.input_range,
         input_size=encoder.input,
-        augmentation=recipe.augmentation,
+        augmentation=recipe.augmentation if recipe else None,
     )
 
 

@@ -1,4 +1,4 @@
-"""Clips per second of fine-tuning and of frozen features, ours and with transformers' encoder.
+"""Clips per second of fine-tuning and of frozen features, ours and with transformers' encoder; and of input alone.
 
 ViT-L on a GPU, `tiny` on a CPU. The encoders alternate, and the best round of each counts. `make bench-train` sweeps
 batch sizes and compilation.
@@ -32,7 +32,11 @@ def measure(device: str, batch: int, rounds: int, seconds: float) -> list[Figure
         Figure(name=f"{work}, ours / transformers", value=best[work, "ours"] / best[work, "transformers"], unit="")
         for work in PASSES
     ]
-    return [*rates, *ratios]
+    inputs = [
+        Figure(name=f"input, {name or 'no'} augmentation", value=found, unit="clips / s")
+        for name, found in bench_train.input_rates(encoder, "cfas", chosen, batch, seconds).items()
+    ]
+    return [*rates, *ratios, *inputs]
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ from train.trainer import Trainer
 
 QUICK = ("--device", "cpu", "--encoder", "tiny", "--batch", "2", "--compile", "off", "--seconds", "0.01")
 
+INPUT_LINES = [f"input of 2 clips, {name} augmentation" for name in ("no", *filter(None, bench_train.AUGMENTED))]
+
 
 def _figure(work: str, model: str, rate: float | None) -> Figure:
     way = Way(work=work, model=model, compiled=False, batch=2)
@@ -31,7 +33,8 @@ def test_both_kinds_of_work_are_measured_beside_the_reference(
     lines = capsys.readouterr().out.splitlines()
     ways = [("fine-tune", "ours"), ("fine-tune", "transformers"), ("features", "ours"), ("features", "transformers")]
     assert [tuple(line.split()[:2]) for line in lines[2:6]] == ways
-    assert [line.split(":")[0] for line in lines[6:]] == ["best fine-tune", "best features"]
+    assert [line.split(":")[0] for line in lines[6:8]] == ["best fine-tune", "best features"]
+    assert [line.split(":")[0] for line in lines[8:]] == INPUT_LINES
     told = json.loads((tmp_path / "bench.json").read_bytes())
     for figure, line in zip(told["figures"], lines[2:6], strict=True):
         passes = {"fine-tune": 3, "features": 1}[figure["way"]["work"]]
@@ -63,7 +66,7 @@ def test_a_batch_that_does_not_fit_is_a_line_and_no_end(
     assert main([*QUICK, "--models", "ours"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[2].endswith("out of memory")
-    assert [line.split(":")[0] for line in lines[4:]] == ["best features"]
+    assert [line.split(":")[0] for line in lines[4:]] == ["best features", *INPUT_LINES]
 
 
 def test_the_summary_takes_the_best_of_each() -> None:

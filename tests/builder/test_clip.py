@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +16,17 @@ import pytest
 import skimage.data
 
 from builder import faces
+from builder.__main__ import main
 from builder.clip import ClipBuilder
-from builder.config import BuildConfig
+from builder.config import BuildConfig, identity
 from builder.datasets.base import ClipSource
+from builder.features import replace_features
+from builder.shards import find_earlier_build
+from manifests import index
+from manifests.files import FolderError
+from manifests.index import Statistics
 from manifests.schema import FRAMES, Clip, Sample, decode
+from manifests.verify import verify
 from tests.factories import media as factory
 
 SIZE_PX = (240, 320)
@@ -94,7 +104,7 @@ def test_only_the_talkers_half_is_looked_at(build: ClipBuilder, recording: Calla
 def _eyes_px(sample: Sample) -> np.ndarray:
     """Middle between the eyes in the recorded picture, from the first transform's inverse."""
     matrix = np.array(sample.transforms[0]).reshape(2, 3)
-    return np.linalg.solve(matrix[:, :2], faces.TEMPLATE_PX[:2].mean(axis=0) - matrix[:, 2])
+    return np.linalg.solve(matrix[:, :2], faces.TEMPLATES_PX["aligned"][:2].mean(axis=0) - matrix[:, 2])
 
 
 def test_two_faces_are_flagged_and_the_larger_is_followed(
@@ -181,3 +191,153 @@ def test_other_alignments_keep_the_heads_motion(
         assert moved > 20  # the box follows the head
     rotation = np.array(sample.transforms)[:, 3] / scale
     assert np.abs(rotation).max() < 0.1
+
+
+@pytest.mark.parametrize(("crop", "corner"), [("aligned", 0), ("openface", None), ("marlin", None), ("voxceleb", 110)])
+def test_each_crop_shows_the_face_and_what_it_is_known_for_outside_the_frame(
+    crop: str, corner: int | None, tmp_path: Path
+) -> None:
+    """The frame is hardly larger than the face, so that the wide crops reach beyond it."""
+    face = cv2.resize(skimage.data.astronaut()[50:200, 160:290], (208, 240), interpolation=cv2.INTER_LINEAR)
+    tone = factory.mono(factory.tone(220, COUNT / 29.97))
+    video = factory.write(tmp_path / "clip.mp4", factory.steady([face] * COUNT, "mp4"), tone)
+    builder = ClipBuilder(BuildConfig(dataset="folder", crop=crop), tmp_path)  # type: ignore[arg-type]
+    sample = _made(builder.build(ClipSource(clip=CLIP, video=video)))
+    assert sample.face_found == (True,) * FRAMES
+    assert sample.faces[:, 60:160, 60:160].std() > 20
+    if corner is not None:
+        assert np.abs(sample.faces[:, :5, :5].astype(int) - corner).max() < 8  # JPEG
+
+
+# --- keep=incomplete -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def keep(tmp_path_factory: pytest.TempPathFactory) -> ClipBuilder:
+    return ClipBuilder(BuildConfig(dataset="folder", keep="incomplete"), tmp_path_factory.getbasetemp())
+
+
+def test_a_complete_clip_is_all_present(keep: ClipBuilder, recording: Callable[..., ClipSource]) -> None:
+    built = keep.build(recording(((80, 40, 160),) for _ in range(COUNT)))
+    sample = _made(built)
+    assert (built.row.status, sample.flags) == ("built", ())
+    assert sample.faces_present == (True,) * FRAMES
+    assert sample.sound_present == {"16": (True,) * 16, "8": (True,) * 8}
+
+
+def test_a_clip_without_sound_is_kept_with_its_windows_absent(
+    keep: ClipBuilder, build: ClipBuilder, recording: Callable[..., ClipSource]
+) -> None:
+    source = recording((((80, 40, 160),) for _ in range(COUNT)), sound=False)
+    assert build.build(source).row.reason == "no_audio"
+    built = keep.build(source)
+    sample = _made(built)
+    assert (built.row.status, built.row.flags) == ("flagged", ("no_sound",))
+    assert built.row.incomplete
+    assert sample.sound_present == {"16": (False,) * 16, "8": (False,) * 8}
+    assert sample.faces_present == (True,) * FRAMES
+    assert len(sample.audio) == round(sum(np.diff(sample.timing.span_seconds)) * 16_000)
+    assert not sample.audio.any()
+    assert built.statistics == {}  # of no window
+
+
+def test_sound_that_cannot_be_decoded_is_no_sound(keep: ClipBuilder, recording: Callable[..., ClipSource]) -> None:
+    source = recording(((80, 40, 160),) for _ in range(COUNT))
+    factory.damage(source.video, "audio", share=0.6)
+    assert keep.build(source).row.flags == ("no_sound",)
+
+
+@pytest.mark.parametrize("shown", [0, 15])
+def test_a_clip_with_too_few_faces_is_kept_and_black_where_it_has_none(
+    keep: ClipBuilder, recording: Callable[..., ClipSource], shown: int
+) -> None:
+    built = keep.build(recording(((80, 40, 160),) if i < shown else () for i in range(COUNT)))
+    sample = _made(built)
+    assert (built.row.status, built.row.flags) == ("flagged", ("no_face",))
+    assert sample.faces_present == sample.face_found
+    assert sum(sample.face_found) == built.row.faces_found == (5 if shown else 0)
+    for crop, present in zip(sample.faces, sample.face_found, strict=True):
+        assert (crop.mean() > 20) if present else (crop.max() < 12)  # JPEG: a neighbour's edge rings
+    assert sample.sound_present == {"16": (True,) * 16, "8": (True,) * 8}
+
+
+def test_windows_without_sound_are_absent_and_not_in_the_statistics(
+    keep: ClipBuilder, recording: Callable[..., ClipSource]
+) -> None:
+    """The sound ends after half of the clip."""
+    source = recording(((80, 40, 160),) for _ in range(COUNT))
+    frames = [_frame(skimage.data.astronaut()[0:256, 96:352], ((80, 40, 160),))] * COUNT
+    factory.write(source.video, factory.steady(frames, "mp4"), factory.mono(factory.tone(220, COUNT / 29.97 / 2)))
+    built = keep.build(source)
+    sample = _made(built)
+    assert sample.flags == ("sound_length_mismatch",)
+    assert sample.sound_present is not None
+    middles = np.array(sample.timing.instants_seconds)
+    end, step = COUNT / 29.97 / 2, sample.timing.step_seconds
+    assert sample.sound_present["16"] == tuple((middles - step < end + 0.03).tolist())
+    for grid in ("16", "8"):
+        windows = sample.spectrograms[f"mfcc_{grid}"][np.array(sample.sound_present[grid])]
+        assert 0 < len(windows) < int(grid)
+        assert built.statistics[f"mfcc_{grid}"] == Statistics.of(windows)
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_a_clip_without_either_is_dropped(
+    keep: ClipBuilder, recording: Callable[..., ClipSource], silent: bool
+) -> None:
+    source = recording((() for _ in range(COUNT)), sound=False)
+    if silent:
+        frames = [_frame(skimage.data.astronaut(), ())] * COUNT
+        factory.write(source.video, factory.steady(frames, "mp4"), factory.mono(np.zeros((72_000, 1), np.int16)))
+    row = keep.build(source).row
+    assert (row.status, row.reason) == ("dropped", "no_face")
+    why = "the sound is silent" if silent else "clip.mp4: found no sound in it, and there is no sound file"
+    assert row.detail == f"found a face in 0 of 16 frames, expected 8; {why}"
+
+
+def test_features_of_incomplete_clips_are_those_of_a_build(
+    keep: ClipBuilder, recording: Callable[..., ClipSource], tmp_path: Path
+) -> None:
+    source = recording((((80, 40, 160),) for _ in range(COUNT)), sound=False)
+    config = BuildConfig(dataset="folder", keep="incomplete", features=("stft",))
+    expected, made = ClipBuilder(config, keep._root).build(source), keep.build(source)
+    assert made.members is not None and expected.members is not None
+    assert replace_features(made.members, ("stft",)) == (dict(expected.members), expected.statistics)
+
+
+def test_a_build_keeps_incomplete_clips_and_says_so(tmp_path: Path, portrait: factory.Frames) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for speaker in ("anna", "ben", "cleo"):
+        for kind, places, heard in (
+            ("whole", ((80, 40, 160),), True),
+            ("mute", ((80, 40, 160),), False),
+            ("faceless", (), True),
+            ("nothing", (), False),
+        ):
+            if kind == "whole" and speaker == "cleo":
+                continue
+            tone = factory.mono(factory.tone(220, COUNT / 29.97)) if heard else None
+            frames = [_frame(portrait, places)] * COUNT
+            factory.write(data / f"{speaker}-{kind}.mp4", factory.steady(frames, "mp4"), tone)
+    rows = [f"{path.name},{path.name.split('-')[0]},joy" for path in sorted(data.iterdir())]
+    (data / "clips.csv").write_text("\n".join(["clip,speaker,emotion", *rows]) + "\n", encoding="utf-8")
+    out = tmp_path / "shards"
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        arguments = ["--dataset=folder", f"--data={data}", "--workers=1", "--allow-drops", "--keep=incomplete"]
+        assert main(["shards", *arguments, f"--out={out}"]) == 0
+    assert "built 2   flagged 6   dropped 3\n" in said.getvalue()
+    assert "  kept 3: no_face, incomplete: " in said.getvalue()
+    assert "  kept 3: no_sound, incomplete: " in said.getvalue()
+    dataset = index.load_dataset(out)
+    assert dataset.masked and dataset.identity["config"]["keep"] == "incomplete"
+    assert json.loads((out / "dataset.json").read_bytes())["schema_version"] == 2
+    assert verify(out, full=True) == []
+    flags = {row.clip_id: row.flags for row in index.load_rows(out) if row.shard}
+    assert flags["anna-mute"] == ("no_sound",) and flags["anna-faceless"] == ("no_face",)
+    # Statistics are of what is present: the sums of a shard are those of its clips with sound.
+    counts = index.load_receipt(out / "receipts/anna-000.json").statistics
+    assert {name: sums.count for name, sums in counts.items()} == {"mfcc_16": 2 * 16 * 224, "mfcc_8": 2 * 8 * 224}
+    with pytest.raises(FolderError, match=r"config.keep: incomplete -> None"):
+        find_earlier_build(out, identity(BuildConfig(dataset="folder")))

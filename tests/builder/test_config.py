@@ -18,14 +18,18 @@ from manifests.schema import FEATURE_ROWS
 from manifests.text import config_diff
 
 DEFAULT = BuildConfig(dataset="demo")
+CROPS = ("aligned", "voxceleb", "marlin", "openface")
 
+crops = st.tuples(st.sampled_from(CROPS), st.just("frame")) | st.tuples(
+    st.just("aligned"), st.sampled_from(["clip", "none"])
+)
 configs = st.builds(
-    BuildConfig,
+    lambda crop_and_align, **rest: BuildConfig(crop=crop_and_align[0], align=crop_and_align[1], **rest),
+    crop_and_align=crops,
     dataset=st.sampled_from(["ravdess", "crema-d", "iemocap"]),
     timeline=st.sampled_from(["uniform", "fixed"]),
     step_frames=st.integers(1, 1000),
     features=st.lists(st.sampled_from(sorted(FEATURE_ROWS)), min_size=1, unique=True).map(tuple),
-    align=st.sampled_from(["frame", "clip", "none"]),
     decoder=st.sampled_from(["pyav", "ffmpeg"]),
     options=st.dictionaries(st.text(max_size=3), st.text(max_size=3), max_size=2),
 )
@@ -45,6 +49,7 @@ ONE_OR_MORE = "expected one or more of mfcc, logmel, stft, each once (make: FEAT
     [
         ({"timeline": "even"}, "timeline: found 'even', expected one of uniform, fixed"),
         ({"align": "eyes"}, "align: found 'eyes', expected one of frame, clip, none"),
+        ({"crop": "tight"}, "crop: found 'tight', expected one of aligned, voxceleb, marlin, openface"),
         ({"decoder": "cv2"}, "decoder: found 'cv2', expected one of pyav, ffmpeg"),
         ({"features": ("mfcc", "chroma")}, "feature: found 'chroma', expected one of mfcc, logmel, stft"),
         ({"features": ()}, f"features: found none, {ONE_OR_MORE}"),
@@ -57,6 +62,25 @@ def test_wrong_settings_are_refused_listing_the_right_ones(changes: dict[str, An
     with pytest.raises(ConfigError) as caught:
         BuildConfig(**{"dataset": "demo"} | changes)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("align", ["clip", "none"])
+@pytest.mark.parametrize("crop", CROPS[1:])
+def test_only_our_own_crop_can_be_aligned_otherwise(crop: str, align: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        BuildConfig(dataset="demo", crop=crop, align=align)  # type: ignore[arg-type]
+    assert str(caught.value) == (
+        f"align: found {align!r} with crop {crop!r}, which is aligned in its own way; "
+        "leave align out, or use crop 'aligned' (make: ALIGN=, CROP=)"
+    )
+
+
+def test_a_build_before_crops_had_names_is_another_build() -> None:
+    """Its faces were aligned otherwise, so that its shards must not be mixed with new ones."""
+    before = identity(DEFAULT)
+    before["config"] = {name: value for name, value in before["config"].items() if name != "crop"}
+    assert config_diff(before, identity(DEFAULT)) == ["config.crop: None -> aligned"]
+    assert digest(before) != digest(identity(DEFAULT))
 
 
 @given(configs)
@@ -104,6 +128,15 @@ def test_identity_names_settings_versions_and_models() -> None:
     assert found["versions"]["numpy"] == np.__version__
     assert found["versions"].keys() >= {*module.VERSIONED, "opencv"}
     assert len(found["models"]) == 3
+
+
+def test_identity_mentions_keep_only_where_it_changes_the_bytes() -> None:
+    """Folders that were built before there was this setting are continued."""
+    complete, incomplete = identity(DEFAULT), identity(replace(DEFAULT, keep="incomplete"))
+    assert "keep" not in complete["config"] and complete["schema_version"] == 1
+    assert incomplete["config"]["keep"] == "incomplete" and incomplete["schema_version"] == 2
+    with pytest.raises(ConfigError, match="keep: found '1', expected one of complete, incomplete"):
+        replace(DEFAULT, keep="1")  # type: ignore[arg-type]
 
 
 def test_identity_knows_nothing_of_the_machine() -> None:

@@ -473,7 +473,8 @@ def test_iemocap_has_the_published_counts(tmp_path: Path) -> None:
     assert tuple(sessions[f"Ses0{n}"] for n in range(1, 6)) == SESSION_TURNS
     assert tuple(sorted({source.clip.speaker for source in scan.sources})) == corpora.SPEAKERS["iemocap"]
     assert Counter(why for _, why in scan.ignored) == {"labelled xxx": 5, "labelled fru": 5}
-    assert scan.missing == ()
+    assert scan.missing == tuple(f"Session{number}/sentences/wav" for number in range(1, 6))
+    assert scan_corpus("iemocap", tmp_path, {"sound": "avi"}).missing == ()
 
 
 def test_iemocap_speaker_is_the_talker_not_the_wearer_of_the_markers(tmp_path: Path) -> None:
@@ -517,6 +518,28 @@ def test_iemocap_missing_sessions_and_recordings_are_listed(tmp_path: Path) -> N
         *(f"Session{number}/dialog/EmoEvaluation" for number in (3, 4, 5)),
     )
     assert not any("Ses02F_impro01" in clip_id for clip_id in ids(scan))
+
+
+def test_iemocap_takes_a_turns_sound_from_its_own_file(tmp_path: Path) -> None:
+    corpora.iemocap(tmp_path)
+    own, mixed = (scan_corpus("iemocap", tmp_path, options).sources for options in ({}, {"sound": "avi"}))
+    assert all(source.sound_first and source.sound for source in own)
+    assert not any(source.sound_first for source in mixed)
+    assert [source.clip for source in own] == [source.clip for source in mixed]
+
+
+def test_iemocap_context_ends_where_the_other_actor_talks(tmp_path: Path) -> None:
+    """Also in a turn without an agreed emotion; the talker's own turns are no limit."""
+    turns = [
+        (1.0, 2.0, f"{TURN[:-4]}M000", "xxx"),
+        (2.1, 4.1, TURN, "ang"),
+        (4.15, 5.0, f"{TURN[:-4]}F001", "neu"),
+        (6.0, 7.0, f"{TURN[:-4]}M001", "fru"),
+    ]
+    corpora.iemocap_dialog(tmp_path, TURN[:-5], turns)
+    first, second = scan_corpus("iemocap", tmp_path).sources
+    assert first.context_seconds == pytest.approx((2.0, 4.1 + 2 * 2.0 / 15 + 0.1))
+    assert second.context_seconds == pytest.approx((4.15 - 0.85 * 2 / 15 - 0.1, 5.0 + 0.85 * 2 / 15 + 0.1))
 
 
 def test_iemocap_turn_labelled_twice_is_refused(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from builder.datasets import demo
 from builder.datasets.base import CorpusError
 from builder.demo import face, utterances, voice, writer
 from builder.demo.utterances import EMOTIONS, SPEAKER_IDS, Utterance, list_utterances
-from builder.faces import FaceFinder
+from builder.faces import FaceFinder, search_area
 from manifests.files import exclusive_lock
 from manifests.schema import Clip
 
@@ -210,23 +210,25 @@ def test_a_voice_moves_mouth_and_chin_only() -> None:
     assert columns.min() > 150 and columns.max() < 335
 
 
-def corner_height(finder: FaceFinder, image: npt.NDArray[np.uint8]) -> float:
-    """How far below the eyes the mouth's corners are, in distances between the eyes."""
-    faces = finder.follow([image])
-    assert faces.found.all()
-    left_eye, right_eye, left_corner, right_corner = faces.points[0]
+def corner_height(mesh: npt.NDArray[np.float64]) -> float:
+    """How far below the eyes the mouth's corners are, in distances between the eyes; `mesh` is [478, 2]."""
+    left_eye, right_eye, left_corner, right_corner = mesh[[468, 473, 61, 291]]
     return float((left_corner[1] + right_corner[1] - left_eye[1] - right_eye[1]) / 2 / np.ptp([left_eye, right_eye]))
 
 
 @pytest.mark.parametrize("speaker", SPEAKER_IDS)
-def test_smile_and_frown_are_visible_in_every_speaker(speaker: str, finder: FaceFinder) -> None:
+def test_smile_and_frown_are_visible_in_every_speaker(
+    speaker: str, finder: FaceFinder, refined_mesh: Callable[..., npt.NDArray[np.float64]]
+) -> None:
     apex = utterances.Onset(start=1.0, apex=1.0, begin_seconds=0.0, rise_seconds=0.1, release=0.0)
     still = utterances.FaceMotion(onset=apex, head=((0.0, 1.0, 0.0),) * 5, blinks_seconds=(), offset_px=(0.0, 0.0))
     take = utterances.Take(frames=1, loudness_db=0.0, words=())
-    smile, frown = (
-        corner_height(finder, next(face.render_frames(speaker, take, expression, still)))
-        for expression in ("smile", "frown")
-    )
+    heights = []
+    for expression in ("smile", "frown"):
+        image = next(face.render_frames(speaker, take, expression, still))
+        x0, y0, x1, y1 = search_area(finder.follow([image]).boxes[0], image.shape)
+        heights.append(corner_height(refined_mesh(np.ascontiguousarray(image[y0:y1, x0:x1]))))
+    smile, frown = heights
     assert frown - smile > 0.1
 
 

@@ -25,6 +25,7 @@ from builder.clip_result import ClipResult, drop_clip, planned_row
 from builder.config import BuildConfig
 from builder.datasets import get_corpus
 from builder.datasets.base import ClipSource, Scan
+from builder.faces import TEMPLATES_PX
 from builder.report import write_picture, write_report
 from builder.report.axis import TimeAxis, stitch_windows, waveform_envelope, windows_seconds
 from builder.report.figure import (
@@ -105,6 +106,7 @@ def folder_of(out: Path, clips: Iterable[ClipResult], features: Sequence[str] = 
         root=ROOT,
         identity={
             "config": {"dataset": "folder", "features": list(features), "timeline": "uniform", "align": "frame"}
+            | {"crop": "aligned"}
             | config,
             "versions": {"numpy": "2"},
         },
@@ -322,8 +324,22 @@ def test_a_folder_may_have_no_clip_at_all(tmp_path: Path) -> None:
     assert page.text["No clip was built."] == 1
 
 
-def test_unaligned_crops_have_no_template_marks(tmp_path: Path) -> None:
-    assert not report(folder_of(tmp_path, [built(clip_of("ann", "joy", 1))], align="none")).of_class("marks")
+@pytest.mark.parametrize("settings", [{"align": "none"}, {"crop": "marlin"}, {"crop": "voxceleb"}])
+def test_squares_have_no_template_marks(settings: dict[str, str], tmp_path: Path) -> None:
+    assert not report(folder_of(tmp_path, [built(clip_of("ann", "joy", 1))], **settings)).of_class("marks")
+
+
+def test_each_crop_is_described_and_has_the_marks_of_its_template(tmp_path: Path) -> None:
+    pages = {
+        crop: report(folder_of(tmp_path / crop, [built(clip_of("ann", "joy", 1))], crop=crop))
+        for crop in ("aligned", "openface", "marlin")
+    }
+    described = {
+        crop: [text for text in page.text if text.startswith(("as ", "each "))] for crop, page in pages.items()
+    }
+    assert described["aligned"] == ["each crop on its own: eyes and size stay the same"]
+    assert described["marlin"] == ["as MARLIN's: a tight square around the face in each frame"]
+    assert pages["aligned"].of_class("marks") != pages["openface"].of_class("marks") != []
 
 
 @pytest.mark.slow
@@ -487,7 +503,7 @@ def test_figure_shows_crops_click_and_spectrogram_at_the_same_place() -> None:
     audio[round((clap - timing.audio_start_seconds) * 16_000)] = 32_767
     made = sample(timing=timing, audio=audio, spectrograms={"mfcc_16": windows, "mfcc_8": windows[:8]})
     scale = ColorScale(mean=np.full((13, 1), 0.5), deviation=np.full((13, 1), 0.2))
-    figure = draw_clip(made, {"mfcc": scale}, mark_template=True)
+    figure = draw_clip(made, {"mfcc": scale}, TEMPLATES_PX["aligned"])
     axis = axis_of(timing)
     frames = [shape.x for shape in figure.shapes if isinstance(shape, Dot)]
     assert frames == pytest.approx([axis.x(t) for t in timing.frame_seconds])
@@ -507,7 +523,7 @@ def test_figure_shows_crops_click_and_spectrogram_at_the_same_place() -> None:
 def test_shaded_windows_reach_from_one_instant_before_to_one_after() -> None:
     made = sample(timing=uniform_timing(0.0, 0.1))
     scale = ColorScale(mean=np.zeros((13, 1)), deviation=np.ones((13, 1)))
-    figure = draw_clip(made, {"mfcc": scale}, mark_template=True)
+    figure = draw_clip(made, {"mfcc": scale}, TEMPLATES_PX["aligned"])
     axis = axis_of(made.timing)
     expected = [(made.timing.instants_seconds[i - 1], made.timing.instants_seconds[i + 1]) for i in SHADED]
     for style in ("window", "window-outline"):
@@ -517,7 +533,7 @@ def test_shaded_windows_reach_from_one_instant_before_to_one_after() -> None:
 
 
 def test_template_marks_lie_on_the_template() -> None:
-    marks = template_marks(512.0, 100.0, 224.0)  # a crop of full size from x = 400, y = 100
+    marks = template_marks(TEMPLATES_PX["aligned"], 512.0, 100.0, 224.0)  # a crop of full size from x = 400, y = 100
     centres = [((x0 + x1) / 2, y0) for x0, y0, x1, y1 in marks.lines if y0 == y1 and x1 - x0 == 16]
     assert np.allclose(centres, [(478, 184), (546, 184), (486, 258), (538, 258)])
 
@@ -528,7 +544,7 @@ def test_page_and_picture_show_every_shape_where_it_was_drawn(tmp_path: Path) ->
     build = read_folder(folder)
     samples = list(read_samples(build, build.rows))
     scale = ColorScale(mean=np.zeros((13, 1)), deviation=np.ones((13, 1)))
-    figure = draw_clip(samples[0][1], {"mfcc": scale}, mark_template=True)
+    figure = draw_clip(samples[0][1], {"mfcc": scale}, TEMPLATES_PX["aligned"])
     page = report(folder)
     boxes = [shape for shape in figure.shapes if isinstance(shape, Rectangle)]
     shown = [a for tag, a in page.elements if tag == "rect"]

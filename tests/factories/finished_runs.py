@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from train import runs
+from train.data.missing import CONDITIONS, Missing
 from train.runs import Run, RunProtocol, RunResult
 from train.scoring import ExpectedClip, Predictions
 
@@ -27,7 +28,11 @@ def protocol(**changes: object) -> RunProtocol:
         "recipe": "finetune",
         "encoder": "tiny",
         "weights": None,
+        "lineage": "random weights",
+        "supervision": "random",
         "feature": "mfcc",
+        "build": "timeline uniform, align frame",
+        "precision": "float32",
         "settings": "0" * 64,
     }
     return RunProtocol(**{**values, **changes})
@@ -35,7 +40,8 @@ def protocol(**changes: object) -> RunProtocol:
 
 def run(**changes: object) -> Run:
     """Run of the demo's first fold with `cfas`."""
-    values = {"dataset": "demo", "strategy": "cfas", "fold": "1", "protocol": protocol(), "epoch": 3, "epochs": 5}
+    values = {"dataset": "demo", "strategy": "cfas", "fold": "1", "seed": 0, "protocol": protocol(), "epoch": 3}
+    values |= {"epochs": 5, "training_clips": 64}
     return Run(**{**values, **changes})
 
 
@@ -63,12 +69,19 @@ def expected_clips(found: Predictions) -> dict[str, ExpectedClip]:
     return dict(zip(found.clips, clips, strict=True))
 
 
+def missing(found: Predictions) -> dict[Missing, np.ndarray]:
+    """Predictions that get worse, the more is missing: the first class for so many of the clips."""
+    return {each: np.where(np.arange(len(found)) < each.share * len(found), 0, found.predicted) for each in CONDITIONS}
+
+
 def finish(folder: Path, skill: float = 0.8, epochs: int = 5, **changes: object) -> RunResult:
     """A finished run in `folder`, with a log."""
     made = run(epochs=epochs, **changes)
-    found = predictions(FOLDS[made.fold], skill, seed=int(made.fold), classes=len(made.protocol.classes))
-    result = runs.finish_run(folder, made, found, expected_clips(found))
-    home = runs.run_folder(folder, made.dataset, made.strategy, made.fold)
+    found = predictions(
+        FOLDS[made.fold], skill, seed=int(made.fold) + 100 * made.seed, classes=len(made.protocol.classes)
+    )
+    result = runs.finish_run(folder, made, found, expected_clips(found), missing(found), len(found) + 1)
+    home = runs.run_folder(folder, made.dataset, made.strategy, made.fold, made.seed)
     (home / runs.LOG_FILE).write_text("".join(json.dumps(line) + "\n" for line in log(epochs, int(made.fold))))
     return result
 

@@ -17,7 +17,7 @@ from manifests.schema import Clip, Sample, Timing, encode, spectrogram_shape
 SPEAKERS = ("anna", "ben", "cleo", "dora")
 EMOTIONS = ("fear", "joy")
 #: Of a build, as far as they change what a clip looks like.
-SETTINGS = {"timeline": "uniform", "step_frames": 6, "align": "frame", "decoder": "pyav"}
+SETTINGS = {"timeline": "uniform", "step_frames": 6, "crop": "aligned", "align": "frame", "decoder": "pyav"}
 
 
 def make_folder(
@@ -29,11 +29,16 @@ def make_folder(
     takes: int = 2,
     features: Sequence[str] = ("mfcc",),
     label_schemes: tuple[str, ...] = (),
+    sentences: Sequence[str] = (),
 ) -> Path:
-    """Finished shards of clips `<speaker>-<emotion>-<take>`, `takes` of each, with folds that leave one speaker out."""
+    """Finished shards of clips `<speaker>-<emotion>-<take>`, `takes` of each, with folds that leave one speaker out.
+
+    `sentences` are those of the takes, in turn.
+    """
     for name in (index.RECEIPTS, index.FOLDS):
         (out / name).mkdir(parents=True)
-    receipts = [_write_shard(out, speaker, emotions, takes, features) for speaker in speakers]
+    said = [sentences[take % len(sentences)] if sentences else None for take in range(takes)]
+    receipts = [_write_shard(out, speaker, emotions, said, features) for speaker in speakers]
     shards = tuple(_promised(out, receipt) for receipt in receipts)
     rows = [row for receipt in receipts for row in receipt.rows]
     named = {shard.name: shard.speaker for shard in shards}
@@ -90,11 +95,13 @@ def make_sample(clip: Clip, features: Sequence[str] = ("mfcc",)) -> Sample:
     )
 
 
-def _write_shard(out: Path, speaker: str, emotions: Sequence[str], takes: int, features: Sequence[str]) -> Receipt:
+def _write_shard(
+    out: Path, speaker: str, emotions: Sequence[str], said: Sequence[str | None], features: Sequence[str]
+) -> Receipt:
     clips = [
-        Clip(clip_id=f"{speaker}-{emotion}-{take}", speaker=speaker, emotion=emotion)
+        Clip(clip_id=f"{speaker}-{emotion}-{take}", speaker=speaker, emotion=emotion, sentence=sentence)
         for emotion in emotions
-        for take in range(takes)
+        for take, sentence in enumerate(said)
     ]
     samples = [make_sample(clip, features) for clip in clips]
     path = out / f"{speaker}-000.tar"
@@ -118,6 +125,7 @@ def _row(clip: Clip, shard: str) -> Row:
         clip_id=clip.clip_id,
         speaker=clip.speaker,
         emotion=clip.emotion,
+        sentence=clip.sentence,
         status="built",
         source=f"{clip.clip_id}.mp4",
         shard=shard,

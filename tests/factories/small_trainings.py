@@ -13,6 +13,7 @@ from torch.optim import SGD
 
 from train.checkpoint import Checkpoints
 from train.config import TrainConfig
+from train.data.augment import Augmentation
 from train.data.loader import CachedLoader
 from train.data.sampler import ClipSampler
 from train.data.transforms import CachedTransform
@@ -45,7 +46,9 @@ def recipe(**changes: Any) -> Recipe:
     return Recipe(**{**values, **changes})
 
 
-def loader(clips: int, *, batch: int, ranks: Ranks = ALONE, seed: int = 0, shuffle: bool = True) -> CachedLoader:
+def loader(
+    clips: int, *, batch: int, ranks: Ranks = ALONE, seed: int = 0, shuffle: bool = True, drop_last: bool = False
+) -> CachedLoader:
     """Clips of noise whose class shows in their brightness."""
     generator = torch.Generator().manual_seed(clips)
     labels = torch.arange(clips) % CLASSES
@@ -57,6 +60,7 @@ def loader(clips: int, *, batch: int, ranks: Ranks = ALONE, seed: int = 0, shuff
         shuffle=shuffle,
         rank=ranks.rank,
         world_size=ranks.world_size,
+        drop_last=drop_last,
     )
     return CachedLoader(
         inputs=noise + labels.view(-1, 1, 1, 1, 1),
@@ -81,16 +85,17 @@ def make_trainer(
     settings = recipe(**changes)
     options = {"recipe": settings, "seed": seed, "save_steps": save_steps, "micro_batches": micro_batches}
     config = TrainConfig(shards="", strategy="cfas", fold="1", encoder="tiny", **options)
-    model = Classifier(ENCODER, CLASSES, drop_rate=settings.drop_path)
+    model = Classifier(ENCODER, CLASSES, drop_rate=settings.drop_path, head_dropout=settings.head_dropout)
     folder.mkdir(parents=True, exist_ok=True)
     return Trainer(
         model=model,
         compiled_model=DistributedDataParallel(model) if ranks.world_size > 1 else model,
         optimizer=make_optimizer(model, ENCODER.depth, settings),
         config=config,
-        train_loader=loader(CLIPS, batch=settings.batch, ranks=ranks, seed=seed),
+        train_loader=loader(CLIPS, batch=settings.batch, ranks=ranks, seed=seed, drop_last=settings.drop_last),
+        epochs=settings.epochs,
         val_loader=loader(7, batch=settings.batch, ranks=ranks, shuffle=False),
-        transform=CachedTransform(classes=CLASSES, seed=seed),
+        transform=CachedTransform(classes=CLASSES, augmentation=settings.augmentation, seed=seed),
         ranks=ranks,
         checkpoints=Checkpoints(folder=folder),
         logger=MetricLogger(folder if ranks.is_main else None, lambda line: None),
@@ -105,8 +110,12 @@ def counted(stop_after: int | None) -> Callable[[], bool]:
 
 
 def plain(folder: Path, ranks: Ranks = ALONE, **changes: Any) -> Trainer:
-    """A trainer whose steps are as long as the gradient, which AdamW's are not: a wrong scale shows."""
-    trainer = make_trainer(folder, ranks=ranks, drop_path=0.0, max_grad_norm=None, learning_rate=0.1, **changes)
+    """A trainer whose steps are as long as the gradient, which AdamW's are not: a wrong scale shows.
+
+    Clips are mixed, and much is dropped, so that a number drawn for another clip shows, too.
+    """
+    changes = {"augmentation": Augmentation(mixup=0.8), "drop_path": 0.5, "head_dropout": 0.3, **changes}
+    trainer = make_trainer(folder, ranks=ranks, max_grad_norm=None, learning_rate=0.1, **changes)
     named = trainer.model.named_parameters()
     trainer.optimizer = SGD(parameter_groups(named, ENCODER.depth, trainer.config.recipe))
     return trainer

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ def test_committed_validation_speakers_are_written_out(name: str) -> None:
     assert all(sides["validation"] for sides in raw["folds"].values())
 
 
-@pytest.mark.parametrize("name", [name for name in COMMITTED if name not in ("crema-d-tfds", "iemocap-5fold")])
+@pytest.mark.parametrize("name", [name for name in COMMITTED if name != "crema-d-tfds" and "iemocap" not in name])
 def test_committed_validation_is_the_documented_choice(name: str) -> None:
     for one in folds.load_scheme(name).folds.values():
         assert one.validation == folds.choose_validation({*one.train, *one.validation})
@@ -93,8 +94,9 @@ def test_crema_d_folds_are_contiguous() -> None:
     assert [len(one.test) for one in ten.folds.values()] == [10] + [9] * 9
 
 
-def test_iemocap_folds_keep_conversations_whole() -> None:
-    for fold, one in folds.load_scheme("iemocap-5fold").folds.items():
+@pytest.mark.parametrize("name", CORPORA["iemocap"].fold_schemes)
+def test_iemocap_folds_keep_conversations_whole(name: str) -> None:
+    for fold, one in folds.load_scheme(name).folds.items():
         sessions = [{speaker[:5] for speaker in side} for side in sides(one)]
         assert one.test == (f"Ses0{fold}F", f"Ses0{fold}M")
         assert not sessions[0] & sessions[1] and not sessions[0] & sessions[2] and not sessions[1] & sessions[2]
@@ -119,6 +121,92 @@ def test_committed_test_speakers_are_the_published_ones(name: str, published: st
         given_sides = source[fold] if isinstance(source[fold], dict) else {"test": source[fold]}
         for side, speakers in given_sides.items():
             assert getattr(one, side) == tuple(sorted(f"{speaker:>02}" for speaker in map(str, speakers)))
+
+
+# Texts that several speakers read
+
+SCRIPTS = ("script01_1", "script01_2", "script01_3", "script02_1", "script02_2", "script03_1", "script03_2")
+IMPROVISED = tuple(f"impro{number:02d}" for number in range(1, 9))
+#: Turns of each talker in a dialogue, by emotion.
+TURNS = {"ang": 2, "exc": 1, "fru": 1, "neu": 3}
+
+
+def iemocap_rows(*, scripts: Callable[[int], tuple[str, ...]] = lambda session: SCRIPTS) -> list[dict[str, str]]:
+    """Turns of five sessions with the corpus's names: both actors wear the markers once in each dialogue."""
+    return [
+        {"speaker": f"Ses0{session}{talker}", "sentence": f"Ses0{session}{wearer}_{scene}", "emotion": emotion}
+        for session in range(1, 6)
+        for wearer in "FM"
+        for scene in (*IMPROVISED, *scripts(session), *(["script01_1b"] if session == 5 else []))
+        for talker in "FM"
+        for emotion, turns in TURNS.items()
+        for _ in range(turns)
+    ]
+
+
+def iemocap_sides(name: str, rows: list[dict[str, str]]) -> dict[str, dict[str, tuple[int, set[str]]]]:
+    """Fold -> side -> clips that it has, and their scenes; the file's counts must be those of its clips."""
+    shards = {f"{speaker}-000.tar": speaker for speaker in SPEAKERS["iemocap"]}
+    data = folds.dump_fold_file(folds.assign(folds.load_scheme(name), shards, rows))
+    found: dict[str, dict[str, tuple[int, set[str]]]] = {}
+    for fold, three in folds.read_fold_file(data, shards, "file").folds.items():
+        found[fold] = {}
+        for side in SIDES:
+            one = three[side]
+            inside = [
+                row for row in rows if row["speaker"] in one.subjects and row["sentence"] not in one.left_out_sentences
+            ]
+            assert one.clips == dict(sorted(Counter(row["emotion"] for row in inside).items()))
+            found[fold][side] = (len(inside), {row["sentence"].split("_", 1)[1] for row in inside})
+    return found
+
+
+#: Clips of a session in one dialogue scene: both wearers, both talkers.
+A_SCENE = 2 * 2 * sum(TURNS.values())
+
+
+def test_improvised_has_no_script_on_any_side() -> None:
+    found = iemocap_sides("iemocap-improvised", iemocap_rows())
+    for fold, three in found.items():
+        assert all(scenes == set(IMPROVISED) for _, scenes in three.values())
+        assert {side: clips for side, (clips, _) in three.items()} == {
+            "train": 3 * 8 * A_SCENE,
+            "validation": 8 * A_SCENE,
+            "test": 8 * A_SCENE,
+        }, fold
+
+
+def test_script_disjoint_tests_everything_and_trains_on_none_of_the_tests_scripts() -> None:
+    found = iemocap_sides("iemocap-script-disjoint", iemocap_rows())
+    assert sum(three["test"][0] for three in found.values()) == len(iemocap_rows())  # every clip is tested once
+    for fold, three in found.items():
+        extra = {"script01_1b"} if fold == "5" else set()
+        assert three["test"] == ((15 + len(extra)) * A_SCENE, {*IMPROVISED, *SCRIPTS, *extra})
+        assert three["train"] == (3 * 8 * A_SCENE, set(IMPROVISED))
+        assert three["validation"] == (8 * A_SCENE, set(IMPROVISED))
+
+
+def test_a_script_that_the_test_lacks_is_trained_on() -> None:
+    """Session 2 was built without its third script, e.g. because the recordings are missing."""
+    rows = iemocap_rows(scripts=lambda session: SCRIPTS[:5] if session == 2 else SCRIPTS)
+    found = iemocap_sides("iemocap-script-disjoint", rows)
+    assert found["2"]["train"][1] == found["2"]["validation"][1] == {*IMPROVISED, "script03_1", "script03_2"}
+    assert found["1"]["train"][1] == set(IMPROVISED)
+
+
+def test_default_folds_of_iemocap_keep_every_clip_and_do_not_mention_texts() -> None:
+    rows = iemocap_rows()
+    found = iemocap_sides("iemocap-5fold", rows)
+    assert all(sum(clips for clips, _ in three.values()) == len(rows) for three in found.values())
+    shards = {f"{speaker}-000.tar": speaker for speaker in SPEAKERS["iemocap"]}
+    assert b"left_out_sentences" not in folds.dump_fold_file(
+        folds.assign(folds.load_scheme("iemocap-5fold"), shards, rows)
+    )
+
+
+def test_an_unknown_rule_is_refused() -> None:
+    with pytest.raises(FoldError, match="found shared_text 'some', expected one of kept, left_out, disjoint"):
+        scheme(shared_text="some")
 
 
 # Rules
@@ -337,12 +425,13 @@ ROWS = [
 
 def test_assignment_lists_shards_speakers_and_clips() -> None:
     assigned = folds.assign(scheme(), SHARDS, ROWS)
-    assert asdict(assigned.folds["1"]) == {
-        "train": {"shards": ("d-0.tar",), "subjects": ("d",), "clips": {"fear": 1, "joy": 2}},
-        "validation": {"shards": ("c-0.tar",), "subjects": ("c",), "clips": {"fear": 1, "joy": 2}},
+    assert all(assigned.folds["1"][side].left_out_sentences == () for side in SIDES)
+    assert json.loads(folds.dump_fold_file(assigned))["folds"]["1"] == {
+        "train": {"shards": ["d-0.tar"], "subjects": ["d"], "clips": {"fear": 1, "joy": 2}},
+        "validation": {"shards": ["c-0.tar"], "subjects": ["c"], "clips": {"fear": 1, "joy": 2}},
         "test": {
-            "shards": ("a-0.tar", "a-1.tar", "b-0.tar"),
-            "subjects": ("a", "b"),
+            "shards": ["a-0.tar", "a-1.tar", "b-0.tar"],
+            "subjects": ["a", "b"],
             "clips": {"fear": 2, "joy": 4},
         },
     }

@@ -112,6 +112,46 @@ def test_description_survives(
         assert getattr(after, field) == getattr(before, field)
 
 
+MASKS = {"faces_present": (True,) * 3 + (False,) * 13, "sound_present": {"16": (False,) * 16, "8": (True,) * 8}}
+
+
+def test_masks_survive_and_have_a_version_of_their_own() -> None:
+    """What is always present is not mentioned: the bytes are those of samples made before there were masks."""
+    plain, masked = sample(), sample(**MASKS)
+    assert schema.metadata(plain)["schema_version"] == 1
+    assert not MASKS.keys() & schema.metadata(plain).keys()
+    assert schema.metadata(masked)["schema_version"] == 2
+    after = schema.decode(schema.encode(masked))
+    assert (after.faces_present, after.sound_present) == (masked.faces_present, masked.sound_present)
+    assert schema.decode(schema.encode(plain)).faces_present is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"faces_present": [True] * 15}, "found 15 and .*, expected 16, and one for each window"),
+        ({"faces_present": [1] * 16}, r"json.faces_present\[0\]: found 1, expected true or false"),
+        ({"sound_present": {"16": [True] * 16}}, "expected 16, and one for each window"),
+        ({"sound_present": {"16": [True] * 16, "8": [True] * 9}}, "expected 16, and one for each window"),
+        ({"sound_present": {"16": [True] * 16, "8": [True] * 8, "4": [True] * 4}}, "expected 16, and one for each"),
+        ({"sound_present": None}, "json.sound_present: found None, expected an object"),
+        ({"schema_version": 3}, "found schema version 3, expected 1 or 2"),
+    ],
+)
+def test_masks_that_do_not_fit_are_refused(changes: dict[str, Any], complaint: str) -> None:
+    meta = schema.metadata(sample(**MASKS)) | changes
+    with pytest.raises(SchemaError, match=complaint):
+        schema.decode_metadata(schema.dump_json(meta).encode())
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_a_sample_of_the_second_version_has_both_masks(name: str) -> None:
+    meta = schema.metadata(sample(**MASKS))
+    del meta[name]
+    with pytest.raises(SchemaError, match=f"json: missing {name}"):
+        schema.decode_metadata(schema.dump_json(meta).encode())
+
+
 @given(arrays.arrays(np.int16, st.integers(1, 5000), elements=st.integers(-32768, 32767)))
 @settings(max_examples=30)
 def test_sound_survives_to_the_bit(audio: np.ndarray) -> None:

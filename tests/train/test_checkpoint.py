@@ -32,7 +32,7 @@ def made(seed: int = 0, steps: int = 1) -> tuple[Classifier, torch.optim.Optimiz
 
 
 def test_what_is_restored_is_what_was_saved(tmp_path: Path) -> None:
-    kept, state = Checkpoints(folder=tmp_path), TrainState(epoch=3, step=2, loss_sum=1 / 3, best=BEST)
+    kept, state = Checkpoints(folder=tmp_path), TrainState(epoch=3, step=2, loss_sum=1 / 3, best=BEST, kept=BEST.epoch)
     model, optimizer = made()
     kept.save(model, optimizer, state, 7)
     other, others = made(seed=1, steps=0)
@@ -57,7 +57,7 @@ def test_only_the_latest_and_the_best_are_kept(tmp_path: Path) -> None:
         kept.save_best(model, epoch)
         kept.save(model, optimizer, TrainState(epoch=epoch + 1), epoch)
     kept.save_best(model, 2)
-    kept.save(model, optimizer, TrainState(epoch=4, best=BEST), 3)
+    kept.save(model, optimizer, TrainState(epoch=4, best=BEST, kept=BEST.epoch), 3)
     found = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
     files = ("model.safetensors", "optimizer.pt", "state.json")
     assert found == ["best-2.safetensors", *(f"checkpoints/000000003-00004/{name}" for name in files)]

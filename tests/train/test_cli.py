@@ -126,11 +126,10 @@ def test_a_run_that_another_process_finishes_meanwhile_is_not_trained_again(
 
 def test_finished_in_another_way_is_refused(train) -> None:
     train(strategy="cfas", fold=1)
-    status, _, err = train(strategy="cfas", fold=1, seed=1)
+    status, _, err = train(strategy="cfas", fold=1, batch=8)
     assert (status, err.count("\n")) == (2, 1)
-    assert (
-        "fold-anna: was trained with other settings (seed: 0 -> 1); remove it, or choose another folder of runs" in err
-    )
+    assert "fold-anna: was trained with other settings (recipe.batch: 16 -> 8" in err
+    assert "remove it, or choose another folder of runs" in err
 
 
 def test_shards_that_changed_since_are_told(train, shards: Path, tmp_path: Path) -> None:
@@ -165,9 +164,9 @@ def test_workers_do_not_matter(train, tmp_path: Path, monkeypatch: pytest.Monkey
 def test_begun_with_other_settings_is_refused(train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_fold, "stop_on_signal", stopping_at_once)
     assert train(fold=1)[0] == 130
-    status, _, err = train(fold=1, seed=5)
+    status, _, err = train(fold=1, batch=8)
     assert status == 2
-    assert "was trained with other settings (seed: 0 -> 5)" in err
+    assert "was trained with other settings (recipe.batch: 16 -> 8; recipe.learning_rate: " in err
 
 
 def stopping_at_once(*_: object):
@@ -267,7 +266,7 @@ def test_kills_at_random_moments_end_with_the_same_bytes(
 
 
 def test_sweep_trains_what_is_missing_and_sums_up(train, tmp_path: Path) -> None:
-    train(strategy="faces", fold=1)
+    train("train", "--refit", strategy="faces", fold=1)
     status, out, err = train("sweep", "--strategy", "faces", "--fold", "1", "2")
     assert status == 0
     assert "faces, fold anna" not in err
@@ -303,7 +302,9 @@ def test_probe_trains_on_features_that_are_kept(train, tmp_path: Path) -> None:
         ({"fold_scheme": "6fold"}, "unknown fold scheme '6fold'; valid are loso"),
         ({"label_scheme": "folder-9"}, "folder-9"),
         ({"encoder": "huge"}, "unknown encoder 'huge'; valid are tiny, base, large"),
-        ({"recipe": "probe"}, "unknown recipe 'probe'; valid are linear-probe, finetune, tiny"),
+        ({"recipe": "probe"}, "unknown recipe 'probe'; valid are finetune, finetune-hicmae"),
+        ({"recipe": "nowhere.toml"}, "nowhere.toml"),
+        ({"set": "layer_decy=0.5"}, "--set: found field 'layer_decy'; the nearest is 'layer_decay'"),
         ({"feature": "stft"}, "no feature 'stft' in its shards; choose FEATURE= of mfcc"),
         ({"shards": "nowhere"}, "nowhere"),
         ({"weights": "nowhere.pth"}, "nowhere.pth: found no such file"),
@@ -434,7 +435,7 @@ def test_partial_features_are_removed_unless_another_training_writes_them(
     with shared_lock(left.parent):
         assert train("train", **options)[0] == 0
     assert left.exists()
-    assert train("train", fold=2, **options)[0] == 0
+    assert train("train", strategy="faces", **options)[0] == 0
     assert not left.exists()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ import pytest
 
 from manifests import index
 from manifests.folds import SIDES, FoldError, Side
-from manifests.index import ManifestError, Statistics
+from manifests.index import ManifestError, Statistics, dump_receipt, load_receipt
+from manifests.index_writer import write_index
 from manifests.labels import LabelError, label_scheme
 from manifests.schema import Clip, encode
 from tests.factories.shards import SPEAKERS, make_folder, make_sample, sign
@@ -93,6 +95,57 @@ def test_a_feature_that_was_not_built_is_refused(shards: Path) -> None:
     dataset = open_folder(shards).index
     with pytest.raises(DataError, match=r"found no feature 'stft' in its shards; choose FEATURE= of mfcc, logmel$"):
         members_for(dataset, STRATEGIES["cfas"], "stft")
+
+
+def test_clips_of_left_out_sentences_are_on_no_side(tmp_path: Path) -> None:
+    sessions = tuple(f"Ses0{session}{letter}" for session in range(1, 6) for letter in "FM")
+    sentences = ("Ses01F_impro01", "Ses01F_script01_1")
+    path = make_folder(tmp_path / "shards", dataset="iemocap", speakers=sessions, takes=2, sentences=sentences)
+    write_index(path, open_folder(path).index, [f"{speaker}-000.tar" for speaker in sessions])
+    folder = open_folder(path)
+    scheme = choose_labels(replace(folder.index, label_schemes=()), None, ("fear", "joy"))
+    found = {}
+    for name in ("iemocap-5fold", "iemocap-improvised", "iemocap-script-disjoint"):
+        sides = fold_sides(folder, "1", name)
+        clips = {side: load_clips(folder, sides[side], scheme, ("faces.jpg",)) for side in sides}
+        found[name] = {side: (len(each), {key.decode()[-1] for key in each.keys}) for side, each in clips.items()}
+    every, improvised = set("01"), set("0")  # takes
+    assert found["iemocap-5fold"] == {"train": (24, every), "validation": (8, every), "test": (8, every)}
+    assert found["iemocap-improvised"] == {
+        "train": (12, improvised),
+        "validation": (4, improvised),
+        "test": (4, improvised),
+    }
+    assert found["iemocap-script-disjoint"] == {
+        "train": (12, improvised),
+        "validation": (4, improvised),
+        "test": (8, every),
+    }
+
+
+def test_incomplete_clips_are_used_for_what_they_have(tmp_path: Path) -> None:
+    """One without a face and one without sound; of another speaker nothing has sound."""
+    path = make_folder(tmp_path / "shards")
+    speakers = sorted(open_folder(path).speakers.values())
+    for speaker, flags in (("anna", {0: "no_face", 3: "no_sound"}), ("ben", dict.fromkeys(range(4), "no_sound"))):
+        place = path / f"receipts/{speaker}-000.json"
+        receipt = load_receipt(place)
+        rows = list(receipt.rows)
+        for i, flag in flags.items():
+            rows[i] = replace(rows[i], status="flagged", flags=(flag,))
+        statistics = receipt.statistics if speaker == "anna" else {}
+        place.write_bytes(dump_receipt(replace(receipt, rows=tuple(rows), statistics=statistics)))
+    write_index(path, open_folder(path).index, [f"{speaker}-000.tar" for speaker in speakers])
+    folder = open_folder(path)
+    side = Side(shards=("anna-000.tar", "ben-000.tar"), subjects=("anna", "ben"), clips={"fear": 4, "joy": 4})
+    clips = load_clips(folder, side, choose_labels(folder.index, None, ("fear", "joy")), ("mfcc_16.npy",))
+    assert (len(clips), clips.incomplete) == (3, 5)
+    assert [key.decode() for key in clips.keys] == ["anna-fear-0", "anna-fear-1", "anna-joy-0"]
+    assert clips.missing.tolist() == [2, 0, 0]
+    both = load_clips(folder, side, choose_labels(folder.index, None, ("fear", "joy")), ("faces.jpg", "mfcc_16.npy"))
+    assert (len(both), both.incomplete) == (8, 0)
+    assert both.missing.tolist() == [2, 0, 0, 1, 1, 1, 1, 1]
+    assert both.statistics == clips.statistics
 
 
 def test_statistics_are_of_the_training_shards_alone(shards: Path) -> None:

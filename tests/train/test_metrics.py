@@ -160,5 +160,26 @@ def test_what_has_no_score_is_refused() -> None:
         metrics.bootstrap(np.ones((1, 3, 3), dtype=np.int64))
     with pytest.raises(MetricError, match="without a clip"):
         metrics.bootstrap(np.stack([nothing, nothing + 1]))
-    with pytest.raises(MetricError, match="no fold"):
+    with pytest.raises(MetricError, match="no score"):
         metrics.spread([])
+
+
+def test_paired_intervals_are_of_the_difference_on_the_same_draws() -> None:
+    """Speakers who are easy or hard for both make the single intervals wide and the paired one narrow."""
+    generator = np.random.default_rng(3)
+    easy = generator.uniform(0.2, 0.9, size=12)
+    first, second = (
+        np.array([[[round(40 * (share + more)), 40 - round(40 * (share + more))]] * 2 for share in easy])
+        for more in (0.1, 0.0)
+    )
+    for confusions in (first, second):
+        confusions[:, 1] = confusions[:, 1, ::-1]
+    paired, alone = metrics.paired_bootstrap(first, second), metrics.bootstrap(first)
+    assert 0.08 < paired.uar[0] <= 0.1 <= paired.uar[1] < 0.12
+    assert alone.uar[1] - alone.uar[0] > 3 * (paired.uar[1] - paired.uar[0])
+    assert metrics.paired_bootstrap(first, first).war == (0.0, 0.0)
+    assert metrics.paired_bootstrap(3 * first, second).uar == paired.uar  # three seeds of one
+    with pytest.raises(MetricError, match="expected the same speakers"):
+        metrics.paired_bootstrap(first, second[:5])
+    with pytest.raises(MetricError, match="found 1 speakers"):
+        metrics.paired_bootstrap(first[:1], second[:1])

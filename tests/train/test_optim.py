@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from tests.factories.small_trainings import ENCODER, recipe
+from tests.factories.small_trainings import CLIPS, ENCODER, recipe
 from train.models.videomae import Classifier, Encoder, Positions
-from train.optim import clip_grad_norm, layer_index, lr_at, make_optimizer, parameter_groups, set_lr
+from train.optim import clip_grad_norm, layer_index, lr_at, make_optimizer, parameter_groups, set_lr, sum_of_rates
 
 MODEL = Classifier(ENCODER, 3)
 
@@ -75,6 +75,32 @@ def test_rate_warms_up_then_falls_to_zero() -> None:
     assert rates[10] == 1.0
     assert rates[30] == pytest.approx(0.5)
     assert rates[49] == pytest.approx(0.5 * (1 + math.cos(math.pi * 39 / 40)))
+
+
+def test_rate_falls_to_its_minimum_after_a_warm_up_in_steps() -> None:
+    config = recipe(epochs=None, steps=50, warmup_epochs=0, warmup_steps=10, learning_rate=1.0, min_learning_rate=0.2)
+    whole = config.for_clips(20)  # 5 steps of 4
+    rates = [lr_at(step, 5, whole) for step in range(51)]
+    assert rates[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
+    assert rates[30] == pytest.approx(0.6)
+    assert rates[50] == pytest.approx(0.2)
+    assert min(rates[10:]) == rates[50]
+
+
+def test_sum_of_rates_is_that_of_the_optimizers_groups() -> None:
+    """Patch embedding, middle block and head of an encoder of two blocks, over all steps, added up step by step."""
+    config = recipe(epochs=None, steps=20, warmup_epochs=0, warmup_steps=4, batch=4, layer_decay=0.5, drop_last=True)
+    whole = config.for_clips(CLIPS)
+    optimizer = make_optimizer(MODEL, ENCODER.depth, whole)
+    names = {id(parameter): name for name, parameter in MODEL.named_parameters()}
+    sums: dict[int, float] = {}
+    for step in range(whole.epochs * 3):
+        set_lr(optimizer, lr_at(step, 3, whole))
+        for group in optimizer.param_groups:
+            layer = layer_index(names[id(group["params"][0])], ENCODER.depth)
+            if group["weight_decay"]:
+                sums[layer] = sums.get(layer, 0.0) + group["lr"]
+    assert sum_of_rates(CLIPS, ENCODER.depth, config) == pytest.approx((sums[0], sums[1], sums[3]))
 
 
 @given(st.integers(0, 10_000), st.integers(1, 50))

@@ -12,6 +12,7 @@ import pytest
 
 from tests.factories import finished_runs
 from train import metrics
+from train.data.missing import CONDITIONS
 from train.report import plots
 from train.report.plots import LearningCurve
 from train.report.reported import ScoreLine
@@ -34,7 +35,17 @@ def scores(skill: float, seed: int = 0, classes: tuple[str, ...] = finished_runs
 
 def summary(strategy: str, skill: float, folds: int = 3) -> RunSummary:
     runs = (finished_runs.run(strategy=strategy, fold=str(seed + 1)) for seed in range(folds))
-    return summarize_folds([RunResult(run=run, scores=scores(skill, seed)) for seed, run in enumerate(runs)])
+    return summarize_folds(
+        [
+            RunResult(
+                run=run,
+                scores=scores(skill, seed),
+                corpus_clips=33,
+                missing=dict.fromkeys(CONDITIONS, scores(skill / 2, seed)),
+            )
+            for seed, run in enumerate(runs)
+        ]
+    )
 
 
 def pixels(png: bytes) -> np.ndarray:
@@ -49,6 +60,7 @@ def has(png: bytes, color: str) -> bool:
 
 
 FIGURES = {
+    "missing": lambda: plots.missing_modality([summary("faces", 0.3), summary("cfas", 0.9, folds=2)], "demo"),
     "one curve": lambda: plots.learning_curves({"1": CURVE}, "demo, cfas"),
     "curves": lambda: plots.learning_curves({"1": CURVE, "2": replace(CURVE, selected=5)}, "demo, cfas"),
     "no epoch": lambda: plots.learning_curves({"1": replace(CURVE, epochs=())}, "demo, cfas"),

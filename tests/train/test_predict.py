@@ -8,7 +8,8 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 
+from manifests.schema import NAME
 from tests.factories.shards import SPEAKERS, make_folder
 from train import cli, predict
 from train.models.videomae import ENCODERS, EncoderConfig
@@ -98,6 +100,29 @@ def test_shards_that_look_different_are_refused(run: Path, tmp_path: Path, capsy
 
 
 @pytest.mark.parametrize(
+    ("trained", "given", "difference"),
+    [
+        ("marlin", "aligned", "crop: marlin -> aligned"),
+        (None, "aligned", "crop: eyes (of an older version) -> aligned"),
+        ("aligned", None, "crop: aligned -> eyes (of an older version)"),
+        (None, None, ""),
+        ("openface", "openface", ""),
+    ],
+)
+def test_a_classifier_knows_how_its_faces_were_cropped(
+    run: Path, trained: str | None, given: str | None, difference: str
+) -> None:
+    """Builds before crops had names were aligned in yet another way than `aligned`."""
+
+    def cropped(build: Mapping[str, object], crop: str | None) -> dict[str, object]:
+        return {name: value for name, value in build.items() if name != "crop"} | ({"crop": crop} if crop else {})
+
+    provenance = predict.load_predictor(run).provenance
+    known = replace(provenance, build=cropped(provenance.build, trained))
+    assert known.diff_build(cropped(provenance.build, given)) == ([difference] if difference else [])
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ([], "expected recordings, or --shards"),
@@ -149,19 +174,25 @@ def test_an_unfinished_run_is_not_exported(run: Path, tmp_path: Path, capsys: py
 
 
 def test_recordings_go_through_the_builder(run: Path, tmp_path: Path) -> None:
-    """As a program: a real clip under an odd name, twice, and one that is no recording."""
+    """As a program: a real clip, also under an odd name and without sound, and one that is no recording."""
     pytest.importorskip("mediapipe", reason="recordings need the builder")
+    imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg", reason="recordings need the builder")
     if not REAL_CLIP.is_file():
         pytest.skip(f"needs the real clip {REAL_CLIP.name}, which is not part of this repository")
     odd = tmp_path / "an odd, näme #1.flv"
     shutil.copy(REAL_CLIP, odd)
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"no recording")
-    command = [sys.executable, "-m", "train", "predict", "--run", str(run), str(odd), str(broken), str(REAL_CLIP)]
+    mute = tmp_path / "mute.flv"
+    ffmpeg = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", str(REAL_CLIP), "-an", "-c", "copy", str(mute)]
+    subprocess.run(ffmpeg, check=True)
+    recordings = [str(odd), str(broken), str(REAL_CLIP), str(mute)]
+    command = [sys.executable, "-m", "train", "predict", "--run", str(run), *recordings]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=250)
     lines = ended.stdout.splitlines()
     assert ended.returncode == 1, ended.stderr
-    assert [line.partition("  ")[0] for line in lines] == [str(odd), str(broken), str(REAL_CLIP)]
+    assert [line.partition("  ")[0].rstrip() for line in lines] == recordings
+    assert lines[3].endswith("  without sound") and "without" not in lines[2]
     assert "not built: unreadable" in lines[1]
     assert lines[0].split()[-2:] == lines[2].split()[-2:]  # class and probability
 
@@ -207,7 +238,12 @@ def test_no_class_has_a_probability_that_is_not_a_number(
     classifier = load_classifier(copy / "model")
     with torch.no_grad():
         classifier.model.head.weight.fill_(3e38)
-    options = {"classes": classifier.classes, "licence": classifier.licence, "details": classifier.details}
+    options = {
+        "classes": classifier.classes,
+        "licence": classifier.licence,
+        "lineage": classifier.lineage,
+        "details": classifier.details,
+    }
     save_classifier(classifier.model, copy / "model", **options)
     arguments = ["predict", "--run", str(copy), "--shards", str(shards), "--out", str(tmp_path / "out.csv")]
     assert cli.run(arguments) == 2
@@ -275,4 +311,21 @@ def test_a_cell_is_no_formula(tmp_path: Path) -> None:
     with (tmp_path / "out.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.reader(file))
     assert [row[0] for row in rows[1:]] == [*(f"'{clip}" for clip in clips[:4]), r"'\t=1", r"'\r=1", r"a\r\n=1\udcff"]
-    assert all(row[1:4] == ["'@me", "", "'=1+1"] and row[4:] == ["0.75", "0.25", "'-r"] for row in rows[1:])
+    assert all(row[1:4] == ["'@me", "", "'=1+1"] and row[4:] == ["0.75", "0.25", "", "'-r"] for row in rows[1:])
+
+
+def test_a_clip_has_the_same_id_wherever_it_stands(tmp_path: Path) -> None:
+    """`rfas` draws its order from the id."""
+    for folder, data in (("a", b"1"), ("b", b"2"), ("c", b"1")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "same.mp4").write_bytes(data)
+    (tmp_path / "mit Leerzeichen.mp4").write_bytes(b"3")
+    (tmp_path / "1001_DFA_ANG_XX.flv").write_bytes(b"4")
+    files = sorted(tmp_path.rglob("*.*"))
+    named = predict.name_clips(files)
+    assert predict.name_clips(files[::-1]) == named
+    assert named[tmp_path / "1001_DFA_ANG_XX.flv"] == "1001_DFA_ANG_XX"
+    assert (
+        named[tmp_path / "a" / "same.mp4"] == named[tmp_path / "c" / "same.mp4"] != named[tmp_path / "b" / "same.mp4"]
+    )
+    assert all(NAME.fullmatch(clip) for clip in named.values())

@@ -32,7 +32,12 @@ def test_a_finished_run_is_read_back_as_it_was(tmp_path: Path) -> None:
     folder = tmp_path / "demo" / "cfas" / "fold-1"
     assert folder == run_folder(tmp_path, "demo", "cfas", "1")
     assert read_result(folder) == result
-    assert sorted(path.name for path in folder.iterdir()) == ["log.jsonl", "predictions.csv", "result.json"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "log.jsonl",
+        "missing.csv",
+        "predictions.csv",
+        "result.json",
+    ]
     data = (folder / "predictions.csv").read_bytes()
     again = parse_predictions(data, finished_runs.CLASSES, "predictions.csv")
     assert score_predictions(again, finished_runs.CLASSES) == result.scores
@@ -61,7 +66,14 @@ def test_a_result_without_all_of_its_fold_is_refused_and_leaves_nothing(tmp_path
         probabilities=found.probabilities[1:],
     )
     with pytest.raises(EvaluationError, match=r"fold-1, test fold 1: of 32 clips found 1 missing \(S01_000\)"):
-        finish_run(tmp_path, finished_runs.run(), cut, finished_runs.expected_clips(found))
+        finish_run(
+            tmp_path,
+            finished_runs.run(),
+            cut,
+            finished_runs.expected_clips(found),
+            finished_runs.missing(found),
+            len(found),
+        )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -128,9 +140,9 @@ def test_predictions_that_were_changed_are_refused(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("{", r"result\.json: not JSON"),
-        ("[]", r"result\.json: found no result of version 2"),
-        ('{"result_version": 1}', r"result\.json: found no result of version 2"),
-        ('{"result_version": 2}', r"result\.json: found no"),
+        ("[]", r"result\.json: found no result of version 3"),
+        ('{"result_version": 1}', r"result\.json: found no result of version 3"),
+        ('{"result_version": 3}', r"result\.json: found no"),
     ],
 )
 def test_a_damaged_result_is_refused(tmp_path: Path, content: str, message: str) -> None:
@@ -188,7 +200,15 @@ def test_predictions_for_other_clips_are_refused_even_with_their_hash(tmp_path: 
 def test_a_result_holds_no_scores(tmp_path: Path) -> None:
     finished_runs.finish(tmp_path)
     value = json.loads((tmp_path / "demo/cfas/fold-1/result.json").read_text())
-    assert value.keys() == {"result_version", "run", "clips", "clips_sha256", "predictions_sha256"}
+    assert value.keys() == {
+        "result_version",
+        "run",
+        "clips",
+        "corpus_clips",
+        "clips_sha256",
+        "predictions_sha256",
+        "missing_sha256",
+    }
 
 
 def test_a_run_in_another_place_is_refused(tmp_path: Path) -> None:

@@ -163,6 +163,7 @@ def test_the_expected_clips_are_those_of_the_shards() -> None:
         keys=np.array([b"a", b"b", b"c"]),
         labels=np.array([2, 0, 1]),
         byte_ranges=np.zeros((3, 0, 2), dtype=np.int64),
+        missing=np.zeros(3, dtype=np.int8),
         left_out={},
     )
     expected = {"a": ExpectedClip("S01", 2), "b": ExpectedClip("S02", 0), "c": ExpectedClip("S02", 1)}

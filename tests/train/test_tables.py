@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import statistics
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from tests.factories import finished_runs
 from train.fusion import STRATEGIES
+from train.lineage import Ancestor, Lineage
 from train.report import write_report
 from train.report.plots import ceiling_line
 from train.report.render import (
@@ -59,7 +61,15 @@ def test_every_reported_result_has_a_protocol() -> None:
         for entry in (*known.paper, *known.others):
             assert entry.protocol.classes and entry.protocol.folds and entry.protocol.selection
     hicmae = [entry for known in REPORTED.values() for entry in known.others if entry.method == "HiCMAE-B"]
-    assert [entry.protocol.selection for entry in hicmae] == ["test fold"] * 3
+    assert [entry.protocol.selection for entry in hicmae] == ["test fold"] * 2 + ["a validation file of its code"]
+    assert {entry.protocol.averaging for entry in hicmae} == {"pooled"}
+
+
+def test_pooled_scores_of_others_stand_in_the_pooled_columns(tmp_path: Path) -> None:
+    text = write_report(tmp_path / "none", tmp_path)[0].read_text()
+    row = cells(text, "RAVDESS", "HiCMAE-B")
+    assert row[3:8] == ["", "", "87.96", "87.99", "5 of 6 folds (1,200 clips)"]
+    assert cells(text, "RAVDESS", "Method")[3:8] == ["UAR", "WAR", "Pooled UAR", "Pooled WAR", "Training clips"]
 
 
 def test_strategies_are_listed_once_in_the_order_of_the_papers_tables(tmp_path: Path) -> None:
@@ -84,9 +94,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def cells(text: str, section: str, first: str) -> list[str]:
-    """Cells of the Markdown row that begins with `first`, in one section."""
+def cells(text: str, section: str, first: str, table: str = "") -> list[str]:
+    """Cells of the Markdown row that begins with `first`, in one section, or in one table of it."""
     part = text.split(f"\n## {section}", 1)[1].split("\n## ", 1)[0]
+    if table:
+        part = part.split(f"\n### {table}", 1)[1].split("\n### ", 1)[0]
     (row,) = [line for line in part.splitlines() if line.startswith(f"| {first} |")]
     return [cell.strip() for cell in row.strip("|").split("|")]
 
@@ -96,21 +108,22 @@ def test_a_report_has_our_rows_beside_the_papers(folder: Path, tmp_path: Path) -
     text = path.read_text()
     (fslf,) = [summary for summary in read_summaries(folder) if summary.run.strategy == "fslf"]
     row = cells(text, "demo", "ours, fslf")
-    assert row[1:4] == ["×", "V+A", f"{100 * fslf.uar.mean:.2f} ± {100 * fslf.uar.std:.2f}"]
+    assert row[1:4] == ["random weights", "V+A", f"{100 * fslf.uar.mean:.2f} ± {100 * fslf.uar.std:.2f}"]
     low, high = fslf.pooled.interval.war
     assert row[6] == rf"{100 * fslf.pooled.war:.2f} \[{100 * low:.2f}, {100 * high:.2f}\]"
-    assert row[7:] == ["4 (demo-4)", "3 of 3 (demo-3fold), by subject", "UAR of validation speakers"]
-    assert cells(text, "demo", "ours, faces")[8] == "2 of 3 (demo-3fold), by subject"
-    assert cells(text, "demo", "faces")[-1] == "2"
+    folds = "3 of 3 (demo-3fold), by speaker"
+    assert row[7:] == ["64", "1", "4 (demo-4)", folds, "UAR of validation speakers"]
+    assert cells(text, "demo", "ours, faces")[10] == "2 of 3 (demo-3fold), by speaker"
+    assert cells(text, "demo", "faces", "Ours in detail")[-1] == "2"
     assert cells(text, "demo", "2")[cells(text, "demo", "Fold").index("faces")] == "not run"
-    assert "from a random start" in text
+    assert "from random weights; mfcc, timeline uniform, align frame; float32, settings 000000000000" in text
 
 
 def test_what_was_not_run_is_empty(folder: Path, tmp_path: Path) -> None:
     path, _ = write_report(folder, tmp_path)
     text = path.read_text()
     for section in ("demo", "RAVDESS", "CREMA-D", "IEMOCAP"):
-        assert cells(text, section, "ours, rfas") == ["ours, rfas", "", "V+A", "not run", "not run", *[""] * 5]
+        assert cells(text, section, "ours, rfas") == ["ours, rfas", "", "V+A", "not run", "not run", *[""] * 7]
     assert cells(text, "RAVDESS", "MultiMAE-DER-FSLF")[3:5] == ["83.23", "83.61"]
     assert text.index("## demo") < text.index("## RAVDESS")
 
@@ -125,14 +138,14 @@ def test_a_report_names_only_figures_that_are_there(folder: Path, tmp_path: Path
     path, html = write_report(folder, tmp_path)
     named = re.findall(r"\]\((figures/[a-z-]+\.png)\)", path.read_text())
     assert sorted(named) == sorted(str(file.relative_to(tmp_path)) for file in tmp_path.glob("figures/*"))
-    assert len(named) == 5 and html.read_text().count("data:image/png;base64,") == 5
+    assert len(named) == 6 and html.read_text().count("data:image/png;base64,") == 6
 
 
 def test_the_same_runs_give_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_report(folder, tmp_path / name)
     files = sorted(file.relative_to(tmp_path / "a") for file in (tmp_path / "a").rglob("*") if file.is_file())
-    assert len(files) == 7
+    assert len(files) == 8
     for file in files:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
@@ -217,12 +230,14 @@ def test_runs_on_a_scheme_of_classes_with_evil_names_are_reported(tmp_path: Path
 def test_one_fold_has_no_deviation(tmp_path: Path) -> None:
     result = finished_runs.finish(tmp_path / "runs")
     path, _ = write_report(tmp_path / "runs", tmp_path / "out")
-    assert cells(path.read_text(), "demo", "ours, cfas")[3] == f"{100 * result.scores.uar:.2f} (one fold)"
+    assert cells(path.read_text(), "demo", "ours, cfas")[3] == f"{100 * result.scores.uar:.2f} (one)"
 
 
 def test_one_speaker_has_no_interval(tmp_path: Path) -> None:
     run, found = finished_runs.run(), finished_runs.predictions(("S01",), 0.8)
-    result = finish_run(tmp_path / "runs", run, found, finished_runs.expected_clips(found))
+    result = finish_run(
+        tmp_path / "runs", run, found, finished_runs.expected_clips(found), finished_runs.missing(found), len(found)
+    )
     (run_folder(tmp_path / "runs", "demo", "cfas", "1") / LOG_FILE).write_text("")
     path, _ = write_report(tmp_path / "runs", tmp_path / "out")
     assert result.scores.interval is None
@@ -234,14 +249,50 @@ def test_one_speaker_has_no_interval(tmp_path: Path) -> None:
 
 def test_a_model_card_is_markdown_whatever_the_names(tmp_path: Path) -> None:
     result = finished_runs.finish(tmp_path, protocol=finished_runs.protocol(weights=EVIL, recipe="`a` <b>"))
+    ancestor = Ancestor(dataset=EVIL, speakers=(EVIL,), labels=EVIL, strategy="cfas", build="b", licence="l")
     values = {
         "run": result.run,
         "protocol": result.run.protocol,
         "scores": result.scores,
         "classes": finished_runs.CLASSES,
         "licence": EVIL,
+        "lineage": Lineage(origin=EVIL, ancestors=(ancestor,)),
         "about": {"title": EVIL, "licence": EVIL, "citation": "@misc{a,\n  title={*b*}\n}"},
     }
     card = render_template("model_card.md.j2", **values)
-    assert card.count(SHOWN) == 4 and "<script" not in card
+    assert card.count(SHOWN) == 8 and "<script" not in card
     assert "recipe `a <b>`" in card and card.endswith("    @misc{a,\n      title={*b*}\n    }\n")
+
+
+def test_strategies_are_compared_on_the_same_speakers(tmp_path: Path) -> None:
+    """A far better one is told from the others, an equal one is not, and one with other folds is not compared."""
+    skills = {"cfas": 0.95, "sfas": 0.3, "fslf": 0.95, "faces": 0.5}
+    for strategy, skill in skills.items():
+        for fold in list(finished_runs.FOLDS)[: 2 if strategy == "faces" else 3]:
+            finished_runs.finish(tmp_path / "runs", skill, strategy=strategy, fold=fold)
+    text = write_report(tmp_path / "runs", tmp_path / "out")[0].read_text()
+    summaries = {summary.name: summary.pooled for summary in read_summaries(tmp_path / "runs")}
+    row = cells(text, "demo", "cfas - sfas")
+    assert row[1].startswith(f"{100 * (summaries['cfas'].uar - summaries['sfas'].uar):+.2f} ")
+    assert row[3] == "By UAR, cfas is better than sfas on these speakers."
+    assert cells(text, "demo", "cfas - fslf")[3] == "By UAR, no difference can be told on these speakers."
+    assert "cfas - faces" not in text
+
+
+def test_seeds_are_averaged_and_their_spread_is_shown(tmp_path: Path) -> None:
+    for seed, skill in enumerate((0.7, 0.8, 0.9)):
+        for fold in finished_runs.FOLDS:
+            finished_runs.finish(tmp_path / "runs", skill, fold=fold, seed=seed)
+    finished_runs.finish(tmp_path / "runs", 0.1, fold="1", seed=7)  # not all folds: not in the scores
+    (summary,) = read_summaries(tmp_path / "runs")
+    assert (summary.seeds, summary.missing, len(summary.results)) == ((0, 1, 2), (), 10)
+    scores = {(one.run.fold, one.run.seed): one.scores for one in summary.results}
+    for fold, merged in summary.folds.items():
+        assert merged.uar == pytest.approx(sum(scores[fold, seed].uar for seed in range(3)) / 3)
+        assert merged.clips == scores[fold, 0].clips
+    by_seed = [sum(scores[fold, seed].uar for fold in finished_runs.FOLDS) / 3 for seed in range(3)]
+    assert summary.uar_over_seeds.mean == pytest.approx(summary.uar.mean)
+    assert summary.uar_over_seeds.std == pytest.approx(statistics.stdev(by_seed))
+    text = write_report(tmp_path / "runs", tmp_path / "out")[0].read_text()
+    assert cells(text, "demo", "ours, cfas")[8] == "3"
+    assert f"± {100 * summary.uar_over_seeds.std:.2f}" in cells(text, "demo", "cfas", "Ours in detail")[5]

@@ -15,6 +15,9 @@ import safetensors.torch
 import torch
 
 from tests.factories.small_trainings import CLASSES, CLIPS, loader, make_trainer, plain
+from train.data.augment import NO_AUGMENTATION
+from train.data.loader import CachedBatch
+from train.data.transforms import CachedTransform, ModelInput, View
 from train.runs import EpochMetrics, read_log
 from train.trainer import Stopped, Trainer, TrainingError, is_better, run_inference
 
@@ -100,7 +103,7 @@ def test_micro_batches_learn_the_same(tmp_path: Path, micro_batches: int) -> Non
     whole, split = plain(tmp_path / "whole", batch=8), plain(tmp_path / "split", batch=8, micro_batches=micro_batches)
     calls: list[int] = []
     model = split.model
-    split.compiled_model = lambda inputs: calls.append(len(inputs)) or model(inputs)
+    split.compiled_model = lambda inputs, noise: calls.append(len(inputs)) or model(inputs, noise)
     whole.fit()
     split.fit()
     assert calls[:micro_batches] == [8 // micro_batches] * micro_batches
@@ -138,6 +141,98 @@ def test_two_ranks_learn_what_one_does(tmp_path: Path) -> None:
         epoch.validation_uar for epoch in read_log(tmp_path / "alone" / "log.jsonl")
     ]
     assert json.loads((state / "state.json").read_text())["best"]["epoch"] == final.best.epoch
+
+
+def test_stochastic_depth_belongs_to_the_clip(tmp_path: Path) -> None:
+    """Not to its place in the batch, and not to a generator that something else uses."""
+    trainer = make_trainer(tmp_path, head_dropout=0.5)
+    keys = tuple(f"clip-{number}" for number in range(5))
+    (noise,) = trainer.model_noise(keys, 2)
+    torch.manual_seed(5)
+    (turned,) = trainer.model_noise(keys[::-1], 2)
+    assert torch.equal(noise, turned.flip(0))
+    assert noise.shape == (5, 2 * 2 + 16)  # two for each block, one for each channel
+    assert not torch.equal(noise, trainer.model_noise(keys, 3)[0])
+    assert make_trainer(tmp_path / "none", drop_path=0.0).model_noise(keys, 2) == ()
+    inputs = trainer.train_loader.inputs[:5]
+    with torch.no_grad():
+        assert not torch.allclose(trainer.model(inputs, noise), trainer.model(inputs), atol=1e-3)
+
+
+def test_the_last_small_step_is_left_out_if_asked_for(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, drop_last=True)
+    trainer.fit()
+    assert trainer.steps_per_epoch == 3  # of 13 clips in steps of 4
+    sampler = trainer.train_loader.sampler
+    seen = {int(clip) for epoch in range(1, 9) for step in sampler.batches(epoch) for clip in step}
+    assert len(seen) == CLIPS  # which one is left out depends on the epoch
+    assert sampler.clips_per_epoch == 12
+
+
+def test_epochs_without_a_validation(tmp_path: Path) -> None:
+    """4 steps an epoch, a validation after at least 7: epochs 2, 4 and the last; resumed in the same way."""
+    options = {"epochs": 5, "validation_steps": 7}
+    whole = make_trainer(tmp_path / "whole", **options)
+    state = whole.fit()
+    assert [epoch.epoch for epoch in read_log(tmp_path / "whole" / "log.jsonl")] == [2, 4, 5]
+    for stop_after in (3, 4, 11):
+        folder = tmp_path / f"parts{stop_after}"
+        with pytest.raises(Stopped):
+            make_trainer(folder, stop_after=stop_after, **options).fit()
+        rest = make_trainer(folder, **options)
+        assert rest.fit() == state
+        assert equal(weights(whole), weights(rest))
+
+
+def test_a_checkpoint_falls_due_in_steps_of_the_whole_training(tmp_path: Path) -> None:
+    """Also where an epoch has fewer steps than there are between checkpoints, and no validation."""
+    trainer = make_trainer(tmp_path, epochs=9, validation_steps=36, save_steps=8)
+    found: list[int] = []
+
+    def look() -> bool:
+        found.append(max((int(p.name[:9]) for p in (tmp_path / "checkpoints").glob("[0-9]*")), default=0))
+        return False
+
+    trainer.should_stop = look
+    trainer.fit()
+    assert sorted(set(found)) == [0, 8, 16, 24, 32]
+
+
+def test_probabilities_of_views_are_averaged(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path)
+    whole = loader(CLIPS, batch=4, shuffle=False)
+
+    class Mirrored:
+        """The transform, whose views mirror."""
+
+        def evaluation_input(self, batch: CachedBatch, view: View, missing: int) -> ModelInput:
+            inputs, targets = trainer.transform.evaluation_input(batch)
+            return ModelInput(inputs.flip(-1) if view.mirrored else inputs, targets)
+
+    views = (View(), View(mirrored=True))
+    found = run_inference(trainer.model, whole, Mirrored(), trainer.ranks, views=views).softmax(1)
+    with torch.inference_mode():
+        parts = [trainer.model(inputs).softmax(1) for inputs in (whole.inputs, whole.inputs.flip(-1))]
+    torch.testing.assert_close(found, (parts[0] + parts[1]) / 2, rtol=1e-4, atol=1e-6)
+
+
+def test_a_clips_loss_is_the_mean_over_its_draws(tmp_path: Path) -> None:
+    """Two equal draws teach what one does."""
+
+    class Twice:
+        def training_input(self, batch: CachedBatch, epoch: int) -> ModelInput:
+            inputs, targets = CachedTransform(classes=CLASSES).training_input(batch, epoch)
+            return ModelInput(inputs.repeat(2, 1, 1, 1, 1), targets.repeat(2, 1))
+
+    options = {"drop_path": 0.0, "head_dropout": 0.0, "augmentation": NO_AUGMENTATION}
+    once, twice = plain(tmp_path / "once", **options), plain(tmp_path / "twice", repeated_augmentation=2, **options)
+    twice.transform = Twice()
+    for trainer in (once, twice):
+        trainer.model.train()
+        batch = next(iter(trainer.train_loader.epoch(1)))
+        assert float(trainer.train_step(1, 0, batch)) > 0
+    for name, tensor in weights(once).items():
+        torch.testing.assert_close(weights(twice)[name], tensor, rtol=0, atol=RANKS_TOLERANCE)
 
 
 def test_loss_that_is_no_number_stops(tmp_path: Path) -> None:

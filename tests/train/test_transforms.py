@@ -1,4 +1,4 @@
-"""From shards' bytes to the encoder's input: images, augmentation, mixup."""
+"""From shards' bytes to the encoder's input: images, augmentation, mixing, and what a clip's result depends on."""
 
 from __future__ import annotations
 
@@ -14,34 +14,39 @@ from torch.nn import functional
 from manifests.index import Statistics
 from manifests.schema import FEATURE_ROWS, Clip, Sample, decode_faces, decode_filmstrip, encode_faces
 from tests.factories.shards import make_sample
-from train.data.loader import Batch
-from train.data.transforms import (
+from train.data.augment import (
+    IMAGENET_MEAN,
     Augmentation,
+    ClipDraws,
+    Mixing,
+    TransformError,
+    augment_spectrograms,
+    dropped_modalities,
+)
+from train.data.loader import Batch, CachedBatch
+from train.data.transforms import (
+    VARIANTS,
+    CachedTransform,
     ClipTransform,
     ModelInput,
     NormalizationStats,
-    TransformError,
-    augment_faces,
-    augment_spectrograms,
-    clip_draws,
+    View,
     downsample,
-    mix,
-    mixup_lambdas,
+    evaluation_views,
     spectrogram_images,
     split_filmstrips,
 )
 from train.fusion import STRATEGIES
+from train.recipes import RECIPES
 
 torch.set_num_threads(1)
 
 KEYS = ("a", "b", "c", "d")
-NOTHING = Augmentation(crop_scale=1.0, flip=0.0, colour=0.0, time_mask=0.0, frequency_mask=0.0, gain_db=0.0, mixup=0.0)
-#: Alone of its kind: a chosen change at its strongest, nothing else.
-FLIPPED, CROPPED, RECOLOURED = (
-    replace(NOTHING, flip=1.0),
-    replace(NOTHING, crop_scale=0.8),
-    replace(NOTHING, colour=0.5),
-)
+NOTHING = Augmentation()
+#: Everything on, each modality on its own.
+EVERYTHING = replace(RECIPES["finetune"].augmentation, colour=0.2, erase=1.0, modality_dropout=0.5)
+#: The same without what lets a clip depend on another.
+UNMIXED = replace(EVERYTHING, mixup=0.0, cutmix=0.0)
 
 
 @cache
@@ -77,7 +82,7 @@ def transform(
         classes=3,
         feature=feature,
         normalization=NormalizationStats(mean=(-40.0,) * rows, std=(20.0,) * rows),
-        augmentation=augmentation or Augmentation(),
+        augmentation=augmentation or UNMIXED,
         seed=seed,
     )
 
@@ -158,16 +163,19 @@ def test_sfas_of_shards_adds_what_the_single_modalities_show() -> None:
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_no_clip_depends_on_the_rest_of_its_batch(name: str) -> None:
-    maker = transform(name, augmentation=replace(Augmentation(), mixup=0.0))
+    maker = transform(name)
     together = maker.training_input(batch(name), epoch=3)
+    others = maker.training_input(batch(name, ("d", "a", "b")), epoch=3)
+    assert torch.equal(together.inputs[3], others.inputs[0])
     for place, key in ((0, "a"), (3, "d")):
         alone = maker.training_input(batch(name, (key,)), epoch=3)
         assert torch.equal(together.inputs[place], alone.inputs[0])
 
 
 @pytest.mark.parametrize("name", ["cfas", "rfas"])
-def test_batches_of_whole_pairs_mix_alike(name: str) -> None:
-    maker = transform(name, augmentation=Augmentation(mixup=1.0))
+@pytest.mark.parametrize("mixed", [{"mixup": 1.0}, {"cutmix": 1.0}])
+def test_batches_of_whole_pairs_mix_alike(name: str, mixed: dict[str, float]) -> None:
+    maker = transform(name, augmentation=replace(UNMIXED, **mixed))
     together = maker.training_input(batch(name), epoch=3)
     for pair in (slice(0, 2), slice(2, 4)):
         alone = maker.training_input(replace(batch(name, KEYS[pair]), labels=batch(name).labels[pair]), epoch=3)
@@ -197,7 +205,7 @@ def test_no_augmentation_is_evaluation(name: str) -> None:
     maker = transform(name, augmentation=NOTHING)
     given = batch(name, KEYS[:2])
     trained, evaluated = maker.training_input(given, 0), maker.evaluation_input(given)
-    torch.testing.assert_close(trained.inputs, evaluated.inputs, atol=2e-4, rtol=0)
+    assert torch.equal(trained.inputs, evaluated.inputs)
     assert torch.equal(trained.targets, evaluated.targets)
 
 
@@ -209,63 +217,12 @@ def test_empty_batches_pass(name: str) -> None:
         assert made.targets.shape == (0, 3)
 
 
-def test_all_faces_of_a_clip_are_changed_alike_and_clips_differently() -> None:
-    still = faces(1, 1).expand(2, 16, -1, -1, -1).contiguous()
-    changed = augment_faces(still, Augmentation(), clip_draws(KEYS[:2], 0, 0))
-    assert torch.equal(changed[:, :1].expand_as(changed), changed)
-    assert not torch.allclose(changed[0], changed[1], atol=0.02)
-    assert changed.min() >= 0
-    assert changed.max() <= 1
-
-
-def test_flipping_mirrors() -> None:
-    torch.testing.assert_close(
-        augment_faces(faces(), FLIPPED, clip_draws(KEYS[:2], 0, 0)), faces().flip(-1), atol=1e-4, rtol=0
-    )
-
-
-def test_a_crop_is_a_square_of_at_least_the_settings_side_inside_the_face() -> None:
-    keys = tuple(map(str, range(40)))
-    ramp = torch.linspace(0.5 / 224, 1 - 0.5 / 224, 224)  # the position in the face, from 0 to 1
-    across, down = ramp.expand(224, 224), ramp[:, None].expand(224, 224)
-    picture = torch.stack([across, down, torch.zeros(224, 224)]).expand(len(keys), 1, 3, 224, 224)
-    cropped = augment_faces(picture, CROPPED, clip_draws(keys, 0, 0))
-    widths = (cropped[:, 0, 0, 112, 223] - cropped[:, 0, 0, 112, 0]) * 224 / 223
-    heights = (cropped[:, 0, 1, 223, 112] - cropped[:, 0, 1, 0, 112]) * 224 / 223
-    torch.testing.assert_close(widths, heights, atol=2e-3, rtol=0)
-    assert 0.8 - 2e-3 < widths.min() < 0.83
-    assert 0.97 < widths.max() < 1 + 2e-3
-    starts = cropped[:, 0, 0, 112, 0]
-    assert starts.min() >= 0
-    assert starts.max() > 0.05
-
-
-def test_colour_changes_keep_grey_grey_and_are_those_that_were_drawn() -> None:
-    grey = faces(2, 4)[:, :, :1].expand(-1, -1, 3, -1, -1) * 0.2 + 0.3
-    draws = clip_draws(KEYS[:2], 0, 0)
-    changed = augment_faces(grey.contiguous(), RECOLOURED, draws)
-    torch.testing.assert_close(changed[:, :, 0], changed[:, :, 2], atol=1e-5, rtol=0)
-    brightness, contrast = (1 + 0.5 * (2 * draws[name] - 1) for name in ("brightness", "contrast"))
-    torch.testing.assert_close(changed.mean((1, 2, 3, 4)), grey.mean((1, 2, 3, 4)) * brightness, atol=1e-4, rtol=0)
-    torch.testing.assert_close(
-        changed.std((1, 2, 3, 4)), grey.std((1, 2, 3, 4)) * brightness * contrast, atol=1e-4, rtol=0
-    )
-
-
-def test_saturation_moves_colours_from_or_towards_their_luma() -> None:
-    red = torch.zeros(2, 1, 3, 224, 224)
-    red[:, :, 0], red[:, :, 1:] = 0.6, 0.4
-    draws = clip_draws(KEYS[:2], 0, 0) | {name: torch.full((2,), 0.5) for name in ("brightness", "contrast")}
-    changed = augment_faces(red, RECOLOURED, draws)
-    saturation = 1 + 0.5 * (2 * draws["saturation"] - 1)
-    torch.testing.assert_close(changed[:, 0, 0, 0, 0] - changed[:, 0, 1, 0, 0], 0.2 * saturation, atol=1e-5, rtol=0)
-
-
 @pytest.mark.parametrize("windows", [16, 8])
 def test_covered_time_is_one_stretch_of_the_clip_in_whatever_window(windows: int) -> None:
     keys = tuple(map(str, range(30)))
     ones = torch.ones(len(keys), windows, 13, 224)
-    masked = augment_spectrograms(ones, replace(NOTHING, time_mask=0.1), clip_draws(keys, 0, 0), torch.zeros(13, 1))
+    draws = ClipDraws(keys=keys, seed=0, epoch=0)
+    masked = augment_spectrograms(ones, replace(NOTHING, time_mask=0.1), draws, torch.zeros(13, 1))
     covered = masked == 0
     assert torch.equal(covered, covered[:, :, :1].expand_as(covered))
     line = torch.zeros(len(keys), (windows + 1) * 112, dtype=torch.bool)
@@ -282,9 +239,8 @@ def test_covered_time_is_one_stretch_of_the_clip_in_whatever_window(windows: int
 def test_covered_frequencies_are_the_same_in_every_window() -> None:
     keys = tuple(map(str, range(30)))
     ones = torch.ones(len(keys), 16, 128, 224)
-    masked = augment_spectrograms(
-        ones, replace(NOTHING, frequency_mask=0.2), clip_draws(keys, 0, 0), torch.zeros(128, 1)
-    )
+    draws = ClipDraws(keys=keys, seed=0, epoch=0)
+    masked = augment_spectrograms(ones, replace(NOTHING, frequency_mask=0.2), draws, torch.zeros(128, 1))
     covered = masked == 0
     assert torch.equal(covered, covered[:, :1, :, :1].expand_as(covered))
     lengths = covered[:, 0, :, 0].sum(1)
@@ -299,21 +255,26 @@ def test_gain_lifts_every_row_of_a_db_spectrum_by_the_same_and_no_mfcc() -> None
     for feature, moves in (("mfcc", False), ("logmel", True)):
         maker, given = transform("spectrograms", feature, louder), batch("spectrograms", keys[:2], feature)
         change = maker.training_input(given, 0).inputs - maker.evaluation_input(given).inputs
-        gains = clip_draws(keys[:2], 0, 0)["gain"]
+        gains = torch.from_numpy(ClipDraws(keys=keys[:2], seed=0, epoch=0).uniform("spectrogram", 5)[:, 0])
         expected = (6.0 * (2 * gains - 1) / 20.0 if moves else torch.zeros(2)).view(2, 1, 1, 1, 1)
         torch.testing.assert_close(change, expected.expand_as(change), atol=1e-5, rtol=0)
 
 
-def test_mixup_has_one_weight_for_both_modalities_and_the_labels() -> None:
+def contrasting_pair() -> Batch:
+    """White faces with loud sound of class 0, and black ones with quiet sound of class 2."""
     white, black = torch.full((224, 3584, 3), 255, dtype=torch.uint8), torch.zeros((224, 3584, 3), dtype=torch.uint8)
     loud, quiet = torch.full((16, 13, 224), -20.0).half(), torch.full((16, 13, 224), -60.0).half()
-    pair = Batch(
+    return Batch(
         keys=("a", "b"),
         speakers=("s", "t"),
         filmstrips=torch.stack([white, black]),
         spectrograms=torch.stack([loud, quiet]),
         labels=torch.tensor([0, 2]),
     )
+
+
+def test_mixup_has_one_weight_for_both_modalities_and_the_labels() -> None:
+    pair = contrasting_pair()
     maker = replace(transform("cfas", augmentation=replace(NOTHING, mixup=1.0)), input_range="unit")
     mixed = maker.training_input(pair, 0)
     weight = mixed.targets[0, 0].item()
@@ -324,21 +285,163 @@ def test_mixup_has_one_weight_for_both_modalities_and_the_labels() -> None:
     torch.testing.assert_close(mixed.inputs[0, :, :, 200], torch.full((3, 16, 224), heard))
 
 
-def test_mixup_lambdas_are_drawn_from_beta_and_the_odd_last_clip_stays_as_it_is() -> None:
-    weights = mixup_lambdas(tuple(map(str, range(4001))), 0.2, 0, 0)
-    assert weights[4000] == 1
-    pairs = weights[:4000].view(-1, 2)
-    assert torch.equal(pairs[:, 0], pairs[:, 1])
-    assert pairs.mean().item() == pytest.approx(0.5, abs=0.03)
-    assert pairs[:, 0].var().item() == pytest.approx(0.25 / 1.4, abs=0.02)  # of Beta(0.2, 0.2)
-    images = torch.tensor([[1.0], [2.0], [5.0]])
-    assert mix(images, torch.tensor([0.75, 0.75, 1.0])).flatten().tolist() == [1.25, 1.75, 5.0]
+def test_cutmix_keeps_the_share_of_the_labels_in_both_modalities() -> None:
+    """White faces and loud sound beside black ones and quiet: what is seen of a clip is the weight of its label."""
+    given = contrasting_pair()
+    for seed in range(8):
+        for name, windows in (("faces", 16), ("spectrograms", 16), ("cfas", 16)):
+            maker = transform(name, augmentation=replace(NOTHING, cutmix=1.0), seed=seed)
+            maker = replace(maker, input_range="unit")
+            strategy = STRATEGIES[name]
+            pair = replace(
+                given,
+                filmstrips=given.filmstrips if strategy.faces else given.filmstrips[:, :, :0],
+                spectrograms=given.spectrograms if strategy.windows else given.spectrograms[:, :0, :0],
+            )
+            mixed = maker.training_input(pair, 0)
+            weight = mixed.targets[0, 0].item()
+            torch.testing.assert_close(mixed.targets[1], torch.tensor([1 - weight, 0, weight]))
+            if name == "faces":
+                assert mixed.inputs[0].mean().item() == pytest.approx(weight, abs=1e-5)
+                frames = mixed.inputs[0].transpose(0, 1)
+                assert torch.equal(frames, frames[:1].expand_as(frames))  # one box for all frames
+                assert torch.equal(mixed.inputs[0] + mixed.inputs[1], torch.ones_like(mixed.inputs[0]))
+            elif name == "spectrograms":
+                loud = (mixed.inputs[0, 0] > 0.449).float()  # [16 windows, 224, 224]
+                assert torch.equal(loud, loud[:, :1].expand_as(loud))  # all frequencies
+                line = torch.cat([loud[0, 0, :112], *(loud[window, 0, 112:] for window in range(windows))])
+                assert line.mean().item() == pytest.approx(weight, abs=1.5 / len(line))
+                for window in range(windows):
+                    assert torch.equal(loud[window, 0], line[window * 112 :][:224])
+            else:
+                face = transform("faces", augmentation=replace(NOTHING, cutmix=1.0), seed=seed)
+                alone = face.training_input(replace(pair, spectrograms=pair.spectrograms[:, :0, :0]), 0)
+                assert torch.equal(alone.targets, mixed.targets)
 
 
-def test_settings_out_of_range_are_refused() -> None:
-    for wrong in ({"crop_scale": 0.0}, {"flip": 1.5}, {"mixup": -0.1}, {"gain_db": -1.0}):
-        with pytest.raises(TransformError, match=r"expected shares in 0\.\.1"):
-            replace(NOTHING, **wrong)
+def test_mixing_weights_are_drawn_from_beta_and_the_odd_last_clip_stays_as_it_is() -> None:
+    draws = ClipDraws(keys=tuple(map(str, range(4001))), seed=0, epoch=0)
+    mixing = Mixing.drawn(replace(NOTHING, mixup=0.2), draws)
+    assert mixing.weights[4000] == 1
+    pairs = mixing.weights[:4000].reshape(-1, 2)
+    assert (pairs[:, 0] == pairs[:, 1]).all()
+    assert pairs.mean() == pytest.approx(0.5, abs=0.03)
+    assert pairs[:, 0].var() == pytest.approx(0.25 / 1.4, abs=0.02)  # of Beta(0.2, 0.2)
+    assert not mixing.cut.any()
+    both = Mixing.drawn(replace(NOTHING, mixup=0.8, cutmix=1.0), draws)
+    assert both.cut.mean() == pytest.approx(0.5, abs=0.03)
+    some = Mixing.drawn(replace(NOTHING, mixup=0.8, cutmix=1.0, mix_switch=0.1, mix_probability=0.4), draws)
+    assert (some.weights == 1).mean() == pytest.approx(0.6, abs=0.03)
+    assert some.cut.mean() == pytest.approx(0.04, abs=0.01)
+    three = Mixing(
+        weights=np.array([0.75, 0.75, 1.0], np.float32), boxes=np.zeros((3, 4), int), starts=np.zeros(3, np.float32)
+    )
+    assert three.blend(torch.tensor([[1.0], [2.0], [5.0]])).flatten().tolist() == [1.25, 1.75, 5.0]
+
+
+def test_cutmix_boxes_are_those_of_its_paper() -> None:
+    """Side sqrt(1 - weight), centre anywhere, cut off at the border; the weight is of what is left."""
+    mixing = Mixing.drawn(replace(NOTHING, cutmix=1.0), ClipDraws(keys=tuple(map(str, range(4000))), seed=0, epoch=0))
+    left, top, right, bottom = mixing.boxes[mixing.cut].T
+    areas = (right - left) * (bottom - top) / 224**2
+    np.testing.assert_allclose(mixing.weights[mixing.cut], 1 - areas, atol=1e-6)
+    whole = (left > 0) & (top > 0) & (right < 224) & (bottom < 224)
+    assert ((right - left) == (bottom - top))[whole].all()
+    assert min(left.min(), top.min()) == 0
+    assert max(right.max(), bottom.max()) == 224
+
+
+def test_sound_stays_unmixed_if_asked_for() -> None:
+    given = contrasting_pair()
+    settings = replace(NOTHING, mixup=0.8, mix_spectrograms=False)
+    maker = transform("cfas", augmentation=settings)
+    mixed, plain = maker.training_input(given, 0), maker.evaluation_input(given)
+    assert torch.equal(mixed.inputs[:, :, :, 112:], plain.inputs[:, :, :, 112:])
+    assert not torch.allclose(mixed.inputs[:, :, :, :112], plain.inputs[:, :, :, :112], atol=0.05)
+    assert 0 < mixed.targets[0, 0] < 1
+
+
+@pytest.mark.parametrize("input_range", ["imagenet", "unit"])
+def test_modality_dropout_shows_what_an_evaluation_without_the_modality_shows(input_range: str) -> None:
+    keys = tuple(map(str, range(6)))
+    settings = replace(NOTHING, modality_dropout=0.7)
+    for name in ("cfas", "rfas"):
+        maker = replace(transform(name, augmentation=settings), input_range=input_range)
+        given = batch(name, keys)
+        dropped = dropped_modalities(settings, ClipDraws(keys=keys, seed=0, epoch=2))
+        assert {*dropped.tolist()} == {0, 1, 2}
+        trained = maker.training_input(given, 2).inputs
+        for code, missing in enumerate(VARIANTS):
+            evaluated = maker.evaluation_input(given, missing=missing).inputs
+            assert torch.equal(trained[dropped == code], evaluated[dropped == code])
+    both = replace(transform("cfas"), input_range=input_range)
+    silent, faceless = (both.evaluation_input(batch("cfas"), missing=missing).inputs for missing in VARIANTS[1:])
+    mean = torch.tensor(IMAGENET_MEAN).view(3, 1, 1, 1) if input_range == "unit" else torch.zeros(3, 1, 1, 1)
+    torch.testing.assert_close(faceless[0, :, :, :112], mean.expand(3, 16, 112, 224))
+    sound = torch.tensor(0.449 if input_range == "unit" else 0.0).expand(3, 16, 112, 224)
+    torch.testing.assert_close(silent[0, :, :, 112:], sound)
+    single = transform("faces", augmentation=replace(NOTHING, modality_dropout=0.99))
+    given = batch("faces", keys)
+    assert torch.equal(single.training_input(given, 0).inputs, single.evaluation_input(given).inputs)
+
+
+def test_dropped_modalities_are_as_likely_as_said() -> None:
+    draws = ClipDraws(keys=tuple(map(str, range(4000))), seed=0, epoch=0)
+    dropped = dropped_modalities(replace(NOTHING, modality_dropout=0.3), draws)
+    assert np.bincount(dropped) / 4000 == pytest.approx([0.7, 0.15, 0.15], abs=0.02)
+    assert not dropped_modalities(NOTHING, draws).any()
+
+
+def test_each_draw_of_a_clip_is_augmented_in_its_own_way() -> None:
+    """And the first is what a single one would be."""
+    given = batch("cfas")
+    twice = replace(transform("cfas"), repeats=2)
+    drawn, first = twice.training_input(given, 1), transform("cfas").training_input(given, 1)
+    assert drawn.inputs.shape[0] == drawn.targets.shape[0] == 8
+    assert torch.equal(drawn.inputs[:4], first.inputs)
+    assert torch.equal(drawn.targets, first.targets.repeat(2, 1))
+    assert not torch.allclose(drawn.inputs[:4], drawn.inputs[4:], atol=0.1)
+    mixed = replace(transform("cfas", augmentation=replace(UNMIXED, mixup=1.0)), repeats=2).training_input(given, 1)
+    assert (mixed.targets.count_nonzero(dim=1) == 2).all()  # of different clips, never of two draws of one
+    assert not torch.equal(mixed.targets[:4], mixed.targets[4:])
+
+
+def test_views_are_those_of_a_test() -> None:
+    assert evaluation_views(flip=False, crops=1) == (View(),)
+    assert evaluation_views(flip=True, crops=1) == (View(), View(mirrored=True))
+    ten = evaluation_views(flip=True, crops=5)
+    assert len(set(ten)) == 10
+    assert {(view.left, view.top) for view in ten} == {
+        *((0.0625, 0.0625), (0.0, 0.0), (0.0, 0.125), (0.125, 0.0), (0.125, 0.125))
+    }
+    maker, given = transform("faces"), batch("faces")
+    plain = maker.evaluation_input(given).inputs
+    torch.testing.assert_close(
+        maker.evaluation_input(given, View(mirrored=True)).inputs, plain.flip(-1), atol=1e-4, rtol=0
+    )
+    corner = maker.evaluation_input(given, View(left=0.125, top=0.0, side=0.875)).inputs
+    wanted = functional.interpolate(plain[:, :, :, :196, 28:].flatten(1, 2), (224, 224), mode="bilinear")
+    torch.testing.assert_close(corner, wanted.view_as(corner), atol=1e-3, rtol=0)
+
+
+def test_cached_inputs_are_mixed_and_dropped_as_computed_ones() -> None:
+    """Mixup and modality dropout of inputs computed before are those of the whole transform; fusion is linear."""
+    settings = replace(NOTHING, mixup=0.5, modality_dropout=0.6)
+    keys = KEYS
+    for name in ("sfas", "ffls"):
+        maker, given = transform(name, augmentation=settings), batch(name, keys)
+        variants = torch.stack([maker.evaluation_input(given, missing=missing).inputs for missing in VARIANTS], 1)
+        cached = CachedTransform(classes=3, augmentation=settings, variants=True)
+        stored = CachedBatch(keys=keys, labels=given.labels, inputs=variants)
+        found, wanted = cached.training_input(stored, 4), maker.training_input(given, 4)
+        torch.testing.assert_close(found.inputs, wanted.inputs, atol=1e-5, rtol=0)
+        torch.testing.assert_close(found.targets, wanted.targets)
+        assert torch.equal(cached.evaluation_input(stored).inputs, variants[:, 0])
+    plain = CachedTransform(classes=3)
+    with pytest.raises(TransformError, match="expected complete clips, seen as they are"):
+        plain.evaluation_input(stored, View(mirrored=True))
+    with pytest.raises(TransformError, match="expected complete clips, seen as they are"):
+        plain.evaluation_input(stored, missing=VARIANTS[1])
 
 
 def test_a_batch_of_another_feature_is_refused() -> None:

@@ -21,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from train.lineage import RANDOM
 from train.models.checkpoint_formats import FORMATS, canonical_state, detect_format
 from train.models.videomae import Classifier, Encoder, EncoderConfig, sinusoidal_positions
 from train.models.weights import (
@@ -647,7 +648,9 @@ def test_what_is_exported_reloads(tmp_path: Path, config: EncoderConfig) -> None
     model = _classifier(config)
     classes = ("angry", "happy", "sad")
     details = {"strategy": "cfas", "fold": 3}
-    save_classifier(model, tmp_path / "export", classes=classes, licence="CC BY-NC 4.0", details=details)
+    save_classifier(
+        model, tmp_path / "export", classes=classes, licence="CC BY-NC 4.0", lineage=RANDOM, details=details
+    )
     assert sorted(path.name for path in (tmp_path / "export").iterdir()) == ["config.json", "model.safetensors"]
     found = load_classifier(tmp_path / "export")
     assert (found.classes, found.licence, found.details) == (classes, "CC BY-NC 4.0", details)
@@ -659,7 +662,7 @@ def test_what_is_exported_reloads(tmp_path: Path, config: EncoderConfig) -> None
 
 def test_what_is_exported_can_be_trained_on(tmp_path: Path) -> None:
     model = _classifier()
-    save_classifier(model, tmp_path / "export", classes=("a", "b", "c"), licence="MIT")
+    save_classifier(model, tmp_path / "export", classes=("a", "b", "c"), licence="MIT", lineage=RANDOM)
     weights = load_weights(tmp_path / "export", replace(CONFIG, input=(8, 32, 32)))
     assert (weights.format, weights.licence, weights.config.input) == ("multimae-der", "MIT", (8, 32, 32))
     assert torch.equal(weights.encoder["blocks.0.norm1.bias"], model.encoder.blocks[0].norm1.bias)
@@ -667,14 +670,14 @@ def test_what_is_exported_can_be_trained_on(tmp_path: Path) -> None:
 
 def test_an_exported_table_is_resized_from_its_own_grid(tmp_path: Path) -> None:
     config = replace(CONFIG, positions="stored")  # grid (2, 2, 3)
-    save_classifier(_classifier(config), tmp_path / "export", classes=("a", "b", "c"), licence="MIT")
+    save_classifier(_classifier(config), tmp_path / "export", classes=("a", "b", "c"), licence="MIT", lineage=RANDOM)
     weights = load_weights(tmp_path / "export", replace(CONFIG, input=(8, 32, 48)))
     assert weights.encoder["pos_embed"].shape == (1, 4 * 2 * 3, 32)
 
 
 def test_an_export_needs_a_name_for_each_class(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="found 2 class names, expected 3"):
-        save_classifier(_classifier(), tmp_path / "export", classes=("a", "b"), licence="MIT")
+        save_classifier(_classifier(), tmp_path / "export", classes=("a", "b"), licence="MIT", lineage=RANDOM)
     assert not (tmp_path / "export").exists()
 
 
@@ -682,7 +685,7 @@ def test_an_export_needs_a_name_for_each_class(tmp_path: Path) -> None:
     ("change", "complaint"),
     [
         ({"format": "other"}, "expected a classifier that was trained here"),
-        ({"version": 2}, "found version 2, expected 1"),
+        ({"version": 3}, "found version 3, expected 2"),
         ({"classes": ["a", "b"]}, "found no head with a name for each class"),
         ({"classes": None}, "found no head with a name for each class"),
         ({"encoder": None}, "found settings that cannot be used (AttributeError"),
@@ -691,7 +694,7 @@ def test_an_export_needs_a_name_for_each_class(tmp_path: Path) -> None:
     ],
 )
 def test_a_changed_export_is_refused(tmp_path: Path, change: dict[str, Any], complaint: str) -> None:
-    save_classifier(_classifier(), tmp_path / "export", classes=("a", "b", "c"), licence="MIT")
+    save_classifier(_classifier(), tmp_path / "export", classes=("a", "b", "c"), licence="MIT", lineage=RANDOM)
     path = tmp_path / "export" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(WeightsError) as caught:
@@ -708,14 +711,14 @@ def test_weights_of_another_export_are_noticed(tmp_path: Path) -> None:
         model = _classifier()
         with torch.no_grad():
             model.head.bias.add_(name == "b")
-        save_classifier(model, tmp_path / name, classes=("a", "b", "c"), licence="MIT")
+        save_classifier(model, tmp_path / name, classes=("a", "b", "c"), licence="MIT", lineage=RANDOM)
     (tmp_path / "b" / "model.safetensors").replace(tmp_path / "a" / "model.safetensors")
     with pytest.raises(WeightsError, match=r"found other weights than config\.json describes; export the run again"):
         load_classifier(tmp_path / "a")
 
 
 def test_a_failed_export_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save_classifier(_classifier(), tmp_path / "export", classes=("a", "b", "c"), licence="MIT")
+    save_classifier(_classifier(), tmp_path / "export", classes=("a", "b", "c"), licence="MIT", lineage=RANDOM)
     before = {path.name: path.read_bytes() for path in (tmp_path / "export").iterdir()}
 
     def fail(descriptor: int) -> None:
@@ -723,7 +726,7 @@ def test_a_failed_export_leaves_nothing_half_written(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr("os.fsync", fail)
     with pytest.raises(OSError, match="no space left"):
-        save_classifier(_classifier(classes=2), tmp_path / "export", classes=("a", "b"), licence="MIT")
+        save_classifier(_classifier(classes=2), tmp_path / "export", classes=("a", "b"), licence="MIT", lineage=RANDOM)
     assert {path.name: path.read_bytes() for path in (tmp_path / "export").iterdir()} == before
 
 

@@ -11,7 +11,7 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
 from pathlib import Path
@@ -96,6 +96,10 @@ class Clips:
     """[n, m, 2] offset and size of each member in its tar."""
     left_out: Mapping[str, int]
     """Raw emotion -> clips that the label scheme leaves out on purpose."""
+    missing: npt.NDArray[np.int8]
+    """[n] what each clip has no part of: 0, or a code of `train.data.missing.WHOLLY`."""
+    incomplete: int = 0
+    """Clips that are left out because they have nothing of what is read."""
     statistics: Statistics | None = None
     """Sums over all of `shards` of the spectrogram that is read; None where none is."""
 
@@ -130,6 +134,18 @@ class FoldData:
         """Hash over all shards, whatever the fold."""
         hashes = sorted(shard.sha256 for shard in self.folder.index.shards)
         return hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+    def with_validation(self) -> FoldData:
+        """The same with the validation clips among the training clips. Raises DataError."""
+        train, validation = self.sides["train"], self.sides["validation"]
+        both = Side(
+            shards=tuple(sorted({*train.shards, *validation.shards})),
+            subjects=tuple(sorted({*train.subjects, *validation.subjects})),
+            clips=dict(Counter(train.clips) + Counter(validation.clips)),
+        )
+        training = _concatenate(self.training, self.clips("validation"))
+        none = Side(shards=(), subjects=(), clips={})
+        return replace(self, sides=replace(self.sides, train=both, validation=none), training=training)
 
     def clips(self, side: str) -> Clips:
         """Clips of `train`, `validation` or `test`. Raises DataError."""
@@ -297,8 +313,9 @@ def load_clips(folder: ShardFolder, side: Side, scheme: LabelScheme, members: tu
     shards = folder.shards(side.shards)
     stop = threading.Event()
     with cancellable_pool(_THREADS, stop) as pool:
-        parts = list(pool.map(lambda shard: _index_shard(folder, shard, classes, members, stop), shards))
-    counts, keys, class_indices, byte_ranges, statistics = zip(*parts, strict=True) if parts else ((),) * 5
+        parts = list(pool.map(lambda shard: _index_shard(folder, shard, side, classes, members, stop), shards))
+    columns = zip(*parts, strict=True) if parts else ((),) * 7
+    counts, incomplete, keys, class_indices, byte_ranges, missing, statistics = columns
     emotions = sum(counts, Counter[str]())
     sums = [each for each in statistics if each is not None]
     if emotions != side.clips:
@@ -315,6 +332,8 @@ def load_clips(folder: ShardFolder, side: Side, scheme: LabelScheme, members: tu
         keys=np.concatenate(keys),
         labels=np.concatenate(class_indices),
         byte_ranges=np.concatenate(byte_ranges),
+        missing=np.concatenate(missing),
+        incomplete=sum(incomplete),
         left_out={emotion: count for emotion, count in sorted(emotions.items()) if classes[emotion] is None},
         statistics=reduce(add, sums) if sums else None,
     )
@@ -336,15 +355,41 @@ def load_all_clips(
     return load_clips(folder, side, scheme, members), scheme.classes
 
 
-#: Emotions of all clips of a shard; then keys, labels, byte ranges and statistics as in `Clips`.
+def _concatenate(first: Clips, second: Clips) -> Clips:
+    """Clips of two sides, which have no shard in common."""
+    arrays = {
+        name: np.concatenate([getattr(first, name), getattr(second, name)])
+        for name in ("keys", "labels", "byte_ranges", "missing")
+    }
+    return replace(
+        first,
+        shards=(*first.shards, *second.shards),
+        speakers=(*first.speakers, *second.speakers),
+        shard=np.concatenate([first.shard, second.shard + np.int32(len(first.shards))]),
+        incomplete=first.incomplete + second.incomplete,
+        left_out=dict(Counter(first.left_out) + Counter(second.left_out)),
+        statistics=first.statistics + second.statistics if first.statistics and second.statistics else None,
+        **arrays,
+    )
+
+
+#: Emotions of all clips of a side in a shard; number of clips with nothing of what is read; then keys, labels, byte
+#: ranges, what is missing, and statistics as in `Clips`.
 _ShardClips = tuple[
-    Counter[str], npt.NDArray[np.bytes_], npt.NDArray[np.int64], npt.NDArray[np.int64], Statistics | None
+    Counter[str],
+    int,
+    npt.NDArray[np.bytes_],
+    npt.NDArray[np.int64],
+    npt.NDArray[np.int64],
+    npt.NDArray[np.int8],
+    Statistics | None,
 ]
 
 
 def _index_shard(
     folder: ShardFolder,
     shard: Shard,
+    side: Side,
     classes: Mapping[str, int | None],
     members: tuple[str, ...],
     stop: threading.Event,
@@ -353,7 +398,12 @@ def _index_shard(
     built = [row for row in receipt.rows if row.shard]
     if {row.clip_id for row in built} != receipt.members.keys():
         raise DataError(f"{shard.name}: its receipt lists other clips than it has members of; build it again")
-    used = [row for row in built if classes.get(row.emotion) is not None]
+    left_out = frozenset(side.left_out_sentences)
+    on_side = [row for row in built if row.sentence not in left_out]
+    labelled = [row for row in on_side if classes.get(row.emotion) is not None]
+    codes = {row.clip_id: 1 if "no_sound" in row.flags else 2 if "no_face" in row.flags else 0 for row in labelled}
+    unusable = () if len(members) > 1 else (2,) if FACES in members else (1,)  # nothing of what is read
+    used = [row for row in labelled if codes[row.clip_id] not in unusable]
     for row in used:
         found = receipt.members[row.clip_id]
         for suffix in members:
@@ -362,16 +412,19 @@ def _index_shard(
                 raise DataError(f"{shard.name}: {row.clip_id} has no {suffix}, found {known}; build it again")
     ranges = [[receipt.members[row.clip_id][suffix] for suffix in members] for row in used]
     spectrogram = next((member.removesuffix(".npy") for member in members if member.endswith(".npy")), None)
-    if spectrogram is not None and spectrogram not in receipt.statistics:
+    heard = any(codes[row.clip_id] != 1 for row in used)
+    if spectrogram is not None and heard and spectrogram not in receipt.statistics:
         raise DataError(f"{shard.name}: its receipt has no statistics of {spectrogram}; build it again")
     keys = np.array([row.clip_id for row in used], dtype=np.bytes_)
     class_indices = np.array([classes[row.emotion] for row in used], dtype=np.int64)
     byte_ranges = np.array(ranges, dtype=np.int64).reshape(-1, len(members), 2)
-    statistics = receipt.statistics[spectrogram] if spectrogram is not None else None
+    statistics = receipt.statistics.get(spectrogram) if spectrogram is not None else None
     rows = spectrogram_shape(spectrogram)[1] if spectrogram is not None else 0
     if statistics is not None and {len(statistics.total), len(statistics.squares)} != {rows}:
         raise DataError(f"{shard.name}: its receipt has no statistics of {rows} rows of {spectrogram}; build it again")
-    return Counter(row.emotion for row in built), keys, class_indices, byte_ranges, statistics
+    emotions = Counter(row.emotion for row in on_side)
+    missing = np.array([codes[row.clip_id] for row in used], dtype=np.int8)
+    return emotions, len(labelled) - len(used), keys, class_indices, byte_ranges, missing, statistics
 
 
 def _load_receipt(folder: ShardFolder, shard: Shard, stop: threading.Event) -> Receipt:

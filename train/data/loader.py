@@ -78,6 +78,8 @@ class Batch(ClipBatch):
     """uint8 [B, 224, 3584, 3] RGB, 16 faces side by side; or [B, 224, 0, 3]."""
     spectrograms: Tensor
     """float16 [B, windows, rows, 224], dB-like; or [B, 0, 0, 224]."""
+    missing: tuple[int, ...] = ()
+    """B codes of what each recording has no part of: 0, or one of `train.data.missing.WHOLLY`; () if all have both."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -199,6 +201,7 @@ class Loader:
             filmstrips=filmstrips,
             spectrograms=next(iter(tensors.values()), nothing),
             labels=torch.from_numpy(self.clips.labels[clips]),
+            missing=tuple(self.clips.missing[clips].tolist()),
         )
         return batch, arrays
 

@@ -19,6 +19,7 @@ class ClipSampler:
     A step takes the next `world_size * batch_size` clips of the epoch's order, one contiguous part for each rank, so
     that a single process with the product as its batch size takes the same steps. The last step has the remaining
     clips, divided as evenly as possible: a rank may get a smaller batch, or an empty one, but takes part in the step.
+    With `drop_last` there is no such step, and which clips an epoch leaves out depends on its order.
     The mean over a step's clips is the sum over ranks of each rank's summed loss, divided by `step_size(step)`.
     """
 
@@ -30,14 +31,27 @@ class ClipSampler:
     shuffle: bool = True
     rank: int = 0
     world_size: int = 1
+    drop_last: bool = False
+    """Whether the clips that do not fill a step are left out of an epoch."""
 
     def __post_init__(self) -> None:
         if min(self.clips, self.batch_size) < 1 or self.seed < 0 or not 0 <= self.rank < self.world_size:
             raise DataError(f"found {self}, expected clips and batch size from 1, seed from 0, rank below world_size")
+        if not len(self):
+            raise DataError(
+                f"found {self.clips} clips, expected at least the {self.batch_size * self.world_size} of a step: with "
+                "drop_last smaller steps are left out; choose a smaller --batch"
+            )
 
     def __len__(self) -> int:
         """Steps in an epoch, the same for every rank."""
-        return -(-self.clips // (self.batch_size * self.world_size))
+        step = self.batch_size * self.world_size
+        return self.clips // step if self.drop_last else -(-self.clips // step)
+
+    @property
+    def clips_per_epoch(self) -> int:
+        """Clips that all ranks together see in an epoch."""
+        return min(self.clips, len(self) * self.batch_size * self.world_size)
 
     def order(self, epoch: int) -> Indices:
         """[clips] permutation of the epoch, the same for every rank."""

@@ -1,18 +1,18 @@
-"""Batches from shards -> model inputs, on the device: images, augmentation before fusion, mixup, fusion.
+"""Batches from shards -> model inputs, on the device: images, augmentation before fusion, mixing, fusion.
 
     filmstrips uint8 [B, 224, 3584, 3]     -> faces        [B, F, 3, 224, 224]
     spectrograms float16 [B, W, rows, 224] -> spectrograms [B, W, 1, 224, 224]
 
-Every random number belongs to a clip: it is drawn only from (seed, epoch, clip id), so that workers, ranks and the
-other clips of a batch do not change how a clip is augmented. Shape suffixes: B clips, F faces, W windows.
+What is drawn for a clip depends on nothing else in its batch but, where clips are mixed, its neighbour: see
+`train.data.augment`. Shape suffixes: B clips, F faces, W windows.
 """
 
 from __future__ import annotations
 
-import hashlib
+import itertools
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -20,28 +20,34 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from manifests.errors import UserError
 from manifests.index import Statistics
-from manifests.schema import COLUMNS, CROP_PX, FRAMES
+from manifests.schema import CROP_PX, FRAMES
+from train.data.augment import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    NO_AUGMENTATION,
+    Augmentation,
+    ClipDraws,
+    Mixing,
+    TransformError,
+    augment_spectrograms,
+    crop_faces,
+    dropped_modalities,
+    erase_faces,
+    jitter_colour,
+    resample,
+)
 from train.data.loader import Batch, CachedBatch
+from train.data.missing import FACES, SOUND, Absent, Missing
+from train.data.rand_augment import Plan, rand_augment
 from train.fusion import Pairs, Strategy
 from train.models.videomae import InputRange
-
-#: Windows overlap by half: window i begins 112 columns after window i-1, on the grid of 16 and on that of 8.
-WINDOW_HOP_COLUMNS = COLUMNS // 2
 
 #: How far 1 dB of gain raises a row: dB spectra by 1 dB, cepstra from coefficient 1 up not at all.
 GAIN_RESPONSE: Mapping[str, float] = {"mfcc": 0.0, "logmel": 1.0, "stft": 1.0}
 
-_LUMA = (0.299, 0.587, 0.114)
-_DRAWN = (
-    *("crop", "crop_x", "crop_y", "flip", "brightness", "contrast", "saturation"),
-    *("time_length", "time_start", "frequency_length", "frequency_start", "gain"),
-)
-
-
-class TransformError(UserError):
-    """Settings out of range, or a batch or an encoder that does not fit them."""
+#: Side of the squares of several test crops, in sides of a face: 196 of 224 pixels.
+TEST_CROP_SIDE = 0.875
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,7 @@ class PixelRange:
 
 PIXEL_RANGES: Mapping[InputRange, PixelRange] = {
     # Pixels are normalized, so a normalized spectrogram is on the scale already.
-    "imagenet": PixelRange((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 0.0, 1.0),
+    "imagenet": PixelRange(IMAGENET_MEAN, IMAGENET_STD, 0.0, 1.0),
     # Pixels are in 0..1; spectrograms get the mean and standard deviation of ImageNet's images.
     "unit": PixelRange((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), 0.449, 0.226),
 }
@@ -94,29 +100,8 @@ class NormalizationStats:
         return cls(mean=tuple(mean.tolist()), std=tuple(std.tolist()))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Augmentation:
-    """Limits of augmentation, each modality on its own, before fusion; 0, and a crop_scale of 1, mean no change."""
-
-    crop_scale: float = 0.8
-    """Smallest side of the square cut out of a clip's faces, in sides of a face; drawn from here to 1."""
-    flip: float = 0.5
-    """Probability that a clip's faces are mirrored."""
-    colour: float = 0.2
-    """Brightness, contrast and saturation are each multiplied by a factor of [1 - c, 1 + c] for this c."""
-    time_mask: float = 0.1
-    """Maximum fraction of a clip's windows that is masked."""
-    frequency_mask: float = 0.2
-    """Maximum fraction of a spectrogram's rows that is masked."""
-    gain_db: float = 6.0
-    """Maximum change of the sound's level, up or down; MFCC 1..13 do not depend on it."""
-    mixup: float = 0.2
-    """Both parameters of the Beta distribution that mixing weights are drawn from."""
-
-    def __post_init__(self) -> None:
-        shares = (self.crop_scale, self.flip, self.colour, self.time_mask, self.frequency_mask)
-        if max(shares) > 1 or min(*shares, self.gain_db, self.mixup) < 0 or self.crop_scale == 0:
-            raise TransformError(f"found {self}, expected shares in 0..1, crop_scale above 0, no negative number")
+#: What inputs are cached with, for modality dropout: complete, without the sound, without the faces.
+VARIANTS = (None, Missing(SOUND, 1.0), Missing(FACES, 1.0))
 
 
 class ModelInput(NamedTuple):
@@ -126,6 +111,31 @@ class ModelInput(NamedTuple):
     """[B, 3, T, H, W] float32 video, or [B, D] features."""
     targets: Tensor
     """[B, classes] float32, each row's sum 1: one class, or after mixup two."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """One way of looking at a test clip; the probabilities of several are averaged.
+
+    A view is what an evaluation chooses where a training draws. It has fields for faces only, because stored clips have
+    one window in time; where there are several, the window is one more field here and one more factor in
+    `evaluation_views`.
+    """
+
+    mirrored: bool = False
+    left: float = 0.0
+    """Left edge of a square in the face, in sides of a face."""
+    top: float = 0.0
+    side: float = 1.0
+
+
+def evaluation_views(*, flip: bool, crops: int) -> tuple[View, ...]:
+    """The whole face, or five squares of `TEST_CROP_SIDE`, centre and corners; each also mirrored if `flip`."""
+    rest = 1 - TEST_CROP_SIDE
+    corners = itertools.product((0.0, rest), repeat=2)
+    squares = [View(left=left, top=top, side=TEST_CROP_SIDE) for left, top in ((rest / 2, rest / 2), *corners)]
+    chosen = squares if crops > 1 else [View()]
+    return tuple(replace(view, mirrored=mirrored) for mirrored in (False, True)[: 1 + flip] for view in chosen)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,20 +153,29 @@ class ClipTransform:
     """T, H, W of the encoder's configuration."""
     augmentation: Augmentation | None = None
     """None: training input is made as evaluation input is."""
+    repeats: int = 1
+    """Draws of each clip in a training batch: repeated augmentation."""
     seed: int = 0
 
-    def evaluation_input(self, batch: Batch) -> ModelInput:
-        """A batch without augmentation."""
-        return self._in_chunks(batch, lambda clips: self._fuse(clips, *self._decode(clips)))
+    def evaluation_input(self, batch: Batch, view: View | None = None, missing: Missing | None = None) -> ModelInput:
+        """A batch without augmentation, complete or with a part of a modality missing."""
+        shown = None if view in (None, View()) else view
+        return self._in_chunks(batch, lambda clips: self._evaluate(clips, shown, missing))
 
     def training_input(self, batch: Batch, epoch: int) -> ModelInput:
-        """A batch augmented by (seed, epoch, clip id), then mixed up."""
-        if self.augmentation is None:
-            return self.evaluation_input(batch)
-        return self._in_chunks(batch, lambda clips: self._augment(clips, self.augmentation, epoch))
+        """A batch augmented by (seed, epoch, draw, clip id), then mixed: first one draw of each clip, then the next."""
+        settings = self.augmentation
+        if settings is None:
+            draws = [self.evaluation_input(batch)] * self.repeats
+        else:
+            draws = [
+                self._in_chunks(batch, lambda clips, draw=draw: self._augment(clips, settings, epoch, draw))
+                for draw in range(self.repeats)
+            ]
+        return draws[0] if len(draws) == 1 else ModelInput(*map(torch.cat, zip(*draws, strict=True)))
 
     def _in_chunks(self, batch: Batch, make: Callable[[Batch], ModelInput]) -> ModelInput:
-        """On a CPU two clips at a time, mixup's pairs, else all at once; clips do not depend on other pairs.
+        """On a CPU two clips at a time, which are mixed, else all at once; clips do not depend on other pairs.
 
         On a CPU fresh memory costs more than the arithmetic, and what two clips needed is used again for the next two.
         """
@@ -169,32 +188,71 @@ class ClipTransform:
             video[clips], targets[clips] = make(batch[clips])
         return ModelInput(video, targets)
 
-    def _decode(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Faces [B, F, 3, 224, 224] in 0..1, normalized spectrograms [B, W, rows, 224], targets [B, classes]."""
-        faces = split_filmstrips(batch.filmstrips, self.strategy.faces).contiguous().float().div_(255)
+    def _evaluate(self, batch: Batch, view: View | None, missing: Missing | None) -> ModelInput:
+        faces, rows, targets = self._faces(batch).float().div_(255), self._rows(batch), self._targets(batch)
+        if view and faces.numel():
+            box = torch.tensor([view.left, view.top, view.side, view.side]) * CROP_PX
+            faces = resample(faces, box.expand(len(batch), 4), torch.full((len(batch),), view.mirrored))
+        absent = missing.absent(batch.keys, faces.shape[1], rows.shape[1]) if missing else None
+        return self._fuse(batch, faces, rows, targets, absent)
+
+    def _faces(self, batch: Batch) -> Tensor:
+        """uint8 [B, F, 3, 224, 224], a copy."""
+        return split_filmstrips(batch.filmstrips, self.strategy.faces).contiguous()
+
+    def _rows(self, batch: Batch) -> Tensor:
+        """Normalized spectrograms float32 [B, W, rows, 224]."""
         rows = batch.spectrograms.float()
         if self.strategy.windows:
             found, expected = rows.shape[1:3], (self.strategy.windows, len(self.normalization.mean))
             if found != expected:
                 raise TransformError(f"{self.strategy.name}: found windows x rows {tuple(found)}, expected {expected}")
             rows = (rows - _column(self.normalization.mean, rows)) / _column(self.normalization.std, rows)
-        return faces, rows, functional.one_hot(batch.labels, self.classes).float()
+        return rows
 
-    def _augment(self, batch: Batch, settings: Augmentation, epoch: int) -> ModelInput:
-        draws = clip_draws(batch.keys, self.seed, epoch, batch.labels.device)
-        faces, rows, targets = self._decode(batch)
-        gain_per_db = GAIN_RESPONSE[self.feature] / _column(self.normalization.std, rows)
-        faces = augment_faces(faces, settings, draws)
-        rows = augment_spectrograms(rows, settings, draws, gain_per_db)
-        if settings.mixup:
-            weights = mixup_lambdas(batch.keys, settings.mixup, self.seed, epoch, targets.device)
-            faces, rows, targets = (mix(images, weights) for images in (faces, rows, targets))
-        return self._fuse(batch, faces, rows, targets)
+    def _targets(self, batch: Batch) -> Tensor:
+        return functional.one_hot(batch.labels, self.classes).float()
 
-    def _fuse(self, batch: Batch, faces: Tensor, rows: Tensor, targets: Tensor) -> ModelInput:
-        """Both modalities on the encoder's scale, then as one video."""
+    def _augment(self, batch: Batch, settings: Augmentation, epoch: int, draw: int) -> ModelInput:
+        """In the order of VideoMAE's `kinetics.py`: RandAugment, crop and flip, erasing, mixing."""
+        draws = ClipDraws(keys=batch.keys, seed=self.seed, epoch=epoch, draw=draw)
+        faces, rows, targets = self._faces(batch), self._rows(batch), self._targets(batch)
+        if settings.rand_augment_operations and faces.numel():
+            faces = rand_augment(faces, Plan.drawn(settings, draws))
+        faces = faces.float().div_(255)
+        if faces.numel():
+            faces = crop_faces(faces, settings, draws) if settings.crops else faces
+            faces = jitter_colour(faces, settings, draws) if settings.colour else faces
+            faces = erase_faces(faces, settings, draws) if settings.erase else faces
+        if rows.numel():
+            gain_per_db = GAIN_RESPONSE[self.feature] / _column(self.normalization.std, rows)
+            rows = augment_spectrograms(rows, settings, draws, gain_per_db)
+        if settings.mixes:
+            mixing = Mixing.drawn(settings, draws)
+            faces, targets = mixing.mix_faces(faces), mixing.blend(targets)
+            # Of a strategy without faces the sound is all there is to mix.
+            mixed = settings.mix_spectrograms or not faces.numel()
+            rows = mixing.mix_spectrograms(rows) if mixed and rows.numel() else rows
+        absent = None
+        if self.strategy.faces and self.strategy.windows:  # without its only modality a model learns nothing
+            dropped = dropped_modalities(settings, draws).tolist()
+            absent = Absent.wholly(dropped, faces.shape[1], rows.shape[1])
+        return self._fuse(batch, faces, rows, targets, absent)
+
+    def _fuse(
+        self, batch: Batch, faces: Tensor, rows: Tensor, targets: Tensor, absent: Absent | None = None
+    ) -> ModelInput:
+        """Both modalities on the encoder's scale, without what is absent or not in the recording, then as one video."""
+        if any(batch.missing):
+            recorded = Absent.wholly(batch.missing, faces.shape[1], rows.shape[1])
+            absent = recorded if absent is None else absent | recorded
         pixels = PIXEL_RANGES[self.input_range]
         mean, std = (torch.tensor(rgb, device=faces.device)[:, None, None] for rgb in (pixels.mean, pixels.std))
+        if absent is not None and absent.windows.any():
+            rows = rows.masked_fill(torch.from_numpy(absent.windows).to(rows.device)[..., None, None], 0.0)
+        if absent is not None and absent.faces.any():
+            hidden = torch.from_numpy(absent.faces).to(faces.device)[..., None, None, None]
+            faces = torch.where(hidden, faces.new_tensor(IMAGENET_MEAN)[:, None, None], faces)
         images = spectrogram_images(rows) * pixels.spectrogram_std + pixels.spectrogram_mean
         pairs = Pairs(faces=faces.sub_(mean).div_(std), spectrograms=images, keys=batch.keys)
         return ModelInput(downsample(self.strategy(pairs), self.input_size), targets)
@@ -207,26 +265,36 @@ def _column(numbers: Sequence[float], like: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class CachedTransform:
-    """The same for inputs that were computed before: only mixup is left.
+    """The same for inputs that were computed before: only mixup and modality dropout are left.
 
     All fusion but `rfas` is linear, so that mixing fused videos is mixing both modalities before fusion.
     """
 
     classes: int
-    mixup: float = 0.0
-    """Of `Augmentation`."""
+    augmentation: Augmentation = NO_AUGMENTATION
+    variants: bool = False
+    """Whether inputs are [B, 3, ...]: complete, without the sound, without the faces; as modality dropout needs."""
     seed: int = 0
 
-    def evaluation_input(self, batch: CachedBatch) -> ModelInput:
-        """A batch as it is."""
-        return ModelInput(batch.inputs, functional.one_hot(batch.labels, self.classes).float())
+    def evaluation_input(
+        self, batch: CachedBatch, view: View | None = None, missing: Missing | None = None
+    ) -> ModelInput:
+        """A batch as it is. Raises TransformError for a view or a condition that was not computed."""
+        if view not in (None, View()) or missing is not None:
+            raise TransformError(f"cached inputs: found {view}, {missing}; expected complete clips, seen as they are")
+        inputs = batch.inputs[:, 0] if self.variants else batch.inputs
+        return ModelInput(inputs, functional.one_hot(batch.labels, self.classes).float())
 
     def training_input(self, batch: CachedBatch, epoch: int) -> ModelInput:
-        """A batch after mixup, by (seed, epoch, clip id)."""
-        inputs, targets = self.evaluation_input(batch)
-        if self.mixup:
-            weights = mixup_lambdas(batch.keys, self.mixup, self.seed, epoch, inputs.device)
-            inputs, targets = mix(inputs, weights), mix(targets, weights)
+        """A batch after mixup and modality dropout, by (seed, epoch, clip id)."""
+        draws = ClipDraws(keys=batch.keys, seed=self.seed, epoch=epoch)
+        inputs, targets = batch.inputs, self.evaluation_input(batch).targets
+        if self.augmentation.mixes:
+            mixing = Mixing.drawn(self.augmentation, draws)
+            inputs, targets = mixing.blend(inputs), mixing.blend(targets)
+        if self.variants:
+            missing = torch.from_numpy(dropped_modalities(self.augmentation, draws)).to(inputs.device)
+            inputs = inputs[torch.arange(len(inputs), device=inputs.device), missing]
         return ModelInput(inputs, targets)
 
 
@@ -258,106 +326,3 @@ def spectrogram_images(rows: Tensor) -> Tensor:
         return rows.new_empty(*rows.shape[:2], 1, CROP_PX, CROP_PX)
     upright = rows.flip(-2)
     return functional.interpolate(upright, size=(CROP_PX, CROP_PX), mode="bilinear", align_corners=False).unsqueeze(2)
-
-
-def clip_draws(keys: Sequence[str], seed: int, epoch: int, device: torch.device | str = "cpu") -> dict[str, Tensor]:
-    """Uniform numbers in [0, 1) for every choice that augmentation makes: name -> [B] float32.
-
-    Drawn on the CPU, so that every device augments in the same way.
-    """
-    drawn = [_generator(key, seed, epoch).random(len(_DRAWN), dtype=np.float32) for key in keys]
-    table = torch.from_numpy(np.array(drawn, dtype=np.float32).reshape(-1, len(_DRAWN))).to(device)
-    return dict(zip(_DRAWN, table.unbind(dim=1), strict=True))
-
-
-def augment_faces(faces: Tensor, settings: Augmentation, draws: Mapping[str, Tensor]) -> Tensor:
-    """One crop, one mirroring and one change of colour for a whole clip: [B, F, 3, 224, 224] in 0..1, and so after."""
-    return _jitter_colour(_crop(faces, settings, draws), settings, draws) if faces.numel() else faces
-
-
-def augment_spectrograms(
-    rows: Tensor, settings: Augmentation, draws: Mapping[str, Tensor], gain_per_db: Tensor
-) -> Tensor:
-    """Gain, then one interval of time and one of frequencies masked with the training mean, which is 0.
-
-    The interval of time is the clip's: what is masked in one window is masked in all that overlap it.
-
-    Args:
-        rows: [B, W, rows, 224] normalized.
-        settings: limits of what is drawn.
-        draws: from `clip_draws`.
-        gain_per_db: [rows, 1] how far a gain of 1 dB raises each row, in its standard deviations.
-    """
-    if not rows.numel():
-        return rows
-    gain_db = settings.gain_db * (2 * draws["gain"] - 1)
-    _, windows, heights, widths = rows.shape
-    starts = torch.arange(windows, device=rows.device)[:, None, None] * WINDOW_HOP_COLUMNS
-    columns = starts + torch.arange(widths, device=rows.device)  # [W, 1, 224] of the whole clip
-    clip_columns = (windows + 1) * WINDOW_HOP_COLUMNS
-    time = _interval(columns, clip_columns, settings.time_mask, draws["time_length"], draws["time_start"])
-    places = torch.arange(heights, device=rows.device)[None, :, None]
-    share = settings.frequency_mask
-    frequency = _interval(places, heights, share, draws["frequency_length"], draws["frequency_start"])
-    return (rows + _per_clip(gain_db) * gain_per_db).masked_fill(time | frequency, 0.0)
-
-
-def mixup_lambdas(
-    keys: Sequence[str], alpha: float, seed: int, epoch: int, device: torch.device | str = "cpu"
-) -> Tensor:
-    """[B] float32 shares that clips keep of themselves when mixed: Beta(alpha, alpha), one of each two neighbours.
-
-    Neighbours are clips 0 and 1, 2 and 3, ...; an odd last clip stays as it is. Batches of an even size per rank
-    therefore mix the same clips whatever the number of ranks.
-    """
-    weights = np.ones(len(keys), dtype=np.float32)
-    for first in range(0, len(keys) - 1, 2):
-        weights[first : first + 2] = _generator(f"mixup {keys[first]}", seed, epoch).beta(alpha, alpha)
-    return torch.from_numpy(weights).to(device)
-
-
-def mix(images: Tensor, weights: Tensor) -> Tensor:
-    """w x + (1 - w) x' with x' the neighbour of `mixup_lambdas`: [B, ...] and [B] -> [B, ...]."""
-    places = torch.arange(len(images), device=images.device)
-    neighbours = images[torch.clamp(places ^ 1, max=max(len(images) - 1, 0))]
-    return torch.lerp(neighbours, images, weights.view(-1, *[1] * (images.dim() - 1)))
-
-
-def _generator(key: str, seed: int, epoch: int) -> np.random.Generator:
-    return np.random.default_rng(int.from_bytes(hashlib.sha256(f"{seed} {epoch} {key}".encode()).digest()))
-
-
-def _crop(faces: Tensor, settings: Augmentation, draws: Mapping[str, Tensor]) -> Tensor:
-    """A square of each clip, mirrored or not, resized to 224x224, bilinear; frames are treated as channels."""
-    side = settings.crop_scale + (1 - settings.crop_scale) * draws["crop"]
-    x, y = ((1 - side) * (2 * draws[name] - 1) for name in ("crop_x", "crop_y"))
-    mirrored = torch.where(draws["flip"] < settings.flip, -1.0, 1.0)
-    zero = torch.zeros_like(side)
-    maps = torch.stack([torch.stack([side * mirrored, zero, x], -1), torch.stack([zero, side, y], -1)], dim=1)
-    channels = faces.flatten(1, 2)
-    grid = functional.affine_grid(maps, list(channels.shape), align_corners=False)
-    return functional.grid_sample(channels, grid, padding_mode="border", align_corners=False).view_as(faces)
-
-
-def _jitter_colour(faces: Tensor, settings: Augmentation, draws: Mapping[str, Tensor]) -> Tensor:
-    """Saturation s, contrast c, brightness b: x -> b (c (s x + (1-s) luma) + (1-c) m), m the clip's mean luma."""
-    saturation, contrast, brightness = (
-        1 + settings.colour * (2 * draws[name] - 1) for name in ("saturation", "contrast", "brightness")
-    )
-    luma = faces.new_tensor(_LUMA)
-    grey = faces.mean(dim=(1, 3, 4)) @ luma
-    colours = saturation[:, None, None] * torch.eye(3, device=faces.device) + (1 - saturation)[:, None, None] * luma
-    turned = (colours * (brightness * contrast)[:, None, None]).unsqueeze(1) @ faces.flatten(-2)
-    return turned.add_(_per_clip(brightness * (1 - contrast) * grey)).clamp_(0, 1).view_as(faces)
-
-
-def _interval(places: Tensor, end: int, most: float, length: Tensor, start: Tensor) -> Tensor:
-    """Which places of 0..end-1 are in a clip's interval: of up to `most` of them, anywhere. [B, ...]."""
-    size = _per_clip(end * most * length)
-    first = (end - size) * _per_clip(start)
-    return (places >= first) & (places < first + size)
-
-
-def _per_clip(numbers: Tensor) -> Tensor:
-    """[B] -> [B, 1, 1, 1]."""
-    return numbers[:, None, None, None]

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from manifests.errors import UserError
 from manifests.text import shorten_list
+from train.lineage import Lineage
 from train.models.videomae import InputRange
 
 _CANONICAL = re.compile(
@@ -44,6 +45,8 @@ class CheckpointFormat:
     ignored: str
     """Pattern of the keys that are not used, such as those of a decoder."""
     licence: str
+    lineage: Lineage | None = None
+    """Of all of its checkpoints, where they have one origin."""
     layer_norm_eps: float
     input_range: InputRange
 
@@ -56,7 +59,12 @@ class CheckpointFormat:
 
 
 _DATA = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
-FORMATS = tuple(CheckpointFormat(**settings) for settings in _DATA["format"])
+FORMATS = tuple(
+    CheckpointFormat(**{**settings, "lineage": Lineage(**settings["lineage"])} if "lineage" in settings else settings)
+    for settings in _DATA["format"]
+)
+#: Pattern of a hub id -> lineage of what is published there.
+PUBLISHED: Mapping[str, Lineage] = {pattern: Lineage(**settings) for pattern, settings in _DATA["published"].items()}
 #: Other architectures: pattern of a key that only they have -> description.
 _UNSUPPORTED: Mapping[str, str] = _DATA["unsupported"]
 

@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from train.lineage import METADATA_KEY, Lineage
 from train.models.checkpoint_formats import WeightsError
 from train.models.checkpoint_scan import check_checkpoint, is_archive
 
@@ -28,6 +29,8 @@ _NAMES = (WEIGHTS_FILE, "pytorch_model.bin")
 _WRAPPERS = ("model", "module", "state_dict")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _MAX_CONFIG_BYTES = 1 << 20
+#: Size of the number of bytes of a safetensors header, at the beginning of the file.
+_LENGTH_BYTES = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,18 +43,28 @@ class CheckpointFile:
     """Its own keys -> dense floating-point tensors on the CPU."""
     settings: Mapping[str, Any]
     """Content of the `config.json` in the same folder, {} without one; JSON values."""
+    metadata: Mapping[str, str]
+    """Of a safetensors file; {} for others."""
 
 
 def read_checkpoint(source: str | Path) -> CheckpointFile:
     """Read a checkpoint file, the one in a folder, or that of a hub id. Raises WeightsError for anything else."""
     path, where = _locate(source)
-    return CheckpointFile(where=where, state=_state_dict(_read(path), where), settings=_settings(path))
+    state, settings = _state_dict(_read(path), where), _settings(path)
+    return CheckpointFile(where=where, state=state, settings=settings, metadata=_metadata(path))
 
 
-def dump_weights(model: nn.Module) -> bytes:
-    """A model's state dict as bytes of a safetensors file."""
+def dump_weights(model: nn.Module, lineage: Lineage) -> bytes:
+    """A model's state dict as bytes of a safetensors file, with what the weights descend from in its metadata."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    return safetensors.torch.save(state, metadata={"format": "pt"})
+    data = safetensors.torch.save(state, metadata={"format": "pt", METADATA_KEY: lineage.dump()})
+    # safetensors writes its metadata in a random order: the same weights are to be the same bytes.
+    size = int.from_bytes(data[:_LENGTH_BYTES], "little")
+    header = json.loads(data[_LENGTH_BYTES : _LENGTH_BYTES + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % _LENGTH_BYTES)  # tensors stay aligned
+    return len(text).to_bytes(_LENGTH_BYTES, "little") + text + data[_LENGTH_BYTES + size :]
 
 
 def first_line(error: Exception) -> str:
@@ -137,6 +150,14 @@ def _read(path: Path) -> object:
         raise WeightsError(f"{path}: {reason}") from error
     except (SafetensorError, OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError) as error:
         raise WeightsError(f"{path}: found no complete checkpoint ({first_line(error)}); get the file again") from error
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    """Metadata of a safetensors file that was read before; {} for another kind of file."""
+    if path.suffix != ".safetensors":
+        return {}
+    with safetensors.safe_open(path, "pt") as file:
+        return dict(file.metadata() or {})
 
 
 def _state_dict(content: object, where: str) -> dict[str, Tensor]:

@@ -104,10 +104,13 @@ def resize_positions(table: Tensor, grid: tuple[int, int, int], target_grid: tup
     return F.interpolate(volume, size=target_grid, mode="trilinear", align_corners=False).flatten(2).transpose(1, 2)
 
 
-def drop_path(branch: Tensor, rate: float) -> Tensor:
-    """Stochastic depth: [B, N, D] with whole clips zeroed at the given rate and the others scaled up in return."""
-    kept = branch.new_empty(branch.shape[0], 1, 1).bernoulli_(1 - rate)
-    return branch * kept / (1 - rate)
+def drop_path(branch: Tensor, rate: float, noise: Tensor) -> Tensor:
+    """Stochastic depth: [B, N, D] with whole clips zeroed at the given rate and the others scaled up in return.
+
+    `noise` [B] is uniform in [0, 1): a clip is kept where it is at least the rate.
+    """
+    kept = (noise >= rate).to(branch.dtype)[:, None, None]
+    return branch * (kept / (1 - rate))
 
 
 class PatchEmbed(nn.Module):
@@ -168,7 +171,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block whose two branches are dropped at the given rate while training."""
+    """Pre-norm transformer block whose two branches are dropped at the given rate, where there is noise to decide."""
 
     def __init__(self, config: EncoderConfig, drop_rate: float) -> None:
         super().__init__()
@@ -178,18 +181,19 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
         self.mlp = MLP(config)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """[B, N, D] -> [B, N, D]."""
-        tokens = tokens + self._dropped(self.attn(self.norm1(tokens)))
-        return tokens + self._dropped(self.mlp(self.norm2(tokens)))
+    def forward(self, tokens: Tensor, noise: Tensor | None = None) -> Tensor:
+        """[B, N, D] -> [B, N, D]; `noise` [B, 2], one number for each branch."""
+        tokens = tokens + self._dropped(self.attn(self.norm1(tokens)), noise, 0)
+        return tokens + self._dropped(self.mlp(self.norm2(tokens)), noise, 1)
 
-    def _dropped(self, branch: Tensor) -> Tensor:
-        return drop_path(branch, self.drop_rate) if self.training and self.drop_rate else branch
+    def _dropped(self, branch: Tensor, noise: Tensor | None, number: int) -> Tensor:
+        return branch if noise is None or not self.drop_rate else drop_path(branch, self.drop_rate, noise[:, number])
 
 
 class Encoder(nn.Module):
     """Video -> tokens. `drop_rate` is that of the last block; from the first, which has 0, it rises linearly.
 
+    Nothing is random in here: what is dropped is decided by the noise that a training passes in.
     With `gradient_checkpointing` the blocks keep only their inputs for the backward pass, which computes them again.
     """
 
@@ -209,43 +213,86 @@ class Encoder(nn.Module):
         self.norm = nn.LayerNorm(config.width, eps=config.layer_norm_eps) if config.final_norm else nn.Identity()
         self.apply(_initialise)
 
-    def forward(self, video: Tensor) -> Tensor:
+    def forward(self, video: Tensor, noise: Tensor | None = None) -> Tensor:
         """[B, 3, T, H, W], scaled to `config.input_range` -> tokens [B, N, D].
 
-        Raises ValueError for a video of another size.
+        With `noise`, [B, 2 * depth] uniform in [0, 1), branches of blocks are dropped at their rates. Raises ValueError
+        for a video of another size.
         """
         tokens = self.patch_embed(video)
         tokens = tokens + self.pos_embed.to(tokens.dtype)  # under autocast the stream stays in 16 bits
         recompute = self.gradient_checkpointing and torch.is_grad_enabled()
-        for block in self.blocks:
-            tokens = checkpoint(block, tokens, use_reentrant=False) if recompute else block(tokens)
+        for index, block in enumerate(self.blocks):
+            given = (tokens,) if noise is None else (tokens, noise[:, 2 * index : 2 * index + 2])
+            tokens = checkpoint(block, *given, use_reentrant=False) if recompute else block(*given)
         return self.norm(tokens)
 
 
+class Head(nn.Sequential):
+    """LayerNorm and Linear on the mean token, in float32 under autocast too."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B, D] -> logits [B, C]."""
+        with torch.autocast(features.device.type, enabled=False):
+            return super().forward(features.float())
+
+
 class Classifier(nn.Module):
-    """Encoder, mean over its tokens, LayerNorm, Linear (paper III.C: a single layer as the head)."""
+    """Encoder, mean over its tokens, LayerNorm, Linear (paper III.C: a single layer as the head).
+
+    `head_dropout` is the rate at which the Linear layer's inputs are dropped; its initial weights, of a truncated
+    normal distribution of deviation 0.02, are multiplied by `head_init_scale`: as VideoMAE's `modeling_finetune.py`.
+    """
 
     def __init__(
-        self, config: EncoderConfig, classes: int, *, drop_rate: float = 0.0, gradient_checkpointing: bool = False
+        self,
+        config: EncoderConfig,
+        classes: int,
+        *,
+        drop_rate: float = 0.0,
+        head_dropout: float = 0.0,
+        head_init_scale: float = 1.0,
+        gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        if not 0 <= head_dropout < 1:
+            raise ValueError(f"classifier: found head dropout {head_dropout}, expected one from 0 to below 1")
         self.encoder = Encoder(config, drop_rate=drop_rate, gradient_checkpointing=gradient_checkpointing)
+        self.head_dropout = head_dropout
         self.fc_norm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
         self.head = nn.Linear(config.width, classes)
         nn.init.trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
+        with torch.no_grad():
+            self.head.weight.mul_(head_init_scale)
 
-    def features(self, video: Tensor) -> Tensor:
+    @property
+    def noise_per_clip(self) -> int:
+        """Numbers in a row of the noise that `forward` takes: two for each block, then one for each channel."""
+        return 2 * self.encoder.config.depth + (self.encoder.config.width if self.head_dropout else 0)
+
+    def features(self, video: Tensor, noise: Tensor | None = None) -> Tensor:
         """[B, 3, T, H, W] -> mean token [B, D], float32 under autocast too: the features of a frozen encoder."""
-        return self.encoder(video).mean(dim=1, dtype=torch.float32)
+        return self.encoder(video, noise).mean(dim=1, dtype=torch.float32)
 
-    def classify(self, features: Tensor) -> Tensor:
-        """Mean token [B, D] -> logits [B, C]."""
-        return self.head(self.fc_norm(features))
+    def classify(self, features: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Mean token [B, D] -> logits [B, C], float32 under autocast too; `noise` [B, D] decides what is dropped."""
+        with torch.autocast(features.device.type, enabled=False):
+            normed = self.fc_norm(features.float())
+            if noise is not None and self.head_dropout:
+                normed = normed * ((noise >= self.head_dropout).to(normed.dtype) / (1 - self.head_dropout))
+            return self.head(normed)
 
-    def forward(self, video: Tensor) -> Tensor:
-        """[B, 3, T, H, W], scaled to the encoder's `config.input_range` -> logits [B, C]."""
-        return self.classify(self.features(video))
+    def forward(self, video: Tensor, noise: Tensor | None = None) -> Tensor:
+        """[B, 3, T, H, W], scaled to the encoder's `config.input_range` -> logits [B, C].
+
+        Training passes `noise` [B, noise_per_clip], uniform in [0, 1), which decides what is dropped; without it
+        nothing is. It is drawn from the clips' ids, so that neither micro-batches nor ranks change the result.
+        """
+        if noise is None:
+            return self.classify(self.features(video))
+        blocks = 2 * self.encoder.config.depth
+        return self.classify(self.features(video, noise[:, :blocks]), noise[:, blocks:])
 
     def freeze_encoder(self) -> None:
         """Leave only LayerNorm and Linear to train: a linear probe."""

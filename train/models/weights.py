@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,12 +22,28 @@ import torch
 from torch import Tensor
 
 from manifests.files import atomic_write
-from train.models.checkpoint_formats import CheckpointFormat, WeightsError, canonical_state, detect_format, quote_keys
-from train.models.checkpoint_io import MODEL_CONFIG_FILE, WEIGHTS_FILE, CheckpointFile, dump_weights, read_checkpoint
+from manifests.records import SchemaError
+from train.lineage import METADATA_KEY, Lineage, Supervision, parse_lineage
+from train.models.checkpoint_formats import (
+    PUBLISHED,
+    CheckpointFormat,
+    WeightsError,
+    canonical_state,
+    detect_format,
+    quote_keys,
+)
+from train.models.checkpoint_io import (
+    MODEL_CONFIG_FILE,
+    WEIGHTS_FILE,
+    CheckpointFile,
+    dump_weights,
+    first_line,
+    read_checkpoint,
+)
 from train.models.videomae import Classifier, Encoder, EncoderConfig, resize_positions
 
 FORMAT = "multimae-der"
-VERSION = 1
+VERSION = 2
 
 #: Attention heads, which do not follow from shapes of weights: width -> heads of the published ViT-S, -B, -L and -H.
 _HEADS = {384: 6, 768: 12, 1024: 16, 1280: 16}
@@ -34,6 +51,8 @@ _HEADS = {384: 6, 768: 12, 1024: 16, 1280: 16}
 _PUBLISHED_GRID = (8, 14, 14)
 #: Fields that two encoders must have in common for the weights of one to fit the other.
 _ARCHITECTURE = ("width", "depth", "heads", "mlp", "patch")
+#: A key of weights that only masked pre-training has.
+_DECODER = re.compile("decoder|mask_token|enc_dec_proj")
 #: Most numbers of a position table, whose size is taken from an untrusted configuration.
 _MAX_POSITIONS = 1 << 28
 
@@ -50,6 +69,7 @@ class Weights:
     """`fc_norm.weight`, `fc_norm.bias`, `head.weight` [C, D] and `head.bias` [C], as far as the checkpoint has them."""
     format: str
     licence: str
+    lineage: Lineage
     source: str
     ignored: tuple[str, ...]
     """Keys of the checkpoint that are not used here."""
@@ -64,6 +84,8 @@ class TrainedClassifier:
     classes: tuple[str, ...]
     """Names of the logits, in their order."""
     licence: str
+    lineage: Lineage
+    """Every training it descends from, its own included."""
     details: Mapping[str, Any]
     """Provenance of the training run; JSON values."""
 
@@ -95,13 +117,19 @@ def initialize_from(model: Classifier, weights: Weights) -> None:
 
 
 def save_classifier(
-    model: Classifier, folder: Path, *, classes: Sequence[str], licence: str, details: Mapping[str, Any] | None = None
+    model: Classifier,
+    folder: Path,
+    *,
+    classes: Sequence[str],
+    licence: str,
+    lineage: Lineage,
+    details: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a classifier as `model.safetensors` and `config.json`, which `load_classifier` and `load_weights` read.
 
-    `licence` is that of the initial weights, which extends to these. Each file is complete or absent, and the
-    configuration, which is written last, has the hash of the weights. Raises WeightsError unless each logit has one
-    class name.
+    `licence` is that of the initial weights, which extends to these; `lineage` includes this training. Each file is
+    complete or absent, and the configuration, which is written last, has the hash of the weights. Raises WeightsError
+    unless each logit has one class name.
     """
     if len(classes) != model.head.out_features:
         raise WeightsError(f"{folder}: found {len(classes)} class names, expected {model.head.out_features}")
@@ -114,7 +142,7 @@ def save_classifier(
         "details": dict(details or {}),
         "sha256": fingerprint(model),
     }
-    atomic_write(folder / WEIGHTS_FILE, dump_weights(model))
+    atomic_write(folder / WEIGHTS_FILE, dump_weights(model, lineage))
     atomic_write(folder / MODEL_CONFIG_FILE, (json.dumps(settings, indent=2) + "\n").encode())
 
 
@@ -138,6 +166,7 @@ def load_classifier(folder: str | Path) -> TrainedClassifier:
         model=model.eval(),
         classes=tuple(map(str, classes)),
         licence=weights.licence,
+        lineage=weights.lineage,
         details=details if isinstance(details, dict) else {},
     )
 
@@ -181,9 +210,32 @@ def _convert(source: CheckpointFile, requested: EncoderConfig | None = None) -> 
         head=head,
         format=FORMAT if own else known.name,
         licence=str(source.settings.get("licence")) if own else known.licence,
+        lineage=_read_lineage(source, known, supervised=bool(head), self_supervised=any(map(_DECODER.search, ignored))),
         source=where,
         ignored=ignored,
     )
+
+
+def _read_lineage(
+    source: CheckpointFile, known: CheckpointFormat, *, supervised: bool, self_supervised: bool
+) -> Lineage:
+    """What weights descend from: as their file says, as published, or as far as their content shows."""
+    text = source.metadata.get(METADATA_KEY)
+    if text is not None:
+        try:
+            return parse_lineage(text, f"{source.where}: its lineage")
+        except (SchemaError, ValueError, RecursionError) as error:
+            raise WeightsError(f"{source.where}: found a lineage that cannot be read ({first_line(error)})") from error
+    if source.settings.get("format") == FORMAT:
+        raise WeightsError(f"{source.where}: found no lineage, which every training writes; train or export it again")
+    for pattern, published in PUBLISHED.items():
+        if re.fullmatch(pattern, source.where.rpartition("/")[0]):
+            return published
+    if known.lineage is not None:
+        return known.lineage
+    kind: Supervision = "supervised" if supervised else "self-supervised" if self_supervised else "unknown"
+    words = "with unknown supervision" if kind == "unknown" else kind
+    return Lineage(origin=f"{known.name}, {words} on unknown data", supervision=kind)
 
 
 def _resolve_config(

@@ -21,13 +21,13 @@ from train.report import plots
 from train.report.plots import LearningCurve
 from train.report.render import ReportFigure, ReportSection, render_report
 from train.report.reported import REPORTED
-from train.report.tables import comparison_table, detail_table, fold_table
+from train.report.tables import comparison_table, detail_table, difference_table, fold_table, missing_table
 from train.runs import LOG_FILE, RunSummary, read_log, read_summaries, run_folder
 
 _NOT_IN_FILE_NAMES = re.compile("[^A-Za-z0-9_-]+")
 _INTRODUCTION = (
     "In percent. UAR is the mean recall of the classes that a test fold has, WAR is accuracy. Ours: mean ± sample "
-    "standard deviation over folds; pooled: all clips of these folds together, with a "
+    "standard deviation over folds, each the mean of its seeds; pooled: all clips of these folds together, with a "
     f"{100 * LEVEL:.0f} % interval from {DRAWS:,} draws of speakers."
 )
 
@@ -60,7 +60,9 @@ def build_report(runs: Path) -> list[ReportSection]:
         summaries = sorted(found, key=lambda summary: order.get(summary.run.strategy, len(order) + 1))
         tables = [comparison_table(dataset, summaries)]
         if summaries:
-            tables += [detail_table(summaries), fold_table(summaries)]
+            differences = difference_table(summaries)
+            tables += [detail_table(summaries), *([differences] if differences else [])]
+            tables += [missing_table(summaries), fold_table(summaries)]
         title = REPORTED[dataset].title if dataset in REPORTED else dataset
         figures = _draw_figures(dataset, summaries, runs) if summaries else ()
         sections.append(ReportSection(title=title, tables=tuple(tables), figures=tuple(figures)))
@@ -71,14 +73,19 @@ def _draw_figures(dataset: str, summaries: Sequence[RunSummary], runs: Path) -> 
     """Strategies compared, then the confusion matrix and the learning curves of each."""
     png = plots.comparison(summaries, dataset, plots.ceiling_line(dataset, summaries))
     figures = [ReportFigure(name=f"{dataset}-strategies.png", text=f"{dataset}: strategies compared", png=png)]
+    png = plots.missing_modality(summaries, dataset)
+    text = f"{dataset}: UAR where a part of a modality is missing"
+    figures.append(ReportFigure(name=f"{dataset}-missing.png", text=text, png=png))
     for summary in summaries:
         title = f"{dataset}, {summary.name}"
         name = f"{dataset}-{_NOT_IN_FILE_NAMES.sub('-', summary.name).strip('-')}"
         curves = {}
         for run in (result.run for result in summary.results):
-            log = read_log(run_folder(runs, run.dataset, run.strategy, run.fold) / LOG_FILE)
-            curves[run.fold] = LearningCurve(epochs=log, selected=run.epoch)
-        matrix = plots.confusion_matrix(summary.pooled, f"{title}, {pluralize(len(summary.results), 'fold')}")
+            log = read_log(run_folder(runs, run.dataset, run.strategy, run.fold, run.seed) / LOG_FILE)
+            curves[run.fold if len(summary.seeds) == 1 else f"{run.fold}, seed {run.seed}"] = LearningCurve(
+                epochs=log, selected=run.epoch
+            )
+        matrix = plots.confusion_matrix(summary.pooled, f"{title}, {pluralize(len(summary.folds), 'fold')}")
         figures.append(ReportFigure(name=f"{name}-confusion.png", text=f"{title}: confusion matrix", png=matrix))
         png = plots.learning_curves(curves, title)
         figures.append(ReportFigure(name=f"{name}-curves.png", text=f"{title}: learning curves", png=png))

@@ -23,6 +23,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
 from train import metrics
+from train.data.missing import FACES, SOUND
 from train.fusion import STRATEGIES
 from train.report.reported import MODALITY_CEILINGS, ScoreLine
 from train.runs import EpochMetrics, RunSummary
@@ -32,6 +33,9 @@ WIDTH_INCHES, DOTS_PER_INCH = 7.0, 200
 
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
 _INK, _SOFT = "#1f2328", "#6b7280"
+#: Okabe and Ito's colours and distinct markers, for many lines.
+_CYCLE = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9", "#E69F00", "#8B6F00", "#000000")
+_MARKERS = "os^DvP*X"
 _LONGEST_NAME = 16
 
 _Arguments = ParamSpec("_Arguments")
@@ -105,7 +109,10 @@ def confusion_matrix(scores: FoldScores, title: str) -> Figure:
     names = [name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…" for name in scores.classes]
     axes.set_title(f"{title}   UAR {100 * scores.uar:.1f} %   WAR {100 * scores.war:.1f} %", pad=8)
     axes.set_xticks(range(len(names)), names)
-    axes.set_yticks(range(len(names)), [f"{name}\n{count:,} clips" for name, count in zip(names, clips, strict=True)])
+    axes.set_yticks(
+        range(len(names)),
+        [f"{name}\n{count // scores.seeds:,} clips" for name, count in zip(names, clips, strict=True)],
+    )
     axes.set(xlabel="predicted (share of the row, and clips)", ylabel="true")
     edges = np.arange(len(names) + 1) - 0.5
     axes.set_xticks(edges, minor=True)
@@ -141,6 +148,28 @@ def comparison(summaries: Sequence[RunSummary], title: str, ceiling: ScoreLine |
     return figure
 
 
+@_as_png
+def missing_modality(summaries: Sequence[RunSummary], title: str) -> Figure:
+    """UAR of strategies, at least one, by the share of the sound (left) and of the faces (right) that is missing."""
+    figure = _figure(3.4)
+    figure.suptitle(f"{title}, a part of a modality missing", x=0.01, ha="left", fontsize=9.5, fontweight="bold")
+    panels = figure.subplots(1, 2, sharey=True)
+    chance = chance_line(summaries)
+    for axes, modality in zip(panels, (SOUND, FACES), strict=True):
+        for number, summary in enumerate(summaries):
+            curve = [(0.0, summary.uar.mean)]
+            curve += [(each.share, uar) for each, uar in summary.missing_uar.items() if each.modality == modality]
+            shares, scores = zip(*((100 * share, 100 * uar) for share, uar in sorted(curve)), strict=True)
+            colour = _CYCLE[number % len(_CYCLE)]
+            axes.plot(shares, scores, color=colour, marker=_MARKERS[number % len(_MARKERS)], label=summary.name)
+        axes.axhline(100 * chance.uar, color=_INK, linewidth=1, linestyle="--", zorder=0, label=chance.name)
+        axes.set(xlabel=f"{modality} missing (%)", xticks=[0, 25, 50, 75, 100])
+        axes.grid(axis="y")
+    panels[0].set_ylabel("UAR (%)")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=7.5)
+    return figure
+
+
 def chance_line(summaries: Sequence[RunSummary]) -> ScoreLine:
     """Chance on the clips of the strategy with the most of them."""
     most = max(summaries, key=lambda summary: summary.pooled.clips)
@@ -163,7 +192,7 @@ def score_limits(summaries: Sequence[RunSummary], score: str, lines: Sequence[Sc
     values = [getattr(line, score) for line in lines]
     for summary in summaries:
         spread = getattr(summary, score)
-        values += [getattr(result.scores, score) for result in summary.results]
+        values += [getattr(scores, score) for scores in summary.folds.values()]
         values += [spread.mean - (spread.std or 0), spread.mean + (spread.std or 0)]
         values += getattr(summary.pooled.interval, score) if summary.pooled.interval else ()
     low, high = 10 * math.floor(10 * min(values) - 0.1), 10 * math.ceil(10 * max(values) + 0.1)
@@ -172,7 +201,7 @@ def score_limits(summaries: Sequence[RunSummary], score: str, lines: Sequence[Sc
 
 def row_label(summary: RunSummary) -> str:
     """Name of a strategy, with the number of folds where some are missing."""
-    done, folds = len(summary.results), len(summary.run.protocol.folds)
+    done, folds = len(summary.folds), len(summary.run.protocol.folds)
     return summary.name + (f"\n{done} of {folds} folds" if done < folds else "")
 
 
@@ -195,7 +224,7 @@ def _draw_row(axes: Axes, row: int, summary: RunSummary, score: str) -> None:
     spread, pooled = getattr(summary, score), getattr(summary.pooled, score)
     deviation = (spread.mean - (spread.std or 0), spread.mean + (spread.std or 0))
     interval = getattr(summary.pooled.interval, score, (pooled, pooled))
-    folds = [100 * getattr(result.scores, score) for result in summary.results]
+    folds = [100 * getattr(scores, score) for scores in summary.folds.values()]
     _draw_range(axes, row - 0.16, spread.mean, deviation, color=BLUE, linewidth=2.2, marker="o", label=mean_name)
     _draw_range(axes, row + 0.18, pooled, interval, color=ORANGE, linewidth=1.2, marker="D", label=pooled_name)
     look = {"linestyle": "none", "marker": "|", "color": _SOFT, "markersize": 5}

@@ -18,8 +18,12 @@ NOT_REPORTED = "not reported"
 class ReportedProtocol:
     """A protocol as it was published."""
 
+    averaging: str
+    """`pooled` over the clips of all folds, else a mean of folds, or not reported."""
     classes: str
     folds: str
+    training: str
+    """Which part of the corpus it was trained on."""
     selection: str
     """What the epoch was selected on."""
 
@@ -64,6 +68,7 @@ MODALITY_CEILINGS: Mapping[str, ScoreLine] = {
     "demo": ScoreLine(name="most that one modality can reach", uar=0.5, war=0.5)
 }
 
+_PROTOCOL = ("averaging", "classes", "folds", "training", "selection")
 _TITLES = {
     "ravdess": "RAVDESS (the paper's Table I)",
     "crema-d": "CREMA-D (the paper's Table II)",
@@ -78,6 +83,7 @@ _NOTES = {
 _COMMON_NOTES = (
     "Rows with a number in brackets are cited by the MultiMAE-DER paper, which does not restate their protocols.",
     "If the epoch was selected on the test fold, a score is higher than for new speakers.",
+    "Reported scores stand under UAR and WAR where it is not reported whether they are means of folds or pooled.",
 )
 
 
@@ -87,7 +93,7 @@ def _load_corpora(path: Path) -> dict[str, CorpusResults]:
     with path.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             uar, war = (float(row[score]) if row[score] else None for score in ("uar", "war"))
-            protocol = {name: row[name] or NOT_REPORTED for name in ("classes", "folds", "selection")}
+            protocol = {name: row[name] or NOT_REPORTED for name in _PROTOCOL}
             result = ReportedResult(
                 method=row["method"],
                 ssl=row["ssl"] == "yes",

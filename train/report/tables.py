@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
+from train import metrics
 from train.fusion import STRATEGIES
 from train.metrics import MeanStd
 from train.report.render import ReportTable, TableRow
@@ -11,6 +14,8 @@ from train.report.reported import REPORTED
 from train.runs import RunSummary
 
 NOT_RUN = "not run"
+#: `Supervision` -> words for the encoder that a training starts from.
+_START = {"random": "random weights", "unknown": "unknown"}
 
 
 def comparison_table(dataset: str, summaries: Sequence[RunSummary]) -> ReportTable:
@@ -18,26 +23,32 @@ def comparison_table(dataset: str, summaries: Sequence[RunSummary]) -> ReportTab
     reported = REPORTED.get(dataset)
     rows = []
     for other in (*reported.paper, *reported.others) if reported else ():
-        scores = ("—" if score is None else f"{score:.2f}" for score in (other.uar, other.war))
-        protocol = (other.protocol.classes, other.protocol.folds, other.protocol.selection)
-        ssl = "✓" if other.ssl else "×"
-        rows.append(TableRow(cells=(other.method, ssl, other.modality, *scores, "", "", *protocol), ours=False))
+        scores, protocol = (
+            ["—" if score is None else f"{score:.2f}" for score in (other.uar, other.war)],
+            other.protocol,
+        )
+        placed = ["", "", *scores] if protocol.averaging == "pooled" else [*scores, "", ""]
+        stated = (protocol.training, "", protocol.classes, protocol.folds, protocol.selection)
+        start = "self-supervised" if other.ssl else "not self-supervised"
+        rows.append(TableRow(cells=(other.method, start, other.modality, *placed, *stated), ours=False))
     for summary in summaries:
         run, protocol = summary.run, summary.run.protocol
-        ssl = "×" if protocol.weights is None else "✓"
         scores = (_format_spread(summary.uar), _format_spread(summary.war), *_format_pooled(summary))
         classes = f"{len(protocol.classes)} ({protocol.label_scheme})"
-        folds = f"{len(summary.results)} of {len(protocol.folds)} ({protocol.fold_scheme}), by subject"
-        name = f"ours, {summary.name}"
-        rows.append(TableRow(cells=(name, ssl, _modality(run.strategy), *scores, classes, folds, protocol.selection)))
+        folds = f"{len(summary.folds)} of {len(protocol.folds)} ({protocol.fold_scheme}), by speaker"
+        trained = (_format_clips(summary), str(len(summary.seeds)), classes, folds, protocol.selection)
+        start = _START.get(protocol.supervision, protocol.supervision)
+        rows.append(TableRow(cells=(f"ours, {summary.name}", start, _modality(run.strategy), *scores, *trained)))
     for strategy in sorted(STRATEGIES, key=lambda name: STRATEGIES[name].order):
         if strategy not in {summary.run.strategy for summary in summaries}:
-            cells = (f"ours, {strategy}", "", _modality(strategy), NOT_RUN, NOT_RUN, "", "", "", "", "")
+            cells = (f"ours, {strategy}", "", _modality(strategy), NOT_RUN, NOT_RUN, *[""] * 7)
             rows.append(TableRow(cells=cells))
-    scores = ("UAR", "WAR", "Pooled UAR", "Pooled WAR")
     return ReportTable(
         title="Reported, and ours" if reported else "Ours",
-        columns=("Method", "SSL", "Modality", *scores, "Classes", "Folds", "Epoch selected on"),
+        columns=(
+            *("Method", "Encoder before", "Modality", "UAR", "WAR", "Pooled UAR", "Pooled WAR"),
+            *("Training clips", "Seeds", "Classes", "Folds", "Epoch selected on"),
+        ),
         rows=tuple(rows),
         notes=(*(reported.notes if reported else ()), *_describe_training(summaries)),
     )
@@ -48,17 +59,87 @@ def detail_table(summaries: Sequence[RunSummary]) -> ReportTable:
     rows = []
     for summary in summaries:
         spreads = map(_format_spread, (summary.uar, summary.war, summary.macro_f1, summary.weighted_f1))
-        folds = (f"{summary.pooled.clips:,}", ", ".join(summary.missing) or "none")
-        rows.append(TableRow(cells=(summary.name, *spreads, *_format_pooled(summary), *folds)))
-    scores = ("UAR", "WAR", "Macro F1", "Weighted F1", "Pooled UAR", "Pooled WAR")
+        seeds = ("—", "—")
+        if len(summary.seeds) > 1:
+            seeds = (_format_spread(summary.uar_over_seeds), _format_spread(summary.war_over_seeds))
+        folds = (
+            f"{summary.pooled.clips:,} of {summary.corpus_clips:,}",
+            ", ".join(summary.missing) or "none",
+        )
+        rows.append(TableRow(cells=(summary.name, *spreads, *seeds, *_format_pooled(summary), *folds)))
+    scores = ("UAR", "WAR", "Macro F1", "Weighted F1", "UAR over seeds", "WAR over seeds", "Pooled UAR", "Pooled WAR")
     return ReportTable(
         title="Ours in detail", columns=("Strategy", *scores, "Clips", "Missing folds"), rows=tuple(rows)
     )
 
 
+def difference_table(summaries: Sequence[RunSummary]) -> ReportTable | None:
+    """The strategy with the highest pooled UAR compared with each other one on the same speakers; None without any."""
+    if len(summaries) < 2:
+        return None
+    best = max(summaries, key=lambda summary: summary.pooled.uar)
+    rows = []
+    for other in summaries:
+        if other is not best and _is_comparable(best, other):
+            first, second = (np.array(list(each.pooled.confusions.values())) for each in (best, other))
+            interval = metrics.paired_bootstrap(first, second)
+            cells = []
+            for score in ("uar", "war"):
+                low, high = getattr(interval, score)
+                difference = getattr(best.pooled, score) - getattr(other.pooled, score)
+                cells.append(f"{100 * difference:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]")
+            low, high = interval.uar
+            verdict = f"{best.name} is better than {other.name}" if low > 0 else "no difference can be told"
+            rows.append(
+                TableRow(cells=(f"{best.name} - {other.name}", *cells, f"By UAR, {verdict} on these speakers."))
+            )
+    if not rows:
+        return None
+    speakers = len(best.pooled.speakers)
+    return ReportTable(
+        title="Differences between strategies",
+        columns=("Compared", "Pooled UAR, points", "Pooled WAR, points", "In words"),
+        rows=tuple(rows),
+        notes=(
+            f"{100 * metrics.LEVEL:.0f} % intervals of the difference, from draws of the same {speakers} speakers for "
+            "both. The strategy compared with the others was chosen for its score, and there are several comparisons: "
+            "an interval that just excludes 0 is weak evidence.",
+        ),
+    )
+
+
+def _is_comparable(first: RunSummary, second: RunSummary) -> bool:
+    """Whether two strategies were tested on the same clips, of at least two speakers."""
+    clips, others = (
+        {
+            speaker: (np.sum(matrix, axis=1) // each.pooled.seeds).tolist()
+            for speaker, matrix in each.pooled.confusions.items()
+        }
+        for each in (first, second)
+    )
+    return first.pooled.classes == second.pooled.classes and clips == others and len(clips) > 1
+
+
+def missing_table(summaries: Sequence[RunSummary]) -> ReportTable:
+    """UAR of each strategy, mean over folds, where a part of the sound or of the faces is missing."""
+    conditions = sorted({condition for summary in summaries for condition in summary.missing_uar})
+    rows = []
+    for summary in summaries:
+        found = [summary.missing_uar.get(condition) for condition in conditions]
+        cells = ["" if uar is None else f"{100 * uar:.2f}" for uar in (summary.uar.mean, *found)]
+        rows.append(TableRow(cells=(summary.name, *cells)))
+    names = [f"{100 * condition.share:.0f} % of {condition.modality}" for condition in conditions]
+    return ReportTable(
+        title="UAR where a part of a modality is missing",
+        columns=("Strategy", "Complete", *names),
+        rows=tuple(rows),
+        notes=("Missing windows of sound and faces are drawn for each clip; the training mean stands in their place.",),
+    )
+
+
 def fold_table(summaries: Sequence[RunSummary]) -> ReportTable:
     """UAR / WAR of each fold and each of our strategies."""
-    columns = [{result.run.fold: result.scores for result in summary.results} for summary in summaries]
+    columns = [summary.folds for summary in summaries]
     rows = []
     for fold in dict.fromkeys(fold for summary in summaries for fold in summary.run.protocol.folds):
         found = [column.get(fold) for column in columns]
@@ -78,15 +159,23 @@ def _describe_training(summaries: Sequence[RunSummary]) -> list[str]:
     trainings: dict[str, list[str]] = {}
     for summary in summaries:
         protocol = summary.run.protocol
-        start = "a random start" if protocol.weights is None else f"the weights {protocol.weights}"
-        encoder = f"encoder {protocol.encoder} from {start}"
-        training = f"recipe {protocol.recipe}, {encoder}, {protocol.feature}, settings {protocol.settings[:12]}"
+        start = protocol.lineage + (f" ({protocol.weights})" if protocol.weights else "")
+        training = (
+            f"recipe {protocol.recipe}, encoder {protocol.encoder} from {start}; {protocol.feature}, {protocol.build}; "
+            f"{protocol.precision}, settings {protocol.settings[:12]}"
+        )
         trainings.setdefault(training, []).append(summary.name)
     return [f"Ours, {', '.join(names)}: {training}." for training, names in trainings.items()]
 
 
+def _format_clips(summary: RunSummary) -> str:
+    """Training clips of a fold: their number, or the least and the most."""
+    counts = sorted({result.run.training_clips for result in summary.results})
+    return f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
+
+
 def _format_spread(spread: MeanStd) -> str:
-    return f"{100 * spread.mean:.2f}" + (" (one fold)" if spread.std is None else f" ± {100 * spread.std:.2f}")
+    return f"{100 * spread.mean:.2f}" + (" (one)" if spread.std is None else f" ± {100 * spread.std:.2f}")
 
 
 def _format_pooled(summary: RunSummary) -> list[str]:

@@ -1,0 +1,169 @@
+"""Weights know every speaker they descend from, wherever they are copied, and no test fold meets one of them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+
+from manifests.records import SchemaError
+from tests.factories.shards import SPEAKERS, make_folder
+from train import cli
+from train.lineage import METADATA_KEY, RANDOM, Ancestor, Lineage, parse_lineage
+from train.models.checkpoint_formats import WeightsError
+from train.models.checkpoint_io import dump_weights
+from train.models.videomae import ENCODERS, Encoder, EncoderConfig
+from train.models.weights import load_classifier, load_weights
+from train.runs import read_result
+
+SMALL = EncoderConfig(width=16, depth=1, heads=2, mlp=32, patch=(2, 28, 28), input=(16, 56, 56))
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An encoder that is small enough, under the name `tiny`."""
+    torch.set_num_threads(1)
+    monkeypatch.setitem(ENCODERS, "tiny", SMALL)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_folder(tmp_path_factory.mktemp("lineage") / "shards" / "folder")
+
+
+@pytest.fixture
+def train(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Train on a fold; its exit status and output."""
+
+    def call(fold: str, runs: str, *arguments: str, **options: Any) -> tuple[int, str, str]:
+        named = {"shards": shards, "runs": tmp_path / runs, "encoder": "tiny", "recipe": "tiny", "epochs": 1}
+        named |= {"strategy": "cfas", "fold": fold, **options}
+        status = cli.run(["train", *(f"--{name}={value}" for name, value in named.items()), *arguments])
+        said = capsys.readouterr()
+        return status, said.out, said.err
+
+    return call
+
+
+def model(tmp_path: Path, runs: str, fold: str) -> Path:
+    return tmp_path / runs / "folder" / "cfas" / f"fold-{fold}" / "model"
+
+
+def test_a_run_that_trained_on_a_test_speaker_is_refused_as_weights(train, tmp_path: Path) -> None:
+    """The experiment that reported 100 % on an "unseen" speaker."""
+    assert train("anna", "first")[0] == 0
+    weights = model(tmp_path, "first", "anna")
+    status, out, err = train("ben", "second", weights=weights)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert f"{weights}: were trained on ben of folder, whom fold ben tests; expected unseen speakers" in err
+    assert "these weights can be tested on fold anna of loso, or choose other --weights" in err
+    assert not (tmp_path / "second").exists()
+    assert train("anna", "second", weights=weights)[0] == 0  # whom these weights have not seen
+
+
+def test_a_copy_of_the_weights_alone_is_refused_too(train, tmp_path: Path) -> None:
+    train("anna", "first")
+    alone = shutil.copy(model(tmp_path, "first", "anna") / "model.safetensors", tmp_path / "renamed.safetensors")
+    status, _, err = train("ben", "second", weights=alone)
+    assert (status, err.count("\n")) == (2, 1)
+    assert "were trained on ben of folder" in err
+
+
+def test_the_chain_from_pre_training_to_the_second_fine_tuning_has_every_speaker(train, tmp_path: Path) -> None:
+    """Pre-trained without labels on another speaker, fine-tuned, exported, fine-tuned."""
+    pre_training = Ancestor(
+        dataset="folder", speakers=("eve",), labels=None, strategy="faces", build="any", licence="CC0 1.0"
+    )
+    (tmp_path / "pre.safetensors").write_bytes(dump_weights(Encoder(SMALL), RANDOM.after(pre_training)))
+    status, _, err = train("anna", "first", weights=tmp_path / "pre.safetensors")
+    assert status == 0
+    assert "pre.safetensors: trained on clips with any, here crop " in err
+    run = model(tmp_path, "first", "anna").parent
+    assert (read_result(run).run.protocol.supervision, read_result(run).run.protocol.lineage) == (
+        "self-supervised",
+        "random weights, then self-supervised on folder",
+    )
+    assert cli.run(["export", "--run", str(run), "--out", str(tmp_path / "export")]) == 0
+    card = (tmp_path / "export" / "README.md").read_text()
+    assert "eve" in card and "folder, without labels" in card
+    assert train("anna", "second", weights=tmp_path / "export")[0] == 0
+    last = load_classifier(model(tmp_path, "second", "anna"))
+    assert last.lineage.speakers("folder") == {"eve", *SPEAKERS} - {"anna"}
+    assert [each.labels is None for each in last.lineage.ancestors] == [True, False, False]
+    assert last.lineage.speakers("another") == frozenset()
+    protocol = read_result(model(tmp_path, "second", "anna").parent).run.protocol
+    assert protocol.supervision == "supervised"
+
+
+def test_a_weights_file_kept_while_training_has_the_lineage(train, tmp_path: Path, shards: Path) -> None:
+    """As somebody may take it from a run that is not finished."""
+    status, _, _ = train("anna", "first", "--save-steps=1")
+    assert status == 0
+    state = safetensors.torch.load_file(model(tmp_path, "first", "anna") / "model.safetensors")
+    text = _metadata(model(tmp_path, "first", "anna") / "model.safetensors")[METADATA_KEY]
+    assert parse_lineage(text, "x").speakers("folder") == {*SPEAKERS} - {"anna"}
+    assert state
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    with safetensors.safe_open(path, "pt") as file:
+        return dict(file.metadata())
+
+
+def test_weights_without_their_lineage_are_refused_or_unknown(train, tmp_path: Path) -> None:
+    train("anna", "first")
+    folder = model(tmp_path, "first", "anna")
+    file = folder / "model.safetensors"
+    safetensors.torch.save_file(safetensors.torch.load_file(file), file)  # as another program saves it
+    with pytest.raises(WeightsError, match="found no lineage, which every training writes; train or export it again"):
+        load_weights(folder, SMALL)
+    alone = shutil.copy(file, tmp_path / "alone.safetensors")
+    assert load_weights(alone, SMALL).lineage.kind == "supervised"  # it has a head
+    (tmp_path / "encoder.safetensors").write_bytes(safetensors.torch.save(Encoder(SMALL).state_dict()))
+    assert load_weights(tmp_path / "encoder.safetensors", SMALL).lineage.kind == "unknown"
+    decoder = {**Encoder(SMALL).state_dict(), "mask_token": torch.zeros(1, 1, 8)}
+    (tmp_path / "masked.safetensors").write_bytes(safetensors.torch.save(decoder))
+    found = load_weights(tmp_path / "masked.safetensors", SMALL).lineage
+    assert (found.kind, str(found)) == ("self-supervised", "VideoMAE, self-supervised on unknown data")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "Expecting"),
+        ("[]", "found \\[\\], expected an object"),
+        ('{"supervision": "magic"}', "found 'magic', expected random, self-supervised, supervised, unknown"),
+        ('{"ancestors": [{"dataset": "x"}]}', r"ancestors\[0\]: found no"),
+        ('{"ancestors": ' + "[" * 100_000, ""),
+    ],
+)
+def test_a_lineage_of_a_stranger_is_checked(tmp_path: Path, text: str, message: str) -> None:
+    state = Encoder(SMALL).state_dict()
+    (tmp_path / "x.safetensors").write_bytes(safetensors.torch.save(state, metadata={METADATA_KEY: text}))
+    with pytest.raises(WeightsError, match=f"x.safetensors: found a lineage that cannot be read .*{message}"):
+        load_weights(tmp_path / "x.safetensors", SMALL)
+
+
+def test_lineage_survives_json_and_says_itself_in_words() -> None:
+    ancestor = Ancestor(dataset="demo", speakers=("S01",), labels="demo-4", strategy="cfas", build="b", licence="l")
+    lineage = Lineage(origin="MARLIN", supervision="self-supervised").after(ancestor).after(ancestor)
+    assert parse_lineage(lineage.dump(), "x") == lineage
+    assert str(lineage) == "MARLIN, then supervised on demo"
+    assert json.loads(lineage.dump())["ancestors"][1]["speakers"] == ["S01"]
+    with pytest.raises(SchemaError, match=r"x\.origin: found 1, expected text"):
+        parse_lineage('{"origin": 1}', "x")
+
+
+def test_the_same_weights_are_the_same_bytes() -> None:
+    """safetensors writes the metadata in another order each time."""
+    encoder = Encoder(SMALL)
+    ancestor = Ancestor(dataset="démo", speakers=("S01",), labels="l", strategy="s", build='a"b', licence="l")
+    files = {dump_weights(encoder, RANDOM.after(ancestor)) for _ in range(20)}
+    assert len(files) == 1
+    loaded = safetensors.torch.load(files.pop())
+    assert all(torch.equal(loaded[name], value) for name, value in encoder.state_dict().items())

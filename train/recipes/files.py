@@ -1,0 +1,158 @@
+"""Recipe files: read and checked, those of the project and those of users alike; values replaced; written back.
+
+A recipe file is TOML: the fields of `Recipe`, and a table `augmentation` of those of `Augmentation`. What is left out
+has the default, and a file without `name` is named as the file is. Files are read as untrusted input.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from manifests.files import read_limited
+from manifests.records import SchemaError, from_json
+from manifests.text import escape_unprintable
+from train.data.augment import Augmentation
+from train.recipes.recipe import Recipe, RecipeError
+
+SUFFIX = ".toml"
+MAX_BYTES = 1 << 16
+_AUGMENTATION = "augmentation"
+#: Fields that replace each other, and warm-up, which is given in the same unit.
+_LENGTHS = {"epochs": "steps", "steps": "epochs"}
+_WARMUPS = {"warmup_epochs": "warmup_steps", "warmup_steps": "warmup_epochs"}
+
+
+def recipe_named(name: str) -> Recipe:
+    """Recipe of that name, or of a file. Raises RecipeError, listing the valid names, for an unknown one; OSError."""
+    if name.endswith(SUFFIX) or "/" in name:
+        return load_recipe(Path(name))
+    if name not in RECIPES:
+        raise RecipeError(f"unknown recipe {name!r}; valid are {', '.join(RECIPES)}, or a file {name}{SUFFIX}")
+    return RECIPES[name]
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Recipe of a file.
+
+    Raises RecipeError, in one line with the file and the field, for anything that is not a recipe; OSError for a file
+    that is missing, too large or not a regular one.
+    """
+    try:
+        values = tomllib.loads(read_limited(path, MAX_BYTES).decode())
+    except (ValueError, RecursionError) as error:
+        raise RecipeError(f"{path}: not TOML: {escape_unprintable(str(error))[:200]}") from error
+    return _parse({"name": path.stem, **values}, str(path))
+
+
+def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
+    """A recipe with fields replaced: each setting is `NAME=VALUE`, as in its file, or `augmentation.NAME=VALUE`.
+
+    A value is TOML, or text without quotes, or `none` to leave the field out. A new length replaces the old one,
+    whichever of `epochs` and `steps` either is given in, and warm-up keeps its share unless it is set, too.
+    Raises RecipeError.
+    """
+    values = _to_values(recipe)
+    changed: dict[str, Any] = {}
+    for setting in settings:
+        name, found, text = setting.partition("=")
+        name = name.strip()
+        if not found:
+            raise RecipeError(f"--set: found {setting[:80]!r}, expected NAME=VALUE")
+        table, _, field = name.rpartition(".")
+        if table not in ("", _AUGMENTATION) or name == _AUGMENTATION:
+            raise RecipeError(f"--set {name[:80]}: found no such field, expected NAME or {_AUGMENTATION}.NAME")
+        target = values[_AUGMENTATION] if table else values
+        value = _parse_value(text.strip())
+        if value is None:
+            target.pop(field, None)
+            _check_names([field], Augmentation if table else Recipe, f"--set {name[:80]}")
+        else:
+            target[field] = value
+        changed[name] = value
+    if lengths := [name for name in _LENGTHS if changed.get(name) is not None]:
+        if len(lengths) == 1:
+            values.pop(_LENGTHS[lengths[0]], None)
+        if not changed.keys() & _WARMUPS.keys():
+            _scale_warmup(values, recipe, lengths[0])
+    for name in changed.keys() & _WARMUPS.keys():
+        if _WARMUPS[name] not in changed:
+            values.pop(_WARMUPS[name], None)
+    return _parse(values, "--set")
+
+
+def _scale_warmup(values: dict[str, Any], recipe: Recipe, length: str) -> None:
+    """Warm up for the same share of a new length, in its unit; what cannot be compared stays as it is."""
+    before = recipe.epochs if recipe.steps is None else recipe.steps
+    warmup = recipe.warmup_epochs if recipe.steps is None else recipe.warmup_steps
+    new = values[length]
+    if not before or not warmup or not isinstance(new, int):
+        return
+    share = warmup / before
+    values.pop("warmup_steps", None)
+    values.pop("warmup_epochs", None)
+    values[f"warmup_{length}"] = share * new if length == "epochs" else round(share * new)
+
+
+def dump_toml(recipe: Recipe) -> str:
+    """A recipe as a file that `load_recipe` reads; values that are None are left out."""
+    values = _to_values(recipe)
+    augmentation = values.pop(_AUGMENTATION)
+    # JSON's text, numbers, booleans and lists of them are TOML's.
+    top, table = (
+        "".join(f"{name} = {json.dumps(value)}\n" for name, value in each.items()) for each in (values, augmentation)
+    )
+    return f"{top}\n[{_AUGMENTATION}]\n{table}"
+
+
+def _to_values(recipe: Recipe) -> dict[str, Any]:
+    """What the file of a recipe would have, without None."""
+    return {name: value for name, value in json.loads(json.dumps(asdict(recipe))).items() if value is not None}
+
+
+def _parse_value(text: str) -> Any:
+    """A TOML value, None for `none`, else the text itself."""
+    if text == "none":
+        return None
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError):
+        return text
+    return parsed["value"] if parsed.keys() == {"value"} else text
+
+
+def _parse(values: Mapping[str, Any], where: str) -> Recipe:
+    """Raise RecipeError, beginning with `where`, for unknown fields, wrong types and values out of range."""
+    _check_names(values, Recipe, where)
+    augmentation = values.get(_AUGMENTATION, {})
+    if isinstance(augmentation, dict):
+        _check_names(augmentation, Augmentation, f"{where}: {_AUGMENTATION}")
+    if missing := [name for name in ("batch", "learning_rate") if name not in values]:
+        raise RecipeError(f"{where}: found no {missing[0]}, expected one")
+    try:
+        return from_json(Recipe, dict(values), where)
+    except SchemaError as error:
+        raise RecipeError(f"{where}: {str(error).removeprefix(where).lstrip('.: ')}") from error
+
+
+def _check_names(names: Iterable[str], kind: type[Recipe] | type[Augmentation], where: str) -> None:
+    known = [field.name for field in fields(kind)]
+    for name in names:
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+            raise RecipeError(f"{where}: found field {escape_unprintable(name)[:80]!r}; the nearest is {nearest[0]!r}")
+
+
+def _load_all(folder: Path) -> dict[str, Recipe]:
+    """The project's recipes, in the order in which they are shown."""
+    names = sorted((path.stem for path in folder.glob(f"*{SUFFIX}")), key=lambda name: (name != "finetune", name))
+    return {name: load_recipe(folder / f"{name}{SUFFIX}") for name in names}
+
+
+#: Name -> recipe.
+RECIPES: Mapping[str, Recipe] = _load_all(Path(__file__).parent)

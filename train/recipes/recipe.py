@@ -1,0 +1,148 @@
+"""What a recipe says, and which values it may have."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, replace
+
+from manifests.errors import UserError
+from train.data.augment import NO_AUGMENTATION, Augmentation
+
+SCHEDULES = ("cosine", "constant")
+#: Numbers of test crops: the whole face, or centre and corners.
+TEST_CROPS = (1, 5)
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,79}")
+_MOST = 1 << 31
+
+
+class RecipeError(UserError):
+    """An unknown recipe or field, a value out of range, or settings that contradict each other."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a classifier is trained. Raises RecipeError for values out of range.
+
+    The length is given either in epochs or in optimizer steps. Steps make small and large corpora comparable: what a
+    pre-trained encoder can unlearn and learn is the sum of its learning rates over steps, whatever an epoch is.
+    """
+
+    name: str
+    epochs: int | None = None
+    """Epochs, or None where `steps` is given."""
+    steps: int | None = None
+    """Optimizer steps, at least: as many whole epochs are trained as they take."""
+    batch: int
+    """Clips of an optimizer step, over all ranks and micro-batches."""
+    learning_rate: float
+    """Peak learning rate of the last layer, at this batch size."""
+    min_learning_rate: float = 0.0
+    """Learning rate of the last layer at the end of the schedule `cosine`."""
+    schedule: str = "cosine"
+    """One of `SCHEDULES`: after warm-up the learning rate falls to its minimum in half a cosine, or stays."""
+    warmup_epochs: float = 0.0
+    """Epochs in which the learning rate rises linearly from 0."""
+    warmup_steps: int = 0
+    """The same in optimizer steps, instead."""
+    layer_decay: float = 1.0
+    """Factor between the learning rates of a block and of the one above it."""
+    weight_decay: float = 0.05
+    """Of AdamW, for matrices; biases, norms and positions have none."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Of AdamW."""
+    max_grad_norm: float | None = None
+    """Maximum norm of a step's gradient; None for no limit."""
+    label_smoothing: float = 0.0
+    """Share of the label that is spread evenly over all classes."""
+    drop_path: float = 0.0
+    """Stochastic depth rate of the last block."""
+    head_dropout: float = 0.0
+    """Dropout rate of the last layer's inputs."""
+    head_init_scale: float = 1.0
+    """Factor of the last layer's initial weights."""
+    drop_last: bool = False
+    """Whether the clips that do not fill a step are left out of an epoch, others in each."""
+    repeated_augmentation: int = 1
+    """Draws of every clip in a step: that many times `batch` inputs, each augmented in its own way."""
+    validation_steps: int = 0
+    """Optimizer steps between validations, at least, in whole epochs; 0 validates after each epoch."""
+    test_flip: bool = False
+    """Whether a test clip is also seen mirrored; the probabilities of all views are averaged."""
+    test_crops: int = 1
+    """Views of a test clip's faces: 1, the whole face, or 5, squares at the centre and in the corners."""
+    freeze_encoder: bool = False
+    """Only LayerNorm and Linear are trained, on features that are computed once."""
+    cache_inputs: bool = False
+    """Model inputs are computed once and kept in memory: for small corpora, with mixup and modality dropout only."""
+    gradient_checkpointing: bool = False
+    """Activations are recomputed in the backward pass: a third more work for much less memory."""
+    augmentation: Augmentation = NO_AUGMENTATION
+
+    def __post_init__(self) -> None:
+        given, kept = self.augmentation, ("mixup", "mix_switch", "mix_probability", "modality_dropout")
+        only_mixup = given == Augmentation(**{name: getattr(given, name) for name in kept})
+        one_view = not self.test_flip and self.test_crops == 1
+        in_use = "warmup_steps" if self.warmup_steps else "warmup_epochs"
+        warmup, length = getattr(self, in_use), self.steps if self.warmup_steps else self.epochs
+        rules = [
+            ("name", _NAME.fullmatch(self.name), "1 to 80 letters, digits and . _ + -, a letter or digit first"),
+            ("steps", (self.epochs is None) != (self.steps is None), "either epochs or steps"),
+            ("epochs", self.epochs is None or 1 <= self.epochs <= _MOST, "at least 1"),
+            ("steps", self.steps is None or 1 <= self.steps <= _MOST, "at least 1"),
+            ("batch", 1 <= self.batch <= _MOST, "at least 1 clip a step"),
+            ("batch", self.batch % 2 == 0 or not given.mixes, "an even batch, for the pairs that are mixed"),
+            ("learning_rate", 0 < self.learning_rate < math.inf, "a number above 0"),
+            ("min_learning_rate", 0 <= self.min_learning_rate <= self.learning_rate, "0 up to learning_rate"),
+            ("schedule", self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}"),
+            ("warmup_epochs", 0 <= self.warmup_epochs < math.inf, "0 or more"),
+            ("warmup_steps", 0 <= self.warmup_steps <= _MOST, "0 or more"),
+            ("warmup_steps", not (self.warmup_epochs and self.warmup_steps), "either warmup_epochs or warmup_steps"),
+            (in_use, length is None or warmup < length, "less than the whole training"),
+            ("layer_decay", 0 < self.layer_decay <= 1, "above 0, up to 1"),
+            ("weight_decay", 0 <= self.weight_decay < math.inf, "0 or more"),
+            ("betas", all(0 <= beta < 1 for beta in self.betas), "two numbers from 0 to below 1"),
+            ("max_grad_norm", self.max_grad_norm is None or self.max_grad_norm > 0, "above 0, or none"),
+            ("label_smoothing", 0 <= self.label_smoothing < 1, "0 to below 1"),
+            ("drop_path", 0 <= self.drop_path < 1, "0 to below 1"),
+            ("head_dropout", 0 <= self.head_dropout < 1, "0 to below 1"),
+            ("head_init_scale", 0 < self.head_init_scale <= 1000, "above 0, up to 1000"),
+            ("repeated_augmentation", 1 <= self.repeated_augmentation <= 64, "1 to 64"),
+            ("validation_steps", 0 <= self.validation_steps <= _MOST, "0 or more"),
+            ("test_crops", self.test_crops in TEST_CROPS, f"one of {', '.join(map(str, TEST_CROPS))}"),
+        ]
+        if self.freeze_encoder:
+            rules += [
+                ("augmentation", given == NO_AUGMENTATION, "none with freeze_encoder"),
+                ("drop_path", self.drop_path == self.head_dropout == 0, "no dropout with freeze_encoder"),
+            ]
+        elif self.cache_inputs:
+            rules += [("augmentation", only_mixup, "only mixup and modality_dropout with cache_inputs")]
+        if self.freeze_encoder or self.cache_inputs:
+            rules += [
+                ("repeated_augmentation", self.repeated_augmentation == 1, "1 where inputs are computed once"),
+                ("test_flip", one_view, "one view where inputs are computed once: no test_flip, test_crops = 1"),
+            ]
+        for name, satisfied, expected in rules:
+            if not satisfied:
+                raise RecipeError(f"recipe {self.name[:80]}: {name}: found {getattr(self, name)}, expected {expected}")
+
+    def with_batch(self, batch: int) -> Recipe:
+        """The same for another batch size, the learning rates scaled with it."""
+        rates = {name: getattr(self, name) * batch / self.batch for name in ("learning_rate", "min_learning_rate")}
+        return replace(self, batch=batch, **rates)
+
+    def steps_per_epoch(self, clips: int) -> int:
+        """Optimizer steps of an epoch of so many clips."""
+        return clips // self.batch if self.drop_last else -(-clips // self.batch)
+
+    def for_clips(self, clips: int) -> Recipe:
+        """The same in epochs, for a training side of so many clips. Raises RecipeError for fewer than a step needs."""
+        per_epoch = self.steps_per_epoch(clips)
+        if not per_epoch:
+            raise RecipeError(
+                f"recipe {self.name}: found {clips} training clips, expected at least the {self.batch} of a step: with "
+                "drop_last smaller steps are left out; choose a smaller --batch"
+            )
+        return self if self.steps is None else replace(self, epochs=-(-self.steps // per_epoch), steps=None)
