@@ -100,7 +100,7 @@ class ClipBuilder:
             faces=np.stack(crops) * shown[:, None, None, None].astype(np.uint8),
             spectrograms=spectrograms(sound.samples, sound.start_seconds, timeline, self._config.features),
             audio=sound.samples,
-            transforms=_round_maps(maps, clip.origin_px),
+            transforms=_round_maps(maps, clip.origin_px, clip.video.reductions),
             face_found=tuple(found.tolist()),
             flags=tuple(sorted(flags)),
             source=_provenance(source, self._root, self._sha256, clip.sound_file_used)
@@ -127,8 +127,14 @@ def _kept_sha256(row: Row, sample: Sample) -> str | None:
     return row.sound_sha256 if unusable else sample.source.get("sound_sha256")
 
 
-def _round_maps(maps: faces.Points, origin_px: tuple[int, int]) -> tuple[tuple[float, ...], ...]:
+def _round_maps(
+    maps: faces.Points, origin_px: tuple[int, int], reductions: tuple[tuple[float, float], ...]
+) -> tuple[tuple[float, ...], ...]:
     """Maps from pixels of the full recorded frame, row-major, rounded to six decimals."""
     shifted = maps.copy()
     shifted[:, :, 2] -= maps[:, :, :2] @ np.asarray(origin_px, dtype=np.float64)
+    for matrix, reduction in zip(shifted, reductions, strict=True):
+        if reduction != (1.0, 1.0):  # the middle of pixel x of the recording is at (x + 0.5) / reduction - 0.5
+            matrix[:, :2] /= reduction
+            matrix[:, 2] += matrix[:, :2] @ (0.5 - 0.5 * np.asarray(reduction))
     return tuple(tuple(np.round(m, 6).ravel().tolist()) for m in shifted)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from builder.datasets.base import ClipSource
-from manifests.index import Row, Statistics, file_sha256
+from manifests.index import Row, SpectrogramSums, file_sha256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +17,7 @@ class ClipResult:
     row: Row
     members: Mapping[str, bytes] | None
     """Member suffix -> bytes in tar order; None for a dropped clip."""
-    statistics: Mapping[str, Statistics]
+    statistics: Mapping[str, SpectrogramSums]
     """Spectrogram name -> sums of its values; {} for a dropped clip."""
 
 

@@ -36,7 +36,7 @@ OnRow = Callable[[Row], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
+class BuildContext:
     """Settings shared by all shards of a build; pickled and sent to other machines."""
 
     config: BuildConfig
@@ -53,7 +53,7 @@ class Work:
 class Engine(Protocol):
     """Builds shards, on this machine or on others."""
 
-    def build(self, work: Work, shards: Sequence[ShardPlan], on_row: OnRow) -> None:
+    def build(self, work: BuildContext, shards: Sequence[ShardPlan], on_row: OnRow) -> None:
         """Build shards into `work.out`, in any order, and call `on_row` for each clip. Raises EngineError, OSError."""
         ...
 
@@ -64,7 +64,7 @@ class LocalPool:
 
     workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
 
-    def build(self, work: Work, shards: Sequence[ShardPlan], on_row: OnRow) -> None:
+    def build(self, work: BuildContext, shards: Sequence[ShardPlan], on_row: OnRow) -> None:
         """Build shards in order."""
         sources = [source for shard in shards for source in shard.sources]
         workers = min(self.workers, len(sources))
@@ -91,7 +91,7 @@ class DaskCluster:
     workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
     """Number of workers of the local cluster."""
 
-    def build(self, work: Work, shards: Sequence[ShardPlan], on_row: OnRow) -> None:
+    def build(self, work: BuildContext, shards: Sequence[ShardPlan], on_row: OnRow) -> None:
         """Build shards, in the order in which workers finish them."""
         work = replace(work, out=work.out.absolute())  # the working directory differs on other machines
         with self._connected() as client:
@@ -133,7 +133,7 @@ class DaskCluster:
                 raise
 
 
-def _build_on_cluster(client: Any, work: Work, shards: Sequence[ShardPlan]) -> Iterator[Receipt]:
+def _build_on_cluster(client: Any, work: BuildContext, shards: Sequence[ShardPlan]) -> Iterator[Receipt]:
     """Yield receipts as shards are finished; only as many shards are in flight as keep all workers busy."""
     from distributed import as_completed
     from distributed.client import FutureCancelledError
@@ -160,13 +160,13 @@ def _build_on_cluster(client: Any, work: Work, shards: Sequence[ShardPlan]) -> I
 _thread_local = threading.local()
 
 
-def build_shard(work: Work, shard: ShardPlan) -> Receipt:
+def build_shard(work: BuildContext, shard: ShardPlan) -> Receipt:
     """Build one shard with one process, unless it is already finished. Raises EngineError, OSError."""
     receipt = load_finished(work.out, shard)
     return receipt or write_shard(work.out, shard, _get_thread_pool(work).map(shard.sources))
 
 
-def _get_thread_pool(work: Work) -> ClipPool:
+def _get_thread_pool(work: BuildContext) -> ClipPool:
     """Pool of one process for this thread, reused between shards: loading the face models takes a second or two."""
     settings = (work.config, work.root, work.limits, work.make_builder)
     if getattr(_thread_local, "settings", None) != settings:

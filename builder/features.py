@@ -16,14 +16,14 @@ from typing import Any
 from builder.clip_result import ClipResult
 from builder.config import BuildConfig, digest, identity, versions
 from builder.datasets.base import ClipSource
-from builder.engines import Engine, LocalPool, Work
+from builder.engines import BuildContext, Engine, LocalPool
 from builder.shards import ShardPlan, find_earlier_build, load_intact
 from builder.spectrograms import spectrograms
 from builder.timeline import Timeline
 from builder.worker import Limits
 from manifests import index, schema
 from manifests.files import FolderError, describe_os_error, exclusive_lock, remove_leftovers
-from manifests.index import Dataset, ManifestError, Receipt, Statistics, window_statistics
+from manifests.index import Dataset, ManifestError, Receipt, SpectrogramSums, window_statistics
 from manifests.index_writer import mark_unfinished, write_index
 from manifests.progress import ProgressBar
 from manifests.records import from_json
@@ -90,7 +90,7 @@ def make_features(job: FeaturesJob) -> FeaturesSummary:
                 (job.out / name).mkdir(exist_ok=True)
             mark_unfinished(job.out, described)
         if todo:
-            work = Work(
+            work = BuildContext(
                 config=config,
                 root=job.shards,
                 out=job.out,
@@ -190,7 +190,7 @@ def _read_members(source: ClipSource, receipt: Receipt) -> dict[str, bytes]:
 
 def replace_features(
     members: Mapping[str, bytes], features: Sequence[str]
-) -> tuple[dict[str, bytes], dict[str, Statistics]]:
+) -> tuple[dict[str, bytes], dict[str, SpectrogramSums]]:
     """Replace the features of a sample. Returns its members in tar order, and the statistics of each spectrogram.
 
     A feature that the sample already has is copied. Raises SchemaError for members that cannot be decoded.

@@ -35,6 +35,7 @@ class DecodedClip:
     flags: tuple[str, ...]
     """Sorted keys of `manifests.schema.FLAGS`."""
     sound_file_used: bool = False
+    """Whether the sound is that of the separate file."""
     alignment: Mapping[str, float] = field(default_factory=dict)
     """Correlation and offset of a separate sound file, as in `builder.sound.ClipSound`."""
     no_sound: MediaError | None = None

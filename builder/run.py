@@ -12,7 +12,7 @@ from builder.config import BuildConfig, ConfigError, digest, identity
 from builder.datasets import get_corpus, scan_corpus
 from builder.datasets.base import Corpus, Scan
 from builder.datasets.checks import resolve_options
-from builder.engines import Engine, LocalPool, Work
+from builder.engines import BuildContext, Engine, LocalPool
 from builder.shards import ShardPlan, find_earlier_build, load_finished, load_present, plan_shards
 from builder.worker import Limits, MakeBuilder
 from manifests import index
@@ -184,7 +184,7 @@ def _build_missing(
             (job.out / name).mkdir(exist_ok=True)
         mark_unfinished(job.out, describe_dataset(plan))
     if todo:
-        work = Work(
+        work = BuildContext(
             config=plan.config,
             root=plan.root,
             out=job.out,

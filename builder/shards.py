@@ -13,8 +13,8 @@ from builder.clip_result import ClipResult, planned_row, recording_sha256
 from builder.config import CLIPS_PER_SHARD, digest
 from builder.datasets.base import ClipSource
 from manifests import index
-from manifests.files import FolderError, atomic_write, atomic_writer, check_plain, find_files
-from manifests.index import Dataset, ManifestError, Receipt, Row, Statistics, file_sha256, receipt_name
+from manifests.files import FolderError, atomic_write, atomic_writer, check_regular, find_files
+from manifests.index import Dataset, ManifestError, Receipt, Row, SpectrogramSums, file_sha256, receipt_name
 from manifests.text import config_diff
 
 #: Drop reasons caused by the machine, not by the recording: a retry may succeed.
@@ -49,7 +49,7 @@ def plan_shards(sources: Sequence[ClipSource], root: Path, build_digest: str) ->
 def _describe(source: ClipSource, root: Path) -> dict[str, Any]:
     """Everything known about a clip before its files are opened.
 
-    Sources of whole files have neither key of `partial`, and so the hashes of plans made before there were these.
+    Sources have a key of `partial` only where it says something, so that the others keep the hashes of earlier plans.
     """
     partial = {"sound_first": source.sound_first or None, "context": source.context_seconds}
     return (
@@ -70,7 +70,7 @@ def find_earlier_build(folder: Path, identity: Mapping[str, Any], setting: str =
     Raises FolderError for other files, for links and devices, and for a build with another identity; `setting` is
     named in the error message.
     """
-    check_plain(folder)
+    check_regular(folder)
     index_file = folder / index.DATASET_FILE
     if not index_file.exists():
         others = sorted(folder / name for name, _ in find_files(folder) if not Path(name).name.startswith("."))
@@ -94,7 +94,7 @@ def write_shard(folder: Path, plan: ShardPlan, clips: Iterable[ClipResult]) -> R
 
     path = folder / plan.name
     rows: list[Row] = []
-    statistics: list[Mapping[str, Statistics]] = []
+    statistics: list[Mapping[str, SpectrogramSums]] = []
     with atomic_writer(path) as file:
         # Fixed times and owners: same samples, same bytes. A float time would need an extra header.
         with TarWriter(file, encoder=False, mtime=0, user="", group="") as tar:
@@ -108,7 +108,7 @@ def write_shard(folder: Path, plan: ShardPlan, clips: Iterable[ClipResult]) -> R
         assert [row.clip_id for row in rows] == [source.clip.clip_id for source in plan.sources]
     if not statistics:
         path.unlink()
-    sums: dict[str, Statistics] = {}
+    sums: dict[str, SpectrogramSums] = {}
     for each in statistics:
         sums |= {name: sums[name] + found if name in sums else found for name, found in each.items()}
     receipt = Receipt(

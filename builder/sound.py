@@ -1,7 +1,8 @@
 """The sound of a clip: the recording's own or that of a separate file, and what surrounds a segment in the recording.
 
-A separate file has a clock of its own. It is found in the recording's sound by normalized cross-correlation, which
-also shows whether the two are the same sound; the file is then placed where it was found, on the clock of the picture.
+A separate file has a clock of its own. The file of a whole recording starts with it. The file of a segment is searched
+for in the recording's sound by normalized cross-correlation, which also shows whether the two are the same sound; it is
+then placed where it was found, on the clock of the picture.
 """
 
 from __future__ import annotations
@@ -75,6 +76,8 @@ def choose_sound(
         return ClipSound(sound=sound, flags=frozenset({"sound_from_recording"}))
     if not isinstance(recorded, Sound):
         return ClipSound(sound=own, flags=frozenset({"sound_from_file"}), from_file=True)
+    if source.segment_seconds is None:
+        return ClipSound(sound=own, from_file=True)  # both are whole files, and start together
     return _place_in_recording(own, recorded, source, timeline)
 
 

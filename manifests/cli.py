@@ -9,7 +9,7 @@ from pathlib import Path
 
 from manifests import folds, licensing
 from manifests.console import Parser, add_command, fail, folder_path, say
-from manifests.fetch import THREADS, FetchError, FoldSelector, fetch
+from manifests.fetch import THREADS, FetchError, FoldRequest, fetch
 from manifests.index import load_dataset, local_shards
 from manifests.share import ShareError, ShareOptions, VerificationError, share
 from manifests.stores import KINDS, WRITABLE_KINDS, open_writable_store
@@ -100,7 +100,7 @@ def _fetch(args: argparse.Namespace) -> int:
         raise FetchError("no source; set FROM=folder|https://...|s3://...|hf://datasets/owner/name")
     if args.fold is None and (args.split or args.fold_scheme):
         raise FetchError("found a split or a scheme, but no fold; name one with --fold (make: FOLD=)")
-    selector = args.fold and FoldSelector(fold=args.fold, scheme=args.fold_scheme, splits=tuple(args.split))
+    selector = args.fold and FoldRequest(fold=args.fold, scheme=args.fold_scheme, splits=tuple(args.split))
     result = fetch(args.source, args.folder, selector, dataset=args.dataset, prune=args.prune, threads=args.threads)
     for problem in result.problems:
         say(f"BAD  {problem}")

@@ -17,9 +17,9 @@ from pathlib import Path
 
 from manifests import index
 from manifests.download import CancelledError, ExpectedFile, cancellable_pool, download_file, part_path
-from manifests.files import atomic_write, check_plain, exclusive_lock, remove_leftovers
+from manifests.files import atomic_write, check_regular, exclusive_lock, remove_leftovers
 from manifests.folds import SIDES, SPLIT_SIDES, FoldError, load_fold_file, resolve_fold, resolve_scheme
-from manifests.index import Dataset, Fetched, FoldSelection, ManifestError, Shard
+from manifests.index import Dataset, Fetched, ManifestError, ResolvedFold, Shard
 from manifests.progress import ProgressBar, log_line_once
 from manifests.stores import LocalStore, Store, StoreError, UnreachableError, open_store
 from manifests.text import pluralize, shorten_list
@@ -36,7 +36,7 @@ class FetchError(StoreError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FoldSelector:
+class FoldRequest:
     """Sides of a fold, as a user selects them."""
 
     fold: str
@@ -74,7 +74,7 @@ class FetchResult:
 def fetch(
     address: str,
     folder: Path,
-    selector: FoldSelector | None = None,
+    selector: FoldRequest | None = None,
     *,
     dataset: str | None = None,
     prune: bool = False,
@@ -121,7 +121,7 @@ def mirror_index(store: Store, folder: Path) -> Dataset:
     return dataset
 
 
-def fetch_command(source: str, folder: Path, selection: FoldSelection) -> str:
+def fetch_command(source: str, folder: Path, selection: ResolvedFold) -> str:
     """The command line that fetches a selection into a folder."""
     split = ["train"] if selection.sides == SPLIT_SIDES["train"] else selection.sides
     options = ["--fold", selection.fold, "--fold-scheme", selection.scheme, "--split", *split]
@@ -149,7 +149,7 @@ def _staged_index(store: Store, folder: Path) -> Iterator[tuple[Path, Dataset]]:
     """
     staging = folder / _STAGING
     with exclusive_lock(folder, "", cleanup=True, wait=True):
-        check_plain(folder)
+        check_regular(folder)
         try:
             shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed
         except RecursionError as error:
@@ -245,18 +245,18 @@ def _describe_changes(outdated: Sequence[Shard], now: Dataset) -> str:
     return " and ".join(filter(None, (withdrawn, replaced)))
 
 
-def _select(staging: Path, dataset: Dataset, selector: FoldSelector) -> tuple[FoldSelection, set[str]]:
+def _select(staging: Path, dataset: Dataset, selector: FoldRequest) -> tuple[ResolvedFold, set[str]]:
     """Resolve the selection's names and its shards. Raises FoldError listing valid names."""
     scheme = resolve_scheme(selector.scheme, dataset.fold_schemes, {shard.speaker for shard in dataset.shards})
     speakers = {shard.name: shard.speaker for shard in dataset.shards}
     folds = load_fold_file(staging / index.FOLDS / f"{scheme}.json", speakers).folds
     fold = resolve_fold(tuple(folds), selector.fold)
     names = {name for side in selector.sides for name in folds[fold][side].shards}
-    return FoldSelection(scheme=scheme, fold=fold, sides=selector.sides), names
+    return ResolvedFold(scheme=scheme, fold=fold, sides=selector.sides), names
 
 
 def _extend_record(
-    store: Store, folder: Path, dataset: Dataset, selected: tuple[FoldSelection, set[str]] | None
+    store: Store, folder: Path, dataset: Dataset, selected: tuple[ResolvedFold, set[str]] | None
 ) -> Fetched:
     """The folder's record with the selection added, without shards that the store no longer has."""
     before = index.load_fetched(folder) or Fetched(source="", selections=(), shards=())

@@ -1,7 +1,7 @@
 """Atomic writes, locks on a folder, and opening files of folders that another user may have prepared.
 
 A folder that was handed over may hold links, pipes and devices. Each command that uses a shard folder calls
-`check_plain` once, after it has the lock, and files of the folder are opened by `open_regular`. What remains is
+`check_regular` once, after it has the lock, and files of the folder are opened by `open_regular`. What remains is
 another process that replaces a subfolder with a link while a command runs: do not give untrusted users write access.
 """
 
@@ -142,17 +142,17 @@ def remove_leftovers(folder: Path, resumable: Collection[str] = ()) -> None:
                 path.unlink(missing_ok=True)
 
 
-def check_plain(folder: Path) -> None:
+def check_regular(folder: Path) -> None:
     """Raise FolderError unless a folder holds only regular files and folders, to the depth of a shard folder.
 
     The folder itself may be a link, and may be missing.
     """
-    if strange := find_strange(folder):
+    if strange := find_irregular(folder):
         name, kind = strange[0]
         raise FolderError(f"{folder / name}: found {kind}, expected a regular file or a folder; remove it")
 
 
-def find_strange(folder: Path) -> list[tuple[str, str]]:
+def find_irregular(folder: Path) -> list[tuple[str, str]]:
     """Links, pipes, sockets and devices in a folder, to the depth of a shard folder: names, sorted, and their kinds."""
     strange = []
     for entry in _scan(folder, levels=3):

@@ -113,7 +113,7 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Statistics:
+class SpectrogramSums:
     """Sums for mean and standard deviation over any set of shards, one per row of a spectrogram."""
 
     count: int
@@ -122,14 +122,14 @@ class Statistics:
     squares: tuple[float, ...]
 
     @classmethod
-    def of(cls, windows: npt.NDArray[np.float16]) -> Statistics:
+    def of(cls, windows: npt.NDArray[np.float16]) -> SpectrogramSums:
         """[windows, rows, 224] -> sums over windows and columns."""
         values = windows.astype(np.float64)
         total, squares = values.sum(axis=(0, 2)), np.square(values).sum(axis=(0, 2))
         return cls(count=values.shape[0] * values.shape[2], total=tuple(total), squares=tuple(squares))
 
-    def __add__(self, other: Statistics) -> Statistics:
-        return Statistics(
+    def __add__(self, other: SpectrogramSums) -> SpectrogramSums:
+        return SpectrogramSums(
             count=self.count + other.count,
             total=tuple(a + b for a, b in zip(self.total, other.total, strict=True)),
             squares=tuple(a + b for a, b in zip(self.squares, other.squares, strict=True)),
@@ -138,7 +138,7 @@ class Statistics:
 
 def window_statistics(
     spectrograms: Mapping[str, npt.NDArray[np.float16]], present: Mapping[str, Sequence[bool]]
-) -> dict[str, Statistics]:
+) -> dict[str, SpectrogramSums]:
     """Sums over the windows of each spectrogram that have sound, all without a mask; without those that have none.
 
     `present` is grid -> whether each window has sound.
@@ -148,7 +148,7 @@ def window_statistics(
         name: windows if masks[name] is None else windows[np.array(masks[name])]
         for name, windows in spectrograms.items()
     }
-    return {name: Statistics.of(windows) for name, windows in chosen.items() if len(windows)}
+    return {name: SpectrogramSums.of(windows) for name, windows in chosen.items() if len(windows)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +193,7 @@ class Receipt:
     """Clip id -> member suffix -> (offset, size) of its bytes in the tar."""
     rows: tuple[Row, ...]
     """All clips planned for the shard, including dropped ones."""
-    statistics: Mapping[str, Statistics]
+    statistics: Mapping[str, SpectrogramSums]
     """Spectrogram name -> sums over the shard's windows that have sound; without those that no window is of."""
 
     def __post_init__(self) -> None:
@@ -260,7 +260,7 @@ class Dataset:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FoldSelection:
+class ResolvedFold:
     """Sides of a fold."""
 
     scheme: str
@@ -275,7 +275,7 @@ class Fetched:
 
     source: str
     """Path or address."""
-    selections: tuple[FoldSelection, ...]
+    selections: tuple[ResolvedFold, ...]
     """Empty for all shards."""
     shards: tuple[str, ...] | None
     """Names of the shards that belong to this copy, sorted; None for all."""

@@ -48,7 +48,7 @@ GRIDS = (16, 8)
 #: Reason to leave a clip out of the shards -> its meaning.
 DROP_REASONS: Mapping[str, str] = {
     "unreadable": "the file is missing, empty or no recording that can be opened",
-    "decode_error": "the recording is damaged; the decoder's words are kept",
+    "decode_error": "the recording is damaged; the decoder's message is kept",
     "truncated": "the recording ends well before the length its header promises",
     "too_short": "too few frames for the timeline",
     "no_video": "the recording has no picture",
@@ -244,7 +244,7 @@ def decode_spectrogram(data: bytes, name: str) -> npt.NDArray[np.float16]:
         raise SchemaError(f"{name}.npy: found {len(data) - start} bytes of data, expected {2 * math.prod(shape)}")
     windows = np.frombuffer(data, dtype="<f2", offset=start).reshape(shape)
     if not _all_finite(windows):
-        raise SchemaError(f"{name}.npy: found values that are no finite numbers")
+        raise SchemaError(f"{name}.npy: found non-finite values")
     return windows
 
 

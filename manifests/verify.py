@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from manifests import index
-from manifests.files import LOCK_FILE, file_sha256, find_strange, open_regular
+from manifests.files import LOCK_FILE, file_sha256, find_irregular, open_regular
 from manifests.folds import SIDES, FoldError, FoldFile, load_fold_file
 from manifests.index import Dataset, ManifestError, Receipt, Shard
 from manifests.schema import SchemaError, decode, feature_members, member_names
@@ -42,7 +42,7 @@ def verify(folder: Path, full: bool = False, on_file: Callable[[str], None] | No
 
     Raises ManifestError if the index cannot be read.
     """
-    if strange := find_strange(folder):
+    if strange := find_irregular(folder):
         return [Problem(file=name, found=kind, expected="a regular file or a folder") for name, kind in strange]
     dataset = index.load_dataset(folder)
     if not dataset.complete:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from manifests import index
 from manifests.errors import UserError
-from manifests.files import atomic_write, check_plain, exclusive_lock, read_limited, remove_leftovers
+from manifests.files import atomic_write, check_regular, exclusive_lock, read_limited, remove_leftovers
 from manifests.index import PENDING_WITHDRAWAL_FILE as PENDING_WITHDRAWAL_FILE
 from manifests.index import Dataset
 from manifests.index_writer import mark_unfinished, write_index
@@ -53,7 +53,7 @@ def withdraw(folder: Path, speakers: Sequence[str]) -> Withdrawal:
     unfinished withdrawal of other speakers or of another user; ManifestError, FolderError, OSError.
     """
     with exclusive_lock(folder, ""):
-        check_plain(folder)
+        check_regular(folder)
         remove_leftovers(folder)
         dataset, leaving = index.load_dataset(folder), tuple(sorted({*speakers}))
         pending = _pending_speakers(folder)

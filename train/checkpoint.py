@@ -45,7 +45,7 @@ class CheckpointError(UserError):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainState:
-    """How far a training is."""
+    """Progress of a training run."""
 
     epoch: int = 1
     """The epoch in progress, from 1; one more than the number of epochs when all are done."""

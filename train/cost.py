@@ -12,7 +12,7 @@ from train.models.videomae import CHANNELS, EncoderConfig
 #: Forward passes that a training step is worth: one forward, and twice as much backward.
 TRAINING_PASSES = 3
 #: Side of the matrices that a device is measured with, and how often they are multiplied.
-_SIDES = {"cpu": 1024, "cuda": 8192}
+_MATRIX_SIZES = {"cpu": 1024, "cuda": 8192}
 _REPEATS = {"cpu": 3, "cuda": 30}
 
 
@@ -29,7 +29,7 @@ def measure_flops(device: torch.device) -> float:
 
     float32 on a CPU, bfloat16 on a GPU, as in training.
     """
-    side, repeats = _SIDES[device.type], _REPEATS[device.type]
+    side, repeats = _MATRIX_SIZES[device.type], _REPEATS[device.type]
     one = torch.ones(side, side, device=device, dtype=torch.bfloat16 if device.type == "cuda" else torch.float32)
     one @ one
     synchronize(device)

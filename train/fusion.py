@@ -27,7 +27,7 @@ class FusionError(UserError):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Pairs:
+class FusionInput:
     """Images of both modalities, normalised, float; a modality that a strategy does not use has 0 frames."""
 
     faces: Tensor
@@ -54,14 +54,14 @@ class Strategy:
     """Spectrograms a clip, which is the grid they come from: 16, 8 or 0."""
     order: int
     """Row in the paper's tables, from 1."""
-    rule: Callable[[Pairs], Tensor]
+    rule: Callable[[FusionInput], Tensor]
 
     @property
     def modality(self) -> str:
         """V, A or V+A, as the paper's tables print it."""
         return "+".join(letter for letter, images in (("V", self.faces), ("A", self.windows)) if images)
 
-    def __call__(self, pairs: Pairs) -> Tensor:
+    def __call__(self, pairs: FusionInput) -> Tensor:
         """Pairs -> video [B, 3, 16, 224, 224]. Raises FusionError for pairs of another shape than declared."""
         clips = len(pairs.keys)
         image = (CROP_PX, CROP_PX)
@@ -77,7 +77,7 @@ def strategy_named(name: str) -> Strategy:
     return STRATEGIES[name]
 
 
-def cfas(pairs: Pairs) -> Tensor:
+def cfas(pairs: FusionInput) -> Tensor:
     """Strategy 1, eq. (1): X_i = Concat(V_i, A_i); both halved in height, the face on top, the spectrogram below.
 
     Pairs of 16 and 16 -> [B, T, 3, H, W].
@@ -85,7 +85,7 @@ def cfas(pairs: Pairs) -> Tensor:
     return torch.cat([_half_height(pairs.faces), _half_height(pairs.spectrograms).expand(-1, -1, 3, -1, -1)], dim=-2)
 
 
-def sfas(pairs: Pairs) -> Tensor:
+def sfas(pairs: FusionInput) -> Tensor:
     """Strategy 2, eq. (2): X_i = Add(Norm(V_i), Norm(A_i)), in float, so that no sum can wrap around.
 
     Norm is what made the pairs: faces by the encoder's statistics, spectrograms by those of the training shards.
@@ -95,7 +95,7 @@ def sfas(pairs: Pairs) -> Tensor:
     return pairs.faces + pairs.spectrograms
 
 
-def ffls(pairs: Pairs) -> Tensor:
+def ffls(pairs: FusionInput) -> Tensor:
     """Strategy 3, eq. (3): X = Seq(V_1, ..., V_8, A_1, ..., A_8).
 
     Pairs of 8 and 8 -> [B, T, 3, H, W].
@@ -103,7 +103,7 @@ def ffls(pairs: Pairs) -> Tensor:
     return torch.cat([pairs.faces, pairs.rgb_spectrograms], dim=1)
 
 
-def fslf(pairs: Pairs) -> Tensor:
+def fslf(pairs: FusionInput) -> Tensor:
     """Strategy 4, eq. (4): X = Seq(A_1, ..., A_8, V_1, ..., V_8).
 
     Pairs of 8 and 8 -> [B, T, 3, H, W].
@@ -111,7 +111,7 @@ def fslf(pairs: Pairs) -> Tensor:
     return torch.cat([pairs.rgb_spectrograms, pairs.faces], dim=1)
 
 
-def ofos(pairs: Pairs) -> Tensor:
+def ofos(pairs: FusionInput) -> Tensor:
     """Strategy 5, eq. (5): X = Seq(V_1, A_1, V_2, A_2, ..., V_8, A_8); a tubelet of two frames has one of each.
 
     Pairs of 8 and 8 -> [B, T, 3, H, W].
@@ -119,7 +119,7 @@ def ofos(pairs: Pairs) -> Tensor:
     return torch.stack([pairs.faces, pairs.rgb_spectrograms], dim=2).flatten(1, 2)
 
 
-def rfas(pairs: Pairs) -> Tensor:
+def rfas(pairs: FusionInput) -> Tensor:
     """Strategy 6, eq. (6): X = Rand(V_1, ..., V_8, A_1, ..., A_8), in an order that belongs to the clip: `clip_order`.
 
     Pairs of 8 and 8 -> [B, T, 3, H, W].
@@ -130,7 +130,7 @@ def rfas(pairs: Pairs) -> Tensor:
     return sequences[clips[:, None], torch.from_numpy(orders).to(sequences.device)]
 
 
-def faces(pairs: Pairs) -> Tensor:
+def faces(pairs: FusionInput) -> Tensor:
     """The paper's V rows: X_i = V_i.
 
     Pairs of 16 and 0 -> [B, T, 3, H, W].
@@ -138,7 +138,7 @@ def faces(pairs: Pairs) -> Tensor:
     return pairs.faces
 
 
-def spectrograms(pairs: Pairs) -> Tensor:
+def spectrograms(pairs: FusionInput) -> Tensor:
     """The paper's A rows: X_i = A_i.
 
     Pairs of 0 and 16 -> [B, T, 3, H, W].

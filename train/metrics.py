@@ -61,7 +61,7 @@ def speaker_confusions(
     """[n] speakers, labels, predictions -> the S speakers, sorted, and their confusion matrices [S, C, C]."""
     _check_indices(labels, predicted, classes)
     if len(speakers) != len(labels):
-        raise MetricError(f"found {len(speakers)} speakers and {len(labels)} labels, expected as many")
+        raise MetricError(f"found {len(speakers)} speakers and {len(labels)} labels, expected equal numbers")
     names, place = np.unique(np.array(speakers, dtype=np.str_), return_inverse=True)
     cells = (place * classes + labels) * classes + predicted
     counts = np.bincount(cells, minlength=len(names) * classes**2)
@@ -156,7 +156,7 @@ def _draw_speakers(speakers: int, draws: int, seed: int) -> Floats:
     return generator.multinomial(speakers, np.full(speakers, 1 / speakers), size=draws).astype(np.float64)
 
 
-def spread(values: Sequence[float]) -> MeanStd:
+def mean_std(values: Sequence[float]) -> MeanStd:
     """Mean and sample standard deviation of a score over folds or seeds. Raises MetricError without a value."""
     if not values:
         raise MetricError("found no score, expected at least one")

@@ -18,7 +18,7 @@ from manifests.files import atomic_write, file_sha256, remove_partial_files
 from manifests.index import load_rows
 from manifests.schema import NAME
 from manifests.text import escape_unprintable
-from train.data.dataset import Clips, load_all_clips, members_for, open_folder, prefetch_shards
+from train.data.dataset import ClipTable, load_all_clips, members_for, open_folder, prefetch_shards
 from train.data.loader import Loader
 from train.data.missing import WHOLLY
 from train.data.prefetch import ShardPrefetcher
@@ -112,7 +112,7 @@ def predict_shards(
     available = [shard for shard in folder.index.shards if shard.name in folder.available]
     known = {shard.speaker for shard in available}
     if unknown := ", ".join(sorted(set(speakers) - known)):
-        raise PredictError(f"{folder.path}: found no speaker {unknown}; there are {', '.join(sorted(known))}")
+        raise PredictError(f"{folder.path}: found no speaker {unknown}; available speakers: {', '.join(sorted(known))}")
     names = [shard.name for shard in available if not speakers or shard.speaker in speakers]
     clips, emotions = load_all_clips(folder, members, names)
     with prefetch_shards(folder, names) as prefetcher:
@@ -197,7 +197,7 @@ def _plain_cell(text: str) -> str:
 
 
 def _predict_probabilities(
-    predictor: Predictor, clips: Clips, ranks: Ranks, workers: int, prefetcher: ShardPrefetcher
+    predictor: Predictor, clips: ClipTable, ranks: Ranks, workers: int, prefetcher: ShardPrefetcher
 ) -> np.ndarray:
     """float32 [n, C], computed as in an evaluation. Raises PredictError unless all are finite."""
     model, run = predictor.classifier.model.to(ranks.device), predictor.provenance.run

@@ -20,12 +20,12 @@ from manifests.text import config_diff, pluralize, shorten_list
 from train import runs
 from train.checkpoint import Checkpoints
 from train.config import SELECTIONS, ConfigError, TrainConfig, settings_hash
-from train.data.dataset import Check, Clips, FoldData, load_folds, open_fold
+from train.data.dataset import Check, ClipTable, FoldData, load_folds, open_fold
 from train.data.loader import CachedLoader, Loader
 from train.data.sampler import ClipSampler
 from train.data.transforms import VARIANTS, CachedTransform, ClipTransform, NormalizationStats
 from train.distributed import Ranks
-from train.feature_cache import cached_features
+from train.embedding_cache import cached_embeddings
 from train.fusion import strategy_named
 from train.lineage import RANDOM, Ancestor, Lineage
 from train.metric_logger import MetricLogger
@@ -120,7 +120,7 @@ class TrainingSetup:
         if missing := int(np.count_nonzero(clips.missing)):
             self.log(f"{side}: {pluralize(missing, 'clip')} without a face or without sound")
         if recipe.freeze_encoder:
-            inputs = cached_features(
+            inputs = cached_embeddings(
                 self.model,
                 self.data,
                 clips,
@@ -151,7 +151,7 @@ class TrainingSetup:
         sampler = self._sampler(len(clips), training=training)
         return CachedLoader(inputs.to(self.ranks.device), torch.from_numpy(clips.labels), keys, sampler)
 
-    def make_decoding_loader(self, clips: Clips, *, training: bool = False) -> Loader:
+    def make_decoding_loader(self, clips: ClipTable, *, training: bool = False) -> Loader:
         """Clips decoded from their shards: in their order, or, for training, in random order."""
         return Loader(
             clips,

@@ -350,7 +350,7 @@ def summarize_folds(results: Sequence[RunResult], variant: str = "") -> RunSumma
         seeds=seeds,
         folds=scores,
         missing=tuple(fold for fold in folds if fold not in scores),
-        **{score: metrics.spread([getattr(each, score) for each in scores.values()]) for score in over_folds},
+        **{score: metrics.mean_std([getattr(each, score) for each in scores.values()]) for score in over_folds},
         **{f"{score}_over_seeds": _spread_over_seeds(done, seeds, finished, score) for score in ("uar", "war")},
         pooled=scoring.pool_folds(list(scores.values())),
         corpus_clips=sum(done[fold, seeds[0]].corpus_clips for fold in finished),
@@ -361,14 +361,14 @@ def summarize_folds(results: Sequence[RunResult], variant: str = "") -> RunSumma
 def _mean_missing(results: Sequence[RunResult]) -> dict[Missing, float]:
     """Condition -> mean UAR over runs, of the conditions that all were tested in."""
     common = set.intersection(*({*result.missing} for result in results))
-    return {each: metrics.spread([result.missing[each].uar for result in results]).mean for each in sorted(common)}
+    return {each: metrics.mean_std([result.missing[each].uar for result in results]).mean for each in sorted(common)}
 
 
 def _spread_over_seeds(
     done: Mapping[tuple[str, int], RunResult], seeds: Sequence[int], folds: Sequence[str], score: str
 ) -> MeanStd:
-    means = [metrics.spread([getattr(done[fold, seed].scores, score) for fold in folds]).mean for seed in seeds]
-    return metrics.spread(means)
+    means = [metrics.mean_std([getattr(done[fold, seed].scores, score) for fold in folds]).mean for seed in seeds]
+    return metrics.mean_std(means)
 
 
 def _hash_clips(predictions: Predictions) -> str:

@@ -25,7 +25,7 @@ from train.data.missing import Missing
 from train.metrics import Counts, Interval
 
 if TYPE_CHECKING:
-    from train.data.dataset import Clips
+    from train.data.dataset import ClipTable
 
 _COLUMNS = ("clip", "speaker", "label", "predicted")
 _MISSING_COLUMNS = ("missing", "share", "clip", "predicted")
@@ -62,7 +62,7 @@ class Predictions:
         counts, shape = (len(self.clips), len(self.speakers), len(self.labels)), self.probabilities.shape
         if len(shape) != 2 or {*counts, shape[0]} != {shape[0]}:
             found = "{} clips, {} speakers, {} labels".format(*counts)
-            raise EvaluationError(f"predictions: found {found}, probabilities {shape}; expected as many of each")
+            raise EvaluationError(f"predictions: found {found}, probabilities {shape}; expected equal numbers")
         for name in (*self.clips, *set(self.speakers)):
             check_name(name)
         duplicates = sorted(clip for clip, count in Counter(self.clips).items() if count > 1)
@@ -83,7 +83,7 @@ class Predictions:
 
     @property
     def predicted(self) -> npt.NDArray[np.int64]:
-        """[n] most probable class, the first of equals."""
+        """[n] most probable class, the first if tied."""
         return self.probabilities.argmax(axis=1)
 
 
@@ -138,7 +138,7 @@ class FoldScores:
         return metrics.bootstrap(np.array(list(self.confusions.values()))) if len(self.confusions) > 1 else None
 
 
-def expected_clips(clips: Clips) -> dict[str, ExpectedClip]:
+def expected_clips(clips: ClipTable) -> dict[str, ExpectedClip]:
     """Clip id -> speaker and label, of the clips of a test fold. Raises EvaluationError for an id found twice."""
     expected = {
         key.decode(): ExpectedClip(clips.speakers[shard], int(label))

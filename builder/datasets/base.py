@@ -37,7 +37,8 @@ class ClipSource:
     sound_first: bool = False
     """Use `sound`, and the recording's own sound only where that file is missing or cannot be read."""
     segment_seconds: tuple[float, float] | None = None
-    """Start and end within the recording; None for all of it. Applies to `video` only."""
+    """Start and end within the recording, from its first presentation time, as a player counts; None for all of it.
+    Applies to `video` only."""
     context_seconds: tuple[float, float] | None = None
     """For a segment, what is also used of the recording's sound, for windows that reach beyond the segment: from, to;
     see `builder.datasets.context`. None for nothing."""

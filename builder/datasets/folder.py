@@ -8,9 +8,10 @@ line per clip::
     emotion    any printable text; every distinct value is a class
     intensity  optional, as are the columns below and their cells
     sentence
-    sound      separate sound file, relative path, used if the recording has no sound
-    start,end  the clip within the recording, seconds; both or neither. The sound around it is used as well, up to the
-               next clip of another speaker, for spectrogram windows that reach beyond the clip
+    sound      separate sound file, relative path, used instead of the recording's own sound
+    start,end  the clip within the recording, seconds from its start as a player shows them; both or neither. The sound
+               around it is used as well, up to the next clip of another speaker, for spectrogram windows that reach
+               beyond the clip
 
 The clip id is the path without suffix, with '_' for all characters except letters, digits, '_' and '-'; a clip that
 is part of a recording also has its start in milliseconds, so that one recording can contain many clips.
@@ -36,6 +37,7 @@ REQUIRED = ("clip", "speaker", "emotion")
 OPTIONAL = ("intensity", "sentence", "sound", "start", "end")
 
 _DEFAULT_TABLE = "clips.csv"
+_SECONDS = re.compile(r"[-+.0-9eE]{1,30}")
 _DEPTH = 8  # how deep to look for recordings that the table does not name
 _MAX_SPEAKER = 64  # limit of fold files
 _MAX_CLIP_ID = 80  # clip ids become names in a tar
@@ -127,6 +129,7 @@ def _source(root: Path, row: Row, where: str) -> ClipSource:
         clip=_clip(recording, row, segment, where),
         video=root / recording,
         sound=root / _inside(row["sound"], where) if row["sound"] else None,
+        sound_first=bool(row["sound"]),
         segment_seconds=segment,
     )
 
@@ -169,14 +172,14 @@ def _clip(recording: PurePosixPath, row: Row, segment: tuple[float, float] | Non
 def _segment(row: Row, where: str) -> tuple[float, float] | None:
     if not row["start"] and not row["end"]:
         return None
-    try:
-        start, end = float(row["start"]), float(row["end"])
+    words = [row["start"].strip(), row["end"].strip()]
+    try:  # float() also reads 1_0 as 10, and digits of other scripts
+        start, end = (float(word) if _SECONDS.fullmatch(word) else math.nan for word in words)
     except ValueError:
         start, end = math.nan, math.nan
     if not 0 <= start < end < math.inf:
-        raise CorpusError(
-            f"{where}: found start {row['start']!r} and end {row['end']!r}; expected seconds, 0 <= start < end"
-        )
+        found = f"found start {words[0][:40]!r} and end {words[1][:40]!r}"
+        raise CorpusError(f"{where}: {found}; expected seconds, 0 <= start < end")
     return start, end
 
 
@@ -184,7 +187,7 @@ def _inside(name: str, where: str) -> PurePosixPath:
     """Validate a path relative to the folder. Raises CorpusError for a path outside of it."""
     path = PurePosixPath(name)
     if path.is_absolute() or not path.name or ".." in path.parts or "\0" in name:
-        raise CorpusError(f"{where}: found path {name!r}; expected a file below the folder, without '..'")
+        raise CorpusError(f"{where}: found path {name[:200]!r}; expected a file below the folder, without '..'")
     return path
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
@@ -35,8 +37,19 @@ JITTER_SECONDS = 0.015
 CLOCK_RESTART_SECONDS = 0.5
 #: Longest side of a frame with square pixels; OpenCV's coordinates are signed 16-bit integers.
 MAX_SIDE_PX = 16_384
+#: Most pixels of a recorded frame, about twice those of 8K; decoders keep many frames.
+MAX_PIXELS = 1 << 26
+#: Larger frames (more than 4K) are reduced by a whole factor, so that 16 of them fit into memory.
+MAX_KEPT_PIXELS = 4096 * 2304
 #: Longest plausible time in a recording, 30 years; later ones would overflow the integers of a demuxer.
 MAX_SECONDS = 1e9
+#: Longest delay of a sound coder: sound that starts so little before 0, or before the rest, is not part of it.
+PRIMING_SECONDS = 0.1
+#: What is said of a frame that is damaged without an error.
+CORRUPT = "found a frame that the decoder marks as damaged"
+#: Logged where H.264 releases a reference frame that is not there. Up to the second key frame that can be one from
+#: before a cut, of which no shown frame is made; later it is a frame that is lost.
+_RELEASED = re.compile(r"mmco: unref short failure")
 
 
 class MediaError(Exception):
@@ -55,6 +68,8 @@ class DecodedVideo:
 
     frames: tuple[npt.NDArray[np.uint8], ...]
     """16 frames [H, W, 3] RGB, upright, square pixels; one array may appear several times."""
+    reductions: tuple[tuple[float, float], ...]
+    """For each of the 16, recorded pixels per pixel across and down; not 1 for recordings above 4K."""
     frame_seconds: tuple[float, ...]
     """Presentation time of each of the 16."""
     timeline: Timeline
@@ -132,6 +147,38 @@ class FrameTimes:
             raise MediaError("too_short", str(error)) from error
 
 
+def unsupported() -> MediaError:
+    """The error for a file in a container that is not one of `CONTAINERS`."""
+    use = "MP4, MOV, MKV, WebM, AVI, FLV, MPEG or OGG, for sound also WAV, FLAC, MP3 or M4A"
+    return MediaError("unreadable", f"not a supported format; use {use}")
+
+
+def recording_start(start_seconds: float | None) -> float:
+    """Presentation time from which a player, and the start and end of a clip in its recording, count.
+
+    `start_seconds` is the container's, that of its earliest stream; None if it has none.
+    """
+    return 0.0 if start_seconds is None or -PRIMING_SECONDS < start_seconds < 0 else start_seconds
+
+
+def header_end(container: str, start_seconds: float | None, duration_seconds: float | None) -> float | None:
+    """End of a recording according to its header, from the container's start and duration; None without a duration.
+
+    Durations count from the first presentation time, but those of Matroska from 0.
+    """
+    if duration_seconds is None or container.startswith("matroska"):
+        return duration_seconds
+    return duration_seconds + (start_seconds or 0.0)
+
+
+def find_damage(messages: Iterable[str], *, before_second_key: bool) -> str | None:
+    """The first of a decoder's error messages that means a damaged picture, or None.
+
+    `before_second_key`: all of them are from before the second key frame that is decoded for the clip.
+    """
+    return next((words for words in messages if not (before_second_key and _RELEASED.search(words))), None)
+
+
 def check_complete(found_end_seconds: float, header_end_seconds: float | None) -> None:
     """Raise MediaError for a truncated file, which decoders read without an error."""
     if header_end_seconds is not None and found_end_seconds < header_end_seconds - TRUNCATION_SECONDS:
@@ -162,7 +209,44 @@ def square_width(width: int, height: int, aspect: Fraction) -> int:
     square = max(round(width * aspect), 1)
     if max(square, height) > MAX_SIDE_PX:
         raise MediaError("decode_error", f"found {square}x{height} pixels, expected at most {MAX_SIDE_PX} a side")
+    if max(width, square) * height > MAX_PIXELS:
+        raise MediaError("decode_error", f"found {square}x{height} pixels, expected at most {MAX_PIXELS} in all")
     return square
+
+
+def kept_size(width: int, height: int) -> tuple[int, int]:
+    """Width and height at which a frame with square pixels is kept: reduced by a whole factor if it is large."""
+    factor = math.ceil(math.sqrt(width * height / MAX_KEPT_PIXELS))
+    return (width, height) if factor <= 1 else (max(width // factor, 1), max(height // factor, 1))
+
+
+def orientation(matrix: Sequence[float]) -> tuple[bool, bool, bool]:
+    """Whether a display matrix transposes a picture, and then mirrors it across and down.
+
+    `matrix` has 9 values, row-major as in MP4 and FFmpeg: x' = m[0] x + m[3] y, y' = m[1] x + m[4] y. A turn that is no
+    multiple of 90 degrees, and a matrix without an angle, change nothing.
+    """
+    scales = math.hypot(matrix[0], matrix[3]), math.hypot(matrix[1], matrix[4])
+    if not all(scales):
+        return False, False, False
+    degrees = round(math.degrees(math.atan2(matrix[1] / scales[1], matrix[0] / scales[0])))
+    if degrees % 90:
+        return False, False, False
+    if degrees % 180:  # one quarter or three
+        return True, matrix[3] < 0, matrix[1] < 0
+    return False, matrix[0] < 0, matrix[4] < 0
+
+
+def mix(channels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """[channels, n] -> [n] mean of all channels: one voice, in any number of them."""
+    with np.errstate(over="ignore", invalid="ignore"):  # of samples that are no numbers, which are refused later
+        return channels.mean(axis=0, dtype=channels.dtype)
+
+
+def too_long(rate_hz: int) -> MediaError:
+    """The error for sound of more than MAX_SOUND_SECONDS."""
+    found = f"over {MAX_SOUND_SECONDS} s at {rate_hz} Hz"
+    return MediaError("decode_error", f"sound: found {found}, expected at most {MAX_SOUND_SECONDS} s")
 
 
 def assemble_sound(chunks: Sequence[SoundChunk], segment: Segment | None, lost_seconds: float = 0.0) -> Sound | None:
@@ -171,10 +255,7 @@ def assemble_sound(chunks: Sequence[SoundChunk], segment: Segment | None, lost_s
     `lost_seconds` is the duration of failed packets; some decoders skip damage without an error, which leaves gaps.
     Raises MediaError if more than SOUND_DAMAGE of the sound is missing.
     """
-    if segment is not None:
-        # Sound outside of the segment may be damaged by seeking.
-        chunks = [c for c in chunks if c.seconds < segment[1] and c.seconds + len(c.samples) / c.rate_hz > segment[0]]
-    chunks = [chunk for chunk in chunks if len(chunk.samples)]
+    chunks = _select_chunks(chunks, segment)
     if not chunks:
         return None
     gap_seconds = 0.0
@@ -197,13 +278,40 @@ def assemble_sound(chunks: Sequence[SoundChunk], segment: Segment | None, lost_s
         if not len(line):
             return None
     if len(line) > MAX_SOUND_SECONDS * rate_hz:
-        found = f"{len(line) / rate_hz:.0f} s at {rate_hz} Hz"
-        raise MediaError("decode_error", f"sound: found {found}, expected at most {MAX_SOUND_SECONDS} s")
+        raise too_long(rate_hz)
     if rate_hz != SAMPLE_RATE_HZ:
         line = soxr.resample(line, rate_hz, SAMPLE_RATE_HZ)
     # 16 bit here, before any feature is computed, so that features made from the stored sound are the same.
-    samples = np.clip(np.rint(line * 32768.0), -32768, 32767).astype(np.int16)
+    samples = np.clip(np.rint(np.clip(line, -1.0, 1.0) * 32768.0), -32768, 32767).astype(np.int16)
+    if not len(samples):
+        raise MediaError("decode_error", f"sound: found less than one sample at {SAMPLE_RATE_HZ} Hz")
     return Sound(samples=samples, start_seconds=start, damaged=missing > 0)
+
+
+def _select_chunks(chunks: Sequence[SoundChunk], segment: Segment | None) -> list[SoundChunk]:
+    """Chunks with samples, those of the segment only. Raises MediaError for samples that are no finite numbers."""
+    selected = _join_priming([chunk for chunk in chunks if len(chunk.samples)])
+    if segment is not None:
+        # Sound outside of the segment may be damaged by seeking.
+        ends = [chunk.seconds + len(chunk.samples) / chunk.rate_hz for chunk in selected]
+        selected = [c for c, end in zip(selected, ends, strict=True) if c.seconds < segment[1] and end > segment[0]]
+    if not all(np.isfinite(chunk.samples).all() for chunk in selected):
+        raise MediaError("decode_error", "sound: found samples that are infinite or not a number")
+    return selected
+
+
+def _join_priming(chunks: list[SoundChunk]) -> list[SoundChunk]:
+    """Move a first chunk that a short gap separates from the others to where they start.
+
+    It is a coder's delay, which muxers of fragmented MP4 place at 0 wherever the sound itself starts.
+    """
+    if len(chunks) < 2 or chunks[0].rate_hz != chunks[1].rate_hz:
+        return chunks
+    length = len(chunks[0].samples) / chunks[0].rate_hz
+    gap = chunks[1].seconds - chunks[0].seconds - length
+    if length > PRIMING_SECONDS or not JITTER_SECONDS < gap <= PRIMING_SECONDS:
+        return chunks
+    return [replace(chunks[0], seconds=chunks[1].seconds - length), *chunks[1:]]
 
 
 def _place_chunks(chunks: Sequence[SoundChunk], rate_hz: int) -> tuple[npt.NDArray[np.float32], float, int]:

@@ -6,6 +6,7 @@ and a clip costs one decode and the memory of 16 frames, however long it is.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,11 +18,13 @@ import av
 import av.logging
 import numpy as np
 import numpy.typing as npt
+from av.sidedata.sidedata import SideDataContainer
 from av.video.reformatter import VideoReformatter
 
 from builder.datasets.base import ClipSource
 from builder.decoders import base
 from builder.decoders.base import DecodedSound, DecodedVideo, MakeTimeline, MediaError, Segment, Sound
+from builder.decoders.mp4 import check_edit_lists
 from builder.timeline import nearest_frames
 
 #: Read this much before a segment, so that decoding starts at a key frame before it; more if there is none so near.
@@ -36,15 +39,27 @@ class _Packets:
 
     video: Any
     """The video stream, or None."""
+    time_base: Fraction
+    """Of the video stream."""
     audio: Any
     """The audio stream, or None."""
     packets: tuple[Any, ...]
     segment: Segment | None
-    """The part of the picture that is used; None for all of it."""
+    """The part of the picture that is used, in seconds since the start of the recording; None for all of it."""
     sound_range: Segment | None
-    """The part of the sound that is used, which may be longer."""
+    """The part of the sound that is used, which may be longer; None for all of it."""
+    start_seconds: float
+    """Presentation time at which the recording starts, from which a segment counts; 0 without a segment."""
     header_end_seconds: float | None
     """End of the recording according to the header; None if the header has no duration."""
+    header_video_end_seconds: float | None
+    """The same of its picture."""
+    sound_too_long: bool
+    """There is more sound than MAX_SOUND_SECONDS, of which the rest was not read."""
+
+    def seconds(self, ticks: int) -> float:
+        """A presentation time of the picture in seconds on the clip's clock."""
+        return float(ticks * self.time_base) - self.start_seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,10 +71,21 @@ class _Times:
     last: int
     """Duration of the last frame in the container; 0 if missing."""
 
-    def seconds(self, time_base: Fraction) -> base.FrameTimes:
-        """The same in seconds."""
-        pts = np.asarray([*self.pts, self.last], dtype=np.float64) * time_base.numerator / time_base.denominator
-        return base.FrameTimes.of(pts[:-1], float(pts[-1]))
+    def seconds(self, clip: _Packets) -> base.FrameTimes:
+        """The same in seconds on the clip's clock."""
+        ticks = np.asarray([*self.pts, self.last], dtype=np.float64)
+        seconds = ticks * clip.time_base.numerator / clip.time_base.denominator
+        return base.FrameTimes.of(seconds[:-1] - clip.start_seconds, float(seconds[-1]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Frame:
+    """A decoded frame that is kept."""
+
+    pixels: npt.NDArray[np.uint8]
+    """[H, W, 3] RGB, upright, square pixels."""
+    reduction: tuple[float, float]
+    """As in `base.DecodedVideo.reductions`."""
 
 
 def read(source: ClipSource, make_timeline: MakeTimeline) -> tuple[DecodedVideo, DecodedSound]:
@@ -68,20 +94,21 @@ def read(source: ClipSource, make_timeline: MakeTimeline) -> tuple[DecodedVideo,
     with _demuxed(source.video, segment, sound_range) as clip:
         if clip.video is None:
             raise MediaError("no_video", "found no picture in it")
-        time_base = clip.video.time_base
         packet_times = _packet_times(clip)
-        _check_complete(clip, packet_times.seconds(time_base))
-        times, kept = _decode_frames(clip, set(_select_pts(make_timeline, packet_times, time_base)))
+        _check_complete(clip, packet_times.seconds(clip))
+        times, kept = _decode_frames(clip, set(_select_pts(make_timeline, packet_times, clip)))
         sound = base.try_sound(lambda: _decode_sound(clip))
     if times.pts != packet_times.pts:
         # The packets' times were not the frames' times, which are known now: decode again with these.
+        kept.clear()
         with _demuxed(source.video, segment, sound_range) as clip:
-            times, kept = _decode_frames(clip, set(_select_pts(make_timeline, times, time_base)))
-    found = times.seconds(time_base)
+            times, kept = _decode_frames(clip, set(_select_pts(make_timeline, times, clip)))
+    found = times.seconds(clip)
     timeline = found.timeline(make_timeline)
     chosen = nearest_frames(found.seconds, timeline.instants_seconds)
     video = DecodedVideo(
-        frames=tuple(kept[times.pts[i]] for i in chosen),
+        frames=tuple(kept[times.pts[i]].pixels for i in chosen),
+        reductions=tuple(kept[times.pts[i]].reduction for i in chosen),
         frame_seconds=tuple(found.seconds[chosen].tolist()),
         timeline=timeline,
         frame_count=len(found.seconds),
@@ -98,11 +125,14 @@ def read_sound(path: Path) -> Sound | None:
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     """Open an allowed container. It is opened as a file object, so that its name is never parsed as a URL."""
+    check_edit_lists(path)
     options = {"format_whitelist": base.CONTAINERS, "protocol_whitelist": "none"}
-    with path.open("rb") as file, _logged_errors():  # only to keep them off the terminal
+    with path.open("rb") as file, _logged_errors() as logs:
         try:
             container = av.open(file, options=options, metadata_errors="replace")  # titles may be in any encoding
         except av.FFmpegError as error:
+            if any(words.startswith("Format not on whitelist") for _, _, words in logs):
+                raise base.unsupported() from error
             raise MediaError("unreadable", f"not a recording that can be opened ({error.strerror})") from error
         with container:
             yield container
@@ -133,37 +163,60 @@ def _demux(
     """
     video, audio = _first(container.streams.video), _first(container.streams.audio)
     streams = [stream for stream in (video, audio) if stream is not None]
-    packets: list[Any] = []
-    unfinished = set(streams)
+    start = None if container.start_time is None else container.start_time / 1_000_000
+    duration = None if container.duration is None else container.duration / 1_000_000
+    origin = 0.0 if segment is None else base.recording_start(start)
     try:
         if seek_seconds is not None:
             try:
-                container.seek(int(seek_seconds * 1_000_000))
+                container.seek(int((seek_seconds + origin) * 1_000_000))
             except av.FFmpegError:
                 return None
-        for packet in container.demux(*streams) if streams else ():
-            packets.append(packet)
-            if sound_range is None or packet.dts is None:
-                continue
-            if packet.dts * packet.time_base > sound_range[1] + REORDER_SECONDS:
-                unfinished.discard(packet.stream)
-                if not unfinished:
-                    break
+        end = None if sound_range is None else sound_range[1] + origin
+        packets, sound_too_long = _read_packets(container, streams, end)
     except av.FFmpegError as error:
-        raise MediaError("decode_error", str(error)) from error
+        raise MediaError("decode_error", str(error.strerror)) from error
     if seek_seconds is not None and sound_range is not None:
-        packets = _start_at_key_frames(packets, streams, sound_range[0])
+        packets = _start_at_key_frames(packets, streams, sound_range[0] + origin)
         if not packets:
             return None
-    header_end = None if container.duration is None else (container.duration + (container.start_time or 0)) / 1_000_000
     return _Packets(
         video=video,
+        time_base=Fraction(1) if video is None else video.time_base,
         audio=audio,
         packets=tuple(packets),
         segment=segment,
         sound_range=sound_range,
-        header_end_seconds=header_end,
+        start_seconds=origin,
+        header_end_seconds=base.header_end(container.format.name, start, duration),
+        header_video_end_seconds=None if video is None else _header_video_end(container.format.name, video, packets),
+        sound_too_long=sound_too_long,
     )
+
+
+def _read_packets(container: Any, streams: Sequence[Any], end_seconds: float | None) -> tuple[list[Any], bool]:
+    """Read packets up to an end, or all. Returns them, and whether sound beyond MAX_SOUND_SECONDS was left out."""
+    packets: list[Any] = []
+    sound_starts: dict[Any, int] = {}
+    unfinished, too_long = set(streams), set()
+    for packet in container.demux(*streams) if streams else ():
+        if not packet.size:  # the last frame is shown again, or the stream ends
+            continue
+        stream, dts = packet.stream, packet.dts
+        if stream not in too_long:
+            packets.append(packet)
+        if dts is None or (end_seconds is None and stream.type != "audio"):
+            continue
+        if end_seconds is not None:
+            finished = dts * packet.time_base > end_seconds + REORDER_SECONDS
+        else:
+            finished = (dts - sound_starts.setdefault(stream, dts)) * packet.time_base > base.MAX_SOUND_SECONDS
+            too_long |= {stream} if finished else set()
+        if finished:
+            unfinished.discard(stream)
+            if not unfinished:
+                break
+    return packets, bool(too_long)
 
 
 def _start_at_key_frames(packets: Sequence[Any], streams: Sequence[Any], seconds: float) -> list[Any]:
@@ -188,7 +241,7 @@ def _first(streams: Sequence[Any]) -> Any:
 
 def _packet_times(clip: _Packets) -> _Times:
     """Times of the clip's frames according to its packets; empty if a packet has no time."""
-    packets = [p for p in clip.packets if p.stream is clip.video and p.size and not p.is_discard]
+    packets = [p for p in clip.packets if p.stream is clip.video and not p.is_discard]
     base.check_clock(np.array([float(p.dts * p.time_base) for p in packets if p.dts is not None]))
     if any(p.pts is None for p in packets):
         return _Times(pts=(), last=0)
@@ -204,112 +257,170 @@ def _times(found: Iterable[tuple[int, int | None]]) -> _Times:
 def _inside(pts: int, clip: _Packets) -> bool:
     if clip.segment is None:
         return True
-    return clip.segment[0] <= float(pts * clip.video.time_base) < clip.segment[1]
+    return clip.segment[0] <= clip.seconds(pts) < clip.segment[1]
 
 
 def _check_complete(clip: _Packets, times: base.FrameTimes) -> None:
     """Raise MediaError if the video ends before its header's duration, or before the end of the segment."""
-    if not len(times.seconds) and any(p.size and p.pts is None for p in clip.packets):
+    if not len(times.seconds) and any(p.pts is None for p in clip.packets):
         return  # packets without times
     if clip.segment is not None:
         base.check_segment(times, clip.segment)
         return
-    hidden = sum(1 for p in clip.packets if p.stream is clip.video and p.size and p.is_discard)
-    base.check_complete(times.end_seconds, _header_video_end(clip.video, hidden))
+    base.check_complete(times.end_seconds, clip.header_video_end_seconds)
     base.check_complete(max(times.end_seconds, _last_packet_end(clip)), clip.header_end_seconds)
 
 
-def _header_video_end(stream: Any, hidden: int) -> float | None:
-    """End of the video according to the header; None if the header has no duration.
+def _header_video_end(container: str, stream: Any, packets: Sequence[Any]) -> float | None:
+    """End of the video according to the header; None if the header states neither a duration nor a number of frames.
 
-    The header also counts the `hidden` frames that an edit list leaves out, as in losslessly cut recordings.
+    The header of an AVI states the number of its frames, at a constant rate; its duration is estimated from what there
+    is. In other containers the duration is stated, after edits; the number of frames also counts those that an edit
+    list leaves out, and their mean rate that of the others.
     """
-    start = float((stream.start_time or 0) * stream.time_base)
     lengths = []
-    if stream.duration:
+    if stream.duration and container != "avi":
         lengths.append(float(stream.duration * stream.time_base))
     if stream.frames and stream.average_rate:
-        lengths.append(float((stream.frames - hidden) / stream.average_rate))
-    return start + max(lengths) if lengths else None
+        hidden, shown = (
+            {p.pos for p in packets if p.stream is stream and p.is_discard is how} for how in (True, False)
+        )
+        lengths.append(float((stream.frames - len(hidden - shown)) / stream.average_rate))
+    return float((stream.start_time or 0) * stream.time_base) + min(lengths) if lengths else None
 
 
 def _last_packet_end(clip: _Packets) -> float:
     ends = [0.0]
     for stream in (s for s in (clip.video, clip.audio) if s is not None):
-        timed = (p for p in clip.packets if p.stream is stream and p.pts is not None and p.size)
+        timed = (p for p in clip.packets if p.stream is stream and p.pts is not None)
         ends.append(float(max((p.pts + (p.duration or 0) for p in timed), default=0) * stream.time_base))
     return max(ends)
 
 
-def _select_pts(make_timeline: MakeTimeline, times: _Times, time_base: Fraction) -> list[int]:
+def _select_pts(make_timeline: MakeTimeline, times: _Times, clip: _Packets) -> list[int]:
     """pts of the 16 frames to keep."""
     if not times.pts:
         return []
-    found = times.seconds(time_base)
+    found = times.seconds(clip)
     return [times.pts[i] for i in nearest_frames(found.seconds, found.timeline(make_timeline).instants_seconds)]
 
 
-def _decode_frames(clip: _Packets, wanted: set[int]) -> tuple[_Times, dict[int, npt.NDArray[np.uint8]]]:
-    """Decode every frame, because each may depend on earlier ones. Returns times, and pts -> RGB of those selected."""
-    clip.video.codec_context.thread_count = 1
+def _decode_frames(clip: _Packets, wanted: set[int]) -> tuple[_Times, dict[int, _Frame]]:
+    """Decode every frame, because each may depend on earlier ones. Returns times, and pts -> frame of those selected.
+
+    Raises MediaError for damage in what the clip's frames depend on; other frames may be damaged.
+    """
+    context = clip.video.codec_context
+    context.thread_count = 1
+    base.square_width(context.width, context.height, clip.video.sample_aspect_ratio or Fraction(1))
     to_rgb = VideoReformatter()
+    packets = [packet for packet in clip.packets if packet.stream is clip.video]
+    needed = _find_needed(packets, clip)
     found: list[tuple[int, int | None]] = []
-    kept: dict[int, npt.NDArray[np.uint8]] = {}
-    with _logged_errors() as errors:
-        for packet in (p for p in clip.packets if p.stream is clip.video):
+    kept: dict[int, _Frame] = {}
+    with _logged_errors() as logs:
+        for packet in (*packets, None):  # None: the frames that the decoder has not shown yet
+            logs.clear()
+            decoded, failure = [], None
             try:
-                decoded = packet.decode()
+                decoded = clip.video.decode(packet)
             except av.FFmpegError as error:
-                raise MediaError("decode_error", str(error)) from error
+                failure = str(error.strerror)
+            if packet in needed:
+                messages = [f"{name}: {words.strip()}" for _, name, words in logs]
+                damage = base.find_damage(messages, before_second_key=needed[packet]) or failure
+                if damage:
+                    raise MediaError("decode_error", damage)
             for frame in decoded:
                 if frame.pts is None or not _inside(frame.pts, clip):
                     continue
+                if frame.is_corrupt:
+                    raise MediaError("decode_error", base.CORRUPT)
                 found.append((frame.pts, frame.duration))
                 if frame.pts in wanted:
                     kept[frame.pts] = _upright_rgb(frame, to_rgb, clip.video)
-    if errors or not found:
-        raise MediaError("decode_error", (errors or ["found no frame that can be decoded"])[0])
+    if not found:
+        raise MediaError("decode_error", "found no frame that can be decoded")
     return _times(found), kept
 
 
+def _find_needed(packets: Sequence[Any], clip: _Packets) -> dict[Any, bool]:
+    """The packets that the clip's frames depend on -> whether they precede the second key frame.
+
+    These start with the last key frame that is shown before the clip. Frames that follow it in the file and are shown
+    before it may depend on earlier ones, which a cut has removed; and what is decoded after the clip's end is not used.
+    """
+    shown = [(p.pts, i) for i, p in enumerate(packets) if p.pts is not None and not p.is_discard]
+    first = min((each for each in shown if _inside(each[0], clip)), default=None)
+    if first is None:
+        return dict.fromkeys(packets, False)
+    keys = [i for i, p in enumerate(packets) if p.is_keyframe]
+    key = max((i for i in keys if i <= first[1] and (packets[i].pts or first[0]) <= first[0]), default=0)
+    second = min((i for i in keys if i > key), default=len(packets))
+    start = packets[key].pts if key in keys else None
+    end = None if clip.segment is None else clip.segment[1]
+    return {
+        p: i < second
+        for i, p in enumerate(packets)
+        if i >= key
+        and (start is None or p.pts is None or p.pts >= start)
+        and (end is None or p.dts is None or clip.seconds(p.dts) < end)
+    }
+
+
 @contextmanager
-def _logged_errors() -> Iterator[list[str]]:
-    """Collect errors that the decoder logs: it conceals damage in the video and continues."""
-    messages: list[str] = []
+def _logged_errors() -> Iterator[list[tuple[int, str, str]]]:
+    """Collect (level, component, words) that libraries log in this thread: decoders conceal damage and continue."""
     av.logging.set_level(av.logging.ERROR)
+    av.logging.set_skip_repeated(False)  # words of one recording would be left out after the same words of another
     with av.logging.Capture() as logs:
-        yield messages
-    messages += [f"{name}: {text.strip()}" for level, name, text in logs if level <= av.logging.ERROR]
+        yield logs
 
 
-def _upright_rgb(frame: Any, to_rgb: VideoReformatter, stream: Any) -> npt.NDArray[np.uint8]:
-    """Convert to RGB with square pixels, rotated as the container specifies."""
+def _upright_rgb(frame: Any, to_rgb: VideoReformatter, stream: Any) -> _Frame:
+    """Convert to RGB with square pixels, turned and mirrored as the container specifies, and large frames reduced."""
     width = base.square_width(frame.width, frame.height, stream.sample_aspect_ratio or Fraction(1))
-    rgb = to_rgb.reformat(frame, width=width, height=frame.height, format="rgb24").to_ndarray()
-    # A display matrix of zeros has no angle: PyAV returns a meaningless large number.
-    turns = round(frame.rotation / 90) % 4 if abs(frame.rotation) <= 360 else 0
-    return np.ascontiguousarray(np.rot90(rgb, turns)) if turns else rgb
+    size = base.kept_size(width, frame.height)
+    rgb = to_rgb.reformat(frame, width=size[0], height=size[1], format="rgb24").to_ndarray()
+    reduction = (width / size[0], frame.height / size[1])
+    transposed, across, down = base.orientation(_display_matrix(frame))
+    if transposed:
+        rgb, reduction = rgb.transpose(1, 0, 2), reduction[::-1]
+    rgb = rgb[:: -1 if down else 1, :: -1 if across else 1]
+    return _Frame(pixels=np.ascontiguousarray(rgb), reduction=reduction)
+
+
+def _display_matrix(frame: Any) -> list[float]:
+    """The 9 values that say how a frame is turned and mirrored; zeros if it is not."""
+    try:
+        matrix = SideDataContainer(frame).get("DISPLAYMATRIX")  # frame.side_data would never release the frame
+    except ValueError:  # the frame also has data of a kind that PyAV does not know
+        angle = math.radians(frame.rotation)
+        return [math.cos(angle), -math.sin(angle), 0, math.sin(angle), math.cos(angle), 0, 0, 0, 1]
+    return [0.0] * 9 if matrix is None else np.frombuffer(bytes(matrix), np.int32).tolist()
 
 
 def _decode_sound(clip: _Packets) -> Sound | None:
     """Decode the clip's sound to mono at 16 kHz. A failed packet leaves a gap."""
     if clip.audio is None:
         return None
+    if clip.sound_too_long:
+        raise base.too_long(clip.audio.codec_context.sample_rate)
     clip.audio.codec_context.thread_count = 1
     to_float: dict[tuple[str, str, int], av.AudioResampler] = {}  # a stream may change its format
     chunks: list[base.SoundChunk] = []
     lost_seconds = 0.0
     with _logged_errors():  # only to keep them off the terminal; losses are counted below
-        for packet in (p for p in clip.packets if p.stream is clip.audio):
+        for packet in (*(p for p in clip.packets if p.stream is clip.audio), None):
             try:
                 decoded = []
-                for frame in packet.decode():
+                for frame in clip.audio.decode(packet):
                     # PyAV reads planes beyond the seventh out of bounds, so many channels are interleaved.
                     samples = "fltp" if frame.layout.nb_channels < 8 else "flt"
                     found = (frame.format.name, str(frame.layout), frame.sample_rate)
                     decoded += to_float.setdefault(found, av.AudioResampler(format=samples)).resample(frame)
             except av.FFmpegError:
-                lost_seconds += _seconds_inside(packet, clip.sound_range)
+                lost_seconds += 0.0 if packet is None else _seconds_inside(packet, clip)
                 continue
             for frame in decoded:
                 if frame.pts is not None:
@@ -317,14 +428,15 @@ def _decode_sound(clip: _Packets) -> Sound | None:
                     if not frame.format.is_planar:  # [1, n * channels]
                         values = values.reshape(-1, frame.layout.nb_channels).T
                     # One voice, in any number of channels: average them.
-                    seconds, mono = float(frame.pts * frame.time_base), values.mean(axis=0)
+                    seconds, mono = float(frame.pts * frame.time_base) - clip.start_seconds, base.mix(values)
                     chunks.append(base.SoundChunk(seconds=seconds, samples=mono, rate_hz=frame.sample_rate))
     return base.assemble_sound(chunks, clip.sound_range, lost_seconds)
 
 
-def _seconds_inside(packet: Any, segment: Segment | None) -> float:
-    """Duration of a packet; 0 if it starts outside of the segment."""
+def _seconds_inside(packet: Any, clip: _Packets) -> float:
+    """Duration of a packet of sound; 0 if it starts outside of the part that is used."""
     seconds = float((packet.duration or 0) * packet.time_base)
-    if segment is None or packet.pts is None:
+    if clip.sound_range is None or packet.pts is None:
         return seconds
-    return seconds if segment[0] <= float(packet.pts * packet.time_base) < segment[1] else 0.0
+    start = float(packet.pts * packet.time_base) - clip.start_seconds
+    return seconds if clip.sound_range[0] <= start < clip.sound_range[1] else 0.0

@@ -20,7 +20,7 @@ from manifests.index import (
     ManifestError,
     Receipt,
     Row,
-    Statistics,
+    SpectrogramSums,
     load_dataset,
     load_receipt,
     load_rows,
@@ -91,9 +91,9 @@ def read_samples(build: ReportFolder, rows: Iterable[Row]) -> Iterator[tuple[Row
         yield row, sample
 
 
-def sum_statistics(build: ReportFolder) -> dict[str, Statistics]:
+def sum_statistics(build: ReportFolder) -> dict[str, SpectrogramSums]:
     """Spectrogram name -> sums over all shards in the folder. Raises ManifestError."""
-    sums: dict[str, Statistics] = {}
+    sums: dict[str, SpectrogramSums] = {}
     for shard in local_shards(build.folder, build.dataset):
         for name, found in load_receipt(build.folder / shard.receipt).statistics.items():
             sums[name] = sums[name] + found if name in sums else found

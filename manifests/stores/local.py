@@ -12,7 +12,7 @@ from typing import ClassVar
 from manifests.files import (
     NotRegularError,
     atomic_writer,
-    check_plain,
+    check_regular,
     describe_os_error,
     exclusive_lock,
     file_sha256,
@@ -65,7 +65,7 @@ class LocalStore:
         """See `WritableStore`. Raises FolderError where the folder is in use or cannot be written."""
         with exclusive_lock(self.path, "DEST=", cleanup=True):
             with base.store_errors(self.address):
-                check_plain(self.path)
+                check_regular(self.path)
                 remove_leftovers(self.path)
             yield
 

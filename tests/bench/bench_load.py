@@ -22,7 +22,7 @@ import simplejpeg
 import torch
 
 from manifests.text import pluralize
-from train.data.dataset import FACES, Clips, load_all_clips, members_for, open_folder
+from train.data.dataset import FACES, ClipTable, load_all_clips, members_for, open_folder
 from train.data.loader import Batch, Loader
 from train.data.sampler import ClipSampler
 from train.fusion import STRATEGIES, strategy_named
@@ -71,7 +71,7 @@ def table(rates: Mapping[str, float]) -> str:
     return "".join(lines)
 
 
-def _ways(clips: Clips, options: argparse.Namespace) -> dict[str, Way]:
+def _ways(clips: ClipTable, options: argparse.Namespace) -> dict[str, Way]:
     """What is measured, bare decoding first."""
     sampler = ClipSampler(clips=len(clips), batch_size=options.batch_size)
     ways: dict[str, Way] = {"bare decoding": _bare(clips)}
@@ -85,7 +85,7 @@ def _ways(clips: Clips, options: argparse.Namespace) -> dict[str, Way]:
     return ways
 
 
-def _bare(clips: Clips) -> Way:
+def _bare(clips: ClipTable) -> Way:
     """Decode bytes that are in memory already, and drop the result."""
     tars = [(clips.folder / name).read_bytes() for name in clips.shards]
     samples = [

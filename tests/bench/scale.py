@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from manifests import folds, index
-from manifests.index import Dataset, Receipt, Row, Statistics
+from manifests.index import Dataset, Receipt, Row, SpectrogramSums
 from manifests.schema import FEATURE_ROWS, feature_members, member_names
 from manifests.verify import verify as verify_folder
 from tests.bench.processes import peak_mb
@@ -244,10 +244,10 @@ def _row(key: str, shard: str, speaker: str, emotion: str) -> Row:
     )
 
 
-def _sums(suffix: str) -> Statistics:
+def _sums(suffix: str) -> SpectrogramSums:
     rows = FEATURE_ROWS[suffix.partition("_")[0]]
     total = tuple(-40.0 * 179_200 / (row + 3) for row in range(rows))
-    return Statistics(count=179_200, total=total, squares=tuple(value**2 / 7e4 for value in total))
+    return SpectrogramSums(count=179_200, total=total, squares=tuple(value**2 / 7e4 for value in total))
 
 
 def _sha256(text: str) -> str:

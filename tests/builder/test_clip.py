@@ -18,13 +18,15 @@ import skimage.data
 from builder import faces
 from builder.__main__ import main
 from builder.clip import ClipBuilder
+from builder.clip_result import recording_sha256
 from builder.config import BuildConfig, identity
 from builder.datasets.base import ClipSource
+from builder.decoders import base
 from builder.features import replace_features
 from builder.shards import find_earlier_build
 from manifests import index
 from manifests.files import FolderError
-from manifests.index import Statistics
+from manifests.index import SpectrogramSums
 from manifests.schema import FRAMES, Clip, Sample, decode
 from manifests.verify import verify
 from tests.factories import media as factory
@@ -92,6 +94,21 @@ def test_transforms_map_the_recording_onto_the_crops(build: ClipBuilder, recordi
     assert np.abs(crop[middle, middle].astype(int) - sample.faces[5][middle, middle]).mean() < 3
 
 
+@pytest.mark.parametrize("region", ["full", "right"])
+def test_transforms_of_a_reduced_recording_map_its_full_size(
+    build: ClipBuilder, recording: Callable[..., ClipSource], monkeypatch: pytest.MonkeyPatch, region: str
+) -> None:
+    source = recording((((165, 40, 150),) for _ in range(COUNT)), region=region)
+    whole = _made(build.build(source))
+    monkeypatch.setattr(base, "MAX_KEPT_PIXELS", SIZE_PX[0] * SIZE_PX[1] // 4)
+    reduced = _made(build.build(source))
+    assert np.linalg.norm(_eyes_px(reduced) - _eyes_px(whole)) < 1.5
+    scales = [np.hypot(*np.array(sample.transforms)[:, [0, 3]].T).mean() for sample in (reduced, whole)]
+    assert scales[0] == pytest.approx(scales[1], rel=0.05)
+    middle = slice(60, 170)
+    assert np.abs(reduced.faces[:, middle, middle].astype(int) - whole.faces[:, middle, middle]).mean() < 12
+
+
 def test_only_the_talkers_half_is_looked_at(build: ClipBuilder, recording: Callable[..., ClipSource]) -> None:
     both = recording((((0, 40, 150), (165, 40, 150)) for _ in range(COUNT)), region="left")
     left = _made(build.build(both))
@@ -147,6 +164,23 @@ def test_recording_without_sound_uses_the_file_beside_it(
     assert built.row.flags == ("sound_from_file",)
     assert built.row.sound_sha256
     assert _made(built).source["sound_path"] == beside.relative_to(build._root).as_posix()
+
+
+@pytest.mark.parametrize("usable", [True, False])
+def test_a_named_sound_file_is_recorded_with_its_hash(
+    build: ClipBuilder, recording: Callable[..., ClipSource], tmp_path: Path, usable: bool
+) -> None:
+    """Also where it cannot be used: once it is replaced, the clip is built again."""
+    source = recording(((80, 40, 160),) for _ in range(COUNT))
+    named = factory.write(tmp_path / "named.wav", None, factory.mono(factory.tone(440, 1.5), codec="pcm_s16le"))
+    if not usable:
+        named.write_bytes(b"RIFF but no sound")
+
+    built = build.build(replace(source, sound=named, sound_first=True))
+
+    assert built.row.flags == (() if usable else ("sound_from_recording",))
+    assert built.row.sound_sha256 == recording_sha256(named)
+    assert ("sound_path" in _made(built).source) == usable
 
 
 def test_silence_is_kept_flagged_and_finite(build: ClipBuilder, recording: Callable[..., ClipSource]) -> None:
@@ -278,7 +312,7 @@ def test_windows_without_sound_are_absent_and_not_in_the_statistics(
     for grid in ("16", "8"):
         windows = sample.spectrograms[f"mfcc_{grid}"][np.array(sample.sound_present[grid])]
         assert 0 < len(windows) < int(grid)
-        assert built.statistics[f"mfcc_{grid}"] == Statistics.of(windows)
+        assert built.statistics[f"mfcc_{grid}"] == SpectrogramSums.of(windows)
 
 
 @pytest.mark.parametrize("silent", [False, True])

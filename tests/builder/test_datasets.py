@@ -618,6 +618,7 @@ def test_folder_reads_every_column(tmp_path: Path) -> None:
     assert (source.clip.speaker, source.clip.emotion, source.clip.intensity) == ("p-1", "great joy", "high")
     assert source.clip.sentence == "Well, hello"
     assert (source.video, source.sound) == (tmp_path / "day one/talk.mkv", tmp_path / "wav/talk.wav")
+    assert source.sound_first
     assert (source.segment_seconds, part.segment_seconds) == (None, (1.5, 4.0))
 
 
@@ -680,6 +681,9 @@ def test_folder_lists_absent_and_unnamed_files(tmp_path: Path) -> None:
         ("clip,speaker,emotion,start,end\na.mp4,x,joy,1,\n", "clips.csv:2: found start '1' and end ''"),
         ("clip,speaker,emotion,start,end\na.mp4,x,joy,2,1\n", "expected seconds, 0 <= start < end"),
         ("clip,speaker,emotion,start,end\na.mp4,x,joy,0,inf\n", "expected seconds, 0 <= start < end"),
+        ("clip,speaker,emotion,start,end\na.mp4,x,joy,0,1_0\n", "found start '0' and end '1_0'; expected seconds"),
+        ("clip,speaker,emotion,start,end\na.mp4,x,joy,0,٣\n", "found start '0' and end '٣'; expected seconds"),
+        (f"clip,speaker,emotion,start,end\na.mp4,x,joy,0,{'9' * 9999}\n", "and end '9{40}'; expected seconds"),
         ('clip,speaker,emotion\n"a.mp4,x,joy\n', "clips.csv:2: not a table"),
         ("clip,speaker,emotion\na.mp4,x,joy\nA.mov,x,joy\n", r"clips.csv:2 and .*clips.csv:3: the same clip id A"),
         ("clip,speaker,emotion\na b.mp4,x,joy\na_b.mp4,x,joy\n", r"clips.csv:2 and .*:3: the same clip id a_b"),

@@ -16,7 +16,7 @@ import pytest
 
 from builder import engines
 from builder.config import BuildConfig
-from builder.engines import DaskCluster, Work, build_shard
+from builder.engines import BuildContext, DaskCluster, build_shard
 from builder.pool import EngineError
 from builder.run import plan_build
 from manifests import index
@@ -217,9 +217,9 @@ def test_a_cluster_whose_workers_may_not_start_processes(data: Path, out: Path, 
     )
 
 
-def work(data: Path, out: Path, identity: str = "another") -> Work:
+def work(data: Path, out: Path, identity: str = "another") -> BuildContext:
     config = BuildConfig(dataset="folder")
-    return Work(config=config, root=data, out=out, identity=identity, make_builder=clip_builder.FakeBuilder)
+    return BuildContext(config=config, root=data, out=out, identity=identity, make_builder=clip_builder.FakeBuilder)
 
 
 def test_a_cluster_that_is_not_there(data: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -330,6 +330,43 @@ def test_the_recordings_own_sound_comes_first(tmp_path: Path, decoder: str) -> N
     assert spectrum(middle_of(clip))[0] == pytest.approx(1000, abs=2)
 
 
+@pytest.mark.parametrize("own", ["sound", "damaged sound", "no sound"])
+def test_a_named_sound_file_comes_first(tmp_path: Path, decoder: str, own: str) -> None:
+    video = factory.write(tmp_path / "clip.mp4", picture("mp4"), None if own == "no sound" else sound(hz=1000))
+    if own == "damaged sound":
+        factory.damage(video, "audio", share=0.5)
+    wav = _write_wav(tmp_path / "clip.wav", factory.tone(300, 2, SAMPLE_RATE_HZ))
+
+    clip = decode(factory.source(video, sound=wav, sound_first=True), uniform, decoder)
+
+    assert spectrum(middle_of(clip)) == pytest.approx((300, 0.5), rel=0.02)
+    assert clip.sound.start_seconds == pytest.approx(0, abs=1e-3)
+    assert clip.sound_file_used
+    assert ("sound_from_file" in clip.flags) == (own != "sound")  # the recording has none that could be used
+
+
+@pytest.mark.parametrize("content", [None, b"", b"RIFF but no sound", b"FORM\0\0\0\4AIFF"])
+def test_a_named_sound_file_that_cannot_be_used_is_flagged(tmp_path: Path, decoder: str, content: bytes | None) -> None:
+    video = factory.write(tmp_path / "clip.mp4", picture("mp4"), sound(hz=1000))
+    wav = tmp_path / "clip.wav"
+    if content is not None:
+        wav.write_bytes(content)
+
+    clip = decode(factory.source(video, sound=wav, sound_first=True), uniform, decoder)
+
+    assert clip.flags == ("sound_from_recording",)
+    assert not clip.sound_file_used
+    assert spectrum(middle_of(clip))[0] == pytest.approx(1000, abs=2)
+
+
+def test_a_named_sound_file_that_cannot_be_used_and_no_other_sound(tmp_path: Path, decoder: str) -> None:
+    video = factory.write(tmp_path / "clip.mp4", picture("mp4"))
+    wav = tmp_path / "clip.wav"
+    wav.write_bytes(b"RIFF but no sound")
+    with pytest.raises(MediaError, match=r"^unreadable: clip\.wav: not a recording that can be opened"):
+        decode(factory.source(video, sound=wav, sound_first=True), uniform, decoder)
+
+
 def test_separate_sound_that_cannot_be_read_is_no_sound(tmp_path: Path, decoder: str) -> None:
     video = factory.write(tmp_path / "clip.mp4", picture("mp4"))
     wav = tmp_path / "clip.wav"

@@ -50,7 +50,7 @@ from builder.report.sampling import choose_clips
 from builder.report.shard_reader import read_folder, read_samples
 from builder.shards import ShardPlan, write_shard
 from manifests.files import FolderError
-from manifests.index import ManifestError, Row, Statistics, dump_dataset, load_dataset
+from manifests.index import ManifestError, Row, SpectrogramSums, dump_dataset, load_dataset
 from manifests.index_writer import write_index
 from manifests.schema import COLUMNS, FEATURE_ROWS, Clip, Timing, encode
 from tests.factories.builder_shards import sample
@@ -70,7 +70,7 @@ def clip_of(speaker: str, emotion: str, number: int, **about: str) -> Clip:
 def built(clip: Clip, features: Sequence[str] = ("mfcc",), **changes: Any) -> ClipResult:
     made = sample(clip, features, **({"face_found": (True,) * 16, "flags": ()} | changes))
     row = replace(_row(clip), status="flagged" if made.flags else "built", flags=made.flags, sha256="0" * 64)
-    statistics = {name: Statistics.of(windows) for name, windows in made.spectrograms.items()}
+    statistics = {name: SpectrogramSums.of(windows) for name, windows in made.spectrograms.items()}
     return ClipResult(row=row, members=encode(made), statistics=statistics)
 
 

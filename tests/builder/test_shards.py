@@ -17,7 +17,7 @@ from builder.clip import ClipResult, drop_clip, recorded_row
 from builder.config import CLIPS_PER_SHARD, BuildConfig
 from builder.datasets.base import ClipSource
 from builder.shards import ShardPlan, load_finished, plan_shards, write_shard
-from manifests.index import Statistics, file_sha256, load_receipt, member_byte_ranges
+from manifests.index import SpectrogramSums, file_sha256, load_receipt, member_byte_ranges
 from manifests.schema import Clip
 from tests.fakes import clip_builder
 
@@ -123,8 +123,8 @@ def test_receipt_says_what_is_in_the_tar(folder: Path, plan: ShardPlan, corpus: 
     assert load_receipt(folder / "receipts" / "S1-000.json") == receipt
 
 
-def added(one: Statistics, other: Statistics) -> Statistics:
-    return Statistics(
+def added(one: SpectrogramSums, other: SpectrogramSums) -> SpectrogramSums:
+    return SpectrogramSums(
         count=one.count + other.count,
         total=tuple(map(sum, zip(one.total, other.total, strict=True))),
         squares=tuple(map(sum, zip(one.squares, other.squares, strict=True))),

@@ -16,7 +16,7 @@ from builder.datasets.base import ClipSource, Scan
 from builder.shards import ShardPlan, write_shard
 from manifests.index import (
     Row,
-    Statistics,
+    SpectrogramSums,
     dump_checksums,
     dump_dataset,
     file_sha256,
@@ -92,5 +92,5 @@ def _clip(source: ClipSource, features: Sequence[str]) -> ClipResult:
         return drop_clip(row, "no_face", "found a face in 0 of 16 frames, expected 8")
     made = sample(source.clip, features)
     row = Row(**{**vars(row), "status": "flagged", "flags": made.flags, "faces_found": 15, "sha256": "0" * 64})
-    statistics = {name: Statistics.of(windows) for name, windows in made.spectrograms.items()}
+    statistics = {name: SpectrogramSums.of(windows) for name, windows in made.spectrograms.items()}
     return ClipResult(row=row, members=encode(made), statistics=statistics)

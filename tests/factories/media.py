@@ -387,9 +387,17 @@ def source(
     video: Path,
     *,
     sound: Path | None = None,
+    sound_first: bool = False,
     segment_seconds: tuple[float, float] | None = None,
     region: Region = "full",
 ) -> ClipSource:
     """A corpus's word on one clip."""
     clip = Clip(clip_id="clip", speaker="speaker", emotion="neutral")
-    return ClipSource(clip=clip, video=video, sound=sound, segment_seconds=segment_seconds, region=region)
+    return ClipSource(
+        clip=clip,
+        video=video,
+        sound=sound,
+        sound_first=sound_first,
+        segment_seconds=segment_seconds,
+        region=region,
+    )

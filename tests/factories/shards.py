@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from manifests import folds, index
-from manifests.index import Dataset, Receipt, Row, Shard, Statistics
+from manifests.index import Dataset, Receipt, Row, Shard, SpectrogramSums
 from manifests.schema import Clip, Sample, Timing, encode, spectrogram_shape
 
 SPEAKERS = ("anna", "ben", "cleo", "dora")
@@ -143,9 +143,9 @@ def _tar(samples: Mapping[str, Mapping[str, bytes]]) -> bytes:
     return buffer.getvalue()
 
 
-def _statistics(samples: Sequence[Sample]) -> dict[str, Statistics]:
+def _statistics(samples: Sequence[Sample]) -> dict[str, SpectrogramSums]:
     names = samples[0].spectrograms
-    sums = {name: [Statistics.of(sample.spectrograms[name]) for sample in samples] for name in names}
+    sums = {name: [SpectrogramSums.of(sample.spectrograms[name]) for sample in samples] for name in names}
     return {name: sum(parts[1:], start=parts[0]) for name, parts in sums.items()}
 
 

@@ -26,7 +26,7 @@ from builder.clip_result import ClipResult, drop_clip, recorded_row
 from builder.config import BuildConfig
 from builder.datasets.base import ClipSource
 from builder.worker import Limits, MakeBuilder
-from manifests.index import Row, Statistics
+from manifests.index import Row, SpectrogramSums
 from manifests.schema import Clip, Sample, dump_json, encode, metadata
 from tests.factories.samples import sample
 
@@ -113,7 +113,7 @@ def built(row: Row, copies: int = 40) -> ClipResult:
         row=Row(**vars(row) | {"status": "built", "faces_found": 16, "sound_sha256": None}),
         members=members | {"faces.jpg": picture, "json": dump_json(described).encode()},
         statistics={
-            f"mfcc_{grid}": Statistics(count=grid * 224, total=numbers, squares=tuple(x * x for x in numbers))
+            f"mfcc_{grid}": SpectrogramSums(count=grid * 224, total=numbers, squares=tuple(x * x for x in numbers))
             for grid in (16, 8)
         },
     )

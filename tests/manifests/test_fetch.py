@@ -18,7 +18,7 @@ import pytest
 from manifests import download, index
 from manifests import fetch as fetching
 from manifests.__main__ import main
-from manifests.fetch import FetchError, FoldSelector, fetch
+from manifests.fetch import FetchError, FoldRequest, fetch
 from manifests.folds import FoldError, resolve_fold
 from manifests.index import ManifestError
 from manifests.stores import StoreError, UnreachableError, open_store
@@ -91,7 +91,7 @@ def address(request: pytest.FixtureRequest, there: Path, monkeypatch: pytest.Mon
 
 
 def test_what_training_needs_comes_from_any_place(address: str, there: Path, here: Path) -> None:
-    report = fetch(address, here, FoldSelector(fold="anna", splits=("train",)))
+    report = fetch(address, here, FoldRequest(fold="anna", splits=("train",)))
     assert (report.address, report.moved, report.problems) == (address, 2, ())
     assert {shard.name for shard in report.local} == tars(here) == TRAIN
     assert files(here) == part_of(*TRAIN) | {"fetched.json"}
@@ -107,7 +107,7 @@ def test_everything_comes_from_any_place(address: str, there: Path, here: Path) 
 
 
 def test_the_part_is_written_down(server: FileServer, here: Path) -> None:
-    fetch(server.url, here, FoldSelector(fold="1", splits=("train",)))
+    fetch(server.url, here, FoldRequest(fold="1", splits=("train",)))
     assert json.loads((here / "fetched.json").read_text()) == {
         "source": server.url,
         "selections": [{"scheme": "loso", "fold": "anna", "sides": ["train", "validation"]}],
@@ -116,7 +116,7 @@ def test_the_part_is_written_down(server: FileServer, here: Path) -> None:
 
 
 def test_a_second_run_asks_for_the_sums_alone(server: FileServer, here: Path) -> None:
-    wanted = FoldSelector(fold="anna", splits=("train",))
+    wanted = FoldRequest(fold="anna", splits=("train",))
     first = fetch(server.url, here, wanted)
     assert first.moved_bytes == sum((here / n).stat().st_size for s in TRAIN for n in (s, index.receipt_name(s)))
     assert sorted(server.requested) == sorted(part_of(*TRAIN))
@@ -139,31 +139,31 @@ def test_a_second_run_asks_for_the_sums_alone(server: FileServer, here: Path) ->
     ],
 )
 def test_sides_are_chosen(there: Path, here: Path, splits: tuple[str, ...], shards: set[str]) -> None:
-    fetch(str(there), here, FoldSelector(fold="anna", splits=splits))
+    fetch(str(there), here, FoldRequest(fold="anna", splits=splits))
     assert tars(here) == shards
     checks(here)
 
 
 def test_another_fold_adds_to_what_is_here(server: FileServer, here: Path) -> None:
-    fetch(server.url, here, FoldSelector(fold="anna", splits=("test",)))
+    fetch(server.url, here, FoldRequest(fold="anna", splits=("test",)))
     server.behave()
-    fetch(server.url, here, FoldSelector(fold="ben", scheme="loso", splits=("test",)))
+    fetch(server.url, here, FoldRequest(fold="ben", scheme="loso", splits=("test",)))
     assert sorted(server.requested) == ["SHA256SUMS", "ben-000.tar", "receipts/ben-000.json"]
     assert tars(here) == {"anna-000.tar", "ben-000.tar"}
     checks(here)
     fetch(server.url, here)
     assert tars(here) == SHARDS
-    fetch(server.url, here, FoldSelector(fold="ben", splits=("test",)))
+    fetch(server.url, here, FoldRequest(fold="ben", splits=("test",)))
     assert tars(here) == SHARDS  # what is whole stays so
     checks(here)
 
 
 def test_a_damaged_or_lost_file_is_mended(server: FileServer, there: Path, here: Path) -> None:
-    fetch(server.url, here, FoldSelector(fold="anna", splits=("train",)))
+    fetch(server.url, here, FoldRequest(fold="anna", splits=("train",)))
     (here / "ben-000.tar").write_bytes(b"x" * (there / "ben-000.tar").stat().st_size)
     (here / "receipts" / "cleo-000.json").unlink()
     (here / "dataset.json").write_text("{")
-    assert fetch(server.url, here, FoldSelector(fold="anna", splits=("train",))).moved == 2
+    assert fetch(server.url, here, FoldRequest(fold="anna", splits=("train",))).moved == 2
     assert same(here, there, part_of(*TRAIN))
     checks(here)
 
@@ -242,7 +242,7 @@ def test_what_cannot_be_fetched_is_refused_in_one_line(
 
 def test_what_is_refused_leaves_no_trace(there: Path, here: Path) -> None:
     for folder in (here / "new" / "folder", here):
-        for address, wanted in ((there, FoldSelector(fold="9")), (there.parent, None)):
+        for address, wanted in ((there, FoldRequest(fold="9")), (there.parent, None)):
             with pytest.raises(StoreError):
                 fetch(str(address), folder, wanted)
         assert not here.exists() or not list(here.iterdir())
@@ -262,7 +262,7 @@ def test_a_fold_that_is_not_there_is_told_with_names_and_numbers(folds: tuple[st
 def test_shards_of_too_few_speakers_have_no_fold(tmp_path: Path, here: Path) -> None:
     alone = shard_folder(tmp_path / "alone", speakers=("anna",), drops=False)
     with pytest.raises(FetchError, match="no fold scheme: 1 speaker, too few to leave one out"):
-        fetch(str(alone), here, FoldSelector(fold="1"))
+        fetch(str(alone), here, FoldRequest(fold="1"))
 
 
 def test_a_place_without_shards_is_told(there: Path, here: Path) -> None:
@@ -347,7 +347,7 @@ def test_a_speaker_who_was_withdrawn_there_is_told_and_removed_when_asked(
 
 
 def test_a_speaker_of_whom_nothing_is_here_may_be_withdrawn(four: Path, here: Path) -> None:
-    wanted = FoldSelector(fold="anna", splits=("test",))
+    wanted = FoldRequest(fold="anna", splits=("test",))
     fetch(str(four), here, wanted)
     withdrawn(four, "ben")
     report = fetch(str(four), here, wanted)
@@ -356,7 +356,7 @@ def test_a_speaker_of_whom_nothing_is_here_may_be_withdrawn(four: Path, here: Pa
 
 
 def test_shards_that_were_built_again_are_replaced_when_asked(there: Path, here: Path) -> None:
-    wanted = FoldSelector(fold="anna", splits=("train",))
+    wanted = FoldRequest(fold="anna", splits=("train",))
     fetch(str(there), here, wanted)
     shutil.rmtree(there)
     shard_folder(there, features=("mfcc", "logmel"))
@@ -378,7 +378,7 @@ def test_a_source_that_has_grown_is_no_trouble(there: Path, here: Path) -> None:
 
 
 def test_another_place_with_the_same_shards_will_do(there: Path, here: Path, tmp_path: Path) -> None:
-    fetch(str(there), here, FoldSelector(fold="anna", splits=("train",)))
+    fetch(str(there), here, FoldRequest(fold="anna", splits=("train",)))
     copy = shutil.copytree(there, tmp_path / "copy")
     shutil.rmtree(there)
     assert fetch(str(copy), here).moved == 1
@@ -446,7 +446,7 @@ def test_a_folder_of_other_things_is_left_alone(there: Path, here: Path) -> None
 
 
 def test_a_damaged_record_is_told(there: Path, here: Path) -> None:
-    fetch(str(there), here, FoldSelector(fold="anna"))
+    fetch(str(there), here, FoldRequest(fold="anna"))
     (here / "fetched.json").write_text('{"source": 1}')
     for check in (lambda: fetch(str(there), here), lambda: verify(here)):
         with pytest.raises(ManifestError, match=r"fetched\.json: fetched: found no \['selections', 'shards'\]"):
@@ -454,7 +454,7 @@ def test_a_damaged_record_is_told(there: Path, here: Path) -> None:
 
 
 def test_a_part_misses_what_should_be_in_it_and_nothing_else(there: Path, here: Path) -> None:
-    fetch(str(there), here, FoldSelector(fold="anna", splits=("train",)))
+    fetch(str(there), here, FoldRequest(fold="anna", splits=("train",)))
     assert verify(here) == verify(here, full=True) == []
     (here / "cleo-000.tar").unlink()
     (here / "receipts" / "ben-000.json").unlink()
@@ -547,7 +547,7 @@ def test_killed_at_any_change_nothing_half_has_its_name_and_the_next_run_ends_al
 ) -> None:
     """While a part of an older version gives way to all of a newer one."""
     part = tmp_path / "part"
-    fetch(str(four), part, FoldSelector(fold="anna", splits=("train",)))
+    fetch(str(four), part, FoldRequest(fold="anna", splits=("train",)))
     older = {**index.load_checksums(four)}
     withdrawn(four, "ben")
     arguments = (str(four), str(tmp_path / "here"), "--prune")

@@ -14,7 +14,7 @@ import pytest
 
 from manifests.__main__ import main
 from manifests.errors import UserError
-from manifests.fetch import FoldSelector, fetch
+from manifests.fetch import FoldRequest, fetch
 from manifests.files import FolderError, exclusive_lock
 from manifests.index import load_checksums
 from manifests.share import ShareOptions, share
@@ -227,11 +227,11 @@ def test_a_publisher_removes_only_what_was_fetched(source: Path, handed: Path, t
     here, thesis = tmp_path / "here", ".thesis.tex"
     with (handed / "SHA256SUMS").open("a") as file:
         file.write(f"{'0' * 64}  {thesis}\n{'0' * 64}  notes.txt\n")
-    fetch(str(handed), here, FoldSelector(fold="anna", splits=("test",)))
+    fetch(str(handed), here, FoldRequest(fold="anna", splits=("test",)))
     for name in (thesis, "notes.txt", "cleo-000.tar"):  # the last is in the list, and was not fetched
         (here / name).write_text("mine")
     withdraw_there = shard_folder(tmp_path / "newer", speakers=("anna", "ben", "dora"))
-    fetch(str(withdraw_there), here, prune=True, selector=FoldSelector(fold="anna", splits=("test",)))
+    fetch(str(withdraw_there), here, prune=True, selector=FoldRequest(fold="anna", splits=("test",)))
     assert [(here / name).read_text() for name in (thesis, "notes.txt", "cleo-000.tar")] == ["mine"] * 3
     assert "cleo-000.tar" not in load_checksums(here)
 

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from manifests import index
-from manifests.index import Dataset, ManifestError, Receipt, Row, Shard, Statistics
+from manifests.index import Dataset, ManifestError, Receipt, Row, Shard, SpectrogramSums
 from manifests.records import from_json
 from manifests.schema import Clip, SchemaError, encode
 from manifests.verify import verify
@@ -62,7 +62,7 @@ sums = st.floats(-1e15, 1e15)
 statistics = st.fixed_dictionaries(
     {
         name: st.builds(
-            Statistics,
+            SpectrogramSums,
             count=st.integers(1, 1 << 40),
             total=st.lists(sums, min_size=13, max_size=13).map(tuple),
             squares=st.lists(sums, min_size=13, max_size=13).map(tuple),
@@ -154,7 +154,7 @@ windows = arrays.arrays(
 
 @given(windows)
 def test_statistics_give_mean_and_deviation(values: np.ndarray) -> None:
-    found = Statistics.of(values)
+    found = SpectrogramSums.of(values)
     mean = np.array(found.total) / found.count
     deviation = np.sqrt(np.maximum(np.array(found.squares) / found.count - mean**2, 0))
     np.testing.assert_allclose(mean, values.astype(float).mean(axis=(0, 2)), atol=1e-9)
@@ -165,7 +165,10 @@ def test_statistics_give_mean_and_deviation(values: np.ndarray) -> None:
 def test_statistics_add_up_to_those_of_all_together(one: np.ndarray, other: np.ndarray) -> None:
     columns = min(one.shape[2], other.shape[2])
     one, other = one[:, :, :columns], other[:, :, :columns]
-    added, together = Statistics.of(one) + Statistics.of(other), Statistics.of(np.concatenate([one, other]))
+    added, together = (
+        SpectrogramSums.of(one) + SpectrogramSums.of(other),
+        SpectrogramSums.of(np.concatenate([one, other])),
+    )
     assert added.count == together.count
     np.testing.assert_allclose(added.total, together.total, rtol=1e-12, atol=1e-9)
     np.testing.assert_allclose(added.squares, together.squares, rtol=1e-12, atol=1e-9)

@@ -233,7 +233,7 @@ LIES: dict[str, tuple[Callable[[Path], object], str, str, bool]] = {
     "spectrogram a picture": (member("mfcc_8.npy", lambda data: b"\xff\xd8"), SHARD, "anna-joy: mfcc_8.npy", False),
     "spectrogram not finite": (
         member("mfcc_16.npy", lambda data: data[:-2] + b"\x00\x7c"),
-        *(SHARD, "anna-joy: mfcc_16.npy: found values that are no finite", False),
+        *(SHARD, "anna-joy: mfcc_16.npy: found non-finite values", False),
     ),
     "sound a text": (member("audio.flac", lambda data: b"fLaC"), SHARD, "anna-joy: audio.flac: not FLAC", False),
     "words deep": (member("json", lambda data: b"[" * len(data)), SHARD, "anna-joy: json: cannot be parsed", False),

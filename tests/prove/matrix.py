@@ -488,6 +488,8 @@ RECORDINGS = (
         "built, with the pictures and the sound of the cut",
         builder_odd_recordings=(
             "a_losslessly_cut_recording_shows_what_its_edit_list_says",
+            "a_cut_that_skips_whole_groups_of_pictures",
+            "open_groups_of_pictures_cut_losslessly",
             "a_lossless_cut_that_was_cut_off_is_still_truncated",
         ),
     ),
@@ -506,12 +508,15 @@ RECORDINGS = (
     _case(
         "M3",
         "parts of recordings in any container, with or without an index, at any start",
-        "the part, or `truncated`",
+        "the part, counted from the recording's start as in a player, or `truncated`",
         builder_odd_recordings=(
             "any_segment_of_any_container",
+            "a_part_counts_from_the_start_of_its_recording",
+            "a_part_that_starts_in_open_groups_of_pictures",
             "a_segment_after_the_end_is_truncated",
             "a_segment_of_a_real_recording_without_an_index",
             "what_precedes_a_part_is_not_decoded",
+            "what_surrounds_a_part_counts_from_the_start_of_its_recording",
         ),
     ),
     _case(
@@ -521,12 +526,17 @@ RECORDINGS = (
         builder_odd_recordings=(
             "recordings_joined_end_to_end_have_two_clocks",
             "a_display_matrix_of_zeros_turns_nothing",
+            "mirrored_pictures_are_mirrored_back",
             "a_picture_too_wide_for_square_pixels",
             "words_in_a_title_are_no_words_of_the_program",
             "a_title_in_any_encoding",
             "a_sample_rate_that_stretches_seconds_to_hours",
             "sound_whose_times_are_weeks_apart_takes_no_memory",
             "chunks_of_negative_size",
+            "a_sample_rate_that_leaves_no_sample",
+            "samples_that_are_no_numbers_are_refused",
+            "samples_out_of_range_are_clipped",
+            "formats_that_are_not_supported",
         ),
         prove_fuzz="a_recording_with_a_damaged_header_is_decoded_or_dropped",
     ),
@@ -549,6 +559,52 @@ RECORDINGS = (
         ),
         builder_demo="a_pipe_in_place_of_the_manifest_is_not_opened",
         builder_cli=("the_home_of_nobody_is_one_line", "a_user_without_an_entry_in_the_password_file"),
+    ),
+    _case(
+        "M7",
+        "sound recordings with odd times: a frame is held for seconds, shown again or missing, a clock starts anywhere",
+        "built without a flag; what is really cut off is `truncated`",
+        builder_odd_recordings=(
+            "a_frame_that_is_held_for_seconds",
+            "a_matroska_whose_clock_does_not_start_at_0",
+            "frames_that_are_shown_again",
+            "a_fragmented_recording_whose_sound_starts_first",
+        ),
+    ),
+    _case(
+        "M8",
+        "damage before, in and after a part of a recording; other damaged recordings before it",
+        "dropped only for damage that its frames depend on; the words do not depend on the order of work",
+        builder_odd_recordings=(
+            "damage_counts_where_the_part_depends_on_it",
+            "frames_that_are_lost_are_damage",
+            "words_of_one_recording_do_not_depend_on_the_others",
+        ),
+    ),
+    _case(
+        "M9",
+        "edit lists without end, pictures of 8K and more, gigabytes of sound",
+        "reduced, or dropped for good before they are read",
+        builder_odd_recordings=(
+            "an_edit_list_without_end_is_not_expanded",
+            "files_without_a_long_edit_list_pass",
+            "large_pictures_are_reduced",
+            "pictures_of_8k_take_little_memory",
+            "pictures_larger_than_any_are_refused",
+            "hours_of_sound_are_not_read",
+        ),
+        builder_clip="transforms_of_a_reduced_recording_map_its_full_size",
+    ),
+    _case(
+        "M10",
+        "a sound file named in the table for a recording with sound, or one that cannot be used",
+        "the file is used; if that is impossible the recording's sound, flagged `sound_from_recording`",
+        builder_media=(
+            "a_named_sound_file_comes_first",
+            "a_named_sound_file_that_cannot_be_used_is_flagged",
+            "a_named_sound_file_that_cannot_be_used_and_no_other_sound",
+        ),
+        builder_clip="a_named_sound_file_is_recorded_with_its_hash",
     ),
 )
 

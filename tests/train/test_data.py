@@ -12,14 +12,14 @@ import pytest
 
 from manifests import index
 from manifests.folds import SIDES, FoldError, Side
-from manifests.index import ManifestError, Statistics, dump_receipt, load_receipt
+from manifests.index import ManifestError, SpectrogramSums, dump_receipt, load_receipt
 from manifests.index_writer import write_index
 from manifests.labels import LabelError, label_scheme
 from manifests.schema import Clip, encode
 from tests.factories.shards import SPEAKERS, make_folder, make_sample, sign
 from train.data import DataError
 from train.data.dataset import (
-    Clips,
+    ClipTable,
     ShardFolder,
     choose_labels,
     fold_sides,
@@ -42,7 +42,7 @@ def copy(shards: Path, tmp_path: Path) -> Path:
     return shutil.copytree(shards, tmp_path / "shards")
 
 
-def clips_of(path: Path, fold: str = "anna", side: str = "train", labels: str | None = None) -> Clips:
+def clips_of(path: Path, fold: str = "anna", side: str = "train", labels: str | None = None) -> ClipTable:
     folder = open_folder(path)
     sides = fold_sides(folder, fold)
     scheme = choose_labels(folder.index, labels, [e for s in SIDES for e in sides[s].clips])
@@ -156,7 +156,7 @@ def test_statistics_are_of_the_training_shards_alone(shards: Path) -> None:
     assert sums is not None
     names = [(s, e, take) for s in side.subjects for e in ("fear", "joy") for take in (0, 1)]
     samples = [make_sample(Clip(clip_id=f"{s}-{e}-{t}", speaker=s, emotion=e), ("mfcc", "logmel")) for s, e, t in names]
-    expected = Statistics.of(np.concatenate([sample.spectrograms["mfcc_8"] for sample in samples]))
+    expected = SpectrogramSums.of(np.concatenate([sample.spectrograms["mfcc_8"] for sample in samples]))
     assert sums.count == expected.count
     np.testing.assert_allclose(sums.total, expected.total)
     np.testing.assert_allclose(sums.squares, expected.squares)

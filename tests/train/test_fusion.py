@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from train.fusion import STRATEGIES, FusionError, Pairs, Strategy, clip_order, strategy_named
+from train.fusion import STRATEGIES, FusionError, FusionInput, Strategy, clip_order, strategy_named
 
 torch.set_num_threads(1)
 
@@ -17,19 +17,19 @@ KEYS = ("1001_DFA_ANG_XX", "01-01-01-01-01-01-02")
 TOKENS = 1568
 
 
-def pairs(strategy: Strategy, keys: tuple[str, ...] = KEYS) -> Pairs:
+def pairs(strategy: Strategy, keys: tuple[str, ...] = KEYS) -> FusionInput:
     """Faces above 0 and spectrograms below, so that every pixel shows its modality."""
     generator = torch.Generator().manual_seed(1)
     faces = torch.rand(len(keys), strategy.faces, 3, 224, 224, generator=generator) + 1
     spectrograms = -torch.rand(len(keys), strategy.windows, 1, 224, 224, generator=generator) - 1
-    return Pairs(faces=faces, spectrograms=spectrograms, keys=keys)
+    return FusionInput(faces=faces, spectrograms=spectrograms, keys=keys)
 
 
-def numbered(strategy: Strategy, keys: tuple[str, ...] = KEYS) -> Pairs:
+def numbered(strategy: Strategy, keys: tuple[str, ...] = KEYS) -> FusionInput:
     """Face i is i everywhere, spectrogram i is 100 + i."""
     faces = torch.arange(strategy.faces).float().view(1, -1, 1, 1, 1).expand(len(keys), -1, 3, 224, 224)
     spectrograms = 100 + torch.arange(strategy.windows).float().view(1, -1, 1, 1, 1).expand(len(keys), -1, 1, 224, 224)
-    return Pairs(faces=faces, spectrograms=spectrograms, keys=keys)
+    return FusionInput(faces=faces, spectrograms=spectrograms, keys=keys)
 
 
 def tokens(video: Tensor) -> Tensor:
@@ -113,7 +113,7 @@ def test_sequences_are_the_papers() -> None:
 def test_sfas_adds_in_float_so_that_no_sum_wraps_around() -> None:
     strategy = STRATEGIES["sfas"]
     bright = torch.full((1, 16, 3, 224, 224), 200 / 255)
-    video = strategy(Pairs(faces=bright, spectrograms=bright, keys=("a",)))
+    video = strategy(FusionInput(faces=bright, spectrograms=bright, keys=("a",)))
     assert (video == 400 / 255).all()
 
 
@@ -137,7 +137,7 @@ def test_rfas_order_is_a_permutation(key: str) -> None:
 def test_rfas_does_not_depend_on_the_rest_of_the_batch() -> None:
     strategy = STRATEGIES["rfas"]
     both = pairs(strategy)
-    alone = Pairs(faces=both.faces[1:], spectrograms=both.spectrograms[1:], keys=both.keys[1:])
+    alone = FusionInput(faces=both.faces[1:], spectrograms=both.spectrograms[1:], keys=both.keys[1:])
     assert torch.equal(strategy(both)[1:], strategy(alone))
 
 
@@ -154,7 +154,7 @@ def test_other_input_than_declared_is_refused() -> None:
         strategy(pairs(STRATEGIES["cfas"]))
     images = torch.zeros(2, 8, 3, 224, 224, dtype=torch.uint8)
     with pytest.raises(FusionError, match=r"found faces torch\.uint8"):
-        strategy(Pairs(faces=images, spectrograms=images, keys=KEYS))
+        strategy(FusionInput(faces=images, spectrograms=images, keys=KEYS))
 
 
 def test_an_unknown_strategy_is_refused_in_one_line_that_lists_the_valid_ones() -> None:

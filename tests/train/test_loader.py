@@ -19,7 +19,7 @@ from manifests.schema import decode
 from tests.factories.shards import make_folder
 from train.data import DataError
 from train.data import loader as loading
-from train.data.dataset import Clips, fold_sides, load_clips, members_for, open_folder
+from train.data.dataset import ClipTable, fold_sides, load_clips, members_for, open_folder
 from train.data.loader import Batch, Loader
 from train.data.sampler import ClipSampler
 from train.fusion import STRATEGIES
@@ -31,14 +31,14 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_folder(tmp_path_factory.mktemp("loader") / "shards", speakers=("a", "b", "c", "d", "e"))
 
 
-def clips_of(path: Path, strategy: str = "cfas") -> Clips:
+def clips_of(path: Path, strategy: str = "cfas") -> ClipTable:
     folder = open_folder(path)
     side = fold_sides(folder, "a")["train"]
     members = members_for(folder.index, STRATEGIES[strategy], "mfcc")
     return load_clips(folder, side, identity_scheme("folder", side.clips), members)
 
 
-def loader_of(clips: Clips, batch_size: int = 5, workers: int = 0, **changes: int) -> Loader:
+def loader_of(clips: ClipTable, batch_size: int = 5, workers: int = 0, **changes: int) -> Loader:
     return Loader(clips, ClipSampler(clips=len(clips), batch_size=batch_size, **changes), workers=workers)
 
 
@@ -189,7 +189,7 @@ def test_a_damaged_member_names_its_shard_and_clip(shards: Path, tmp_path: Path,
         list(loader_of(clips, workers=workers, shuffle=False).epoch(0))
     offset, size = clips.byte_ranges[5, 1].tolist()
     tar.write_bytes(whole[: offset + size - 2] + b"\x00\x7c" + whole[offset + size :])  # infinity
-    with pytest.raises(DataError, match=rf"{tar.name}: damaged at clip {key}: mfcc_16\.npy: found values"):
+    with pytest.raises(DataError, match=rf"{tar.name}: damaged at clip {key}: mfcc_16\.npy: found non-finite values"):
         list(loader_of(clips, workers=workers, shuffle=False).epoch(0))
     tar.unlink()
     with pytest.raises(DataError, match=rf"{tar.name}: damaged at clip .*No such file"):

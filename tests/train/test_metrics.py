@@ -13,11 +13,11 @@ from train import metrics
 from train.metrics import MetricError
 
 CLASSES = 5
-Pairs = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
+FusionInput = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
 
 
 @st.composite
-def judged(draw: st.DrawFn) -> Pairs:
+def judged(draw: st.DrawFn) -> FusionInput:
     """Labels and predictions of a few clips; often with classes that have no clip, or are never predicted."""
     pair = st.tuples(st.integers(0, CLASSES - 1), st.integers(0, CLASSES - 1))
     drawn = np.array(draw(st.lists(pair, min_size=1, max_size=40)), dtype=np.int64)
@@ -25,7 +25,7 @@ def judged(draw: st.DrawFn) -> Pairs:
 
 
 @given(judged())
-def test_scores_are_those_of_scikit_learn(pairs: Pairs) -> None:
+def test_scores_are_those_of_scikit_learn(pairs: FusionInput) -> None:
     labels, predicted = pairs
     confusion = metrics.confusion_matrix(labels, predicted, CLASSES)
     present = np.unique(labels)
@@ -45,7 +45,7 @@ def test_scores_are_those_of_scikit_learn(pairs: Pairs) -> None:
 
 
 @given(judged())
-def test_a_class_without_a_clip_has_no_recall_and_does_not_count(pairs: Pairs) -> None:
+def test_a_class_without_a_clip_has_no_recall_and_does_not_count(pairs: FusionInput) -> None:
     labels, predicted = pairs
     wider = metrics.confusion_matrix(labels, predicted, CLASSES + 2)
     confusion = metrics.confusion_matrix(labels, predicted, CLASSES)
@@ -65,7 +65,7 @@ def test_absent_classes_by_hand() -> None:
 
 
 @given(judged(), st.permutations(range(CLASSES)))
-def test_scores_depend_on_no_order_of_clips_or_classes(pairs: Pairs, order: list[int]) -> None:
+def test_scores_depend_on_no_order_of_clips_or_classes(pairs: FusionInput, order: list[int]) -> None:
     labels, predicted = pairs
     renamed = np.array(order)
     confusion = metrics.confusion_matrix(labels, predicted, CLASSES)
@@ -77,7 +77,7 @@ def test_scores_depend_on_no_order_of_clips_or_classes(pairs: Pairs, order: list
 
 
 @given(judged(), st.lists(st.sampled_from("abc"), min_size=40, max_size=40))
-def test_speakers_add_up_and_are_scored_like_anything_else(pairs: Pairs, drawn: list[str]) -> None:
+def test_speakers_add_up_and_are_scored_like_anything_else(pairs: FusionInput, drawn: list[str]) -> None:
     labels, predicted = pairs
     speakers = drawn[: len(labels)]
     names, confusions = metrics.speaker_confusions(speakers, labels, predicted, CLASSES)
@@ -129,9 +129,9 @@ def test_speakers_who_are_all_alike_leave_no_doubt() -> None:
 
 
 def test_spread_is_the_sample_deviation_and_unknown_for_one_fold() -> None:
-    found = metrics.spread([0.5, 0.7, 0.9])
+    found = metrics.mean_std([0.5, 0.7, 0.9])
     assert (found.mean, found.std) == (pytest.approx(0.7), pytest.approx(0.2))
-    assert metrics.spread([0.5]) == metrics.MeanStd(mean=0.5, std=None)
+    assert metrics.mean_std([0.5]) == metrics.MeanStd(mean=0.5, std=None)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_what_has_no_score_is_refused() -> None:
     with pytest.raises(MetricError, match="without a clip"):
         metrics.bootstrap(np.stack([nothing, nothing + 1]))
     with pytest.raises(MetricError, match="no score"):
-        metrics.spread([])
+        metrics.mean_std([])
 
 
 def test_paired_intervals_are_of_the_difference_on_the_same_draws() -> None:

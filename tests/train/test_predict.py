@@ -84,7 +84,7 @@ def test_speakers_can_be_chosen(run: Path, shards: Path, capsys: pytest.CaptureF
     assert cli.run([*arguments, SPEAKERS[1]]) == 0
     assert "UAR" not in capsys.readouterr().out  # it was seen in training
     assert cli.run([*arguments, "nobody"]) == 2
-    assert "found no speaker nobody; there are " in capsys.readouterr().err
+    assert "found no speaker nobody; available speakers: " in capsys.readouterr().err
 
 
 def test_shards_that_look_different_are_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

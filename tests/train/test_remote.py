@@ -18,7 +18,7 @@ from tests.factories.shards import SPEAKERS, make_folder, sign
 from tests.fakes.servers import Fault, FileServer
 from tests.fakes.stores import KINDS, published
 from train.data.dataset import (
-    Clips,
+    ClipTable,
     ShardFolder,
     default_cache,
     fold_sides,
@@ -55,7 +55,7 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download, "PAUSES_SECONDS", (0.0, 0.0))
 
 
-def clips_of(folder: ShardFolder, side: str = "train") -> Clips:
+def clips_of(folder: ShardFolder, side: str = "train") -> ClipTable:
     fold_side = fold_sides(folder, "anna")[side]
     members = members_for(folder.index, STRATEGIES["cfas"], "mfcc")
     return load_clips(folder, fold_side, identity_scheme("folder", fold_side.clips), members)

@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 
 from tests.factories import finished_runs
 from train import metrics
-from train.data.dataset import Clips
+from train.data.dataset import ClipTable
 from train.scoring import (
     EvaluationError,
     ExpectedClip,
@@ -154,7 +154,7 @@ def test_a_long_list_is_cut_short() -> None:
 
 
 def test_the_expected_clips_are_those_of_the_shards() -> None:
-    clips = Clips(
+    clips = ClipTable(
         folder=Path("shards"),
         shards=("S01-000.tar", "S02-000.tar"),
         speakers=("S01", "S02"),

@@ -20,7 +20,7 @@ import torch
 
 from manifests import __main__ as sharing
 from manifests import download, licensing
-from manifests.fetch import FoldSelector, fetch
+from manifests.fetch import FoldRequest, fetch
 from manifests.index import load_dataset
 from manifests.verify import verify
 from tests.factories.shards import make_folder
@@ -139,7 +139,7 @@ def test_a_part_is_trained_and_tested_once_the_test_fold_has_come(
     server: FileServer, train: Train, expected: Path, tmp_path: Path
 ) -> None:
     part = tmp_path / "part"
-    fetch(server.url, part, FoldSelector(fold="3", splits=("train",)))
+    fetch(server.url, part, FoldRequest(fold="3", splits=("train",)))
     status, out, output = train(part)
     assert (status, out) == (0, "")
     assert not (home(tmp_path) / "result.json").exists()
@@ -159,7 +159,7 @@ def test_shards_that_training_needs_and_lacks_are_told_with_what_brings_them(
     server: FileServer, train: Train, expected: Path, tmp_path: Path
 ) -> None:
     part = tmp_path / "part"
-    fetch(server.url, part, FoldSelector(fold="1", splits=("test",)))
+    fetch(server.url, part, FoldRequest(fold="1", splits=("test",)))
     status, out, output = train(part)
     assert (status, out, output.count("\n")) == (2, "", 1)
     assert output.startswith(
@@ -176,7 +176,7 @@ def test_shards_that_training_needs_and_lacks_are_told_with_what_brings_them(
 
 def test_a_sweep_over_a_part_trains_what_it_can(server: FileServer, train: Train, tmp_path: Path) -> None:
     part = tmp_path / "part"
-    fetch(server.url, part, FoldSelector(fold="3", splits=("train",)))
+    fetch(server.url, part, FoldRequest(fold="3", splits=("train",)))
     status, out, output = train(part, "runs", "sweep", strategy="faces")
     assert (status, out.strip()) == (0, "")
     assert "the test fold is not available" in output

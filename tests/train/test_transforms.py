@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from manifests.index import Statistics
+from manifests.index import SpectrogramSums
 from manifests.schema import FEATURE_ROWS, Clip, Sample, decode_faces, decode_filmstrip, encode_faces
 from tests.factories.shards import make_sample
 from train.data.augment import (
@@ -104,7 +104,9 @@ def test_statistics_are_those_of_all_values_of_a_row() -> None:
     rng = np.random.default_rng(0)
     windows = [rng.normal(-40, 20, (16, 13, 224)).astype(np.float16) for _ in range(3)]
     windows[0][:, 4] = windows[1][:, 4] = windows[2][:, 4] = np.float16(-120.5)  # a row that never varies
-    found = NormalizationStats.of(Statistics.of(windows[0]) + Statistics.of(windows[1]) + Statistics.of(windows[2]))
+    found = NormalizationStats.of(
+        SpectrogramSums.of(windows[0]) + SpectrogramSums.of(windows[1]) + SpectrogramSums.of(windows[2])
+    )
     values = np.stack(windows).astype(np.float64)
     np.testing.assert_allclose(found.mean, values.mean(axis=(0, 1, 3)))
     np.testing.assert_allclose(np.delete(found.std, 4), np.delete(values.std(axis=(0, 1, 3)), 4), rtol=1e-6)
@@ -473,6 +475,6 @@ def test_input_that_does_not_divide_the_video_is_refused() -> None:
     ids=["10^400", "0", "1e308", "-1"],
 )
 def test_statistics_of_which_no_number_follows_are_refused(count: int, total: float, complaint: str) -> None:
-    sums = Statistics(count=count, total=(total,) * 13, squares=(1.0,) * 13)
+    sums = SpectrogramSums(count=count, total=(total,) * 13, squares=(1.0,) * 13)
     with pytest.raises(TransformError, match=f"statistics of the shards: {complaint}.*; build the shards again"):
         NormalizationStats.of(sums)

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import pickle
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
@@ -473,6 +474,23 @@ def test_a_state_dict_of_something_else_is_refused(tmp_path: Path, value: object
     found = _complaint(_saved(tmp_path / "vit.pth", {"net": value}))
     assert "net: found" in found
     assert "at the top or in one of model, module, state_dict" in found
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (bytes(10240), r"\(Cannot use ``weights_only=True`` with files saved in the legacy \.tar format\)"),
+        (b"hello world" * 99, r"\(KeyError \d+\)"),
+        (pickle.dumps({"a": 1}, protocol=4), "found unknown keys|not a checkpoint|found int"),
+    ],
+    ids=["an empty tar", "a text", "a pickle of another protocol"],
+)
+def test_the_words_of_torch_are_one_sentence_without_advice(tmp_path: Path, data: bytes, words: str) -> None:
+    """Its advice is to read the file without a check."""
+    (tmp_path / "vit.pt").write_bytes(data)
+    found = _complaint(tmp_path / "vit.pt")
+    assert re.search(words, found)
+    assert "Re-run" not in found
 
 
 def test_a_list_is_no_checkpoint(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from manifests import index, labels
 from manifests.download import ExpectedFile, cancellable_pool, download_file
 from manifests.fetch import fetch_command, mirror_index
 from manifests.folds import SIDES, SPLIT_SIDES, FoldSides, Side, load_fold_file, resolve_scheme
-from manifests.index import Dataset, FoldSelection, Receipt, Shard, Statistics
+from manifests.index import Dataset, Receipt, ResolvedFold, Shard, SpectrogramSums
 from manifests.labels import LabelScheme
 from manifests.schema import spectrogram_shape
 from manifests.stores import Store, is_remote, open_store
@@ -38,7 +38,7 @@ Check = Literal["hashes", "sizes"]
 
 FACES = "faces.jpg"
 _THREADS = 8
-#: Files and the hash that was found of them: each is hashed once a process.
+#: Files and the hash that was found of them: each is hashed once per process.
 verified_files: set[tuple[Path, str]] = set()
 
 
@@ -67,7 +67,7 @@ class ShardFolder:
 
     def fetch_command(self, scheme: str, fold: str, split: str) -> str:
         """The command that fetches the shards of a split that are missing."""
-        return fetch_command(self.source, self.path, FoldSelection(scheme=scheme, fold=fold, sides=SPLIT_SIDES[split]))
+        return fetch_command(self.source, self.path, ResolvedFold(scheme=scheme, fold=fold, sides=SPLIT_SIDES[split]))
 
     def shards(self, names: Sequence[str]) -> list[Shard]:
         """Entries of the index for some shards."""
@@ -76,7 +76,7 @@ class ShardFolder:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Clips:
+class ClipTable:
     """n clips and where their members are stored, in compact arrays: some 50 bytes a clip."""
 
     folder: Path
@@ -100,7 +100,7 @@ class Clips:
     """[n] what each clip has no part of: 0, or a code of `train.data.missing.WHOLLY`."""
     incomplete: int = 0
     """Clips that are left out because they have nothing of what is read."""
-    statistics: Statistics | None = None
+    statistics: SpectrogramSums | None = None
     """Sums over all of `shards` of the spectrogram that is read; None where none is."""
 
     def __len__(self) -> int:
@@ -120,7 +120,7 @@ class FoldData:
     """`train`, `validation` and `test`."""
     members: tuple[str, ...]
     """Members of a clip that the strategy reads."""
-    training: Clips
+    training: ClipTable
     prefetcher: ShardPrefetcher
     """Prepares the available shards of all sides."""
 
@@ -147,7 +147,7 @@ class FoldData:
         none = Side(shards=(), subjects=(), clips={})
         return replace(self, sides=replace(self.sides, train=both, validation=none), training=training)
 
-    def clips(self, side: str) -> Clips:
+    def clips(self, side: str) -> ClipTable:
         """Clips of `train`, `validation` or `test`. Raises DataError."""
         if side == "train":
             return self.training
@@ -299,7 +299,7 @@ def prefetch_shards(folder: ShardFolder, names: Sequence[str], check: Check = "h
     return ShardPrefetcher(shards if folder.store is not None or check == "hashes" else (), prepare)
 
 
-def load_clips(folder: ShardFolder, side: Side, scheme: LabelScheme, members: tuple[str, ...]) -> Clips:
+def load_clips(folder: ShardFolder, side: Side, scheme: LabelScheme, members: tuple[str, ...]) -> ClipTable:
     """Clips of one side of a fold that have a class, by shard and id; of the shards only the receipts are read.
 
     Raises DataError for an emotion that the scheme does not know, for shards that do not contain what the fold or the
@@ -323,7 +323,7 @@ def load_clips(folder: ShardFolder, side: Side, scheme: LabelScheme, members: tu
     if not sum(map(len, keys)):
         speakers = ", ".join(side.subjects) or "none that was built"
         raise DataError(f"{folder.path}: found no clip with a class; speakers are {speakers}")
-    return Clips(
+    return ClipTable(
         folder=folder.path,
         shards=tuple(shard.name for shard in shards),
         speakers=tuple(shard.speaker for shard in shards),
@@ -341,7 +341,7 @@ def load_clips(folder: ShardFolder, side: Side, scheme: LabelScheme, members: tu
 
 def load_all_clips(
     folder: ShardFolder, members: tuple[str, ...], names: Sequence[str] | None = None
-) -> tuple[Clips, tuple[str, ...]]:
+) -> tuple[ClipTable, tuple[str, ...]]:
     """Every clip of some shards, or of all, regardless of folds and label schemes; and the raw emotions.
 
     Labels are indices into the emotions. Raises DataError.
@@ -355,7 +355,7 @@ def load_all_clips(
     return load_clips(folder, side, scheme, members), scheme.classes
 
 
-def _concatenate(first: Clips, second: Clips) -> Clips:
+def _concatenate(first: ClipTable, second: ClipTable) -> ClipTable:
     """Clips of two sides, which have no shard in common."""
     arrays = {
         name: np.concatenate([getattr(first, name), getattr(second, name)])
@@ -374,7 +374,7 @@ def _concatenate(first: Clips, second: Clips) -> Clips:
 
 
 #: Emotions of all clips of a side in a shard; number of clips with nothing of what is read; then keys, labels, byte
-#: ranges, what is missing, and statistics as in `Clips`.
+#: ranges, what is missing, and statistics as in `ClipTable`.
 _ShardClips = tuple[
     Counter[str],
     int,
@@ -382,7 +382,7 @@ _ShardClips = tuple[
     npt.NDArray[np.int64],
     npt.NDArray[np.int64],
     npt.NDArray[np.int8],
-    Statistics | None,
+    SpectrogramSums | None,
 ]
 
 
@@ -434,12 +434,12 @@ def _load_receipt(folder: ShardFolder, shard: Shard, stop: threading.Event) -> R
     _check_hash(path, shard.receipt_sha256)
     receipt = index.load_receipt(path)
     if (receipt.shard, receipt.sha256, receipt.bytes) != (shard.name, shard.sha256, shard.bytes):
-        raise DataError(f"{path}: is the receipt of another {receipt.shard} than the index lists; build it again")
+        raise DataError(f"{path}: does not match the index's entry for {receipt.shard}; build it again")
     return receipt
 
 
 def _check_hash(path: Path, expected: str) -> None:
-    """Raise DataError unless a file has a hash, computed once a process."""
+    """Raise DataError unless a file has a hash, computed once per process."""
     if (path, expected) in verified_files:
         return
     found = index.file_sha256(path)

@@ -32,7 +32,7 @@ from manifests.schema import (
     spectrogram_shape,
 )
 from train.data import DataError
-from train.data.dataset import FACES, Clips
+from train.data.dataset import FACES, ClipTable
 from train.data.prefetch import ShardPrefetcher
 from train.data.sampler import ClipSampler, Indices
 
@@ -118,7 +118,7 @@ class Loader:
 
     def __init__(
         self,
-        clips: Clips,
+        clips: ClipTable,
         sampler: ClipSampler,
         *,
         workers: int = 2,

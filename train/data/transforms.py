@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from manifests.index import Statistics
+from manifests.index import SpectrogramSums
 from manifests.schema import CROP_PX, FRAMES
 from train.data.augment import (
     IMAGENET_MEAN,
@@ -40,7 +40,7 @@ from train.data.augment import (
 from train.data.loader import Batch, CachedBatch
 from train.data.missing import FACES, SOUND, Absent, Missing
 from train.data.rand_augment import Plan, rand_augment
-from train.fusion import Pairs, Strategy
+from train.fusion import FusionInput, Strategy
 from train.models.videomae import InputRange
 
 #: How far 1 dB of gain raises a row: dB spectra by 1 dB, cepstra from coefficient 1 up not at all.
@@ -79,10 +79,10 @@ class NormalizationStats:
     std: tuple[float, ...] = ()
 
     @classmethod
-    def of(cls, sums: Statistics | None) -> NormalizationStats:
+    def of(cls, sums: SpectrogramSums | None) -> NormalizationStats:
         """From sums over shards. A row that never varies keeps its scale, so that every number stays finite.
 
-        Raises TransformError for sums of which no finite mean and deviation follow.
+        Raises TransformError for sums that give no finite mean or deviation.
         """
         if sums is None:
             return cls()
@@ -254,7 +254,7 @@ class ClipTransform:
             hidden = torch.from_numpy(absent.faces).to(faces.device)[..., None, None, None]
             faces = torch.where(hidden, faces.new_tensor(IMAGENET_MEAN)[:, None, None], faces)
         images = spectrogram_images(rows) * pixels.spectrogram_std + pixels.spectrogram_mean
-        pairs = Pairs(faces=faces.sub_(mean).div_(std), spectrograms=images, keys=batch.keys)
+        pairs = FusionInput(faces=faces.sub_(mean).div_(std), spectrograms=images, keys=batch.keys)
         return ModelInput(downsample(self.strategy(pairs), self.input_size), targets)
 
 

@@ -6,6 +6,7 @@ import argparse
 import json
 import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,8 +69,9 @@ def dump_weights(model: nn.Module, lineage: Lineage) -> bytes:
 
 
 def first_line(error: Exception) -> str:
-    """The beginning of another library's error message."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    """The first sentence of another library's error message, without its advice."""
+    text = (str(error).strip().splitlines() or [type(error).__name__])[0].partition(". ")[0][:200]
+    return f"{type(error).__name__} {text}" if isinstance(error, LookupError) else text
 
 
 def _locate(source: str | Path) -> tuple[Path, str]:
@@ -135,7 +137,8 @@ def _read(path: Path) -> object:
         check_checkpoint(path)
         # Official checkpoints keep their settings in an argparse.Namespace. Allowing it is safe: it is a container of
         # attributes, and creating one runs no code from the file and makes none callable.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about files that are refused anyway
             return torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive(path))  # noqa: TID251
     except WeightsError:
         raise

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from manifests.files import BusyError, atomic_write, exclusive_lock, remove_leftovers, shared_lock
-from train.data.dataset import Clips, FoldData
+from train.data.dataset import ClipTable, FoldData
 from train.data.loader import Loader
 from train.data.sampler import ClipSampler
 from train.data.transforms import ClipTransform
@@ -34,10 +34,10 @@ VERSION = 2
 BATCH_SIZE = 16
 
 
-def cached_features(
+def cached_embeddings(
     model: Classifier,
     data: FoldData,
-    clips: Clips,
+    clips: ClipTable,
     transform: ClipTransform,
     *,
     cache: Path,
@@ -83,7 +83,7 @@ def cached_features(
     return torch.cat(parts)
 
 
-def select_shard(clips: Clips, shard: int) -> Clips:
+def select_shard(clips: ClipTable, shard: int) -> ClipTable:
     """The clips of one of the shards."""
     selected = clips.shard == shard
     arrays = {name: getattr(clips, name)[selected] for name in ("shard", "keys", "labels", "byte_ranges", "missing")}

@@ -13,7 +13,7 @@ from tests.factories.shards import SPEAKERS, make_folder
 from tests.factories.small_trainings import ALONE
 from train.config import TrainConfig
 from train.data.dataset import FoldData, open_fold
-from train.feature_cache import cached_features, select_shard
+from train.embedding_cache import cached_embeddings, select_shard
 from train.models.videomae import Classifier, EncoderConfig
 from train.recipes import RECIPES
 from train.run_setup import make_transform
@@ -41,7 +41,7 @@ def found(
     model = Classifier(ENCODER, 2)
     transform = replace(make_transform(config(data.folder.path), data, ENCODER), **changes)
     options = {"cache": cache, "ranks": ALONE, "workers": 0, "batch_size": batch_size, "on_shard": computed.append}
-    return cached_features(model, data, data.clips("train"), transform, **options)
+    return cached_embeddings(model, data, data.clips("train"), transform, **options)
 
 
 def test_second_time_nothing_is_computed(data: FoldData, tmp_path: Path) -> None:
