@@ -11,10 +11,12 @@ SETTINGS := AFFIRM ALIGN ALL ALLOW_DROPS ARGS CHECK CLIP CROP DATA DATASET DECOD
             RECIPE REFIT REPLACE RUN RUNS SCHEDULER SCHEME SEED SEEDS SHARDS SPEAKER SPLIT STEP STRATEGY TIMELINE TO \
             WEIGHTS WORKERS WORLD_SIZE
 
+UNKNOWN := $(filter-out $(SETTINGS) VENV,$(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name))))
+$(if $(UNKNOWN),$(error $(UNKNOWN): no such setting; expected of: $(sort $(SETTINGS))))
+
 # Make expands `$` in a setting, also to export it, and a shell runs what is quoted wrongly. Therefore each setting is
 # exported with its literal value, and .make.py, not a shell, puts it where a recipe names it.
-CHOSEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))# on the command line of make
-$(foreach name,$(sort $(SETTINGS) $(CHOSEN)),$(if $(filter-out undefined,$(origin $(name))),\
+$(foreach name,$(sort $(SETTINGS)),$(if $(filter-out undefined,$(origin $(name))),\
     $(eval override $(name) := $$(value $(name)))$(eval export $(name))))
 
 START := @$(PY) .make.py
@@ -45,8 +47,11 @@ STORES := $(if $(filter s3://% hf://%,$(SHARDS) $(FROM) $(DEST) $(HUB)),$(VENV)/
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | sort | expand -t 18
 
+# Commands that are started at the same time set up one after the other, where the system has `flock`.
+LOCKED := $(if $(shell command -v flock),flock Makefile)
+
 $(VENV)/bin/python:
-	"$${PYTHON:-$$(command -v python3.11 || command -v python3)}" -m venv $(VENV)
+	@$(LOCKED) sh -c 'test -e $@ || "$${PYTHON:-$$(command -v python3.11 || command -v python3)}" -m venv $(VENV)'
 
 EXTRAS_core    := .
 EXTRAS_builder := .[builder]
@@ -56,10 +61,9 @@ EXTRAS_dask    := .[dask]
 EXTRAS_test    := .[builder,train,test]
 
 $(VENV)/%.ok: pyproject.toml constraints.txt | $(VENV)/bin/python
-	@echo "setting up $(VENV) for $* (once)"
-	$(PIP) --editable '$(EXTRAS_$*)'
-	$(if $(filter builder,$*),$(PIP) --no-deps mediapipe)
-	@touch $@
+	@$(LOCKED) sh -c 'test $@ -nt pyproject.toml -a $@ -nt constraints.txt || \
+	    { echo "setting up $(VENV) for $*: packages are downloaded, once, which takes minutes" && \
+	    $(PIP) --editable "$(EXTRAS_$*)" $(if $(filter builder,$*),&& $(PIP) --no-deps mediapipe) && touch $@; }'
 
 $(VENV)/test.ok: $(VENV)/builder.ok $(VENV)/train.ok
 

@@ -199,7 +199,8 @@ def _part(args: argparse.Namespace) -> Part | None:
 def describe_summary(summary: BuildSummary) -> list[str]:
     """Describe the result of a build, one item per line."""
     counts = Counter(summary.dataset.counts)
-    lines = [f"built {counts['built']}   flagged {counts['flagged']}   dropped {counts['dropped']}"]
+    flagged = f" ({counts['flagged']} of them flagged)" if counts["flagged"] else ""
+    lines = [f"built {counts['built'] + counts['flagged']}{flagged}   dropped {counts['dropped']}"]
     for reason, count in sorted(summary.reasons.items()):
         lines.append(f"  dropped {count}: {reason}, {DROP_REASONS[reason]}")
     for flag, count in summary.incomplete.items():

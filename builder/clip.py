@@ -71,7 +71,7 @@ class ClipBuilder:
         found = followed.found
         no_face = found.sum() < MIN_FACES
         if no_face and (no_sound or not masked):
-            detail = f"found a face in {found.sum()} of {FRAMES} frames, expected {MIN_FACES}"
+            detail = f"found a face in {found.sum()} of {FRAMES} frames, expected at least {MIN_FACES}"
             if no_sound:
                 detail += f"; {clip.no_sound.detail if clip.no_sound else 'the sound is silent'}"
             raise MediaError("no_face", detail)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 #: Types of the members for Hugging Face; by default it would require torchcodec for the FLAC.
 _TYPES = {"faces.jpg": "image", "audio.flac": "binary", "json": "json", "__key__": "string", "__url__": "string"}
-_OTHER_LICENCE = "other\nlicense_name: as-told-below\nlicense_link: README.md"
+_OTHER_LICENCE = "other\nlicense_name: see-below\nlicense_link: README.md"
 _SIZES = {10**3: "n<1K", 10**4: "1K<n<10K", 10**5: "10K<n<100K", 10**6: "100K<n<1M", 10**7: "1M<n<10M"}
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~&!$])")
 

@@ -39,6 +39,7 @@ class ProgressBar:
         self._total, self._description, self._unit = total, description, unit
         self._counts: Counter[str] = Counter()
         self._done, self._started, self._printed = 0, time.monotonic(), time.monotonic()
+        self._first: tuple[int, float] | None = None  # steps done and time of the first step, which has the start-up
         self._bar = self._new_bar() if total else None
 
     def __enter__(self) -> Self:
@@ -53,6 +54,7 @@ class ProgressBar:
     def step(self, outcome: str | None = None, by: int = 1) -> None:
         """Count one step of `by` units, and its `outcome`, which is shown."""
         self._done += by
+        self._first = self._first or (self._done, time.monotonic())
         if outcome is not None:
             self._counts[outcome] += 1
         if self._bar is not None:
@@ -82,8 +84,9 @@ class ProgressBar:
         rate = self._done / max(self._printed - self._started, 1e-9)
         counts = "".join(f", {name} {count}" for name, count in sorted(self._counts.items()))
         left = ""
-        if 0 < self._done < self._total and not last:
-            seconds = (self._total - self._done) / rate
+        done, since = self._first or (0, 0.0)
+        if done < self._done < self._total and not last:
+            seconds = (self._total - self._done) * (self._printed - since) / (self._done - done)
             left = f", {seconds:.0f} s left" if seconds < 120 else f", {seconds / 60:.0f} min left"
         line = f"{self._done}/{self._total}{counts} ({rate:.1f} a second{left})"
         if self._unit == "B":

@@ -190,16 +190,18 @@ def encode_faces(faces: npt.NDArray[np.uint8]) -> bytes:
     return bytes(simplejpeg.encode_jpeg(strip, quality=JPEG_QUALITY, colorspace="RGB", colorsubsampling="420"))
 
 
-def decode_filmstrip(data: bytes) -> npt.NDArray[np.uint8]:
-    """JPEG filmstrip -> [224, 3584, 3] RGB; the header is checked before decoding."""
+def decode_filmstrip(data: bytes, out: npt.NDArray[np.uint8] | None = None) -> npt.NDArray[np.uint8]:
+    """JPEG filmstrip -> [224, 3584, 3] RGB, in the memory of `out` if given; the header is checked before decoding."""
     check_member("faces.jpg", len(data))
-    if (scans := data.count(_START_OF_SCAN)) > _MAX_SCANS:  # the decoder works through the whole picture for each
+    values = np.frombuffer(data, np.uint8)
+    scans = np.count_nonzero((values[:-1] == _START_OF_SCAN[0]) & (values[1:] == _START_OF_SCAN[1]))
+    if scans > _MAX_SCANS:  # the decoder works through the whole picture for each
         raise SchemaError(f"faces.jpg: found {scans} scans, expected at most {_MAX_SCANS}")
     try:
         height, width, _, _ = simplejpeg.decode_jpeg_header(data)
         if (height, width) != (CROP_PX, FRAMES * CROP_PX):
             raise SchemaError(f"faces.jpg: found {width}x{height}, expected {FRAMES * CROP_PX}x{CROP_PX}")
-        strip: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(data, colorspace="RGB")
+        strip: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(data, colorspace="RGB", buffer=out)
     except SchemaError:
         raise
     except ValueError as error:

@@ -91,9 +91,16 @@ def test_no_setting_of_any_target_is_run(home: Path, target: str) -> None:
     done = make(
         home,
         "results" if target == "report" else target,
-        *(f"{name}=$(shell touch ran)`touch ran`;touch ran" for name in [*names, "X"]),
+        *(f"{name}=$(shell touch ran)`touch ran`;touch ran" for name in names),
     )
     assert json.loads(done.stdout)[0] in (target, "--dataset=$(shell touch ran)`touch ran`;touch ran")
+    assert not (home / "ran").exists()
+
+
+def test_a_setting_that_does_not_exist_is_refused(home: Path) -> None:
+    done = make(home, "shards", "FEATURES=$(shell touch ran)logmel", "OUT=o")
+    assert done.returncode == 2
+    assert "FEATURES: no such setting; expected of: AFFIRM ALIGN" in done.stderr
     assert not (home / "ran").exists()
 
 

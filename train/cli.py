@@ -96,7 +96,7 @@ def _configs(args: argparse.Namespace, strategies: Sequence[str], folds: Sequenc
             strategy=strategy,
             fold=resolve_fold(names, fold),
             feature=args.feature or (built[0] if len(built) == 1 else FEATURE_DEFAULT),
-            encoder=args.encoder or (DEMO_DEFAULT if demo and args.weights is None else ENCODER_DEFAULT),
+            encoder=args.encoder or (None if args.weights else DEMO_DEFAULT if demo else ENCODER_DEFAULT),
             recipe=_recipe(args, demo=demo),
             selection=selection,
             seed=seed,
@@ -165,15 +165,16 @@ def _run_predict(args: argparse.Namespace) -> int:
 
 def _describe_predictions(predictor: predict.Predictor, predictions: Sequence[predict.ClipPrediction]) -> Iterator[str]:
     """A line for each clip, then the scores of labelled clips."""
-    clips = [prediction.clip for prediction in predictions]
-    clip_width, class_width = (max(map(len, names), default=0) for names in (clips, predictor.classes))
+    clip_width = max(len(name) for name in ("clip", *(prediction.clip for prediction in predictions)))
+    class_width = max(len(name) for name in ("predicted", *predictor.classes))
+    yield f"{'clip':<{clip_width}}  {'predicted':<{class_width}}  probability"
     for prediction in predictions:
         name, probability = prediction.top_class
-        label = f"  is {prediction.label}" if prediction.label else ""
-        without = f"  without {prediction.missing}" if prediction.missing else ""
-        result = (
-            f"{name:<{class_width}}  {probability:.3f}{label}{without}" if name else f"not built: {prediction.reason}"
-        )
+        result = f"not built: {prediction.reason}"
+        if name:
+            label = f"  labelled {prediction.label}" if prediction.label else ""
+            without = f"  without {prediction.missing}" if prediction.missing else ""
+            result = f"{name:<{class_width}}  {probability:.3f}{label}{without}"
         yield f"{prediction.clip:<{clip_width}}  {result}"
     scores, seen = predict.score_unseen(predictor, predictions)
     if seen:
@@ -184,6 +185,7 @@ def _describe_predictions(predictor: predict.Predictor, predictions: Sequence[pr
 
 def _run_export(args: argparse.Namespace) -> int:
     say(f"{args.out}: {_describe_run(export(Path(args.folder), Path(args.out)))}")
+    say(f"use it with make predict RUN={args.out}, or as initial weights with make train WEIGHTS={args.out}")
     return 0
 
 
@@ -272,8 +274,11 @@ def _add_training_options(command: Parser) -> None:
     group.add_argument("--feature", help=f"spectrogram; the only one that was built, or {FEATURE_DEFAULT}")
     group.add_argument("--check", choices=("hashes", "sizes"), default="hashes", help="what is checked of local shards")
     group = command.add_argument_group("model and recipe")
-    group.add_argument("--encoder", help=f"{', '.join(ENCODERS)}; {ENCODER_DEFAULT}, or tiny for the demo corpus")
-    group.add_argument("--weights", help="file, folder or hub id of initial weights; random if not given")
+    group.add_argument(
+        "--encoder",
+        help=f"{', '.join(ENCODERS)}; that of the weights, {ENCODER_DEFAULT}, or tiny for the demo",
+    )
+    group.add_argument("--weights", help="file, folder, run or hub id of initial weights; random if not given")
     group.add_argument("--recipe", help=f"{', '.join(RECIPES)}, or a TOML file; finetune, or tiny for the demo corpus")
     group.add_argument(
         "--set",

@@ -49,8 +49,8 @@ class TrainConfig:
     label_scheme: str | None = None
     """None for the corpus's default."""
     feature: str = "mfcc"
-    encoder: str
-    """A name in `ENCODERS`."""
+    encoder: str | None
+    """A name in `ENCODERS`; None for the one that fits the weights."""
     weights: str | None = None
     """File, folder or hub id of the encoder's initial weights; None for random weights."""
     recipe: Recipe
@@ -74,7 +74,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         strategy_named(self.strategy)
-        if self.encoder not in ENCODERS:
+        if self.encoder not in (*ENCODERS, *((None,) if self.weights else ())):
             raise ConfigError(f"unknown encoder {self.encoder!r}; valid are {', '.join(ENCODERS)}")
         for name, least in (("seed", 0), ("workers", 0), ("micro_batches", 1), ("save_steps", 1)):
             if getattr(self, name) < least:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from manifests.files import atomic_write, partial_files
-from train.models.checkpoint_io import MODEL_CONFIG_FILE, WEIGHTS_FILE
+from train.models.checkpoint_io import MODEL_CONFIG_FILE, RUN_MODEL, WEIGHTS_FILE
 from train.models.weights import load_classifier
 from train.predict import PredictError, Predictor, load_predictor
 from train.report.render import render_template
-from train.runs import MODEL, RunResult, read_result
+from train.runs import RunResult, read_result
 
 MODEL_CARD_FILE = "README.md"
 _EXPORTED = (WEIGHTS_FILE, MODEL_CONFIG_FILE, MODEL_CARD_FILE)
@@ -31,7 +31,7 @@ def export(run: Path, out: Path) -> RunResult:
         path.unlink(missing_ok=True)
     atomic_write(out / MODEL_CARD_FILE, model_card(predictor, result).encode())
     for name in (WEIGHTS_FILE, MODEL_CONFIG_FILE):  # config.json last: it names the hash of the weights it belongs to
-        atomic_write(out / name, (run / MODEL / name).read_bytes())
+        atomic_write(out / name, (run / RUN_MODEL / name).read_bytes())
     load_classifier(out)
     return result
 

@@ -26,9 +26,9 @@ from train.data.sampler import ClipSampler
 from train.data.transforms import ClipTransform, evaluation_views
 from train.distributed import Ranks, interrupt_on_signal
 from train.fusion import strategy_named
+from train.models.checkpoint_io import classifier_folder
 from train.models.weights import TrainedClassifier, load_classifier
 from train.provenance import Provenance
-from train.runs import MODEL
 from train.scoring import FoldScores, Predictions, format_csv, prediction_columns, score_predictions
 from train.trainer import run_inference
 
@@ -82,7 +82,7 @@ def load_predictor(folder: Path) -> Predictor:
     """The classifier of a finished run's folder, or an exported one. Raises PredictError or WeightsError."""
     if not folder.is_dir():
         raise PredictError(f"{folder}: no such folder, expected that of a finished run, or an exported one")
-    home = folder / MODEL if (folder / MODEL).is_dir() else folder
+    home = classifier_folder(folder)
     classifier = load_classifier(home)
     where = f"{home}/config.json: details"
     provenance = Provenance.from_json(dict(classifier.details), where)

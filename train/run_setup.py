@@ -29,12 +29,13 @@ from train.embedding_cache import cached_embeddings
 from train.fusion import strategy_named
 from train.lineage import RANDOM, Ancestor, Lineage
 from train.metric_logger import MetricLogger
-from train.models.videomae import CHANNELS, ENCODERS, Classifier, EncoderConfig, Head
+from train.models.checkpoint_io import RUN_MODEL
+from train.models.videomae import CHANNELS, ENCODERS, Classifier, EncoderConfig, Head, encoder_name
 from train.models.weights import Weights, fingerprint, initialize_from, load_weights, save_classifier
 from train.optim import make_optimizer
 from train.provenance import Provenance, describe_build
 from train.recipes import NO_AUGMENTATION
-from train.runs import MODEL, RUN_CONFIG_FILE, Run, RunProtocol
+from train.runs import RUN_CONFIG_FILE, Run, RunProtocol
 from train.trainer import Trainer, run_inference
 
 #: Folder, among the runs, of features of frozen encoders.
@@ -252,7 +253,7 @@ class TrainingSetup:
         if self.ranks.is_main:
             save_classifier(
                 self.model,
-                self.folder / MODEL,
+                self.folder / RUN_MODEL,
                 classes=self.protocol.classes,
                 licence=self.licence,
                 lineage=self.lineage,
@@ -311,12 +312,13 @@ def prepare(config: TrainConfig, ranks: Ranks, log: Callable[[str], None]) -> Tr
         licence=str(data.folder.index.about.get("licence", "not stated")),
     )
     encoder = model.encoder.config
+    name = config.encoder or encoder_name(encoder)
     initial = fingerprint(model.encoder) if weights else json.dumps(asdict(encoder), sort_keys=True)
     if config.selection == "last":
         data = data.with_validation()
     # Of all folds alike: how many epochs a number of steps takes depends on the fold.
     settings = settings_hash(config, initial, data.sha256)
-    config = replace(config, recipe=recipe.for_clips(len(data.training)))
+    config = replace(config, encoder=name, recipe=recipe.for_clips(len(data.training)))
     return TrainingSetup(
         config=config,
         data=data,
@@ -331,7 +333,7 @@ def prepare(config: TrainConfig, ranks: Ranks, log: Callable[[str], None]) -> Tr
             folds=data.folds,
             selection=SELECTIONS[config.selection],
             recipe=recipe.name,
-            encoder=config.encoder,
+            encoder=name,
             weights=config.weights,
             lineage=str(before),
             supervision=before.kind,
@@ -365,10 +367,11 @@ def make_classifier(config: TrainConfig, classes: int) -> tuple[Classifier, Weig
 
     Raises WeightsError.
     """
-    recipe, encoder = config.recipe, ENCODERS[config.encoder]
-    weights = load_weights(config.weights, encoder) if config.weights else None
+    recipe = config.recipe
+    encoders = [ENCODERS[config.encoder]] if config.encoder else [*ENCODERS.values()]
+    weights = load_weights(config.weights, *encoders) if config.weights else None
     torch.manual_seed(config.seed)
-    encoder = weights.config if weights else encoder
+    encoder = weights.config if weights else encoders[0]
     model = Classifier(
         encoder,
         classes,

@@ -37,7 +37,6 @@ LOG_FILE = "log.jsonl"
 PREDICTIONS_FILE = "predictions.csv"
 MISSING_FILE = "missing.csv"
 RESULT_FILE = "result.json"
-MODEL = "model"
 RESULT_VERSION = 3
 #: What to do about a folder of a run with another protocol.
 ANOTHER_FOLDER = "remove it, or choose another folder of runs with RUNS= (--runs)"

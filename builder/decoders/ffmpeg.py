@@ -191,7 +191,8 @@ def _list_frames(source: ClipSource, sound_end_seconds: float, described: str, *
 def _show_frames(source: ClipSource, described: str, *, seek: bool, **more: Any) -> str:
     """ffmpeg's log about every frame that it decodes."""
     shown = _square(_picture(source, described, seek=seek, **more)).filter("showinfo", checksum=0)
-    _, log = _run(shown.output("pipe:", format="null", **_EVERY_FRAME))
+    first = shown.filter("select", "eq(n,0)")  # the log is all that is used; an output of every frame would be buffered
+    _, log = _run(first.output("pipe:", format="null", **_EVERY_FRAME))
     return log
 
 

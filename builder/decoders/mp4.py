@@ -42,6 +42,8 @@ def _boxes(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
     """Name, start and end of each box at the top level that may contain an edit list."""
     size, at = file.seek(0, 2), 0
     for _ in range(MAX_BOXES):
+        if at >= size:  # a box may claim more bytes than can be sought
+            return
         file.seek(at)
         head = file.read(16)
         length, name = int.from_bytes(head[:4]), head[4:8]

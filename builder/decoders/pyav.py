@@ -355,9 +355,10 @@ def _find_needed(packets: Sequence[Any], clip: _Packets) -> dict[Any, bool]:
     if first is None:
         return dict.fromkeys(packets, False)
     keys = [i for i, p in enumerate(packets) if p.is_keyframe]
-    key = max((i for i in keys if i <= first[1] and (packets[i].pts or first[0]) <= first[0]), default=0)
+    before = [i for i in keys if i <= first[1] and (packets[i].pts is None or packets[i].pts <= first[0])]
+    key = max(before, default=0)
     second = min((i for i in keys if i > key), default=len(packets))
-    start = packets[key].pts if key in keys else None
+    start = packets[key].pts if before else None
     end = None if clip.segment is None else clip.segment[1]
     return {
         p: i < second

@@ -110,9 +110,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, found in inputs.items():
         sys.stdout.write(f"input of {asked.batch[0]} clips, {name or 'no'} augmentation: {found:.1f} clips/s\n")
     if asked.json:
-        told = {"device": _device_name(device), "rate": rate, "torch": torch.__version__, "encoder": asdict(encoder)}
-        told |= {"figures": [asdict(figure) for figure in figures], "input": inputs}
-        atomic_write(asked.json, (json.dumps(told, indent=1) + "\n").encode())
+        record = {"device": _device_name(device), "rate": rate, "torch": torch.__version__, "encoder": asdict(encoder)}
+        record |= {"figures": [asdict(figure) for figure in figures], "input": inputs}
+        atomic_write(asked.json, (json.dumps(record, indent=1) + "\n").encode())
     return 0
 
 

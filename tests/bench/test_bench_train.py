@@ -35,11 +35,11 @@ def test_both_kinds_of_work_are_measured_beside_the_reference(
     assert [tuple(line.split()[:2]) for line in lines[2:6]] == ways
     assert [line.split(":")[0] for line in lines[6:8]] == ["best fine-tune", "best features"]
     assert [line.split(":")[0] for line in lines[8:]] == INPUT_LINES
-    told = json.loads((tmp_path / "bench.json").read_bytes())
-    for figure, line in zip(told["figures"], lines[2:6], strict=True):
+    record = json.loads((tmp_path / "bench.json").read_bytes())
+    for figure, line in zip(record["figures"], lines[2:6], strict=True):
         passes = {"fine-tune": 3, "features": 1}[figure["way"]["work"]]
         work = passes * cost.forward_flop(ENCODERS["tiny"])
-        assert figure["mfu"] == pytest.approx(figure["clips_per_second"] * work / told["rate"])
+        assert figure["mfu"] == pytest.approx(figure["clips_per_second"] * work / record["rate"])
         assert f"{figure['clips_per_second']:.1f}" == line.split()[4]
 
 

@@ -109,7 +109,7 @@ def test_a_dask_worker_that_is_killed_costs_nothing(data: Path, out: Path) -> No
     (data / "c2.mp4").write_text("once bereave")
     status, said, complained = started(DASK, data, out)[0].end()
     assert status == 0, complained
-    assert "built 20   flagged 0   dropped 0\n" in said
+    assert "built 20   dropped 0\n" in said
     assert contents(out) == undisturbed(data)
 
 
@@ -134,7 +134,7 @@ def test_the_last_part_to_end_writes_the_index(data: Path, out: Path) -> None:
             f"shards    {out}: {there} of 5 are finished; the last process to finish writes the index",
         )
         assert not index.load_dataset(out).complete
-    assert "built 20   flagged 0   dropped 0\n" in Running(FAKE, data, out, *part[1]).end()[1]
+    assert "built 20   dropped 0\n" in Running(FAKE, data, out, *part[1]).end()[1]
     assert contents(out) == undisturbed(data)
 
 

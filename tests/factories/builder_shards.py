@@ -89,7 +89,7 @@ def _plan(speaker: str) -> ShardPlan:
 def _clip(source: ClipSource, features: Sequence[str]) -> ClipResult:
     row = planned_row(source, Path("/recordings"))
     if row.speaker == DROPPED_SPEAKER:
-        return drop_clip(row, "no_face", "found a face in 0 of 16 frames, expected 8")
+        return drop_clip(row, "no_face", "found a face in 0 of 16 frames, expected at least 8")
     made = sample(source.clip, features)
     row = Row(**{**vars(row), "status": "flagged", "flags": made.flags, "faces_found": 15, "sha256": "0" * 64})
     statistics = {name: SpectrogramSums.of(windows) for name, windows in made.spectrograms.items()}

@@ -25,6 +25,8 @@ from train.recipes import Recipe
 from train.trainer import Trainer
 
 ENCODER = EncoderConfig(width=16, depth=2, heads=2, mlp=32, patch=(2, 8, 8), input=(4, 16, 16))
+#: An encoder for the input that shards give.
+SMALL = EncoderConfig(width=16, depth=1, heads=2, mlp=32, patch=(2, 28, 28), input=(16, 56, 56))
 ALONE = Ranks(device=torch.device("cpu"))
 CLASSES = 3
 CLIPS = 13

@@ -69,13 +69,16 @@ def test_plain_lines_now_and_then_and_at_the_end(clock: Clock) -> None:
     ]
 
 
-def test_plain_lines_say_how_long_it_will_take(clock: Clock) -> None:
+def test_plain_lines_say_how_long_it_will_take_without_the_start_up(clock: Clock) -> None:
     stream = io.StringIO()
-    with ProgressBar(100, "building", stream=stream) as progress:
-        for _ in range(2):
-            clock.seconds += 30
+    with ProgressBar(102, "building", stream=stream) as progress:
+        for seconds in (600, 30):
+            clock.seconds += seconds
             progress.step()
-    assert "building: 1/100 (0.0 a second, 50 min left)" in stream.getvalue()
+    assert stream.getvalue().splitlines()[:2] == [
+        "building: 1/102 (0.0 a second)",
+        "building: 2/102 (0.0 a second, 50 min left)",
+    ]
 
 
 def test_nothing_is_said_of_work_that_failed(clock: Clock) -> None:

@@ -28,24 +28,12 @@ from manifests.withdraw import withdraw
 from tests.factories.shards import EMOTIONS, SPEAKERS, make_folder, sign
 from tests.kills import KILLS, killed_at_random
 from train import cli, cost, run_fold, trainer
-from train.models.videomae import ENCODERS, EncoderConfig
+from train.models.videomae import ENCODERS
 from train.models.weights import load_classifier
 from train.recipes import RECIPES
 from train.runs import read_result
 
-SMALL = EncoderConfig(width=16, depth=1, heads=2, mlp=32, patch=(2, 28, 28), input=(16, 56, 56))
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_folder(tmp_path_factory.mktemp("cli") / "shards" / "folder")
-
-
-@pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An encoder that is small enough, under the name `tiny`."""
-    torch.set_num_threads(1)
-    monkeypatch.setitem(ENCODERS, "tiny", SMALL)
+pytestmark = pytest.mark.usefixtures("small_encoder")
 
 
 @pytest.fixture
@@ -61,8 +49,8 @@ def train(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
             "epochs": 2,
             **options,
         }
-        told = [part for name, value in named.items() for part in (f"--{name.replace('_', '-')}", str(value))]
-        status = cli.run([*arguments, *told])
+        record = [part for name, value in named.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+        status = cli.run([*arguments, *record])
         said = capsys.readouterr()
         return status, said.out, said.err
 
@@ -203,9 +191,15 @@ def test_ctrl_c_saves_and_says_how_to_continue(shards: Path, tmp_path: Path) -> 
 
 def command(shards: Path, runs: Path) -> list[str]:
     """Augmented fine-tuning as a program of its own: 3 epochs of 4 steps, a checkpoint after each."""
-    told = {"shards": shards, "runs": runs, "encoder": "tiny", "recipe": "finetune", "epochs": 3, "batch": 2}
-    told |= {"save-steps": 1, "workers": 1}
-    return [sys.executable, "-m", "train", "train", *(part for name in told for part in (f"--{name}", str(told[name])))]
+    record = {"shards": shards, "runs": runs, "encoder": "tiny", "recipe": "finetune", "epochs": 3, "batch": 2}
+    record |= {"save-steps": 1, "workers": 1}
+    return [
+        sys.executable,
+        "-m",
+        "train",
+        "train",
+        *(part for name in record for part in (f"--{name}", str(record[name]))),
+    ]
 
 
 def program(shards: Path, runs: Path) -> subprocess.Popen[bytes]:
@@ -327,10 +321,10 @@ def test_debug_shows_the_traceback(train) -> None:
 def test_leaking_fold_is_refused(train, tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "leaking", takes=1)
     path = folder / "folds" / "loso.json"
-    told = json.loads(path.read_text())
-    side = told["folds"]["anna"]
+    record = json.loads(path.read_text())
+    side = record["folds"]["anna"]
     side["train"] = dict(side["test"])
-    path.write_text(json.dumps(told))
+    path.write_text(json.dumps(record))
     sign(folder)
     status, _, err = train(shards=folder, fold=1)
     assert (status, err.count("\n")) == (2, 1)

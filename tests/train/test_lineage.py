@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,28 +13,17 @@ import safetensors.torch
 import torch
 
 from manifests.records import SchemaError
-from tests.factories.shards import SPEAKERS, make_folder
+from tests.factories.shards import SPEAKERS
+from tests.factories.small_trainings import SMALL
 from train import cli
 from train.lineage import METADATA_KEY, RANDOM, Ancestor, Lineage, parse_lineage
 from train.models.checkpoint_formats import WeightsError
 from train.models.checkpoint_io import dump_weights
-from train.models.videomae import ENCODERS, Encoder, EncoderConfig
+from train.models.videomae import ENCODERS, Encoder
 from train.models.weights import load_classifier, load_weights
 from train.runs import read_result
 
-SMALL = EncoderConfig(width=16, depth=1, heads=2, mlp=32, patch=(2, 28, 28), input=(16, 56, 56))
-
-
-@pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An encoder that is small enough, under the name `tiny`."""
-    torch.set_num_threads(1)
-    monkeypatch.setitem(ENCODERS, "tiny", SMALL)
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_folder(tmp_path_factory.mktemp("lineage") / "shards" / "folder")
+pytestmark = pytest.mark.usefixtures("small_encoder")
 
 
 @pytest.fixture
@@ -54,6 +44,11 @@ def model(tmp_path: Path, runs: str, fold: str) -> Path:
     return tmp_path / runs / "folder" / "cfas" / f"fold-{fold}" / "model"
 
 
+def read_config(run: Path) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads((run / "config.json").read_text())["config"]
+    return config
+
+
 def test_a_run_that_trained_on_a_test_speaker_is_refused_as_weights(train, tmp_path: Path) -> None:
     """The experiment that reported 100 % on an "unseen" speaker."""
     assert train("anna", "first")[0] == 0
@@ -64,6 +59,24 @@ def test_a_run_that_trained_on_a_test_speaker_is_refused_as_weights(train, tmp_p
     assert "these weights can be tested on fold anna of loso, or choose other --weights" in err
     assert not (tmp_path / "second").exists()
     assert train("anna", "second", weights=weights)[0] == 0  # whom these weights have not seen
+
+
+def test_the_folder_of_a_run_serves_as_weights_and_names_the_encoder(train, tmp_path: Path) -> None:
+    train("anna", "first")
+    run = model(tmp_path, "first", "anna").parent
+    arguments = ["train", f"--shards={read_config(run)['shards']}", f"--runs={tmp_path / 'second'}", "--recipe=tiny"]
+    assert cli.run([*arguments, "--epochs=1", "--fold=anna", f"--weights={run}"]) == 0
+    assert read_result(model(tmp_path, "second", "anna").parent).run.protocol.encoder == "tiny"
+
+
+def test_weights_of_an_unknown_encoder_are_refused_with_the_known_ones(train, tmp_path: Path) -> None:
+    other = replace(SMALL, width=20)
+    (tmp_path / "other.safetensors").write_bytes(dump_weights(Encoder(other), RANDOM))
+    status, _, err = train("anna", "first", weights=tmp_path / "other.safetensors", encoder="tiny")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "found width 20, expected 16 as requested" in err
+    with pytest.raises(WeightsError, match=r"\(width x depth 20 x 1\), expected one of 16 x 1, 768 x 12, 1024 x 24"):
+        load_weights(tmp_path / "other.safetensors", *ENCODERS.values())
 
 
 def test_a_copy_of_the_weights_alone_is_refused_too(train, tmp_path: Path) -> None:

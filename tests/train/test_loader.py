@@ -149,7 +149,7 @@ def test_an_epoch_begins_at_any_step_and_decodes_nothing_before_it(
     loader = loader_of(clips, batch_size=2, workers=workers)
     whole = list(loader.epoch(4))
     decoded, real = [], loading.decode_filmstrip
-    monkeypatch.setattr(loading, "decode_filmstrip", lambda data: decoded.append(1) or real(data))
+    monkeypatch.setattr(loading, "decode_filmstrip", lambda *given: decoded.append(1) or real(*given))
     resumed = list(loader.epoch(4, first_step=3))
     assert len(decoded) == len(clips) - 3 * 2
     assert len(resumed) == len(loader.sampler) - 3

@@ -12,17 +12,17 @@ import torch
 
 from tests.factories import finished_runs
 from tests.factories.shards import SPEAKERS, make_folder
+from tests.factories.small_trainings import SMALL
 from train import cli, runs
 from train.data.augment import IMAGENET_MEAN, Augmentation
 from train.data.loader import Batch
 from train.data.missing import CONDITIONS, FACES, SOUND, Missing
 from train.data.transforms import ClipTransform, NormalizationStats
 from train.fusion import strategy_named
-from train.models.videomae import ENCODERS, EncoderConfig
+from train.models.videomae import ENCODERS
 from train.report import write_report
 from train.runs import MISSING_FILE, EvaluationError, read_result, read_summaries
 
-SMALL = EncoderConfig(width=16, depth=1, heads=2, mlp=32, patch=(2, 28, 28), input=(16, 56, 56))
 KEYS = tuple(f"clip-{number}" for number in range(40))
 NORMALIZATION = NormalizationStats(mean=(1.0,) * 13, std=(2.0,) * 13)
 

@@ -19,17 +19,12 @@ import torch
 
 from manifests.schema import NAME
 from tests.factories.shards import SPEAKERS, make_folder
+from tests.factories.small_trainings import SMALL
 from train import cli, predict
-from train.models.videomae import ENCODERS, EncoderConfig
+from train.models.videomae import ENCODERS
 from train.models.weights import load_classifier, save_classifier
 
-SMALL = EncoderConfig(width=16, depth=1, heads=2, mlp=32, patch=(2, 28, 28), input=(16, 56, 56))
 REAL_CLIP = Path(__file__).parents[3] / "shared/clips/crema-d/VideoFlash/1001_DFA_ANG_XX.flv"
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_folder(tmp_path_factory.mktemp("predict") / "shards" / "folder")
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +186,7 @@ def test_recordings_go_through_the_builder(run: Path, tmp_path: Path) -> None:
     ended = subprocess.run(command, capture_output=True, text=True, timeout=250)
     lines = ended.stdout.splitlines()
     assert ended.returncode == 1, ended.stderr
+    assert lines.pop(0).split() == ["clip", "predicted", "probability"]
     assert [line.partition("  ")[0].rstrip() for line in lines] == recordings
     assert lines[3].endswith("  without sound") and "without" not in lines[2]
     assert "not built: unreadable" in lines[1]

@@ -10,28 +10,15 @@ from typing import Any
 import pytest
 import torch
 
-from tests.factories.shards import SPEAKERS, make_folder
+from tests.factories.shards import SPEAKERS
 from train import cli
-from train.models.videomae import ENCODERS, EncoderConfig
 from train.models.weights import load_classifier
 from train.runs import Run, read_result
 from train.trainer import Trainer
 
-SMALL = EncoderConfig(width=16, depth=1, heads=2, mlp=32, patch=(2, 28, 28), input=(16, 56, 56))
+pytestmark = pytest.mark.usefixtures("small_encoder")
 CLIPS = 4
 """Of each speaker."""
-
-
-@pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An encoder that is small enough, under the name `tiny`."""
-    torch.set_num_threads(1)
-    monkeypatch.setitem(ENCODERS, "tiny", SMALL)
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_folder(tmp_path_factory.mktemp("refit") / "shards" / "folder")
 
 
 @pytest.fixture

@@ -24,12 +24,12 @@ from manifests.fetch import FoldRequest, fetch
 from manifests.index import load_dataset
 from manifests.verify import verify
 from tests.factories.shards import make_folder
+from tests.factories.small_trainings import SMALL
 from tests.fakes.servers import Fault, FileServer
 from train import cli
-from train.models.videomae import ENCODERS, EncoderConfig
+from train.models.videomae import ENCODERS
 from train.recipes import RECIPES
 
-SMALL = EncoderConfig(width=16, depth=1, heads=2, mlp=32, patch=(2, 28, 28), input=(16, 56, 56))
 #: What somebody who trains need not have.
 ABSENT = ("av", "builder", "cv2", "datasets", "fsspec", "huggingface_hub", "librosa", "mediapipe", "requests", "s3fs")
 #: Test shard of the third fold.

@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.factories.shards import make_folder
 from tests.factories.small_trainings import make_trainer
 from train import cli
 from train.trainer import Stopped
@@ -33,11 +32,6 @@ out.mkdir()
 pathlib.Path(os.environ["STARTED"]).write_text(f"{os.getpid()} {out}")
 time.sleep(600)
 """
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_folder(tmp_path_factory.mktemp("signals") / "shards" / "folder")
 
 
 @pytest.fixture(scope="module")

@@ -230,7 +230,7 @@ def test_runs_on_a_scheme_of_classes_with_evil_names_are_reported(tmp_path: Path
 def test_one_fold_has_no_deviation(tmp_path: Path) -> None:
     result = finished_runs.finish(tmp_path / "runs")
     path, _ = write_report(tmp_path / "runs", tmp_path / "out")
-    assert cells(path.read_text(), "demo", "ours, cfas")[3] == f"{100 * result.scores.uar:.2f} (one)"
+    assert cells(path.read_text(), "demo", "ours, cfas")[3] == f"{100 * result.scores.uar:.2f} (one fold)"
 
 
 def test_one_speaker_has_no_interval(tmp_path: Path) -> None:
@@ -275,7 +275,7 @@ def test_strategies_are_compared_on_the_same_speakers(tmp_path: Path) -> None:
     row = cells(text, "demo", "cfas - sfas")
     assert row[1].startswith(f"{100 * (summaries['cfas'].uar - summaries['sfas'].uar):+.2f} ")
     assert row[3] == "By UAR, cfas is better than sfas on these speakers."
-    assert cells(text, "demo", "cfas - fslf")[3] == "By UAR, no difference can be told on these speakers."
+    assert cells(text, "demo", "cfas - fslf")[3] == "By UAR, no difference can be shown on these speakers."
     assert "cfas - faces" not in text
 
 

@@ -185,7 +185,7 @@ def _folder(path: Path, state: State, config: Mapping[str, Any], *, pickled: boo
 def _complaint(source: str | Path, config: EncoderConfig | None = CONFIG) -> str:
     """The one line that says why weights cannot be used."""
     with pytest.raises(WeightsError) as caught:
-        load_weights(source, config)
+        load_weights(source, *filter(None, [config]))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 

@@ -136,7 +136,7 @@ class ClipDraws:
     def uniform(self, purpose: str, count: int) -> npt.NDArray[np.float32]:
         """[B, count] in [0, 1)."""
         drawn = [generator.random(count, dtype=np.float32) for generator in self.generators(purpose)]
-        return np.array(drawn, dtype=np.float32).reshape(-1, count)
+        return np.array(drawn, dtype=np.float32).reshape(len(self.keys), count)
 
 
 def uniform_noise(keys: tuple[str, ...], count: int, *, seed: int, epoch: int, draws: int = 1) -> Tensor:

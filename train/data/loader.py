@@ -208,17 +208,20 @@ class Loader:
     def _fill(self, arrays: Mapping[str, npt.NDArray[Any]], clips: Indices, rows: Iterable[int]) -> None:
         for row in rows:
             for member, suffix in enumerate(self.clips.members):
-                arrays[suffix][row] = self._decode_member(int(clips[row]), member)
+                self._decode_member(int(clips[row]), member, arrays[suffix][row])
 
-    def _decode_member(self, clip: int, member: int) -> npt.NDArray[Any]:
-        """One member of one clip. Raises DataError naming its shard."""
+    def _decode_member(self, clip: int, member: int, out: npt.NDArray[Any]) -> None:
+        """Decode one member of one clip into its place in the batch. Raises DataError naming its shard."""
         shard, suffix = int(self.clips.shard[clip]), self.clips.members[member]
         offset, size = self.clips.byte_ranges[clip, member].tolist()
         try:
             data = self._shards.read(shard, offset, size)
             if len(data) != size:
                 raise SchemaError(f"{suffix}: found {len(data)} bytes, expected {size}")
-            return decode_filmstrip(data) if suffix == FACES else decode_spectrogram(data, suffix.removesuffix(".npy"))
+            if suffix == FACES:
+                decode_filmstrip(data, out)
+            else:
+                out[...] = decode_spectrogram(data, suffix.removesuffix(".npy"))
         except (SchemaError, OSError) as error:
             path, key = self.clips.folder / self.clips.shards[shard], self.clips.keys[clip].decode()
             raise DataError(f"{path}: damaged at clip {key}: {error}; build or fetch it again") from error

@@ -23,6 +23,8 @@ from train.models.checkpoint_scan import check_checkpoint, is_archive
 
 WEIGHTS_FILE = "model.safetensors"
 MODEL_CONFIG_FILE = "config.json"
+#: Folder of the classifier in that of a run, whose own config.json is another one.
+RUN_MODEL = "model"
 
 #: Names of weights in a folder or on the hub; the first one found is used.
 _NAMES = (WEIGHTS_FILE, "pytorch_model.bin")
@@ -49,10 +51,15 @@ class CheckpointFile:
 
 
 def read_checkpoint(source: str | Path) -> CheckpointFile:
-    """Read a checkpoint file, the one in a folder, or that of a hub id. Raises WeightsError for anything else."""
+    """Read a checkpoint file, the one in a folder or a run, or that of a hub id. Raises WeightsError for others."""
     path, where = _locate(source)
     state, settings = _state_dict(_read(path), where), _settings(path)
     return CheckpointFile(where=where, state=state, settings=settings, metadata=_metadata(path))
+
+
+def classifier_folder(folder: Path) -> Path:
+    """Folder of the classifier in that of a run, or else the folder itself."""
+    return folder / RUN_MODEL if (folder / RUN_MODEL).is_dir() else folder
 
 
 def dump_weights(model: nn.Module, lineage: Lineage) -> bytes:
@@ -85,6 +92,7 @@ def _locate(source: str | Path) -> tuple[Path, str]:
     if path.is_file():
         return path, str(path)
     if path.is_dir():
+        path = classifier_folder(path)
         found = [path / name for name in _NAMES if (path / name).is_file()]
         if not found:
             raise WeightsError(f"{path}: found none of {', '.join(_NAMES)}, expected one; or name the file itself")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Literal, get_args
 
 import torch
@@ -82,6 +83,15 @@ ENCODERS: Mapping[str, EncoderConfig] = {
     "base": EncoderConfig(width=768, depth=12, heads=12, mlp=3072),
     "large": EncoderConfig(width=1024, depth=24, heads=16, mlp=4096),
 }
+
+#: Fields that two encoders must have in common for the weights of one to fit the other.
+ARCHITECTURE = ("width", "depth", "heads", "mlp", "patch")
+
+
+def encoder_name(config: EncoderConfig) -> str:
+    """Name of the encoder of the same architecture. Raises KeyError if there is none."""
+    fields = attrgetter(*ARCHITECTURE)
+    return {fields(encoder): name for name, encoder in ENCODERS.items()}[fields(config)]
 
 
 def sinusoidal_positions(tokens: int, width: int) -> Tensor:

@@ -40,7 +40,7 @@ from train.models.checkpoint_io import (
     first_line,
     read_checkpoint,
 )
-from train.models.videomae import Classifier, Encoder, EncoderConfig, resize_positions
+from train.models.videomae import ARCHITECTURE, Classifier, Encoder, EncoderConfig, resize_positions
 
 FORMAT = "multimae-der"
 VERSION = 2
@@ -49,8 +49,6 @@ VERSION = 2
 _HEADS = {384: 6, 768: 12, 1024: 16, 1280: 16}
 #: Patch grid of every published position table: 16x224x224 in tubelets of 2x16x16.
 _PUBLISHED_GRID = (8, 14, 14)
-#: Fields that two encoders must have in common for the weights of one to fit the other.
-_ARCHITECTURE = ("width", "depth", "heads", "mlp", "patch")
 #: A key of weights that only masked pre-training has.
 _DECODER = re.compile("decoder|mask_token|enc_dec_proj")
 #: Most numbers of a position table, whose size is taken from an untrusted configuration.
@@ -90,16 +88,16 @@ class TrainedClassifier:
     """Provenance of the training run; JSON values."""
 
 
-def load_weights(source: str | Path, config: EncoderConfig | None = None) -> Weights:
+def load_weights(source: str | Path, *encoders: EncoderConfig) -> Weights:
     """Read a checkpoint: a file, a folder, or the id of a model on the Hugging Face hub.
 
-    `config` is the requested encoder. It must be of the checkpoint's architecture, but may have another input size (a
-    stored position table is resized) and a final norm. Without it the checkpoint decides. Either way the
+    `encoders` are those that may be used; the first one of the checkpoint's architecture is. It may have another input
+    size (a stored position table is resized) and a final norm. Without any the checkpoint decides. Either way the
     LayerNorm eps, the kind of position table and the input range are the checkpoint's.
 
     Raises WeightsError for anything that is not such a checkpoint or does not fit.
     """
-    return _convert(read_checkpoint(source), config)
+    return _convert(read_checkpoint(source), encoders)
 
 
 def initialize_from(model: Classifier, weights: Weights) -> None:
@@ -181,13 +179,13 @@ def fingerprint(model: Encoder | Classifier) -> str:
     return digest.hexdigest()
 
 
-def _convert(source: CheckpointFile, requested: EncoderConfig | None = None) -> Weights:
+def _convert(source: CheckpointFile, encoders: Sequence[EncoderConfig] = ()) -> Weights:
     """Weights under canonical names, checked against the encoder."""
     where = source.where
     known = detect_format(source.state, where)
     tensors, ignored = canonical_state(source.state, known, where)
     declared = _declared_config(source)
-    config = _resolve_config(tensors, known, declared, requested, where)
+    config = _resolve_config(tensors, known, declared, encoders, where)
     if not config.final_norm:  # of pre-training
         norm = tuple(name for name in ("norm.weight", "norm.bias") if name in tensors)
         ignored += norm
@@ -242,7 +240,7 @@ def _resolve_config(
     tensors: Mapping[str, Tensor],
     known: CheckpointFormat,
     declared: Mapping[str, Any],
-    requested: EncoderConfig | None,
+    encoders: Sequence[EncoderConfig],
     where: str,
 ) -> EncoderConfig:
     """The encoder that the tensors, their configuration file and the caller agree on."""
@@ -251,10 +249,11 @@ def _resolve_config(
         raise WeightsError(f"{where}: found no patch embedding and MLP in their shapes, expected an encoder")
     width, depth = embed.shape[0], len({name.split(".")[1] for name in tensors if name.startswith("blocks.")})
     measured = {"width": width, "depth": depth, "mlp": mlp.shape[0], "patch": tuple(embed.shape[2:])}
-    _check_same_architecture(measured, declared, where, f"as in {MODEL_CONFIG_FILE}; get both files again")
+    if problem := _find_difference(measured, declared):
+        raise WeightsError(f"{where}: {problem} as in {MODEL_CONFIG_FILE}; get both files again")
     fields = {"layer_norm_eps": known.layer_norm_eps, "input_range": known.input_range, **declared, **measured}
-    if requested is not None:
-        _check_same_architecture(fields, asdict(requested), where, "as requested; request the encoder that fits")
+    if encoders:
+        requested = _find_fitting(fields, encoders, where)
         fields |= {"heads": requested.heads, "input": requested.input, "final_norm": requested.final_norm}
     elif "heads" not in fields:
         if width not in _HEADS:
@@ -290,11 +289,24 @@ def _declared_config(source: CheckpointFile) -> dict[str, Any]:
         raise WeightsError(f"{where}: found settings that cannot be used ({reason}); get the file again") from error
 
 
-def _check_same_architecture(found: Mapping[str, Any], expected: Mapping[str, Any], where: str, advice: str) -> None:
-    """Raise WeightsError where both have a field with different values."""
-    for name in _ARCHITECTURE:
+def _find_fitting(found: Mapping[str, Any], encoders: Sequence[EncoderConfig], where: str) -> EncoderConfig:
+    """The first encoder of the same architecture. Raises WeightsError if there is none."""
+    problems = [_find_difference(found, asdict(encoder)) for encoder in encoders]
+    if None in problems:
+        return encoders[problems.index(None)]
+    if len(encoders) == 1:
+        raise WeightsError(f"{where}: {problems[0]} as requested; request the encoder that fits")
+    known = ", ".join(f"{encoder.width} x {encoder.depth}" for encoder in encoders)
+    size = f"{found['width']} x {found['depth']}"
+    raise WeightsError(f"{where}: found an encoder of other sizes (width x depth {size}), expected one of {known}")
+
+
+def _find_difference(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str | None:
+    """The first field of an architecture that both have with different values."""
+    for name in ARCHITECTURE:
         if name in found and name in expected and found[name] != expected[name]:
-            raise WeightsError(f"{where}: found {name} {found[name]}, expected {expected[name]} {advice}")
+            return f"found {name} {found[name]}, expected {expected[name]}"
+    return None
 
 
 def _make_config(fields: Mapping[str, Any], where: str) -> EncoderConfig:

@@ -89,7 +89,7 @@ def difference_table(summaries: Sequence[RunSummary]) -> ReportTable | None:
                 difference = getattr(best.pooled, score) - getattr(other.pooled, score)
                 cells.append(f"{100 * difference:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]")
             low, high = interval.uar
-            verdict = f"{best.name} is better than {other.name}" if low > 0 else "no difference can be told"
+            verdict = f"{best.name} is better than {other.name}" if low > 0 else "no difference can be shown"
             rows.append(
                 TableRow(cells=(f"{best.name} - {other.name}", *cells, f"By UAR, {verdict} on these speakers."))
             )
@@ -175,7 +175,7 @@ def _format_clips(summary: RunSummary) -> str:
 
 
 def _format_spread(spread: MeanStd) -> str:
-    return f"{100 * spread.mean:.2f}" + (" (one)" if spread.std is None else f" ± {100 * spread.std:.2f}")
+    return f"{100 * spread.mean:.2f}" + (" (one fold)" if spread.std is None else f" ± {100 * spread.std:.2f}")
 
 
 def _format_pooled(summary: RunSummary) -> list[str]:
