@@ -98,7 +98,7 @@ def test_no_setting_of_any_target_is_run(home: Path, target: str) -> None:
 
 
 def test_a_setting_that_does_not_exist_is_refused(home: Path) -> None:
-    done = make(home, "shards", "FEATURES=$(shell touch ran)logmel", "OUT=o")
+    done = make(home, "shards", "FEATURES=$(shell touch ran)`touch ran`;touch ran", "OUT=o")
     assert done.returncode == 2
     assert "FEATURES: no such setting; expected of: AFFIRM ALIGN" in done.stderr
     assert not (home / "ran").exists()

@@ -74,7 +74,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         strategy_named(self.strategy)
-        if self.encoder not in (*ENCODERS, *((None,) if self.weights else ())):
+        if self.encoder not in ENCODERS and not (self.encoder is None and self.weights):
             raise ConfigError(f"unknown encoder {self.encoder!r}; valid are {', '.join(ENCODERS)}")
         for name, least in (("seed", 0), ("workers", 0), ("micro_batches", 1), ("save_steps", 1)):
             if getattr(self, name) < least:

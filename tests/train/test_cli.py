@@ -49,8 +49,8 @@ def train(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
             "epochs": 2,
             **options,
         }
-        record = [part for name, value in named.items() for part in (f"--{name.replace('_', '-')}", str(value))]
-        status = cli.run([*arguments, *record])
+        words = [part for name, value in named.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+        status = cli.run([*arguments, *words])
         said = capsys.readouterr()
         return status, said.out, said.err
 
@@ -191,15 +191,9 @@ def test_ctrl_c_saves_and_says_how_to_continue(shards: Path, tmp_path: Path) -> 
 
 def command(shards: Path, runs: Path) -> list[str]:
     """Augmented fine-tuning as a program of its own: 3 epochs of 4 steps, a checkpoint after each."""
-    record = {"shards": shards, "runs": runs, "encoder": "tiny", "recipe": "finetune", "epochs": 3, "batch": 2}
-    record |= {"save-steps": 1, "workers": 1}
-    return [
-        sys.executable,
-        "-m",
-        "train",
-        "train",
-        *(part for name in record for part in (f"--{name}", str(record[name]))),
-    ]
+    options = {"shards": shards, "runs": runs, "encoder": "tiny", "recipe": "finetune", "epochs": 3, "batch": 2}
+    options |= {"save-steps": 1, "workers": 1}
+    return [sys.executable, "-m", "train", "train", *(f"--{name}={value}" for name, value in options.items())]
 
 
 def program(shards: Path, runs: Path) -> subprocess.Popen[bytes]:
