@@ -203,6 +203,8 @@ class _Download:
                 self.stop.set()  # other downloads from the store would fail, too
                 raise
             except TransientError as error:
+                if self.stop.is_set():  # a message after that of Ctrl-C would hide it
+                    raise self._cancelled() from error
                 progressed = self.expected.hashes and self._size() > before and not isinstance(error, SlowError)
                 tries = 1 if progressed else tries + 1
                 if tries > most:

@@ -345,7 +345,7 @@ def test_a_disk_that_takes_no_more_is_named(server: FileServer, here: Path) -> N
     assert server.requests[-1].first_byte == 2_000_000
 
 
-def test_who_asks_to_stop_is_heard(server: FileServer, here: Path) -> None:
+def test_who_asks_to_stop_is_heard(server: FileServer, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stop = threading.Event()
     stop.set()
     with pytest.raises(CancelledError, match="stopped; run again to resume"):
@@ -353,6 +353,7 @@ def test_who_asks_to_stop_is_heard(server: FileServer, here: Path) -> None:
     server.misbehave(NAME, always=Fault(status=503, headers={"Retry-After": "300"}))
     with pytest.raises(CancelledError):  # no rest is taken
         download_file(open_store(server.url), here, EXPECTED, stop)
+    assert capsys.readouterr().err == ""  # no word of another try follows that of the interruption
 
 
 def test_md5_is_checked_where_a_place_tells_nothing_else(server: FileServer, here: Path) -> None:
