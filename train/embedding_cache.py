@@ -75,7 +75,8 @@ def cached_embeddings(
         if features is None:
             on_shard(name)
             sampler = ClipSampler(clips=len(part), batch_size=batch_size, shuffle=False)
-            loader = Loader(part, sampler, workers=workers, pin=on_gpu, prefetcher=data.prefetcher)
+            options = {"workers": workers, "pin": on_gpu, "prefetcher": data.prefetcher}
+            loader = Loader(part, sampler, face_px=transform.face_px, **options)
             features = run_inference(model.features, loader, transform, ranks)
             with shared_lock(cache, ""):
                 atomic_write(path, safetensors.torch.save({"features": features}))

@@ -1,6 +1,7 @@
 """Six strategies that fuse faces and spectrograms into one video, and the two single modalities (paper III.B).
 
-Shape suffixes: B clips, T = 16 frames of the encoder's input, H = W = 224 pixels. V_i is the i-th face a strategy
+Shape suffixes: B clips, T = 16 frames of the encoder's input, H = W = 224 pixels, or 112, 56, 28 for an encoder of
+smaller input: every rule is the same at any of them. V_i is the i-th face a strategy
 uses, A_i the spectrogram of the same instant. A strategy that uses 8 of each takes every second instant, 0, 2, ..., 14,
 and the windows that are twice as long.
 """
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from manifests.errors import UserError
-from manifests.schema import CROP_PX, FRAMES
+from manifests.schema import CROP_PX, FACE_PX, FRAMES
 
 #: Part of the hash that `rfas` draws orders from, so that no other draw uses it; changing it changes the strategy.
 _RFAS_SALT = "rfas-1"
@@ -31,15 +32,15 @@ class FusionInput:
     """Images of both modalities, normalised, float; a modality that a strategy does not use has 0 frames."""
 
     faces: Tensor
-    """[B, 16 | 8 | 0, 3, 224, 224]."""
+    """[B, 16 | 8 | 0, 3, H, W]."""
     spectrograms: Tensor
-    """[B, 16 | 8 | 0, 3 | 1, 224, 224]; one channel represents three equal ones."""
+    """[B, 16 | 8 | 0, 3 | 1, H, W]; one channel represents three equal ones."""
     keys: tuple[str, ...]
     """B clip ids."""
 
     @property
     def rgb_spectrograms(self) -> Tensor:
-        """[B, frames, 3, 224, 224], without a copy."""
+        """[B, frames, 3, H, W], without a copy."""
         return self.spectrograms.expand(-1, -1, 3, -1, -1)
 
 
@@ -62,9 +63,9 @@ class Strategy:
         return "+".join(letter for letter, images in (("V", self.faces), ("A", self.windows)) if images)
 
     def __call__(self, pairs: FusionInput) -> Tensor:
-        """Pairs -> video [B, 3, 16, 224, 224]. Raises FusionError for pairs of another shape than declared."""
-        clips = len(pairs.keys)
-        image = (CROP_PX, CROP_PX)
+        """Pairs -> video [B, 3, 16, H, W]. Raises FusionError for pairs of another shape than declared."""
+        clips, side = len(pairs.keys), pairs.faces.shape[-1]
+        image = (side, side) if side in FACE_PX else (CROP_PX, CROP_PX)
         _check(self, "faces", pairs.faces, [(clips, self.faces, 3, *image)])
         _check(self, "spectrograms", pairs.spectrograms, [(clips, self.windows, c, *image) for c in (1, 3)])
         return self.rule(pairs).transpose(1, 2)
@@ -156,8 +157,8 @@ def clip_order(key: str) -> tuple[int, ...]:
 
 
 def _half_height(images: Tensor) -> Tensor:
-    """[..., 224, 224] -> [..., 112, 224]: bilinear at a scale of exactly 2 is the mean of each two rows."""
-    return images.unflatten(-2, (CROP_PX // 2, 2)).mean(dim=-2)
+    """[..., H, W] -> [..., H/2, W]: bilinear at a scale of exactly 2 is the mean of each two rows."""
+    return images.unflatten(-2, (-1, 2)).mean(dim=-2)
 
 
 def _check(strategy: Strategy, what: str, found: Tensor, expected: Iterable[tuple[int, ...]]) -> None:

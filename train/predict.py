@@ -204,8 +204,6 @@ def _predict_probabilities(
     encoder = model.encoder.config
     unlabelled = replace(clips, labels=np.zeros(len(clips), dtype=np.int64))
     sampler = ClipSampler(clips=len(clips), batch_size=_BATCH, shuffle=False)
-    pin = ranks.device.type == "cuda"
-    loader = Loader(unlabelled, sampler, workers=workers, pin=pin, prefetcher=prefetcher)
     transform = ClipTransform(
         strategy=strategy_named(run.strategy),
         classes=len(predictor.classes),
@@ -214,6 +212,8 @@ def _predict_probabilities(
         input_range=encoder.input_range,
         input_size=encoder.input,
     )
+    options = {"workers": workers, "pin": ranks.device.type == "cuda", "prefetcher": prefetcher}
+    loader = Loader(unlabelled, sampler, face_px=transform.face_px, **options)
     provenance = predictor.provenance
     views = evaluation_views(flip=provenance.test_flip, crops=provenance.test_crops)
     logits = run_inference(model, loader, transform, ranks, views=views)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import platform
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -23,27 +22,25 @@ from train.config import SELECTIONS, ConfigError, TrainConfig, settings_hash
 from train.data.dataset import Check, ClipTable, FoldData, load_folds, open_fold
 from train.data.loader import CachedLoader, Loader
 from train.data.sampler import ClipSampler
-from train.data.transforms import VARIANTS, CachedTransform, ClipTransform, NormalizationStats
+from train.data.transforms import CachedTransform, ClipTransform, NormalizationStats
 from train.distributed import Ranks
 from train.embedding_cache import cached_embeddings
 from train.fusion import strategy_named
 from train.lineage import RANDOM, Ancestor, Lineage
 from train.metric_logger import MetricLogger
 from train.models.checkpoint_io import RUN_MODEL
-from train.models.videomae import CHANNELS, ENCODERS, Classifier, EncoderConfig, Head, encoder_name
+from train.models.videomae import ENCODERS, Classifier, EncoderConfig, Head, encoder_name
 from train.models.weights import Weights, fingerprint, initialize_from, load_weights, save_classifier
 from train.optim import make_optimizer
 from train.provenance import Provenance, describe_build
 from train.recipes import NO_AUGMENTATION
 from train.runs import RUN_CONFIG_FILE, Run, RunProtocol
-from train.trainer import Trainer, run_inference
+from train.trainer import Trainer
 
 #: Folder, among the runs, of features of frozen encoders.
 FEATURES = ".features"
 #: Folder, in that of a run, of a refit's checkpoints.
 REFIT = "refit"
-#: Most bytes of a side's inputs that are cached in memory.
-MAX_CACHED_BYTES = 2**31
 #: Settings that change no score, or only through what `settings_hash` covers.
 _NOT_COMPARED = ("shards", "runs", "workers", "device", "micro_batches", "save_steps", "check", "compile", "weights")
 
@@ -95,59 +92,29 @@ class TrainingSetup:
     @property
     def input_transform(self) -> ClipTransform | CachedTransform:
         """The transform that belongs to `make_loader`."""
-        recipe = self.config.recipe
-        if not (recipe.freeze_encoder or recipe.cache_inputs):
-            return self.transform
-        return CachedTransform(
-            classes=self.transform.classes,
-            augmentation=recipe.augmentation,
-            variants=self.caches_variants,
-            seed=self.config.seed,
-        )
-
-    @property
-    def caches_variants(self) -> bool:
-        """Whether inputs are also cached without the sound and without the faces, for modality dropout."""
-        recipe, strategy = self.config.recipe, self.transform.strategy
-        dropped = recipe.cache_inputs and recipe.augmentation.modality_dropout > 0
-        return bool(dropped and strategy.faces and strategy.windows)
+        frozen = self.config.recipe.freeze_encoder
+        return CachedTransform(classes=self.transform.classes) if frozen else self.transform
 
     def make_loader(self, side: str) -> Loader | CachedLoader:
-        """Clips of `train`, in random order, `validation` or `test`; computes inputs that the recipe caches."""
-        clips, recipe, training = self.data.clips(side), self.config.recipe, side == "train"
+        """Clips of `train`, in random order, `validation` or `test`; computes the features of a frozen encoder."""
+        clips, training = self.data.clips(side), side == "train"
         if clips.incomplete:
             left_out = pluralize(clips.incomplete, "clip")
             self.log(f"{side}: left out {left_out} without what {self.config.strategy} reads")
         if missing := int(np.count_nonzero(clips.missing)):
             self.log(f"{side}: {pluralize(missing, 'clip')} without a face or without sound")
-        if recipe.freeze_encoder:
-            inputs = cached_embeddings(
-                self.model,
-                self.data,
-                clips,
-                self.transform,
-                cache=self.runs / FEATURES,
-                ranks=self.ranks,
-                workers=self.config.workers,
-                on_shard=lambda name: self.log(f"features of {name}"),
-            )
-        elif recipe.cache_inputs:
-            variants = VARIANTS if self.caches_variants else (None,)
-            size = 4 * len(variants) * len(clips) * CHANNELS * math.prod(self.transform.input_size)
-            if size > MAX_CACHED_BYTES:
-                raise ConfigError(
-                    f"recipe {recipe.name}: found {len(clips)} clips, {size / 1e9:.1f} GB of inputs to cache, "
-                    f"expected at most {MAX_CACHED_BYTES / 1e9:.0f} GB; choose another --recipe"
-                )
-            loader = self.make_decoding_loader(clips)
-            micro_batches, parts = self.config.micro_batches, []
-            for missing in variants:
-                parts.append(
-                    run_inference(nn.Identity(), loader, self.transform, self.ranks, micro_batches, missing=missing)
-                )
-            inputs = torch.stack(parts, dim=1) if len(parts) > 1 else parts[0]
-        else:
+        if not self.config.recipe.freeze_encoder:
             return self.make_decoding_loader(clips, training=training)
+        inputs = cached_embeddings(
+            self.model,
+            self.data,
+            clips,
+            self.transform,
+            cache=self.runs / FEATURES,
+            ranks=self.ranks,
+            workers=self.config.workers,
+            on_shard=lambda name: self.log(f"features of {name}"),
+        )
         keys = tuple(key.decode() for key in clips.keys)
         sampler = self._sampler(len(clips), training=training)
         return CachedLoader(inputs.to(self.ranks.device), torch.from_numpy(clips.labels), keys, sampler)
@@ -157,6 +124,7 @@ class TrainingSetup:
         return Loader(
             clips,
             self._sampler(len(clips), training=training),
+            face_px=self.transform.face_px,
             workers=self.config.workers,
             pin=self.ranks.device.type == "cuda",
             prefetcher=self.data.prefetcher,

@@ -1,9 +1,10 @@
-"""A training small enough for tests: a transformer of two blocks on cached videos of 4x16x16 pixels."""
+"""A training small enough for tests: a transformer of two blocks on videos of 4x16x16 pixels, kept in memory."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ from torch.optim import SGD
 
 from train.checkpoint import Checkpoints
 from train.config import TrainConfig
-from train.data.augment import Augmentation
-from train.data.loader import CachedLoader
+from train.data.augment import Augmentation, ClipDraws, Mixing
+from train.data.loader import CachedBatch, CachedLoader
 from train.data.sampler import ClipSampler
-from train.data.transforms import CachedTransform
+from train.data.transforms import CachedTransform, ModelInput
 from train.distributed import Ranks, init_distributed
 from train.metric_logger import MetricLogger
 from train.models.videomae import Classifier, EncoderConfig
@@ -72,6 +73,19 @@ def loader(
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class MixingTransform(CachedTransform):
+    """Mixes whole inputs by draws of their clips, as `ClipTransform` mixes faces and spectrograms."""
+
+    augmentation: Augmentation
+    seed: int
+
+    def training_input(self, batch: CachedBatch, epoch: int) -> ModelInput:
+        """Inputs and targets after mixup."""
+        mixing = Mixing.drawn(self.augmentation, ClipDraws(keys=batch.keys, seed=self.seed, epoch=epoch))
+        return ModelInput(*map(mixing.blend, self.evaluation_input(batch)))
+
+
 def make_trainer(
     folder: Path,
     *,
@@ -97,7 +111,7 @@ def make_trainer(
         train_loader=loader(CLIPS, batch=settings.batch, ranks=ranks, seed=seed, drop_last=settings.drop_last),
         epochs=settings.epochs,
         val_loader=loader(7, batch=settings.batch, ranks=ranks, shuffle=False),
-        transform=CachedTransform(classes=CLASSES, augmentation=settings.augmentation, seed=seed),
+        transform=MixingTransform(classes=CLASSES, augmentation=settings.augmentation, seed=seed),
         ranks=ranks,
         checkpoints=Checkpoints(folder=folder),
         logger=MetricLogger(folder if ranks.is_main else None, lambda line: None),

@@ -189,6 +189,18 @@ def test_filmstrip_is_the_crops_side_by_side() -> None:
     np.testing.assert_array_equal(schema.decode_filmstrip(data), np.hstack(schema.decode_faces(data)))
 
 
+@pytest.mark.parametrize("face_px", schema.FACE_PX)
+def test_a_reduced_filmstrip_is_the_mean_of_what_its_pixels_cover(face_px: int) -> None:
+    rows, columns = np.indices((224, 16 * 224)) / 224
+    faces = np.stack([127 + 100 * np.sin(9 * rows), 127 + 100 * np.cos(7 * columns), 127 + 60 * rows], axis=-1)
+    crops = np.rint(faces).astype(np.uint8).reshape(224, 16, 224, 3).transpose(1, 0, 2, 3)
+    data, covered = schema.encode_faces(crops), 224 // face_px
+    out = np.empty((face_px, 16 * face_px, 3), np.uint8)
+    schema.decode_filmstrip(data, out, face_px)
+    means = schema.decode_filmstrip(data).astype(float).reshape(face_px, covered, 16 * face_px, covered, 3).mean((1, 3))
+    np.testing.assert_allclose(out, means, atol=3, rtol=0)
+
+
 def test_members_come_in_the_promised_order_and_decode() -> None:
     members = schema.encode(sample(features=ALL))
     assert tuple(members) == schema.member_names(ALL)

@@ -139,9 +139,8 @@ def test_a_run_that_another_process_trains_is_refused(train, tmp_path: Path) -> 
     assert train(strategy="cfas", fold=1)[0] == 0
 
 
-@pytest.mark.parametrize("cache_inputs", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_workers_do_not_matter(train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache_inputs: bool) -> None:
-    monkeypatch.setitem(RECIPES, "tiny", replace(RECIPES["tiny"], cache_inputs=cache_inputs, batch=4))
+def test_workers_do_not_matter(train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RECIPES, "tiny", replace(RECIPES["tiny"], batch=4))
     for workers in (0, 1, 2):
         assert train(fold=1, workers=workers, runs=tmp_path / f"runs{workers}")[0] == 0
     homes = [run_folder(tmp_path, runs=f"runs{workers}") for workers in (0, 1, 2)]
@@ -163,7 +162,7 @@ def stopping_at_once(*_: object):
 
 
 def test_stopped_after_each_step_is_the_same_in_the_end(train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(RECIPES, "tiny", replace(RECIPES["tiny"], cache_inputs=False, batch=4))
+    monkeypatch.setitem(RECIPES, "tiny", replace(RECIPES["tiny"], batch=4))
     assert train(fold=1, runs=tmp_path / "whole")[0] == 0
     monkeypatch.setattr(run_fold, "stop_on_signal", stopping_at_once)
     statuses = [train(fold=1, runs=tmp_path / "parts")[0] for _ in range(5)]

@@ -162,7 +162,7 @@ def test_what_is_shown_is_a_file_of_the_same_recipe(
     assert cli.run(["train", "--recipe", str(path), "--show-recipe"]) == 0
     assert capsys.readouterr().out == path.read_text()
     changed = ["--set", "augmentation.erase=0", "--set", "drop_path=0.05", "--set", "max_grad_norm=none"]
-    if not (recipe.freeze_encoder or recipe.cache_inputs):
+    if not recipe.freeze_encoder:
         assert cli.run(["train", "--recipe", recipe.name, "--show-recipe", *changed]) == 0
         path.write_text(capsys.readouterr().out)
         erased = replace(recipe.augmentation, erase=0.0)
@@ -243,7 +243,7 @@ def test_any_field_can_be_replaced() -> None:
     values: dict[str, str] = {"name": "other", "steps": "7", "schedule": "constant", "betas": "[0.8, 0.9]"}
     base = Recipe(name="base", epochs=4, batch=4, learning_rate=1e-3)
     for field in fields(Recipe):
-        if field.name in ("augmentation", "freeze_encoder", "cache_inputs"):
+        if field.name in ("augmentation", "freeze_encoder"):
             continue
         default = getattr(base, field.name)
         text = (
@@ -347,9 +347,8 @@ def test_steps_are_as_many_whole_epochs_as_they_take() -> None:
         ({"test_crops": 3}, "test_crops: found 3, expected one of 1, 5"),
         ({"freeze_encoder": True, "augmentation": Augmentation(flip=0.5)}, "none with freeze_encoder"),
         ({"freeze_encoder": True, "drop_path": 0.1}, "no dropout with freeze_encoder"),
-        ({"freeze_encoder": True, "test_flip": True}, "one view where inputs are computed once"),
-        ({"cache_inputs": True, "augmentation": Augmentation(cutmix=1.0)}, "only mixup and modality_dropout"),
-        ({"cache_inputs": True, "repeated_augmentation": 2}, "repeated_augmentation: found 2, expected 1"),
+        ({"freeze_encoder": True, "test_flip": True}, "one view with freeze_encoder"),
+        ({"freeze_encoder": True, "repeated_augmentation": 2}, "repeated_augmentation: found 2, expected 1"),
         ({"batch": 3, "augmentation": Augmentation(mixup=0.8)}, "even batch"),
         ({"batch": 3, "augmentation": Augmentation(cutmix=0.8)}, "even batch"),
         ({"name": "a b"}, "expected 1 to 80 letters"),

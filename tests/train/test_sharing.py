@@ -58,7 +58,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A small encoder under the name `tiny`, that decodes what it needs when it does; a cache of its own; no rests."""
     torch.set_num_threads(1)
     monkeypatch.setitem(ENCODERS, "tiny", SMALL)
-    monkeypatch.setitem(RECIPES, "tiny", replace(RECIPES["tiny"], cache_inputs=False, batch=4))
+    monkeypatch.setitem(RECIPES, "tiny", replace(RECIPES["tiny"], batch=4))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(download, "PAUSES_SECONDS", (0.0, 0.0))
 
@@ -182,20 +182,14 @@ def test_a_sweep_over_a_part_trains_what_it_can(server: FileServer, train: Train
     assert "the test fold is not available" in output
 
 
-@pytest.mark.parametrize(
-    ("cache_inputs", "workers"),
-    [(True, 2), *(pytest.param(False, workers, marks=pytest.mark.slow) for workers in (0, 2))],
-)
+@pytest.mark.parametrize("workers", [2, pytest.param(0, marks=pytest.mark.slow)])
 def test_streaming_ends_as_training_from_a_local_folder(
     server: FileServer,
     train: Train,
     built: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    cache_inputs: bool,
     workers: int,
 ) -> None:
-    monkeypatch.setitem(RECIPES, "tiny", replace(RECIPES["tiny"], cache_inputs=cache_inputs))
     assert train(built, "local", workers=workers)[0] == 0
     status, out, output = train(server.url, workers=workers)
     assert status == 0, output

@@ -22,10 +22,11 @@ from train.data.augment import (
     TransformError,
     augment_spectrograms,
     dropped_modalities,
+    erase_faces,
 )
 from train.data.loader import Batch, CachedBatch
+from train.data.missing import FACES, SOUND, Missing
 from train.data.transforms import (
-    VARIANTS,
     CachedTransform,
     ClipTransform,
     ModelInput,
@@ -373,11 +374,13 @@ def test_modality_dropout_shows_what_an_evaluation_without_the_modality_shows(in
         dropped = dropped_modalities(settings, ClipDraws(keys=keys, seed=0, epoch=2))
         assert {*dropped.tolist()} == {0, 1, 2}
         trained = maker.training_input(given, 2).inputs
-        for code, missing in enumerate(VARIANTS):
+        for code, missing in enumerate((None, Missing(SOUND, 1.0), Missing(FACES, 1.0))):
             evaluated = maker.evaluation_input(given, missing=missing).inputs
             assert torch.equal(trained[dropped == code], evaluated[dropped == code])
     both = replace(transform("cfas"), input_range=input_range)
-    silent, faceless = (both.evaluation_input(batch("cfas"), missing=missing).inputs for missing in VARIANTS[1:])
+    silent, faceless = (
+        both.evaluation_input(batch("cfas"), missing=Missing(modality, 1.0)).inputs for modality in (SOUND, FACES)
+    )
     mean = torch.tensor(IMAGENET_MEAN).view(3, 1, 1, 1) if input_range == "unit" else torch.zeros(3, 1, 1, 1)
     torch.testing.assert_close(faceless[0, :, :, :112], mean.expand(3, 16, 112, 224))
     sound = torch.tensor(0.449 if input_range == "unit" else 0.0).expand(3, 16, 112, 224)
@@ -426,29 +429,64 @@ def test_views_are_those_of_a_test() -> None:
     torch.testing.assert_close(corner, wanted.view_as(corner), atol=1e-3, rtol=0)
 
 
-def test_cached_inputs_are_mixed_and_dropped_as_computed_ones() -> None:
-    """Mixup and modality dropout of inputs computed before are those of the whole transform; fusion is linear."""
-    settings = replace(NOTHING, mixup=0.5, modality_dropout=0.6)
-    keys = KEYS
-    for name in ("sfas", "ffls"):
-        maker, given = transform(name, augmentation=settings), batch(name, keys)
-        variants = torch.stack([maker.evaluation_input(given, missing=missing).inputs for missing in VARIANTS], 1)
-        cached = CachedTransform(classes=3, augmentation=settings, variants=True)
-        stored = CachedBatch(keys=keys, labels=given.labels, inputs=variants)
-        found, wanted = cached.training_input(stored, 4), maker.training_input(given, 4)
-        torch.testing.assert_close(found.inputs, wanted.inputs, atol=1e-5, rtol=0)
-        torch.testing.assert_close(found.targets, wanted.targets)
-        assert torch.equal(cached.evaluation_input(stored).inputs, variants[:, 0])
+def test_features_stay_what_they_are() -> None:
+    labels = torch.tensor([2, 0])
+    stored = CachedBatch(keys=KEYS[:2], labels=labels, inputs=torch.randn(2, 5))
     plain = CachedTransform(classes=3)
+    for found in (plain.training_input(stored, 4), plain.evaluation_input(stored)):
+        assert torch.equal(found.inputs, stored.inputs)
+        assert torch.equal(found.targets, torch.eye(3)[labels])
     with pytest.raises(TransformError, match="expected complete clips, seen as they are"):
         plain.evaluation_input(stored, View(mirrored=True))
     with pytest.raises(TransformError, match="expected complete clips, seen as they are"):
-        plain.evaluation_input(stored, missing=VARIANTS[1])
+        plain.evaluation_input(stored, missing=Missing(SOUND, 1.0))
 
 
 def test_a_batch_of_another_feature_is_refused() -> None:
     with pytest.raises(TransformError, match=r"cfas: found windows x rows \(16, 128\), expected \(16, 13\)"):
         transform("cfas").evaluation_input(batch("cfas", feature="logmel"))
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_small_faces_give_the_mean_of_what_whole_ones_give(name: str) -> None:
+    """Augmented or not, from faces of 56 pixels a side, each the mean of 4x4."""
+    ramp = np.linspace(0, 255, 224)
+    pictures = np.stack([ramp[:, None] + 0 * ramp, ramp + 0 * ramp[:, None], (ramp[:, None] + ramp) / 2], axis=-1)
+    whole = batch(name)
+    if whole.filmstrips.numel():
+        strip = torch.from_numpy(np.tile(pictures, (1, 16, 1)).round().astype(np.uint8))
+        whole = replace(whole, filmstrips=strip.expand(len(KEYS), -1, -1, -1).contiguous())
+    pooled = whole.filmstrips.float().unflatten(1, (56, 4)).unflatten(3, (whole.filmstrips.shape[2] // 4, 4))
+    small = replace(whole, filmstrips=pooled.mean(dim=(2, 4)).round().to(torch.uint8))
+    smooth = replace(NOTHING, crop_area=(0.4, 0.9), crop_aspect=(0.8, 1.2), flip=0.5, colour=0.3, mixup=0.8)
+    maker = replace(transform(name, augmentation=smooth), input_size=(16, 56, 56))
+    assert maker.face_px == 56
+    found, wanted = maker.evaluation_input(small).inputs, maker.evaluation_input(whole).inputs
+    torch.testing.assert_close(found, wanted, atol=0.02, rtol=0)  # a rounded pixel is half of 1/255 off, in deviations
+    found, wanted = maker.training_input(small, 3), maker.training_input(whole, 3)
+    torch.testing.assert_close(found.inputs, wanted.inputs, atol=0.05, rtol=0)
+    assert torch.equal(found.targets, wanted.targets)
+
+
+@pytest.mark.parametrize(("side", "decoded"), [(224, 224), (112, 112), (28, 28), (32, 224), (160, 224)])
+def test_faces_are_decoded_to_the_encoders_size_where_a_decoder_can(side: int, decoded: int) -> None:
+    assert replace(transform("cfas"), input_size=(16, side, side)).face_px == decoded
+
+
+def test_boxes_of_small_faces_are_those_of_whole_ones() -> None:
+    """An erased box, and a box of CutMix, cover the same part of a face."""
+    keys, white, small = tuple(map(str, range(6))), torch.ones(6, 1, 3, 224, 224), torch.ones(6, 1, 3, 56, 56)
+    draws = ClipDraws(keys=keys, seed=0, epoch=1)
+    shares = [
+        (erase_faces(faces.clone(), EVERYTHING, draws) != 1).float().mean((1, 2, 3, 4)) for faces in (white, small)
+    ]
+    torch.testing.assert_close(*shares, atol=0.03, rtol=0)
+    assert shares[0].min() > 0.01
+    mixing = Mixing.drawn(replace(NOTHING, cutmix=1.0), draws)
+    marked = torch.arange(6.0)[:, None, None, None, None]
+    cut = [(mixing.mix_faces(faces * marked) != marked).float().mean((1, 2, 3, 4)) for faces in (white, small)]
+    torch.testing.assert_close(*cut, atol=0.03, rtol=0)
+    torch.testing.assert_close(cut[0], 1 - torch.from_numpy(mixing.weights))
 
 
 def test_small_input_is_the_mean_of_the_pixels_it_covers() -> None:

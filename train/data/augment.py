@@ -4,7 +4,8 @@ Every random number belongs to a clip: it is drawn from (seed, epoch, draw, purp
 workers, ranks, devices, micro-batches and the other clips of a batch do not change how a clip is augmented, and so that
 one kind of augmentation does not change what another one draws. Frames of a clip share one draw.
 
-Shape suffixes: B clips, F faces, W windows.
+Boxes in faces are drawn in pixels of a crop of 224x224, and scaled for faces that are decoded to fewer. Shape suffixes:
+B clips, F faces, W windows, S pixels a side of a face.
 """
 
 from __future__ import annotations
@@ -149,9 +150,9 @@ def uniform_noise(keys: tuple[str, ...], count: int, *, seed: int, epoch: int, d
 
 
 def crop_faces(faces: Tensor, settings: Augmentation, draws: ClipDraws) -> Tensor:
-    """One box for all faces of a clip, by area and aspect, resized to 224x224 and mirrored or not.
+    """One box for all faces of a clip, by area and aspect, resized to the whole face and mirrored or not.
 
-    [B, F, 3, 224, 224] -> the same shape. Boxes have whole pixels and are drawn as in Inception, torchvision and timm:
+    [B, F, 3, S, S] -> the same shape. Boxes have whole pixels and are drawn as in Inception, torchvision and timm:
     again until one fits into the face, 10 times, then the whole face is taken.
     """
     numbers = draws.uniform("crop", 2 * _TRIES + 3)
@@ -163,20 +164,22 @@ def crop_faces(faces: Tensor, settings: Augmentation, draws: ClipDraws) -> Tenso
 
 
 def resample(faces: Tensor, boxes: Tensor, mirrored: Tensor) -> Tensor:
-    """Cut a box out of all faces of a clip and resize it to 224x224, bilinear between the pixels of the box.
+    """Cut a box out of all faces of a clip and resize it to the whole face, bilinear between the pixels of the box.
 
     Args:
-        faces: [B, F, 3, 224, 224] float.
-        boxes: [B, 4] left, top, width and height in pixels, on any device.
+        faces: [B, F, 3, S, S] float.
+        boxes: [B, 4] left, top, width and height in pixels of a crop of 224x224, on any device.
         mirrored: [B] bool, whether the result is mirrored.
     """
-    left, top, width, height = boxes.to(faces.device, torch.float32)[:, :, None].unbind(1)  # [B, 1]
-    centres = (torch.arange(CROP_PX, device=faces.device) + 0.5) / CROP_PX
+    side = faces.shape[-1]
+    places = boxes.to(faces.device, torch.float32) * (side / CROP_PX)
+    left, top, width, height = places[:, :, None].unbind(1)  # [B, 1]
+    centres = (torch.arange(side, device=faces.device) + 0.5) / side
     across = torch.where(mirrored.to(faces.device)[:, None], 1 - centres, centres)
     x = left + (across * width - 0.5).clamp(min=0).minimum(width - 1)
     y = top + (centres * height - 0.5).clamp(min=0).minimum(height - 1)
-    grid_x, grid_y = ((2 * places + 1) / CROP_PX - 1 for places in (x, y))
-    shape = (len(faces), CROP_PX, CROP_PX)
+    grid_x, grid_y = ((2 * places + 1) / side - 1 for places in (x, y))
+    shape = (len(faces), side, side)
     grid = torch.stack([grid_x[:, None, :].expand(shape), grid_y[:, :, None].expand(shape)], dim=-1)
     channels = faces.flatten(1, 2)  # faces of a clip share the grid
     return functional.grid_sample(channels, grid, padding_mode="border", align_corners=False).view_as(faces)
@@ -185,7 +188,7 @@ def resample(faces: Tensor, boxes: Tensor, mirrored: Tensor) -> Tensor:
 def jitter_colour(faces: Tensor, settings: Augmentation, draws: ClipDraws) -> Tensor:
     """Saturation s, contrast c, brightness b: x -> b (c (s x + (1-s) luma) + (1-c) m), m the clip's mean luma.
 
-    [B, F, 3, 224, 224] in 0..1, and so after.
+    [B, F, 3, S, S] in 0..1, and so after.
     """
     drawn = torch.from_numpy(draws.uniform("colour", 3)).to(faces.device)
     brightness, contrast, saturation = (1 + settings.colour * (2 * drawn - 1)).unbind(1)
@@ -199,7 +202,7 @@ def jitter_colour(faces: Tensor, settings: Augmentation, draws: ClipDraws) -> Te
 def erase_faces(faces: Tensor, settings: Augmentation, draws: ClipDraws) -> Tensor:
     """With probability `erase`, one box of a clip, the same in all its faces, becomes noise.
 
-    [B, F, 3, 224, 224] in 0..1, changed and returned. Random erasing as timm's mode "pixel": standard normal noise for
+    [B, F, 3, S, S] in 0..1, changed and returned. Random erasing as timm's mode "pixel": standard normal noise for
     every pixel and face where pixels are normalized by ImageNet's mean and deviation; therefore noise times the
     deviation plus the mean here. It is not cut to 0..1.
     """
@@ -209,8 +212,9 @@ def erase_faces(faces: Tensor, settings: Augmentation, draws: ClipDraws) -> Tens
     left_top = np.floor(rest[:, :2] * (CROP_PX + 1 - boxes)).astype(np.int64)
     mean, std = (faces.new_tensor(numbers)[:, None, None] for numbers in (IMAGENET_MEAN, IMAGENET_STD))
     for clip in np.flatnonzero(rest[:, 2] < settings.erase):
-        (left, top), (width, height) = left_top[clip].tolist(), boxes[clip].astype(np.int64).tolist()
-        box = faces[clip, :, :, top : top + height, left : left + width]
+        edges = np.concatenate([left_top[clip], left_top[clip] + boxes[clip].astype(np.int64)]) * faces.shape[-1]
+        left, top, right, bottom = (edges // CROP_PX).tolist()
+        box = faces[clip, :, :, top:bottom, left:right]
         seed = int(rest[clip, 3] * 2**24)
         box.copy_(normal_noise(seed, tuple(box.shape), faces.device).mul_(std).add_(mean))
     return faces
@@ -257,7 +261,7 @@ class Mixing:
     weights: npt.NDArray[np.float32]
     """[B] share of each clip, and of its label, that it keeps; after CutMix that of the box that fits into the face."""
     boxes: npt.NDArray[np.int64]
-    """[B, 4] left, top, right and bottom of the box in the face, in pixels; all 0 for clips that are blended."""
+    """[B, 4] left, top, right and bottom of the box in a face of 224x224 pixels; all 0 for clips that are blended."""
     starts: npt.NDArray[np.float32]
     """[B] where the interval of time begins, as a fraction of what it leaves."""
 
@@ -293,16 +297,16 @@ class Mixing:
         return self.boxes[:, 2] > 0
 
     def blend(self, values: Tensor) -> Tensor:
-        """w x + (1 - w) x' with x' the neighbour of x, for labels and whole inputs: [B, ...] -> [B, ...]."""
+        """w x + (1 - w) x' with x' the neighbour of x, for labels: [B, ...] -> [B, ...]."""
         return blend_neighbours(values, torch.from_numpy(self.weights).to(values.device))
 
     def mix_faces(self, faces: Tensor) -> Tensor:
-        """[B, F, 3, 224, 224] -> the same, blended or with a box of the neighbour."""
+        """[B, F, 3, S, S] -> the same, blended or with a box of the neighbour."""
         mixed = self._blend_others(faces)
         if not self.cut.any():
             return mixed
         left, top, right, bottom = torch.from_numpy(self.boxes).to(faces.device)[:, :, None].unbind(1)  # [B, 1]
-        places = torch.arange(CROP_PX, device=faces.device)
+        places = torch.arange(0, CROP_PX, CROP_PX // faces.shape[-1], device=faces.device)
         across, down = (places >= left) & (places < right), (places >= top) & (places < bottom)
         inside = across[:, None, :] & down[:, :, None]
         return torch.where(inside[:, None, None], faces[_neighbours(faces)], mixed)

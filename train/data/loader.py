@@ -75,7 +75,7 @@ class Batch(ClipBatch):
     speakers: tuple[str, ...]
     """B speaker ids."""
     filmstrips: Tensor
-    """uint8 [B, 224, 3584, 3] RGB, 16 faces side by side; or [B, 224, 0, 3]."""
+    """uint8 [B, S, 16 S, 3] RGB, 16 faces side by side, S = 224 or less; or [B, S, 0, 3]."""
     spectrograms: Tensor
     """float16 [B, windows, rows, 224], dB-like; or [B, 0, 0, 224]."""
     missing: tuple[int, ...] = ()
@@ -84,18 +84,18 @@ class Batch(ClipBatch):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CachedBatch(ClipBatch):
-    """Clips whose model inputs were computed before."""
+    """Clips whose features were computed before."""
 
     inputs: Tensor
-    """[B, 3, T, H, W] video, or [B, D] features."""
+    """[B, D]."""
 
 
 @dataclass(frozen=True, eq=False)
 class CachedLoader:
-    """Batches of inputs that were computed once and stay on the device: features of a frozen encoder, or videos."""
+    """Batches of features of a frozen encoder, which were computed once and stay on the device."""
 
     inputs: Tensor
-    """[clips, D] or [clips, 3, T, H, W]."""
+    """[clips, D]."""
     labels: Tensor
     """int64 [clips]."""
     keys: tuple[str, ...]
@@ -121,13 +121,15 @@ class Loader:
         clips: ClipTable,
         sampler: ClipSampler,
         *,
+        face_px: int = CROP_PX,
         workers: int = 2,
         pin: bool = False,
         prefetcher: ShardPrefetcher | None = None,
     ) -> None:
         """Decode ahead of use with `workers` threads, or on request with none; into pinned memory with `pin`.
 
-        A shard is read once `prefetcher` has it ready; without one all are.
+        Faces are decoded to `face_px` pixels a side, one of FACE_PX. A shard is read once `prefetcher` has it ready;
+        without one all are.
         """
         if sampler.clips != len(clips) or workers < 0:
             raise DataError(
@@ -139,7 +141,8 @@ class Loader:
         self._workers = workers
         self._prefetcher = prefetcher or ShardPrefetcher((), lambda *_: None)
         self._shards = _ShardFiles([clips.folder / name for name in clips.shards])
-        self._buffers = {suffix: _BufferPool(sampler.batch_size, suffix, pin) for suffix in clips.members}
+        self._face_px = face_px
+        self._buffers = {suffix: _BufferPool(sampler.batch_size, suffix, face_px, pin) for suffix in clips.members}
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """Batches of an epoch from `first_step` on; those before it are not decoded.
@@ -193,7 +196,7 @@ class Loader:
         """A batch without content, and the arrays to fill: member suffix -> [B, ...], in the batch's own memory."""
         tensors = {suffix: buffers.take(len(clips)) for suffix, buffers in self._buffers.items()}
         arrays = {suffix: tensor.numpy() for suffix, tensor in tensors.items()}
-        filmstrips = tensors.pop(FACES, torch.empty((len(clips), CROP_PX, 0, 3), dtype=torch.uint8))
+        filmstrips = tensors.pop(FACES, torch.empty((len(clips), self._face_px, 0, 3), dtype=torch.uint8))
         nothing = torch.empty((len(clips), 0, 0, COLUMNS), dtype=torch.float16)
         batch = Batch(
             keys=tuple(key.decode() for key in self.clips.keys[clips]),
@@ -219,7 +222,7 @@ class Loader:
             if len(data) != size:
                 raise SchemaError(f"{suffix}: found {len(data)} bytes, expected {size}")
             if suffix == FACES:
-                decode_filmstrip(data, out)
+                decode_filmstrip(data, out, self._face_px)
             else:
                 out[...] = decode_spectrogram(data, suffix.removesuffix(".npy"))
         except (SchemaError, OSError) as error:
@@ -251,9 +254,9 @@ class _ShardFiles:
 class _BufferPool:
     """Memory for one member of a batch, reused once nothing refers to it: fresh pages cost a third of decoding."""
 
-    def __init__(self, batch_size: int, suffix: str, pin: bool) -> None:
+    def __init__(self, batch_size: int, suffix: str, face_px: int, pin: bool) -> None:
         faces = suffix == FACES
-        self._clip = (CROP_PX, FRAMES * CROP_PX, 3) if faces else spectrogram_shape(suffix.removesuffix(".npy"))
+        self._clip = (face_px, FRAMES * face_px, 3) if faces else spectrogram_shape(suffix.removesuffix(".npy"))
         self._dtype = torch.uint8 if faces else torch.float16
         self._batch_size = batch_size
         self._pin = pin

@@ -1,10 +1,11 @@
 """Batches from shards -> model inputs, on the device: images, augmentation before fusion, mixing, fusion.
 
-    filmstrips uint8 [B, 224, 3584, 3]     -> faces        [B, F, 3, 224, 224]
-    spectrograms float16 [B, W, rows, 224] -> spectrograms [B, W, 1, 224, 224]
+    filmstrips uint8 [B, S, 16 S, 3]       -> faces        [B, F, 3, S, S]
+    spectrograms float16 [B, W, rows, 224] -> spectrograms [B, W, 1, S, S]
 
 What is drawn for a clip depends on nothing else in its batch but, where clips are mixed, its neighbour: see
-`train.data.augment`. Shape suffixes: B clips, F faces, W windows.
+`train.data.augment`. Shape suffixes: B clips, F faces, W windows, S pixels a side of a picture: 224, or fewer for an
+encoder of smaller input.
 """
 
 from __future__ import annotations
@@ -21,11 +22,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from manifests.index import SpectrogramSums
-from manifests.schema import CROP_PX, FRAMES
+from manifests.schema import CROP_PX, FACE_PX, FRAMES
 from train.data.augment import (
     IMAGENET_MEAN,
     IMAGENET_STD,
-    NO_AUGMENTATION,
     Augmentation,
     ClipDraws,
     Mixing,
@@ -38,7 +38,7 @@ from train.data.augment import (
     resample,
 )
 from train.data.loader import Batch, CachedBatch
-from train.data.missing import FACES, SOUND, Absent, Missing
+from train.data.missing import Absent, Missing
 from train.data.rand_augment import Plan, rand_augment
 from train.fusion import FusionInput, Strategy
 from train.models.videomae import InputRange
@@ -100,10 +100,6 @@ class NormalizationStats:
         return cls(mean=tuple(mean.tolist()), std=tuple(std.tolist()))
 
 
-#: What inputs are cached with, for modality dropout: complete, without the sound, without the faces.
-VARIANTS = (None, Missing(SOUND, 1.0), Missing(FACES, 1.0))
-
-
 class ModelInput(NamedTuple):
     """Inputs of the model, and its targets."""
 
@@ -157,6 +153,12 @@ class ClipTransform:
     """Draws of each clip in a training batch: repeated augmentation."""
     seed: int = 0
 
+    @property
+    def face_px(self) -> int:
+        """Side of the faces that batches should have: the encoder's, where a JPEG decoder can reduce faces to it."""
+        side = self.input_size[1]
+        return side if side in FACE_PX else CROP_PX
+
     def evaluation_input(self, batch: Batch, view: View | None = None, missing: Missing | None = None) -> ModelInput:
         """A batch without augmentation, complete or with a part of a modality missing."""
         shown = None if view in (None, View()) else view
@@ -197,7 +199,7 @@ class ClipTransform:
         return self._fuse(batch, faces, rows, targets, absent)
 
     def _faces(self, batch: Batch) -> Tensor:
-        """uint8 [B, F, 3, 224, 224], a copy."""
+        """uint8 [B, F, 3, S, S], a copy."""
         return split_filmstrips(batch.filmstrips, self.strategy.faces).contiguous()
 
     def _rows(self, batch: Batch) -> Tensor:
@@ -253,7 +255,7 @@ class ClipTransform:
         if absent is not None and absent.faces.any():
             hidden = torch.from_numpy(absent.faces).to(faces.device)[..., None, None, None]
             faces = torch.where(hidden, faces.new_tensor(IMAGENET_MEAN)[:, None, None], faces)
-        images = spectrogram_images(rows) * pixels.spectrogram_std + pixels.spectrogram_mean
+        images = spectrogram_images(rows, faces.shape[-1]) * pixels.spectrogram_std + pixels.spectrogram_mean
         pairs = FusionInput(faces=faces.sub_(mean).div_(std), spectrograms=images, keys=batch.keys)
         return ModelInput(downsample(self.strategy(pairs), self.input_size), targets)
 
@@ -265,37 +267,21 @@ def _column(numbers: Sequence[float], like: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class CachedTransform:
-    """The same for inputs that were computed before: only mixup and modality dropout are left.
-
-    All fusion but `rfas` is linear, so that mixing fused videos is mixing both modalities before fusion.
-    """
+    """The same for features that were computed before, which nothing can augment."""
 
     classes: int
-    augmentation: Augmentation = NO_AUGMENTATION
-    variants: bool = False
-    """Whether inputs are [B, 3, ...]: complete, without the sound, without the faces; as modality dropout needs."""
-    seed: int = 0
 
     def evaluation_input(
         self, batch: CachedBatch, view: View | None = None, missing: Missing | None = None
     ) -> ModelInput:
         """A batch as it is. Raises TransformError for a view or a condition that was not computed."""
         if view not in (None, View()) or missing is not None:
-            raise TransformError(f"cached inputs: found {view}, {missing}; expected complete clips, seen as they are")
-        inputs = batch.inputs[:, 0] if self.variants else batch.inputs
-        return ModelInput(inputs, functional.one_hot(batch.labels, self.classes).float())
+            raise TransformError(f"cached features: found {view}, {missing}; expected complete clips, seen as they are")
+        return ModelInput(batch.inputs, functional.one_hot(batch.labels, self.classes).float())
 
-    def training_input(self, batch: CachedBatch, epoch: int) -> ModelInput:
-        """A batch after mixup and modality dropout, by (seed, epoch, clip id)."""
-        draws = ClipDraws(keys=batch.keys, seed=self.seed, epoch=epoch)
-        inputs, targets = batch.inputs, self.evaluation_input(batch).targets
-        if self.augmentation.mixes:
-            mixing = Mixing.drawn(self.augmentation, draws)
-            inputs, targets = mixing.blend(inputs), mixing.blend(targets)
-        if self.variants:
-            missing = torch.from_numpy(dropped_modalities(self.augmentation, draws)).to(inputs.device)
-            inputs = inputs[torch.arange(len(inputs), device=inputs.device), missing]
-        return ModelInput(inputs, targets)
+    def training_input(self, batch: CachedBatch, epoch: int) -> ModelInput:  # noqa: ARG002 - as ClipTransform
+        """The same in every epoch."""
+        return self.evaluation_input(batch)
 
 
 def downsample(video: Tensor, size: tuple[int, int, int]) -> Tensor:
@@ -312,17 +298,21 @@ def downsample(video: Tensor, size: tuple[int, int, int]) -> Tensor:
 
 
 def split_filmstrips(filmstrips: Tensor, count: int) -> Tensor:
-    """[B, 224, 3584, 3] -> [B, count, 3, 224, 224], every (16/count)-th face from the first on, without a copy."""
-    images = filmstrips.unflatten(2, (filmstrips.shape[2] // CROP_PX, CROP_PX)).permute(0, 2, 4, 1, 3)
+    """[B, S, 16 S, 3] -> [B, count, 3, S, S], every (16/count)-th face from the first on, without a copy."""
+    side = filmstrips.shape[1]
+    images = filmstrips.unflatten(2, (filmstrips.shape[2] // side, side)).permute(0, 2, 4, 1, 3)
     return images[:, :: FRAMES // count] if count else images[:, :0]
 
 
-def spectrogram_images(rows: Tensor) -> Tensor:
-    """[B, W, rows, 224] -> [B, W, 1, 224, 224], low frequencies at the bottom.
+def spectrogram_images(rows: Tensor, side: int = CROP_PX) -> Tensor:
+    """[B, W, rows, 224] -> [B, W, 1, side, side], low frequencies at the bottom.
 
-    Bilinear between row centres, without antialiasing (heights only grow, so there is nothing to filter).
+    224x224, bilinear between row centres, without antialiasing (heights only grow, so there is nothing to filter);
+    of a smaller side, which divides 224, each pixel is the mean of those it covers.
     """
     if not rows.numel():
-        return rows.new_empty(*rows.shape[:2], 1, CROP_PX, CROP_PX)
-    upright = rows.flip(-2)
-    return functional.interpolate(upright, size=(CROP_PX, CROP_PX), mode="bilinear", align_corners=False).unsqueeze(2)
+        return rows.new_empty(*rows.shape[:2], 1, side, side)
+    covered = CROP_PX // side
+    upright = functional.avg_pool2d(rows.flip(-2), (1, covered))  # columns first: their means commute with the rest
+    images = functional.interpolate(upright, size=(CROP_PX, side), mode="bilinear", align_corners=False)
+    return (images if covered == 1 else functional.avg_pool2d(images, (covered, 1))).unsqueeze(2)

@@ -74,15 +74,12 @@ class Recipe:
     """Views of a test clip's faces: 1, the whole face, or 5, squares at the centre and in the corners."""
     freeze_encoder: bool = False
     """Only LayerNorm and Linear are trained, on features that are computed once."""
-    cache_inputs: bool = False
-    """Model inputs are computed once and kept in memory: for small corpora, with mixup and modality dropout only."""
     gradient_checkpointing: bool = False
     """Activations are recomputed in the backward pass: a third more work for much less memory."""
     augmentation: Augmentation = NO_AUGMENTATION
 
     def __post_init__(self) -> None:
-        given, kept = self.augmentation, ("mixup", "mix_switch", "mix_probability", "modality_dropout")
-        only_mixup = given == Augmentation(**{name: getattr(given, name) for name in kept})
+        given = self.augmentation
         one_view = not self.test_flip and self.test_crops == 1
         in_use = "warmup_steps" if self.warmup_steps else "warmup_epochs"
         warmup, length = getattr(self, in_use), self.steps if self.warmup_steps else self.epochs
@@ -116,13 +113,8 @@ class Recipe:
             rules += [
                 ("augmentation", given == NO_AUGMENTATION, "none with freeze_encoder"),
                 ("drop_path", self.drop_path == self.head_dropout == 0, "no dropout with freeze_encoder"),
-            ]
-        elif self.cache_inputs:
-            rules += [("augmentation", only_mixup, "only mixup and modality_dropout with cache_inputs")]
-        if self.freeze_encoder or self.cache_inputs:
-            rules += [
-                ("repeated_augmentation", self.repeated_augmentation == 1, "1 where inputs are computed once"),
-                ("test_flip", one_view, "one view where inputs are computed once: no test_flip, test_crops = 1"),
+                ("repeated_augmentation", self.repeated_augmentation == 1, "1 with freeze_encoder"),
+                ("test_flip", one_view, "one view with freeze_encoder: no test_flip, test_crops = 1"),
             ]
         for name, satisfied, expected in rules:
             if not satisfied:
