@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from manifests.files import atomic_write
-from manifests.schema import CROP_PX, FRAMES
+from manifests.schema import COLUMNS, FRAMES
 from train import cost
 from train.checkpoint import Checkpoints
 from train.config import ConfigError, TrainConfig, device_for
@@ -144,7 +144,7 @@ def input_rates(
     They alternate, and the best round of each counts.
     """
     rates = dict.fromkeys(AUGMENTED, 0.0)
-    given = _batch(batch, strategy, pin=False).to(device)
+    given = _batch(batch, _transform(encoder, strategy, None), pin=False).to(device)
     for _, name in itertools.product(range(_INPUT_ROUNDS), AUGMENTED):
         transform = _transform(encoder, strategy, RECIPES[name] if name else None)
         step = partial(_prepare, transform, given, itertools.count())
@@ -198,7 +198,8 @@ def _step(way: Way, encoder: EncoderConfig, strategy: str, device: torch.device)
     """What is repeated: a step of the training loop, or the features of a batch."""
     recipe = RECIPES["finetune"].with_batch(way.batch)
     model = make_model(way.model, encoder, recipe).to(device)
-    batch, transform = _batch(way.batch, strategy, pin=device.type == "cuda"), _transform(encoder, strategy, recipe)
+    transform = _transform(encoder, strategy, recipe)
+    batch = _batch(way.batch, transform, pin=device.type == "cuda")
     if way.work == "features":
         model.eval()
         features = torch.compile(model.features) if way.compiled else model.features
@@ -295,12 +296,12 @@ def _transform(encoder: EncoderConfig, strategy: str, recipe: Recipe | None) -> 
     )
 
 
-def _batch(clips: int, strategy: str, *, pin: bool) -> Batch:
-    """Random pixels and spectrograms in the shapes of shards."""
-    random, windows = np.random.default_rng(0), strategy_named(strategy).windows
-    width = FRAMES * CROP_PX if strategy_named(strategy).faces else 0
-    filmstrips = torch.from_numpy(random.integers(0, 256, (clips, CROP_PX, width, 3), dtype=np.uint8))
-    shape = (clips, windows, ROWS if windows else 0, CROP_PX if windows else 0)
+def _batch(clips: int, transform: ClipTransform, *, pin: bool) -> Batch:
+    """Random pixels and spectrograms in the shapes in which shards are decoded for a transform."""
+    random, windows, side = np.random.default_rng(0), transform.strategy.windows, transform.face_px
+    width = FRAMES * side if transform.strategy.faces else 0
+    filmstrips = torch.from_numpy(random.integers(0, 256, (clips, side, width, 3), dtype=np.uint8))
+    shape = (clips, windows, ROWS if windows else 0, COLUMNS if windows else 0)
     spectrograms = torch.from_numpy(random.normal(0, 20, shape).astype(np.float16))
     labels = torch.from_numpy(random.integers(0, CLASSES, clips))
     if pin:
