@@ -21,8 +21,8 @@ DEMO = "demo"
 DEMO_DEFAULT = "tiny"
 ENCODER_DEFAULT = "large"
 #: How the tested epoch is chosen -> its words in reports. `validation`: the best one by UAR of validation speakers.
-#: `refit`: trained again from the start for as many epochs, on training and validation speakers. `last`: trained on
-#: both for all epochs of the recipe.
+#: `refit`: trained again from the start, with the schedule in as many epochs, on training and validation speakers.
+#: `last`: trained on both for all epochs of the recipe.
 SELECTIONS: Mapping[str, str] = {
     "validation": "UAR of validation speakers",
     "refit": "UAR of validation speakers, then refit with them",

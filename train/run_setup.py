@@ -153,10 +153,9 @@ class TrainingSetup:
             model=model,
             compiled_model=compiled,
             optimizer=make_optimizer(model, self.model.encoder.config.depth, config.recipe),
-            config=config,
+            config=replace(config, recipe=config.recipe.shortened(self.epochs)),
             train_loader=self.make_loader("train"),
             val_loader=self.make_loader("validation") if self.validate else None,
-            epochs=self.epochs,
             transform=self.input_transform,
             ranks=ranks,
             checkpoints=self.checkpoints,
@@ -230,7 +229,10 @@ class TrainingSetup:
         return run
 
     def refit(self, epochs: int) -> TrainingSetup:
-        """The same training from the start, for `epochs` epochs, on training and validation clips. Raises DataError."""
+        """The same training from the start, on training and validation clips, its schedule in `epochs` epochs.
+
+        Raises DataError.
+        """
         data = self.data.with_validation()
         model, _ = make_classifier(self.config, len(self.protocol.classes))
         return replace(

@@ -60,8 +60,6 @@ class Trainer:
     train_loader: Loader | CachedLoader
     val_loader: Loader | CachedLoader | None
     """None trains all epochs and keeps the last."""
-    epochs: int
-    """Epochs to train: the recipe's, or fewer of the same schedule."""
     transform: ClipTransform | CachedTransform
     """Batches of both loaders -> model input."""
     ranks: Ranks
@@ -72,6 +70,12 @@ class Trainer:
     state: TrainState = field(default_factory=TrainState)
     validating: bool = False
     """Whether a validation is in progress, which a signal interrupts."""
+
+    @property
+    def epochs(self) -> int:
+        """Epochs to train: the recipe's, which is in epochs."""
+        assert self.config.recipe.epochs is not None
+        return self.config.recipe.epochs
 
     @property
     def steps_per_epoch(self) -> int:

@@ -212,7 +212,6 @@ def _step(way: Way, encoder: EncoderConfig, strategy: str, device: torch.device)
         config=TrainConfig(shards="", strategy=strategy, fold="1", encoder="tiny", recipe=recipe),
         train_loader=loader,
         val_loader=loader,
-        epochs=1,
         transform=transform,
         ranks=Ranks(device=device),
         checkpoints=Checkpoints(folder=Path()),

@@ -82,8 +82,11 @@ class MixingTransform(CachedTransform):
 
     def training_input(self, batch: CachedBatch, epoch: int) -> ModelInput:
         """Inputs and targets after mixup."""
+        plain = self.evaluation_input(batch)
+        if not self.augmentation.mixes:
+            return plain
         mixing = Mixing.drawn(self.augmentation, ClipDraws(keys=batch.keys, seed=self.seed, epoch=epoch))
-        return ModelInput(*map(mixing.blend, self.evaluation_input(batch)))
+        return ModelInput(*map(mixing.blend, plain))
 
 
 def make_trainer(
@@ -109,7 +112,6 @@ def make_trainer(
         optimizer=make_optimizer(model, ENCODER.depth, settings),
         config=config,
         train_loader=loader(CLIPS, batch=settings.batch, ranks=ranks, seed=seed, drop_last=settings.drop_last),
-        epochs=settings.epochs,
         val_loader=loader(7, batch=settings.batch, ranks=ranks, shuffle=False),
         transform=MixingTransform(classes=CLASSES, augmentation=settings.augmentation, seed=seed),
         ranks=ranks,

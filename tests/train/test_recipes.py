@@ -14,6 +14,7 @@ import pytest
 
 from train import cli
 from train.data.augment import Augmentation
+from train.optim import lr_at
 from train.recipes import NO_AUGMENTATION, RECIPES, Recipe, RecipeError, dump_toml, load_recipe, override, recipe_named
 from train.recipes.table import TRAININGS, format_tables
 
@@ -236,6 +237,22 @@ def test_unknown_recipe_lists_the_valid_ones() -> None:
 
 
 # Values on the command line
+
+
+def test_a_shortened_recipe_has_its_whole_schedule() -> None:
+    """The rates of a refit are those of the recipe at the same share of the training; its last is the lowest."""
+    by_epochs = Recipe(name="base", epochs=20, batch=4, learning_rate=1e-3, warmup_epochs=4, min_learning_rate=1e-5)
+    by_steps = replace(by_epochs, warmup_epochs=0, warmup_steps=40)
+    assert by_epochs.shortened(20) is by_epochs
+    for whole in (by_epochs, by_steps):
+        short = whole.shortened(5)
+        rates = [lr_at(step, 10, short) for step in range(50)]
+        rising, falling = range(10), range(10, 50)  # after a step, and before it
+        assert rates[:10] == pytest.approx([lr_at(4 * step + 3, 10, whole) for step in rising])
+        assert rates[10:] == pytest.approx([lr_at(4 * step, 10, whole) for step in falling])
+        assert rates[-1] == min(rates[10:]) < 2e-5
+    one = replace(by_epochs, warmup_epochs=2).shortened(1)
+    assert (one.epochs, one.warmup_epochs) == (1, 0.1)
 
 
 def test_any_field_can_be_replaced() -> None:

@@ -125,6 +125,15 @@ class Recipe:
         rates = {name: getattr(self, name) * batch / self.batch for name in ("learning_rate", "min_learning_rate")}
         return replace(self, batch=batch, **rates)
 
+    def shortened(self, epochs: int) -> Recipe:
+        """The same with all its schedule in fewer epochs: the learning rate ends at its minimum as before."""
+        if epochs == self.epochs:
+            return self
+        assert self.epochs is not None
+        share = epochs / self.epochs
+        warmup = {"warmup_epochs": self.warmup_epochs * share, "warmup_steps": int(self.warmup_steps * share)}
+        return replace(self, epochs=epochs, **warmup)
+
     def steps_per_epoch(self, clips: int) -> int:
         """Optimizer steps of an epoch of so many clips."""
         return clips // self.batch if self.drop_last else -(-clips // self.batch)
