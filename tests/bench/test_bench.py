@@ -118,6 +118,7 @@ def test_training_is_measured_beside_the_reference(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_every_stage_is_measured(tmp_path: Path) -> None:
     ended = subprocess.run([*BENCH, f"--out={tmp_path}"], capture_output=True, text=True, cwd=ROOT)
     assert ended.returncode == 0, ended.stderr
