@@ -55,7 +55,7 @@ def _fit(setup: TrainingSetup) -> int:
     if state.epoch <= setup.epochs:
         logger = MetricLogger(setup.folder if setup.ranks.is_main else None, setup.log)
         with closing(logger):
-            trainer = setup.make_trainer(logger)  # Ctrl-C while inputs are cached ends it at once
+            trainer = setup.make_trainer(logger)  # Ctrl-C while features are computed ends it at once
 
             def interrupt() -> None:
                 setup.data.prefetcher.interrupt()

@@ -225,7 +225,7 @@ def test_killed_in_the_middle_of_an_epoch_ends_with_the_same_bytes(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 def test_kills_at_random_moments_end_with_the_same_bytes(
     shards: Path,
     undisturbed: Path,

@@ -237,7 +237,7 @@ def test_ctrl_c_ends_the_wait_for_a_shard(server: FileServer, tmp_path: Path) ->
     process.send_signal(signal.SIGINT)
     _, output = process.communicate(timeout=60)
     assert process.returncode == 130, output
-    assert output.splitlines()[-1] == "interrupted; run the same command to continue"
+    assert output.splitlines()[-1] == "interrupted; run the same command to continue from the last checkpoint"
 
 
 def _validation(folder: Path) -> str:
