@@ -12,6 +12,7 @@ import argparse
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from io import TextIOWrapper
@@ -24,6 +25,9 @@ from manifests.text import escape_lines, one_line
 
 ERROR = 2
 INTERRUPTED = 130
+
+#: Held while a line is written to stderr.
+OUTPUT_LOCK = threading.RLock()
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -123,8 +127,9 @@ def fail(message: str, status: int = ERROR) -> int:
 def _write_error(line: str) -> None:
     try:
         if sys.stderr is not None:
-            sys.stderr.write(f"{line}\n")
-            sys.stderr.flush()
+            with OUTPUT_LOCK:
+                sys.stderr.write(f"{line}\n")
+                sys.stderr.flush()
         if sys.stdout is not None:
             sys.stdout.flush()
     except OSError:

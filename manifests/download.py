@@ -203,15 +203,14 @@ class _Download:
                 self.stop.set()  # other downloads from the store would fail, too
                 raise
             except TransientError as error:
-                if self.stop.is_set():  # a message after that of Ctrl-C would hide it
-                    raise self._cancelled() from error
                 progressed = self.expected.hashes and self._size() > before and not isinstance(error, SlowError)
                 tries = 1 if progressed else tries + 1
                 if tries > most:
                     raise UnreachableError(f"{error}; run again to resume") from error
                 pause = max(error.pause_seconds, PAUSES_SECONDS[tries - 1] * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
                 if not progressed:
-                    log_line(f"{error}; trying again in {pause:.1f} s ({tries} of {most})")
+                    again = f"trying again in {pause:.1f} s ({tries} of {most})"
+                    log_line(f"{error}; {again}", unless=self.stop)
                 if self.stop.wait(pause):
                     raise self._cancelled() from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections import Counter
 from functools import cache
@@ -10,16 +11,22 @@ from typing import Any, Self, TextIO
 
 from tqdm import tqdm
 
+from manifests.console import OUTPUT_LOCK
 from manifests.text import escape_lines
 
 #: Seconds between plain lines.
 EVERY_SECONDS = 15.0
 
 
-def log_line(line: str) -> None:
-    """Print a line to stderr, above the progress bar if there is one."""
-    tqdm.write(escape_lines(line), file=sys.stderr)
-    sys.stderr.flush()
+def log_line(line: str, unless: threading.Event | None = None) -> None:
+    """Print a line to stderr, above the progress bar if there is one; nothing once `unless` is set.
+
+    A thread that is told to stop by `unless` therefore prints nothing after the last line of an interrupted command.
+    """
+    with OUTPUT_LOCK:
+        if unless is None or not unless.is_set():
+            tqdm.write(escape_lines(line), file=sys.stderr)
+            sys.stderr.flush()
 
 
 @cache

@@ -75,20 +75,19 @@ def _test(setup: TrainingSetup, run: Run) -> RunResult | None:
         command = data.folder.fetch_command(data.fold_scheme, setup.config.fold, "test")
         setup.log(f"trained; the test fold is not available: run {command}, then this command again to test, once")
         return None
-    clips, loader, micro_batches = data.clips("test"), setup.make_loader("test"), setup.config.micro_batches
-    recipe = setup.config.recipe
+    clips, loader, recipe = data.clips("test"), setup.make_loader("test"), setup.config.recipe
     views = evaluation_views(flip=recipe.test_flip, crops=recipe.test_crops)
-    logits = run_inference(setup.trainable_module, loader, setup.input_transform, ranks, micro_batches, views)
-    decoded, missing = setup.make_decoding_loader(clips), {}
-    for condition in CONDITIONS:
-        found = run_inference(setup.model, decoded, setup.transform, ranks, micro_batches, missing=condition)
-        missing[condition] = found.argmax(1).numpy()
+    complete, *others = (
+        run_inference(setup.model, loader, setup.transform, ranks, setup.config.micro_batches, views, condition)
+        for condition in (None, *CONDITIONS)
+    )
+    missing = {condition: logits.argmax(1).numpy() for condition, logits in zip(CONDITIONS, others, strict=True)}
     if ranks.is_main:
         predictions = Predictions(
             clips=tuple(key.decode() for key in clips.keys),
             speakers=tuple(clips.speakers[shard] for shard in clips.shard),
             labels=clips.labels,
-            probabilities=logits.double().softmax(1).float().numpy(),
+            probabilities=complete.double().softmax(1).float().numpy(),
         )
         labelled = setup.data.label_scheme.mapping
         coverage = fold_coverage(data.folder.path, data.fold_scheme, setup.config.fold, labelled)["test"]

@@ -19,7 +19,7 @@ from manifests.text import config_diff, pluralize, shorten_list
 from train import runs
 from train.checkpoint import Checkpoints
 from train.config import SELECTIONS, ConfigError, TrainConfig, settings_hash
-from train.data.dataset import Check, ClipTable, FoldData, load_folds, open_fold
+from train.data.dataset import Check, FoldData, load_folds, open_fold
 from train.data.loader import CachedLoader, Loader
 from train.data.sampler import ClipSampler
 from train.data.transforms import CachedTransform, ClipTransform, NormalizationStats
@@ -96,15 +96,25 @@ class TrainingSetup:
         return CachedTransform(classes=self.transform.classes) if frozen else self.transform
 
     def make_loader(self, side: str) -> Loader | CachedLoader:
-        """Clips of `train`, in random order, `validation` or `test`; computes the features of a frozen encoder."""
+        """Clips of `train`, in random order, `validation` or `test`; computes the features of a frozen encoder.
+
+        Those of `test` are always decoded, because they are also tested with parts of them missing.
+        """
         clips, training = self.data.clips(side), side == "train"
         if clips.incomplete:
             left_out = pluralize(clips.incomplete, "clip")
             self.log(f"{side}: left out {left_out} without what {self.config.strategy} reads")
         if missing := int(np.count_nonzero(clips.missing)):
             self.log(f"{side}: {pluralize(missing, 'clip')} without a face or without sound")
-        if not self.config.recipe.freeze_encoder:
-            return self.make_decoding_loader(clips, training=training)
+        if side == "test" or not self.config.recipe.freeze_encoder:
+            return Loader(
+                clips,
+                self._sampler(len(clips), training=training),
+                face_px=self.transform.face_px,
+                workers=self.config.workers,
+                pin=self.ranks.device.type == "cuda",
+                prefetcher=self.data.prefetcher,
+            )
         inputs = cached_embeddings(
             self.model,
             self.data,
@@ -118,17 +128,6 @@ class TrainingSetup:
         keys = tuple(key.decode() for key in clips.keys)
         sampler = self._sampler(len(clips), training=training)
         return CachedLoader(inputs.to(self.ranks.device), torch.from_numpy(clips.labels), keys, sampler)
-
-    def make_decoding_loader(self, clips: ClipTable, *, training: bool = False) -> Loader:
-        """Clips decoded from their shards: in their order, or, for training, in random order."""
-        return Loader(
-            clips,
-            self._sampler(len(clips), training=training),
-            face_px=self.transform.face_px,
-            workers=self.config.workers,
-            pin=self.ranks.device.type == "cuda",
-            prefetcher=self.data.prefetcher,
-        )
 
     def _sampler(self, clips: int, *, training: bool) -> ClipSampler:
         return ClipSampler(
