@@ -210,8 +210,9 @@ def test_kills_at_random_moments_end_with_the_same_bytes(
 # --- disk full, not writable -----------------------------------------------------------------------------------
 
 
+@KILL_STEPS
 def test_disk_full_at_any_write_says_where_and_leaves_nothing_half_published(
-    data: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, out: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
     expected = undisturbed(data)
     writes = 0
@@ -229,7 +230,7 @@ def test_disk_full_at_any_write_says_where_and_leaves_nothing_half_published(
             except OSError as error:
                 message = describe_os_error(error)
         assert fault.count >= writes + 1
-        writes += 1
+        writes += step
         assert message.startswith(f"{out}/"), message
         assert " MB free; make room and run the same command again" in message
         assert not [name for name in contents(out) if name.endswith(".part")]

@@ -77,7 +77,7 @@ def test_fixed_epochs_equal_a_refit_of_all_epochs(train) -> None:
     assert (fixed / "predictions.csv").read_bytes() == (refit / "predictions.csv").read_bytes()
 
 
-@pytest.mark.parametrize("stop", [1, 2, 3, 4, 5, 6])
+@pytest.mark.parametrize("stop", [2, 5, *(pytest.param(stop, marks=pytest.mark.slow) for stop in (1, 3, 4, 6))])
 def test_a_refit_resumes_wherever_it_was_stopped(
     train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
 ) -> None:
