@@ -21,7 +21,7 @@ EVERY_SECONDS = 15.0
 def log_line(line: str, unless: threading.Event | None = None) -> None:
     """Print a line to stderr, above the progress bar if there is one; nothing once `unless` is set.
 
-    A thread that is told to stop by `unless` therefore prints nothing after the last line of an interrupted command.
+    A thread that stops when `unless` is set therefore prints nothing after the last line of an interrupted command.
     """
     with OUTPUT_LOCK:
         if unless is None or not unless.is_set():

@@ -91,7 +91,7 @@ class TrainingSetup:
 
     @property
     def input_transform(self) -> ClipTransform | CachedTransform:
-        """The transform that belongs to `make_loader`."""
+        """The transform of the clips that train and validate: their loaders give features of a frozen encoder."""
         frozen = self.config.recipe.freeze_encoder
         return CachedTransform(classes=self.transform.classes) if frozen else self.transform
 

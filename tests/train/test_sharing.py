@@ -55,7 +55,7 @@ def server(built: Path, tmp_path: Path) -> Iterator[FileServer]:
 
 @pytest.fixture(autouse=True)
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A small encoder under the name `tiny`, that decodes what it needs when it does; a cache of its own; no rests."""
+    """A small encoder under the name `tiny`; a cache of its own; no rests."""
     torch.set_num_threads(1)
     monkeypatch.setitem(ENCODERS, "tiny", SMALL)
     monkeypatch.setitem(RECIPES, "tiny", replace(RECIPES["tiny"], batch=4))
