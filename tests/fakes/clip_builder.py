@@ -239,8 +239,8 @@ def is_alive(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] not in "ZX"
 
 
-def children(pid: int) -> list[int]:
-    """Living children of a process."""
+def children(pid: int, *, zombies: bool = False) -> list[int]:
+    """Children of a process: those that live, or with `zombies` also those nobody has waited for."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -248,7 +248,7 @@ def children(pid: int) -> list[int]:
         except (FileNotFoundError, ProcessLookupError):
             continue
         state, parent = stat.rpartition(")")[2].split()[:2]
-        if int(parent) == pid and state not in "ZX":
+        if int(parent) == pid and (zombies or state not in "ZX"):
             found.append(int(path.parent.name))
     return found
 
