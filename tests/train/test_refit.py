@@ -27,7 +27,7 @@ def train(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
 
     def call(*arguments: str, runs: str = "runs", command: str = "train", **options: Any) -> tuple[Path, str, str]:
         named = {"shards": shards, "runs": tmp_path / runs, "encoder": "tiny", "recipe": "tiny", "epochs": 4}
-        named |= {"strategy": "cfas", "fold": 1, **options}
+        named |= {"strategy": "cfas", "fold": 1, "set": "validation_steps=0", **options}
         status = cli.run([command, *(f"--{name}={value}" for name, value in named.items()), *arguments])
         said = capsys.readouterr()
         assert status == 0, said.err
@@ -93,7 +93,8 @@ def test_a_refit_resumes_wherever_it_was_stopped(
         patch.setattr(Trainer, "save", save)
         command = ["train", "--strategy=cfas", "--fold=1", "--encoder=tiny", "--recipe=tiny", "--epochs=4", "--refit"]
         shards = json.loads((whole / "config.json").read_bytes())["config"]["shards"]
-        stopped = cli.run([*command, f"--shards={shards}", f"--runs={tmp_path / 'parts'}"])
+        named = [f"--shards={shards}", f"--runs={tmp_path / 'parts'}", "--set=validation_steps=0"]
+        stopped = cli.run([*command, *named])
     parts, _, _ = train("--refit", runs="parts")
     assert stopped == (130 if stop <= 4 + run_of(whole).epoch else 0)
     assert (parts / "predictions.csv").read_bytes() == (whole / "predictions.csv").read_bytes()
