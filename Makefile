@@ -6,7 +6,7 @@ VENV := .venv
 PY   := $(VENV)/bin/python
 PIP  := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-SETTINGS := AFFIRM ALIGN ALL ALLOW_DROPS ARGS CHECK CLIP CROP DATA DATASET DECODER DEST DEVICE ENCODER ENGINE FEATURE \
+SETTINGS := AFFIRM ALIGN ALL ALLOW_DROPS ALLOW_SHARED_SPEAKERS ARGS CHECK CLIP CROP DATA DATASET DECODER DEST DEVICE ENCODER ENGINE FEATURE \
             FIXED_EPOCHS FOLD FROM KEEP KEEP_ARCHIVES LABELS NO_REPORT OPTION OUT PRUNE PUBLIC PYTHON QUICK RANK \
             RECIPE REFIT REPLACE RUN RUNS SCHEDULER SCHEME SEED SEEDS SHARDS SPEAKER SPLIT STEP STRATEGY TIMELINE TO \
             WEIGHTS WORKERS WORLD_SIZE
@@ -38,7 +38,8 @@ FEATURES := --feature=FEATURE --timeline=TIMELINE --step=STEP --crop=CROP --alig
 CLUSTER  := --rank=RANK --world-size=WORLD_SIZE --engine=ENGINE --scheduler=SCHEDULER
 TRAINING := --runs=RUNS --dataset=GIVEN_DATASET --shards=SHARDS --strategy=STRATEGY --fold=FOLD --fold-scheme=SCHEME \
             --label-scheme=LABELS --feature=FEATURE --encoder=ENCODER --weights=WEIGHTS --recipe=RECIPE --seed=SEED \
-            --seeds=SEEDS --refit=REFIT --fixed-epochs:FIXED_EPOCHS --workers=WORKERS --device=DEVICE
+            --seeds=SEEDS --refit=REFIT --fixed-epochs:FIXED_EPOCHS --workers=WORKERS --device=DEVICE \
+            --allow-shared-speakers:ALLOW_SHARED_SPEAKERS
 
 HUB    := $(if $(filter 1,$(words $(WEIGHTS))),$(if $(wildcard $(WEIGHTS)),,hf://$(WEIGHTS)))# not a file: an id
 STORES := $(if $(filter s3://% hf://%,$(SHARDS) $(FROM) $(DEST) $(HUB)),$(VENV)/stores.ok)# installed if an address needs them

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from manifests import folds, index
 from manifests.corpora import corpus_facts
-from manifests.folds import SIDES, FoldError
+from manifests.folds import SIDES, FoldError, FoldFile
+from manifests.index import Row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +32,7 @@ class Coverage:
 
 
 def fold_coverage(
-    folder: Path, scheme: str, fold: str, emotions: Collection[str] | None = None
+    folder: Path, scheme: FoldFile, fold: str, emotions: Collection[str] | None = None
 ) -> Mapping[str, Coverage]:
     """Side -> built and expected clips, of the raw emotions that have a class; None for all.
 
@@ -39,21 +40,25 @@ def fold_coverage(
     `Dataset.missing`. A speaker of whom every clip was dropped counts on the side that a committed scheme has for the
     speaker; a generated one knows built speakers only. Raises FoldError, ManifestError.
     """
-    dataset = index.load_dataset(folder)
-    speakers = {shard.name: shard.speaker for shard in dataset.shards}
-    found = folds.load_fold_file(folder / index.FOLDS / f"{scheme}.json", speakers).folds
-    if fold not in found:
-        raise FoldError(f"{scheme}: unknown fold {fold!r}; valid are {', '.join(found)}")
-    facts, sides = corpus_facts(dataset.dataset), found[fold]
-    committed = folds.load_scheme(scheme).folds[fold] if scheme in facts.fold_schemes else None
-    side_of: dict[str, str] = {}
-    for name in SIDES:
-        side_of |= dict.fromkeys((*sides[name].subjects, *(getattr(committed, name) if committed else ())), name)
+    if fold not in scheme.folds:
+        raise FoldError(f"{scheme.name}: unknown fold {fold!r}; valid are {', '.join(scheme.folds)}")
+    facts, sides = corpus_facts(scheme.dataset), scheme.folds[fold]
+    committed = folds.load_scheme(scheme.name).folds[fold] if scheme.name in facts.fold_schemes else None
+    speakers = {name: {*sides[name].subjects, *(getattr(committed, name) if committed else ())} for name in SIDES}
     left_out = {name: {facts.text(sentence) for sentence in sides[name].left_out_sentences} for name in SIDES}
+
+    def side_of(row: Row) -> str | None:
+        """The side of a clip; of a dropped one, whose sentence nobody else may have, by the sentence's text."""
+        for name in SIDES:
+            listed = sides[name].clip_ids is None or sides[name].has(row)
+            if row.speaker in speakers[name] and listed and facts.text(row.sentence) not in left_out[name]:
+                return name
+        return None
+
     built, incomplete, reasons = Counter[str](), Counter[str](), {name: Counter[str]() for name in SIDES}
     for row in index.load_rows(folder):
-        name = side_of.get(row.speaker, "")
-        if not name or facts.text(row.sentence) in left_out[name]:
+        name = side_of(row)
+        if name is None:
             continue
         if emotions is not None and row.emotion not in emotions:
             continue

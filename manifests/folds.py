@@ -3,7 +3,7 @@
 A fold has three sides: train, validation and test. A scheme lists speakers, never clips, so that no speaker can be on
 two sides; a rule of the scheme may leave out clips whose text is read by speakers of several sides. Each fold has its
 own test speakers; validation speakers are disjoint from these and not trained on; all others are training speakers.
-Literature and fold files also call speakers subjects.
+Splits of one's own, `manifests.splits`, may list clips. Literature and fold files also call speakers subjects.
 
     committed scheme, manifests/folds/<name>.json
         {"name", "dataset", "source", "note", "covering", "leaves_out", "shared_text",
@@ -21,14 +21,15 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 from manifests.corpora import CORPORA, corpus_facts
 from manifests.errors import UserError
 from manifests.files import describe_os_error, read_limited
 from manifests.records import SchemaError, from_json
-from manifests.schema import SCHEMA_VERSION, dump_json
+from manifests.schema import NAME, SCHEMA_VERSION, dump_json
 from manifests.text import pluralize, shorten_list
 
 #: What `--split` selects -> sides of a fold that it needs: training selects the epoch on validation speakers.
@@ -49,6 +50,16 @@ _FOLDER = Path(__file__).parent / "folds"
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _MAX_SCHEME_BYTES = 1 << 20
 _MAX_TEXT = 2000
+
+
+class AnyClip(Protocol):
+    """A row of the index, or another description of a clip."""
+
+    @property
+    def clip_id(self) -> str: ...
+
+    @property
+    def sentence(self) -> str | None: ...
 
 
 class FoldError(UserError):
@@ -123,9 +134,29 @@ class Side:
     """Raw emotion -> built clips, without those that are left out."""
     left_out_sentences: tuple[str, ...] = ()
     """Sentences (IEMOCAP: dialogues) of these speakers whose clips are not on this side, sorted."""
+    clip_ids: tuple[str, ...] | None = None
+    """Clips of these speakers that are on this side, sorted; None for all but those that are left out."""
+
+    @property
+    def partial(self) -> bool:
+        """Whether clips of its shards are not on this side."""
+        return bool(self.left_out_sentences) or self.clip_ids is not None
+
+    def has(self, clip: AnyClip) -> bool:
+        """Whether a clip of one of its speakers is on this side."""
+        return clip.sentence not in self._left_out and (self._chosen is None or clip.clip_id in self._chosen)
+
+    @cached_property
+    def _left_out(self) -> frozenset[str]:
+        return frozenset(self.left_out_sentences)
+
+    @cached_property
+    def _chosen(self) -> frozenset[str] | None:
+        return None if self.clip_ids is None else frozenset(self.clip_ids)
 
     def __post_init__(self) -> None:
         _check_names("subjects", self.subjects)
+        _check_names("clip_ids", self.clip_ids or (), NAME)
         if any(len(sentence) > _MAX_TEXT for sentence in self.left_out_sentences):
             raise FoldError(f"left_out_sentences: found one of more than {_MAX_TEXT} characters")
         for emotion, count in self.clips.items():
@@ -135,14 +166,22 @@ class Side:
 
 @dataclass(frozen=True, kw_only=True)
 class FoldSides:
-    """The three sides of one fold; no speaker is on two of them."""
+    """The three sides of one fold; no clip is on two of them, and no speaker but those that are listed."""
 
     train: Side
     validation: Side
     test: Side
+    shared_speakers: tuple[str, ...] = ()
+    """Speakers with clips on several sides, sorted: a split of one's own may have them, if it is asked for."""
 
     def __post_init__(self) -> None:
-        _check_once(speaker for side in SIDES for speaker in self[side].subjects)
+        shared, sides = {*self.shared_speakers}, [self[side] for side in SIDES]
+        _check_once(speaker for side in sides for speaker in side.subjects if speaker not in shared)
+        if any(side.clip_ids is None for side in sides if shared & {*side.subjects}):
+            raise FoldError(f"{_list_speakers(shared)} on several sides without a list of clips; expected clip_ids")
+        twice = [clip for clip, count in Counter(c for side in sides for c in side.clip_ids or ()).items() if count > 1]
+        if twice:
+            raise FoldError(f"found clip {shorten_list(sorted(twice))} on two sides, expected each on one")
 
     def __getitem__(self, side: str) -> Side:
         """One of `SIDES` by name."""
@@ -376,19 +415,23 @@ def assign(scheme: FoldScheme, shards: Mapping[str, str], rows: Iterable[Mapping
         absent=tuple(sorted(set(scheme.speakers) - built)),
         left_out=tuple(sorted(unknown)),
         folds={
-            fold: FoldSides(**{side: assign_side(side, speakers) for side in SIDES})
+            fold: FoldSides(
+                train=assign_side("train", speakers),
+                validation=assign_side("validation", speakers),
+                test=assign_side("test", speakers),
+            )
             for fold, speakers in scheme.folds.items()
         },
     )
 
 
 def dump_fold_file(file: FoldFile) -> bytes:
-    """FoldFile -> bytes of `folds/<scheme>.json`. Sides from which nothing is left out do not say so."""
-    plain = asdict(file)
+    """FoldFile -> bytes of `folds/<scheme>.json`, without the fields that few schemes have where they say nothing."""
+    plain, unsaid = asdict(file), {"left_out_sentences": (), "clip_ids": None, "shared_speakers": ()}
     for fold in plain["folds"].values():
-        for side in SIDES:
-            if not fold[side]["left_out_sentences"]:
-                del fold[side]["left_out_sentences"]
+        for part in (fold, *(fold[side] for side in SIDES)):
+            for name in [name for name, value in unsaid.items() if name in part and part[name] == value]:
+                del part[name]
     return (dump_json(plain) + "\n").encode()
 
 
@@ -474,9 +517,9 @@ def _check_described(name: str, dataset: str, source: str, note: str, folds: Map
         raise FoldError("folds: found {}, expected fold name -> sides")
 
 
-def _check_names(place: str, names: Iterable[str]) -> None:
+def _check_names(place: str, names: Iterable[str], valid: re.Pattern[str] = _NAME) -> None:
     for name in names:
-        if not _NAME.fullmatch(name):
+        if not valid.fullmatch(name):
             raise FoldError(f"{place}: found {name[:80]!r}, expected up to 64 letters, digits, '_' and '-'")
 
 

@@ -2,19 +2,46 @@
 
 Shards store the corpus's raw label; a scheme maps it at training time, so one build works with every scheme.
 Clips with a raw emotion that a scheme does not map are left out. Raw emotions that are deliberately left
-out are listed, so that unexpected labels are detected. The schemes are defined in `manifests.corpora`.
+out are listed, so that unexpected labels are detected. The project's schemes are defined in `manifests.corpora`; one's
+own is a table with the columns `emotion` and `class`, where an empty class leaves an emotion out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from manifests.corpora import CORPORA, LabelError, LabelScheme, corpus_facts
+from manifests.tables import read_table
+from manifests.text import shorten_list
 
-__all__ = ["LABEL_SCHEMES", "LabelError", "LabelScheme", "identity_scheme", "label_scheme", "label_schemes_for"]
+__all__ = [
+    "LABEL_SCHEMES",
+    "LabelError",
+    "LabelScheme",
+    "adapt_scheme",
+    "identity_scheme",
+    "label_scheme",
+    "label_schemes_for",
+    "read_label_table",
+]
 
 LABEL_SCHEMES: Mapping[str, LabelScheme] = {
     scheme.name: scheme for facts in CORPORA.values() for scheme in facts.label_schemes
+}
+
+#: What tables call the columns.
+COLUMN_NAMES = {"emotion": ("emotion", "raw", "label"), "class": ("class", "category")}
+#: Common spellings of what the project's schemes call an emotion, in lower case.
+SPELLINGS: Mapping[str, tuple[str, ...]] = {
+    "angry": ("anger", "ang"),
+    "calm": ("calmness",),
+    "disgust": ("disgusted", "dis"),
+    "fearful": ("fear", "afraid", "fea"),
+    "happy": ("happiness", "hap", "joy", "joyful"),
+    "neutral": ("neutrality", "neu"),
+    "sad": ("sadness",),
+    "surprised": ("surprise", "sur"),
 }
 
 
@@ -36,3 +63,56 @@ def identity_scheme(dataset: str, emotions: Iterable[str]) -> LabelScheme:
     if not classes:
         raise LabelError(f"{dataset}: found no emotions to make a label scheme of")
     return LabelScheme(name=f"{dataset}-raw", dataset=dataset, classes=classes, mapping={c: c for c in classes})
+
+
+def read_label_table(path: Path, dataset: str, emotions: Iterable[str]) -> LabelScheme:
+    """The scheme of a table, for the raw emotions of a corpus; classes are in the order of the table.
+
+    Raises TableError for a file that is not a table, LabelError for one with an emotion twice or without one of
+    `emotions`; OSError.
+    """
+    table = read_table(path, COLUMN_NAMES)
+    if table.columns != COLUMN_NAMES.keys():
+        found = ", ".join(sorted(table.columns)) or "neither"
+        raise LabelError(f"{path}:1: found of the columns emotion and class {found}; expected both")
+    mapping: dict[str, str] = {}
+    left_out: set[str] = set()
+    for number, line in table.lines:
+        emotion, name = line["emotion"], line["class"]
+        if emotion in mapping or emotion in left_out:
+            raise LabelError(f"{path}:{number}: found emotion {emotion[:80]!r} a second time, expected it once")
+        if not name.isprintable():
+            raise LabelError(f"{path}:{number}: found class {name[:80]!r}, expected printable characters only")
+        if name:
+            mapping[emotion] = name
+        else:
+            left_out.add(emotion)
+    if not mapping:
+        raise LabelError(f"{path}: found no class, expected at least one emotion with a class")
+    if unknown := sorted({*emotions} - mapping.keys() - left_out):
+        raise LabelError(
+            f"{path}: found no line for {shorten_list(unknown)}, expected one for each emotion of {dataset}; an empty "
+            "class leaves an emotion out"
+        )
+    classes = tuple(dict.fromkeys(mapping.values()))
+    return LabelScheme(name=table.name, dataset=dataset, classes=classes, mapping=mapping, left_out=frozenset(left_out))
+
+
+def adapt_scheme(scheme: LabelScheme, dataset: str, emotions: Iterable[str]) -> LabelScheme:
+    """A scheme of another corpus, for a corpus that calls emotions as this one does, or by a common spelling.
+
+    Raises LabelError, naming the emotions for which it has no class.
+    """
+    known = {raw.lower(): name for raw, name in scheme.mapping.items()}
+    for name in scheme.classes:
+        known |= dict.fromkeys((name, *SPELLINGS.get(name, ())), name)
+    found = {emotion: known.get(emotion.strip().lower()) for emotion in sorted({*emotions})}
+    if lacking := [emotion for emotion, name in found.items() if name is None]:
+        raise LabelError(
+            f"label scheme {scheme.name}: has no class for {shorten_list(lacking)} of {dataset}; its classes are "
+            f"{', '.join(scheme.classes)}; say which class each emotion is in a table: LABELS=map.csv with the columns "
+            "emotion and class"
+        )
+    own = {emotion: name for emotion, name in found.items() if name is not None}
+    names = {name: name for name in scheme.classes}  # also of classes that the corpus has no clips of
+    return LabelScheme(name=scheme.name, dataset=dataset, classes=scheme.classes, mapping={**names, **own})

@@ -68,6 +68,11 @@ class Checkpoints:
     lineage: Lineage = RANDOM
     """Written into each file of weights."""
 
+    @property
+    def started(self) -> bool:
+        """Whether a step was trained, of which something was kept."""
+        return self._latest() is not None or any(self.folder.glob("best-*.safetensors"))
+
     def save(self, model: nn.Module, optimizer: Optimizer, state: TrainState, step: int) -> None:
         """Write a checkpoint after `step` optimizer steps in all, then remove older ones. Raises OSError."""
         parent, name = self.folder / CHECKPOINTS, f"{step:09}-{state.epoch:05}"

@@ -12,12 +12,14 @@ import torch
 
 from manifests.console import Parser, add_command, run_command, say
 from manifests.errors import UserError
-from manifests.folds import resolve_fold
+from manifests.folds import SIDES, FoldFile, resolve_fold
 from manifests.progress import log_line
 from manifests.text import pluralize
+from manifests.usable import advise_folds, describe_unusable
 from train import cost, predict, runs
 from train.config import DEMO, DEMO_DEFAULT, ENCODER_DEFAULT, ConfigError, TrainConfig, device_for
-from train.data.dataset import find_folder, load_folds, open_folder
+from train.data import UnusableFoldError
+from train.data.dataset import ShardFolder, choose_labels, find_folder, open_folder, open_scheme
 from train.distributed import Ranks, init_distributed
 from train.export import export
 from train.fusion import STRATEGIES
@@ -52,10 +54,40 @@ def _run_train(args: argparse.Namespace) -> int:
 
 
 def _run_sweep(args: argparse.Namespace) -> int:
-    if _train_all(args, args.strategy or list(STRATEGIES), args.fold):
+    """Exit status 1 if a fold cannot be used with what was built; the others are trained."""
+    folds, left_out = _usable_folds(args)
+    for problem in left_out:
+        log_line(f"left out: {problem}")
+    if _train_all(args, args.strategy or list(STRATEGIES), folds):
         for summary in runs.read_summaries(Path(args.runs)):
             say(_describe_summary(summary))
-    return 0
+        for problem in left_out:
+            say(f"left out: {problem}")
+    return int(bool(left_out))
+
+
+def _usable_folds(args: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """The folds of a sweep, or those that were asked for, that have clips on all sides; and what the others lack.
+
+    Raises UnusableFoldError if none has.
+    """
+    folder, file = _open_scheme(args)
+    emotions = sorted({emotion for sides in file.folds.values() for side in SIDES for emotion in sides[side].clips})
+    classes = choose_labels(folder.index, args.label_scheme, emotions).mapping
+    sides = ("train", "test") if args.fixed_epochs else SIDES
+    names = [resolve_fold(tuple(file.folds), fold) for fold in args.fold or file.folds]
+    problems = {fold: describe_unusable(file, fold, classes, sides) for fold in names}
+    usable = [fold for fold in names if not problems[fold]]
+    if not usable:
+        others = [open_scheme(folder, name) for name in folder.index.fold_schemes if name != file.name]
+        raise UnusableFoldError(f"{problems[names[0]]}; {advise_folds([file, *others], classes, sides)}")
+    return usable, [problem for problem in problems.values() if problem]
+
+
+def _open_scheme(args: argparse.Namespace) -> tuple[ShardFolder, FoldFile]:
+    """The folder of shards, and the fold scheme."""
+    folder = open_folder(args.shards or str(find_folder(Path("shards"), args.dataset)))
+    return folder, open_scheme(folder, args.fold_scheme, allow_shared_speakers=args.allow_shared_speakers)
 
 
 def _train_all(args: argparse.Namespace, strategies: Sequence[str], folds: Sequence[str] | None) -> bool:
@@ -83,13 +115,13 @@ def _train_all(args: argparse.Namespace, strategies: Sequence[str], folds: Seque
 def _configs(args: argparse.Namespace, strategies: Sequence[str], folds: Sequence[str] | None) -> list[TrainConfig]:
     """A configuration for each strategy and fold, with the corpus's defaults."""
     location = args.shards or str(find_folder(Path("shards"), args.dataset))
-    folder = open_folder(location)
-    names = tuple(load_folds(folder, args.fold_scheme))
+    folder, file = _open_scheme(args)
+    names = tuple(file.folds)
     demo, built = folder.index.dataset == DEMO, folder.index.features
     refit = args.refit == "1" or (args.refit is None and args.command == "sweep")
     selection = "last" if args.fixed_epochs else "refit" if refit else "validation"
-    copied = ("fold_scheme", "label_scheme", "weights", "runs", "workers", "device", "micro_batches")
-    options = {name: getattr(args, name) for name in (*copied, "save_steps", "check", "compile")}
+    copied = ("fold_scheme", "label_scheme", "allow_shared_speakers", "weights", "runs", "workers", "device")
+    options = {name: getattr(args, name) for name in (*copied, "micro_batches", "save_steps", "check", "compile")}
     return [
         TrainConfig(
             shards=str(location),
@@ -205,8 +237,10 @@ def _run_recipes(args: argparse.Namespace) -> int:
 
 def _describe_run(result: RunResult) -> str:
     run, scores = result.run, result.scores
-    speakers = pluralize(len(scores.speakers), "unseen speaker")
-    clips = f"{scores.clips} clips of {speakers} ({', '.join(scores.speakers)})"
+    shared = run.protocol.shared_speakers
+    speakers = pluralize(len(scores.speakers), "speaker" if shared else "unseen speaker")
+    seen = ", who may be in training, too" if shared else ""
+    clips = f"{scores.clips} clips of {speakers} ({', '.join(scores.speakers)}){seen}"
     epoch = f"epoch {run.epoch} of {run.epochs} (selection: {run.protocol.selection})"
     return f"{run.dataset}, {run.strategy}, fold {run.fold}: {_describe_scores(scores)}; {clips}; {epoch}"
 
@@ -269,8 +303,10 @@ def _add_training_options(command: Parser) -> None:
     group.add_argument("--shards", help="folder of shards, or its address, in place of --dataset")
     group.add_argument("--strategy", nargs="+", help=f"cfas; in a sweep all of {', '.join(STRATEGIES)}")
     group.add_argument("--fold", nargs="+", help="name or number of the test fold; the first, in a sweep all")
-    group.add_argument("--fold-scheme", help="the corpus's default if not given")
-    group.add_argument("--label-scheme", help="the corpus's default if not given")
+    group.add_argument("--fold-scheme", help="name, or a table of one's own (.csv); the corpus's default if not given")
+    group.add_argument("--label-scheme", help="name, or a table of one's own (.csv); the corpus's default if not given")
+    shared = "accept a table of folds that has speakers on several sides of one; reports say so"
+    group.add_argument("--allow-shared-speakers", action="store_true", help=shared)
     group.add_argument("--feature", help=f"spectrogram; the only one that was built, or {FEATURE_DEFAULT}")
     group.add_argument("--check", choices=("hashes", "sizes"), default="hashes", help="what is checked of local shards")
     group = command.add_argument_group("model and recipe")

@@ -45,9 +45,11 @@ class TrainConfig:
     strategy: str
     fold: str
     fold_scheme: str | None = None
-    """None for the corpus's default."""
+    """A name, or a table of one's own; None for the corpus's default."""
     label_scheme: str | None = None
-    """None for the corpus's default."""
+    """A name, or a table of one's own; None for the corpus's default."""
+    allow_shared_speakers: bool = False
+    """Whether speakers may be on several sides of a fold of one's own."""
     feature: str = "mfcc"
     encoder: str | None
     """A name in `ENCODERS`; None for the one that fits the weights."""

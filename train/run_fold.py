@@ -72,7 +72,8 @@ def _test(setup: TrainingSetup, run: Run) -> RunResult | None:
     """Read the test fold, once; None if it is not available."""
     ranks, data = setup.ranks, setup.data
     if data.folder.missing([data.sides["test"]]):  # of a folder only a part may have been fetched
-        command = data.folder.fetch_command(data.fold_scheme, setup.config.fold, "test")
+        scheme = setup.config.fold_scheme or data.fold_scheme  # a table of one's own, as it was named
+        command = data.folder.fetch_command(scheme, setup.config.fold, "test")
         setup.log(f"trained; the test fold is not available: run {command}, then this command again to test, once")
         return None
     clips, loader, recipe = data.clips("test"), setup.make_loader("test"), setup.config.recipe
@@ -90,7 +91,7 @@ def _test(setup: TrainingSetup, run: Run) -> RunResult | None:
             probabilities=complete.double().softmax(1).float().numpy(),
         )
         labelled = setup.data.label_scheme.mapping
-        coverage = fold_coverage(data.folder.path, data.fold_scheme, setup.config.fold, labelled)["test"]
+        coverage = fold_coverage(data.folder.path, data.fold_file, setup.config.fold, labelled)["test"]
         runs.finish_run(setup.runs, run, predictions, expected_clips(clips), missing, coverage.expected)
         _clear(setup)
     ranks.barrier()

@@ -15,11 +15,13 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from manifests.files import atomic_write
+from manifests.folds import dump_fold_file
+from manifests.tables import is_table
 from manifests.text import config_diff, pluralize, shorten_list
 from train import runs
 from train.checkpoint import Checkpoints
 from train.config import SELECTIONS, ConfigError, TrainConfig, settings_hash
-from train.data.dataset import Check, FoldData, load_folds, open_fold
+from train.data.dataset import Check, FoldData, open_fold
 from train.data.loader import CachedLoader, Loader
 from train.data.sampler import ClipSampler
 from train.data.transforms import CachedTransform, ClipTransform, NormalizationStats
@@ -169,17 +171,27 @@ class TrainingSetup:
                 before = dict(json.loads(path.read_bytes())["identity"])
             except (ValueError, LookupError, TypeError, RecursionError) as error:
                 raise ConfigError(f"{path}: not a run's configuration; remove {path.parent} to start over") from error
-            if changes := config_diff(before, self._config_record()["identity"]):
-                # The hash over all settings shows that something changed, not what.
-                known = [change for change in changes if not change.startswith("protocol.settings:")]
-                what = ("; ".join(known) or "other shards, or other initial weights")[:500]
+            changes = config_diff(before, self._config_record()["identity"])
+            if changes and self._started:
+                # The hash over all settings shows that something changed, not what; a setting is named once.
+                names = {change.partition(":")[0] for change in changes}
+                repeated = {"protocol.settings", *(f"protocol.{name}" for name in names)}
+                known = [change for change in changes if change.partition(":")[0] not in repeated]
+                what = "; ".join(known) or "other shards, or other initial weights"
                 raise ConfigError(f"{path.parent}: was trained with other settings ({what}); {runs.ANOTHER_FOLDER}")
         return runs.is_finished(self.folder, self.protocol)
 
+    @property
+    def _started(self) -> bool:
+        """Whether anything of this run was trained: what failed before may be corrected."""
+        return Checkpoints(folder=self.folder).started or (self.folder / runs.RESULT_FILE).is_file()
+
     def write_config(self) -> None:
-        """Write config.json, unless the run is resumed."""
+        """Write config.json, and the folds of a table of one's own, unless the run is resumed."""
         path = self.folder / RUN_CONFIG_FILE
-        if self.ranks.is_main and not path.is_file():
+        if self.ranks.is_main and not (path.is_file() and self._started):
+            if is_table(self.config.fold_scheme):
+                atomic_write(self.folder / runs.FOLDS_FILE, dump_fold_file(self.data.fold_file))
             atomic_write(path, (json.dumps(self._config_record(), indent=1, sort_keys=True) + "\n").encode())
         self.ranks.barrier()
 
@@ -261,6 +273,8 @@ def prepare(config: TrainConfig, ranks: Ranks, log: Callable[[str], None]) -> Tr
         feature=config.feature,
         fold_scheme=config.fold_scheme,
         label_scheme=config.label_scheme,
+        allow_shared_speakers=config.allow_shared_speakers,
+        validation=config.selection != "last",
         check=cast(Check, config.check),
     )
     classes = tuple(data.label_scheme.classes)
@@ -300,6 +314,7 @@ def prepare(config: TrainConfig, ranks: Ranks, log: Callable[[str], None]) -> Tr
             classes=classes,
             fold_scheme=data.fold_scheme,
             folds=data.folds,
+            shared_speakers=any(sides.shared_speakers for sides in data.fold_file.folds.values()),
             selection=SELECTIONS[config.selection],
             recipe=recipe.name,
             encoder=name,
@@ -322,7 +337,7 @@ def _check_unseen(config: TrainConfig, data: FoldData, lineage: Lineage) -> None
     """Raise ConfigError if the initial weights descend from a training on speakers of the test fold."""
     seen = lineage.speakers(data.name)
     if met := sorted(seen & {*data.sides["test"].subjects}):
-        folds = load_folds(data.folder, data.fold_scheme)
+        folds = data.fold_file.folds
         fitting = [fold for fold, sides in folds.items() if not seen & {*sides["test"].subjects}]
         others = f"fold {shorten_list(fitting)} of {data.fold_scheme}" if fitting else f"no fold of {data.fold_scheme}"
         raise ConfigError(

@@ -34,6 +34,8 @@ from train.scoring import EvaluationError, ExpectedClip, FoldScores, Predictions
 
 RUN_CONFIG_FILE = "config.json"
 LOG_FILE = "log.jsonl"
+#: The folds of a table of one's own.
+FOLDS_FILE = "folds.json"
 PREDICTIONS_FILE = "predictions.csv"
 MISSING_FILE = "missing.csv"
 RESULT_FILE = "result.json"
@@ -71,6 +73,8 @@ class RunProtocol:
     """Of matrix products: `float32`, or `bfloat16` on a GPU."""
     settings: str
     """`settings_hash`: a SHA-256, under a key of result.json that is older than the name."""
+    shared_speakers: bool = False
+    """Whether speakers are on several sides of a fold, so that scores are not of unseen speakers only."""
 
     def __post_init__(self) -> None:
         scoring.check_classes(self.classes)

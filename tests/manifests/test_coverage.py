@@ -7,11 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from manifests import folds, index
-from manifests.coverage import Coverage, fold_coverage
+from manifests import coverage, folds, index
+from manifests.coverage import Coverage
 from manifests.folds import FoldError
 from manifests.index_writer import write_index
 from tests.factories.shards import make_folder
+
+
+def fold_coverage(folder: Path, scheme: str, fold: str, **options):
+    """Coverage of a fold of the folder's own scheme."""
+    speakers = {shard.name: shard.speaker for shard in index.load_dataset(folder).shards}
+    file = folds.load_fold_file(folder / index.FOLDS / f"{scheme}.json", speakers)
+    return coverage.fold_coverage(folder, file, fold, **options)
+
 
 SPEAKERS = tuple(f"Ses0{session}{letter}" for session in range(1, 6) for letter in "FM")
 

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manifests.labels import LABEL_SCHEMES, LabelError, LabelScheme, identity_scheme, label_scheme, label_schemes_for
+from manifests.labels import (
+    LABEL_SCHEMES,
+    LabelError,
+    LabelScheme,
+    adapt_scheme,
+    identity_scheme,
+    label_scheme,
+    label_schemes_for,
+    read_label_table,
+)
 
 RAVDESS_CLIPS = dict.fromkeys(["calm", "happy", "sad", "angry", "fearful", "disgust", "surprised"], 192) | {
     "neutral": 96
@@ -113,3 +124,43 @@ def test_identity_scheme_does_not_depend_on_order_or_repeats(emotions: list[str]
 def test_identity_scheme_of_nothing_is_refused() -> None:
     with pytest.raises(LabelError, match="folder: found no emotions"):
         identity_scheme("folder", [])
+
+
+def read_table(tmp_path: Path, *lines: str, emotions: tuple[str, ...] = ("joy", "fear", "boredom")) -> LabelScheme:
+    table = tmp_path / "map.csv"
+    table.write_text("\n".join(lines) + "\n", "utf-8")
+    return read_label_table(table, "folder", emotions)
+
+
+def test_a_table_of_labels(tmp_path: Path) -> None:
+    scheme = read_table(tmp_path, "Emotion;Class", "joy;positive", "fear;negative", "boredom;", "rage;negative")
+    assert scheme.classes == ("positive", "negative")
+    assert [scheme.class_index(emotion) for emotion in ("joy", "fear", "boredom", "rage")] == [0, 1, None, 1]
+    assert scheme.left_out == {"boredom"}
+    assert re.fullmatch("map-[0-9a-f]{8}", scheme.name)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (("emotion,x", "joy,positive"), r":1: found of the columns emotion and class emotion; expected both"),
+        (("emotion,class", "joy,a", "joy,b"), r":3: found emotion 'joy' a second time"),
+        (("emotion,class", "joy,a"), r"found no line for boredom, fear, expected one for each emotion of folder"),
+        (("emotion,class", "joy,", "fear,", "boredom,"), r"found no class, expected at least one emotion with a class"),
+    ],
+)
+def test_tables_of_labels_that_cannot_be_used(tmp_path: Path, lines: tuple[str, ...], message: str) -> None:
+    with pytest.raises(LabelError, match=message):
+        read_table(tmp_path, *lines)
+
+
+def test_a_scheme_fits_a_corpus_that_calls_emotions_alike() -> None:
+    scheme = adapt_scheme(label_scheme("crema-d-6"), "mine", ("Anger", "HAP", "Disgusted", "neutral "))
+    found = [scheme.classes[scheme.class_index(emotion)] for emotion in ("Anger", "HAP", "Disgusted", "neutral ")]
+    assert found == ["angry", "happy", "disgust", "neutral"]
+    assert (scheme.dataset, scheme.classes) == ("mine", label_scheme("crema-d-6").classes)
+    with pytest.raises(
+        LabelError,
+        match=r"crema-d-6: has no class for excited, wonder of mine; its classes are angry, .*LABELS=map.csv",
+    ):
+        adapt_scheme(label_scheme("crema-d-6"), "mine", ("happy", "wonder", "excited"))

@@ -181,12 +181,19 @@ def test_an_emotion_left_out_on_purpose_is_counted(tmp_path: Path) -> None:
 def test_label_schemes_are_chosen_by_name_else_by_corpus(shards: Path, tmp_path: Path) -> None:
     dataset = open_folder(shards).index
     assert choose_labels(dataset, None, ["joy", "fear"]).classes == ("fear", "joy")
-    with pytest.raises(DataError, match="label scheme crema-d-6 is for crema-d, not folder; valid are none"):
-        choose_labels(dataset, "crema-d-6", [])
+    own = choose_labels(dataset, "crema-d-6", ["Joy", "fear"])
+    assert (own.class_index("Joy"), own.class_index("fear")) == (3, 2)
+    assert own.classes == label_scheme("crema-d-6").classes
+    with pytest.raises(
+        LabelError, match="label scheme crema-d-6: has no class for boredom, glee of folder; its classes"
+    ):
+        choose_labels(dataset, "crema-d-6", ["joy", "glee", "boredom"])
     with pytest.raises(LabelError, match="unknown label scheme 'x'; valid are ravdess-7"):
         choose_labels(dataset, "x", [])
     known = make_folder(tmp_path / "c", dataset="crema-d", emotions=("ANG",), takes=1, label_schemes=("crema-d-6",))
     assert choose_labels(open_folder(known).index, None, []) is label_scheme("crema-d-6")
+    with pytest.raises(DataError, match="label scheme ravdess-7 is for ravdess, not crema-d; valid are crema-d-6"):
+        choose_labels(open_folder(known).index, "ravdess-7", ["ANG"])
 
 
 def test_unknown_folds_and_schemes_are_refused_with_the_valid_ones(shards: Path) -> None:

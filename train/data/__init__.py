@@ -5,3 +5,7 @@ from manifests.errors import UserError
 
 class DataError(UserError):
     """Shards, a fold or labels cannot be used as requested."""
+
+
+class UnusableFoldError(DataError):
+    """A fold has a side without clips; others of the same scheme may be complete."""

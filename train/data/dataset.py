@@ -23,13 +23,16 @@ import numpy.typing as npt
 from manifests import index, labels
 from manifests.download import ExpectedFile, cancellable_pool, download_file
 from manifests.fetch import fetch_command, mirror_index
-from manifests.folds import SIDES, SPLIT_SIDES, FoldSides, Side, load_fold_file, resolve_scheme
-from manifests.index import Dataset, Receipt, ResolvedFold, Shard, SpectrogramSums
+from manifests.folds import SIDES, SPLIT_SIDES, FoldFile, FoldSides, Side, load_fold_file, resolve_scheme
+from manifests.index import Dataset, Receipt, ResolvedFold, Row, Shard, SpectrogramSums, window_statistics
 from manifests.labels import LabelScheme
-from manifests.schema import spectrogram_shape
+from manifests.schema import decode_metadata, decode_spectrogram, spectrogram_shape
+from manifests.splits import read_split
 from manifests.stores import Store, is_remote, open_store
+from manifests.tables import is_table
+from manifests.usable import advise_folds, describe_unusable
 from manifests.verify import verify
-from train.data import DataError
+from train.data import DataError, UnusableFoldError
 from train.data.prefetch import ShardPrefetcher
 from train.fusion import Strategy, strategy_named
 
@@ -113,8 +116,7 @@ class FoldData:
 
     folder: ShardFolder
     label_scheme: LabelScheme
-    fold_scheme: str
-    folds: tuple[str, ...]
+    fold_file: FoldFile
     """All folds of the scheme."""
     sides: FoldSides
     """`train`, `validation` and `test`."""
@@ -130,6 +132,16 @@ class FoldData:
         return self.folder.index.dataset
 
     @property
+    def fold_scheme(self) -> str:
+        """Name of the scheme."""
+        return self.fold_file.name
+
+    @property
+    def folds(self) -> tuple[str, ...]:
+        """Names of all folds of the scheme."""
+        return tuple(self.fold_file.folds)
+
+    @property
     def sha256(self) -> str:
         """Hash over all shards, whatever the fold."""
         hashes = sorted(shard.sha256 for shard in self.folder.index.shards)
@@ -138,7 +150,11 @@ class FoldData:
     def with_validation(self) -> FoldData:
         """The same with the validation clips among the training clips. Raises DataError."""
         train, validation = self.sides["train"], self.sides["validation"]
+        if not validation.clips:
+            return self
+        listed = None if None in (train.clip_ids, validation.clip_ids) else {*train.clip_ids, *validation.clip_ids}
         both = Side(
+            clip_ids=None if listed is None else tuple(sorted(listed)),
             shards=tuple(sorted({*train.shards, *validation.shards})),
             subjects=tuple(sorted({*train.subjects, *validation.subjects})),
             clips=dict(Counter(train.clips) + Counter(validation.clips)),
@@ -162,16 +178,21 @@ def open_fold(
     feature: str = "mfcc",
     fold_scheme: str | None = None,
     label_scheme: str | None = None,
+    allow_shared_speakers: bool = False,
+    validation: bool = True,
     check: Check = "hashes",
 ) -> FoldData:
-    """Open a fold and check that it can be trained on; nothing is decoded.
+    """Open a fold and check that it can be trained, validated and tested on; nothing is decoded.
 
-    Schemes default to the corpus's own. Raises DataError, FoldError, FusionError, LabelError, ManifestError or
-    StoreError.
+    Schemes are names, or tables of one's own; they default to the corpus's own. Without `validation` that side may be
+    empty. Raises UnusableFoldError for a fold without clips on a side, DataError, FoldError, FusionError, LabelError,
+    ManifestError, StoreError or TableError.
     """
     folder = open_folder(location)
-    scheme = resolve_scheme(fold_scheme, folder.index.fold_schemes, set(folder.speakers.values()))
-    sides = fold_sides(folder, fold, scheme)
+    file = open_scheme(folder, fold_scheme, allow_shared_speakers=allow_shared_speakers)
+    if fold not in file.folds:
+        raise DataError(f"{file.name}: unknown fold {fold!r}; valid are {', '.join(file.folds)}")
+    sides, scheme = file.folds[fold], fold_scheme if is_table(fold_scheme) else file.name
     members = members_for(folder.index, strategy_named(strategy), feature)
     needed = [sides[side] for side in SPLIT_SIDES["train"]]
     if missing := folder.missing(needed):
@@ -182,12 +203,16 @@ def open_fold(
         )
     emotions = sorted({emotion for side in SIDES for emotion in sides[side].clips})
     classes = choose_labels(folder.index, label_scheme, emotions)
+    wanted = SIDES if validation else ("train", "test")
+    if problem := describe_unusable(file, fold, classes.mapping, wanted):
+        usable = [each for each in folder.index.fold_schemes if each != file.name]
+        others = [open_scheme(folder, each) for each in usable]
+        raise UnusableFoldError(f"{problem}; {advise_folds([file, *others], classes.mapping, wanted)}")
     names = [name for side in SIDES for name in sides[side].shards if name in folder.available]
     return FoldData(
         folder=folder,
         label_scheme=classes,
-        fold_scheme=scheme,
-        folds=tuple(load_folds(folder, scheme)),
+        fold_file=file,
         sides=sides,
         members=members,
         training=load_clips(folder, sides["train"], classes, members),
@@ -237,35 +262,45 @@ def find_folder(root: Path, dataset: str | None = None) -> Path:
     raise DataError(f"{root / dataset}: not found; {advice}" if dataset else f"{root}: {advice}")
 
 
-def load_folds(folder: ShardFolder, scheme: str | None = None) -> Mapping[str, FoldSides]:
-    """Fold -> side -> shards, speakers and clips, of a scheme or of the corpus's default one.
+def open_scheme(folder: ShardFolder, scheme: str | None = None, *, allow_shared_speakers: bool = False) -> FoldFile:
+    """A fold scheme by name, or of a table of one's own, or the corpus's default one.
 
-    Raises FoldError for an unknown scheme or one that leaks a speaker, DataError for a file that was changed.
+    Raises FoldError for an unknown scheme or one that leaks a speaker, TableError for a file that is not a table,
+    DataError for a fold file that was changed.
     """
+    if scheme is not None and is_table(scheme):
+        rows = index.load_rows(folder.path)
+        dataset = folder.index.dataset
+        return read_split(Path(scheme), dataset, folder.speakers, rows, allow_shared_speakers=allow_shared_speakers)
     name = resolve_scheme(scheme, folder.index.fold_schemes, set(folder.speakers.values()))
     file = f"{index.FOLDS}/{name}.json"
     path = folder.path / file
-    folds = load_fold_file(path, folder.speakers).folds
+    found = load_fold_file(path, folder.speakers)
     _check_hash(path, index.load_checksums(folder.path).get(file, "no hash"))
-    return folds
+    return found
 
 
 def fold_sides(folder: ShardFolder, fold: str, scheme: str | None = None) -> FoldSides:
-    """`train`, `validation` and `test` of a fold. Raises what `load_folds` does, and DataError for an unknown fold."""
-    folds, name = load_folds(folder, scheme), scheme or folder.index.fold_schemes[0]
-    if fold not in folds:
-        raise DataError(f"{name}: unknown fold {fold!r}; valid are {', '.join(folds)}")
-    return folds[fold]
+    """`train`, `validation` and `test` of a fold. Raises what `open_scheme` does, and DataError for an unknown fold."""
+    file = open_scheme(folder, scheme)
+    if fold not in file.folds:
+        raise DataError(f"{file.name}: unknown fold {fold!r}; valid are {', '.join(file.folds)}")
+    return file.folds[fold]
 
 
 def choose_labels(dataset: Dataset, name: str | None, emotions: Sequence[str]) -> LabelScheme:
-    """Label scheme by name, else the corpus's default, else one class for each raw emotion.
+    """Label scheme by name, or of a table, else the corpus's default, else one class for each raw emotion.
 
-    Raises LabelError for an unknown scheme, DataError for one of another corpus.
+    A corpus without schemes of its own can have one of another corpus, if it calls emotions alike. Raises LabelError
+    for an unknown scheme or one that lacks emotions, TableError, DataError for a scheme of another corpus.
     """
+    if name is not None and is_table(name):
+        return labels.read_label_table(Path(name), dataset.dataset, emotions)
     if name is None and not dataset.label_schemes:
         return labels.identity_scheme(dataset.dataset, emotions)
     scheme = labels.label_scheme(name or dataset.label_schemes[0])
+    if scheme.dataset != dataset.dataset and not labels.label_schemes_for(dataset.dataset):
+        return labels.adapt_scheme(scheme, dataset.dataset, emotions)
     if scheme.dataset != dataset.dataset:
         valid = ", ".join(labels.label_schemes_for(dataset.dataset)) or "none"
         raise DataError(f"label scheme {scheme.name} is for {scheme.dataset}, not {dataset.dataset}; valid are {valid}")
@@ -398,8 +433,7 @@ def _index_shard(
     built = [row for row in receipt.rows if row.shard]
     if {row.clip_id for row in built} != receipt.members.keys():
         raise DataError(f"{shard.name}: its receipt lists other clips than it has members of; build it again")
-    left_out = frozenset(side.left_out_sentences)
-    on_side = [row for row in built if row.sentence not in left_out]
+    on_side = [row for row in built if side.has(row)]
     labelled = [row for row in on_side if classes.get(row.emotion) is not None]
     codes = {row.clip_id: 1 if "no_sound" in row.flags else 2 if "no_face" in row.flags else 0 for row in labelled}
     unusable = () if len(members) > 1 else (2,) if FACES in members else (1,)  # nothing of what is read
@@ -419,12 +453,32 @@ def _index_shard(
     class_indices = np.array([classes[row.emotion] for row in used], dtype=np.int64)
     byte_ranges = np.array(ranges, dtype=np.int64).reshape(-1, len(members), 2)
     statistics = receipt.statistics.get(spectrogram) if spectrogram is not None else None
+    if statistics is not None and side.clip_ids is not None and len(on_side) < len(built):
+        statistics = _sum_windows(folder, shard, receipt, used, spectrogram, stop)
     rows = spectrogram_shape(spectrogram)[1] if spectrogram is not None else 0
     if statistics is not None and {len(statistics.total), len(statistics.squares)} != {rows}:
         raise DataError(f"{shard.name}: its receipt has no statistics of {rows} rows of {spectrogram}; build it again")
     emotions = Counter(row.emotion for row in on_side)
     missing = np.array([codes[row.clip_id] for row in used], dtype=np.int8)
     return emotions, len(labelled) - len(used), keys, class_indices, byte_ranges, missing, statistics
+
+
+def _sum_windows(
+    folder: ShardFolder, shard: Shard, receipt: Receipt, rows: Sequence[Row], spectrogram: str, stop: threading.Event
+) -> SpectrogramSums | None:
+    """Sums over some clips of a shard, which a side shares with others: the receipt's are of all. Reads the shard."""
+    if folder.store is not None:
+        download_file(folder.store, folder.path, ExpectedFile.tar_of(shard), stop)
+    sums = []
+    with (folder.path / shard.name).open("rb") as tar:
+        for row in rows:
+            metadata, windows = (
+                os.pread(tar.fileno(), size, offset)
+                for offset, size in (receipt.members[row.clip_id][name] for name in ("json", f"{spectrogram}.npy"))
+            )
+            present = decode_metadata(metadata).get("sound_present", {})
+            sums += window_statistics({spectrogram: decode_spectrogram(windows, spectrogram)}, present).values()
+    return reduce(add, sums) if sums else None
 
 
 def _load_receipt(folder: ShardFolder, shard: Shard, stop: threading.Event) -> Receipt:

@@ -35,7 +35,8 @@ def comparison_table(dataset: str, summaries: Sequence[RunSummary]) -> ReportTab
         run, protocol = summary.run, summary.run.protocol
         scores = (_format_spread(summary.uar), _format_spread(summary.war), *_format_pooled(summary))
         classes = f"{len(protocol.classes)} ({protocol.label_scheme})"
-        folds = f"{len(summary.folds)} of {len(protocol.folds)} ({protocol.fold_scheme}), by speaker"
+        separated = "SPEAKERS SHARED by training and test" if protocol.shared_speakers else "by speaker"
+        folds = f"{len(summary.folds)} of {len(protocol.folds)} ({protocol.fold_scheme}), {separated}"
         trained = (_format_clips(summary), str(len(summary.seeds)), classes, folds, protocol.selection)
         start = _START.get(protocol.supervision, protocol.supervision)
         rows.append(TableRow(cells=(f"ours, {summary.name}", start, _modality(run.strategy), *scores, *trained)))

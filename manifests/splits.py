@@ -1,0 +1,211 @@
+"""Splits of one's own: a table of speakers or clips -> the sides of each fold, for any folder of shards.
+
+The table has a header line and one line for each speaker or clip:
+
+    clip or speaker   which one; a clip by its id, or by the name or path of its recording
+    fold              the fold that tests it: each fold trains and validates with the others
+    side              train, validation or test: a fixed split, which is a scheme with one fold
+
+With both `fold` and `side`, a line says on which side of which fold a speaker or clip is. Clips that no line names are
+on no side. A fold without validation lines validates with about a fifth of its training speakers, evenly spaced over
+the sorted ids, if it has at least two.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+
+from manifests.corpora import corpus_facts
+from manifests.folds import SIDES, FoldError, FoldFile, FoldSides, Side, choose_validation
+from manifests.index import Row
+from manifests.schema import SCHEMA_VERSION
+from manifests.tables import read_table
+from manifests.text import pluralize, shorten_list
+
+#: What tables call the sides.
+SIDE_NAMES = {
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+    "testing": "test",
+}
+#: What tables call the columns.
+COLUMN_NAMES = {
+    "clip": ("clip", "clip_id", "file", "filename", "path"),
+    "speaker": ("speaker", "speaker_id", "subject", "actor"),
+    "fold": ("fold",),
+    "side": ("side", "split", "set", "partition"),
+}
+
+_FIXED = "1"
+_FOLD_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+def read_split(
+    path: Path, dataset: str, shards: Mapping[str, str], rows: Iterable[Row], *, allow_shared_speakers: bool = False
+) -> FoldFile:
+    """The folds of a table, for the clips of a folder of shards.
+
+    Args:
+        path: the table.
+        dataset: name of the corpus.
+        shards: shard file name -> speaker.
+        rows: all clips of the folder's index; those that were dropped may be named, and are on no side.
+        allow_shared_speakers: whether a speaker may have clips on several sides of a fold.
+
+    Raises FoldError, with the line, for a table that names unknown clips or speakers, a clip twice in a fold, or a
+    speaker on two sides; OSError.
+    """
+    table = read_table(path, COLUMN_NAMES)
+    found = table.columns
+    if ("clip" in found) == ("speaker" in found) or not found & {"fold", "side"}:
+        raise FoldError(
+            f"{path}:1: found columns for {', '.join(sorted(found)) or 'nothing'}; expected clip or speaker, and fold, "
+            f"side or both"
+        )
+    clips = {row.clip_id: row for row in rows}
+    groups = _speaker_clips(clips) if "speaker" in found else _clip_names(clips)
+    sides: dict[str, dict[str, str]] = defaultdict(dict)  # fold -> clip id -> side, or "" for the one that tests it
+    problems = []
+    for number, line in table.lines:
+        problem = _place(line, groups, sides)
+        problems += [f"{path}:{number}: {problem}"] if problem else []
+    if problems:
+        more = f" (and {len(problems) - 1} more lines)" if len(problems) > 1 else ""
+        raise FoldError(f"{problems[0]}{more}")
+    if "side" not in found:
+        sides = _cross_validation(sides, clips)
+    folds = {
+        fold: _fold(f"{path}: fold {fold}", dataset, sides[fold], clips, shards, allow_shared_speakers)
+        for fold in sorted(sides, key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0, name))
+    }
+    used = {speaker for fold in folds.values() for side in SIDES for speaker in fold[side].subjects}
+    shared = ", with speakers on several sides" if any(fold.shared_speakers for fold in folds.values()) else ""
+    return FoldFile(
+        schema_version=SCHEMA_VERSION,
+        name=table.name,
+        dataset=dataset,
+        source=f"table {path.name}, SHA-256 {table.sha256}",
+        note=f"a split of one's own{shared}",
+        absent=(),
+        left_out=tuple(sorted({*shards.values()} - used)),
+        folds=folds,
+    )
+
+
+def _speaker_clips(clips: Mapping[str, Row]) -> dict[str, list[str]]:
+    """Speaker -> ids of the clips."""
+    groups = defaultdict(list)
+    for clip_id, row in clips.items():
+        groups[row.speaker].append(clip_id)
+    return groups
+
+
+def _clip_names(clips: Mapping[str, Row]) -> dict[str, list[str]]:
+    """Clip id, recording, or name of the recording -> ids of the clips that have it."""
+    groups = defaultdict(list)
+    for clip_id, row in clips.items():
+        recording = PurePosixPath(row.source)
+        for name in {clip_id, row.source, recording.name, recording.stem}:
+            groups[name].append(clip_id)
+    return groups
+
+
+def _place(line: Mapping[str, str], groups: Mapping[str, Sequence[str]], sides: dict[str, dict[str, str]]) -> str:
+    """Place the clips of a line on a side; what is wrong with the line, or nothing."""
+    kind = "clip" if "clip" in line else "speaker"
+    named, fold, side = line[kind].replace("\\", "/"), line.get("fold", _FIXED), line.get("side", "")
+    chosen = groups.get(named) or groups.get(PurePosixPath(named).stem, ())
+    if not chosen:
+        near = difflib.get_close_matches(named, groups, 1)
+        return f"found {kind} {named[:80]!r}, which these shards do not have" + (
+            f"; the nearest is {near[0]}" if near else ""
+        )
+    if kind == "clip" and len(chosen) > 1:
+        return f"found clip {named[:80]!r}, the name of {len(chosen)} clips; expected a clip id, as {chosen[0]}"
+    if not _FOLD_NAME.fullmatch(fold):
+        return f"found fold {fold[:80]!r}, expected up to 64 letters, digits, '_' and '-'"
+    if "side" in line and side.lower() not in SIDE_NAMES:
+        return f"found side {side[:80]!r}, expected one of {', '.join(SIDES)}"
+    place = SIDE_NAMES.get(side.lower(), "")
+    for clip_id in chosen:
+        if sides[fold].setdefault(clip_id, place) != place or (
+            "side" not in line and any(clip_id in others for name, others in sides.items() if name != fold)
+        ):
+            return f"found {kind} {named[:80]!r} a second time, expected it on one side of a fold"
+    return ""
+
+
+def _cross_validation(tested: Mapping[str, Mapping[str, str]], clips: Mapping[str, Row]) -> dict[str, dict[str, str]]:
+    """Fold -> clip -> side, of the fold that tests each clip; validation is chosen later, or is the next fold.
+
+    Where folds share speakers there are no speakers to choose, and the clips of the next fold validate.
+    """
+    names = sorted(tested)
+    if len(names) < 2:
+        raise FoldError(
+            f"found only fold {names[0]}, expected at least two; name sides in a column side for a fixed split"
+        )
+    speakers = Counter(speaker for placed in tested.values() for speaker in {clips[clip].speaker for clip in placed})
+    shared = max(speakers.values()) > 1
+    folds: dict[str, dict[str, str]] = {}
+    for number, name in enumerate(names):
+        after = names[(number + 1) % len(names)]
+        folds[name] = {
+            clip: "test" if fold == name else "validation" if shared and fold == after and len(names) > 2 else "train"
+            for fold, placed in tested.items()
+            for clip in placed
+        }
+    return folds
+
+
+def _fold(
+    where: str,
+    dataset: str,
+    placed: Mapping[str, str],
+    clips: Mapping[str, Row],
+    shards: Mapping[str, str],
+    allow_shared_speakers: bool,
+) -> FoldSides:
+    """One fold; `placed` is clip -> side."""
+    sides_of: dict[str, set[str]] = defaultdict(set)
+    for clip, side in placed.items():
+        sides_of[clips[clip].speaker].add(side)
+    shared = {speaker for speaker, sides in sides_of.items() if len(sides) > 1}
+    if shared and not allow_shared_speakers:
+        raise FoldError(
+            f"{where}: {pluralize(len(shared), 'speaker')} on several sides ({shorten_list(sorted(shared))}); expected "
+            "each on one side, so that scores are of unseen speakers; ALLOW_SHARED_SPEAKERS=1 accepts it"
+        )
+    if "validation" not in placed.values() and not shared:
+        group = corpus_facts(dataset).recording_group  # speakers who were recorded together stay together
+        recordings = {group(speaker) for speaker, sides in sides_of.items() if sides == {"train"}}
+        chosen = set(choose_validation(recordings)) if len(recordings) > 1 else set()
+        placed = {
+            clip: "validation" if side == "train" and group(clips[clip].speaker) in chosen else side
+            for clip, side in placed.items()
+        }
+    complete = Counter(row.speaker for row in clips.values())
+
+    def make_side(name: str) -> Side:
+        named = sorted(clip for clip, side in placed.items() if side == name)
+        built = [clips[clip] for clip in named if clips[clip].shard is not None]
+        speakers = {row.speaker for row in built}
+        counts = Counter(clips[clip].speaker for clip in named)
+        return Side(
+            shards=tuple(sorted(shard for shard, speaker in shards.items() if speaker in speakers)),
+            subjects=tuple(sorted(speakers)),
+            clips=dict(sorted(Counter(row.emotion for row in built).items())),
+            clip_ids=None if all(counts[speaker] == complete[speaker] for speaker in speakers) else tuple(named),
+        )
+
+    train, validation, test = map(make_side, SIDES)
+    return FoldSides(train=train, validation=validation, test=test, shared_speakers=tuple(sorted(shared)))

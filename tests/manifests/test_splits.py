@@ -1,0 +1,197 @@
+"""Folds of one's own: a table of speakers or clips."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from manifests import folds, index
+from manifests.coverage import fold_coverage
+from manifests.folds import SIDES, FoldError, FoldFile
+from manifests.index import Row
+from manifests.splits import read_split
+from manifests.tables import TableError
+
+SPEAKERS = ("anna", "ben", "cleo", "dora", "emil")
+SHARDS = {f"{speaker}-000.tar": speaker for speaker in SPEAKERS}
+ROWS = [
+    Row(
+        clip_id=f"{speaker}-{take}",
+        speaker=speaker,
+        emotion=("joy", "fear")[take % 2],
+        status="built",
+        source=f"videos/{speaker}/take {take}.mp4" if take else f"videos/{speaker}.mp4",
+        shard=f"{speaker}-000.tar",
+    )
+    for speaker in SPEAKERS
+    for take in range(4)
+]
+
+
+def read(tmp_path: Path, *lines: str, rows: list[Row] | None = None, shared: bool = False, **options) -> FoldFile:
+    """A table of these lines."""
+    table = tmp_path / "my split.csv"
+    table.write_text("\n".join(lines) + "\n", "utf-8", **options)
+    return read_split(table, "folder", SHARDS, rows or ROWS, allow_shared_speakers=shared)
+
+
+def subjects(file: FoldFile, fold: str) -> dict[str, tuple[str, ...]]:
+    return {side: file.folds[fold][side].subjects for side in SIDES}
+
+
+def test_folds_of_speakers(tmp_path: Path) -> None:
+    file = read(tmp_path, "speaker,fold", "anna,1", "ben,1", "cleo,2", "dora,2", "emil,10")
+    assert list(file.folds) == ["1", "2", "10"]
+    assert subjects(file, "1") == {"test": ("anna", "ben"), "validation": ("dora",), "train": ("cleo", "emil")}
+    assert subjects(file, "10")["test"] == ("emil",)
+    assert file.folds["1"]["test"].clips == {"fear": 4, "joy": 4}
+    assert file.folds["1"]["train"].shards == ("cleo-000.tar", "emil-000.tar")
+    assert not file.folds["1"]["test"].partial
+    assert file.name.startswith("my-split-")
+    assert "SHA-256" in file.source
+
+
+def test_a_fixed_split_is_a_scheme_of_one_fold(tmp_path: Path) -> None:
+    lines = ("Subject;Split", "anna;TRAIN", "ben;training", "cleo;dev", "dora;test")
+    file = read(tmp_path, *lines)
+    assert list(file.folds) == ["1"]
+    assert subjects(file, "1") == {"train": ("anna", "ben"), "validation": ("cleo",), "test": ("dora",)}
+    assert file.left_out == ("emil",)
+
+
+def test_without_validation_lines_some_training_speakers_validate_if_there_are_two(tmp_path: Path) -> None:
+    several = read(tmp_path, "speaker,side", "anna,train", "ben,train", "cleo,train", "dora,test")
+    assert subjects(several, "1") == {"train": ("anna", "cleo"), "validation": ("ben",), "test": ("dora",)}
+    two = read(tmp_path, "speaker,side", "anna,train", "dora,test")
+    assert subjects(two, "1") == {"train": ("anna",), "validation": (), "test": ("dora",)}
+
+
+def test_speakers_recorded_together_validate_together(tmp_path: Path) -> None:
+    speakers = [f"Ses0{session}{letter}" for session in (1, 2, 3) for letter in "FM"]
+    rows = [
+        Row(clip_id=f"{s}-1", speaker=s, emotion="ang", status="built", source=s, shard=f"{s}-000.tar")
+        for s in speakers
+    ]
+    table = tmp_path / "split.csv"
+    table.write_text("speaker,side\n" + "".join(f"{s},{'test' if '3' in s else 'train'}\n" for s in speakers))
+    file = read_split(table, "iemocap", {f"{s}-000.tar": s for s in speakers}, rows)
+    assert subjects(file, "1")["validation"] in (("Ses01F", "Ses01M"), ("Ses02F", "Ses02M"))
+
+
+def test_fold_and_side_together_say_everything(tmp_path: Path) -> None:
+    lines = ["speaker,fold,side"]
+    lines += [
+        f"{speaker},a,{side}" for speaker, side in zip(SPEAKERS, ("train", "train", "val", "test", "test"), strict=True)
+    ]
+    lines += [
+        f"{speaker},b,{side}"
+        for speaker, side in zip(SPEAKERS, ("test", "train", "train", "val", "train"), strict=True)
+    ]
+    file = read(tmp_path, *lines)
+    assert subjects(file, "a") == {"train": ("anna", "ben"), "validation": ("cleo",), "test": ("dora", "emil")}
+    assert subjects(file, "b") == {"train": ("ben", "cleo", "emil"), "validation": ("dora",), "test": ("anna",)}
+
+
+def test_clips_by_id_by_name_and_by_path(tmp_path: Path) -> None:
+    lines = ("file,side", "anna-0,train", "anna-1.mp4,train", "videos/ben.mp4,val", "videos\\cleo\\take 2.mp4,test")
+    file = read(tmp_path, *lines)
+    sides = file.folds["1"]
+    assert sides["train"].clip_ids == ("anna-0", "anna-1")
+    assert sides["validation"].clip_ids == ("ben-0",)
+    assert sides["test"].clip_ids == ("cleo-2",)
+    assert sides["train"].clips == {"fear": 1, "joy": 1}
+    assert [row.clip_id for row in ROWS if sides["train"].has(row)] == ["anna-0", "anna-1"]
+    with pytest.raises(
+        FoldError, match=r"csv:2: found clip 'take 1.mp4', the name of 5 clips; expected a clip id, as anna-1"
+    ):
+        read(tmp_path, "clip,side", "take 1.mp4,train")
+
+
+def test_a_speaker_on_two_sides_is_refused_unless_it_is_accepted(tmp_path: Path) -> None:
+    lines = ("clip,side", "anna-0,train", "anna-1,test", "ben-0,validation", "cleo-0,train")
+    with pytest.raises(
+        FoldError, match=r"fold 1: 1 speaker on several sides \(anna\); expected .*ALLOW_SHARED_SPEAKERS=1"
+    ):
+        read(tmp_path, *lines)
+    file = read(tmp_path, *lines, shared=True)
+    assert file.folds["1"].shared_speakers == ("anna",)
+    assert "several sides" in file.note
+    assert file.folds["1"]["train"].clip_ids == ("anna-0", "cleo-0")
+
+
+def test_folds_of_clips_with_shared_speakers_validate_on_the_next_fold(tmp_path: Path) -> None:
+    lines = ["clip,fold", *(f"{speaker}-{take},{take}" for speaker in SPEAKERS for take in range(4))]
+    file = read(tmp_path, *lines, shared=True)
+    assert list(file.folds) == ["0", "1", "2", "3"]
+    assert file.folds["3"]["test"].clip_ids == tuple(f"{speaker}-3" for speaker in SPEAKERS)
+    assert file.folds["3"]["validation"].clip_ids == tuple(f"{speaker}-0" for speaker in SPEAKERS)
+    sizes = {side: len(file.folds["3"][side].clip_ids or ()) for side in SIDES}
+    assert sizes == {"train": 10, "validation": 5, "test": 5}
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (
+            ("speaker,emotion", "anna,joy"),
+            r":1: found columns for speaker; expected clip or speaker, and fold, side or both",
+        ),
+        (("clip,speaker,side", "anna-0,anna,train"), r":1: found columns for clip, side, speaker; expected"),
+        (("speaker,actor,side", "anna,anna,train"), r":1: found two columns for speaker, expected one"),
+        (
+            ("speaker,side", "anne,train"),
+            r":2: found speaker 'anne', which these shards do not have; the nearest is anna",
+        ),
+        (("speaker,side", "anna,train", "x,test", "y,test"), r":3: found speaker 'x'.* \(and 1 more lines\)"),
+        (("speaker,side", "anna,left"), r":2: found side 'left', expected one of train, validation, test"),
+        (("speaker,side", "anna,train", "anna,test"), r":3: found speaker 'anna' a second time"),
+        (("speaker,fold", "anna,1", "anna,2"), r":3: found speaker 'anna' a second time"),
+        (("speaker,fold", "anna,1"), r"found only fold 1, expected at least two"),
+        (("speaker,fold", "anna,../x"), r":2: found fold '\.\./x', expected up to 64 letters"),
+        (("speaker,side", "anna"), r":2: found 1 cells, expected 2"),
+        (("speaker,side",), r"found no lines below the header"),
+    ],
+)
+def test_tables_that_cannot_be_used(tmp_path: Path, lines: tuple[str, ...], message: str) -> None:
+    with pytest.raises((FoldError, TableError), match=message):
+        read(tmp_path, *lines)
+
+
+def test_a_table_that_is_not_text(tmp_path: Path) -> None:
+    table = tmp_path / "split.csv"
+    table.write_bytes(b"speaker,side\nJ\xf6rg,train\n")
+    with pytest.raises(TableError, match=r"not UTF-8 \(byte 14\); save it as UTF-8"):
+        read_split(table, "folder", SHARDS, ROWS)
+
+
+def test_two_tables_of_one_name_are_two_schemes(tmp_path: Path) -> None:
+    first = read(tmp_path, "speaker,side", "anna,train", "ben,test")
+    second = read(tmp_path, "speaker,side", "ben,train", "anna,test")
+    assert first.name != second.name
+
+
+def test_dropped_clips_are_expected_but_not_built(tmp_path: Path) -> None:
+    dropped = {"status": "dropped", "reason": "no_face", "shard": None}
+    rows = [Row(**{**vars(row), **dropped}) if row.clip_id == "dora-1" else row for row in ROWS]
+    lines = ("clip,side", "anna-0,train", "ben-0,val", "dora-0,test", "dora-1,test")
+    file = read(tmp_path, *lines, rows=rows)
+    assert file.folds["1"]["test"].clips == {"joy": 1}
+    (tmp_path / index.CLIPS_FILE).write_bytes(index.dump_rows(rows))
+    found = fold_coverage(tmp_path, file, "1")["test"]
+    assert (found.built, found.expected, found.reasons) == (1, 2, {"no_face": 1})
+
+
+def test_a_fold_file_of_clips_is_read_as_it_was_written(tmp_path: Path) -> None:
+    lines = ("clip,side", "anna-0,train", "anna-1,test", "ben-0,validation")
+    file = read(tmp_path, *lines, shared=True)
+    data = folds.dump_fold_file(file)
+    assert folds.read_fold_file(data, SHARDS, "x") == file
+    twice = data.replace(b'"clip_ids":["anna-1"]', b'"clip_ids":["anna-0"]')
+    assert twice != data
+    with pytest.raises(FoldError, match="found clip anna-0 on two sides"):
+        folds.read_fold_file(twice, SHARDS, "x")
+    hidden = data.replace(b',"shared_speakers":["anna"]', b"").replace(b'"shared_speakers":["anna"],', b"")
+    assert hidden != data
+    with pytest.raises(FoldError, match="speaker anna on two sides"):
+        folds.read_fold_file(hidden, SHARDS, "x")
