@@ -107,6 +107,9 @@ ODBL_1 = Licence(
     conditions="name the source, pass on what is derived under the same licence, keep it open",
 )
 
+#: Name of corpora of one's own.
+OWN = "folder"
+
 _RAVDESS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
 _CREMA_D = ("angry", "disgust", "fearful", "happy", "neutral", "sad")
 _DEMO = ("happy", "angry", "calm", "sad")
@@ -165,7 +168,7 @@ CORPORA: Mapping[str, CorpusFacts] = {
         ),
         label_schemes=(LabelScheme(name="demo-4", dataset="demo", classes=_DEMO, mapping={n: n for n in _DEMO}),),
     ),
-    "folder": CorpusFacts(
+    OWN: CorpusFacts(
         licence=Licence(
             text="whatever their owner says; shards hold faces and voices, which are personal data",
             redistributable=False,

@@ -23,6 +23,7 @@ from train.data.dataset import ShardFolder, choose_labels, find_folder, open_fol
 from train.distributed import Ranks, init_distributed
 from train.export import export
 from train.fusion import STRATEGIES
+from train.metrics import MIN_SPEAKERS
 from train.models.videomae import ENCODERS
 from train.recipes import RECIPES, Recipe, dump_toml, override, recipe_named
 from train.recipes.table import describe_recipes, format_tables
@@ -264,7 +265,8 @@ def _describe_scores(scores: FoldScores) -> str:
         return ", ".join(values)
     spans = [f" ({100 * low:.2f} to {100 * high:.2f})" for low, high in (interval.uar, interval.war)]
     described = ", ".join(value + span for value, span in zip(values, spans, strict=True))
-    return f"{described}, {100 * interval.level:.0f} % intervals over speakers"
+    narrow = " (too narrow for so few)" if len(scores.speakers) < MIN_SPEAKERS else ""
+    return f"{described}, {100 * interval.level:.0f} % intervals over speakers{narrow}"
 
 
 def _parser() -> Parser:

@@ -6,10 +6,14 @@ test fold with a speaker of the lineage would measure memory: `prepare` refuses 
 
 from __future__ import annotations
 
+import heapq
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
 from typing import Literal, cast, get_args
 
+from manifests.corpora import OWN
+from manifests.index import Row
 from manifests.records import from_json
 
 #: Whether the labels of a training were used: `unknown` where nothing says so.
@@ -17,6 +21,10 @@ Supervision = Literal["random", "self-supervised", "supervised", "unknown"]
 
 #: Key of the lineage in the metadata of a safetensors file.
 METADATA_KEY = "lineage"
+#: Recordings that a lineage remembers of a training: all of most corpora, and of larger ones those with the smallest
+#: hashes, so that whoever is tested on any of these is found.
+MAX_RECORDINGS = 20_000
+_DIGITS = 10  # of each hash: two recordings of a million have the same ones with a probability of 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +38,11 @@ class Ancestor:
     """Label scheme; None if no labels were used."""
     strategy: str
     build: str
-    """How clips looked, see `provenance.describe_build`."""
+    """How clips looked, see `provenance.describe_appearance`."""
     licence: str
     """Of the recordings."""
+    recordings: str = ""
+    """`sketch_recordings` of all clips that it was trained, or its epoch was selected, on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +53,8 @@ class Lineage:
     """Random weights, or the published checkpoint and its data."""
     supervision: str = "random"
     """A `Supervision`, of the origin."""
+    crop: str | None = None
+    """Crop profile of the faces that the origin was trained on; None if it is unknown, or not of faces."""
     ancestors: tuple[Ancestor, ...] = ()
     """Oldest first."""
 
@@ -51,12 +63,26 @@ class Lineage:
             raise ValueError(f"supervision: found {self.supervision!r}, expected {', '.join(get_args(Supervision))}")
 
     def speakers(self, dataset: str) -> frozenset[str]:
-        """Speakers of a corpus that any training has seen."""
-        return frozenset(name for each in self.ancestors if each.dataset == dataset for name in each.speakers)
+        """Speakers of a corpus that any training has seen.
+
+        Corpora of one's own that were given no name have the same one, so that of these only recordings count.
+        """
+        same = (each for each in self.ancestors if each.dataset == dataset and not (dataset == OWN and each.recordings))
+        return frozenset(name for each in same for name in each.speakers)
+
+    def known_speakers(self, dataset: str, rows: Iterable[Row]) -> frozenset[str]:
+        """Speakers of a corpus whom any training has seen: by name, or by a recording, whatever the corpus was called.
+
+        `rows` are those of its index, which are only read if a training remembers its recordings.
+        """
+        sketches = [each.recordings for each in self.ancestors]
+        known = {sketch[at : at + _DIGITS] for sketch in sketches for at in range(0, len(sketch), _DIGITS)}
+        by_recording = (row.speaker for row in rows if row.sha256 and row.sha256[:_DIGITS] in known) if known else ()
+        return self.speakers(dataset).union(by_recording)
 
     def after(self, ancestor: Ancestor) -> Lineage:
         """The lineage of what a training makes of these weights."""
-        return Lineage(origin=self.origin, supervision=self.supervision, ancestors=(*self.ancestors, ancestor))
+        return replace(self, ancestors=(*self.ancestors, ancestor))
 
     @property
     def kind(self) -> Supervision:
@@ -77,6 +103,11 @@ class Lineage:
     def dump(self) -> str:
         """JSON text, for `parse_lineage`."""
         return json.dumps(asdict(self), sort_keys=True)
+
+
+def sketch_recordings(recordings: Iterable[str | None]) -> str:
+    """The beginnings of SHA-256 hashes, sorted, in one text; of more than `MAX_RECORDINGS` the smallest ones."""
+    return "".join(heapq.nsmallest(MAX_RECORDINGS, {recording[:_DIGITS] for recording in recordings if recording}))
 
 
 #: Of weights that nothing was trained into yet.

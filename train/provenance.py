@@ -67,12 +67,21 @@ class Provenance:
         """Settings that make clips of another build look different to the classifier, a line each."""
         return config_diff(_appearance(self.build), _appearance(build))
 
+    def diff_options(self, build: Mapping[str, Any]) -> list[str]:
+        """Options of the corpus, such as which sound or labels, that make scores incomparable, a line each."""
+        return config_diff(dict(self.build.get("options") or {}), dict(build.get("options") or {}))
+
 
 def describe_build(build: Mapping[str, Any]) -> str:
     """Settings of a build that change what clips look like or which labels they have, such as "crop aligned"."""
     options = build.get("options")
     chosen = sorted(options.items()) if isinstance(options, Mapping) else ()
-    return ", ".join(f"{name} {value}" for name, value in (*_appearance(build).items(), *chosen))
+    return ", ".join([describe_appearance(build), *(f"{name} {value}" for name, value in chosen)])
+
+
+def describe_appearance(build: Mapping[str, Any]) -> str:
+    """Settings of a build that change what clips look like, such as "crop aligned, timeline uniform"."""
+    return ", ".join(f"{name} {value}" for name, value in _appearance(build).items())
 
 
 def _appearance(build: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from manifests.files import atomic_write
 from manifests.folds import dump_fold_file
+from manifests.index import load_rows
 from manifests.tables import is_table
 from manifests.text import config_diff, pluralize, shorten_list
 from train import runs
@@ -28,13 +29,13 @@ from train.data.transforms import CachedTransform, ClipTransform, NormalizationS
 from train.distributed import Ranks
 from train.embedding_cache import cached_embeddings
 from train.fusion import strategy_named
-from train.lineage import RANDOM, Ancestor, Lineage
+from train.lineage import RANDOM, Ancestor, Lineage, sketch_recordings
 from train.metric_logger import MetricLogger
 from train.models.checkpoint_io import RUN_MODEL
 from train.models.videomae import ENCODERS, Classifier, EncoderConfig, Head, encoder_name
 from train.models.weights import Weights, fingerprint, initialize_from, load_weights, save_classifier
 from train.optim import make_optimizer
-from train.provenance import Provenance, describe_build
+from train.provenance import UNNAMED_CROP, Provenance, describe_appearance, describe_build
 from train.recipes import NO_AUGMENTATION
 from train.runs import RUN_CONFIG_FILE, Run, RunProtocol
 from train.trainer import Trainer
@@ -280,19 +281,25 @@ def prepare(config: TrainConfig, ranks: Ranks, log: Callable[[str], None]) -> Tr
     classes = tuple(data.label_scheme.classes)
     model, weights = make_classifier(config, len(classes))
     before = weights.lineage if weights else RANDOM
-    _check_unseen(config, data, before)
-    build = describe_build(data.folder.index.identity["config"])
-    for ancestor in before.ancestors:
-        if ancestor.build != build:
-            log(f"{config.weights}: trained on clips with {ancestor.build}, here {build}: such weights transfer badly")
-    speakers = sorted({*data.sides["train"].subjects, *data.sides["validation"].subjects})
+    built_with = data.folder.index.identity["config"]
+    seen = before.known_speakers(data.name, load_rows(data.folder.path))
+    _check_unseen(config, data, seen)
+    selection, notes = SELECTIONS[config.selection], _describe_transfer(before, built_with)
+    if config.selection != "last" and seen & {*data.sides["validation"].subjects}:
+        selection += ", whom the initial weights know"
+        notes.append("know the validation speakers, who select the epoch; FIXED_EPOCHS=1 selects none")
+    for note in notes:
+        log(f"{config.weights}: {note}")
+    trained_on = {*data.sides["train"].subjects, *data.sides["validation"].subjects}
+    rows = load_rows(data.folder.path)
     this = Ancestor(
         dataset=data.name,
-        speakers=tuple(speakers),
+        speakers=tuple(sorted(trained_on)),
         labels=data.label_scheme.name,
         strategy=config.strategy,
-        build=build,
+        build=describe_appearance(built_with),
         licence=str(data.folder.index.about.get("licence", "not stated")),
+        recordings=sketch_recordings(row.sha256 for row in rows if row.shard and row.speaker in trained_on),
     )
     encoder = model.encoder.config
     name = config.encoder or encoder_name(encoder)
@@ -315,14 +322,14 @@ def prepare(config: TrainConfig, ranks: Ranks, log: Callable[[str], None]) -> Tr
             fold_scheme=data.fold_scheme,
             folds=data.folds,
             shared_speakers=any(sides.shared_speakers for sides in data.fold_file.folds.values()),
-            selection=SELECTIONS[config.selection],
+            selection=selection,
             recipe=recipe.name,
             encoder=name,
             weights=config.weights,
-            lineage=str(before),
+            lineage="; ".join([str(before), *notes]),
             supervision=before.kind,
             feature=config.feature,
-            build=build,
+            build=describe_build(built_with),
             precision="bfloat16" if ranks.device.type == "cuda" else "float32",
             settings=settings,
         ),
@@ -333,9 +340,8 @@ def prepare(config: TrainConfig, ranks: Ranks, log: Callable[[str], None]) -> Tr
     )
 
 
-def _check_unseen(config: TrainConfig, data: FoldData, lineage: Lineage) -> None:
-    """Raise ConfigError if the initial weights descend from a training on speakers of the test fold."""
-    seen = lineage.speakers(data.name)
+def _check_unseen(config: TrainConfig, data: FoldData, seen: frozenset[str]) -> None:
+    """Raise ConfigError if the initial weights have seen, in any training, a speaker of the test fold."""
     if met := sorted(seen & {*data.sides["test"].subjects}):
         folds = data.fold_file.folds
         fitting = [fold for fold, sides in folds.items() if not seen & {*sides["test"].subjects}]
@@ -344,6 +350,20 @@ def _check_unseen(config: TrainConfig, data: FoldData, lineage: Lineage) -> None
             f"{config.weights}: were trained on {shorten_list(met)} of {data.name}, whom fold {config.fold} tests; "
             f"expected unseen speakers: these weights can be tested on {others}, or choose other --weights"
         )
+
+
+def _describe_transfer(lineage: Lineage, build: Mapping[str, Any]) -> list[str]:
+    """What a user and a report must know of initial weights, a line each: how else their faces were cropped."""
+    notes = []
+    appearance = describe_appearance(build)
+    before = [each.build for each in lineage.ancestors] or ([f"crop {lineage.crop}"] if lineage.crop else [])
+    here = appearance if lineage.ancestors else f"crop {build.get('crop', UNNAMED_CROP)}"
+    for other in dict.fromkeys(before):
+        if other != here:
+            notes.append(f"were trained on clips with {other}, here {here}: such weights transfer badly")
+    if lineage.supervision in ("supervised", "unknown") and "unknown" in lineage.origin:
+        notes.append(f"{lineage.origin}: they may have been trained on speakers of the test fold")
+    return notes
 
 
 def make_classifier(config: TrainConfig, classes: int) -> tuple[Classifier, Weights | None]:

@@ -39,7 +39,7 @@ FOLDS_FILE = "folds.json"
 PREDICTIONS_FILE = "predictions.csv"
 MISSING_FILE = "missing.csv"
 RESULT_FILE = "result.json"
-RESULT_VERSION = 3
+RESULT_VERSION = 4
 #: What to do about a folder of a run with another protocol.
 ANOTHER_FOLDER = "remove it, or choose another folder of runs with RUNS= (--runs)"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from dataclasses import replace
@@ -12,11 +13,12 @@ import pytest
 import safetensors.torch
 import torch
 
+from manifests.index import Row
 from manifests.records import SchemaError
 from tests.factories.shards import SPEAKERS
 from tests.factories.small_trainings import SMALL
 from train import cli
-from train.lineage import METADATA_KEY, RANDOM, Ancestor, Lineage, parse_lineage
+from train.lineage import MAX_RECORDINGS, METADATA_KEY, RANDOM, Ancestor, Lineage, parse_lineage, sketch_recordings
 from train.models.checkpoint_formats import WeightsError
 from train.models.checkpoint_io import dump_weights
 from train.models.videomae import ENCODERS, Encoder
@@ -95,11 +97,12 @@ def test_the_chain_from_pre_training_to_the_second_fine_tuning_has_every_speaker
     (tmp_path / "pre.safetensors").write_bytes(dump_weights(Encoder(SMALL), RANDOM.after(pre_training)))
     status, _, err = train("anna", "first", weights=tmp_path / "pre.safetensors")
     assert status == 0
-    assert "pre.safetensors: trained on clips with any, here crop " in err
+    assert "pre.safetensors: were trained on clips with any, here crop " in err
     run = model(tmp_path, "first", "anna").parent
-    assert (read_result(run).run.protocol.supervision, read_result(run).run.protocol.lineage) == (
-        "self-supervised",
-        "random weights, then self-supervised on folder",
+    protocol = read_result(run).run.protocol
+    assert protocol.supervision == "self-supervised"
+    assert protocol.lineage.startswith(
+        "random weights, then self-supervised on folder; were trained on clips with any, "
     )
     assert cli.run(["export", "--run", str(run), "--out", str(tmp_path / "export")]) == 0
     card = (tmp_path / "export" / "README.md").read_text()
@@ -111,6 +114,45 @@ def test_the_chain_from_pre_training_to_the_second_fine_tuning_has_every_speaker
     assert last.lineage.speakers("another") == frozenset()
     protocol = read_result(model(tmp_path, "second", "anna").parent).run.protocol
     assert protocol.supervision == "supervised"
+    assert protocol.selection == "UAR of validation speakers, whom the initial weights know"
+
+
+def test_a_recording_is_known_whatever_its_corpus_is_called() -> None:
+    """Built as a corpus of one's own, or under another name; and corpora of one's own may have the same speakers."""
+    rows = [
+        Row(clip_id=f"{name}-1", speaker=name, emotion="joy", status="built", source="x", sha256=digit * 64)
+        for name, digit in (("anna", "a"), ("ben", "b"))
+    ]
+    facts = {"labels": "x", "strategy": "cfas", "build": "b", "licence": "l"}
+    seen = RANDOM.after(
+        Ancestor(dataset="folder", speakers=("1", "ben"), recordings=sketch_recordings(["a" * 64]), **facts)
+    )
+    assert seen.known_speakers("crema-d", rows) == {"anna"}
+    assert seen.known_speakers("folder", rows) == {"anna"}  # that ben is another one
+    older = RANDOM.after(Ancestor(dataset="folder", speakers=("ben",), **facts))
+    assert older.known_speakers("folder", rows) == {"ben"}
+    assert parse_lineage(seen.dump(), "x") == seen
+    many = [hashlib.sha256(str(number).encode()).hexdigest() for number in range(MAX_RECORDINGS + 7)]
+    assert len(sketch_recordings(many)) == 10 * MAX_RECORDINGS
+    assert sketch_recordings(many)[:10] == min(many)[:10]
+
+
+def test_what_published_weights_saw_is_said(train, tmp_path: Path) -> None:
+    """Crops of another profile, or an origin that may contain anybody."""
+    origin = Lineage(origin="MARLIN", supervision="self-supervised", crop="marlin")
+    (tmp_path / "a.safetensors").write_bytes(dump_weights(Encoder(SMALL), origin))
+    status, _, err = train("anna", "first", weights=tmp_path / "a.safetensors")
+    assert status == 0
+    assert "a.safetensors: were trained on clips with crop marlin, here crop " in err
+    origin = Lineage(origin="VideoMAE, supervised on unknown data", supervision="supervised")
+    (tmp_path / "b.safetensors").write_bytes(dump_weights(Encoder(SMALL), origin))
+    status, _, err = train("anna", "second", weights=tmp_path / "b.safetensors")
+    assert status == 0
+    assert (
+        "b.safetensors: VideoMAE, supervised on unknown data: they may have been trained on speakers of the test" in err
+    )
+    lineage = read_result(model(tmp_path, "second", "anna").parent).run.protocol.lineage
+    assert "they may have been trained on speakers of the test fold" in lineage
 
 
 def test_a_weights_file_kept_while_training_has_the_lineage(train, tmp_path: Path, shards: Path) -> None:

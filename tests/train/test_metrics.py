@@ -164,8 +164,8 @@ def test_what_has_no_score_is_refused() -> None:
         metrics.mean_std([])
 
 
-def test_paired_intervals_are_of_the_difference_on_the_same_draws() -> None:
-    """Speakers who are easy or hard for both make the single intervals wide and the paired one narrow."""
+def test_a_margin_is_narrow_where_speakers_are_easy_or_hard_for_all() -> None:
+    """What makes a speaker easy or hard for every classifier makes single intervals wide, and the margin no wider."""
     generator = np.random.default_rng(3)
     easy = generator.uniform(0.2, 0.9, size=12)
     first, second = (
@@ -174,12 +174,29 @@ def test_paired_intervals_are_of_the_difference_on_the_same_draws() -> None:
     )
     for confusions in (first, second):
         confusions[:, 1] = confusions[:, 1, ::-1]
-    paired, alone = metrics.paired_bootstrap(first, second), metrics.bootstrap(first)
-    assert 0.08 < paired.uar[0] <= 0.1 <= paired.uar[1] < 0.12
-    assert alone.uar[1] - alone.uar[0] > 3 * (paired.uar[1] - paired.uar[0])
-    assert metrics.paired_bootstrap(first, first).war == (0.0, 0.0)
-    assert metrics.paired_bootstrap(3 * first, second).uar == paired.uar  # three seeds of one
+    margin, alone = metrics.simultaneous_margin([first, second]), metrics.bootstrap(first)
+    assert margin.uar < 0.02
+    assert alone.uar[1] - alone.uar[0] > 3 * 2 * margin.uar
+    assert metrics.simultaneous_margin([first, first]).war == 0.0
+    assert metrics.simultaneous_margin([3 * first, second]).uar == margin.uar  # three seeds of one
     with pytest.raises(MetricError, match="expected the same speakers"):
-        metrics.paired_bootstrap(first, second[:5])
+        metrics.simultaneous_margin([first, second[:5]])
     with pytest.raises(MetricError, match="found 1 speakers"):
-        metrics.paired_bootstrap(first[:1], second[:1])
+        metrics.simultaneous_margin([first[:1], second[:1]])
+
+
+def test_equal_classifiers_seldom_differ_by_more_than_the_margin() -> None:
+    """Of 60 tables of eight equally good classifiers, tested on 10 speakers, about 3 should have a difference."""
+    generator, found = np.random.default_rng(0), 0
+    for _ in range(60):
+        speakers, tested = generator.normal(0, 0.5, 10), []
+        for _ in range(8):
+            skill = 1 / (1 + np.exp(-(1.1 + speakers + generator.normal(0, 0.25, 10))))
+            hits = generator.binomial(10, skill[:, None], size=(10, 4))
+            tested.append(
+                hits[:, :, None] * np.eye(4, dtype=np.int64) + (10 - hits)[:, :, None] * np.eye(4, k=1, dtype=np.int64)
+            )
+            tested[-1][:, 3, 0] = 10 - hits[:, 3]
+        scores = [float(metrics.uar(one.sum(axis=0))) for one in tested]
+        found += max(scores) - min(scores) > metrics.simultaneous_margin(tested, draws=400).uar
+    assert found <= 9  # 1 in 1,000 by chance, where 45 of 60 tables had one with a pair's own intervals

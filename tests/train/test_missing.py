@@ -46,8 +46,9 @@ def transform(**changes: object) -> ClipTransform:
 @pytest.mark.parametrize("modality", [SOUND, FACES])
 def test_smaller_shares_are_parts_of_larger_ones(modality: str) -> None:
     def mask(share: float) -> np.ndarray:
-        faces, windows = Missing(modality, share).absent(KEYS, 16, 8)
-        chosen, other = (windows, faces) if modality == SOUND else (faces, windows)
+        faces, sound = Missing(modality, share).absent(KEYS, 16, 8)
+        assert (faces.shape[1], sound.shape[1]) == (16, 9)
+        chosen, other = (sound, faces) if modality == SOUND else (faces, sound)
         assert not other.any()
         assert (chosen.sum(axis=1) == round(share * chosen.shape[1])).all()
         return chosen
@@ -57,7 +58,17 @@ def test_smaller_shares_are_parts_of_larger_ones(modality: str) -> None:
     assert len({tuple(row) for row in half.tolist()}) > 20  # drawn for each clip
     assert 0.3 < half.mean(axis=0).min() < half.mean(axis=0).max() < 0.7  # and no place is preferred
     alone = Missing(modality, 0.5).absent(KEYS[7:8], 16, 8)
-    assert (alone.windows if modality == SOUND else alone.faces).tolist() == [half[7].tolist()]
+    assert (alone.sound if modality == SOUND else alone.faces).tolist() == [half[7].tolist()]
+
+
+@pytest.mark.parametrize("windows", [8, 16])
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.75])
+def test_sound_that_is_missing_is_in_no_window(share: float, windows: int) -> None:
+    """Of windows that are dropped one by one, their neighbours would still have most of the sound."""
+    halves = Missing(SOUND, share).absent(KEYS, 16, windows).window_halves
+    assert (halves[:, :-1, 1] == halves[:, 1:, 0]).all()  # the piece that two windows have in common
+    pieces = np.concatenate([halves[:, :, 0], halves[:, -1:, 1]], axis=1)
+    assert abs(pieces.mean() - share) <= 0.5 / (windows + 1) + 1e-9
 
 
 @pytest.mark.parametrize(("modality", "share"), [("smell", 0.5), (SOUND, 0.0), (FACES, 1.5)])
@@ -72,10 +83,13 @@ def test_what_is_missing_is_the_training_mean_and_the_rest_is_untouched() -> Non
     for modality, rows, others in ((SOUND, slice(112, 224), slice(0, 112)), (FACES, slice(0, 112), slice(112, 224))):
         found = transform().evaluation_input(clips, missing=Missing(modality, 0.5)).inputs
         masks = Missing(modality, 0.5).absent(clips.keys, 16, 16)
-        absent = torch.from_numpy(masks.windows if modality == SOUND else masks.faces)
-        hidden = found[:, :, :, rows].movedim(2, 1)[absent]
-        assert hidden.abs().max() < 1e-5
-        assert torch.equal(found[:, :, :, rows].movedim(2, 1)[~absent], whole[:, :, :, rows].movedim(2, 1)[~absent])
+        halves = masks.window_halves if modality == SOUND else np.repeat(masks.faces[..., None], 2, axis=-1)
+        absent = torch.from_numpy(halves)
+        parts, complete = (
+            video[:, :, :, rows].unflatten(-1, (2, 112)).permute(0, 2, 4, 1, 3, 5) for video in (found, whole)
+        )  # [clips, frames, halves, 3, rows, 112]
+        assert parts[absent].abs().max() < 1e-5
+        assert torch.equal(parts[~absent], complete[~absent])
         assert torch.equal(found[:, :, :, others], whole[:, :, :, others])
         assert torch.equal(transform().evaluation_input(clips).inputs, whole)  # the batch itself is not changed
 

@@ -140,9 +140,9 @@ def test_predictions_that_were_changed_are_refused(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("{", r"result\.json: not JSON"),
-        ("[]", r"result\.json: found no result of version 3"),
-        ('{"result_version": 1}', r"result\.json: found no result of version 3"),
-        ('{"result_version": 3}', r"result\.json: found no"),
+        ("[]", r"result\.json: found no result of version 4"),
+        ('{"result_version": 1}', r"result\.json: found no result of version 4"),
+        ('{"result_version": 4}', r"result\.json: found no"),
     ],
 )
 def test_a_damaged_result_is_refused(tmp_path: Path, content: str, message: str) -> None:

@@ -231,6 +231,7 @@ class ClipTransform:
             gain_per_db = GAIN_RESPONSE[self.feature] / _column(self.normalization.std, rows)
             rows = augment_spectrograms(rows, settings, draws, gain_per_db)
         if settings.mixes:
+            faces, rows = hide(faces, rows, _not_recorded(batch, faces, rows))  # a neighbour gets nothing of it
             mixing = Mixing.drawn(settings, draws)
             faces, targets = mixing.mix_faces(faces), mixing.blend(targets)
             # Of a strategy without faces the sound is all there is to mix.
@@ -238,27 +239,40 @@ class ClipTransform:
             rows = mixing.mix_spectrograms(rows) if mixed and rows.numel() else rows
         absent = None
         if self.strategy.faces and self.strategy.windows:  # without its only modality a model learns nothing
-            dropped = dropped_modalities(settings, draws).tolist()
-            absent = Absent.wholly(dropped, faces.shape[1], rows.shape[1])
+            dropped = dropped_modalities(settings, draws)
+            if any(batch.missing):  # nor from nothing at all
+                dropped = np.where(np.array(batch.missing) == 0, dropped, 0)
+            absent = Absent.wholly(dropped.tolist(), faces.shape[1], rows.shape[1])
         return self._fuse(batch, faces, rows, targets, absent)
 
     def _fuse(
         self, batch: Batch, faces: Tensor, rows: Tensor, targets: Tensor, absent: Absent | None = None
     ) -> ModelInput:
         """Both modalities on the encoder's scale, without what is absent or not in the recording, then as one video."""
-        if any(batch.missing):
-            recorded = Absent.wholly(batch.missing, faces.shape[1], rows.shape[1])
-            absent = recorded if absent is None else absent | recorded
+        recorded = _not_recorded(batch, faces, rows)
+        absent = recorded if absent is None else absent if recorded is None else absent | recorded
         pixels = PIXEL_RANGES[self.input_range]
         mean, std = (torch.tensor(rgb, device=faces.device)[:, None, None] for rgb in (pixels.mean, pixels.std))
-        if absent is not None and absent.windows.any():
-            rows = rows.masked_fill(torch.from_numpy(absent.windows).to(rows.device)[..., None, None], 0.0)
-        if absent is not None and absent.faces.any():
-            hidden = torch.from_numpy(absent.faces).to(faces.device)[..., None, None, None]
-            faces = torch.where(hidden, faces.new_tensor(IMAGENET_MEAN)[:, None, None], faces)
+        faces, rows = hide(faces, rows, absent)
         images = spectrogram_images(rows, faces.shape[-1]) * pixels.spectrogram_std + pixels.spectrogram_mean
         pairs = FusionInput(faces=faces.sub_(mean).div_(std), spectrograms=images, keys=batch.keys)
         return ModelInput(downsample(self.strategy(pairs), self.input_size), targets)
+
+
+def hide(faces: Tensor, rows: Tensor, absent: Absent | None) -> tuple[Tensor, Tensor]:
+    """Faces in 0..1 [B, F, 3, S, S] and normalized spectrograms [B, W, rows, 224] with means for what is absent."""
+    if absent is not None and absent.sound.any():
+        halves = torch.from_numpy(absent.window_halves).to(rows.device)[:, :, None, :, None]
+        rows = rows.unflatten(-1, (2, -1)).masked_fill(halves, 0.0).flatten(-2)
+    if absent is not None and absent.faces.any():
+        hidden = torch.from_numpy(absent.faces).to(faces.device)[..., None, None, None]
+        faces = torch.where(hidden, faces.new_tensor(IMAGENET_MEAN)[:, None, None], faces)
+    return faces, rows
+
+
+def _not_recorded(batch: Batch, faces: Tensor, rows: Tensor) -> Absent | None:
+    """What the recordings of a batch have nothing of."""
+    return Absent.wholly(batch.missing, faces.shape[1], rows.shape[1]) if any(batch.missing) else None
 
 
 def _column(numbers: Sequence[float], like: Tensor) -> Tensor:

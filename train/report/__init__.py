@@ -16,7 +16,7 @@ from pathlib import Path
 from manifests.files import atomic_write, remove_leftovers, remove_partial_files
 from manifests.text import pluralize
 from train.fusion import STRATEGIES
-from train.metrics import DRAWS, LEVEL
+from train.metrics import DRAWS, LEVEL, MIN_SPEAKERS
 from train.report import plots
 from train.report.plots import LearningCurve
 from train.report.render import ReportFigure, ReportSection, render_report
@@ -28,7 +28,7 @@ _NOT_IN_FILE_NAMES = re.compile("[^A-Za-z0-9_-]+")
 _INTRODUCTION = (
     "In percent. UAR is the mean recall of the classes that a test fold has, WAR is accuracy. Ours: mean ± sample "
     "standard deviation over folds, each the mean of its seeds; pooled: all clips of these folds together, with a "
-    f"{100 * LEVEL:.0f} % interval from {DRAWS:,} draws of speakers."
+    f"{100 * LEVEL:.0f} % interval from {DRAWS:,} draws of speakers, too narrow (*) below {MIN_SPEAKERS} of them."
 )
 
 

@@ -82,6 +82,8 @@ _NOTES = {
 }
 _COMMON_NOTES = (
     "Rows with a number in brackets are cited by the MultiMAE-DER paper, which does not restate their protocols.",
+    "MultiMAE-DER: its paper says that the encoder was pre-trained without labels on faces, by MAE-DFER's method; the "
+    "notebook published with it loads VideoMAE-L as fine-tuned with labels on Kinetics-400.",
     "If the epoch was selected on the test fold, a score is higher than for new speakers.",
     "Reported scores stand under UAR and WAR where it is not reported whether they are means of folds or pooled.",
 )

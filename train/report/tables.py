@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from manifests.text import pluralize
 from train import metrics
 from train.fusion import STRATEGIES
 from train.metrics import MeanStd
@@ -79,32 +80,34 @@ def difference_table(summaries: Sequence[RunSummary]) -> ReportTable | None:
     if len(summaries) < 2:
         return None
     best = max(summaries, key=lambda summary: summary.pooled.uar)
-    rows = []
-    for other in summaries:
-        if other is not best and _is_comparable(best, other):
-            first, second = (np.array(list(each.pooled.confusions.values())) for each in (best, other))
-            interval = metrics.paired_bootstrap(first, second)
-            cells = []
-            for score in ("uar", "war"):
-                low, high = getattr(interval, score)
-                difference = getattr(best.pooled, score) - getattr(other.pooled, score)
-                cells.append(f"{100 * difference:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]")
-            low, high = interval.uar
-            verdict = f"{best.name} is better than {other.name}" if low > 0 else "no difference can be shown"
-            rows.append(
-                TableRow(cells=(f"{best.name} - {other.name}", *cells, f"By UAR, {verdict} on these speakers."))
-            )
-    if not rows:
+    others = [other for other in summaries if other is not best and _is_comparable(best, other)]
+    if not others:
         return None
-    speakers = len(best.pooled.speakers)
+    confusions = [np.array(list(each.pooled.confusions.values())) for each in (best, *others)]
+    margin, speakers = metrics.simultaneous_margin(confusions), len(best.pooled.speakers)
+    rows = []
+    for other in others:
+        differences = [getattr(best.pooled, score) - getattr(other.pooled, score) for score in ("uar", "war")]
+        cells = [
+            f"{100 * difference:+.2f} ± {100 * spread:.2f}"
+            for difference, spread in zip(differences, (margin.uar, margin.war), strict=True)
+        ]
+        verdict = f"By UAR, {best.name} is better than {other.name} on these speakers."
+        if differences[0] <= margin.uar:
+            verdict = "By UAR, no difference can be shown on these speakers."
+        if speakers < metrics.MIN_SPEAKERS:
+            verdict = f"{pluralize(speakers, 'speaker')}: too few to tell."
+        rows.append(TableRow(cells=(f"{best.name} - {other.name}", *cells, verdict)))
+    seeds = {len(each.seeds) for each in (best, *others)}
+    trained = " It is of these trained models: training again may change scores, too (SEEDS=3)." if seeds == {1} else ""
     return ReportTable(
         title="Differences between strategies",
         columns=("Compared", "Pooled UAR, points", "Pooled WAR, points", "In words"),
         rows=tuple(rows),
         notes=(
-            f"{100 * metrics.LEVEL:.0f} % intervals of the difference, from draws of the same {speakers} speakers for "
-            "both. The strategy compared with the others was chosen for its score, and there are several comparisons: "
-            "an interval that just excludes 0 is weak evidence.",
+            f"± is how far the best and the worst of {len(confusions)} equally good strategies differ at most in "
+            f"{100 * margin.level:.0f} % of the draws of these {speakers} speakers: a difference beyond it is shown, "
+            f"although the best was chosen for its score and compared with all.{trained}",
         ),
     )
 
@@ -134,7 +137,9 @@ def missing_table(summaries: Sequence[RunSummary]) -> ReportTable:
         title="UAR where a part of a modality is missing",
         columns=("Strategy", "Complete", *names),
         rows=tuple(rows),
-        notes=("Missing windows of sound and faces are drawn for each clip; the training mean stands in their place.",),
+        notes=(
+            "What is missing of the sound's time, or of the faces, is drawn for each clip; means stand in its place.",
+        ),
     )
 
 
@@ -185,5 +190,6 @@ def _format_pooled(summary: RunSummary) -> list[str]:
     for score in ("uar", "war"):
         low, high = getattr(summary.pooled.interval, score, (None, None))
         interval = "" if low is None or high is None else f" [{100 * low:.2f}, {100 * high:.2f}]"
+        interval += "*" if interval and len(summary.pooled.speakers) < metrics.MIN_SPEAKERS else ""
         cells.append(f"{100 * getattr(summary.pooled, score):.2f}{interval}")
     return cells
