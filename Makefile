@@ -93,7 +93,7 @@ report: $(VENV)/builder.ok  ## Write report.html of finished shards again
 doctor: $(VENV)/builder.ok  ## Load every backend, check disk, memory and corpus, explain how to fix problems
 	$(START) builder.doctor $(FOLDERS)
 
-.PHONY: share fetch withdraw
+.PHONY: share fetch folds withdraw
 share: $(VENV)/core.ok $(STORES)  ## Copy finished shards to DEST=folder|s3://bucket/path|hf://datasets/owner/name and verify them there
 	$(call require,DEST,folder|s3://bucket/path|hf://datasets/owner/name)
 	$(START) manifests share OUT DEST --affirm=AFFIRM --public:PUBLIC --no-report:NO_REPORT --prune:PRUNE ARGS
@@ -101,7 +101,12 @@ share: $(VENV)/core.ok $(STORES)  ## Copy finished shards to DEST=folder|s3://bu
 fetch: $(VENV)/core.ok $(STORES)  ## Copy shards FROM=folder|https://|s3://|hf://datasets/owner/name; only those of FOLD=k SPLIT="train test"
 	$(call require,FROM,folder|https://|s3://bucket/path|hf://datasets/owner/name)
 	$(START) manifests fetch FROM OUT --fold=FOLD --split=SPLIT --fold-scheme=SCHEME \
-	    $(if $(GIVEN_DATASET)$(filter shards/%,$(firstword $(OUT))),--dataset=DATASET) --prune:PRUNE ARGS
+	    $(if $(GIVEN_DATASET)$(filter shards/%,$(firstword $(OUT))),--dataset=DATASET) --prune:PRUNE \
+	    --allow-shared-speakers:ALLOW_SHARED_SPEAKERS ARGS
+
+folds: $(VENV)/core.ok  ## Add the folds of a table to finished shards: SCHEME=split.csv
+	$(call require,SCHEME,a table with columns speaker or clip and fold or side)
+	$(START) manifests folds OUT SCHEME --allow-shared-speakers:ALLOW_SHARED_SPEAKERS ARGS
 
 withdraw: $(VENV)/core.ok  ## Remove SPEAKER="1001 1002" from finished shards; other shards do not change
 	$(call require,SPEAKER,ids of the speakers to remove)

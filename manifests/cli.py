@@ -1,4 +1,4 @@
-"""Commands of `python -m manifests`: verify, share, fetch and withdraw a folder of shards."""
+"""Commands of `python -m manifests`: verify, share and fetch a folder of shards, add folds, withdraw speakers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from pathlib import Path
 from manifests import folds, licensing
 from manifests.console import Parser, add_command, fail, folder_path, say
 from manifests.fetch import THREADS, FetchError, FoldRequest, fetch
+from manifests.folds import SIDES
 from manifests.index import load_dataset, local_shards
+from manifests.index_writer import add_split
 from manifests.share import ShareError, ShareOptions, VerificationError, share
 from manifests.stores import KINDS, WRITABLE_KINDS, open_writable_store
 from manifests.text import one_line, pluralize
@@ -26,7 +28,9 @@ not run: invalid arguments, or a folder or a store that cannot be used; 130 afte
 def make_parser() -> Parser:
     """The command line."""
     parser = Parser(
-        prog="python -m manifests", description="Verify, share, fetch and withdraw folders of shards.", epilog=_STATUSES
+        prog="python -m manifests",
+        description="Verify, share and fetch folders of shards, add folds, withdraw speakers.",
+        epilog=_STATUSES,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -42,7 +46,7 @@ def make_parser() -> Parser:
     command.add_argument("--no-report", dest="report", action="store_false", help="omit report.html, which shows faces")
     command.add_argument("--prune", action="store_true", help="remove files that the folder no longer has")
 
-    command = add_command(commands, "fetch", _fetch, "fetch the shards of a fold, or all shards, from a store")
+    command = fetch = add_command(commands, "fetch", _fetch, "fetch the shards of a fold, or all shards, from a store")
     command.add_argument("source", help=KINDS)
     command.add_argument("folder", type=folder_path)
     command.add_argument("--dataset", help="expected corpus")
@@ -51,6 +55,12 @@ def make_parser() -> Parser:
     command.add_argument("--split", nargs="+", choices=folds.SPLIT_SIDES, default=[], help="train includes validation")
     command.add_argument("--prune", action="store_true", help="remove local files that the source withdrew or replaced")
     command.add_argument("--threads", type=int, default=THREADS, help="concurrent downloads")
+
+    command = add_command(commands, "folds", _add_split, "add the folds of a table to a finished folder")
+    command.add_argument("folder", type=folder_path)
+    command.add_argument("table", type=folder_path, metavar="split.csv")
+    for each in (command, fetch):
+        each.add_argument("--allow-shared-speakers", action="store_true", help="accept speakers on several sides")
 
     command = add_command(commands, "withdraw", _withdraw, "remove speakers from a finished folder")
     command.add_argument("folder", type=folder_path)
@@ -100,7 +110,12 @@ def _fetch(args: argparse.Namespace) -> int:
         raise FetchError("no source; set FROM=folder|https://...|s3://...|hf://datasets/owner/name")
     if args.fold is None and (args.split or args.fold_scheme):
         raise FetchError("found a split or a scheme, but no fold; name one with --fold (make: FOLD=)")
-    selector = args.fold and FoldRequest(fold=args.fold, scheme=args.fold_scheme, splits=tuple(args.split))
+    selector = args.fold and FoldRequest(
+        fold=args.fold,
+        scheme=args.fold_scheme,
+        allow_shared_speakers=args.allow_shared_speakers,
+        splits=tuple(args.split),
+    )
     result = fetch(args.source, args.folder, selector, dataset=args.dataset, prune=args.prune, threads=args.threads)
     for problem in result.problems:
         say(f"BAD  {problem}")
@@ -113,6 +128,15 @@ def _fetch(args: argparse.Namespace) -> int:
         say(f"{len(result.problems)} not fetched; run the same command to retry")
         return 1
     say(f"{args.folder}: {_describe_content(args.folder)}")
+    return 0
+
+
+def _add_split(args: argparse.Namespace) -> int:
+    file = add_split(args.folder, args.table, allow_shared_speakers=args.allow_shared_speakers)
+    for fold, sides in file.folds.items():
+        counts = ", ".join(f"{side} {sum(sides[side].clips.values())}" for side in SIDES)
+        say(f"fold {fold}: clips of {counts}")
+    say(f"{args.folder}: has the fold scheme {file.name}, which SCHEME= can name here and in shared copies")
     return 0
 
 

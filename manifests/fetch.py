@@ -21,7 +21,9 @@ from manifests.files import atomic_write, check_regular, exclusive_lock, remove_
 from manifests.folds import SIDES, SPLIT_SIDES, FoldError, load_fold_file, resolve_fold, resolve_scheme
 from manifests.index import Dataset, Fetched, ManifestError, ResolvedFold, Shard
 from manifests.progress import ProgressBar, log_line_once
+from manifests.splits import read_split
 from manifests.stores import LocalStore, Store, StoreError, UnreachableError, open_store
+from manifests.tables import is_table
 from manifests.text import pluralize, shorten_list
 
 #: Concurrent downloads.
@@ -42,7 +44,9 @@ class FoldRequest:
     fold: str
     """Name or, if no fold has that name, number from 1."""
     scheme: str | None = None
-    """None for the corpus's default."""
+    """A name, or a table of one's own; None for the corpus's default."""
+    allow_shared_speakers: bool = False
+    """Whether the table may have speakers on several sides."""
     splits: tuple[str, ...] = ()
     """Keys of `SPLIT_SIDES`; empty for all sides."""
 
@@ -247,9 +251,14 @@ def _describe_changes(outdated: Sequence[Shard], now: Dataset) -> str:
 
 def _select(staging: Path, dataset: Dataset, selector: FoldRequest) -> tuple[ResolvedFold, set[str]]:
     """Resolve the selection's names and its shards. Raises FoldError listing valid names."""
-    scheme = resolve_scheme(selector.scheme, dataset.fold_schemes, {shard.speaker for shard in dataset.shards})
     speakers = {shard.name: shard.speaker for shard in dataset.shards}
-    folds = load_fold_file(staging / index.FOLDS / f"{scheme}.json", speakers).folds
+    if selector.scheme is not None and is_table(selector.scheme):
+        rows, shared = index.load_rows(staging), selector.allow_shared_speakers
+        folds = read_split(Path(selector.scheme), dataset.dataset, speakers, rows, allow_shared_speakers=shared).folds
+        scheme = selector.scheme
+    else:
+        scheme = resolve_scheme(selector.scheme, dataset.fold_schemes, {*speakers.values()})
+        folds = load_fold_file(staging / index.FOLDS / f"{scheme}.json", speakers).folds
     fold = resolve_fold(tuple(folds), selector.fold)
     names = {name for side in selector.sides for name in folds[fold][side].shards}
     return ResolvedFold(scheme=scheme, fold=fold, sides=selector.sides), names

@@ -37,6 +37,8 @@ SPLIT_SIDES = {"train": ("train", "validation"), "validation": ("validation",), 
 
 LOSO = "loso"
 TEN_FOLDS = "speakers-10fold"
+#: Schemes that are made from the speakers of a corpus.
+GENERATED = (LOSO, TEN_FOLDS)
 #: Most speakers for leave-one-speaker-out: each fold lists all other speakers, so the file grows with the
 #: square of the speakers. Larger corpora use ten folds instead.
 MAX_LEFT_OUT = 200
@@ -452,13 +454,19 @@ def read_fold_file(data: bytes, shards: Mapping[str, str], where: str) -> FoldFi
     `shards` is shard file name -> speaker, from the folder's index. Raises FoldError, beginning with `where`, for
     anything malformed, a speaker on two sides, or a side whose shards are not exactly those of its speakers.
     """
-    file: FoldFile = _parse(FoldFile, data, MAX_FOLD_FILE_BYTES, where)
+    file = parse_fold_file(data, where)
     for fold, sides in file.folds.items():
         for name in SIDES:
             side, expected = sides[name], _find_shards(sides[name].subjects, shards)
             if side.shards != expected:
                 found = f"{where}.folds.{fold}.{name}: found shards {shorten_list(side.shards)[:200]}"
                 raise FoldError(f"{found}; expected {len(expected)}, those of its speakers")
+    return file
+
+
+def parse_fold_file(data: bytes, where: str) -> FoldFile:
+    """Bytes of a fold file -> FoldFile, not compared with any shards. Raises FoldError that begins with `where`."""
+    file: FoldFile = _parse(FoldFile, data, MAX_FOLD_FILE_BYTES, where)
     return file
 
 

@@ -286,6 +286,11 @@ def receipt_name(shard: str) -> str:
     return f"{RECEIPTS}/{shard.removesuffix('.tar')}.json"
 
 
+def build_order(shard: str) -> tuple[str, int, str]:
+    """Sort key of shard names that gives the order of a build: by speaker, then by number."""
+    return shard.rpartition("-")[0], len(shard), shard
+
+
 def dump_dataset(dataset: Dataset) -> bytes:
     """Dataset -> bytes of `dataset.json`, readable and canonical."""
     value = {"schema_version": dataset.schema_version, **asdict(dataset)}

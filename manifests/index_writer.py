@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,9 +15,11 @@ from manifests import folds, index
 from manifests.card import ClipCounts, dataset_card
 from manifests.corpora import corpus_facts
 from manifests.croissant import croissant
-from manifests.files import atomic_write, atomic_writer
+from manifests.files import atomic_write, atomic_writer, check_regular, exclusive_lock
+from manifests.folds import FoldFile
 from manifests.index import Dataset, Shard
 from manifests.schema import INCOMPLETE_FLAGS
+from manifests.splits import read_split, restrict_split
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,13 +105,19 @@ def _write_folds(
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Write a fold file for every scheme that fits. Returns scheme -> SHA-256, and scheme -> reason for the others.
 
-    `speakers` is shard -> speaker, `built` counts clips by speaker, sentence and emotion.
+    `speakers` is shard -> speaker, `built` counts clips by speaker, sentence and emotion. Splits of one's own that the
+    folder has stay, without speakers and clips that it no longer has; `clips.jsonl` is written before.
     """
-    for old in (folder / index.FOLDS).glob("*.json"):
+    names = folds.fold_schemes_for(dataset, speakers.values())
+    own: dict[str, FoldFile] = {}
+    for old in sorted((folder / index.FOLDS).glob("*.json")):
+        if old.stem not in (*folds.GENERATED, *corpus_facts(dataset).fold_schemes):
+            with suppress(folds.FoldError):
+                own[old.stem] = folds.parse_fold_file(old.read_bytes(), str(old))
         old.unlink()
     written: dict[str, str] = {}
     skipped: dict[str, str] = {}
-    for name in folds.fold_schemes_for(dataset, speakers.values()):
+    for name in names:
         rows = (
             {"speaker": speaker, "sentence": sentence, "emotion": emotion}
             for speaker, sentence, emotion in built.elements()
@@ -120,4 +129,28 @@ def _write_folds(
             skipped[name] = str(error)
         else:
             written[name] = atomic_write(folder / index.FOLDS / f"{name}.json", content)
+    for name, file in own.items():
+        restricted = restrict_split(file, speakers, index.load_rows(folder))
+        written[name] = atomic_write(folder / index.FOLDS / f"{name}.json", folds.dump_fold_file(restricted))
     return written, skipped
+
+
+def add_split(folder: Path, table: Path, *, allow_shared_speakers: bool = False) -> FoldFile:
+    """Add the folds of a table to a finished folder, so that they can be shared and named like its other schemes.
+
+    Shards and receipts keep their bytes. If it is killed, the same call finishes it. Raises FoldError or TableError for
+    a table that cannot be used, ManifestError for a folder that is a partial copy, FolderError, OSError.
+    """
+    with exclusive_lock(folder, ""):
+        check_regular(folder)
+        dataset = index.load_dataset(folder)
+        names = [f"{path.stem}.tar" for path in (folder / index.RECEIPTS).glob("[!.]*.json")]
+        if not all((folder / shard.receipt).exists() for shard in dataset.shards):
+            raise index.ManifestError(f"{folder}: is a partial copy; add folds at its source and fetch again")
+        rows = list(index.load_rows(folder))
+        speakers = {row.shard: row.speaker for row in rows if row.shard is not None}
+        file = read_split(table, dataset.dataset, speakers, rows, allow_shared_speakers=allow_shared_speakers)
+        mark_unfinished(folder, dataset)
+        atomic_write(folder / index.FOLDS / f"{file.name}.json", folds.dump_fold_file(file))
+        write_index(folder, dataset, sorted(names, key=index.build_order))
+        return file

@@ -17,6 +17,7 @@ import difflib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from manifests.corpora import corpus_facts
@@ -193,6 +194,35 @@ def _fold(
             clip: "validation" if side == "train" and group(clips[clip].speaker) in chosen else side
             for clip, side in placed.items()
         }
+    return _make_sides(placed, clips, shards, tuple(sorted(shared)))
+
+
+def restrict_split(file: FoldFile, shards: Mapping[str, str], rows: Iterable[Row]) -> FoldFile:
+    """A split of one's own for what a folder has now: speakers who were withdrawn leave it, new clips are on no side.
+
+    Arguments as `read_split`.
+    """
+    clips = {row.clip_id: row for row in rows}
+    groups = _speaker_clips(clips)
+    folds = {}
+    for fold, sides in file.folds.items():
+        placed = {
+            clip: side
+            for side in SIDES
+            for speaker in sides[side].subjects
+            for clip in groups.get(speaker, ())
+            if sides[side].clip_ids is None or sides[side].has(clips[clip])
+        }
+        present = tuple(speaker for speaker in sides.shared_speakers if speaker in groups)
+        folds[fold] = _make_sides(placed, clips, shards, present)
+    used = {speaker for sides in folds.values() for side in SIDES for speaker in sides[side].subjects}
+    return replace(file, folds=folds, left_out=tuple(sorted({*shards.values()} - used)))
+
+
+def _make_sides(
+    placed: Mapping[str, str], clips: Mapping[str, Row], shards: Mapping[str, str], shared: tuple[str, ...]
+) -> FoldSides:
+    """The sides of a fold; `placed` is clip -> side."""
     complete = Counter(row.speaker for row in clips.values())
 
     def make_side(name: str) -> Side:
@@ -200,12 +230,13 @@ def _fold(
         built = [clips[clip] for clip in named if clips[clip].shard is not None]
         speakers = {row.speaker for row in built}
         counts = Counter(clips[clip].speaker for clip in named)
+        whole = all(counts[speaker] == complete[speaker] for speaker in speakers) and not speakers & {*shared}
         return Side(
             shards=tuple(sorted(shard for shard, speaker in shards.items() if speaker in speakers)),
             subjects=tuple(sorted(speakers)),
             clips=dict(sorted(Counter(row.emotion for row in built).items())),
-            clip_ids=None if all(counts[speaker] == complete[speaker] for speaker in speakers) else tuple(named),
+            clip_ids=None if whole else tuple(named),
         )
 
     train, validation, test = map(make_side, SIDES)
-    return FoldSides(train=train, validation=validation, test=test, shared_speakers=tuple(sorted(shared)))
+    return FoldSides(train=train, validation=validation, test=test, shared_speakers=shared)

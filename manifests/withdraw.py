@@ -111,8 +111,7 @@ def _pending_speakers(folder: Path) -> tuple[str, ...] | None:
 def _speakers_by_shard(folder: Path) -> dict[str, str]:
     """Shard -> speaker, from the receipts' names, in the order of a build."""
     names = [f"{path.stem}.tar" for path in (folder / index.RECEIPTS).glob("[!.]*.json")]
-    speakers = {name: name.rpartition("-")[0] for name in names}
-    return dict(sorted(speakers.items(), key=lambda item: (item[1], len(item[0]), item[0])))
+    return {name: name.rpartition("-")[0] for name in sorted(names, key=index.build_order)}
 
 
 def _remove(folder: Path, dataset: Dataset, leaving: tuple[str, ...], shards: dict[str, str]) -> Withdrawal:

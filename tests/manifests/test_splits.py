@@ -6,12 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from manifests import folds, index
+from manifests import folds, index, index_writer
+from manifests.cli import make_parser
+from manifests.console import run_command
 from manifests.coverage import fold_coverage
+from manifests.fetch import FoldRequest, fetch
 from manifests.folds import SIDES, FoldError, FoldFile
 from manifests.index import Row
+from manifests.index_writer import add_split
 from manifests.splits import read_split
 from manifests.tables import TableError
+from manifests.verify import verify
+from manifests.withdraw import withdraw
+from tests.factories.shards import make_folder
 
 SPEAKERS = ("anna", "ben", "cleo", "dora", "emil")
 SHARDS = {f"{speaker}-000.tar": speaker for speaker in SPEAKERS}
@@ -195,3 +202,79 @@ def test_a_fold_file_of_clips_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert hidden != data
     with pytest.raises(FoldError, match="speaker anna on two sides"):
         folds.read_fold_file(hidden, SHARDS, "x")
+
+
+def test_a_table_becomes_a_scheme_of_the_folder_and_of_its_copies(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_folder(tmp_path / "shards", speakers=SPEAKERS)
+    before = index.load_checksums(folder)
+    table = tmp_path / "split.csv"
+    lines = ["speaker,side", "anna,train", "ben,train", "cleo,val", "dora,test", "emil,test"]
+    table.write_text("\n".join(lines) + "\n")
+    assert run_command(make_parser(), ["folds", str(folder), str(table)]) == 0
+    out = capsys.readouterr().out
+    assert "fold 1: clips of train 8, validation 4, test 8" in out
+    assert verify(folder, full=True) == []
+    name = index.load_dataset(folder).fold_schemes[1]
+    assert name in out and name.startswith("split-")
+    kept = {file for file in before if file.endswith(".tar") or file.startswith("receipts/")}
+    assert {file: index.load_checksums(folder)[file] for file in kept} == {file: before[file] for file in kept}
+    fetch(str(folder), tmp_path / "copy", FoldRequest(fold="1", scheme=name, splits=("test",)))
+    assert sorted(path.name for path in (tmp_path / "copy").glob("*.tar")) == ["dora-000.tar", "emil-000.tar"]
+    withdraw(folder, ["emil", "anna"])
+    assert verify(folder, full=True) == []
+    dataset = index.load_dataset(folder)
+    assert name in dataset.fold_schemes
+    speakers = {shard.name: shard.speaker for shard in dataset.shards}
+    sides = folds.load_fold_file(folder / "folds" / f"{name}.json", speakers).folds["1"]
+    assert (sides["train"].subjects, sides["test"].subjects) == (("ben",), ("dora",))
+    assert b"emil" not in (folder / "folds" / f"{name}.json").read_bytes()
+
+
+def test_clips_of_a_split_stay_when_others_are_withdrawn(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "shards", speakers=SPEAKERS)
+    table = tmp_path / "split.csv"
+    lines = ["clip,side", "anna-joy-0,train", "anna-joy-1,test", "ben-fear-0,train", "cleo-joy-0,val"]
+    table.write_text("\n".join(lines) + "\n")
+    with pytest.raises(FoldError, match="on several sides"):
+        add_split(folder, table)
+    name = add_split(folder, table, allow_shared_speakers=True).name
+    assert verify(folder, full=True) == []
+    withdraw(folder, ["ben"])
+    assert verify(folder, full=True) == []
+    speakers = {shard.name: shard.speaker for shard in index.load_dataset(folder).shards}
+    sides = folds.load_fold_file(folder / "folds" / f"{name}.json", speakers).folds["1"]
+    assert [sides[side].clip_ids for side in SIDES] == [("anna-joy-0",), ("cleo-joy-0",), ("anna-joy-1",)]
+    assert sides.shared_speakers == ("anna",)
+
+
+def test_only_the_shards_of_a_table_are_fetched(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "shards", speakers=SPEAKERS)
+    table = tmp_path / "split.csv"
+    table.write_text("speaker,side\nanna,train\nben,val\ncleo,test\n")
+    request = FoldRequest(fold="1", scheme=str(table), splits=("train",))
+    fetch(str(folder), tmp_path / "copy", request)
+    assert sorted(path.name for path in (tmp_path / "copy").glob("*.tar")) == ["anna-000.tar", "ben-000.tar"]
+    assert verify(tmp_path / "copy", full=True) == []
+
+
+def test_an_added_split_is_finished_by_the_same_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_folder(tmp_path / "shards", speakers=SPEAKERS)
+    table = tmp_path / "split.csv"
+    table.write_text("speaker,side\nanna,train\nben,val\ncleo,test\n")
+    written = index_writer.atomic_write
+    for last in range(1, 8):
+        calls = iter(range(1, last + 1))
+
+        def write(path: Path, data: bytes, calls=calls, last=last) -> str:
+            if next(calls) == last:
+                raise OSError("killed")
+            return written(path, data)
+
+        with monkeypatch.context() as patch, pytest.raises(OSError, match="killed"):
+            patch.setattr(index_writer, "atomic_write", write)
+            add_split(folder, table)
+        name = add_split(folder, table).name
+        assert verify(folder, full=True) == []
+        assert name in index.load_dataset(folder).fold_schemes
