@@ -8,10 +8,14 @@ The words after the module are passed on, except for those that name a setting; 
     --all:ALL     an option without a value
     OUT           an argument
     ARGS          options and arguments
+
+Settings that were given to make, listed in GIVEN, but that the command does not name are refused. Before anything is
+set up, `--nearest NAME --of SETTINGS` explains an unknown setting, and `--list TARGET` lists what a target takes.
 """
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import shlex
@@ -23,6 +27,8 @@ from pathlib import Path
 WORDS = frozenset({"ARGS", "CLIP", "FOLD", "OPTION", "SPEAKER", "SPLIT", "STRATEGY"})
 #: Of these, options that are repeated for each value.
 REPEATED = frozenset({"OPTION"})
+#: Used by make itself.
+OF_MAKE = frozenset({"PYTHON"})
 _SETTING = re.compile(r"(?P<option>--[a-z-]+)?(?P<kind>[=:]|)(?P<name>[A-Z][A-Z_]*)")
 
 
@@ -56,11 +62,57 @@ def read_values(name: str) -> list[str]:
         raise ValueError(f"{name}: found {text!r}, expected values separated by spaces, each quote closed") from error
 
 
+def settings_of(template: Sequence[str]) -> dict[str, str]:
+    """Setting -> option of the command, or "" for an argument, in the order of the template."""
+    found = filter(None, map(_SETTING.fullmatch, template))
+    return {setting["name"].removeprefix("GIVEN_"): setting["option"] or "" for setting in found}
+
+
+def check_used(target: str, given: Sequence[str], template: Sequence[str]) -> None:
+    """Raise ValueError for a setting that the command would not read."""
+    known = settings_of(template)
+    for name in given:
+        if name not in known and name not in OF_MAKE:
+            raise ValueError(f"make {target}: {explain_unknown(name, known)}; make help TARGET={target} lists them")
+
+
+def explain_unknown(name: str, known: Sequence[str]) -> str:
+    """What is wrong with a setting, and the one that may have been meant."""
+    nearest = difflib.get_close_matches(name, known, 1)
+    return f"{name} is not a setting here{f', the nearest is {nearest[0]}' if nearest else ''}"
+
+
+def template_of(target: str, makefile: str) -> list[str]:
+    """Words of the command of a target, its variables put in; [] if it starts none of the project's commands."""
+    variables = dict(re.findall(r"^([A-Z]+) *:?= *((?:.*\\\n)*.*)$", makefile, re.MULTILINE))
+    recipe = re.search(rf"^{re.escape(target)}:.*\n((?:\t.*\n)+)", makefile, re.MULTILINE)
+    words = recipe[1].partition("$(START)")[2] if recipe else ""
+    for _ in range(3):
+        words = re.sub(r"\$\(([A-Z]+)\)", lambda found: variables.get(found[1], ""), words)
+    return re.sub(r"\$\(if|[$(),\\]", " ", words).split()
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Start a command, which takes the place of this process, or explain settings; the exit status."""
+    first, *words = arguments
+    if first == "--nearest":
+        sys.stdout.write(explain_unknown(words[0][:80], words[words.index("--of") + 1 :]))
+    elif first == "--list":
+        found = settings_of(template_of(words[0], Path("Makefile").read_text("utf-8")))
+        lines = [f"{name:<24}{option or 'an argument'}" for name, option in sorted(found.items()) if name != "ARGS"]
+        if "ARGS" in found:
+            lines.append("ARGS=--help             explains these options, and lists further ones for ARGS=")
+        sys.stdout.write("\n".join(lines or [f"make {words[0]} takes no settings"]) + "\n")
+    else:
+        check_used(os.environ.get("GOAL", ""), os.environ.get("GIVEN", "").split(), words)
+        command = [sys.executable, "-m", first, *expand(words)]
+        os.execv(command[0], command)  # noqa: S606 - no shell
+    return 0
+
+
 if __name__ == "__main__":
-    module, *words = sys.argv[1:]
     try:
-        command = [sys.executable, "-m", module, *expand(words)]
+        sys.exit(main(sys.argv[1:]))
     except ValueError as problem:
         sys.stderr.write(f"error: {problem}\n")
         sys.exit(2)
-    os.execv(command[0], command)  # noqa: S606 - no shell

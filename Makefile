@@ -6,20 +6,25 @@ VENV := .venv
 PY   := $(VENV)/bin/python
 PIP  := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-SETTINGS := AFFIRM ALIGN ALL ALLOW_DROPS ALLOW_SHARED_SPEAKERS ARGS CHECK CLIP CROP DATA DATASET DECODER DEST DEVICE ENCODER ENGINE FEATURE \
-            FIXED_EPOCHS FOLD FROM KEEP KEEP_ARCHIVES LABELS NO_REPORT OPTION OUT PRUNE PUBLIC PYTHON QUICK RANK \
-            RECIPE REFIT REPLACE RUN RUNS SCHEDULER SCHEME SEED SEEDS SHARDS SPEAKER SPLIT STEP STRATEGY TIMELINE TO \
+SETTINGS := AFFIRM ALIGN ALL ALLOW_DROPS ALLOW_SHARED_SPEAKERS ARGS BATCH CHECK CLIP CROP DATA DATASET DECODER DEST DEVICE ENCODER ENGINE FEATURE \
+            EPOCHS FIXED_EPOCHS FOLD FROM KEEP KEEP_ARCHIVES LABELS LR NO_REPORT OPTION OUT PRUNE PUBLIC PYTHON QUICK RANK \
+            RECIPE REFIT REPLACE RUN RUNS SCHEDULER SCHEME SEED SEEDS SHARDS SPEAKER SPLIT STEP STRATEGY TARGET TIMELINE TO \
             WEIGHTS WORKERS WORLD_SIZE
 
+QUOTE := '
+quoted = '$(subst $(QUOTE),$(QUOTE)\$(QUOTE)$(QUOTE),$(1))'# one word of a shell
 UNKNOWN := $(filter-out $(SETTINGS) VENV,$(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name))))
-$(if $(UNKNOWN),$(error $(UNKNOWN): no such setting; expected of: $(sort $(SETTINGS))))
+$(if $(UNKNOWN),$(error $(shell $$(command -v python3.11 || command -v python3) .make.py --nearest \
+    $(call quoted,$(firstword $(UNKNOWN))) --of $(SETTINGS)) (there are $(sort $(SETTINGS)))))
+GIVEN := $(foreach name,$(SETTINGS),$(if $(filter command,$(origin $(name))),$(name)))# refused where they are not used
+export GIVEN
 
 # Make expands `$` in a setting, also to export it, and a shell runs what is quoted wrongly. Therefore each setting is
 # exported with its literal value, and .make.py, not a shell, puts it where a recipe names it.
 $(foreach name,$(sort $(SETTINGS)),$(if $(filter-out undefined,$(origin $(name))),\
     $(eval override $(name) := $$(value $(name)))$(eval export $(name))))
 
-START := @$(PY) .make.py
+START = @GOAL=$@ $(PY) .make.py
 
 require = $(if $($(1)),,$(error $(1)= is missing: $(2)))# for settings without a default
 
@@ -39,14 +44,15 @@ CLUSTER  := --rank=RANK --world-size=WORLD_SIZE --engine=ENGINE --scheduler=SCHE
 TRAINING := --runs=RUNS --dataset=GIVEN_DATASET --shards=SHARDS --strategy=STRATEGY --fold=FOLD --fold-scheme=SCHEME \
             --label-scheme=LABELS --feature=FEATURE --encoder=ENCODER --weights=WEIGHTS --recipe=RECIPE --seed=SEED \
             --seeds=SEEDS --refit=REFIT --fixed-epochs:FIXED_EPOCHS --workers=WORKERS --device=DEVICE \
-            --allow-shared-speakers:ALLOW_SHARED_SPEAKERS
+            --allow-shared-speakers:ALLOW_SHARED_SPEAKERS --epochs=EPOCHS --batch=BATCH --learning-rate=LR
 
 HUB    := $(if $(filter 1,$(words $(WEIGHTS))),$(if $(wildcard $(WEIGHTS)),,hf://$(WEIGHTS)))# not a file: an id
 STORES := $(if $(filter s3://% hf://%,$(SHARDS) $(FROM) $(DEST) $(HUB)),$(VENV)/stores.ok)# installed if an address needs them
 
 .PHONY: help
-help:  ## Show this help
-	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | sort | expand -t 18
+help:  ## Show this help; TARGET=train lists the settings of a target
+	@$(if $(TARGET),$$(command -v python3.11 || command -v python3) .make.py --list "$$TARGET",\
+	grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | sort | expand -t 18)
 
 # Commands that are started at the same time set up one after the other, where the system has `flock`.
 LOCKED := $(if $(shell command -v flock),flock Makefile)

@@ -15,8 +15,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
 #: What `make test` hands to its tests, settings among them, must not reach the make that is tested.
-INHERITED = {"MAKEFLAGS", "MFLAGS", "PYTHONPATH", *re.findall(r"\b[A-Z][A-Z_]+\b", MAKEFILE.partition("START :=")[0])}
-INHERITED |= {"GIVEN_DATASET", "GIVEN_OUT"}
+INHERITED = {"MAKEFLAGS", "MFLAGS", "PYTHONPATH", *re.findall(r"\b[A-Z][A-Z_]+\b", MAKEFILE.partition("START =")[0])}
+INHERITED |= {"GIVEN_DATASET", "GIVEN_OUT", "GOAL"}
 #: Prints its arguments, in place of the program that a target starts.
 PROGRAM = "import json, sys\nprint(json.dumps(sys.argv[1:]))\n"
 
@@ -86,21 +86,64 @@ def test_a_setting_is_neither_run_nor_changed(home: Path, target: str, value: st
     "target", re.findall(r"^\t\$\(START\) (?:builder|manifests|train)[. ](\w+)", MAKEFILE, re.MULTILINE)
 )
 def test_no_setting_of_any_target_is_run(home: Path, target: str) -> None:
-    """Also settings that a target does not read, which make would export all the same."""
+    """Given to make, where those that a target does not read are refused, and exported, where they are not."""
     names = MAKEFILE.partition("SETTINGS := ")[2].partition("\n\n")[0].replace("\\", "").split()
-    done = make(
-        home,
-        "results" if target == "report" else target,
-        *(f"{name}=$(shell touch ran)`touch ran`;touch ran" for name in names),
-    )
-    assert json.loads(done.stdout)[0] in (target, "--dataset=$(shell touch ran)`touch ran`;touch ran")
+    goal, evil = "results" if target == "report" else target, "$(shell touch ran)`touch ran`;touch ran"
+    done = make(home, goal, **dict.fromkeys(names, evil))
+    assert json.loads(done.stdout)[0] in (target, f"--dataset={evil}")
+    done = make(home, goal, *(f"{name}={evil}" for name in names))
+    assert done.returncode == 2
+    assert f"error: make {goal}: " in done.stderr
     assert not (home / "ran").exists()
 
 
 def test_a_setting_that_does_not_exist_is_refused(home: Path) -> None:
     done = make(home, "shards", "FEATURES=$(shell touch ran)`touch ran`;touch ran", "OUT=o")
     assert done.returncode == 2
-    assert "FEATURES: no such setting; expected of: AFFIRM ALIGN" in done.stderr
+    assert "FEATURES is not a setting here, the nearest is FEATURE (there are AFFIRM ALIGN" in done.stderr
+    assert not (home / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("target", "setting", "said"),
+    [
+        ("predict", "OUT=x", "OUT is not a setting here"),
+        ("train", "FOLDS=1", "FOLDS is not a setting here, the nearest is FOLD"),
+        ("train", "SPLIT=test", "SPLIT is not a setting here"),
+        ("verify", "DATA=x", "DATA is not a setting here"),
+        ("verify", "ARGS=--full", "ARGS is not a setting here"),
+    ],
+)
+def test_a_setting_that_a_target_does_not_use_is_refused(home: Path, target: str, setting: str, said: str) -> None:
+    done = make(home, target, setting, *(["RUN=run"] if target == "predict" else []))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+
+
+def test_short_settings_of_a_training(home: Path) -> None:
+    done = arguments_of(make(home, "train", "EPOCHS=3", "BATCH=8", "LR=1e-4"))
+    assert done == ["train", "--runs=runs", "--epochs=3", "--batch=8", "--learning-rate=1e-4"]
+
+
+@pytest.mark.parametrize(
+    "target", re.findall(r"^\t\$\(START\) (?:builder|manifests|train)[. ](\w+)", MAKEFILE, re.MULTILINE)
+)
+def test_help_lists_the_settings_of_a_target(home: Path, target: str) -> None:
+    """Those that it lists are those that it accepts."""
+    goal = "results" if target == "report" else target
+    listed = {line.split()[0] for line in make(home, "help", f"TARGET={goal}").stdout.splitlines()}
+    required = {"predict": "RUN=r", "export": "RUN=r", "share": "DEST=d", "fetch": "FROM=f", "withdraw": "SPEAKER=s"}
+    required |= {"features": "FEATURE=mfcc", "folds": "SCHEME=s.csv"}
+    given = [required[goal], *(["OUT=o"] if goal == "export" else [])] if goal in required else []
+    assert listed
+    assert make(home, goal, *given, *(f"{name}=1" for name in listed - {"ARGS=--help", "ENGINE"})).returncode == 0
+    for name in {"AFFIRM", "CLIP", "ENGINE", "STRATEGY", "TARGET"} - listed:
+        assert f"{name} is not a setting here" in make(home, goal, *given, f"{name}=1").stderr
+
+
+def test_help_runs_nothing(home: Path) -> None:
+    for value in HOSTILE:
+        assert make(home, "help", f"TARGET={value}").returncode == 0
     assert not (home / "ran").exists()
 
 
@@ -120,7 +163,7 @@ def test_recordings_are_one_file_or_words_quoted_as_for_a_shell(home: Path) -> N
 
 
 def test_further_options_are_words_and_come_last(home: Path) -> None:
-    done = make(home, "train", "FOLD=1 2", "OPTION=unused", "ARGS=--seed 3 --weights 'a b; touch ran'")
+    done = make(home, "train", "FOLD=1 2", "ARGS=--seed 3 --weights 'a b; touch ran'")
     assert arguments_of(done) == [
         *("train", "--runs=runs", "--fold", "1", "2", "--seed", "3", "--weights", "a b; touch ran")
     ]
