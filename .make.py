@@ -24,9 +24,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 #: Settings with several values, separated by spaces and quoted as for a shell: `CLIP="'a b.mp4' c.mp4"`.
-WORDS = frozenset({"ARGS", "CLIP", "FOLD", "OPTION", "SPEAKER", "SPLIT", "STRATEGY"})
+WORDS = frozenset({"ARGS", "CLIP", "COLUMNS", "FOLD", "OPTION", "SPEAKER", "SPLIT", "STRATEGY"})
 #: Of these, options that are repeated for each value.
-REPEATED = frozenset({"OPTION"})
+REPEATED = frozenset({"COLUMNS", "OPTION"})
 #: Used by make itself.
 OF_MAKE = frozenset({"PYTHON"})
 _SETTING = re.compile(r"(?P<option>--[a-z-]+)?(?P<kind>[=:]|)(?P<name>[A-Z][A-Z_]*)")

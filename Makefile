@@ -6,10 +6,15 @@ VENV := .venv
 PY   := $(VENV)/bin/python
 PIP  := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-SETTINGS := AFFIRM ALIGN ALL ALLOW_DROPS ALLOW_SHARED_SPEAKERS ARGS BATCH CHECK CLIP CROP DATA DATASET DECODER DEST DEVICE ENCODER ENGINE FEATURE \
-            EPOCHS FIXED_EPOCHS FOLD FROM KEEP KEEP_ARCHIVES LABELS LR NO_REPORT OPTION OUT PRUNE PUBLIC PYTHON QUICK RANK \
-            RECIPE REFIT REPLACE RUN RUNS SCHEDULER SCHEME SEED SEEDS SHARDS SPEAKER SPLIT STEP STRATEGY TARGET TIMELINE TO \
-            WEIGHTS WORKERS WORLD_SIZE
+SETTINGS := AFFIRM ALIGN ALL ALLOW_DROPS ALLOW_SHARED_SPEAKERS ARGS BATCH CHECK CLIP COLUMNS CROP DATA DATASET \
+            DECODER DEST DEVICE ENCODER ENGINE EPOCHS FEATURE FIXED_EPOCHS FOLD FROM KEEP KEEP_ARCHIVES LABELS LR \
+            NO_REPORT OPTION OUT PRUNE PUBLIC PYTHON QUICK RANK RECIPE REFIT REPLACE RUN RUNS SCHEDULER SCHEME SEED \
+            SEEDS SHARDS SPEAKER SPLIT STEP STRATEGY TARGET TIMELINE TO WEIGHTS WORKERS WORLD_SIZE
+
+# Terminals export their width by this name, so that only `make COLUMNS=` sets it.
+ifneq ($(origin COLUMNS),command line)
+override COLUMNS :=
+endif
 
 QUOTE := '
 quoted = '$(subst $(QUOTE),$(QUOTE)\$(QUOTE)$(QUOTE),$(1))'# one word of a shell
@@ -39,7 +44,7 @@ export GIVEN_DATASET GIVEN_OUT DATASET OUT DATA RUNS
 
 FOLDERS  := --dataset=DATASET --data=DATA --out=OUT
 FEATURES := --feature=FEATURE --timeline=TIMELINE --step=STEP --crop=CROP --align=ALIGN --decoder=DECODER --keep=KEEP \
-            --option=OPTION
+            --option=OPTION --column=COLUMNS
 CLUSTER  := --rank=RANK --world-size=WORLD_SIZE --engine=ENGINE --scheduler=SCHEDULER
 TRAINING := --runs=RUNS --dataset=GIVEN_DATASET --shards=SHARDS --strategy=STRATEGY --fold=FOLD --fold-scheme=SCHEME \
             --label-scheme=LABELS --feature=FEATURE --encoder=ENCODER --weights=WEIGHTS --recipe=RECIPE --seed=SEED \
@@ -48,6 +53,7 @@ TRAINING := --runs=RUNS --dataset=GIVEN_DATASET --shards=SHARDS --strategy=STRAT
 
 HUB    := $(if $(filter 1,$(words $(WEIGHTS))),$(if $(wildcard $(WEIGHTS)),,hf://$(WEIGHTS)))# not a file: an id
 STORES := $(if $(filter s3://% hf://%,$(SHARDS) $(FROM) $(DEST) $(HUB)),$(VENV)/stores.ok)# installed if an address needs them
+EXCEL  := $(if $(wildcard $(DATA)/clips.xlsx)$(filter csv=%.xlsx csv=%.xlsm,$(OPTION)),$(VENV)/excel.ok)# and these if a table does
 
 .PHONY: help
 help:  ## Show this help; TARGET=train lists the settings of a target
@@ -65,6 +71,7 @@ EXTRAS_builder := .[builder]
 EXTRAS_train   := .[train]
 EXTRAS_stores  := .[hub,s3]
 EXTRAS_dask    := .[dask]
+EXTRAS_excel   := .[excel]
 EXTRAS_test    := .[builder,train,test]
 
 $(VENV)/%.ok: pyproject.toml constraints.txt | $(VENV)/bin/python
@@ -80,14 +87,14 @@ corpus: $(VENV)/builder.ok  ## Download the recordings of DATASET=ravdess|crema-
 	$(START) builder corpus --dataset=DATASET --data=DATA --from=FROM --check:CHECK --all:ALL --replace:REPLACE \
 	    --keep-archives:KEEP_ARCHIVES ARGS
 
-shards: $(VENV)/builder.ok $(if $(filter dask,$(ENGINE)),$(VENV)/dask.ok)  ## Build shards: DATASET=demo|ravdess|crema-d|iemocap|folder DATA=folder OUT=folder
+shards: $(VENV)/builder.ok $(if $(filter dask,$(ENGINE)),$(VENV)/dask.ok) $(EXCEL)  ## Build shards: DATASET=demo|ravdess|crema-d|iemocap|folder DATA=folder OUT=folder
 	$(START) builder shards $(FOLDERS) $(FEATURES) $(CLUSTER) --workers=WORKERS --allow-drops:ALLOW_DROPS --prune:PRUNE ARGS
 
 features: $(VENV)/builder.ok  ## Compute FEATURE=logmel from the sound in OUT's shards, without recordings: shards in TO=folder
 	$(call require,FEATURE,one or several of mfcc logmel stft)
 	$(START) builder features OUT --feature=FEATURE --out=TO --workers=WORKERS ARGS
 
-plan: $(VENV)/builder.ok  ## Show what would be built, and which recordings are missing or defective
+plan: $(VENV)/builder.ok $(EXCEL)  ## Show what would be built, and which recordings are missing or defective
 	$(START) builder plan $(FOLDERS) $(FEATURES) --all:ALL ARGS
 
 verify: $(VENV)/core.ok  ## Verify finished shards against their index (QUICK=1: no hashes, no samples)
@@ -96,7 +103,7 @@ verify: $(VENV)/core.ok  ## Verify finished shards against their index (QUICK=1:
 report: $(VENV)/builder.ok  ## Write report.html of finished shards again
 	$(START) builder report $(FOLDERS) ARGS
 
-doctor: $(VENV)/builder.ok  ## Load every backend, check disk, memory and corpus, explain how to fix problems
+doctor: $(VENV)/builder.ok $(EXCEL)  ## Load every backend, check disk, memory and corpus, explain how to fix problems
 	$(START) builder.doctor $(FOLDERS)
 
 .PHONY: share fetch folds withdraw

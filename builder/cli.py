@@ -22,6 +22,8 @@ from builder.corpus.fetch import CONNECTIONS
 from builder.datasets import DATASETS, DEFAULT, get_corpus
 from builder.worker import Limits
 from manifests.console import Parser, add_command, exit_on_interrupt, fail, folder_path, say
+from manifests.label_counts import LabelCounts, count_labels, describe_classes, label_warnings
+from manifests.labels import LABEL_SCHEMES, LabelScheme
 from manifests.progress import ProgressBar
 from manifests.schema import COLUMNS, DROP_REASONS, FEATURE_ROWS, FLAGS, GRIDS
 from manifests.text import pluralize
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 LOCAL, DASK = "local", "dask"
 #: Size of faces, audio and json of a clip: 257 kB in CREMA-D, 285 kB in the demo corpus.
 CLIP_BYTES = 270_000
+#: Most classes that are listed without ALL=1.
+CLASSES_LISTED = 20
 
 
 # --- arguments -------------------------------------------------------------------------------------------------
@@ -90,6 +94,13 @@ def _add_settings(command: argparse.ArgumentParser) -> None:
     command.add_argument("--decoder", default=default.decoder, help=f"one of {', '.join(get_args(Decoder))}")
     command.add_argument("--keep", default=default.keep, help=f"one of {', '.join(get_args(Keep))} (make: KEEP=)")
     command.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="options of the corpus")
+    command.add_argument(
+        "--column",
+        action="append",
+        default=[],
+        metavar="NAME=COLUMN",
+        help="what a column of a table is (make: COLUMNS=)",
+    )
 
 
 def positive_int(text: str) -> int:
@@ -110,6 +121,8 @@ def seconds(text: str) -> float:
 def build_config(args: argparse.Namespace) -> BuildConfig:
     """The settings of a build. Raises ConfigError."""
     pairs = [option.partition("=") for option in args.option]
+    if args.column:
+        pairs.append(("columns", "=", ",".join(args.column)))
     return BuildConfig(
         dataset=args.dataset,
         timeline=args.timeline,
@@ -211,7 +224,17 @@ def describe_summary(summary: BuildSummary) -> list[str]:
     lines += _describe_withdrawn(summary.dataset.withdrawn)
     shards = pluralize(len(summary.dataset.shards), "shard")
     lines.append(f"shards    {summary.out} ({shards}, {summary.resumed} of them built before)")
-    return [*lines, describe_folds(summary.dataset.fold_schemes, summary.skipped_schemes)]
+    lines.append(describe_folds(summary.dataset.fold_schemes, summary.skipped_schemes))
+    scheme = LABEL_SCHEMES.get(next(iter(summary.dataset.label_schemes), ""))
+    return [*lines, *describe_labels(summary.labels, scheme)]
+
+
+def describe_labels(labels: LabelCounts, scheme: LabelScheme | None, *, show_all: bool = False) -> list[str]:
+    """Describe the classes of a label scheme, and what a person should look at."""
+    return [
+        *describe_classes(labels, scheme, None if show_all else CLASSES_LISTED),
+        *(f"warning   {line}" for line in label_warnings(labels, scheme)),
+    ]
 
 
 def _describe_withdrawn(withdrawn: Sequence[str]) -> list[str]:
@@ -243,6 +266,7 @@ def describe_plan(plan: BuildPlan, out: Path, show_all: bool = False) -> list[st
     scan = plan.scan
     sources = [source for shard in plan.shards for source in shard.sources]
     speakers = {source.clip.speaker for source in sources}
+    labels = count_labels((source.clip.emotion, source.clip.speaker) for source in sources)
     complete = f" of {scan.expected_clips} in the complete corpus" if scan.expected_clips else ""
     # Clips of two to three seconds; longer ones have more sound, but as many frames and windows, which are float16.
     rows = sum(FEATURE_ROWS[feature] for feature in plan.config.features)
@@ -263,6 +287,8 @@ def describe_plan(plan: BuildPlan, out: Path, show_all: bool = False) -> list[st
         *_describe_withdrawn(plan.withdrawn),
         f"into      {out}: {plan.count_present(out)} of {pluralize(len(plan.shards), 'shard')} already built",
         f"size      about {math.ceil(estimated_bytes / 1e6)} MB in total",
+        *(f"table     {note}" for note in scan.notes),
+        *describe_labels(labels, next(iter(plan.corpus.facts.label_schemes), None), show_all=show_all),
     ]
     for title, items in lists.items():
         lines += [f"{title}: {len(items)}", *limit_lines([f"  {item}" for item in items], 5, show_all=show_all)]

@@ -6,6 +6,7 @@ from collections.abc import Collection, Container, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from builder.clip import ClipBuilder
 from builder.config import BuildConfig, ConfigError, digest, identity
@@ -19,6 +20,7 @@ from manifests import index
 from manifests.files import BusyError, FolderError, exclusive_lock, remove_leftovers, shared_lock
 from manifests.index import Dataset
 from manifests.index_writer import mark_unfinished, write_index
+from manifests.label_counts import LabelCounts
 from manifests.progress import ProgressBar
 from manifests.text import pluralize
 from manifests.withdraw import is_withdrawal_pending
@@ -97,6 +99,8 @@ class BuildSummary:
     """Files of the corpus's inventory that are missing."""
     skipped_schemes: Mapping[str, str]
     """Fold scheme -> why it does not fit the built speakers."""
+    labels: LabelCounts
+    """Raw emotion -> speaker -> number of built clips."""
 
     def failures(self) -> list[str]:
         """Problems to review before using the shards; [] if there are none."""
@@ -105,7 +109,8 @@ class BuildSummary:
         if dropped > DROPS_ALLOWED * total:
             lines.append(f"{dropped} of {total} clips dropped, more than {DROPS_ALLOWED:.0%}")
         if self.empty_speakers:
-            lines.append(f"no clip was built of speaker {', '.join(self.empty_speakers)}")
+            names = (self.dataset.speaker_name(speaker) for speaker in self.empty_speakers)
+            lines.append(f"no clip was built of speaker {', '.join(names)}")
         return lines
 
 
@@ -244,6 +249,7 @@ def _write_index(job: BuildJob, plan: BuildPlan, done: Container[str]) -> BuildS
         resumed=sum(shard.name in done for shard in written.dataset.shards),
         missing=plan.scan.missing,
         skipped_schemes=written.skipped_schemes,
+        labels=written.labels,
     )
 
 
@@ -253,9 +259,16 @@ def describe_dataset(plan: BuildPlan) -> Dataset:
         dataset=plan.corpus.name,
         complete=False,
         identity=plan.identity,
-        about=plan.corpus.about(),
+        about=_about(plan),
         label_schemes=tuple(scheme.name for scheme in plan.corpus.facts.label_schemes),
         missing=len(plan.scan.missing),
         missing_names=tuple(plan.scan.missing[:MISSING_NAMED]),
         withdrawn=plan.withdrawn,
     )
+
+
+def _about(plan: BuildPlan) -> dict[str, Any]:
+    """Metadata of the corpus, and the names of the planned speakers whose ids are not their names."""
+    planned = {shard.speaker for shard in plan.shards}
+    names = {speaker: name for speaker, name in sorted(plan.scan.speaker_names.items()) if speaker in planned}
+    return plan.corpus.about() | ({index.SPEAKER_NAMES: names} if names else {})

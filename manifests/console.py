@@ -78,8 +78,9 @@ def exit_on_interrupt() -> Iterator[None]:
 def run_command(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None) -> int:
     """Parse arguments, run the subcommand, and return the exit status.
 
-    A `UserError` or `OSError` becomes one line, with its traceback under --debug; any other exception is a bug of the
-    program and keeps its traceback. If stdout or stderr is closed or cannot be written, the status is not 0.
+    A `UserError` or `OSError` becomes one line, after its details, with its traceback under --debug; any other
+    exception is a bug of the program and keeps its traceback. If stdout or stderr is closed or cannot be written, the
+    status is not 0.
     """
     if sys.stdout is None or sys.stderr is None:  # files that are opened next would take its place
         return fail("stdout or stderr is closed; redirect it to a file, or to /dev/null")
@@ -100,6 +101,8 @@ def run_command(parser: argparse.ArgumentParser, arguments: Sequence[str] | None
     except (UserError, OSError) as error:
         if options.debug:
             raise
+        for line in error.details if isinstance(error, UserError) else ():
+            _write_error(f"  {line}")
         return fail(describe_os_error(error) if isinstance(error, OSError) else str(error))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from manifests.text import escape_unprintable
 
 
@@ -11,5 +13,7 @@ class UserError(ValueError):
     It may quote an untrusted file, so unprintable characters are escaped.
     """
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, details: Sequence[str] = ()) -> None:
         super().__init__(escape_unprintable(message))
+        self.details = tuple(map(escape_unprintable, details))
+        """Lines that belong before the message: every problem of a file, where the message sums them up."""

@@ -254,7 +254,7 @@ def _select(staging: Path, dataset: Dataset, selector: FoldRequest) -> tuple[Res
     speakers = {shard.name: shard.speaker for shard in dataset.shards}
     if selector.scheme is not None and is_table(selector.scheme):
         rows, shared = index.load_rows(staging), selector.allow_shared_speakers
-        folds = read_split(Path(selector.scheme), dataset.dataset, speakers, rows, allow_shared_speakers=shared).folds
+        folds = read_split(Path(selector.scheme), dataset, speakers, rows, allow_shared_speakers=shared).folds
         scheme = selector.scheme
     else:
         scheme = resolve_scheme(selector.scheme, dataset.fold_schemes, {*speakers.values()})

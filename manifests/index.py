@@ -38,6 +38,7 @@ from manifests.schema import (
     dump_json,
     spectrogram_shape,
 )
+from manifests.text import one_line
 
 DATASET_FILE = "dataset.json"
 CLIPS_FILE = "clips.jsonl"
@@ -54,6 +55,8 @@ FOLDS = "folds"
 #: Files that are not listed in the index, because they do not describe samples.
 UNLISTED_FILES = frozenset({REPORT_FILE, FETCHED_FILE, SHARED_FILE, SUMS_FILE})
 
+#: Key of `Dataset.about`: speaker id -> name, of the speakers whose id is not their name.
+SPEAKER_NAMES = "speaker_names"
 STATUSES = ("planned", "built", "flagged", "dropped")
 #: Value of the build setting `keep` with which incomplete clips are built.
 KEEP_INCOMPLETE = "incomplete"
@@ -221,7 +224,7 @@ class Dataset:
     identity: Mapping[str, Any]
     """Settings, versions and models that the shards were made with."""
     about: Mapping[str, Any]
-    """Title, homepage, licence, citation, whether redistributable."""
+    """Title, homepage, licence, citation, whether redistributable; names of speakers, where they are not the ids."""
     label_schemes: tuple[str, ...] = ()
     fold_schemes: tuple[str, ...] = ()
     """Files in `folds/`, the default first."""
@@ -247,6 +250,12 @@ class Dataset:
         """Whether the build kept incomplete clips, so that every sample says what is present."""
         config = self.identity.get("config")
         return isinstance(config, Mapping) and config.get("keep") == KEEP_INCOMPLETE
+
+    def speaker_name(self, speaker: str) -> str:
+        """A speaker's name for people: as in the corpus's table, where it differs from the id."""
+        names = self.about.get(SPEAKER_NAMES)
+        name = names.get(speaker) if isinstance(names, Mapping) else None
+        return one_line(name[:80]) if isinstance(name, str) else speaker
 
     @property
     def schema_version(self) -> int:

@@ -18,6 +18,7 @@ from manifests.croissant import croissant
 from manifests.files import atomic_write, atomic_writer, check_regular, exclusive_lock
 from manifests.folds import FoldFile
 from manifests.index import Dataset, Shard
+from manifests.label_counts import LabelCounts, count_labels
 from manifests.schema import INCOMPLETE_FLAGS
 from manifests.splits import read_split, restrict_split
 
@@ -35,6 +36,8 @@ class WrittenIndex:
     """Speakers without a built clip, sorted."""
     skipped_schemes: Mapping[str, str]
     """Fold scheme -> why it does not fit the built speakers."""
+    labels: LabelCounts
+    """Raw emotion -> speaker -> number of built clips."""
 
 
 def mark_unfinished(folder: Path, description: Dataset) -> None:
@@ -97,6 +100,7 @@ def write_index(folder: Path, description: Dataset, shards: Sequence[str]) -> Wr
         incomplete={flag: tally.flags[flag] for flag in sorted(INCOMPLETE_FLAGS) if tally.flags[flag]},
         empty_speakers=tuple(sorted(speaker for speaker, kept in tally.kept.items() if not kept)),
         skipped_schemes=skipped,
+        labels=count_labels((emotion, speaker) for speaker, _, emotion in built.elements()),
     )
 
 
@@ -149,7 +153,7 @@ def add_split(folder: Path, table: Path, *, allow_shared_speakers: bool = False)
             raise index.ManifestError(f"{folder}: is a partial copy; add folds at its source and fetch again")
         rows = list(index.load_rows(folder))
         speakers = {row.shard: row.speaker for row in rows if row.shard is not None}
-        file = read_split(table, dataset.dataset, speakers, rows, allow_shared_speakers=allow_shared_speakers)
+        file = read_split(table, dataset, speakers, rows, allow_shared_speakers=allow_shared_speakers)
         mark_unfinished(folder, dataset)
         atomic_write(folder / index.FOLDS / f"{file.name}.json", folds.dump_fold_file(file))
         write_index(folder, dataset, sorted(names, key=index.build_order))

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from manifests.corpora import CORPORA, LabelError, LabelScheme, corpus_facts
-from manifests.tables import read_table
+from manifests.tables import read_scheme_table
 from manifests.text import shorten_list
 
 __all__ = [
@@ -71,7 +71,7 @@ def read_label_table(path: Path, dataset: str, emotions: Iterable[str]) -> Label
     Raises TableError for a file that is not a table, LabelError for one with an emotion twice or without one of
     `emotions`; OSError.
     """
-    table = read_table(path, COLUMN_NAMES)
+    table = read_scheme_table(path, COLUMN_NAMES)
     if table.columns != COLUMN_NAMES.keys():
         found = ", ".join(sorted(table.columns)) or "neither"
         raise LabelError(f"{path}:1: found of the columns emotion and class {found}; expected both")

@@ -22,9 +22,9 @@ from pathlib import Path, PurePosixPath
 
 from manifests.corpora import corpus_facts
 from manifests.folds import SIDES, FoldError, FoldFile, FoldSides, Side, choose_validation
-from manifests.index import Row
+from manifests.index import Dataset, Row
 from manifests.schema import SCHEMA_VERSION
-from manifests.tables import read_table
+from manifests.tables import read_scheme_table
 from manifests.text import pluralize, shorten_list
 
 #: What tables call the sides.
@@ -51,13 +51,18 @@ _FOLD_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 def read_split(
-    path: Path, dataset: str, shards: Mapping[str, str], rows: Iterable[Row], *, allow_shared_speakers: bool = False
+    path: Path,
+    dataset: Dataset,
+    shards: Mapping[str, str],
+    rows: Iterable[Row],
+    *,
+    allow_shared_speakers: bool = False,
 ) -> FoldFile:
     """The folds of a table, for the clips of a folder of shards.
 
     Args:
         path: the table.
-        dataset: name of the corpus.
+        dataset: index of the folder; a speaker may be named as there, or by id.
         shards: shard file name -> speaker.
         rows: all clips of the folder's index; those that were dropped may be named, and are on no side.
         allow_shared_speakers: whether a speaker may have clips on several sides of a fold.
@@ -65,7 +70,7 @@ def read_split(
     Raises FoldError, with the line, for a table that names unknown clips or speakers, a clip twice in a fold, or a
     speaker on two sides; OSError.
     """
-    table = read_table(path, COLUMN_NAMES)
+    table = read_scheme_table(path, COLUMN_NAMES)
     found = table.columns
     if ("clip" in found) == ("speaker" in found) or not found & {"fold", "side"}:
         raise FoldError(
@@ -73,7 +78,10 @@ def read_split(
             f"side or both"
         )
     clips = {row.clip_id: row for row in rows}
-    groups = _speaker_clips(clips) if "speaker" in found else _clip_names(clips)
+    groups = _clip_names(clips)
+    if "speaker" in found:
+        groups = _speaker_clips(clips)
+        groups |= {dataset.speaker_name(speaker): ids for speaker, ids in groups.items()}
     sides: dict[str, dict[str, str]] = defaultdict(dict)  # fold -> clip id -> side, or "" for the one that tests it
     problems = []
     for number, line in table.lines:
@@ -85,7 +93,7 @@ def read_split(
     if "side" not in found:
         sides = _cross_validation(sides, clips)
     folds = {
-        fold: _fold(f"{path}: fold {fold}", dataset, sides[fold], clips, shards, allow_shared_speakers)
+        fold: _fold(f"{path}: fold {fold}", dataset.dataset, sides[fold], clips, shards, allow_shared_speakers)
         for fold in sorted(sides, key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0, name))
     }
     used = {speaker for fold in folds.values() for side in SIDES for speaker in fold[side].subjects}
@@ -93,7 +101,7 @@ def read_split(
     return FoldFile(
         schema_version=SCHEMA_VERSION,
         name=table.name,
-        dataset=dataset,
+        dataset=dataset.dataset,
         source=f"table {path.name}, SHA-256 {table.sha256}",
         note=f"a split of one's own{shared}",
         absent=(),

@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from manifests import index
 from manifests.errors import UserError
@@ -76,7 +77,8 @@ def withdraw(folder: Path, speakers: Sequence[str]) -> Withdrawal:
         present = set(shards.values())
         if unknown := [speaker for speaker in leaving if speaker not in {*present, *dataset.withdrawn}]:
             found = f"{folder}: found no speaker {', '.join(unknown)}"
-            raise WithdrawError(f"{found}; valid are {shorten_list(sorted(present), 20)}")
+            valid = [_describe_speaker(dataset, speaker) for speaker in sorted(present)]
+            raise WithdrawError(f"{found}; valid are {shorten_list(valid, 20)}")
         if present and present <= set(leaving):
             raise WithdrawError(f"{folder}: no speaker would be left; delete the folder instead")
         withdrawal = _remove(folder, dataset, leaving, shards)
@@ -114,9 +116,26 @@ def _speakers_by_shard(folder: Path) -> dict[str, str]:
     return {name: name.rpartition("-")[0] for name in sorted(names, key=index.build_order)}
 
 
+def _describe_speaker(dataset: Dataset, speaker: str) -> str:
+    name = dataset.speaker_name(speaker)
+    return speaker if name == speaker else f"{speaker} ({name})"
+
+
+def _forget_names(dataset: Dataset, leaving: Sequence[str]) -> dict[str, Any]:
+    """Metadata of the corpus without the names of speakers."""
+    about, names = dict(dataset.about), dataset.about.get(index.SPEAKER_NAMES)
+    if isinstance(names, Mapping):
+        about[index.SPEAKER_NAMES] = {speaker: name for speaker, name in names.items() if speaker not in leaving}
+        if not about[index.SPEAKER_NAMES]:
+            del about[index.SPEAKER_NAMES]
+    return about
+
+
 def _remove(folder: Path, dataset: Dataset, leaving: tuple[str, ...], shards: dict[str, str]) -> Withdrawal:
     atomic_write(folder / PENDING_WITHDRAWAL_FILE, json.dumps(leaving).encode())
-    description = replace(dataset, withdrawn=tuple(sorted({*dataset.withdrawn, *leaving})))
+    description = replace(
+        dataset, withdrawn=tuple(sorted({*dataset.withdrawn, *leaving})), about=_forget_names(dataset, leaving)
+    )
     mark_unfinished(folder, description)
     gone = [shard for shard, speaker in shards.items() if speaker in leaving]
     clips = size = 0

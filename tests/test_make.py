@@ -175,6 +175,27 @@ def test_flags_and_repeated_options(home: Path) -> None:
     assert arguments_of(done) == ["shards", "--dataset=demo", "--data=d", "--out=o", *options]
 
 
+def test_columns_of_a_table_are_words_and_the_width_of_a_terminal_is_none(home: Path) -> None:
+    done = make(home, "plan", "COLUMNS=File=clip 'Speaker no.=speaker'", "OUT=o", "DATA=d")
+    columns = ["--column=File=clip", "--column=Speaker no.=speaker"]
+    assert arguments_of(done) == ["plan", "--dataset=demo", "--data=d", "--out=o", *columns]
+    assert arguments_of(make(home, "plan", COLUMNS="80")) == TARGETS["plan"]("shards/demo")
+
+
+def test_a_workbook_needs_a_package_that_others_do_not(home: Path) -> None:
+    (home / ".venv" / "excel.ok").unlink()
+    (home / "data" / "sheets").mkdir(parents=True)
+    (home / "data" / "sheets" / "clips.xlsx").touch()
+    for arguments, needed in (
+        (["DATASET=sheets"], True),
+        (["OPTION=csv=part 1.csv csv=part2.xlsx"], True),
+        (["DATASET=demo"], False),
+    ):
+        done = make(home, "--dry-run", "plan", *arguments)
+        assert done.returncode == 0, done.stderr
+        assert (".[excel]" in done.stdout) is needed, arguments
+
+
 def test_the_checkout_may_be_in_a_folder_of_any_name(home: Path) -> None:
     moved = home.with_name("it's $(shell touch ran) `touch ran`; $x")
     home.rename(moved)

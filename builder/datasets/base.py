@@ -73,6 +73,10 @@ class Scan:
     """(relative path, reason) of files that look like media but are ignored."""
     expected_clips: int | None = None
     """Number of clips in the complete corpus, if known."""
+    speaker_names: Mapping[str, str] = field(default_factory=dict)
+    """Speaker id -> name, of the speakers whose id is not their name."""
+    notes: tuple[str, ...] = ()
+    """How the corpus was read, where a person may not expect it; for the plan's output."""
 
 
 @dataclass(frozen=True, kw_only=True)

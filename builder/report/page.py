@@ -13,7 +13,7 @@ from builder.report import tables
 from builder.report.figure import Strokes, draw_clip, template_marks
 from builder.report.images import color_scales, data_uri, mean_face
 from builder.report.shard_reader import ReportFolder
-from manifests.index import Row
+from manifests.index import Dataset, Row
 from manifests.schema import CROP_PX, DROP_REASONS, FLAGS, FRAMES, Sample
 
 #: Most entries of a list; the others are counted, and all are in `clips.jsonl`.
@@ -43,7 +43,7 @@ def render_page(build: ReportFolder, samples: Sequence[tuple[Row, Sample]]) -> s
     scales = color_scales(build) if samples else {}
     mean = mean_face(sample for _, sample in samples)
     return (
-        _environment()
+        _environment(dataset)
         .get_template("report.html.j2")
         .render(
             build=build,
@@ -73,7 +73,7 @@ def render_page(build: ReportFolder, samples: Sequence[tuple[Row, Sample]]) -> s
     )
 
 
-def _environment() -> jinja2.Environment:
+def _environment(dataset: Dataset) -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("builder.report"),
         autoescape=True,  # names in a shard folder are untrusted
@@ -85,6 +85,7 @@ def _environment() -> jinja2.Environment:
         "setting": format_setting,
         "columns": tables.split_columns,
         "shorten": tables.shorten_names,
+        "speaker_name": dataset.speaker_name,
         "px": format_px,
         "path": svg_path,
         "data_uri": data_uri,

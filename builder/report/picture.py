@@ -25,7 +25,7 @@ from builder.report.figure import (
 from builder.report.images import RgbImage, color_scales
 from builder.report.shard_reader import ReportFolder
 from manifests.files import FolderError
-from manifests.index import ManifestError, Row
+from manifests.index import Dataset, ManifestError, Row
 from manifests.schema import Sample
 
 if TYPE_CHECKING:
@@ -72,13 +72,13 @@ def render_picture(build: ReportFolder, samples: Sequence[tuple[Row, Sample]], p
         raise ManifestError(f"{build.folder}: found no clip in the shards")
     feature, scale = next(iter(color_scales(build).items()))
     figures = [(row, draw_clip(sample, {feature: scale}, None)) for row, sample in samples]
-    pixels = _render_figures(figures)
+    pixels = _render_figures(figures, build.dataset)
     if path.suffix.lower() == ".png":
         return bytes(cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1].tobytes())
     return bytes(simplejpeg.encode_jpeg(pixels, quality=_JPEG_QUALITY, colorspace="RGB"))
 
 
-def _render_figures(figures: Sequence[tuple[Row, ClipFigure]]) -> RgbImage:
+def _render_figures(figures: Sequence[tuple[Row, ClipFigure]], dataset: Dataset) -> RgbImage:
     """[height, 1400, 3] one canvas in figure pixels, independent of the user's matplotlib settings."""
     from matplotlib import style  # slow to import, and only this picture needs it
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -94,7 +94,8 @@ def _render_figures(figures: Sequence[tuple[Row, ClipFigure]]) -> RgbImage:
         axes.set_axis_off()
         top = 0.0
         for row, figure in figures:
-            about = "   ".join(text for text in (row.emotion, f"speaker {row.speaker}", row.sentence) if text)
+            speaker = f"speaker {dataset.speaker_name(row.speaker)}"
+            about = "   ".join(text for text in (row.emotion, speaker, row.sentence) if text)
             title = axes.text(LEFT_PX, top + 26, row.clip_id, **_text_style("clip-id"))
             end = title.get_window_extent().x1 * WIDTH_PX / PICTURE_WIDTH_PX
             axes.text(end + 16, top + 26, about, **_text_style("details"))

@@ -136,11 +136,12 @@ def test_two_clips_with_one_id_stop_the_build_naming_both(
 ) -> None:
     data = corpora.folder(tmp_path / "data")
     table = data / "clips.csv"
-    table.write_text(table.read_text() + "Día 1/ANNA_#joy.mp4,anna,joy,,hello\n", encoding="utf-8")
-    (data / "Día 1" / "ANNA_#joy.mp4").write_bytes(b"placeholder")
+    table.write_text(table.read_text() + "a.mp4,anna,joy,,hello\nA.mp4,anna,joy,,hello\n", encoding="utf-8")
+    for name in ("a.mp4", "A.mp4"):
+        (data / name).write_bytes(b"placeholder")
     assert main(command("shards", data, tmp_path / "out")) == 2
     output = capsys.readouterr().err
-    assert re.fullmatch(r"error: \S*clips.csv:2 and \S*clips.csv:8: the same clip id .*\n", output)
+    assert re.fullmatch(r"error: \S*clips.csv:8 and \S*clips.csv:9: the same clip id .*\n", output)
     assert not (tmp_path / "out").exists()
 
 
@@ -152,6 +153,9 @@ def test_summary_of_a_build(tmp_path: Path, quick: None, capsys: pytest.CaptureF
         "built 6   dropped 0",
         f"shards    {out} (3 shards, 0 of them built before)",
         "folds     loso",
+        "classes  clips  speakers",
+        "  happy      3         3",
+        "  sad        3         3",
         f"report    {out}/report.html",
     ]
     assert main(command("shards", data, out)) == 0

@@ -665,13 +665,12 @@ def test_folder_lists_absent_and_unnamed_files(tmp_path: Path) -> None:
     [
         ("", "clips.csv:1: found columns none"),
         ("clip,speaker\na.mp4,x\n", "clips.csv:1: found columns clip, speaker; expected clip, speaker, emotion"),
-        ("clip,speaker,emotion,mood\na.mp4,x,joy,2\n", "clips.csv:1: found columns"),
+        ("clip,speaker,emotoin,mood\na.mp4,x,joy,2\n", "clips.csv:1: found column emotoin, which looks like emotion"),
         ("clip,speaker,emotion,clip\na.mp4,x,joy,2\n", "clips.csv:1: found columns"),
         ("clip,speaker,emotion\n", "clips.csv: found no rows"),
         ("clip,speaker,emotion\n\na.mp4,x\n", "clips.csv:3: found 2 cells, expected 3"),
         ("clip,speaker,emotion\na.mp4,x,joy,4\n", "clips.csv:2: found 4 cells, expected 3"),
         ("clip,speaker,emotion\na.mp4,x, \n", "clips.csv:2: found no emotion"),
-        ("clip,speaker,emotion\na.mp4,Jo Ann,joy\n", "clips.csv:2: speaker 'Jo Ann': expected 1 to 80 letters"),
         (f"clip,speaker,emotion\na.mp4,{'x' * 65},joy\n", "clips.csv:2: speaker x+... has 65 characters"),
         (f"clip,speaker,emotion\n{'a' * 201}.mp4,x,joy\n", "clips.csv:2: clip id a+... has 201 characters"),
         ("clip,speaker,emotion\n/etc/a.mp4,x,joy\n", "clips.csv:2: found path '/etc/a.mp4'"),
@@ -686,7 +685,7 @@ def test_folder_lists_absent_and_unnamed_files(tmp_path: Path) -> None:
         (f"clip,speaker,emotion,start,end\na.mp4,x,joy,0,{'9' * 9999}\n", "and end '9{40}'; expected seconds"),
         ('clip,speaker,emotion\n"a.mp4,x,joy\n', "clips.csv:2: not a table"),
         ("clip,speaker,emotion\na.mp4,x,joy\nA.mov,x,joy\n", r"clips.csv:2 and .*clips.csv:3: the same clip id A"),
-        ("clip,speaker,emotion\na b.mp4,x,joy\na_b.mp4,x,joy\n", r"clips.csv:2 and .*:3: the same clip id a_b"),
+        ("clip,speaker,emotion\na b.mp4,x,joy\na b.mp4,x,joy\n", r"clips.csv:2 and .*:3: the same clip id a_b-\w{8}"),
         ("clip,speaker,emotion\na.mp4,Ann,joy\nb.mp4,ann,joy\n", "speakers Ann and ann differ only in case"),
         (
             "clip,speaker,emotion\ngone.mp4,x,joy\n",
@@ -724,8 +723,8 @@ def test_folder_emotion_that_cannot_be_printed_is_refused(tmp_path: Path, emotio
 
 
 def test_folder_table_in_another_encoding_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "clips.csv").write_bytes("clip,speaker,emotion\né.mp4,a,joy\n".encode("latin-1"))
-    with pytest.raises(CorpusError, match=r"clips\.csv: not UTF-8"):
+    (tmp_path / "clips.csv").write_bytes(b"clip,speaker,emotion\n\x81.mp4,a,joy\n")
+    with pytest.raises(CorpusError, match=r"clips\.csv: not UTF-8, UTF-16 or Windows-1252 \(byte 21\)"):
         scan_corpus("folder", tmp_path)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import openpyxl
 import pytest
 
 from manifests import folds, index, index_writer
@@ -12,15 +14,16 @@ from manifests.console import run_command
 from manifests.coverage import fold_coverage
 from manifests.fetch import FoldRequest, fetch
 from manifests.folds import SIDES, FoldError, FoldFile
-from manifests.index import Row
+from manifests.index import Dataset, Row
 from manifests.index_writer import add_split
 from manifests.splits import read_split
-from manifests.tables import TableError
+from manifests.tables import TableError, is_table
 from manifests.verify import verify
 from manifests.withdraw import withdraw
 from tests.factories.shards import make_folder
 
 SPEAKERS = ("anna", "ben", "cleo", "dora", "emil")
+DATASET = Dataset(dataset="mine", complete=True, identity={}, about={"speaker_names": {"emil": "Émile 5"}})
 SHARDS = {f"{speaker}-000.tar": speaker for speaker in SPEAKERS}
 ROWS = [
     Row(
@@ -40,7 +43,7 @@ def read(tmp_path: Path, *lines: str, rows: list[Row] | None = None, shared: boo
     """A table of these lines."""
     table = tmp_path / "my split.csv"
     table.write_text("\n".join(lines) + "\n", "utf-8", **options)
-    return read_split(table, "folder", SHARDS, rows or ROWS, allow_shared_speakers=shared)
+    return read_split(table, DATASET, SHARDS, rows or ROWS, allow_shared_speakers=shared)
 
 
 def subjects(file: FoldFile, fold: str) -> dict[str, tuple[str, ...]]:
@@ -82,7 +85,7 @@ def test_speakers_recorded_together_validate_together(tmp_path: Path) -> None:
     ]
     table = tmp_path / "split.csv"
     table.write_text("speaker,side\n" + "".join(f"{s},{'test' if '3' in s else 'train'}\n" for s in speakers))
-    file = read_split(table, "iemocap", {f"{s}-000.tar": s for s in speakers}, rows)
+    file = read_split(table, replace(DATASET, dataset="iemocap"), {f"{s}-000.tar": s for s in speakers}, rows)
     assert subjects(file, "1")["validation"] in (("Ses01F", "Ses01M"), ("Ses02F", "Ses02M"))
 
 
@@ -165,11 +168,20 @@ def test_tables_that_cannot_be_used(tmp_path: Path, lines: tuple[str, ...], mess
         read(tmp_path, *lines)
 
 
-def test_a_table_that_is_not_text(tmp_path: Path) -> None:
-    table = tmp_path / "split.csv"
-    table.write_bytes(b"speaker,side\nJ\xf6rg,train\n")
-    with pytest.raises(TableError, match=r"not UTF-8 \(byte 14\); save it as UTF-8"):
-        read_split(table, "folder", SHARDS, ROWS)
+def test_tables_of_spreadsheet_programs_and_names_of_speakers(tmp_path: Path) -> None:
+    """The speaker emil is called Émile 5 in the corpus's table."""
+    lines = [("Speaker", "Set"), ("anna", "train"), ("ben", "validation"), ("Émile 5", "test")]
+    text = "\n".join("\t".join(line) for line in lines)
+    for name, encoding in (("a.csv", "utf-16"), ("b.tsv", "cp1252"), ("c.csv", "utf-8-sig")):
+        (tmp_path / name).write_bytes(text.encode(encoding))
+    book = openpyxl.Workbook()
+    for line in lines:
+        book.active.append(line)
+    book.save(tmp_path / "d.xlsx")
+    for path in sorted(tmp_path.iterdir()):
+        assert is_table(str(path))
+        file = read_split(path, DATASET, SHARDS, ROWS)
+        assert subjects(file, "1") == {"train": ("anna",), "validation": ("ben",), "test": ("emil",)}
 
 
 def test_two_tables_of_one_name_are_two_schemes(tmp_path: Path) -> None:

@@ -270,8 +270,9 @@ def open_scheme(folder: ShardFolder, scheme: str | None = None, *, allow_shared_
     """
     if scheme is not None and is_table(scheme):
         rows = index.load_rows(folder.path)
-        dataset = folder.index.dataset
-        return read_split(Path(scheme), dataset, folder.speakers, rows, allow_shared_speakers=allow_shared_speakers)
+        return read_split(
+            Path(scheme), folder.index, folder.speakers, rows, allow_shared_speakers=allow_shared_speakers
+        )
     name = resolve_scheme(scheme, folder.index.fold_schemes, set(folder.speakers.values()))
     file = f"{index.FOLDS}/{name}.json"
     path = folder.path / file
