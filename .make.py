@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 #: Settings with several values, separated by spaces and quoted as for a shell: `CLIP="'a b.mp4' c.mp4"`.
-WORDS = frozenset({"ARGS", "CLIP", "COLUMNS", "FOLD", "OPTION", "SPEAKER", "SPLIT", "STRATEGY"})
+WORDS = frozenset({"ARGS", "CLIP", "COLUMNS", "FOLD", "LOGGER", "OPTION", "SPEAKER", "SPLIT", "STRATEGY"})
 #: Of these, options that are repeated for each value.
 REPEATED = frozenset({"COLUMNS", "OPTION"})
 #: Used by make itself.
@@ -54,7 +54,7 @@ def expand(template: Sequence[str]) -> list[str]:
 def read_values(name: str) -> list[str]:
     """Values of a setting, none if it is empty. Raises ValueError for quotes that are not closed."""
     text = os.environ.get(name, "")
-    if name not in WORDS or (name == "CLIP" and Path(text).is_file()):  # a file's name may have spaces and quotes
+    if name not in WORDS or (name == "CLIP" and Path(text).exists()):  # its name may have spaces and quotes
         return [text] if text else []
     try:
         return shlex.split(text)

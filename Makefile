@@ -7,9 +7,10 @@ PY   := $(VENV)/bin/python
 PIP  := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 SETTINGS := AFFIRM ALIGN ALL ALLOW_DROPS ALLOW_SHARED_SPEAKERS ARGS BATCH CHECK CLIP COLUMNS CROP DATA DATASET \
-            DECODER DEST DEVICE ENCODER ENGINE EPOCHS FEATURE FIXED_EPOCHS FOLD FROM KEEP KEEP_ARCHIVES LABELS LR \
-            NO_REPORT OPTION OUT PRUNE PUBLIC PYTHON QUICK RANK RECIPE REFIT REPLACE RUN RUNS SCHEDULER SCHEME SEED \
-            SEEDS SHARDS SPEAKER SPLIT STEP STRATEGY TARGET TIMELINE TO WEIGHTS WORKERS WORLD_SIZE
+            DECODER DEST DEVICE ENCODER ENGINE EPOCHS FEATURE FIXED_EPOCHS FOLD FORMAT FROM KEEP KEEP_ARCHIVES \
+            LABELS LAYER LOGGER LR NO_REPORT OPTION OUT PROBABILITIES PRUNE PUBLIC PYTHON QUICK RANK RECIPE REFIT \
+            REPLACE RUN RUNS SCHEDULER SCHEME SEED SEEDS SHARDS SPEAKER SPLIT STEP STRATEGY TARGET TIMELINE TO \
+            WEIGHTS WORKERS WORLD_SIZE
 
 # Terminals export their width by this name, so that only `make COLUMNS=` sets it.
 ifneq ($(origin COLUMNS),command line)
@@ -49,11 +50,14 @@ CLUSTER  := --rank=RANK --world-size=WORLD_SIZE --engine=ENGINE --scheduler=SCHE
 TRAINING := --runs=RUNS --dataset=GIVEN_DATASET --shards=SHARDS --strategy=STRATEGY --fold=FOLD --fold-scheme=SCHEME \
             --label-scheme=LABELS --feature=FEATURE --encoder=ENCODER --weights=WEIGHTS --recipe=RECIPE --seed=SEED \
             --seeds=SEEDS --refit=REFIT --fixed-epochs:FIXED_EPOCHS --workers=WORKERS --device=DEVICE \
-            --allow-shared-speakers:ALLOW_SHARED_SPEAKERS --epochs=EPOCHS --batch=BATCH --learning-rate=LR
+            --allow-shared-speakers:ALLOW_SHARED_SPEAKERS --epochs=EPOCHS --batch=BATCH --learning-rate=LR \
+            --logger=LOGGER
 
 HUB    := $(if $(filter 1,$(words $(WEIGHTS))),$(if $(wildcard $(WEIGHTS)),,hf://$(WEIGHTS)))# not a file: an id
 STORES := $(if $(filter s3://% hf://%,$(SHARDS) $(FROM) $(DEST) $(HUB)),$(VENV)/stores.ok)# installed if an address needs them
 EXCEL  := $(if $(wildcard $(DATA)/clips.xlsx)$(filter csv=%.xlsx csv=%.xlsm,$(OPTION)),$(VENV)/excel.ok)# and these if a table does
+LOGGERS := $(patsubst %,$(VENV)/%.ok,$(filter tensorboard wandb,$(LOGGER)))
+PARQUET := $(if $(filter %.parquet,$(TO)),$(VENV)/parquet.ok)
 
 .PHONY: help
 help:  ## Show this help; TARGET=train lists the settings of a target
@@ -72,6 +76,9 @@ EXTRAS_train   := .[train]
 EXTRAS_stores  := .[hub,s3]
 EXTRAS_dask    := .[dask]
 EXTRAS_excel   := .[excel]
+EXTRAS_parquet := .[parquet]
+EXTRAS_tensorboard := .[tensorboard]
+EXTRAS_wandb   := .[wandb]
 EXTRAS_test    := .[builder,train,test]
 
 $(VENV)/%.ok: pyproject.toml constraints.txt | $(VENV)/bin/python
@@ -125,19 +132,25 @@ withdraw: $(VENV)/core.ok  ## Remove SPEAKER="1001 1002" from finished shards; o
 	$(call require,SPEAKER,ids of the speakers to remove)
 	$(START) manifests withdraw OUT SPEAKER ARGS
 
-.PHONY: train sweep results predict export
-train: $(VENV)/train.ok $(STORES)  ## Train a strategy on a fold: STRATEGY FOLD DATASET ENCODER WEIGHTS RECIPE LABELS SCHEME
+.PHONY: train sweep results predict embeddings export
+train: $(VENV)/train.ok $(STORES) $(LOGGERS)  ## Train a strategy on a fold: STRATEGY FOLD DATASET ENCODER WEIGHTS RECIPE LABELS SCHEME
 	$(START) train train $(TRAINING) ARGS
 
-sweep: $(VENV)/train.ok $(STORES)  ## Train all strategies on all folds, or those of STRATEGY and FOLD; skips finished runs
+sweep: $(VENV)/train.ok $(STORES) $(LOGGERS)  ## Train all strategies on all folds, or those of STRATEGY and FOLD; skips finished runs
 	$(START) train sweep $(TRAINING) ARGS
 
 results: $(VENV)/train.ok  ## Compare all runs with the paper's tables, with plots: runs/report
 	$(START) train report --runs=RUNS ARGS
 
-predict: $(VENV)/train.ok $(VENV)/builder.ok  ## Classify recordings with a run: RUN=folder CLIP="a.mp4 b.flv", or SHARDS=folder
+predict: $(VENV)/train.ok $(VENV)/builder.ok  ## Classify recordings with a run: RUN=folder CLIP="a.mp4 folder '*.flv'", or SHARDS=folder; FORMAT TO
 	$(call require,RUN,folder of a finished run or of an exported one)
-	$(START) train predict --run=RUN --shards=SHARDS CLIP ARGS
+	$(START) train predict --run=RUN --shards=SHARDS --format=FORMAT --out=TO --probabilities:PROBABILITIES CLIP ARGS
+
+embeddings: $(VENV)/train.ok $(STORES) $(PARQUET)  ## Write vectors of an encoder for every clip: RUN=folder, or WEIGHTS STRATEGY; TO=file.npz or .parquet; LAYER
+	$(call require,TO,file to write: .npz or .parquet)
+	$(START) train embeddings --run=RUN --dataset=GIVEN_DATASET --shards=SHARDS --weights=WEIGHTS --encoder=ENCODER \
+	    --strategy=STRATEGY --feature=FEATURE --layer=LAYER --fold-scheme=SCHEME --label-scheme=LABELS --out=TO \
+	    --workers=WORKERS --device=DEVICE ARGS
 
 export: $(VENV)/train.ok  ## Export a finished run: RUN=folder OUT=folder
 	$(call require,RUN,folder of a finished run)

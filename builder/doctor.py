@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 from manifests.console import Parser, folder_path, run_command, say
@@ -49,6 +52,11 @@ BACKENDS = {
 #: Loading takes a few seconds; a backend that takes this long hangs.
 BACKEND_SECONDS = 120.0
 WORKER_MEMORY_GB = 0.5
+#: Versions that were tested together, in a checkout; this project as a package, and its extra with the backends.
+CONSTRAINTS = Path(__file__).parent.parent / "constraints.txt"
+PACKAGE = "multimae-der"
+BUILDER_EXTRA = "builder"
+_REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)\s*(?:\[[^]]*\])?\s*(?P<versions>[=<>!~].*)?")
 #: Python code that prints the disk space needed for a corpus's shards, and code that scans a corpus folder.
 SHARDS_GB = "import sys; from builder.datasets import get_corpus; print(get_corpus(sys.argv[1]).shards_gb)"
 SCAN = """import sys; from pathlib import Path; from builder.datasets import get_corpus, scan_corpus
@@ -68,7 +76,7 @@ class Check:
     ok: bool
     found: str
     advice: str = ""
-    """How to fix it if it is not ok."""
+    """How to fix it if it is not ok; "" where `found` says it."""
 
 
 def run_checks(dataset: str, data: Path, out: Path) -> Iterator[Check]:
@@ -79,6 +87,7 @@ def run_checks(dataset: str, data: Path, out: Path) -> Iterator[Check]:
     for name, code in BACKENDS.items():
         ok, found = run_python(code, seconds=BACKEND_SECONDS)
         yield Check(name=name, ok=ok, found=found, advice=INSTALL)
+    yield from check_packages(installed_packages(), expected_packages())
     yield _check_memory()
     yield from _check_output(dataset, out)
     ok, found = run_python(SCAN, dataset, str(data))
@@ -96,6 +105,73 @@ def run_python(code: str, *arguments: str, seconds: float = 120.0) -> tuple[bool
         return False, f"crashed ({signal.Signals(-done.returncode).name})"
     lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
     return done.returncode == 0, lines[-1] if lines else f"exit code {done.returncode}, no message"
+
+
+def installed_packages() -> dict[str, str]:
+    """Name, normalized, -> version of every package that is installed."""
+    found = {}
+    for distribution in metadata.distributions():
+        with suppress(KeyError, TypeError):  # remains of a package that was removed by hand
+            found.setdefault(_normalize(distribution.metadata["Name"]), distribution.version)
+    return found
+
+
+def expected_packages(constraints: Path = CONSTRAINTS, package: str = PACKAGE) -> dict[str, str]:
+    """Name, normalized, -> versions: the one of constraints.txt, or else those that the builder requires.
+
+    Of an installation without constraints.txt, which only a checkout has, the requirements remain.
+    """
+    expected = {}
+    with suppress(metadata.PackageNotFoundError):
+        for requirement in metadata.requires(package) or ():
+            text, _, marker = requirement.partition(";")
+            found = _REQUIREMENT.fullmatch(text.strip())
+            if found and (not marker or f"'{BUILDER_EXTRA}'" in marker.replace('"', "'")):
+                expected[_normalize(found["name"])] = (found["versions"] or "").replace(" ", "")
+    if constraints.is_file():
+        for line in constraints.read_text("utf-8").splitlines():
+            if pinned := _REQUIREMENT.fullmatch(line.partition("#")[0].strip()):
+                expected[_normalize(pinned["name"])] = (pinned["versions"] or "").replace(" ", "")
+    return {name: versions for name, versions in expected.items() if versions}
+
+
+def check_packages(installed: Mapping[str, str], expected: Mapping[str, str]) -> Iterator[Check]:
+    """A failed check for each installed package of another version than expected, or one check for all."""
+    known = sorted(installed.keys() & expected.keys())
+    wrong = [name for name in known if not _fits(installed[name], expected[name])]
+    for name in wrong:
+        command = shlex.join([sys.executable, "-m", "pip", "install", "--no-deps", f"{name}{expected[name]}"])
+        found = f"found {installed[name]}, expected {expected[name].removeprefix('==')}; repair it: {command}"
+        yield Check(name=f"package {name}", ok=False, found=found)
+    if not wrong:
+        yield Check(name="packages", ok=True, found=f"{len(known)} of the versions that were tested together")
+
+
+def _fits(version: str, expected: str) -> bool:
+    """Whether a version is one of `==1.2`, or `>=1.2,<2`; what comes after `+`, a build, does not matter."""
+    found = _numbers(version)
+    for condition in expected.split(","):
+        operator = condition.rstrip("0123456789.abcdefghijklmnopqrstuvwxyz*+")
+        wanted = condition[len(operator) :]
+        order = (found > _numbers(wanted)) - (found < _numbers(wanted))
+        if order not in {"==": (0,), ">=": (0, 1), "<=": (0, -1), "<": (-1,), ">": (1,), "!=": (-1, 1)}.get(
+            operator, (-1, 0, 1)
+        ):
+            return False
+    return True
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """The release of a version, such as (1, 2) of `1.2.0rc1+cpu`; zeros at the end do not count."""
+    numbers = [int(part) for part in re.match(r"[0-9.]*", version)[0].split(".") if part]
+    while numbers and not numbers[-1]:
+        numbers.pop()
+    return tuple(numbers)
+
+
+def _normalize(name: str) -> str:
+    """A package's name as pip compares it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _check_memory() -> Check:
@@ -139,7 +215,7 @@ def print_checks(args: argparse.Namespace) -> int:
     for check in run_checks(args.dataset, data, out):
         healthy &= check.ok
         say(f"{'ok  ' if check.ok else 'FAIL'}  {check.name}: {check.found}")
-        if not check.ok:
+        if check.advice and not check.ok:
             say(f"      {check.advice}")
     return 0 if healthy else 1
 

@@ -169,6 +169,17 @@ def test_further_options_are_words_and_come_last(home: Path) -> None:
     ]
 
 
+def test_several_loggers_and_files_to_write(home: Path) -> None:
+    assert arguments_of(make(home, "train", "LOGGER=tensorboard wandb")) == [
+        *("train", "--runs=runs", "--logger", "tensorboard", "wandb")
+    ]
+    done = make(home, "embeddings", "RUN=r", "LAYER=0", "TO=a b.parquet")
+    assert arguments_of(done) == ["embeddings", "--run=r", "--layer=0", "--out=a b.parquet"]
+    done = make(home, "predict", "RUN=r", "CLIP='*.mp4' $$x", "FORMAT=json", "TO=out.json", "PROBABILITIES=1")
+    options = ["--format=json", "--out=out.json", "--probabilities"]
+    assert arguments_of(done) == ["predict", "--run=r", *options, "*.mp4", "$$x"]
+
+
 def test_flags_and_repeated_options(home: Path) -> None:
     done = make(home, "shards", "OPTION=labels=voted sound=separate", "ALLOW_DROPS=1", "OUT=o", "DATA=d")
     options = ["--option=labels=voted", "--option=sound=separate", "--allow-drops"]

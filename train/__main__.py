@@ -1,4 +1,4 @@
-"""Command line of the trainer: python -m train [train|sweep|report|predict|export]."""
+"""Command line of the trainer: python -m train [train|sweep|report|predict|embeddings|export|recipes]."""
 
 from __future__ import annotations
 

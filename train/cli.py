@@ -14,15 +14,17 @@ from manifests.console import Parser, add_command, run_command, say
 from manifests.errors import UserError
 from manifests.folds import SIDES, FoldFile, resolve_fold
 from manifests.progress import log_line
-from manifests.text import pluralize
+from manifests.text import pluralize, shorten_list
 from manifests.usable import advise_folds, describe_unusable
-from train import cost, predict, runs
+from train import cost, embeddings, predict, runs
+from train.clip_prediction import FORMATS, ClipPrediction, format_clips
 from train.config import DEMO, DEMO_DEFAULT, ENCODER_DEFAULT, ConfigError, TrainConfig, device_for
 from train.data import UnusableFoldError
 from train.data.dataset import ShardFolder, choose_labels, find_folder, open_folder, open_scheme
 from train.distributed import Ranks, init_distributed
 from train.export import export
 from train.fusion import STRATEGIES
+from train.loggers import LOGGERS, check_loggers
 from train.metrics import MIN_SPEAKERS
 from train.models.videomae import ENCODERS
 from train.recipes import RECIPES, Recipe, dump_toml, override, recipe_named
@@ -34,7 +36,7 @@ from train.runs import RunResult, RunSummary
 from train.scoring import FoldScores
 
 FEATURE_DEFAULT = "mfcc"
-_COMMANDS = ("train", "sweep", "report", "predict", "export", "recipes")
+_COMMANDS = ("train", "sweep", "report", "predict", "embeddings", "export", "recipes")
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -93,6 +95,7 @@ def _open_scheme(args: argparse.Namespace) -> tuple[ShardFolder, FoldFile]:
 
 def _train_all(args: argparse.Namespace, strategies: Sequence[str], folds: Sequence[str] | None) -> bool:
     """Train strategies on folds, on all if None, except for finished runs; whether this is the main process."""
+    check_loggers(args.logger)
     with (
         init_distributed(args.device) as ranks,
         _convert_out_of_memory(f"; try --micro-batches {2 * args.micro_batches}"),
@@ -128,17 +131,23 @@ def _configs(args: argparse.Namespace, strategies: Sequence[str], folds: Sequenc
             shards=str(location),
             strategy=strategy,
             fold=resolve_fold(names, fold),
-            feature=args.feature or (built[0] if len(built) == 1 else FEATURE_DEFAULT),
+            feature=choose_feature(args.feature, built),
             encoder=args.encoder or (None if args.weights else DEMO_DEFAULT if demo else ENCODER_DEFAULT),
             recipe=_recipe(args, demo=demo),
             selection=selection,
             seed=seed,
+            loggers=tuple(args.logger),
             **options,
         )
         for seed in range(args.seed, args.seed + args.seeds)
         for strategy in strategies
         for fold in folds or names
     ]
+
+
+def choose_feature(name: str | None, built: Sequence[str]) -> str:
+    """The spectrogram that is named, else the only one that was built, else the default."""
+    return name or (built[0] if len(built) == 1 else FEATURE_DEFAULT)
 
 
 def _recipe(args: argparse.Namespace, *, demo: bool) -> Recipe:
@@ -181,39 +190,58 @@ def _run_predict(args: argparse.Namespace) -> int:
     """Exit status 1 if a recording cannot be used."""
     if bool(args.clips) == bool(args.shards):
         raise ConfigError("predict: expected recordings, or --shards with a folder of shards")
-    predictor, ranks = predict.load_predictor(Path(args.folder)), Ranks(device=device_for(args.device))
+    predictor = predict.Predictor.load(args.folder, args.device)
     with _convert_out_of_memory():
         if args.shards:
-            speakers = args.speaker or ()
-            predictions = predict.predict_shards(predictor, args.shards, ranks, speakers=speakers, workers=args.workers)
+            predictions = predictor.predict_shards(args.shards, speakers=args.speaker or (), workers=args.workers)
         else:
-            clips = list(map(Path, args.clips))
-            predictions = predict.predict_recordings(predictor, clips, ranks, workers=args.workers)
+            predictions = predictor(args.clips, workers=args.workers)
     if args.out:
-        predict.write_predictions(Path(args.out), predictor, predictions)
-    for line in _describe_predictions(predictor, predictions):
-        say(line)
+        predict.write_predictions(Path(args.out), predictor, predictions, args.format or "")
+    kind = "table" if args.out else args.format or "table"
+    sys.stdout.write(format_clips(kind, predictor.classes, predictions, probabilities=args.probabilities))
+    for line in _describe_unseen(predictor, predictions):
+        (say if kind == "table" else log_line)(line)  # a program reads the other formats
     return int(any(prediction.probabilities is None for prediction in predictions))
 
 
-def _describe_predictions(predictor: predict.Predictor, predictions: Sequence[predict.ClipPrediction]) -> Iterator[str]:
-    """A line for each clip, then the scores of labelled clips."""
-    clip_width = max(len(name) for name in ("clip", *(prediction.clip for prediction in predictions)))
-    class_width = max(len(name) for name in ("predicted", *predictor.classes))
-    yield f"{'clip':<{clip_width}}  {'predicted':<{class_width}}  probability"
-    for prediction in predictions:
-        name, probability = prediction.top_class
-        result = f"not built: {prediction.reason}"
-        if name:
-            label = f"  labelled {prediction.label}" if prediction.label else ""
-            without = f"  without {prediction.missing}" if prediction.missing else ""
-            result = f"{name:<{class_width}}  {probability:.3f}{label}{without}"
-        yield f"{prediction.clip:<{clip_width}}  {result}"
+def _describe_unseen(predictor: predict.Predictor, predictions: Sequence[ClipPrediction]) -> Iterator[str]:
+    """The scores of labelled clips."""
     scores, seen = predict.score_unseen(predictor, predictions)
     if seen:
         yield f"not scored: {seen} clips of speakers that the classifier was trained or selected on"
     if scores:
         yield f"{_describe_scores(scores)}; {scores.clips} clips of unseen speakers ({', '.join(scores.speakers)})"
+
+
+def _run_embeddings(args: argparse.Namespace) -> int:
+    out, chosen = Path(args.out), [f"--{name}" for name in ("encoder", "strategy", "feature") if getattr(args, name)]
+    embeddings.check_file(out)
+    if bool(args.folder) == bool(args.weights):
+        raise ConfigError("embeddings: expected --run with a folder, or --weights with --strategy")
+    if args.folder and chosen:
+        raise ConfigError(f"embeddings: found {', '.join(chosen)} with --run, which has its own; leave it out")
+    if args.weights and not args.strategy:
+        raise ConfigError(f"embeddings: found no strategy, expected --strategy with one of {', '.join(STRATEGIES)}")
+    predictor = predict.Predictor.load(args.folder, args.device) if args.folder else None
+    corpus = args.dataset or (predictor.provenance.run.dataset if predictor else None)
+    folder = open_folder(args.shards or find_folder(Path("shards"), corpus))
+    if predictor:
+        encoder = embeddings.EmbeddingModel.of_run(predictor, args.folder)
+        if predictor.provenance.test_flip or predictor.provenance.test_crops > 1:
+            log_line(f"{args.folder}: its predictions average several views of a clip; vectors are of the whole faces")
+    else:
+        feature = choose_feature(args.feature, folder.index.features)
+        encoder = embeddings.EmbeddingModel.of_weights(args.weights, args.encoder, args.strategy, feature)
+    schemes = {"fold_scheme": args.fold_scheme, "label_scheme": args.label_scheme}
+    with _convert_out_of_memory():
+        ranks = Ranks(device=device_for(args.device))
+        found = embeddings.compute_embeddings(encoder, folder, ranks, layer=args.layer, workers=args.workers, **schemes)
+    embeddings.write_embeddings(out, found)
+    if seen := found.settings["seen_speakers"]:
+        log_line(f"the weights were trained or selected on {shorten_list(seen)}: their clips are not unseen")
+    say(f"{out}: {pluralize(len(found.clips), 'vector')} of {found.vectors.shape[1]} numbers")
+    return 0
 
 
 def _run_export(args: argparse.Namespace) -> int:
@@ -282,21 +310,46 @@ def _parser() -> Parser:
     command.add_argument("--runs", default="runs", help="folder of all runs")
     command.add_argument("--out", help="folder of the report; runs/report if not given")
     command = add_command(commands, "predict", _run_predict, "Classify recordings or shards with a trained classifier.")
-    command.add_argument("clips", nargs="*", metavar="clip.mp4", help="recordings; they need the builder")
+    command.add_argument(
+        "clips", nargs="*", metavar="clip.mp4", help="recordings, folders of them, or patterns; they need the builder"
+    )
     command.add_argument(
         "--run", dest="folder", metavar="FOLDER", required=True, help="a finished run, or an exported one"
     )
     command.add_argument("--shards", help="folder of shards, or its address, in place of recordings")
     command.add_argument("--speaker", nargs="+", help="only these speakers of the shards")
-    command.add_argument("--out", help="write the predictions as CSV, too")
+    command.add_argument(
+        "--out", help="write the predictions to a file, too: JSON if its name ends with .json, else CSV"
+    )
+    command.add_argument("--format", choices=FORMATS, help="of --out, or without it of what is printed; a table")
+    command.add_argument("--probabilities", action="store_true", help="print the probabilities of all classes")
     command.add_argument("--workers", type=int, default=2, help="decoding threads")
     command.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    _add_embedding_options(
+        add_command(commands, "embeddings", _run_embeddings, "Write vectors of an encoder for other tools.")
+    )
     command = add_command(commands, "export", _run_export, "Write a finished run as a folder to share.")
     command.add_argument("--run", dest="folder", metavar="FOLDER", required=True, help="folder of the run")
     command.add_argument("--out", required=True, help="folder to write")
     command = add_command(commands, "recipes", _run_recipes, "List the recipes.")
     command.add_argument("--table", action="store_true", help="compare the published recipes with ours, in Markdown")
     return parser
+
+
+def _add_embedding_options(command: Parser) -> None:
+    command.add_argument("--run", dest="folder", metavar="FOLDER", help="a finished run, or an exported one")
+    command.add_argument("--weights", help="in place of a run: file, folder or hub id of weights")
+    command.add_argument("--encoder", help=f"of --weights: {', '.join(ENCODERS)}; the one that fits if not given")
+    command.add_argument("--strategy", help=f"with --weights: {', '.join(STRATEGIES)}")
+    command.add_argument("--feature", help=f"with --weights: the only one that was built, or {FEATURE_DEFAULT}")
+    command.add_argument("--dataset", help="corpus: shards/<dataset>; that of the run if not given")
+    command.add_argument("--shards", help="folder of shards, or its address, in place of --dataset")
+    command.add_argument("--layer", type=int, help="block, from 1, or 0; the input of the classifier if not given")
+    command.add_argument("--fold-scheme", help="that of the run, or the corpus's default, if not given")
+    command.add_argument("--label-scheme", help="that of the run, or the corpus's default, if not given")
+    command.add_argument("--out", required=True, help="file to write: .npz or .parquet")
+    command.add_argument("--workers", type=int, default=2, help="decoding threads; do not change the result")
+    command.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
 
 
 def _add_training_options(command: Parser) -> None:
@@ -341,4 +394,5 @@ def _add_training_options(command: Parser) -> None:
     group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     group.add_argument("--micro-batches", type=int, default=1, help="micro-batches a step, to use less memory")
     group.add_argument("--save-steps", type=int, default=500, help="steps between checkpoints")
+    group.add_argument("--logger", nargs="+", choices=LOGGERS, default=[], help="where numbers go, beside log.jsonl")
     group.add_argument("--compile", choices=("auto", "on", "off"), default="auto", help="auto compiles on a GPU")

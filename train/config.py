@@ -73,6 +73,8 @@ class TrainConfig:
     """Whether local shards are hashed before they are used (`hashes`), or only their sizes checked (`sizes`)."""
     compile: str = "auto"
     """Whether the model is compiled; `auto` does on a GPU."""
+    loggers: tuple[str, ...] = ()
+    """Names in `train.loggers.LOGGERS` that numbers go to, beside log.jsonl; they change no result."""
 
     def __post_init__(self) -> None:
         strategy_named(self.strategy)

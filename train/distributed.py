@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -72,8 +73,13 @@ def init_distributed(device_name: str) -> Iterator[Ranks]:
 
 @contextmanager
 def interrupt_on_signal() -> Iterator[None]:
-    """Turn SIGTERM or SIGHUP into a KeyboardInterrupt, so that temporary files are removed; later ones are ignored."""
+    """Turn SIGTERM or SIGHUP into a KeyboardInterrupt, so that temporary files are removed; later ones are ignored.
+
+    Only the main thread can; in others nothing is changed.
+    """
     numbers = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is signal.SIG_DFL]
+    if threading.current_thread() is not threading.main_thread():
+        numbers = []
 
     def interrupt(number: int, frame: FrameType | None) -> NoReturn:
         del frame

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from manifests.errors import UserError
-from manifests.files import atomic_write, file_sha256, remove_partial_files
-from manifests.index import load_rows
+from manifests.files import file_sha256
+from manifests.index import Row, load_rows
+from manifests.progress import ProgressBar, log_line
 from manifests.schema import NAME
-from manifests.text import escape_unprintable
-from train.data.dataset import ClipTable, load_all_clips, members_for, open_folder, prefetch_shards
+from manifests.text import pluralize
+from train.clip_prediction import ClipPrediction, format_for, write_clips
+from train.config import device_for
+from train.data.dataset import ClipTable, ShardFolder, load_all_clips, members_for, open_folder, prefetch_shards
 from train.data.loader import Loader
 from train.data.missing import WHOLLY
 from train.data.prefetch import ShardPrefetcher
@@ -29,12 +36,16 @@ from train.fusion import strategy_named
 from train.models.checkpoint_io import classifier_folder
 from train.models.weights import TrainedClassifier, load_classifier
 from train.provenance import Provenance
-from train.scoring import FoldScores, Predictions, format_csv, prediction_columns, score_predictions
+from train.recordings import find_recordings
+from train.scoring import FoldScores, Predictions, score_predictions
 from train.trainer import run_inference
 
 _BATCH = 16
+_CPU = Ranks(device=torch.device("cpu"))
 #: Speaker and emotion of a recording.
 _UNKNOWN = "unknown"
+#: Suffix of a recording that can be in a table as it is.
+_SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,10}")
 
 
 class PredictError(UserError):
@@ -43,39 +54,62 @@ class PredictError(UserError):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Predictor:
-    """A classifier and what it must be used with."""
+    """A trained classifier. It classifies clips as its test fold was evaluated.
+
+        from train.predict import Predictor
+
+        predictor = Predictor.load("runs/demo/cfas/fold-S01")
+        for clip in predictor(["clip.mp4", "folder of clips", "session-*/*.flv"]):
+            print(clip.clip, clip.top_class, clip.probabilities, clip.reason)
+
+    The prediction for a clip depends on the clip alone, not on which others are classified with it, nor in which order,
+    but for the last bits of a probability.
+    """
 
     classifier: TrainedClassifier
     provenance: Provenance
+    """What the classifier was trained on, and how clips must be made for it."""
+    ranks: Ranks = _CPU
+    """Device that it computes on."""
+
+    @classmethod
+    def load(cls, run: str | Path, device: str = "auto") -> Predictor:
+        """The classifier of a finished run's folder, or of an exported one.
+
+        `device` is `auto` for a GPU if the machine has one, `cpu`, `cuda` or `cuda:N`.
+
+        Raises PredictError for a folder that does not exist, WeightsError for one without a complete classifier,
+        ConfigError for a device that is not available. All are `manifests.errors.UserError`, in one line.
+        """
+        return replace(load_predictor(Path(run)), ranks=Ranks(device=device_for(device)))
+
+    def __call__(self, recordings: str | Path | Iterable[str | Path], *, workers: int = 2) -> list[ClipPrediction]:
+        """Classify recordings; needs the builder, which is started as a program.
+
+        `recordings` are files, folders (all recordings below, sorted, without hidden ones) and patterns such as
+        `session-*/*.mp4`. `workers` are decoding threads, which do not change the result.
+
+        Returns a prediction for each file, in the order given. A file that cannot be used does not stop the others: its
+        prediction has a `reason` in place of probabilities. Raises PredictError if none can be read, or the builder
+        fails.
+        """
+        names = [recordings] if isinstance(recordings, str | Path) else recordings
+        return predict_recordings(self, names, self.ranks, workers=workers)
+
+    def predict_shards(
+        self, location: str | Path, *, speakers: Sequence[str] = (), workers: int = 2
+    ) -> list[ClipPrediction]:
+        """Classify every clip of a folder of shards, by path or address, or those of some speakers; by clip id.
+
+        Raises PredictError for shards that were built with other settings than the training shards and for unknown
+        speakers, DataError for damaged ones, StoreError for those that cannot be downloaded.
+        """
+        return predict_shards(self, str(location), self.ranks, speakers=speakers, workers=workers)
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Classes, in the order of the logits."""
         return self.classifier.classes
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClipPrediction:
-    """The prediction for one clip, or the reason why it has none."""
-
-    clip: str
-    """Clip id, or the path of the recording as passed."""
-    speaker: str
-    label: str | None
-    """Class of the clip's own emotion; None where the classifier has no class for it."""
-    probabilities: Mapping[str, float] | None
-    """Class -> probability, in the classifier's order; None where the clip could not be built."""
-    reason: str = ""
-    """Why it could not be built, with what was found."""
-    missing: str = ""
-    """Modality that the recording does not have, so that the other one alone was used: `sound` or `faces`."""
-
-    @property
-    def top_class(self) -> tuple[str, float]:
-        """The most probable class and its probability; "" and 0 without a prediction."""
-        if self.probabilities is None:
-            return "", 0.0
-        return max(self.probabilities.items(), key=lambda item: item[1])
 
 
 def load_predictor(folder: Path) -> Predictor:
@@ -98,13 +132,30 @@ def predict_shards(
     Raises PredictError for shards built with other settings than those of the training and for unknown speakers,
     DataError, and the errors of opening a folder.
     """
-    folder, provenance = open_folder(location), predictor.provenance
+    return _predict_folder(predictor, location, ranks, speakers, workers, {})
+
+
+def check_build(provenance: Provenance, folder: ShardFolder, location: str) -> None:
+    """Raise PredictError for shards built with other settings than those of the training."""
     changes = provenance.diff_build(folder.index.identity["config"])
     if changes:
         raise PredictError(
             f"{location}: was built with other settings than the training shards ({'; '.join(changes)}); "
             "build it with the same"
         )
+
+
+def _predict_folder(
+    predictor: Predictor,
+    location: str,
+    ranks: Ranks,
+    speakers: Sequence[str],
+    workers: int,
+    draw_keys: Mapping[str, str],
+) -> list[ClipPrediction]:
+    """As `predict_shards`. `draw_keys` is clip id -> the key that `rfas` draws the clip's order from, if another."""
+    folder, provenance = open_folder(location), predictor.provenance
+    check_build(provenance, folder, location)
     run = provenance.run
     members = members_for(folder.index, strategy_named(run.strategy), run.protocol.feature)
     if not folder.index.shards:
@@ -114,10 +165,19 @@ def predict_shards(
     if unknown := ", ".join(sorted(set(speakers) - known)):
         raise PredictError(f"{folder.path}: found no speaker {unknown}; available speakers: {', '.join(sorted(known))}")
     names = [shard.name for shard in available if not speakers or shard.speaker in speakers]
+    rows = [row for row in load_rows(folder.path) if row.shard in {*names}]
+    if useless := [row for row in rows if _lacking(run.strategy, row)]:
+        log_line(f"{location}: left out {pluralize(len(useless), 'clip')} with {_lacking(run.strategy, useless[0])}")
+        if len(useless) == len(rows):
+            return []
     clips, emotions = load_all_clips(folder, members, names)
     with prefetch_shards(folder, names) as prefetcher:
-        probabilities = _predict_probabilities(predictor, clips, ranks, workers, prefetcher)
+        probabilities = _predict_probabilities(predictor, clips, ranks, workers, prefetcher, draw_keys)
     mapping = provenance.mapping if folder.index.dataset == run.dataset else {}
+    if mapping and (options := provenance.diff_options(folder.index.identity["config"])):
+        log_line(f"{location}: not scored, because its labels or its sound are others ({'; '.join(options)})")
+        mapping = {}
+    seen = predictor.classifier.lineage.known_speakers(folder.index.dataset, rows)
     predictions = [
         ClipPrediction(
             clip=key.decode(),
@@ -125,6 +185,7 @@ def predict_shards(
             label=mapping.get(emotions[label]),
             probabilities=dict(zip(predictor.classes, row.tolist(), strict=True)),
             missing=WHOLLY.get(int(code), ""),
+            seen=clips.speakers[shard] in seen,
         )
         for key, shard, label, row, code in zip(
             clips.keys, clips.shard, clips.labels, probabilities, clips.missing, strict=True
@@ -133,37 +194,56 @@ def predict_shards(
     return sorted(predictions, key=lambda prediction: prediction.clip)
 
 
+def _lacking(strategy: str, row: Row) -> str:
+    """What a clip has nothing of, although the strategy reads nothing else; "" for a clip that can be classified."""
+    reads = strategy_named(strategy)
+    if "no_sound" in row.flags and not reads.faces:
+        return f"no sound, which {strategy} needs"
+    if "no_face" in row.flags and not reads.windows:
+        return f"no usable face, which {strategy} needs"
+    return ""
+
+
 def predict_recordings(
-    predictor: Predictor, recordings: Sequence[Path], ranks: Ranks, *, workers: int = 2
+    predictor: Predictor, names: Iterable[str | Path], ranks: Ranks, *, workers: int = 2
 ) -> list[ClipPrediction]:
     """Predictions for recordings, in the order given, through the builder with the settings of the training shards.
 
-    Raises PredictError for a file that is missing or a builder that fails. SIGTERM and SIGHUP, like Ctrl-C, end the
-    builder and remove what it wrote.
+    `names` are files, folders and patterns: see `find_recordings`. A name without a readable file, or a file that is no
+    recording, has a prediction with the reason. Raises PredictError if no file can be read, or for a builder that
+    fails. SIGTERM and SIGHUP, like Ctrl-C, end the builder and remove what it wrote.
     """
-    for recording in recordings:
-        if not recording.is_file():
-            raise PredictError(f"{recording}: not found, expected a recording")
-    clip_ids = name_clips(recordings)
+    recordings = find_recordings(names)
+    readable = [recording.path for recording in recordings if not recording.problem]
+    if not readable:
+        if not recordings:
+            return []
+        others = f" (and {len(recordings) - 1} more that cannot be classified)" if len(recordings) > 1 else ""
+        raise PredictError(f"{recordings[0].path}: {recordings[0].problem}{others}")
+    clip_ids = name_clips(readable)
+    draw_keys = {clip_ids[path]: path.stem for path in readable if NAME.fullmatch(path.stem)}
     with interrupt_on_signal(), TemporaryDirectory(prefix="predict-") as temporary:
         shards = Path(temporary) / "shards"
         _build_shards(clip_ids, predictor.provenance.build, Path(temporary) / "recordings", shards)
-        built = {found.clip: found for found in predict_shards(predictor, str(shards), ranks, workers=workers)}
+        predicted = _predict_folder(predictor, str(shards), ranks, (), workers, draw_keys)
         rows = {row.clip_id: row for row in load_rows(shards)}
+    built = {found.clip: found for found in predicted}
     predictions = []
     for recording in recordings:
-        row = rows[clip_ids[recording]]
-        reason = f"{row.reason}, {row.detail}" if row.detail else str(row.reason)
+        clip_id, reason = clip_ids.get(recording.path), recording.problem
+        if clip_id is not None:
+            row = rows[clip_id]
+            reason = f"{row.reason}, {row.detail}" if row.detail else row.reason or ""
+            reason = reason or _lacking(predictor.provenance.run.strategy, row)
         failed = ClipPrediction(clip="", speaker="", label=None, probabilities=None, reason=reason)
-        predictions.append(replace(built.get(row.clip_id, failed), clip=str(recording), speaker=""))
+        predictions.append(replace(built.get(clip_id or "", failed), clip=str(recording.path), speaker=""))
     return predictions
 
 
 def score_unseen(predictor: Predictor, predictions: Sequence[ClipPrediction]) -> tuple[FoldScores | None, int]:
     """Scores over the labelled clips of speakers unseen in training, None without any, and how many clips were seen."""
     labelled = [clip for clip in predictions if clip.label is not None and clip.probabilities is not None]
-    seen = predictor.classifier.lineage.speakers(predictor.provenance.run.dataset)
-    unseen = [clip for clip in labelled if clip.speaker not in seen]
+    unseen = [clip for clip in labelled if not clip.seen]
     if not unseen:
         return None, len(labelled)
     rows = Predictions(
@@ -175,34 +255,29 @@ def score_unseen(predictor: Predictor, predictions: Sequence[ClipPrediction]) ->
     return score_predictions(rows, predictor.classes), len(labelled) - len(unseen)
 
 
-def write_predictions(path: Path, predictor: Predictor, predictions: Sequence[ClipPrediction]) -> None:
-    """Write a CSV: clip, speaker, label, predicted, a probability for each class, the modality that is missing, and the
-    reason if it has no prediction.
+def write_predictions(path: Path, predictor: Predictor, predictions: Sequence[ClipPrediction], kind: str = "") -> None:
+    """Write predictions in one of `clip_prediction.FORMATS`, by default JSON to a file of that name and CSV to others.
 
-    A text that a spreadsheet would take for a formula gets an apostrophe in front; line breaks and other unprintable
-    characters are escaped.
+    Raises OSError.
     """
-    rows = []
-    for clip in predictions:
-        cells = [repr(share) for share in (clip.probabilities or {}).values()] or [""] * len(predictor.classes)
-        texts = [_plain_cell(text) for text in (clip.clip, clip.speaker, clip.label or "", clip.top_class[0])]
-        rows.append([*texts, *cells, clip.missing, _plain_cell(clip.reason)])
-    remove_partial_files(path)
-    atomic_write(path, format_csv([*prediction_columns(predictor.classes), "missing", "reason"], rows))
-
-
-def _plain_cell(text: str) -> str:
-    """A cell that no spreadsheet takes for a formula, or for several lines."""
-    return ("'" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else "") + escape_unprintable(text)
+    write_clips(path, kind or format_for(path), predictor.classes, predictions)
 
 
 def _predict_probabilities(
-    predictor: Predictor, clips: ClipTable, ranks: Ranks, workers: int, prefetcher: ShardPrefetcher
+    predictor: Predictor,
+    clips: ClipTable,
+    ranks: Ranks,
+    workers: int,
+    prefetcher: ShardPrefetcher,
+    draw_keys: Mapping[str, str],
 ) -> np.ndarray:
     """float32 [n, C], computed as in an evaluation. Raises PredictError unless all are finite."""
     model, run = predictor.classifier.model.to(ranks.device), predictor.provenance.run
     encoder = model.encoder.config
     unlabelled = replace(clips, labels=np.zeros(len(clips), dtype=np.int64))
+    if draw_keys:
+        keys = [draw_keys.get(key.decode(), key.decode()) for key in clips.keys]
+        unlabelled = replace(unlabelled, keys=np.array(keys, dtype=np.bytes_))
     sampler = ClipSampler(clips=len(clips), batch_size=_BATCH, shuffle=False)
     transform = ClipTransform(
         strategy=strategy_named(run.strategy),
@@ -216,29 +291,42 @@ def _predict_probabilities(
     loader = Loader(unlabelled, sampler, face_px=transform.face_px, **options)
     provenance = predictor.provenance
     views = evaluation_views(flip=provenance.test_flip, crops=provenance.test_crops)
-    logits = run_inference(model, loader, transform, ranks, views=views)
-    probabilities = logits.double().softmax(1).float().numpy()
-    if broken := np.flatnonzero(~np.isfinite(probabilities).all(axis=1)).tolist():
-        raise PredictError(
-            f"{clips.keys[broken[0]].decode()}: found no finite probability, expected one for each class; the "
-            "classifier's weights or normalization statistics are out of range: train it again"
-        )
+    unit = "clip" if len(views) == 1 else "view"
+    with ProgressBar(len(clips) * len(views), "classifying", unit) as bar:
+
+        def classify(video: Tensor) -> Tensor:
+            logits = model(video)
+            bar.step(by=len(video))
+            return logits
+
+        logits = run_inference(classify, loader, transform, ranks, views=views)
+        probabilities = logits.double().softmax(1).float().numpy()
+        if broken := np.flatnonzero(~np.isfinite(probabilities).all(axis=1)).tolist():
+            raise PredictError(
+                f"{clips.keys[broken[0]].decode()}: found no finite probability, expected one for each class; the "
+                "classifier's weights or normalization statistics are out of range: train it again"
+            )
     return probabilities
 
 
 def name_clips(recordings: Sequence[Path]) -> dict[Path, str]:
-    """Recording -> clip id, which does not depend on its place among the others: `rfas` draws an order from it.
+    """Recording -> clip id, which does not depend on its place among the others, and is another one for each of them.
 
-    The id is the file's name without suffix, as in a corpus; where that is no valid id, or several files have it, it is
-    derived from the file's content. Raises OSError.
+    The id is the file's name without suffix, as in a corpus; where that is no valid id, or several files have it but
+    for upper and lower case, it is derived from the file's content, too. Raises OSError.
     """
-    stems = Counter(recording.stem for recording in dict.fromkeys(recordings))
-    return {
-        recording: recording.stem
-        if NAME.fullmatch(recording.stem) and stems[recording.stem] == 1
-        else f"sha256-{file_sha256(recording)}"
-        for recording in recordings
-    }
+    distinct = dict.fromkeys(recordings)
+    stems = Counter(recording.stem.lower() for recording in distinct)
+
+    def name(recording: Path) -> str:
+        stem = recording.stem
+        if not NAME.fullmatch(stem):
+            return f"sha256-{file_sha256(recording)}"
+        if stems[stem.lower()] == 1:
+            return stem
+        return f"sha256-{hashlib.sha256(f'{stem} {file_sha256(recording)}'.encode()).hexdigest()}"
+
+    return {recording: name(recording) for recording in distinct}
 
 
 def _build_shards(clip_ids: Mapping[Path, str], settings: Mapping[str, Any], data: Path, out: Path) -> None:
@@ -248,7 +336,8 @@ def _build_shards(clip_ids: Mapping[Path, str], settings: Mapping[str, Any], dat
     for clip_id, recording in {
         clip_id: recording for recording, clip_id in clip_ids.items()
     }.items():  # equal files once
-        link = data / f"{clip_id}{recording.suffix}"
+        suffix = recording.suffix if _SUFFIX.fullmatch(recording.suffix) else ""  # no comma, quote or line break
+        link = data / f"{clip_id}{suffix}"
         link.symlink_to(recording.absolute())
         lines.append(f"{link.name},{_UNKNOWN},{_UNKNOWN}")
     (data / "clips.csv").write_text("\n".join(lines) + "\n", "utf-8")

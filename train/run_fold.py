@@ -24,9 +24,9 @@ def run_fold(setup: TrainingSetup) -> RunResult | None:
 
     None where the test fold is not available: the model is kept, and the same run tests it later.
 
-    Raises ConfigError or EvaluationError for a run with other settings, BusyError while another process trains it,
-    Stopped after a signal to stop, DataError or StoreError for a shard that does not match its index, and what the
-    Trainer raises.
+    Raises ConfigError or EvaluationError for a run with other settings, LoggerError for a logger that cannot be used,
+    BusyError while another process trains it, Stopped after a signal to stop, DataError or StoreError for a shard that
+    does not match its index, and what the Trainer raises.
     """
     if setup.is_finished():
         if setup.ranks.is_main:
@@ -53,7 +53,8 @@ def _fit(setup: TrainingSetup) -> int:
     """Train what remains of a training; the epoch whose weights are kept."""
     state = setup.checkpoints.load_state()
     if state.epoch <= setup.epochs:
-        logger = MetricLogger(setup.folder if setup.ranks.is_main else None, setup.log)
+        folder = setup.folder if setup.ranks.is_main else None
+        logger = MetricLogger(folder, setup.log, setup.config.loggers, setup.part)
         with closing(logger):
             trainer = setup.make_trainer(logger)  # Ctrl-C while features are computed ends it at once
 

@@ -45,7 +45,18 @@ FEATURES = ".features"
 #: Folder, in that of a run, of a refit's checkpoints.
 REFIT = "refit"
 #: Settings that change no score, or only through what `settings_hash` covers.
-_NOT_COMPARED = ("shards", "runs", "workers", "device", "micro_batches", "save_steps", "check", "compile", "weights")
+_NOT_COMPARED = (
+    "shards",
+    "runs",
+    "workers",
+    "device",
+    "micro_batches",
+    "save_steps",
+    "check",
+    "compile",
+    "weights",
+    "loggers",
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -83,8 +94,12 @@ class TrainingSetup:
     @property
     def checkpoints(self) -> Checkpoints:
         """Those of this training; a refit has a folder of its own."""
-        refit = self.config.selection == "refit" and not self.validate
-        return Checkpoints(folder=self.folder / REFIT if refit else self.folder, lineage=self.lineage)
+        return Checkpoints(folder=self.folder / self.part, lineage=self.lineage)
+
+    @property
+    def part(self) -> str:
+        """`REFIT` if this is one, else ""."""
+        return REFIT if self.config.selection == "refit" and not self.validate else ""
 
     @property
     def trainable_module(self) -> nn.Module:

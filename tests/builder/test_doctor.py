@@ -126,3 +126,51 @@ def test_the_corpus_is_looked_at(tmp_path: Path, few: None) -> None:
     corpora.folder(tmp_path / "data")
     check = checks(tmp_path, "folder")["corpus"]
     assert (check.ok, check.found) == (True, "6 clips, 0 files missing")
+
+
+EXPECTED = {"protobuf": "==4.25.9", "torch": "==2.13.0", "scipy": ">=1.17,<2", "av": ">=18,<19", "absent": "==1"}
+
+
+@pytest.mark.parametrize(
+    ("installed", "found"),
+    [
+        ({"protobuf": "4.25.9", "torch": "2.13.0+cpu", "scipy": "1.17.1", "other": "3"}, []),
+        ({"protobuf": "7.36.2", "torch": "2.13.0"}, ["found 7.36.2, expected 4.25.9"]),
+        ({"scipy": "1.9"}, ["found 1.9, expected >=1.17,<2"]),
+        ({"scipy": "2.0.0", "av": "17.9"}, ["found 17.9, expected >=18,<19", "found 2.0.0, expected >=1.17,<2"]),
+        ({"scipy": "1.17", "av": "18"}, []),
+    ],
+)
+def test_packages_that_left_their_versions_are_named(installed: dict[str, str], found: list[str]) -> None:
+    every = list(doctor.check_packages(installed, EXPECTED))
+    unwell = [check for check in every if not check.ok]
+    assert [check.found.partition(";")[0] for check in unwell] == found
+    for check in unwell:
+        name = check.name.removeprefix("package ")
+        assert " -m pip install --no-deps " in check.found
+        assert f"{name}{EXPECTED[name]}" in check.found
+    assert bool(unwell) != any(check.ok for check in every)
+
+
+def test_versions_are_those_of_the_constraints_or_of_the_requirements(tmp_path: Path) -> None:
+    pins = doctor.expected_packages()
+    assert pins["protobuf"].startswith("==4.")
+    assert {"tensorboard", "wandb", "pyarrow", "mediapipe", "scikit-image"} <= pins.keys()
+    required = doctor.expected_packages(tmp_path / "absent")
+    assert "<5" in required["protobuf"].split(",")
+    assert "torch" not in required  # of the trainer
+    (tmp_path / "constraints.txt").write_text("# text\nProto_Buf==1.0 # why\n\nnot a requirement\n")
+    assert doctor.expected_packages(tmp_path / "constraints.txt", "absent") == {"proto-buf": "==1.0"}
+
+
+def test_a_package_is_one_line_of_the_command(
+    tmp_path: Path, few: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(doctor, "installed_packages", lambda: {"protobuf": "7.36.2", "numpy": "2.4.6"})
+    monkeypatch.setattr(doctor, "expected_packages", lambda: {"protobuf": "==4.25.9", "numpy": "==2.4.6"})
+    assert main(["--data", str(tmp_path), "--out", str(tmp_path)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    (at,) = (number for number, line in enumerate(lines) if line.startswith("FAIL  package"))
+    command = f"{sys.executable} -m pip install --no-deps protobuf==4.25.9"
+    assert lines[at] == f"FAIL  package protobuf: found 7.36.2, expected 4.25.9; repair it: {command}"
+    assert not lines[at + 1].startswith(" ")
