@@ -144,7 +144,8 @@ results: $(VENV)/train.ok  ## Compare all runs with the paper's tables, with plo
 
 predict: $(VENV)/train.ok $(VENV)/builder.ok  ## Classify recordings with a run: RUN=folder CLIP="a.mp4 folder '*.flv'", or SHARDS=folder; FORMAT TO
 	$(call require,RUN,folder of a finished run or of an exported one)
-	$(START) train predict --run=RUN --shards=SHARDS --format=FORMAT --out=TO --probabilities:PROBABILITIES CLIP ARGS
+	$(START) train predict --run=RUN --shards=SHARDS --encoder=ENCODER --strategy=STRATEGY \
+	    --format=FORMAT --out=TO --probabilities:PROBABILITIES CLIP ARGS
 
 embeddings: $(VENV)/train.ok $(STORES) $(PARQUET)  ## Write vectors of an encoder for every clip: RUN=folder, or WEIGHTS STRATEGY; TO=file.npz or .parquet; LAYER
 	$(call require,TO,file to write: .npz or .parquet)
@@ -155,7 +156,7 @@ embeddings: $(VENV)/train.ok $(STORES) $(PARQUET)  ## Write vectors of an encode
 export: $(VENV)/train.ok  ## Export a finished run: RUN=folder OUT=folder
 	$(call require,RUN,folder of a finished run)
 	$(if $(GIVEN_OUT),,$(error OUT= is missing: folder to write))
-	$(START) train export --run=RUN --out=GIVEN_OUT ARGS
+	$(START) train export --run=RUN --out=GIVEN_OUT --encoder=ENCODER --strategy=STRATEGY ARGS
 
 PARALLEL := --numprocesses auto --dist worksteal
 

@@ -164,7 +164,7 @@ def _recipe(args: argparse.Namespace, *, demo: bool) -> Recipe:
 def _log_cost_estimate(setup: TrainingSetup) -> None:
     """On a CPU, with an encoder for GPUs, log how long the training takes."""
     config, recipe, ranks = setup.config, setup.config.recipe, setup.ranks
-    if ranks.device.type != "cpu" or config.encoder == DEMO_DEFAULT:
+    if ranks.device.type != "cpu" or config.encoder == DEMO_DEFAULT or config.has_own_encoder:
         return
     forward = cost.forward_flop(setup.model.encoder.config)
     clips = {side: sum(setup.data.sides[side].clips.values()) for side in ("train", "validation", "test")}
@@ -190,7 +190,7 @@ def _run_predict(args: argparse.Namespace) -> int:
     """Exit status 1 if a recording cannot be used."""
     if bool(args.clips) == bool(args.shards):
         raise ConfigError("predict: expected recordings, or --shards with a folder of shards")
-    predictor = predict.Predictor.load(args.folder, args.device)
+    predictor = predict.Predictor.load(args.folder, args.device, encoder=args.encoder, strategy=args.strategy)
     with _convert_out_of_memory():
         if args.shards:
             predictions = predictor.predict_shards(args.shards, speakers=args.speaker or (), workers=args.workers)
@@ -245,7 +245,8 @@ def _run_embeddings(args: argparse.Namespace) -> int:
 
 
 def _run_export(args: argparse.Namespace) -> int:
-    say(f"{args.out}: {_describe_run(export(Path(args.folder), Path(args.out)))}")
+    result = export(Path(args.folder), Path(args.out), encoder=args.encoder, strategy=args.strategy)
+    say(f"{args.out}: {_describe_run(result)}")
     say(f"use it with make predict RUN={args.out}, or as initial weights with make train WEIGHTS={args.out}")
     return 0
 
@@ -316,6 +317,7 @@ def _parser() -> Parser:
     command.add_argument(
         "--run", dest="folder", metavar="FOLDER", required=True, help="a finished run, or an exported one"
     )
+    _add_own_code(command)
     command.add_argument("--shards", help="folder of shards, or its address, in place of recordings")
     command.add_argument("--speaker", nargs="+", help="only these speakers of the shards")
     command.add_argument(
@@ -330,6 +332,7 @@ def _parser() -> Parser:
     )
     command = add_command(commands, "export", _run_export, "Write a finished run as a folder to share.")
     command.add_argument("--run", dest="folder", metavar="FOLDER", required=True, help="folder of the run")
+    _add_own_code(command)
     command.add_argument("--out", required=True, help="folder to write")
     command = add_command(commands, "recipes", _run_recipes, "List the recipes.")
     command.add_argument("--table", action="store_true", help="compare the published recipes with ours, in Markdown")
@@ -352,11 +355,18 @@ def _add_embedding_options(command: Parser) -> None:
     command.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
 
 
+def _add_own_code(command: Parser) -> None:
+    for name in ("encoder", "strategy"):
+        command.add_argument(f"--{name}", metavar="MODULE:NAME", help=f"of a run with a {name} of your own: its code")
+
+
 def _add_training_options(command: Parser) -> None:
     group = command.add_argument_group("data")
     group.add_argument("--dataset", help="corpus: shards/<dataset>; the only one built if not given")
     group.add_argument("--shards", help="folder of shards, or its address, in place of --dataset")
-    group.add_argument("--strategy", nargs="+", help=f"cfas; in a sweep all of {', '.join(STRATEGIES)}")
+    group.add_argument(
+        "--strategy", nargs="+", help=f"cfas, or your own, MODULE:NAME; in a sweep all of {', '.join(STRATEGIES)}"
+    )
     group.add_argument("--fold", nargs="+", help="name or number of the test fold; the first, in a sweep all")
     group.add_argument("--fold-scheme", help="name, or a table of one's own (.csv); the corpus's default if not given")
     group.add_argument("--label-scheme", help="name, or a table of one's own (.csv); the corpus's default if not given")
@@ -367,7 +377,8 @@ def _add_training_options(command: Parser) -> None:
     group = command.add_argument_group("model and recipe")
     group.add_argument(
         "--encoder",
-        help=f"{', '.join(ENCODERS)}; that of the weights, {ENCODER_DEFAULT}, or tiny for the demo",
+        help=f"{', '.join(ENCODERS)}, or your own, MODULE:NAME; that of the weights, {ENCODER_DEFAULT}, or tiny for "
+        "the demo",
     )
     group.add_argument("--weights", help="file, folder, run or hub id of initial weights; random if not given")
     group.add_argument("--recipe", help=f"{', '.join(RECIPES)}, or a TOML file; finetune, or tiny for the demo corpus")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, get_args
 
 import torch
@@ -14,6 +14,7 @@ from manifests.errors import UserError
 from train.data.dataset import Check
 from train.fusion import strategy_named
 from train.models.videomae import ENCODERS
+from train.own_code import is_import_path
 from train.recipes import Recipe
 
 #: The corpus that trains in a minute on a CPU, and its default encoder and recipe.
@@ -31,6 +32,10 @@ SELECTIONS: Mapping[str, str] = {
 
 COMPILE = ("auto", "on", "off")
 
+#: Fields of recipes that are younger than finished runs, whose hash and identity must stay valid: they are in neither
+#: where they have the default.
+_NEW_IN_RECIPES = ("class_weights", "freeze", "sampling")
+
 
 class ConfigError(UserError):
     """Settings that cannot be used."""
@@ -43,6 +48,7 @@ class TrainConfig:
     shards: str
     """Folder of shards: a path or an address."""
     strategy: str
+    """A name in `STRATEGIES`, or the import path of one's own."""
     fold: str
     fold_scheme: str | None = None
     """A name, or a table of one's own; None for the corpus's default."""
@@ -52,7 +58,7 @@ class TrainConfig:
     """Whether speakers may be on several sides of a fold of one's own."""
     feature: str = "mfcc"
     encoder: str | None
-    """A name in `ENCODERS`; None for the one that fits the weights."""
+    """A name in `ENCODERS`, or the import path of one's own; None for the one that fits the weights."""
     weights: str | None = None
     """File, folder or hub id of the encoder's initial weights; None for random weights."""
     recipe: Recipe
@@ -72,38 +78,60 @@ class TrainConfig:
     check: str = "hashes"
     """Whether local shards are hashed before they are used (`hashes`), or only their sizes checked (`sizes`)."""
     compile: str = "auto"
-    """Whether the model is compiled; `auto` does on a GPU."""
+    """Whether the model is compiled; `auto` does on a GPU, unless the encoder is the user's own."""
     loggers: tuple[str, ...] = ()
     """Names in `train.loggers.LOGGERS` that numbers go to, beside log.jsonl; they change no result."""
 
     def __post_init__(self) -> None:
-        strategy_named(self.strategy)
-        if self.encoder not in ENCODERS and not (self.encoder is None and self.weights):
-            raise ConfigError(f"unknown encoder {self.encoder!r}; valid are {', '.join(ENCODERS)}")
+        if not is_import_path(self.strategy):
+            strategy_named(self.strategy)
+        own = self.has_own_encoder
+        if self.encoder not in ENCODERS and not (self.encoder is None and self.weights) and not own:
+            raise ConfigError(f"unknown encoder {self.encoder!r}; valid are {', '.join(ENCODERS)}, or mymodule:build")
+        if own and self.weights is not None:
+            raise ConfigError(f"weights: found {self.weights}, expected none: {self.encoder} loads its own")
         for name, least in (("seed", 0), ("workers", 0), ("micro_batches", 1), ("save_steps", 1)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name}: found {getattr(self, name)}, expected at least {least}")
         for name, valid in (("check", get_args(Check)), ("compile", COMPILE), ("selection", SELECTIONS)):
             if getattr(self, name) not in valid:
                 raise ConfigError(f"{name}: found {getattr(self, name)!r}; valid are {', '.join(valid)}")
-        if self.recipe.freeze_encoder and self.weights is None:
+        if self.recipe.freeze_encoder and self.weights is None and not own:
             raise ConfigError(
                 f"recipe {self.recipe.name}: found no weights, expected --weights: a frozen encoder must be pre-trained"
             )
+
+    @property
+    def has_own_encoder(self) -> bool:
+        """Whether the encoder is code of the user's own."""
+        return self.encoder is not None and is_import_path(self.encoder)
+
+    @property
+    def strategy_name(self) -> str:
+        """Name in runs and reports: of one's own strategy that of its object, `fuse` of `mymodule:fuse`."""
+        return self.strategy.rpartition(":")[2]
 
     def to_json(self) -> dict[str, Any]:
         """JSON values."""
         return json.loads(json.dumps(asdict(self)))
 
 
-def settings_hash(config: TrainConfig, initial_sha256: str, data_sha256: str) -> str:
+def recipe_identity(recipe: Recipe) -> dict[str, Any]:
+    """Values of a recipe that two runs must have in common, without new fields that have their default."""
+    unset = {field.name for field in fields(recipe) if getattr(recipe, field.name) == field.default}
+    left_out = unset.intersection(_NEW_IN_RECIPES)
+    return {name: value for name, value in asdict(recipe).items() if name not in left_out}
+
+
+def settings_hash(config: TrainConfig, initial_sha256: str, data_sha256: str, code: Mapping[str, str] = {}) -> str:
     """SHA-256 of what may change a score and has no name to compare: recipe values, initial weights, shards.
 
     Strategy, fold, seed, schemes, feature and names of recipe and encoder are not in it: `Run` and `RunProtocol` have
     them. `initial_sha256` is of the encoder's configuration with its pre-trained weights, if any, `data_sha256` of all
-    shards of the folder.
+    shards of the folder, `code` is import path -> SHA-256 of what the user wrote.
     """
-    settings = {"recipe": asdict(config.recipe), "initial": initial_sha256, "data": data_sha256}
+    settings = {"recipe": recipe_identity(config.recipe), "initial": initial_sha256, "data": data_sha256}
+    settings |= {"code": dict(code)} if code else {}
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 

@@ -63,7 +63,7 @@ def cached_embeddings(
             "version": VERSION,
             "shard": sha256[name],
             "clips": np.char.decode(part.keys).tolist(),
-            "strategy": transform.strategy.name,
+            "strategy": f"{transform.strategy.name} {transform.strategy.sha256}".strip(),
             "feature": transform.feature if transform.strategy.windows else None,
             "normalization": asdict(transform.normalization),
             "input_range": transform.input_range,

@@ -15,13 +15,15 @@ MODEL_CARD_FILE = "README.md"
 _EXPORTED = (WEIGHTS_FILE, MODEL_CONFIG_FILE, MODEL_CARD_FILE)
 
 
-def export(run: Path, out: Path) -> RunResult:
+def export(run: Path, out: Path, *, encoder: str | None = None, strategy: str | None = None) -> RunResult:
     """Write a finished run's classifier into a folder to share, and load that folder as a check.
+
+    `encoder` and `strategy` are import paths of the user's own code, as of `load_predictor`. It is not in the export.
 
     Raises EvaluationError for a run that is not finished, WeightsError for a damaged one, PredictError for a folder
     with something else in it, OSError.
     """
-    result, predictor = read_result(run), load_predictor(run)
+    result, predictor = read_result(run), load_predictor(run, encoder=encoder, strategy=strategy)
     partial = [path for name in _EXPORTED for path in partial_files(out / name)]  # of an export that was killed
     ours = {*_EXPORTED, *(path.name for path in partial)}
     others = sorted(path.name for path in out.iterdir() if path.name not in ours) if out.is_dir() else []
@@ -32,7 +34,7 @@ def export(run: Path, out: Path) -> RunResult:
     atomic_write(out / MODEL_CARD_FILE, model_card(predictor, result).encode())
     for name in (WEIGHTS_FILE, MODEL_CONFIG_FILE):  # config.json last: it names the hash of the weights it belongs to
         atomic_write(out / name, (run / RUN_MODEL / name).read_bytes())
-    load_classifier(out)
+    load_classifier(out, encoder)
     return result
 
 

@@ -56,6 +56,11 @@ class Strategy:
     order: int
     """Row in the paper's tables, from 1."""
     rule: Callable[[FusionInput], Tensor]
+    """Pairs -> frames of the video, [B, T, 3, H, W]."""
+    path: str = ""
+    """Import path of a strategy of one's own; "" for those of this module."""
+    sha256: str = ""
+    """Of the file of a strategy of one's own."""
 
     @property
     def modality(self) -> str:
@@ -72,10 +77,19 @@ class Strategy:
 
 
 def strategy_named(name: str) -> Strategy:
-    """Strategy of that name. Raises FusionError, listing the valid names, for an unknown one."""
+    """Strategy of that name, also one that was registered. Raises FusionError, listing the valid names, for others."""
+    if name in _registered:
+        return _registered[name]
     if name not in STRATEGIES:
         raise FusionError(f"unknown strategy {name!r}; valid are {', '.join(STRATEGIES)}")
     return STRATEGIES[name]
+
+
+def register_strategy(strategy: Strategy) -> None:
+    """Make a strategy of one's own known by its name, in this process. Raises FusionError for a built-in name."""
+    if strategy.name in STRATEGIES:
+        raise FusionError(f"strategy {strategy.name}: is a built-in name; choose another")
+    _registered[strategy.name] = strategy
 
 
 def cfas(pairs: FusionInput) -> Tensor:
@@ -181,3 +195,6 @@ _STRATEGIES = (
 
 #: Name -> strategy: the paper's six in its order, then its V-only and A-only rows.
 STRATEGIES: Mapping[str, Strategy] = {strategy.name: strategy for strategy in _STRATEGIES}
+
+#: Name -> strategy of one's own: see `train.own_code`.
+_registered: dict[str, Strategy] = {}

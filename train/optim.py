@@ -2,17 +2,47 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from train.recipes import Recipe
+from manifests.text import pluralize, shorten_list
+from train.recipes import Recipe, RecipeError
 
-_BLOCK = re.compile(r"encoder\.blocks\.(\d+)\.")
+#: `encoder.module` is an encoder of one's own.
+_BLOCK = re.compile(r"encoder\.(?:module\.)?blocks\.(\d+)\.")
+_PATCH_EMBED = re.compile(r"encoder\.(?:module\.)?patch_embed")
+
+
+def freeze_parameters(model: nn.Module, patterns: Sequence[str]) -> None:
+    """Leave the parameters whose names match one of the glob patterns as they are: no gradient, no state, no decay.
+
+    Raises RecipeError for a pattern that matches no name, or where nothing is left to train.
+    """
+    parameters = dict(model.named_parameters())
+    for pattern in patterns:
+        matched = [name for name in parameters if fnmatchcase(name, pattern)]
+        if not matched:
+            nearest = shorten_list(difflib.get_close_matches(pattern, parameters, n=3, cutoff=0.0))
+            raise RecipeError(f"freeze: found no parameter that matches {pattern[:80]!r}; the nearest are {nearest}")
+        for name in matched:
+            parameters[name].requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in parameters.values()):
+        raise RecipeError(f"freeze: found that {shorten_list(patterns)} match all parameters, expected some to train")
+
+
+def describe_trained(model: nn.Module) -> str:
+    """How many numbers of a model are trained, such as "12,345 of 67,890 parameters are trained (8 tensors frozen)"."""
+    parameters = list(model.parameters())
+    trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+    frozen = pluralize(sum(not parameter.requires_grad for parameter in parameters), "tensor")
+    return f"{trained:,} of {sum(p.numel() for p in parameters):,} parameters are trained ({frozen} frozen)"
 
 
 def make_optimizer(model: nn.Module, depth: int, recipe: Recipe) -> AdamW:
@@ -39,7 +69,7 @@ def layer_index(name: str, depth: int) -> int:
     block = _BLOCK.match(name)
     if block:
         return int(block[1]) + 1
-    return 0 if name.startswith("encoder.patch_embed") else depth + 1
+    return 0 if _PATCH_EMBED.match(name) else depth + 1
 
 
 def lr_at(step: int, steps_per_epoch: int, recipe: Recipe) -> float:

@@ -73,15 +73,19 @@ class Predictor:
     """Device that it computes on."""
 
     @classmethod
-    def load(cls, run: str | Path, device: str = "auto") -> Predictor:
+    def load(
+        cls, run: str | Path, device: str = "auto", *, encoder: str | None = None, strategy: str | None = None
+    ) -> Predictor:
         """The classifier of a finished run's folder, or of an exported one.
 
-        `device` is `auto` for a GPU if the machine has one, `cpu`, `cuda` or `cuda:N`.
+        `device` is `auto` for a GPU if the machine has one, `cpu`, `cuda` or `cuda:N`; `encoder` and `strategy` are as
+        of `load_predictor`.
 
         Raises PredictError for a folder that does not exist, WeightsError for one without a complete classifier,
         ConfigError for a device that is not available. All are `manifests.errors.UserError`, in one line.
         """
-        return replace(load_predictor(Path(run)), ranks=Ranks(device=device_for(device)))
+        predictor = load_predictor(Path(run), encoder=encoder, strategy=strategy)
+        return replace(predictor, ranks=Ranks(device=device_for(device)))
 
     def __call__(self, recordings: str | Path | Iterable[str | Path], *, workers: int = 2) -> list[ClipPrediction]:
         """Classify recordings; needs the builder, which is started as a program.
@@ -112,14 +116,19 @@ class Predictor:
         return self.classifier.classes
 
 
-def load_predictor(folder: Path) -> Predictor:
-    """The classifier of a finished run's folder, or an exported one. Raises PredictError or WeightsError."""
+def load_predictor(folder: Path, *, encoder: str | None = None, strategy: str | None = None) -> Predictor:
+    """The classifier of a finished run's folder, or an exported one.
+
+    `encoder` and `strategy` are import paths of the user's own code, for a run that was trained with such: the code
+    that a run names is never run by itself. Raises PredictError, WeightsError or OwnCodeError.
+    """
     if not folder.is_dir():
         raise PredictError(f"{folder}: no such folder, expected that of a finished run, or an exported one")
     home = classifier_folder(folder)
-    classifier = load_classifier(home)
+    classifier = load_classifier(home, encoder)
     where = f"{home}/config.json: details"
     provenance = Provenance.from_json(dict(classifier.details), where)
+    provenance.load_strategy(strategy, where)
     provenance.check(classifier.classes, where)
     return Predictor(classifier=classifier, provenance=provenance)
 

@@ -12,6 +12,7 @@ from manifests.text import config_diff, shorten_list
 from train.data.transforms import NormalizationStats
 from train.fusion import strategy_named
 from train.models.checkpoint_formats import WeightsError
+from train.own_code import check_sha256, load_code, load_strategy
 from train.runs import Run
 
 #: Crop of builds that name none: aligned by the distance between the eyes in the picture, unlike `aligned`.
@@ -34,6 +35,10 @@ class Provenance:
     test_flip: bool = False
     """Of the recipe, as the next: the views that the test fold was evaluated by."""
     test_crops: int = 1
+    strategy_path: str = ""
+    """Import path of a strategy of one's own, as the next; "" for a built-in one."""
+    strategy_sha256: str = ""
+    """Of its file."""
 
     @classmethod
     def from_json(cls, value: object, where: str) -> Provenance:
@@ -61,6 +66,27 @@ class Provenance:
                 raise WeightsError(
                     f"{where}.{name}: found {str(found)[:200]}, expected {str(wanted)[:200]} for classes "
                     f"{shorten_list(classes)} and {self.run.strategy}; train or export it again"
+                )
+
+    def load_strategy(self, path: str | None, where: str) -> None:
+        """Make a strategy of the user's own known, from code that the user names.
+
+        Raises WeightsError if none is named for a run with one, or one for another, OwnCodeError for code that cannot
+        be imported or has changed.
+        """
+        if self.strategy_path and path is None:
+            raise WeightsError(
+                f"{where}: was trained with the strategy {self.strategy_path}, whose code is not in it and is run only "
+                f"if you name it: add --strategy {self.strategy_path} (STRATEGY=) where its module can be imported"
+            )
+        if path is not None and not self.strategy_path:
+            raise WeightsError(f"{where}: found a built-in strategy, expected no --strategy {path}")
+        if path is not None:
+            check_sha256(load_code(path, "STRATEGY"), self.strategy_sha256, where)
+            name = load_strategy(path).name
+            if name != self.run.strategy:
+                raise WeightsError(
+                    f"{where}: was trained with {self.run.strategy}, found {name}; name {self.run.strategy}"
                 )
 
     def diff_build(self, build: Mapping[str, Any]) -> list[str]:

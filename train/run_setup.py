@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from manifests.files import atomic_write
@@ -21,10 +22,10 @@ from manifests.tables import is_table
 from manifests.text import config_diff, pluralize, shorten_list
 from train import runs
 from train.checkpoint import Checkpoints
-from train.config import SELECTIONS, ConfigError, TrainConfig, settings_hash
+from train.config import SELECTIONS, ConfigError, TrainConfig, recipe_identity, settings_hash
 from train.data.dataset import Check, FoldData, open_fold
 from train.data.loader import CachedLoader, Loader
-from train.data.sampler import ClipSampler
+from train.data.sampler import ClipSampler, balanced_class_weights
 from train.data.transforms import CachedTransform, ClipTransform, NormalizationStats
 from train.distributed import Ranks
 from train.embedding_cache import cached_embeddings
@@ -32,11 +33,13 @@ from train.fusion import strategy_named
 from train.lineage import RANDOM, Ancestor, Lineage, sketch_recordings
 from train.metric_logger import MetricLogger
 from train.models.checkpoint_io import RUN_MODEL
+from train.models.own_encoder import OwnEncoder, OwnEncoderConfig, build_encoder
 from train.models.videomae import ENCODERS, Classifier, EncoderConfig, Head, encoder_name
 from train.models.weights import Weights, fingerprint, initialize_from, load_weights, save_classifier
-from train.optim import make_optimizer
+from train.optim import describe_trained, freeze_parameters, make_optimizer
+from train.own_code import is_import_path, load_strategy
 from train.provenance import UNNAMED_CROP, Provenance, describe_appearance, describe_build
-from train.recipes import NO_AUGMENTATION
+from train.recipes import NO_AUGMENTATION, Recipe
 from train.runs import RUN_CONFIG_FILE, Run, RunProtocol
 from train.trainer import Trainer
 
@@ -79,6 +82,8 @@ class TrainingSetup:
     """Epochs to train: the recipe's, or, of a refit, those up to the selected one."""
     validate: bool
     """Whether the best epoch is selected by validation; otherwise the last one is kept."""
+    code: Mapping[str, str]
+    """Import path of the user's own encoder or strategy -> SHA-256 of its file."""
 
     @property
     def runs(self) -> Path:
@@ -89,7 +94,7 @@ class TrainingSetup:
     def folder(self) -> Path:
         """Folder of this run."""
         config = self.config
-        return runs.run_folder(self.runs, self.data.name, config.strategy, config.fold, config.seed)
+        return runs.run_folder(self.runs, self.data.name, config.strategy_name, config.fold, config.seed)
 
     @property
     def checkpoints(self) -> Checkpoints:
@@ -127,7 +132,7 @@ class TrainingSetup:
         if side == "test" or not self.config.recipe.freeze_encoder:
             return Loader(
                 clips,
-                self._sampler(len(clips), training=training),
+                self._sampler(clips.labels, training=training),
                 face_px=self.transform.face_px,
                 workers=self.config.workers,
                 pin=self.ranks.device.type == "cuda",
@@ -144,27 +149,32 @@ class TrainingSetup:
             on_shard=lambda name: self.log(f"features of {name}"),
         )
         keys = tuple(key.decode() for key in clips.keys)
-        sampler = self._sampler(len(clips), training=training)
+        sampler = self._sampler(clips.labels, training=training)
         return CachedLoader(inputs.to(self.ranks.device), torch.from_numpy(clips.labels), keys, sampler)
 
-    def _sampler(self, clips: int, *, training: bool) -> ClipSampler:
+    def _sampler(self, labels: npt.NDArray[np.int64], *, training: bool) -> ClipSampler:
         return ClipSampler(
-            clips=clips,
+            clips=len(labels),
             batch_size=self.config.recipe.batch // self.ranks.world_size,
             seed=self.config.seed,
             shuffle=training,
             rank=self.ranks.rank,
             world_size=self.ranks.world_size,
             drop_last=self.config.recipe.drop_last and training,
+            balanced_labels=labels if self.config.recipe.sampling == "balanced" and training else None,
         )
 
     def make_trainer(self, logger: MetricLogger) -> Trainer:
         """The training loop of this run, its model wrapped for several ranks and compiled as configured."""
         config, ranks, model = self.config, self.ranks, self.trainable_module
+        if config.recipe.freeze:
+            self.log(describe_trained(self.model))
         compiled, on_gpu = model, ranks.device.type == "cuda"
         if ranks.world_size > 1:
-            compiled = DistributedDataParallel(model, device_ids=[ranks.device] if on_gpu else None)
-        if not config.recipe.freeze_encoder and (config.compile == "on" or (config.compile == "auto" and on_gpu)):
+            options = {"find_unused_parameters": True} if config.has_own_encoder else {}
+            compiled = DistributedDataParallel(model, device_ids=[ranks.device] if on_gpu else None, **options)
+        by_default = config.compile == "auto" and on_gpu and not config.has_own_encoder
+        if not config.recipe.freeze_encoder and (config.compile == "on" or by_default):
             compiled.compile()
         return Trainer(
             model=model,
@@ -177,7 +187,17 @@ class TrainingSetup:
             ranks=ranks,
             checkpoints=self.checkpoints,
             logger=logger,
+            class_weights=self._class_weights(),
         )
+
+    def _class_weights(self) -> Tensor | None:
+        """float32 [C] on the device; None where every clip counts the same."""
+        if self.config.recipe.class_weights == "none":
+            return None
+        weights = balanced_class_weights(self.data.training.labels, len(self.protocol.classes))
+        named = zip(self.protocol.classes, weights.tolist(), strict=True)
+        self.log(f"class weights: {', '.join(f'{name} {weight:.3f}' for name, weight in named)}")
+        return torch.from_numpy(weights).to(self.ranks.device)
 
     def is_finished(self) -> bool:
         """Whether the run was tested. Raises ConfigError or EvaluationError if it was trained with other settings."""
@@ -214,6 +234,8 @@ class TrainingSetup:
     def _config_record(self) -> dict[str, Any]:
         settings = self.config.to_json()
         identity = {name: value for name, value in settings.items() if name not in _NOT_COMPARED}
+        identity["recipe"] = recipe_identity(self.config.recipe)
+        identity |= {"code_sha256": dict(self.code)} if self.code else {}
         return {
             "config": settings,
             "identity": {**identity, "protocol": asdict(self.protocol)},
@@ -227,7 +249,7 @@ class TrainingSetup:
         config, data = self.config, self.data
         run = Run(
             dataset=data.name,
-            strategy=config.strategy,
+            strategy=config.strategy_name,
             fold=config.fold,
             seed=config.seed,
             protocol=self.protocol,
@@ -243,6 +265,8 @@ class TrainingSetup:
             mapping=data.label_scheme.mapping,
             test_flip=config.recipe.test_flip,
             test_crops=config.recipe.test_crops,
+            strategy_path=self.transform.strategy.path,
+            strategy_sha256=self.transform.strategy.sha256,
         )
         if self.ranks.is_main:
             save_classifier(
@@ -258,10 +282,12 @@ class TrainingSetup:
     def refit(self, epochs: int) -> TrainingSetup:
         """The same training from the start, on training and validation clips, its schedule in `epochs` epochs.
 
-        Raises DataError.
+        Raises DataError, ConfigError for an encoder whose file was changed meanwhile.
         """
         data = self.data.with_validation()
         model, _ = make_classifier(self.config, len(self.protocol.classes))
+        if model.encoder.config != self.model.encoder.config:
+            raise ConfigError(f"{self.config.encoder}: its file was changed during the run; restore it and start again")
         return replace(
             self,
             data=data,
@@ -282,10 +308,11 @@ def prepare(config: TrainConfig, ranks: Ranks, log: Callable[[str], None]) -> Tr
         raise ConfigError(
             f"batch: found {recipe.batch} over {ranks.world_size} processes, expected a multiple of {multiple}"
         )
+    strategy = load_strategy(config.strategy) if is_import_path(config.strategy) else strategy_named(config.strategy)
     data = open_fold(
         config.shards,
         config.fold,
-        strategy=config.strategy,
+        strategy=strategy,
         feature=config.feature,
         fold_scheme=config.fold_scheme,
         label_scheme=config.label_scheme,
@@ -295,7 +322,8 @@ def prepare(config: TrainConfig, ranks: Ranks, log: Callable[[str], None]) -> Tr
     )
     classes = tuple(data.label_scheme.classes)
     model, weights = make_classifier(config, len(classes))
-    before = weights.lineage if weights else RANDOM
+    own = isinstance(model.encoder, OwnEncoder)
+    before = weights.lineage if weights else own_lineage(model.encoder.config) if own else RANDOM
     built_with = data.folder.index.identity["config"]
     seen = before.known_speakers(data.name, load_rows(data.folder.path))
     _check_unseen(config, data, seen)
@@ -304,31 +332,35 @@ def prepare(config: TrainConfig, ranks: Ranks, log: Callable[[str], None]) -> Tr
         selection += ", whom the initial weights know"
         notes.append("know the validation speakers, who select the epoch; FIXED_EPOCHS=1 selects none")
     for note in notes:
-        log(f"{config.weights}: {note}")
+        log(f"{config.weights or config.encoder}: {note}")
     trained_on = {*data.sides["train"].subjects, *data.sides["validation"].subjects}
     rows = load_rows(data.folder.path)
     this = Ancestor(
         dataset=data.name,
         speakers=tuple(sorted(trained_on)),
         labels=data.label_scheme.name,
-        strategy=config.strategy,
+        strategy=config.strategy_name,
         build=describe_appearance(built_with),
         licence=str(data.folder.index.about.get("licence", "not stated")),
         recordings=sketch_recordings(row.sha256 for row in rows if row.shard and row.speaker in trained_on),
     )
     encoder = model.encoder.config
+    if own:
+        log(_describe_own(encoder, recipe))
     name = config.encoder or encoder_name(encoder)
     initial = fingerprint(model.encoder) if weights else json.dumps(asdict(encoder), sort_keys=True)
     if config.selection == "last":
         data = data.with_validation()
     # Of all folds alike: how many epochs a number of steps takes depends on the fold.
-    settings = settings_hash(config, initial, data.sha256)
+    code = {strategy.path: strategy.sha256} if strategy.path else {}
+    code |= {encoder.path: encoder.sha256} if own else {}
+    settings = settings_hash(config, initial, data.sha256, code)
     config = replace(config, encoder=name, recipe=recipe.for_clips(len(data.training)))
     return TrainingSetup(
         config=config,
         data=data,
         model=model.to(ranks.device),
-        licence=weights.licence if weights else "this project's own",
+        licence=weights.licence if weights else f"that of {encoder.path}" if own else "this project's own",
         lineage=before.after(this),
         transform=make_transform(config, data, encoder),
         protocol=RunProtocol(
@@ -352,7 +384,22 @@ def prepare(config: TrainConfig, ranks: Ranks, log: Callable[[str], None]) -> Tr
         log=log if ranks.is_main else lambda _: None,
         epochs=config.recipe.epochs,
         validate=config.selection != "last",
+        code=code,
     )
+
+
+def own_lineage(encoder: OwnEncoderConfig) -> Lineage:
+    """Of an encoder of the user's own, which may have loaded any weights."""
+    origin = f"own encoder {encoder.path} (SHA-256 {encoder.sha256}), with unknown supervision on unknown data"
+    return Lineage(origin=origin, supervision="unknown")
+
+
+def _describe_own(encoder: OwnEncoderConfig, recipe: Recipe) -> str:
+    decay = (
+        f"layer decay over its {encoder.depth} blocks" if encoder.depth else "no list `blocks`: no layer decay in it"
+    )
+    ignored = "; drop_path of the recipe is not applied to it" if recipe.drop_path else ""
+    return f"{encoder.path}: {encoder.width} features of 16x{encoder.side}x{encoder.side}; {decay}{ignored}"
 
 
 def _check_unseen(config: TrainConfig, data: FoldData, seen: frozenset[str]) -> None:
@@ -387,6 +434,8 @@ def make_classifier(config: TrainConfig, classes: int) -> tuple[Classifier, Weig
     Raises WeightsError.
     """
     recipe = config.recipe
+    if config.has_own_encoder:
+        return _own_classifier(config, classes), None
     encoders = [ENCODERS[config.encoder]] if config.encoder else [*ENCODERS.values()]
     weights = load_weights(config.weights, *encoders) if config.weights else None
     torch.manual_seed(config.seed)
@@ -403,14 +452,28 @@ def make_classifier(config: TrainConfig, classes: int) -> tuple[Classifier, Weig
         initialize_from(model, weights)
     if recipe.freeze_encoder:
         model.freeze_encoder()
+    freeze_parameters(model, recipe.freeze)
     return model, weights
+
+
+def _own_classifier(config: TrainConfig, classes: int) -> Classifier:
+    """The same with the user's own encoder. Raises OwnCodeError."""
+    recipe = config.recipe
+    torch.manual_seed(config.seed)
+    encoder, _ = build_encoder(str(config.encoder), gradient_checkpointing=recipe.gradient_checkpointing)
+    options = {"head_dropout": recipe.head_dropout, "head_init_scale": recipe.head_init_scale}
+    model = Classifier(encoder.config, classes, encoder=encoder, **options)
+    if recipe.freeze_encoder:
+        model.freeze_encoder()
+    freeze_parameters(model, recipe.freeze)
+    return model
 
 
 def make_transform(config: TrainConfig, data: FoldData, encoder: EncoderConfig) -> ClipTransform:
     """How batches of this run become input of the encoder."""
     augmentation = config.recipe.augmentation
     return ClipTransform(
-        strategy=strategy_named(config.strategy),
+        strategy=strategy_named(config.strategy_name),
         classes=len(data.label_scheme.classes),
         feature=config.feature,
         normalization=NormalizationStats.of(data.training.statistics),

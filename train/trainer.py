@@ -1,8 +1,9 @@
 """Training: the loop.
 
-The loss of a step is averaged over its clips on all ranks and in all micro-batches, and every random number depends on
-(seed, epoch, clip), those of stochastic depth and dropout too. Therefore neither ranks nor micro-batches change what is
-learned, but for the order in which floats are added, and a resumed training equals one that never stopped.
+The loss of a step is averaged over its clips on all ranks and in all micro-batches (by their number, also where clips
+have weights), and every random number depends on (seed, epoch, clip), those of stochastic depth and dropout too.
+Therefore neither ranks nor micro-batches change what is learned, but for the order in which floats are added, and a
+resumed training equals one that never stopped.
 """
 
 from __future__ import annotations
@@ -65,6 +66,8 @@ class Trainer:
     ranks: Ranks
     checkpoints: Checkpoints
     logger: MetricLogger
+    class_weights: Tensor | None = None
+    """[C] factor of a clip's loss by its class; None for no factor."""
     should_stop: Callable[[], bool] = lambda: False
     """Whether to stop after the current step."""
     state: TrainState = field(default_factory=TrainState)
@@ -139,16 +142,16 @@ class Trainer:
         parts = batch.split(sampler.micro_batch_size(self.config.micro_batches))
         for number, part in enumerate(parts, 1):
             inputs, targets = self.transform.training_input(part.to(self.ranks.device), epoch)
-            noise = self.model_noise(part.keys, epoch)
+            noise = self.model_noise(part.draw_keys, epoch)
+            if self.config.has_own_encoder:  # what it draws is then the same after a resume
+                torch.manual_seed(_seed(self.config.seed, epoch, step, number, self.ranks.rank))
             # Ranks exchange gradients after the last micro-batch only.
             wrapped = isinstance(self.compiled_model, DistributedDataParallel)
             with self.compiled_model.no_sync() if wrapped and number < len(parts) else nullcontext():
                 with autocast(self.ranks.device):
                     logits = self.compiled_model(inputs, *noise)
                 # Of an empty batch the loss is 0, with a gradient all the same.
-                loss = functional.cross_entropy(
-                    logits.float(), targets, label_smoothing=recipe.label_smoothing, reduction="sum"
-                )
+                loss = sum_of_losses(logits.float(), targets, recipe.label_smoothing, self.class_weights)
                 loss = loss / recipe.repeated_augmentation  # a clip's loss is the mean over its draws
                 # Gradients are averaged over ranks, therefore times their number.
                 (loss * (self.ranks.world_size / clips)).backward()
@@ -273,6 +276,21 @@ def run_inference(
     return ranks.sum(logits).cpu()
 
 
+def sum_of_losses(logits: Tensor, targets: Tensor, label_smoothing: float, class_weights: Tensor | None) -> Tensor:
+    """Sum over clips of their cross-entropy, [], times each clip's weight, if any.
+
+    Args:
+        logits: [B, C] float32.
+        targets: [B, C] shares of the classes.
+        label_smoothing: share of the targets that is spread evenly over all classes; it does not change the weights.
+        class_weights: [C]; a clip's weight is their mean in the shares of its targets.
+    """
+    options = {"label_smoothing": label_smoothing}
+    if class_weights is None:
+        return functional.cross_entropy(logits, targets, reduction="sum", **options)
+    return (functional.cross_entropy(logits, targets, reduction="none", **options) * (targets @ class_weights)).sum()
+
+
 def _average_views(logits: Tensor) -> Tensor:
     """[views, B, C] -> [B, C] logarithm of the mean of the probabilities."""
     return (logits.double().log_softmax(-1).logsumexp(0) - math.log(len(logits))).float()
@@ -286,6 +304,11 @@ def autocast(device: torch.device) -> AbstractContextManager[Any]:
 def is_better(epoch: EpochMetrics, best: EpochMetrics | None) -> bool:
     """Whether an epoch is better than the best one before it: by UAR of validation speakers, then by loss."""
     return best is None or (epoch.validation_uar, -epoch.validation_loss) > (best.validation_uar, -best.validation_loss)
+
+
+def _seed(*numbers: int) -> int:
+    """A seed of torch from several numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def _check_loss(loss: float, where: str) -> None:

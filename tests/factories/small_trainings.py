@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,12 +17,12 @@ from train.checkpoint import Checkpoints
 from train.config import TrainConfig
 from train.data.augment import Augmentation, ClipDraws, Mixing
 from train.data.loader import CachedBatch, CachedLoader
-from train.data.sampler import ClipSampler
+from train.data.sampler import ClipSampler, balanced_class_weights
 from train.data.transforms import CachedTransform, ModelInput
 from train.distributed import Ranks, init_distributed
 from train.metric_logger import MetricLogger
 from train.models.videomae import Classifier, EncoderConfig
-from train.optim import make_optimizer, parameter_groups
+from train.optim import freeze_parameters, make_optimizer, parameter_groups
 from train.recipes import Recipe
 from train.trainer import Trainer
 
@@ -50,11 +51,21 @@ def recipe(**changes: Any) -> Recipe:
 
 
 def loader(
-    clips: int, *, batch: int, ranks: Ranks = ALONE, seed: int = 0, shuffle: bool = True, drop_last: bool = False
+    clips: int,
+    *,
+    batch: int,
+    ranks: Ranks = ALONE,
+    seed: int = 0,
+    shuffle: bool = True,
+    drop_last: bool = False,
+    skewed: bool = False,
+    balanced: bool = False,
 ) -> CachedLoader:
-    """Clips of noise whose class shows in their brightness."""
+    """Clips of noise whose class shows in their brightness; of `skewed` classes the first has most, the last fewest."""
     generator = torch.Generator().manual_seed(clips)
     labels = torch.arange(clips) % CLASSES
+    if skewed:
+        labels = torch.tensor([0] * (clips - 4) + [1] * 3 + [2])
     noise = torch.randn(clips, 3, 4, 16, 16, generator=generator)
     sampler = ClipSampler(
         clips=clips,
@@ -64,6 +75,7 @@ def loader(
         rank=ranks.rank,
         world_size=ranks.world_size,
         drop_last=drop_last,
+        balanced_labels=labels.numpy() if balanced else None,
     )
     return CachedLoader(
         inputs=noise + labels.view(-1, 1, 1, 1, 1),
@@ -85,7 +97,7 @@ class MixingTransform(CachedTransform):
         plain = self.evaluation_input(batch)
         if not self.augmentation.mixes:
             return plain
-        mixing = Mixing.drawn(self.augmentation, ClipDraws(keys=batch.keys, seed=self.seed, epoch=epoch))
+        mixing = Mixing.drawn(self.augmentation, ClipDraws(keys=batch.draw_keys, seed=self.seed, epoch=epoch))
         return ModelInput(*map(mixing.blend, plain))
 
 
@@ -105,18 +117,24 @@ def make_trainer(
     options = {"recipe": settings, "seed": seed, "save_steps": save_steps, "micro_batches": micro_batches}
     config = TrainConfig(shards="", strategy="cfas", fold="1", encoder="tiny", **options)
     model = Classifier(ENCODER, CLASSES, drop_rate=settings.drop_path, head_dropout=settings.head_dropout)
+    freeze_parameters(model, settings.freeze)
+    weighted, balanced = settings.class_weights == "balanced", settings.sampling == "balanced"
+    options = {"drop_last": settings.drop_last, "skewed": weighted or balanced, "balanced": balanced}
+    train_loader = loader(CLIPS, batch=settings.batch, ranks=ranks, seed=seed, **options)
+    weights = torch.from_numpy(balanced_class_weights(train_loader.labels.numpy(), CLASSES)) if weighted else None
     folder.mkdir(parents=True, exist_ok=True)
     return Trainer(
         model=model,
         compiled_model=DistributedDataParallel(model) if ranks.world_size > 1 else model,
         optimizer=make_optimizer(model, ENCODER.depth, settings),
         config=config,
-        train_loader=loader(CLIPS, batch=settings.batch, ranks=ranks, seed=seed, drop_last=settings.drop_last),
+        train_loader=train_loader,
         val_loader=loader(7, batch=settings.batch, ranks=ranks, shuffle=False),
         transform=MixingTransform(classes=CLASSES, augmentation=settings.augmentation, seed=seed),
         ranks=ranks,
         checkpoints=Checkpoints(folder=folder),
         logger=MetricLogger(folder if ranks.is_main else None, lambda line: None),
+        class_weights=weights,
         should_stop=counted(stop_after),
     )
 
@@ -142,4 +160,4 @@ def plain(folder: Path, ranks: Ranks = ALONE, **changes: Any) -> Trainer:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     with init_distributed("cpu") as ours:
-        plain(Path(sys.argv[1]), ours).fit()
+        plain(Path(sys.argv[1]), ours, **json.loads(sys.argv[2])).fit()

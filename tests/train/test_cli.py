@@ -446,3 +446,46 @@ def test_statistics_out_of_range_are_one_line(train, tmp_path: Path, statistics:
     assert "statistics" in error
     assert error.splitlines()[-1].startswith("error: ")
     assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("class_weights=balanced", "class weights: fear 1.000, joy 1.000\n"),
+        ("sampling=balanced", ""),
+        ('freeze=["encoder.patch_embed.*", "encoder.blocks.[0-9].*"]', " parameters are trained (15 tensors frozen)\n"),
+    ],
+)
+def test_balancing_and_freezing_are_part_of_the_recipe(train, tmp_path: Path, setting: str, said: str) -> None:
+    status, _, err = train("train", "--set", setting, strategy="cfas", fold=1, epochs=1)
+    assert status == 0, err
+    assert said in err
+    name, _, value = setting.partition("=")
+    identity = json.loads((run_folder(tmp_path) / "config.json").read_text())["identity"]
+    assert identity["recipe"][name] == (value if "[" not in value else json.loads(value))
+    assert ({"class_weights", "sampling", "freeze"} - {name}).isdisjoint(identity["recipe"])
+    status, _, err = train(strategy="cfas", fold=1, epochs=1)
+    assert (status, err.count("\n")) == (2, 1)
+    assert f"was trained with other settings (recipe.{name}: " in err
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ('freeze=["encoder.block.*"]', "no parameter that matches 'encoder.block.*'; the nearest are encoder.blocks"),
+        ('freeze=["*"]', "freeze: found that * match all parameters, expected some to train"),
+        ("freeze=encoder", "--set: freeze: found 'encoder', expected a list"),
+        ("class_weights=inverse", "class_weights: found inverse, expected one of none, balanced"),
+        ("sampling=weighted", "sampling: found weighted, expected one of shuffle, balanced"),
+    ],
+)
+def test_balancing_and_freezing_that_cannot_be_are_refused(train, setting: str, message: str) -> None:
+    status, _, err = train("train", "--set", setting, strategy="cfas", fold=1)
+    assert (status, err.count("\n")) == (2, 1)
+    assert message in err
+
+
+def test_balancing_twice_is_refused(train) -> None:
+    status, _, err = train("train", "--set", "sampling=balanced", "--set", "class_weights=balanced", fold=1)
+    assert (status, err.count("\n")) == (2, 1)
+    assert "sampling: found balanced, expected shuffle with class_weights" in err

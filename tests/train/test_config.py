@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -70,3 +71,19 @@ def test_each_local_rank_has_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert device_for("auto", 3) == torch.device("cuda", 3)
     assert device_for("cuda:1", 3) == torch.device("cuda", 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("tiny", "64cce1b7a787893a254bd5603157a99f54c892fbd6921907aef43e951cffe743"),
+        ("finetune", "c2c76a3685038bd000e0dc21d5483d88fc78db7428ab9effc432f05a31f6cf23"),
+        ("linear-probe", "2fba4cb62dd8474812f0d760a609c338ac96af66411ee0cc243684244598a545"),
+    ],
+)
+def test_new_fields_of_recipes_leave_finished_runs_valid(name: str, expected: str) -> None:
+    """Hashes from before `class_weights`, `sampling` and `freeze`: these count only where they are set."""
+    assert settings_hash(config(recipe=RECIPES[name], weights="w"), "a", "b") == expected
+    changes: list[dict[str, Any]] = [{"class_weights": "balanced"}, {"sampling": "balanced"}, {"freeze": ("head.*",)}]
+    others = {settings_hash(config(recipe=replace(RECIPES[name], **each), weights="w"), "a", "b") for each in changes}
+    assert len({expected, *others}) == 4

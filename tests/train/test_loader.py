@@ -95,6 +95,64 @@ def test_the_order_is_a_true_shuffle_of_seed_and_epoch() -> None:
     assert len(firsts) > 45  # nearly every clip comes first some time
 
 
+@given(
+    labels=st.lists(st.integers(0, 5), min_size=1, max_size=90),
+    batch_size=st.integers(1, 17),
+    ranks=st.integers(1, 5),
+    epoch=st.integers(0, 1000),
+)
+def test_balanced_classes_come_equally_often_whatever_the_number_of_ranks(
+    labels: list[int], batch_size: int, ranks: int, epoch: int
+) -> None:
+    known = np.array(labels)
+    options = {"clips": len(labels), "seed": 3, "balanced_labels": known}
+    alone = ClipSampler(batch_size=batch_size * ranks, **options)
+    order = alone.order(epoch)
+    assert len(order) == len(labels)
+    per_class = np.bincount(known[order])[np.unique(known)]
+    assert per_class.max() - per_class.min() <= 1
+    for label in np.unique(known):
+        times = np.bincount(order, minlength=len(labels))[known == label]
+        assert times.max() - times.min() <= 1
+    shared = [ClipSampler(batch_size=batch_size, rank=rank, world_size=ranks, **options) for rank in range(ranks)]
+    for step, (clips, repeats) in enumerate(zip(alone.batches(epoch), alone.repeats(epoch), strict=True)):
+        assert np.concatenate([each.batches(epoch)[step] for each in shared]).tolist() == clips.tolist()
+        assert sum((each.repeats(epoch)[step] for each in shared), ()) == repeats
+    seen: list[int] = []
+    for clip, number in zip(order.tolist(), sum(alone.repeats(epoch), ()), strict=True):
+        assert seen.count(clip) == number
+        seen.append(clip)
+
+
+def test_balanced_order_depends_on_the_epoch_and_leaves_other_clips_of_a_large_class_out() -> None:
+    labels = np.array([0] * 40 + [1] * 4)
+    sampler = ClipSampler(clips=44, batch_size=8, balanced_labels=labels)
+    orders = [sampler.order(epoch).tolist() for epoch in range(1, 9)]
+    assert len(set(map(tuple, orders))) == 8
+    assert sampler.order(3).tolist() == orders[2]
+    assert {clip for order in orders for clip in order} == set(range(44))
+    assert [len({*order}) for order in orders] == [22 + 4] * 8
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_clip_that_comes_again_has_other_random_numbers_each_time(shards: Path, workers: int) -> None:
+    clips = clips_of(shards)
+    labels = np.array([0] + [1] * (len(clips) - 1))
+    sampler = ClipSampler(clips=len(clips), batch_size=5, balanced_labels=labels)
+    batches = list(Loader(clips, sampler, workers=workers).epoch(1))
+    keys = [key for batch in batches for key in batch.keys]
+    drawn = [key for batch in batches for key in batch.draw_keys]
+    first = clips.keys[0].decode()
+    assert keys.count(first) == len(clips) // 2
+    assert len(set(drawn)) == len(clips)
+    assert {first, f"{first} 1", f"{first} 5"} <= {*drawn}
+    assert batches[0].split(2)[1].draw_keys == batches[0].draw_keys[2:4]
+    plain = next(iter(loader_of(clips).epoch(1)))
+    assert plain.draw_keys == plain.keys
+    resumed = Loader(clips, sampler, workers=workers).epoch(1, first_step=1)
+    assert all(same(*pair) for pair in zip(batches[1:], resumed, strict=True))
+
+
 @pytest.mark.parametrize("changes", [{"batch_size": 0}, {"clips": 0}, {"rank": 2, "world_size": 2}, {"seed": -1}])
 def test_samplers_out_of_range_are_refused(changes: dict[str, int]) -> None:
     with pytest.raises(DataError, match="expected clips and batch size from 1"):

@@ -258,6 +258,7 @@ def test_a_shortened_recipe_has_its_whole_schedule() -> None:
 def test_any_field_can_be_replaced() -> None:
     """Every field of both tables, by a value of its own type."""
     values: dict[str, str] = {"name": "other", "steps": "7", "schedule": "constant", "betas": "[0.8, 0.9]"}
+    values |= {"class_weights": "balanced", "sampling": "balanced", "freeze": '["head.*"]'}
     base = Recipe(name="base", epochs=4, batch=4, learning_rate=1e-3)
     for field in fields(Recipe):
         if field.name in ("augmentation", "freeze_encoder"):
@@ -379,6 +380,6 @@ def test_recipe_that_cannot_be_is_refused(changes: dict[str, Any], message: str)
 def test_a_dumped_recipe_has_all_that_is_set() -> None:
     for recipe in RECIPES.values():
         shown = tomllib.loads(dump_toml(recipe))
-        values = {**asdict(recipe), "betas": list(recipe.betas)}
+        values = {**asdict(recipe), "betas": list(recipe.betas), "freeze": list(recipe.freeze)}
         shown.pop("augmentation"), values.pop("augmentation")
         assert shown == {name: value for name, value in values.items() if value is not None}

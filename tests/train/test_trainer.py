@@ -10,16 +10,18 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 
 from tests.factories.small_trainings import CLASSES, CLIPS, loader, make_trainer, plain
-from train.data.augment import NO_AUGMENTATION
+from train.data.augment import NO_AUGMENTATION, Augmentation
 from train.data.loader import CachedBatch
+from train.data.sampler import balanced_class_weights
 from train.data.transforms import CachedTransform, ModelInput, View
 from train.runs import EpochMetrics, read_log
-from train.trainer import Stopped, Trainer, TrainingError, is_better, run_inference
+from train.trainer import Stopped, Trainer, TrainingError, is_better, run_inference, sum_of_losses
 
 #: Two ranks, and micro-batches, add the same float32 numbers in another order, in 12 steps; found is below 1e-6.
 RANKS_TOLERANCE = 5e-6
@@ -97,10 +99,12 @@ def test_killed_between_checkpoints_is_as_if_it_had_not_been(tmp_path: Path) -> 
     assert equal(weights(whole), weights(rest))
 
 
+@pytest.mark.parametrize("changes", [{}, {"class_weights": "balanced"}, {"sampling": "balanced"}])
 @pytest.mark.parametrize("micro_batches", [2, 4])
-def test_micro_batches_learn_the_same(tmp_path: Path, micro_batches: int) -> None:
+def test_micro_batches_learn_the_same(tmp_path: Path, micro_batches: int, changes: dict[str, str]) -> None:
     """13 clips in steps of 8: the last step has micro-batches of 4 and 1, or of 2, 2 and 1."""
-    whole, split = plain(tmp_path / "whole", batch=8), plain(tmp_path / "split", batch=8, micro_batches=micro_batches)
+    whole = plain(tmp_path / "whole", batch=8, **changes)
+    split = plain(tmp_path / "split", batch=8, micro_batches=micro_batches, **changes)
     calls: list[int] = []
     model = split.model
     split.compiled_model = lambda inputs, noise: calls.append(len(inputs)) or model(inputs, noise)
@@ -111,9 +115,20 @@ def test_micro_batches_learn_the_same(tmp_path: Path, micro_batches: int) -> Non
         torch.testing.assert_close(weights(split)[name], tensor, rtol=0, atol=RANKS_TOLERANCE)
 
 
-def test_two_ranks_learn_what_one_does(tmp_path: Path) -> None:
+#: Changes of the recipe under which the invariants hold, too.
+VARIANTS = {
+    "as it is": {},
+    "weighted": {"class_weights": "balanced"},
+    "balanced": {"sampling": "balanced"},
+    "partly frozen": {"freeze": ["encoder.patch_embed.*", "encoder.blocks.0.*"]},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_two_ranks_learn_what_one_does(tmp_path: Path, variant: str) -> None:
     """13 clips in steps of 4: the last step has one clip for the first rank and none for the second."""
-    alone = plain(tmp_path / "alone")
+    changes = VARIANTS[variant]
+    alone = plain(tmp_path / "alone", **changes)
     final = alone.fit()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -123,7 +138,8 @@ def test_two_ranks_learn_what_one_does(tmp_path: Path) -> None:
     shared["PYTHONPATH"] = os.pathsep.join([*sys.path, shared.get("PYTHONPATH", "")])
     both = [
         subprocess.Popen(
-            [sys.executable, "-m", script, str(out)], env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            [sys.executable, "-m", script, str(out), json.dumps(changes)],
+            env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
         )
         for rank in range(2)
     ]
@@ -141,6 +157,61 @@ def test_two_ranks_learn_what_one_does(tmp_path: Path) -> None:
         epoch.validation_uar for epoch in read_log(tmp_path / "alone" / "log.jsonl")
     ]
     assert json.loads((state / "state.json").read_text())["best"]["epoch"] == final.best.epoch
+
+
+@pytest.mark.parametrize("variant", [name for name in VARIANTS if VARIANTS[name]])
+def test_every_variant_is_resumed_as_if_it_had_not_been_stopped(tmp_path: Path, variant: str) -> None:
+    changes = VARIANTS[variant] | {"augmentation": Augmentation(mixup=0.8)}
+    whole = make_trainer(tmp_path / "whole", **changes)
+    state = whole.fit()
+    with pytest.raises(Stopped):
+        make_trainer(tmp_path / "parts", stop_after=6, **changes).fit()
+    rest = make_trainer(tmp_path / "parts", **changes)
+    assert rest.fit() == state
+    assert equal(weights(whole), weights(rest))
+
+
+def test_weights_of_classes_have_mean_1_over_clips_and_mix_with_targets() -> None:
+    labels = np.array([0] * 9 + [1] * 3 + [3])
+    class_weights = balanced_class_weights(labels, 4)
+    assert class_weights[labels].mean() == pytest.approx(1)
+    assert class_weights.tolist() == pytest.approx([13 / 27, 13 / 9, 0, 13 / 3])
+    logits, factors = torch.randn(2, 4, generator=torch.Generator().manual_seed(1)), torch.from_numpy(class_weights)
+    targets = torch.tensor([[1.0, 0, 0, 0], [0.25, 0, 0, 0.75]])
+    plain_losses = torch.stack([sum_of_losses(logits[i : i + 1], targets[i : i + 1], 0.1, None) for i in range(2)])
+    clip_weights = torch.tensor([13 / 27, 0.25 * 13 / 27 + 0.75 * 13 / 3])
+    torch.testing.assert_close(sum_of_losses(logits, targets, 0.1, factors), (plain_losses * clip_weights).sum())
+    ones = sum_of_losses(logits, targets, 0.1, torch.ones(4))
+    torch.testing.assert_close(ones, sum_of_losses(logits, targets, 0.1, None))
+    assert sum_of_losses(logits[:0], targets[:0], 0.1, factors) == 0
+
+
+def test_a_step_is_not_divided_by_the_weights_of_its_clips(tmp_path: Path) -> None:
+    """The loss of a step of one clip is larger by the weight of its class, which a weighted mean would cancel."""
+
+    def first_loss(class_weights: str) -> float:
+        options = {"drop_path": 0.0, "head_dropout": 0.0, "augmentation": NO_AUGMENTATION}
+        trainer = plain(tmp_path, class_weights=class_weights, **options)
+        return float(trainer.train_step(1, 0, rare))
+
+    skewed = loader(CLIPS, batch=CLIPS, skewed=True)
+    (every,) = skewed.epoch(1)
+    place = every.labels.tolist().index(CLASSES - 1)
+    rare = every[place : place + 1]
+    weight = balanced_class_weights(skewed.labels.numpy(), CLASSES)[-1]
+    assert weight == pytest.approx(CLIPS / CLASSES)
+    assert first_loss("balanced") == pytest.approx(first_loss("none") * weight, rel=1e-5)
+
+
+def test_frozen_parameters_stay_and_have_no_state(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, freeze=("encoder.blocks.[0].*", "fc_norm.bias"))
+    before, names = weights(trainer), dict(trainer.model.named_parameters())
+    frozen = {name for name in names if name.startswith("encoder.blocks.0.") or name == "fc_norm.bias"}
+    trainer.fit()
+    after = weights(trainer)
+    assert {name for name in names if torch.equal(before[name], after[name])} == frozen
+    grouped = sum(len(group["params"]) for group in trainer.optimizer.param_groups)
+    assert grouped == len(trainer.optimizer.state) == len(names) - len(frozen)
 
 
 def test_stochastic_depth_belongs_to_the_clip(tmp_path: Path) -> None:

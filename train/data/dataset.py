@@ -171,10 +171,10 @@ class FoldData:
 
 
 def open_fold(
-    location: str | Path,
+    location: str | Path | ShardFolder,
     fold: str,
     *,
-    strategy: str,
+    strategy: str | Strategy,
     feature: str = "mfcc",
     fold_scheme: str | None = None,
     label_scheme: str | None = None,
@@ -184,16 +184,17 @@ def open_fold(
 ) -> FoldData:
     """Open a fold and check that it can be trained, validated and tested on; nothing is decoded.
 
-    Schemes are names, or tables of one's own; they default to the corpus's own. Without `validation` that side may be
-    empty. Raises UnusableFoldError for a fold without clips on a side, DataError, FoldError, FusionError, LabelError,
-    ManifestError, StoreError or TableError.
+    `location` may be a folder that is open already. Schemes are names, or tables of one's own; they default to the
+    corpus's own. Without `validation` that side may be empty. Raises UnusableFoldError for a fold without clips on a
+    side, DataError, FoldError, FusionError, LabelError, ManifestError, StoreError or TableError.
     """
-    folder = open_folder(location)
+    folder = location if isinstance(location, ShardFolder) else open_folder(location)
     file = open_scheme(folder, fold_scheme, allow_shared_speakers=allow_shared_speakers)
     if fold not in file.folds:
         raise DataError(f"{file.name}: unknown fold {fold!r}; valid are {', '.join(file.folds)}")
     sides, scheme = file.folds[fold], fold_scheme if is_table(fold_scheme) else file.name
-    members = members_for(folder.index, strategy_named(strategy), feature)
+    strategy = strategy_named(strategy) if isinstance(strategy, str) else strategy
+    members = members_for(folder.index, strategy, feature)
     needed = [sides[side] for side in SPLIT_SIDES["train"]]
     if missing := folder.missing(needed):
         total = sum(len(side.shards) for side in needed)

@@ -50,6 +50,15 @@ class ClipBatch:
     """B clip ids."""
     labels: Tensor
     """int64 [B] class indices."""
+    repeats: tuple[int, ...] = ()
+    """B numbers: how often the clip came before in the epoch; () where no clip comes twice."""
+
+    @property
+    def draw_keys(self) -> tuple[str, ...]:
+        """What random numbers of each clip are drawn from: its id and, from its second time in an epoch on, which."""
+        if not self.repeats:
+            return self.keys
+        return tuple(f"{key} {n}" if n else key for key, n in zip(self.keys, self.repeats, strict=True))
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -104,11 +113,13 @@ class CachedLoader:
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[CachedBatch]:
         """Batches of an epoch from `first_step` on."""
-        for indices in self.sampler.batches(epoch, first_step):
+        repeats = self.sampler.repeats(epoch, first_step)
+        for indices, numbers in zip(self.sampler.batches(epoch, first_step), repeats, strict=True):
             clips = torch.from_numpy(indices)
             yield CachedBatch(
                 keys=tuple(self.keys[clip] for clip in indices),
                 labels=self.labels[clips],
+                repeats=numbers,
                 inputs=self.inputs[clips.to(self.inputs.device)],
             )
 
@@ -140,7 +151,7 @@ class Loader:
         self.labels = torch.from_numpy(clips.labels)
         self._workers = workers
         self._prefetcher = prefetcher or ShardPrefetcher((), lambda *_: None)
-        self._shards = _ShardFiles([clips.folder / name for name in clips.shards])
+        self._reader = ClipReader(clips, face_px)
         self._face_px = face_px
         self._buffers = {suffix: _BufferPool(sampler.batch_size, suffix, face_px, pin) for suffix in clips.members}
 
@@ -153,7 +164,10 @@ class Loader:
         batches = self.sampler.batches(epoch, first_step)
         if batches and not self._prefetcher.complete:
             self._prefetcher.prioritize(self._shard_names(np.concatenate(batches)))
-        return self._decode_ahead(batches) if self._workers else map(self._decode, batches)
+        decoded = self._decode_ahead(batches) if self._workers else map(self._decode, batches)
+        if self.sampler.balanced_labels is None:
+            return decoded
+        return map(_with_repeats, decoded, self.sampler.repeats(epoch, first_step))
 
     def _shard_names(self, clips: Indices) -> list[str]:
         """Names of the shards that contain these clips, in the order in which they are needed."""
@@ -211,12 +225,24 @@ class Loader:
     def _fill(self, arrays: Mapping[str, npt.NDArray[Any]], clips: Indices, rows: Iterable[int]) -> None:
         for row in rows:
             for member, suffix in enumerate(self.clips.members):
-                self._decode_member(int(clips[row]), member, arrays[suffix][row])
+                self._reader.decode(int(clips[row]), member, arrays[suffix][row])
 
-    def _decode_member(self, clip: int, member: int, out: npt.NDArray[Any]) -> None:
-        """Decode one member of one clip into its place in the batch. Raises DataError naming its shard."""
-        shard, suffix = int(self.clips.shard[clip]), self.clips.members[member]
-        offset, size = self.clips.byte_ranges[clip, member].tolist()
+
+class ClipReader:
+    """Members of clips, read from their tars and decoded; any thread may read."""
+
+    def __init__(self, clips: ClipTable, face_px: int = CROP_PX) -> None:
+        self._clips = clips
+        self._face_px = face_px
+        self._shards = _ShardFiles([clips.folder / name for name in clips.shards])
+
+    def decode(self, clip: int, member: int, out: npt.NDArray[Any]) -> None:
+        """Decode member `clips.members[member]` of one clip into `out`, of its shape: see `member_shape`.
+
+        Raises DataError naming the shard for bytes that do not match its index.
+        """
+        shard, suffix = int(self._clips.shard[clip]), self._clips.members[member]
+        offset, size = self._clips.byte_ranges[clip, member].tolist()
         try:
             data = self._shards.read(shard, offset, size)
             if len(data) != size:
@@ -226,8 +252,13 @@ class Loader:
             else:
                 out[...] = decode_spectrogram(data, suffix.removesuffix(".npy"))
         except (SchemaError, OSError) as error:
-            path, key = self.clips.folder / self.clips.shards[shard], self.clips.keys[clip].decode()
+            path, key = self._clips.folder / self._clips.shards[shard], self._clips.keys[clip].decode()
             raise DataError(f"{path}: damaged at clip {key}: {error}; build or fetch it again") from error
+
+
+def member_shape(suffix: str, face_px: int = CROP_PX) -> tuple[int, ...]:
+    """Shape of a decoded member: a filmstrip, uint8 [S, 16 S, 3], or spectrograms, float16 [windows, rows, 224]."""
+    return (face_px, FRAMES * face_px, 3) if suffix == FACES else spectrogram_shape(suffix.removesuffix(".npy"))
 
 
 class _ShardFiles:
@@ -255,9 +286,8 @@ class _BufferPool:
     """Memory for one member of a batch, reused once nothing refers to it: fresh pages cost a third of decoding."""
 
     def __init__(self, batch_size: int, suffix: str, face_px: int, pin: bool) -> None:
-        faces = suffix == FACES
-        self._clip = (face_px, FRAMES * face_px, 3) if faces else spectrogram_shape(suffix.removesuffix(".npy"))
-        self._dtype = torch.uint8 if faces else torch.float16
+        self._clip = member_shape(suffix, face_px)
+        self._dtype = torch.uint8 if suffix == FACES else torch.float16
         self._batch_size = batch_size
         self._pin = pin
         self._free: list[Tensor] = []
@@ -277,6 +307,10 @@ def _finish_batch(batch: Batch, parts: Sequence[Future[None]]) -> Batch:
     for part in parts:
         part.result()
     return batch
+
+
+def _with_repeats(batch: Batch, repeats: tuple[int, ...]) -> Batch:
+    return replace(batch, repeats=repeats)
 
 
 def _close_all(descriptors: Mapping[int, int]) -> None:

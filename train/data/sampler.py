@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,8 @@ class ClipSampler:
     that a single process with the product as its batch size takes the same steps. The last step has the remaining
     clips, divided as evenly as possible: a rank may get a smaller batch, or an empty one, but takes part in the step.
     With `drop_last` there is no such step, and which clips an epoch leaves out depends on its order.
+    With `balanced_labels` an epoch of the same length has each class equally often, to one clip: those of a small class
+    come several times, each as often as any other of the class, to one time, and of a large class some are left out.
     The mean over a step's clips is the sum over ranks of each rank's summed loss, divided by `step_size(step)`.
     """
 
@@ -33,6 +35,8 @@ class ClipSampler:
     world_size: int = 1
     drop_last: bool = False
     """Whether the clips that do not fill a step are left out of an epoch."""
+    balanced_labels: Indices | None = field(default=None, repr=False, compare=False)
+    """[clips] class indices of the clips whose classes are balanced; None for each clip once."""
 
     def __post_init__(self) -> None:
         if min(self.clips, self.batch_size) < 1 or self.seed < 0 or not 0 <= self.rank < self.world_size:
@@ -54,10 +58,13 @@ class ClipSampler:
         return min(self.clips, len(self) * self.batch_size * self.world_size)
 
     def order(self, epoch: int) -> Indices:
-        """[clips] permutation of the epoch, the same for every rank."""
+        """[clips] clip indices of the epoch, the same for every rank: a permutation unless classes are balanced."""
         if not self.shuffle:
             return np.arange(self.clips)
-        return np.random.default_rng((self.seed, epoch)).permutation(self.clips)
+        generator = np.random.default_rng((self.seed, epoch))
+        if self.balanced_labels is None:
+            return generator.permutation(self.clips)
+        return _balanced_order(self.balanced_labels, generator)
 
     def step_size(self, step: int) -> int:
         """Clips that all ranks together see in a step."""
@@ -77,7 +84,42 @@ class ClipSampler:
         order = self.order(epoch)
         return [order[self.rank_slice(step)] for step in range(first_step, len(self))]
 
+    def repeats(self, epoch: int, first_step: int = 0) -> list[tuple[int, ...]]:
+        """How often each clip of `batches` came before in the epoch, on any rank; empty where no clip comes twice."""
+        steps = range(first_step, len(self))
+        if self.balanced_labels is None:
+            return [()] * len(steps)
+        order = self.order(epoch)
+        places = np.argsort(order, kind="stable")  # of the same clip one after another, in the order of the epoch
+        _, first, counts = np.unique(order[places], return_index=True, return_counts=True)
+        numbers = np.empty_like(order)
+        numbers[places] = np.arange(len(order)) - np.repeat(first, counts)
+        return [tuple(numbers[self.rank_slice(step)].tolist()) for step in steps]
+
     def micro_batch_size(self, micro_batches: int) -> int:
         """Clips of each of `micro_batches` micro-batches, an even number for mixup's pairs."""
         size = -(-self.batch_size // micro_batches)
         return size + size % 2
+
+
+def balanced_class_weights(labels: Indices, classes: int) -> npt.NDArray[np.float32]:
+    """[classes] inverse frequencies of classes, whose mean over the clips is 1; 0 for a class without clips. Pure."""
+    counts = np.bincount(labels, minlength=classes)
+    present = np.count_nonzero(counts)
+    return np.where(counts > 0, len(labels) / (present * np.maximum(counts, 1)), 0).astype(np.float32)
+
+
+def _balanced_order(labels: Indices, generator: np.random.Generator) -> Indices:
+    """[clips] clip indices in random order, of each class equally many, to one."""
+    classes = np.unique(labels)
+    each, rest = divmod(len(labels), len(classes))
+    quotas = np.full(len(classes), each)
+    quotas[generator.permutation(len(classes))[:rest]] += 1
+    drawn = []
+    for label, quota in zip(classes, quotas.tolist(), strict=True):
+        clips = np.flatnonzero(labels == label)
+        rounds = -(-quota // len(clips))
+        drawn.append(
+            np.concatenate([generator.permutation(clips) for _ in range(rounds)])[:quota] if quota else clips[:0]
+        )
+    return generator.permutation(np.concatenate(drawn))

@@ -218,7 +218,7 @@ class ClipTransform:
 
     def _augment(self, batch: Batch, settings: Augmentation, epoch: int, draw: int) -> ModelInput:
         """In the order of VideoMAE's `kinetics.py`: RandAugment, crop and flip, erasing, mixing."""
-        draws = ClipDraws(keys=batch.keys, seed=self.seed, epoch=epoch, draw=draw)
+        draws = ClipDraws(keys=batch.draw_keys, seed=self.seed, epoch=epoch, draw=draw)
         faces, rows, targets = self._faces(batch), self._rows(batch), self._targets(batch)
         if settings.rand_augment_operations and faces.numel():
             faces = rand_augment(faces, Plan.drawn(settings, draws))

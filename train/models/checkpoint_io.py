@@ -53,7 +53,10 @@ class CheckpointFile:
 def read_checkpoint(source: str | Path) -> CheckpointFile:
     """Read a checkpoint file, the one in a folder or a run, or that of a hub id. Raises WeightsError for others."""
     path, where = _locate(source)
-    state, settings = _state_dict(_read(path), where), _settings(path)
+    settings = _settings(path)
+    encoder = settings.get("encoder")
+    own = path.suffix == ".safetensors" and isinstance(encoder, dict) and "path" in encoder
+    state = _state_dict(_read(path), where, integers=own)  # of batch normalization in an encoder of one's own
     return CheckpointFile(where=where, state=state, settings=settings, metadata=_metadata(path))
 
 
@@ -64,7 +67,12 @@ def classifier_folder(folder: Path) -> Path:
 
 def dump_weights(model: nn.Module, lineage: Lineage) -> bytes:
     """A model's state dict as bytes of a safetensors file, with what the weights descend from in its metadata."""
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    state, seen = {}, set()
+    for name, tensor in model.state_dict().items():
+        state[name] = tensor.detach().cpu().contiguous()
+        if state[name].data_ptr() in seen:  # weights that two layers share, of an encoder of one's own
+            state[name] = state[name].clone()
+        seen.add(state[name].data_ptr())
     data = safetensors.torch.save(state, metadata={"format": "pt", METADATA_KEY: lineage.dump()})
     # safetensors writes its metadata in a random order: the same weights are to be the same bytes.
     size = int.from_bytes(data[:_LENGTH_BYTES], "little")
@@ -171,7 +179,7 @@ def _metadata(path: Path) -> dict[str, str]:
         return dict(file.metadata() or {})
 
 
-def _state_dict(content: object, where: str) -> dict[str, Tensor]:
+def _state_dict(content: object, where: str, *, integers: bool) -> dict[str, Tensor]:
     """The checkpoint's tensors, without the dict they may be wrapped in."""
     for wrapper in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
@@ -180,7 +188,7 @@ def _state_dict(content: object, where: str) -> dict[str, Tensor]:
     if not isinstance(content, Mapping):
         raise WeightsError(f"{where}: found {type(content).__name__}, expected a state dict")
     for key, value in content.items():
-        if not (isinstance(key, str) and isinstance(value, Tensor) and _plain(value)):
+        if not (isinstance(key, str) and isinstance(value, Tensor) and _plain(value, integers)):
             raise WeightsError(
                 f"{where}: {str(key)[:80]}: found {type(value).__name__}, expected dense floating-point tensors, "
                 f"at the top or in one of {', '.join(_WRAPPERS)}"
@@ -188,7 +196,7 @@ def _state_dict(content: object, where: str) -> dict[str, Tensor]:
     return dict(content)
 
 
-def _plain(tensor: Tensor) -> bool:
-    """Whether it is dense, floating-point and no larger than its part of the file."""
-    dense = tensor.layout is torch.strided and tensor.device.type == "cpu" and tensor.is_floating_point()
+def _plain(tensor: Tensor, integers: bool) -> bool:
+    """Whether it is dense, floating-point unless integers may be, and no larger than its part of the file."""
+    dense = tensor.layout is torch.strided and tensor.device.type == "cpu" and (integers or tensor.is_floating_point())
     return dense and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()

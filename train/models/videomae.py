@@ -263,11 +263,14 @@ class Classifier(nn.Module):
         head_dropout: float = 0.0,
         head_init_scale: float = 1.0,
         gradient_checkpointing: bool = False,
+        encoder: nn.Module | None = None,
     ) -> None:
+        """`encoder` is one of the user's own in place of the one of `config`, which is then its own, too."""
         super().__init__()
         if not 0 <= head_dropout < 1:
             raise ValueError(f"classifier: found head dropout {head_dropout}, expected one from 0 to below 1")
-        self.encoder = Encoder(config, drop_rate=drop_rate, gradient_checkpointing=gradient_checkpointing)
+        options = {"drop_rate": drop_rate, "gradient_checkpointing": gradient_checkpointing}
+        self.encoder = Encoder(config, **options) if encoder is None else encoder
         self.head_dropout = head_dropout
         self.fc_norm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
         self.head = nn.Linear(config.width, classes)

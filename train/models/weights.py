@@ -40,6 +40,7 @@ from train.models.checkpoint_io import (
     first_line,
     read_checkpoint,
 )
+from train.models.own_encoder import OwnEncoder, rebuild_encoder, recorded_config
 from train.models.videomae import ARCHITECTURE, Classifier, Encoder, EncoderConfig, resize_positions
 
 FORMAT = "multimae-der"
@@ -97,7 +98,13 @@ def load_weights(source: str | Path, *encoders: EncoderConfig) -> Weights:
 
     Raises WeightsError for anything that is not such a checkpoint or does not fit.
     """
-    return _convert(read_checkpoint(source), encoders)
+    checkpoint = read_checkpoint(source)
+    if (recorded := recorded_config(checkpoint.settings, checkpoint.where)) is not None:
+        raise WeightsError(
+            f"{checkpoint.where}: found weights of the encoder {recorded.path}, expected those of a built-in one; load "
+            f"them in its own {recorded.path.partition(':')[2]}()"
+        )
+    return _convert(checkpoint, encoders)
 
 
 def initialize_from(model: Classifier, weights: Weights) -> None:
@@ -144,9 +151,16 @@ def save_classifier(
     atomic_write(folder / MODEL_CONFIG_FILE, (json.dumps(settings, indent=2) + "\n").encode())
 
 
-def load_classifier(folder: str | Path) -> TrainedClassifier:
-    """Classifier of an exported folder or a hub id. Raises WeightsError for anything else, or if it was changed."""
+def load_classifier(folder: str | Path, encoder: str | None = None) -> TrainedClassifier:
+    """Classifier of an exported folder or a hub id; `encoder` is the import path of its encoder, if that is one's own.
+
+    Raises WeightsError for anything else, or if it was changed; OwnCodeError for code that cannot be used.
+    """
     source = read_checkpoint(folder)
+    if (recorded := recorded_config(source.settings, source.where)) is not None:
+        return _load_own(source, rebuild_encoder(recorded, encoder, source.where))
+    if encoder is not None:
+        raise WeightsError(f"{source.where}: found a built-in encoder, expected no --encoder {encoder}")
     weights = _convert(source)
     if weights.format != FORMAT:
         raise WeightsError(f"{weights.source}: found {weights.format}, expected a classifier that was trained here")
@@ -165,6 +179,29 @@ def load_classifier(folder: str | Path) -> TrainedClassifier:
         classes=tuple(map(str, classes)),
         licence=weights.licence,
         lineage=weights.lineage,
+        details=details if isinstance(details, dict) else {},
+    )
+
+
+def _load_own(source: CheckpointFile, encoder: OwnEncoder) -> TrainedClassifier:
+    """A classifier with an encoder of the user's own."""
+    where, classes, details = source.where, source.settings.get("classes"), source.settings.get("details")
+    if not isinstance(classes, list) or source.settings.get("version") != VERSION:
+        raise WeightsError(f"{where}: found no classes, or another version than {VERSION}; train or export it again")
+    model = Classifier(encoder.config, len(classes), encoder=encoder)
+    try:
+        model.load_state_dict(dict(source.state))
+    except RuntimeError as error:
+        raise WeightsError(
+            f"{where}: found other weights than {encoder.config.path} has ({first_line(error)})"
+        ) from error
+    if source.settings.get("sha256") != fingerprint(model):
+        raise WeightsError(f"{where}: found other weights than {MODEL_CONFIG_FILE} describes; export the run again")
+    return TrainedClassifier(
+        model=model.eval(),
+        classes=tuple(map(str, classes)),
+        licence=str(source.settings.get("licence")),
+        lineage=_read_lineage(source, None, supervised=True, self_supervised=False),
         details=details if isinstance(details, dict) else {},
     )
 
@@ -215,7 +252,7 @@ def _convert(source: CheckpointFile, encoders: Sequence[EncoderConfig] = ()) -> 
 
 
 def _read_lineage(
-    source: CheckpointFile, known: CheckpointFormat, *, supervised: bool, self_supervised: bool
+    source: CheckpointFile, known: CheckpointFormat | None, *, supervised: bool, self_supervised: bool
 ) -> Lineage:
     """What weights descend from: as their file says, as published, or as far as their content shows."""
     text = source.metadata.get(METADATA_KEY)

@@ -10,6 +10,8 @@ from manifests.errors import UserError
 from train.data.augment import NO_AUGMENTATION, Augmentation
 
 SCHEDULES = ("cosine", "constant")
+CLASS_WEIGHTS = ("none", "balanced")
+SAMPLING = ("shuffle", "balanced")
 #: Numbers of test crops: the whole face, or centre and corners.
 TEST_CROPS = (1, 5)
 
@@ -56,6 +58,11 @@ class Recipe:
     """Maximum norm of a step's gradient; None for no limit."""
     label_smoothing: float = 0.0
     """Share of the label that is spread evenly over all classes."""
+    class_weights: str = "none"
+    """One of `CLASS_WEIGHTS`. `balanced`: a clip's loss is multiplied by the inverse frequency of its class among the
+    training clips, scaled such that the mean over these is 1; of a mixed clip by the mean of both, in their shares."""
+    sampling: str = "shuffle"
+    """One of `SAMPLING`: each clip once an epoch; or, in an epoch of the same length, each class equally often."""
     drop_path: float = 0.0
     """Stochastic depth rate of the last block."""
     head_dropout: float = 0.0
@@ -74,12 +81,15 @@ class Recipe:
     """Views of a test clip's faces: 1, the whole face, or 5, squares at the centre and in the corners."""
     freeze_encoder: bool = False
     """Only LayerNorm and Linear are trained, on features that are computed once."""
+    freeze: tuple[str, ...] = ()
+    """Glob patterns of the names of parameters that are not trained, such as `encoder.blocks.[0-9].*`."""
     gradient_checkpointing: bool = False
     """Activations are recomputed in the backward pass: a third more work for much less memory."""
     augmentation: Augmentation = NO_AUGMENTATION
 
     def __post_init__(self) -> None:
         given = self.augmentation
+        weights_off = self.class_weights == "none"
         one_view = not self.test_flip and self.test_crops == 1
         in_use = "warmup_steps" if self.warmup_steps else "warmup_epochs"
         warmup, length = getattr(self, in_use), self.steps if self.warmup_steps else self.epochs
@@ -102,6 +112,10 @@ class Recipe:
             ("betas", all(0 <= beta < 1 for beta in self.betas), "two numbers from 0 to below 1"),
             ("max_grad_norm", self.max_grad_norm is None or self.max_grad_norm > 0, "above 0, or none"),
             ("label_smoothing", 0 <= self.label_smoothing < 1, "0 to below 1"),
+            ("class_weights", self.class_weights in CLASS_WEIGHTS, f"one of {', '.join(CLASS_WEIGHTS)}"),
+            ("sampling", self.sampling in SAMPLING, f"one of {', '.join(SAMPLING)}"),
+            ("sampling", self.sampling == "shuffle" or weights_off, "shuffle with class_weights: either balances"),
+            ("freeze", all(self.freeze), "patterns of names of parameters"),
             ("drop_path", 0 <= self.drop_path < 1, "0 to below 1"),
             ("head_dropout", 0 <= self.head_dropout < 1, "0 to below 1"),
             ("head_init_scale", 0 < self.head_init_scale <= 1000, "above 0, up to 1000"),
