@@ -12,6 +12,7 @@ import csv
 import hashlib
 import io
 import re
+import stat
 import struct
 import warnings
 import zipfile
@@ -23,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 from manifests.errors import UserError
-from manifests.files import describe_os_error, read_limited
 from manifests.text import shorten_list
 
 WORKBOOK_SUFFIXES = (".xlsx", ".xlsm")
@@ -79,17 +79,30 @@ def open_table(path: Path, is_known: Callable[[str], bool]) -> Table:
     suffix = path.suffix.lower()
     if suffix in OTHER_SUFFIXES:
         raise TableError(f"{path}: found a {suffix} file; expected .csv or .xlsx, save it as one of them")
-    try:
-        data = read_limited(path, MAX_TABLE_BYTES)
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise TableError(f"{describe_os_error(error)}; expected a table, which may be read") from error
+    data = read_bytes(path)
     if suffix in WORKBOOK_SUFFIXES:
         return _open_workbook(path, data)
     if data.startswith(_ZIP):
         raise TableError(f"{path}: found a workbook or an archive, expected text; call a workbook .xlsx")
     return _open_text(path, data, is_known)
+
+
+def read_bytes(path: Path) -> bytes:
+    """Content of a table. Raises FileNotFoundError if there is none, TableError if it cannot be read.
+
+    That is, for a file larger than any table, and one that is not regular: a pipe may never end.
+    """
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise TableError(f"{path}: found no regular file; expected a text file")
+        if status.st_size > MAX_TABLE_BYTES:
+            raise TableError(f"{path}: found {status.st_size} bytes, expected at most {MAX_TABLE_BYTES} of text")
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise TableError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
 
 
 def is_table(name: str | None) -> bool:

@@ -133,7 +133,7 @@ def test_help_lists_the_settings_of_a_target(home: Path, target: str) -> None:
     goal = "results" if target == "report" else target
     listed = {line.split()[0] for line in make(home, "help", f"TARGET={goal}").stdout.splitlines()}
     required = {"predict": "RUN=r", "export": "RUN=r", "share": "DEST=d", "fetch": "FROM=f", "withdraw": "SPEAKER=s"}
-    required |= {"features": "FEATURE=mfcc", "folds": "SCHEME=s.csv"}
+    required |= {"features": "FEATURE=mfcc", "folds": "SCHEME=s.csv", "embeddings": "TO=x.npz"}
     given = [required[goal], *(["OUT=o"] if goal == "export" else [])] if goal in required else []
     assert listed
     assert make(home, goal, *given, *(f"{name}=1" for name in listed - {"ARGS=--help", "ENGINE"})).returncode == 0

@@ -108,7 +108,7 @@ def test_every_setting_that_the_makefile_reads_is_in_a_page_and_exported() -> No
     read = set(
         re.findall(r"[=:(\s]([A-Z][A-Z_]+)(?=[\s,)]|$)", re.sub(r"#.*|^[A-Z].*:=", "", recipes, flags=re.MULTILINE))
     )
-    own = set(re.findall(r"^([A-Z][A-Z_]+) *:=", MAKEFILE, re.MULTILINE))
+    own = set(re.findall(r"^([A-Z][A-Z_]+) *:?=", MAKEFILE, re.MULTILINE))
     assert SETTINGS - {"PYTHON"} <= read
     assert read - own <= SETTINGS
     assert _settings_in_pages() >= SETTINGS - INTERNAL

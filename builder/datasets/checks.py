@@ -8,15 +8,13 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from builder.datasets.base import ClipSource, Corpus, CorpusError, CorpusNotFoundError
+from manifests.tables import TableError, read_bytes
 from manifests.text import pluralize
 
 #: Suffixes of files that look like recordings.
 MEDIA_SUFFIXES = frozenset(
     {".avi", ".flac", ".flv", ".m4a", ".m4v", ".mkv", ".mov", ".mp3", ".mp4", ".mpeg", ".mpg", ".ogg", ".wav", ".webm"}
 )
-
-#: Size of a table with millions of clips; larger ones are not read.
-MAX_TABLE_BYTES = 1 << 29
 
 _POINTER = b"version https://git-lfs"
 _MAX_POINTER_BYTES = 1024
@@ -140,22 +138,11 @@ def is_pointer(path: Path) -> bool:
 
 
 def read_table(path: Path) -> bytes:
-    """Content of a text file that lists or labels clips.
-
-    Raises FileNotFoundError if there is none, and CorpusError if it cannot be read, is larger than any such file, or
-    is not a regular file: a pipe may never end.
-    """
+    """Content of a text file that lists or labels clips. Raises FileNotFoundError if there is none, CorpusError."""
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise CorpusError(f"{path}: found no regular file; expected a text file")
-        if status.st_size > MAX_TABLE_BYTES:
-            raise CorpusError(f"{path}: found {status.st_size} bytes, expected at most {MAX_TABLE_BYTES} of text")
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise CorpusError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+        return read_bytes(path)
+    except TableError as error:
+        raise CorpusError(str(error)) from error
 
 
 def _cannot_list(error: OSError) -> CorpusError:

@@ -86,7 +86,7 @@ def test_predict_takes_its_builder_and_its_faces_with_it(run: Path, tmp_path: Pa
     (tmp_path / "builder").mkdir()
     (tmp_path / "builder" / "__init__.py").touch()
     (tmp_path / "builder" / "__main__.py").write_text(BUILDER)
-    (tmp_path / "clip.mp4").touch()
+    (tmp_path / "clip.mp4").write_bytes(b"media")
     (tmp_path / "temporary").mkdir()
     state = tmp_path / "started"
     where = {"STARTED": str(state), "TMPDIR": str(tmp_path / "temporary")}
