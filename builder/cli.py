@@ -22,11 +22,14 @@ from builder.corpus.fetch import CONNECTIONS
 from builder.datasets import DATASETS, DEFAULT, get_corpus
 from builder.worker import Limits
 from manifests.console import Parser, add_command, exit_on_interrupt, fail, folder_path, say
+from manifests.folds import FoldError, assign, fold_scheme, fold_schemes_for, load_fold_file
+from manifests.index import FOLDS, Dataset
 from manifests.label_counts import LabelCounts, count_labels, describe_classes, label_warnings
 from manifests.labels import LABEL_SCHEMES, LabelScheme
 from manifests.progress import ProgressBar
 from manifests.schema import COLUMNS, DROP_REASONS, FEATURE_ROWS, FLAGS, GRIDS
 from manifests.text import pluralize
+from manifests.usable import describe_usable
 
 if TYPE_CHECKING:
     from builder.engines import Engine
@@ -224,7 +227,7 @@ def describe_summary(summary: BuildSummary) -> list[str]:
     lines += _describe_withdrawn(summary.dataset.withdrawn)
     shards = pluralize(len(summary.dataset.shards), "shard")
     lines.append(f"shards    {summary.out} ({shards}, {summary.resumed} of them built before)")
-    lines.append(describe_folds(summary.dataset.fold_schemes, summary.skipped_schemes))
+    lines.append(describe_folds(summary.out, summary.dataset, summary.skipped_schemes))
     scheme = LABEL_SCHEMES.get(next(iter(summary.dataset.label_schemes), ""))
     return [*lines, *describe_labels(summary.labels, scheme)]
 
@@ -241,10 +244,27 @@ def _describe_withdrawn(withdrawn: Sequence[str]) -> list[str]:
     return [f"  left out because withdrawn from this folder: {', '.join(withdrawn)}"] if withdrawn else []
 
 
-def describe_folds(schemes: Sequence[str], skipped: Mapping[str, str]) -> str:
-    """Describe the fold schemes that fit the built speakers, or why none does."""
-    fitting = ", ".join(schemes) or f"none fits the built speakers: {'; '.join(skipped.values())}"
-    return f"folds     {fitting}"
+def describe_folds(out: Path, dataset: Dataset, skipped: Mapping[str, str]) -> str:
+    """Describe the fold schemes that fit the built speakers, and which of their folds can be used, or why none fits."""
+    speakers = {shard.name: shard.speaker for shard in dataset.shards}
+    files = [load_fold_file(out / FOLDS / f"{name}.json", speakers) for name in dataset.fold_schemes]
+    fitting = ", ".join(map(describe_usable, files))
+    reasons = "; ".join(skipped.values())
+    return f"folds     {fitting or f'none fits the built speakers: {reasons}'}"
+
+
+def plan_folds(plan: BuildPlan) -> str:
+    """Describe the fold schemes of a plan as `describe_folds` does, as if all clips were built."""
+    shards = {shard.name: shard.speaker for shard in plan.shards}
+    files, problems = [], []
+    for name in fold_schemes_for(plan.corpus.name, shards.values()):
+        try:
+            scheme = fold_scheme(plan.corpus.name, name, shards.values())
+            files.append(assign(scheme, shards, (vars(s.clip) for shard in plan.shards for s in shard.sources)))
+        except FoldError as error:
+            problems.append(str(error))
+    reasons = "; ".join(problems)
+    return f"folds     {', '.join(map(describe_usable, files)) or f'none fits: {reasons}'}"
 
 
 # --- plan ------------------------------------------------------------------------------------------------------
@@ -287,6 +307,7 @@ def describe_plan(plan: BuildPlan, out: Path, show_all: bool = False) -> list[st
         *_describe_withdrawn(plan.withdrawn),
         f"into      {out}: {plan.count_present(out)} of {pluralize(len(plan.shards), 'shard')} already built",
         f"size      about {math.ceil(estimated_bytes / 1e6)} MB in total",
+        plan_folds(plan),
         *(f"table     {note}" for note in scan.notes),
         *describe_labels(labels, next(iter(plan.corpus.facts.label_schemes), None), show_all=show_all),
     ]
@@ -324,5 +345,5 @@ def run_features(args: argparse.Namespace) -> int:
     counts = summary.dataset.counts
     say(f"clips     {counts.get('built', 0) + counts.get('flagged', 0)}, each with {' and '.join(features)}")
     say(f"shards    {out} ({pluralize(len(summary.dataset.shards), 'shard')}, {summary.resumed} already built)")
-    say(describe_folds(summary.dataset.fold_schemes, summary.skipped_schemes))
+    say(describe_folds(out, summary.dataset, summary.skipped_schemes))
     return 0

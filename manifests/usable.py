@@ -19,6 +19,15 @@ def usable_folds(
     )
 
 
+def describe_usable(file: FoldFile) -> str:
+    """`ravdess-6fold`, or `ravdess-6fold (2 of 6 folds: 1, 3)` where only some can be used."""
+    usable = usable_folds(file)
+    if len(usable) == len(file.folds):
+        return file.name
+    names = f": {shorten_list(usable, 10)}" if usable else ""
+    return f"{file.name} ({len(usable)} of {pluralize(len(file.folds), 'fold')}{names})"
+
+
 def describe_unusable(
     file: FoldFile, fold: str, emotions: Collection[str] | None = None, sides: Sequence[str] = SIDES
 ) -> str:
