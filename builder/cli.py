@@ -307,9 +307,9 @@ def describe_plan(plan: BuildPlan, out: Path, show_all: bool = False) -> list[st
         *_describe_withdrawn(plan.withdrawn),
         f"into      {out}: {plan.count_present(out)} of {pluralize(len(plan.shards), 'shard')} already built",
         f"size      about {math.ceil(estimated_bytes / 1e6)} MB in total",
-        plan_folds(plan),
         *(f"table     {note}" for note in scan.notes),
         *describe_labels(labels, next(iter(plan.corpus.facts.label_schemes), None), show_all=show_all),
+        plan_folds(plan),
     ]
     for title, items in lists.items():
         lines += [f"{title}: {len(items)}", *limit_lines([f"  {item}" for item in items], 5, show_all=show_all)]
