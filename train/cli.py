@@ -15,12 +15,11 @@ from manifests.errors import UserError
 from manifests.folds import SIDES, FoldFile, resolve_fold
 from manifests.progress import log_line
 from manifests.text import pluralize, shorten_list
-from manifests.usable import advise_folds, describe_unusable
+from manifests.usable import describe_unusable
 from train import cost, embeddings, predict, runs
 from train.clip_prediction import FORMATS, ClipPrediction, format_clips
 from train.config import DEMO, DEMO_DEFAULT, ENCODER_DEFAULT, ConfigError, TrainConfig, device_for
-from train.data import UnusableFoldError
-from train.data.dataset import ShardFolder, choose_labels, find_folder, open_folder, open_scheme
+from train.data.dataset import ShardFolder, choose_labels, find_folder, open_folder, open_scheme, unusable_fold
 from train.distributed import Ranks, init_distributed
 from train.export import export
 from train.fusion import STRATEGIES
@@ -76,14 +75,13 @@ def _usable_folds(args: argparse.Namespace) -> tuple[list[str], list[str]]:
     """
     folder, file = _open_scheme(args)
     emotions = sorted({emotion for sides in file.folds.values() for side in SIDES for emotion in sides[side].clips})
-    classes = choose_labels(folder.index, args.label_scheme, emotions).mapping
+    classes = choose_labels(folder.index, args.label_scheme, emotions)
     sides = ("train", "test") if args.fixed_epochs else SIDES
     names = [resolve_fold(tuple(file.folds), fold) for fold in args.fold or file.folds]
-    problems = {fold: describe_unusable(file, fold, classes, sides) for fold in names}
+    problems = {fold: describe_unusable(file, fold, classes.mapping, sides) for fold in names}
     usable = [fold for fold in names if not problems[fold]]
     if not usable:
-        others = [open_scheme(folder, name) for name in folder.index.fold_schemes if name != file.name]
-        raise UnusableFoldError(f"{problems[names[0]]}; {advise_folds([file, *others], classes, sides)}")
+        raise unusable_fold(problems[names[0]], folder, file, classes, sides)
     return usable, [problem for problem in problems.values() if problem]
 
 

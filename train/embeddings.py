@@ -163,7 +163,9 @@ def compute_embeddings(
         raise EmbeddingError(f"{folder.path}: found no shards, expected at least one; build or fetch some")
     strategy = strategy_named(encoder.strategy)
     clips, emotions = load_all_clips(folder, members_for(folder.index, strategy, encoder.feature), names)
-    scheme = fold_scheme or (own.run.protocol.fold_scheme if own else None)
+    scheme = fold_scheme
+    if scheme is None and own and own.run.protocol.fold_scheme in folder.index.fold_schemes:  # not that of a table
+        scheme = own.run.protocol.fold_scheme
     tested = _tested_in(folder, scheme)
     if own and label_scheme is None:
         mapping, label_scheme = own.mapping, own.run.protocol.label_scheme
@@ -172,6 +174,7 @@ def compute_embeddings(
         mapping, label_scheme = chosen.mapping, chosen.name
     normalization = encoder.normalization or NormalizationStats.of(clips.statistics)
     vectors = _compute(encoder, folder, clips, normalization, names, ranks, layer, workers)
+    seen = encoder.lineage.known_speakers(folder.index.dataset, load_rows(folder.path))
     order = sorted(range(len(clips)), key=lambda row: clips.keys[row])
     raw = [emotions[clips.labels[row]] for row in order]
     ids = [clips.keys[row].decode() for row in order]
@@ -192,7 +195,7 @@ def compute_embeddings(
             "normalization": asdict(normalization),
             "fold_scheme": scheme or next(iter(folder.index.fold_schemes), None),
             "label_scheme": label_scheme,
-            "seen_speakers": sorted(encoder.lineage.speakers(folder.index.dataset) & set(clips.speakers)),
+            "seen_speakers": sorted(seen & set(clips.speakers)),
         },
     )
 

@@ -42,6 +42,11 @@ def call(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monke
     return run
 
 
+def read_config(run: Path) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads((run / "config.json").read_bytes())["config"]
+    return config
+
+
 def table(path: str, *lines: str) -> str:
     Path(path).write_text("\n".join(lines) + "\n")
     return path
@@ -63,6 +68,8 @@ def test_a_fixed_split_and_labels_of_ones_own(call, tmp_path: Path) -> None:
     recorded = json.loads((folder / "folds.json").read_bytes())
     assert recorded["folds"]["1"]["test"]["subjects"] == ["dora"]
     assert recorded["name"] == protocol.fold_scheme
+    vectors = ["embeddings", f"--run={folder}", f"--shards={read_config(folder)['shards']}", "--out=vectors.npz"]
+    assert cli.run(vectors) == 0  # the folder has no scheme of the table's name
 
 
 def test_a_sweep_of_folds_of_ones_own(call) -> None:

@@ -206,9 +206,7 @@ def open_fold(
     classes = choose_labels(folder.index, label_scheme, emotions)
     wanted = SIDES if validation else ("train", "test")
     if problem := describe_unusable(file, fold, classes.mapping, wanted):
-        usable = [each for each in folder.index.fold_schemes if each != file.name]
-        others = [open_scheme(folder, each) for each in usable]
-        raise UnusableFoldError(f"{problem}; {advise_folds([file, *others], classes.mapping, wanted)}")
+        raise unusable_fold(problem, folder, file, classes, wanted)
     names = [name for side in SIDES for name in sides[side].shards if name in folder.available]
     return FoldData(
         folder=folder,
@@ -280,6 +278,14 @@ def open_scheme(folder: ShardFolder, scheme: str | None = None, *, allow_shared_
     found = load_fold_file(path, folder.speakers)
     _check_hash(path, index.load_checksums(folder.path).get(file, "no hash"))
     return found
+
+
+def unusable_fold(
+    problem: str, folder: ShardFolder, file: FoldFile, classes: LabelScheme, sides: Sequence[str]
+) -> UnusableFoldError:
+    """The error for a fold that lacks clips on one of some sides, with the folds of all schemes that can be used."""
+    others = [open_scheme(folder, name) for name in folder.index.fold_schemes if name != file.name]
+    return UnusableFoldError(f"{problem}; {advise_folds([file, *others], classes.mapping, sides)}")
 
 
 def fold_sides(folder: ShardFolder, fold: str, scheme: str | None = None) -> FoldSides:
