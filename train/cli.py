@@ -226,8 +226,8 @@ def _run_embeddings(args: argparse.Namespace) -> int:
     folder = open_folder(args.shards or find_folder(Path("shards"), corpus))
     if predictor:
         encoder = embeddings.EmbeddingModel.of_run(predictor, args.folder)
-        if predictor.provenance.test_flip or predictor.provenance.test_crops > 1:
-            log_line(f"{args.folder}: its predictions average several views of a clip; vectors are of the whole faces")
+        if predictor.provenance.test_flip or predictor.provenance.test_crop_side < 1:
+            log_line(f"{args.folder}: its predictions are of other views of a clip; vectors are of the whole faces")
     else:
         feature = choose_feature(args.feature, folder.index.features)
         encoder = embeddings.EmbeddingModel.of_weights(args.weights, args.encoder, args.strategy, feature)

@@ -299,7 +299,7 @@ def _predict_probabilities(
     options = {"workers": workers, "pin": ranks.device.type == "cuda", "prefetcher": prefetcher}
     loader = Loader(unlabelled, sampler, face_px=transform.face_px, **options)
     provenance = predictor.provenance
-    views = evaluation_views(flip=provenance.test_flip, crops=provenance.test_crops)
+    views = evaluation_views(flip=provenance.test_flip, crops=provenance.test_crops, side=provenance.test_crop_side)
     unit = "clip" if len(views) == 1 else "view"
     with ProgressBar(len(clips) * len(views), "classifying", unit) as bar:
 

@@ -32,9 +32,10 @@ class Provenance:
     """Title, licence and citation of the corpus."""
     mapping: Mapping[str, str]
     """Raw emotion -> class."""
-    test_flip: bool = False
-    """Of the recipe, as the next: the views that the test fold was evaluated by."""
-    test_crops: int = 1
+    test_flip: bool
+    """Of the recipe, as the next two: the views that the test fold was evaluated by."""
+    test_crops: int
+    test_crop_side: float
     strategy_path: str = ""
     """Import path of a strategy of one's own, as the next; "" for a built-in one."""
     strategy_sha256: str = ""

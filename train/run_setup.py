@@ -265,6 +265,7 @@ class TrainingSetup:
             mapping=data.label_scheme.mapping,
             test_flip=config.recipe.test_flip,
             test_crops=config.recipe.test_crops,
+            test_crop_side=config.recipe.test_crop_side,
             strategy_path=self.transform.strategy.path,
             strategy_sha256=self.transform.strategy.sha256,
         )

@@ -29,7 +29,7 @@ from train.config import TrainConfig
 from train.data.augment import uniform_noise
 from train.data.loader import CachedLoader, ClipBatch, Loader
 from train.data.missing import Missing
-from train.data.transforms import CachedTransform, ClipTransform, View
+from train.data.transforms import CachedTransform, ClipTransform, View, evaluation_views
 from train.distributed import Ranks
 from train.metric_logger import MetricLogger
 from train.optim import clip_grad_norm, lr_at, set_lr
@@ -184,8 +184,11 @@ class Trainer:
         """Loss and scores of the validation side. Raises Stopped, after a checkpoint, if it is interrupted."""
         assert self.val_loader is not None
         self.validating = True
+        views = evaluation_views(flip=False, crops=1, side=self.config.recipe.test_crop_side)
         try:
-            logits = run_inference(self.model, self.val_loader, self.transform, self.ranks, self.config.micro_batches)
+            logits = run_inference(
+                self.model, self.val_loader, self.transform, self.ranks, self.config.micro_batches, views
+            )
         except KeyboardInterrupt as error:
             if self.ranks.is_main and self.state != self.checkpoints.load_state():
                 self.checkpoints.save(self.model, self.optimizer, self.state, self.steps_done)

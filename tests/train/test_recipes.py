@@ -58,6 +58,7 @@ COMMON: dict[str, Any] = {
     "drop_last": True,
     "test_flip": False,
     "test_crops": 1,
+    "test_crop_side": 1.0,
     "freeze_encoder": False,
 }
 COMMON_AUGMENTATION: dict[str, Any] = {
@@ -258,8 +259,8 @@ def test_a_shortened_recipe_has_its_whole_schedule() -> None:
 def test_any_field_can_be_replaced() -> None:
     """Every field of both tables, by a value of its own type."""
     values: dict[str, str] = {"name": "other", "steps": "7", "schedule": "constant", "betas": "[0.8, 0.9]"}
-    values |= {"class_weights": "balanced", "sampling": "balanced", "freeze": '["head.*"]'}
-    base = Recipe(name="base", epochs=4, batch=4, learning_rate=1e-3)
+    values |= {"class_weights": "balanced", "sampling": "balanced", "freeze": '["head.*"]', "test_crop_side": "0.9"}
+    base = Recipe(name="base", epochs=4, batch=4, learning_rate=1e-3, test_crop_side=0.8)
     for field in fields(Recipe):
         if field.name in ("augmentation", "freeze_encoder"):
             continue
@@ -363,6 +364,9 @@ def test_steps_are_as_many_whole_epochs_as_they_take() -> None:
         ({"head_init_scale": 0.0}, "head_init_scale"),
         ({"repeated_augmentation": 0}, "repeated_augmentation"),
         ({"test_crops": 3}, "test_crops: found 3, expected one of 1, 5"),
+        ({"test_crop_side": 1.1}, "test_crop_side: found 1.1, expected 0.5 to 1"),
+        ({"test_crops": 5}, "test_crop_side: found 1.0, expected below 1 with several test_crops"),
+        ({"freeze_encoder": True, "test_crop_side": 0.9}, "one view with freeze_encoder"),
         ({"freeze_encoder": True, "augmentation": Augmentation(flip=0.5)}, "none with freeze_encoder"),
         ({"freeze_encoder": True, "drop_path": 0.1}, "no dropout with freeze_encoder"),
         ({"freeze_encoder": True, "test_flip": True}, "one view with freeze_encoder"),

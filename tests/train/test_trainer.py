@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 
 from tests.factories.small_trainings import CLASSES, CLIPS, loader, make_trainer, plain
-from train.data.augment import NO_AUGMENTATION, Augmentation
+from train.data.augment import NO_AUGMENTATION, Augmentation, TransformError
 from train.data.loader import CachedBatch
 from train.data.sampler import balanced_class_weights
 from train.data.transforms import CachedTransform, ModelInput, View
@@ -339,3 +339,9 @@ def test_a_validation_loss_that_is_no_number_stops_before_anything_is_kept(tmp_p
     with pytest.raises(TrainingError, match="epoch 1, validation: found loss nan, expected a finite number"):
         trainer.fit()
     assert not list(tmp_path.glob("best-*"))
+
+
+def test_validation_shows_as_much_of_a_face_as_the_test(tmp_path: Path) -> None:
+    """Cached inputs have no faces to cut, so that they refuse the view, and name it."""
+    with pytest.raises(TransformError, match=r"side=0\.9"):
+        make_trainer(tmp_path, test_crop_side=0.9).validate()

@@ -412,9 +412,10 @@ def test_each_draw_of_a_clip_is_augmented_in_its_own_way() -> None:
 
 
 def test_views_are_those_of_a_test() -> None:
-    assert evaluation_views(flip=False, crops=1) == (View(),)
-    assert evaluation_views(flip=True, crops=1) == (View(), View(mirrored=True))
-    ten = evaluation_views(flip=True, crops=5)
+    assert evaluation_views(flip=False, crops=1, side=1) == (View(),)
+    assert evaluation_views(flip=True, crops=1, side=1) == (View(), View(mirrored=True))
+    assert evaluation_views(flip=False, crops=1, side=0.75) == (View(left=0.125, top=0.125, side=0.75),)
+    ten = evaluation_views(flip=True, crops=5, side=0.875)
     assert len(set(ten)) == 10
     assert {(view.left, view.top) for view in ten} == {
         *((0.0625, 0.0625), (0.0, 0.0), (0.0, 0.125), (0.125, 0.0), (0.125, 0.125))

@@ -47,9 +47,6 @@ from train.models.videomae import InputRange
 #: How far 1 dB of gain raises a row: dB spectra by 1 dB, cepstra from coefficient 1 up not at all.
 GAIN_RESPONSE: Mapping[str, float] = {"mfcc": 0.0, "logmel": 1.0, "stft": 1.0}
 
-#: Side of the squares of several test crops, in sides of a face: 196 of 224 pixels.
-TEST_CROP_SIDE = 0.875
-
 
 @dataclass(frozen=True)
 class PixelRange:
@@ -126,13 +123,12 @@ class View:
     side: float = 1.0
 
 
-def evaluation_views(*, flip: bool, crops: int) -> tuple[View, ...]:
-    """The whole face, or five squares of `TEST_CROP_SIDE`, centre and corners; each also mirrored if `flip`."""
-    rest = 1 - TEST_CROP_SIDE
-    corners = itertools.product((0.0, rest), repeat=2)
-    squares = [View(left=left, top=top, side=TEST_CROP_SIDE) for left, top in ((rest / 2, rest / 2), *corners)]
-    chosen = squares if crops > 1 else [View()]
-    return tuple(replace(view, mirrored=mirrored) for mirrored in (False, True)[: 1 + flip] for view in chosen)
+def evaluation_views(*, flip: bool, crops: int, side: float) -> tuple[View, ...]:
+    """A centred square, or five, also in the corners, of `side` sides of a face; each also mirrored if `flip`."""
+    rest = 1 - side
+    corners = itertools.product((0.0, rest), repeat=2) if crops > 1 else ()
+    squares = [View(left=left, top=top, side=side) for left, top in ((rest / 2, rest / 2), *corners)]
+    return tuple(replace(view, mirrored=mirrored) for mirrored in (False, True)[: 1 + flip] for view in squares)
 
 
 @dataclass(frozen=True, kw_only=True)

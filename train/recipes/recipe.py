@@ -78,7 +78,10 @@ class Recipe:
     test_flip: bool = False
     """Whether a test clip is also seen mirrored; the probabilities of all views are averaged."""
     test_crops: int = 1
-    """Views of a test clip's faces: 1, the whole face, or 5, squares at the centre and in the corners."""
+    """Views of a test clip's faces: 1, a square at the centre, or 5, also in the corners."""
+    test_crop_side: float = 1.0
+    """Side of these squares, in validation too, in sides of a face. With 1 a test shows faces smaller than the random
+    crops of training do on average (Touvron et al., "Fixing the train-test resolution discrepancy", 2019)."""
     freeze_encoder: bool = False
     """Only LayerNorm and Linear are trained, on features that are computed once."""
     freeze: tuple[str, ...] = ()
@@ -90,7 +93,7 @@ class Recipe:
     def __post_init__(self) -> None:
         given = self.augmentation
         weights_off = self.class_weights == "none"
-        one_view = not self.test_flip and self.test_crops == 1
+        whole_face = not self.test_flip and self.test_crops == 1 and self.test_crop_side == 1
         in_use = "warmup_steps" if self.warmup_steps else "warmup_epochs"
         warmup, length = getattr(self, in_use), self.steps if self.warmup_steps else self.epochs
         rules = [
@@ -122,13 +125,19 @@ class Recipe:
             ("repeated_augmentation", 1 <= self.repeated_augmentation <= 64, "1 to 64"),
             ("validation_steps", 0 <= self.validation_steps <= _MOST, "0 or more"),
             ("test_crops", self.test_crops in TEST_CROPS, f"one of {', '.join(map(str, TEST_CROPS))}"),
+            ("test_crop_side", 0.5 <= self.test_crop_side <= 1, "0.5 to 1"),
+            ("test_crop_side", self.test_crops == 1 or self.test_crop_side < 1, "below 1 with several test_crops"),
         ]
         if self.freeze_encoder:
             rules += [
                 ("augmentation", given == NO_AUGMENTATION, "none with freeze_encoder"),
                 ("drop_path", self.drop_path == self.head_dropout == 0, "no dropout with freeze_encoder"),
                 ("repeated_augmentation", self.repeated_augmentation == 1, "1 with freeze_encoder"),
-                ("test_flip", one_view, "one view with freeze_encoder: no test_flip, test_crops = 1"),
+                (
+                    "test_flip",
+                    whole_face,
+                    "one view with freeze_encoder: no test_flip, test_crops = 1, test_crop_side = 1",
+                ),
             ]
         for name, satisfied, expected in rules:
             if not satisfied:

@@ -71,6 +71,7 @@ _ROWS: tuple[tuple[str, Callable[[Recipe], str]], ...] = (
     ("draws of a clip in a step", lambda r: f"{r.repeated_augmentation}"),
     ("last small batch", lambda r: "left out" if r.drop_last else "trained"),
     ("test views of a stored clip", lambda r: f"{r.test_crops * (1 + r.test_flip)}"),
+    ("side of a test view", lambda r: f"{r.test_crop_side:g}"),
 )
 
 
