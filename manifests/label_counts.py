@@ -64,6 +64,29 @@ def describe_classes(counts: LabelCounts, scheme: LabelScheme | None = None, mos
     return [*lines, *([f"  ... and {hidden} more"] if hidden else [])]
 
 
+def describe_sides(sides: Mapping[str, Mapping[str, int]], scheme: LabelScheme) -> list[str]:
+    """A table of the classes with their clips on each side, one line each, and what a person should look at.
+
+    `sides` is side -> raw emotion -> clips, in the order of the columns; `train` and `test` are among them.
+    """
+    clips = {name: _clips_by_class(counts, scheme) for name, counts in sides.items()}
+    rows = [(_shorten(name), *(f"{clips[side][name]}" for side in sides)) for name in scheme.classes]
+    widths = [max(map(len, column)) for column in zip(*rows, ("", *sides), strict=True)]
+    title = f"classes of {scheme.name}"
+    first = max(len(title), widths[0] + 2)
+    lines = [f"{title:<{first}}  " + "  ".join(sides)]
+    for name, *counts in rows:
+        padded = (f"{count:>{width}}" for count, width in zip(counts, widths[1:], strict=True))
+        lines.append(f"  {name:<{first - 2}}  " + "  ".join(padded))
+    untrained = [repr(_shorten(name)) for name in scheme.classes if not clips["train"][name]]
+    untested = [repr(_shorten(name)) for name in scheme.classes if not clips["test"][name]]
+    if untrained:
+        lines.append(f"no training clip of {shorten_list(untrained)}: a classifier cannot learn what it never sees")
+    if untested:
+        lines.append(f"no test clip of {shorten_list(untested)}: UAR is the mean over the other classes")
+    return lines
+
+
 def label_warnings(counts: LabelCounts, scheme: LabelScheme | None = None) -> list[str]:
     """What a person should look at before training on these labels, one line each; [] if nothing.
 
@@ -89,6 +112,15 @@ def _speakers_by_class(counts: LabelCounts, scheme: LabelScheme | None) -> dict[
     for emotion, name in scheme.mapping.items():
         classes[name].update(counts.get(emotion, {}))
     return {name: +speakers for name, speakers in classes.items()}
+
+
+def _clips_by_class(counts: Mapping[str, int], scheme: LabelScheme) -> Counter[str]:
+    """Class -> clips."""
+    clips = Counter[str]()
+    for emotion, number in counts.items():
+        if emotion in scheme.mapping:
+            clips[scheme.mapping[emotion]] += number
+    return clips
 
 
 def _describe_likes(emotions: list[str]) -> list[str]:

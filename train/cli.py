@@ -98,6 +98,7 @@ def _train_all(args: argparse.Namespace, strategies: Sequence[str], folds: Seque
         init_distributed(args.device) as ranks,
         _convert_out_of_memory(f"; try --micro-batches {2 * args.micro_batches}"),
     ):
+        described = set[str]()
         for config in _configs(args, strategies, folds):
             setup = prepare(config, ranks, log_line)
             if not setup.is_finished():
@@ -106,6 +107,9 @@ def _train_all(args: argparse.Namespace, strategies: Sequence[str], folds: Seque
                     f"{setup.data.name}, {config.strategy}, fold {config.fold}: recipe {protocol.recipe}, "
                     f"encoder {protocol.encoder}, {protocol.feature}, on {ranks.device}; into {setup.folder}"
                 )
+                if config.fold not in described:
+                    setup.log("\n".join(setup.data.describe_classes()))
+                described.add(config.fold)
                 _log_cost_estimate(setup)
             result = run_fold(setup)
             if ranks.is_main and result:

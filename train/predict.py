@@ -22,7 +22,7 @@ from manifests.files import file_sha256
 from manifests.index import Row, load_rows
 from manifests.progress import ProgressBar, log_line
 from manifests.schema import NAME
-from manifests.text import pluralize
+from manifests.text import pluralize, shorten_list
 from train.clip_prediction import ClipPrediction, format_for, write_clips
 from train.config import device_for
 from train.data.dataset import ClipTable, ShardFolder, load_all_clips, members_for, open_folder, prefetch_shards
@@ -182,10 +182,7 @@ def _predict_folder(
     clips, emotions = load_all_clips(folder, members, names)
     with prefetch_shards(folder, names) as prefetcher:
         probabilities = _predict_probabilities(predictor, clips, ranks, workers, prefetcher, draw_keys)
-    mapping = provenance.mapping if folder.index.dataset == run.dataset else {}
-    if mapping and (options := provenance.diff_options(folder.index.identity["config"])):
-        log_line(f"{location}: not scored, because its labels or its sound are others ({'; '.join(options)})")
-        mapping = {}
+    mapping = _find_mapping(provenance, folder, location, emotions)
     seen = predictor.classifier.lineage.known_speakers(folder.index.dataset, rows)
     predictions = [
         ClipPrediction(
@@ -201,6 +198,28 @@ def _predict_folder(
         )
     ]
     return sorted(predictions, key=lambda prediction: prediction.clip)
+
+
+def _find_mapping(
+    provenance: Provenance, folder: ShardFolder, location: str, emotions: Sequence[str]
+) -> Mapping[str, str]:
+    """Raw emotion -> class of the classifier, empty for clips that cannot be scored; says which cannot, and why."""
+    if emotions == (_UNKNOWN,):  # recordings
+        return {}
+    run, classes = provenance.run, shorten_list(provenance.run.protocol.classes)
+    if folder.index.dataset != run.dataset:
+        log_line(
+            f"{location}: not scored, because the classes ({classes}) are of {run.dataset}, and the labels of "
+            f"{folder.index.dataset} ({shorten_list(sorted(emotions))})"
+        )
+        return {}
+    if options := provenance.diff_options(folder.index.identity["config"]):
+        log_line(f"{location}: not scored, because its labels or its sound are others ({'; '.join(options)})")
+        return {}
+    if unknown := sorted(set(emotions) - set(provenance.mapping)):
+        named = shorten_list(unknown)
+        log_line(f"{location}: clips labelled {named} are not scored: not among the classes ({classes})")
+    return provenance.mapping
 
 
 def _lacking(strategy: str, row: Row) -> str:

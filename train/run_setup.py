@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from manifests.files import atomic_write
 from manifests.folds import dump_fold_file
-from manifests.index import load_rows
+from manifests.index import Row, load_rows
 from manifests.tables import is_table
 from manifests.text import config_diff, pluralize, shorten_list
 from train import runs
@@ -326,7 +326,8 @@ def prepare(config: TrainConfig, ranks: Ranks, log: Callable[[str], None]) -> Tr
     own = isinstance(model.encoder, OwnEncoder)
     before = weights.lineage if weights else own_lineage(model.encoder.config) if own else RANDOM
     built_with = data.folder.index.identity["config"]
-    seen = before.known_speakers(data.name, load_rows(data.folder.path))
+    rows = load_rows(data.folder.path)
+    seen = before.known_speakers(data.name, rows)
     _check_unseen(config, data, seen)
     selection, notes = SELECTIONS[config.selection], _describe_transfer(before, built_with)
     if config.selection != "last" and seen & {*data.sides["validation"].subjects}:
@@ -334,17 +335,7 @@ def prepare(config: TrainConfig, ranks: Ranks, log: Callable[[str], None]) -> Tr
         notes.append("know the validation speakers, who select the epoch; FIXED_EPOCHS=1 selects none")
     for note in notes:
         log(f"{config.weights or config.encoder}: {note}")
-    trained_on = {*data.sides["train"].subjects, *data.sides["validation"].subjects}
-    rows = load_rows(data.folder.path)
-    this = Ancestor(
-        dataset=data.name,
-        speakers=tuple(sorted(trained_on)),
-        labels=data.label_scheme.name,
-        strategy=config.strategy_name,
-        build=describe_appearance(built_with),
-        licence=str(data.folder.index.about.get("licence", "not stated")),
-        recordings=sketch_recordings(row.sha256 for row in rows if row.shard and row.speaker in trained_on),
-    )
+    this = _ancestor_of(config, data, rows)
     encoder = model.encoder.config
     if own:
         log(_describe_own(encoder, recipe))
@@ -386,6 +377,20 @@ def prepare(config: TrainConfig, ranks: Ranks, log: Callable[[str], None]) -> Tr
         epochs=config.recipe.epochs,
         validate=config.selection != "last",
         code=code,
+    )
+
+
+def _ancestor_of(config: TrainConfig, data: FoldData, rows: Iterable[Row]) -> Ancestor:
+    """What whoever uses the classifier as initial weights must know of this training."""
+    known = {*data.sides["train"].subjects, *data.sides["validation"].subjects}
+    return Ancestor(
+        dataset=data.name,
+        speakers=tuple(sorted(known)),
+        labels=data.label_scheme.name,
+        strategy=config.strategy_name,
+        build=describe_appearance(data.folder.index.identity["config"]),
+        licence=str(data.folder.index.about.get("licence", "not stated")),
+        recordings=sketch_recordings(row.sha256 for row in rows if row.shard and row.speaker in known),
     )
 
 

@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manifests.label_counts import ClassCount, count_classes, count_labels, describe_classes, label_warnings
+from manifests.label_counts import (
+    ClassCount,
+    count_classes,
+    count_labels,
+    describe_classes,
+    describe_sides,
+    label_warnings,
+)
 from manifests.labels import label_scheme
 from tests.manifests.test_labels import CREMA_D_CLIPS, IEMOCAP_TURNS, RAVDESS_CLIPS
 
@@ -50,6 +57,19 @@ def test_classes_are_a_table() -> None:
         "  fear       1         1",
         "  joy     1000         1",
         "  ... and 1 more",
+    ]
+
+
+def test_classes_of_a_fold_are_a_table() -> None:
+    clips = {"train": {"hap": 10, "exc": 5, "sad": 3, "fru": 8}, "validation": {"ang": 1}, "test": {"hap": 2, "neu": 1}}
+    assert describe_sides(clips, label_scheme("iemocap-4")) == [
+        "classes of iemocap-4  train  validation  test",
+        "  angry                   0           1     0",
+        "  happy                  15           0     2",
+        "  sad                     3           0     0",
+        "  neutral                 0           0     1",
+        "no training clip of 'angry', 'neutral': a classifier cannot learn what it never sees",
+        "no test clip of 'angry', 'sad': UAR is the mean over the other classes",
     ]
 
 

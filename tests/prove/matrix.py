@@ -479,6 +479,22 @@ SAFETY = (
             "a_disk_that_may_recover_is_tried_again",
         ),
     ),
+    _case(
+        "S31",
+        "workbooks that unpack to gigabytes, lie about their size or are damaged; names that control a terminal",
+        "read within bounded memory, or refused in one line",
+        builder_folder_tables=(
+            "what_a_workbook_says_about_its_size_is_not_believed",
+            "cells_far_away_cost_neither_time_nor_memory",
+            "a_workbook_that_unpacks_to_too_much_is_not_unpacked",
+            "a_workbook_that_lies_about_its_size_is_not_believed",
+            "entities_that_multiply_are_refused",
+            "damaged_workbooks_give_clips_or_one_error",
+            "problems_cannot_control_the_terminal",
+            "names_in_an_index_are_not_trusted",
+            "a_hostile_name_is_one_short_line",
+        ),
+    ),
 )
 
 RECORDINGS = (

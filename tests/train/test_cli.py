@@ -74,8 +74,13 @@ def same(one: Path, other: Path) -> bool:
 
 def test_from_shards_to_a_result(train, tmp_path: Path) -> None:
     status, out, err = train(strategy="cfas", fold=1)
-    assert (status, err.count("\n")) == (0, 3), err
+    assert (status, err.count("\n")) == (0, 6), err
     assert err.startswith("folder, cfas, fold anna: recipe tiny, encoder tiny, mfcc, on cpu; into ")
+    assert err.splitlines()[1:4] == [
+        "classes of folder-raw  train  validation  test",
+        "  fear                     4           2     2",
+        "  joy                      4           2     2",
+    ]
     outcome = read_result(run_folder(tmp_path))
     assert f"UAR {100 * outcome.scores.uar:.2f} %" in out
     assert "4 clips of 1 unseen speaker (anna)" in out

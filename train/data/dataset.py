@@ -25,6 +25,7 @@ from manifests.download import ExpectedFile, cancellable_pool, download_file
 from manifests.fetch import fetch_command, mirror_index
 from manifests.folds import SIDES, SPLIT_SIDES, FoldFile, FoldSides, Side, load_fold_file, resolve_scheme
 from manifests.index import Dataset, Receipt, ResolvedFold, Row, Shard, SpectrogramSums, window_statistics
+from manifests.label_counts import describe_sides
 from manifests.labels import LabelScheme
 from manifests.schema import decode_metadata, decode_spectrogram, spectrogram_shape
 from manifests.splits import read_split
@@ -146,6 +147,10 @@ class FoldData:
         """Hash over all shards, whatever the fold."""
         hashes = sorted(shard.sha256 for shard in self.folder.index.shards)
         return hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+    def describe_classes(self) -> list[str]:
+        """A table of the classes with their clips on each side, one line each."""
+        return describe_sides({name: self.sides[name].clips for name in SIDES}, self.label_scheme)
 
     def with_validation(self) -> FoldData:
         """The same with the validation clips among the training clips. Raises DataError."""
