@@ -4,7 +4,7 @@
 
 VENV := .venv
 PY   := $(VENV)/bin/python
-PIP  := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+ANY_PYTHON = "$$(command -v python3 || command -v python3.11 || command -v python3.12 || echo "$${PYTHON:-python3}")"
 
 SETTINGS := AFFIRM ALIGN ALL ALLOW_DROPS ALLOW_SHARED_SPEAKERS ARGS BATCH CHECK CLIP COLUMNS CROP DATA DATASET \
             DECODER DEST DEVICE ENCODER ENGINE EPOCHS FEATURE FIXED_EPOCHS FOLD FORMAT FROM KEEP KEEP_ARCHIVES \
@@ -20,7 +20,7 @@ endif
 QUOTE := '
 quoted = '$(subst $(QUOTE),$(QUOTE)\$(QUOTE)$(QUOTE),$(1))'# one word of a shell
 UNKNOWN := $(filter-out $(SETTINGS) VENV,$(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name))))
-$(if $(UNKNOWN),$(error $(shell $$(command -v python3.11 || command -v python3) .make.py --nearest \
+$(if $(UNKNOWN),$(error $(shell $(ANY_PYTHON) .make.py --nearest \
     $(call quoted,$(firstword $(UNKNOWN))) --of $(SETTINGS)) (there are $(sort $(SETTINGS)))))
 GIVEN := $(foreach name,$(SETTINGS),$(if $(filter command,$(origin $(name))),$(name)))# refused where they are not used
 export GIVEN
@@ -61,30 +61,25 @@ PARQUET := $(if $(filter %.parquet,$(TO)),$(VENV)/parquet.ok)
 
 .PHONY: help
 help:  ## Show this help; TARGET=train lists the settings of a target
-	@$(if $(TARGET),$$(command -v python3.11 || command -v python3) .make.py --list "$$TARGET",\
-	grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | sort | expand -t 18)
+	@$(ANY_PYTHON) .make.py --list $(if $(TARGET),"$$TARGET")
 
-# Commands that are started at the same time set up one after the other, where the system has `flock`.
-LOCKED := $(if $(shell command -v flock),flock Makefile)
+# An environment that cannot be used, e.g. because its Python is gone, is made again, as is one of another PYTHON=.
+STALE := $(if $(wildcard $(VENV)),$(shell $(PY) -IS .make.py --check $(VENV) >/dev/null 2>&1 || echo .FORCE))
+.PHONY: .FORCE
 
-$(VENV)/bin/python:
-	@$(LOCKED) sh -c 'test -e $@ || "$${PYTHON:-$$(command -v python3.11 || command -v python3)}" -m venv $(VENV)'
+EXTRAS_core    := '.'
+EXTRAS_builder := '.[builder]' mediapipe# which is installed without its dependencies
+EXTRAS_train   := '.[train]'
+EXTRAS_stores  := '.[hub,s3]'
+EXTRAS_dask    := '.[dask]'
+EXTRAS_excel   := '.[excel]'
+EXTRAS_parquet := '.[parquet]'
+EXTRAS_tensorboard := '.[tensorboard]'
+EXTRAS_wandb   := '.[wandb]'
+EXTRAS_test    := '.[builder,train,test]'
 
-EXTRAS_core    := .
-EXTRAS_builder := .[builder]
-EXTRAS_train   := .[train]
-EXTRAS_stores  := .[hub,s3]
-EXTRAS_dask    := .[dask]
-EXTRAS_excel   := .[excel]
-EXTRAS_parquet := .[parquet]
-EXTRAS_tensorboard := .[tensorboard]
-EXTRAS_wandb   := .[wandb]
-EXTRAS_test    := .[builder,train,test]
-
-$(VENV)/%.ok: pyproject.toml constraints.txt | $(VENV)/bin/python
-	@$(LOCKED) sh -c 'test $@ -nt pyproject.toml -a $@ -nt constraints.txt || \
-	    { echo "setting up $(VENV) for $*: packages are downloaded, once, which takes minutes" && \
-	    $(PIP) --editable "$(EXTRAS_$*)" $(if $(filter builder,$*),&& $(PIP) --no-deps mediapipe) && touch $@; }'
+$(VENV)/%.ok: pyproject.toml constraints.txt $(STALE) $(if $(filter PYTHON,$(GIVEN)),.FORCE)
+	@$(ANY_PYTHON) .make.py --set-up $@ $(EXTRAS_$*)
 
 $(VENV)/test.ok: $(VENV)/builder.ok $(VENV)/train.ok
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from manifests.console import exit_on_interrupt, fail, run_command, run_program
+from manifests.errors import describe_missing
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,8 +22,7 @@ def describe_import_error(error: ImportError) -> str:
     """Describe, in one line, how to fix a package that is not installed or cannot be imported."""
     if not isinstance(error, ModuleNotFoundError) or not error.name:
         return f"{error}; run make doctor"
-    package = error.name.partition(".")[0]
-    return f"{package} is not installed; pip install '.[builder]', then pip install --no-deps mediapipe"
+    return f"{describe_missing(error, 'builder')}, then pip install --no-deps mediapipe"
 
 
 if __name__ == "__main__":

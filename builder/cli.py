@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -20,7 +19,7 @@ from builder.config import TIMELINES, Align, BuildConfig, ConfigError, Crop, Dec
 from builder.corpus.command import limit_lines, run_corpus
 from builder.corpus.fetch import CONNECTIONS
 from builder.datasets import DATASETS, DEFAULT, get_corpus
-from builder.worker import Limits
+from builder.worker import Limits, count_cores
 from manifests.console import Parser, add_command, exit_on_interrupt, fail, folder_path, say
 from manifests.folds import FoldError, assign, fold_scheme, fold_schemes_for, load_fold_file
 from manifests.index import FOLDS, Dataset
@@ -49,7 +48,7 @@ def make_parser() -> Parser:
     """The parser of all commands."""
     parser = Parser(prog="python -m builder", description="Turn a corpus into verified shards.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    cores = len(os.sched_getaffinity(0))
+    cores = count_cores()
     shards = add_command(commands, "shards", run_shards, "build verified shards from a corpus folder")
     plan = add_command(commands, "plan", run_plan, "list what would be built, what is missing and what is defective")
     report = add_command(commands, "report", run_report, "make report.html from built shards")

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from builder.worker import count_cores
 from manifests.console import Parser, folder_path, run_command, say
 from manifests.text import pluralize
 
@@ -176,7 +177,7 @@ def _normalize(name: str) -> str:
 
 def _check_memory() -> Check:
     available = available_bytes() / 1e9
-    cores = len(os.sched_getaffinity(0))
+    cores = count_cores()
     needed = WORKER_MEMORY_GB * cores
     return Check(
         name="memory",
@@ -187,11 +188,12 @@ def _check_memory() -> Check:
 
 
 def available_bytes() -> int:
-    """Memory available to programs: free or used by the page cache."""
+    """Memory available to programs: free or used by the page cache; on macOS all of the machine."""
     with suppress(OSError, KeyError):
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         return int(dict(line.split(":") for line in lines)["MemAvailable"].split()[0]) * 1024
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    pages = "SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES"
+    return os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _check_output(dataset: str, out: Path) -> Iterator[Check]:

@@ -24,7 +24,8 @@ from builder.clip_result import ClipResult
 from builder.config import BuildConfig, digest, identity
 from builder.pool import ClipPool, EngineError
 from builder.shards import ShardPlan, load_finished, write_shard
-from builder.worker import Limits, MakeBuilder
+from builder.worker import Limits, MakeBuilder, count_cores
+from manifests.errors import install_command
 from manifests.index import Receipt, Row, receipt_name
 
 #: Shards in flight per thread of a cluster: one being built and one queued.
@@ -62,7 +63,7 @@ class Engine(Protocol):
 class LocalPool:
     """Processes on this machine. One stream of clips keeps all of them busy across shard boundaries."""
 
-    workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    workers: int = field(default_factory=count_cores)
 
     def build(self, work: BuildContext, shards: Sequence[ShardPlan], on_row: OnRow) -> None:
         """Build shards in order."""
@@ -88,7 +89,7 @@ class DaskCluster:
 
     scheduler: str = ""
     """Its address, `tcp://host:8786`; if empty, a local cluster is started and shut down with the build."""
-    workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    workers: int = field(default_factory=count_cores)
     """Number of workers of the local cluster."""
 
     def build(self, work: BuildContext, shards: Sequence[ShardPlan], on_row: OnRow) -> None:
@@ -112,7 +113,7 @@ class DaskCluster:
             import dask
             from distributed import Client, LocalCluster
         except ImportError as error:
-            raise EngineError(f"Dask cannot be imported ({error}); install it with pip install '.[dask]'") from error
+            raise EngineError(f"Dask cannot be imported ({error}); {install_command('dask')}") from error
         with ExitStack() as stack:
             # Workers of a local cluster may start processes; those of other clusters are checked when they build.
             stack.enter_context(dask.config.set({"distributed.worker.daemon": False}))

@@ -66,6 +66,11 @@ def limit_native_threads() -> None:
         os.environ.setdefault(name, "1")
 
 
+def count_cores() -> int:
+    """Cores that this process may use, such as those of its Slurm job; on macOS all of the machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def end_with_parent() -> None:
     """Kill this process, and the process group it leads, as soon as its parent exits for any reason."""
     parent = multiprocessing.parent_process()
@@ -100,7 +105,8 @@ def serve(pipe: Any, make_builder: MakeBuilder, config: BuildConfig, root: Path,
             return
         _, most = resource.getrlimit(resource.RLIMIT_AS)
         bytes_ = limits.memory_bytes if most == resource.RLIM_INFINITY else min(limits.memory_bytes, most)
-        resource.setrlimit(resource.RLIMIT_AS, (bytes_, most))
+        with suppress(ValueError):  # macOS has no such limit
+            resource.setrlimit(resource.RLIMIT_AS, (bytes_, most))
         pipe.send(None)
         while True:
             source = pipe.recv()

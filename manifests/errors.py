@@ -1,4 +1,4 @@
-"""The base class of errors that a user can fix; any other exception is a bug."""
+"""The base class of errors that a user can fix; any other exception is a bug. Advice about missing packages."""
 
 from __future__ import annotations
 
@@ -17,3 +17,19 @@ class UserError(ValueError):
         super().__init__(escape_unprintable(message))
         self.details = tuple(map(escape_unprintable, details))
         """Lines that belong before the message: every problem of a file, where the message sums them up."""
+
+
+def install_command(extra: str = "") -> str:
+    """The command that installs an extra, of the installed project or else of a checkout."""
+    from importlib.metadata import PackageNotFoundError, distribution  # takes a while
+
+    try:
+        name = distribution("multimae-der").metadata["Name"]
+    except PackageNotFoundError:
+        name = "."
+    return f"pip install '{name}[{extra}]'" if extra else f"pip install {name}"
+
+
+def describe_missing(error: ModuleNotFoundError, extra: str = "") -> str:
+    """One line about a package that is not installed, and the extra that has it."""
+    return f"{(error.name or str(error)).partition('.')[0]} is not installed; {install_command(extra)}"

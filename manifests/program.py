@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 
-from manifests.console import exit_on_interrupt, fail, run_program, say
+from manifests.console import fail, run_program, say
 
 #: Package -> its commands, and what they are called there where that differs.
 COMMANDS: Mapping[str, Mapping[str, str]] = {
@@ -29,12 +29,6 @@ COMMANDS: Mapping[str, Mapping[str, str]] = {
         "recipes": "recipes",
     },
 }
-#: Where a package's command line is: module and function.
-_ENTRIES = {
-    "builder": ("builder.__main__", "main"),
-    "manifests": ("manifests.__main__", "main"),
-    "train": ("train.cli", "run"),
-}
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -47,20 +41,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return 0
     for package, names in COMMANDS.items():
         if words[0] in names:
-            return _run(package, [names[words[0]], *words[1:]])
+            command: Callable[[Sequence[str]], int] = import_module(f"{package}.__main__").main
+            return command([names[words[0]], *words[1:]])
     known = ", ".join(name for names in COMMANDS.values() for name in names)
     return fail(f"unknown command {words[0][:80]!r}; valid are {known}")
-
-
-def _run(package: str, words: Sequence[str]) -> int:
-    module, function = _ENTRIES[package]
-    try:
-        with exit_on_interrupt():
-            command: Callable[[Sequence[str]], int] = getattr(import_module(module), function)
-    except ModuleNotFoundError as error:
-        extra = "" if package == "manifests" else f"[{package}]"
-        return fail(f"{error.name} is not installed; pip install 'multimae-der{extra}'")
-    return command(words)
 
 
 def main() -> None:

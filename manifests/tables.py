@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from manifests.errors import UserError
+from manifests.errors import UserError, install_command
 from manifests.text import shorten_list
 
 WORKBOOK_SUFFIXES = (".xlsx", ".xlsm")
@@ -240,7 +240,7 @@ def _open_workbook(path: Path, data: bytes) -> Table:
         import openpyxl
     except ImportError as error:
         raise TableError(
-            f"{path}: needs openpyxl; install it with pip install '.[excel]', or save the table as CSV UTF-8"
+            f"{path}: needs openpyxl; {install_command('excel')}, or save the table as CSV UTF-8"
         ) from error
     _check_archive(path, data)
     # About styles and extensions; in force while rows are read.

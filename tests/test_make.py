@@ -51,6 +51,9 @@ def home(tmp_path: Path) -> Path:
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
     (tmp_path / ".venv" / "bin" / "python").symlink_to(sys.executable)
+    (tmp_path / ".venv" / "bin" / "pip").write_text(f"#!{tmp_path}/.venv/bin/python\n")
+    (tmp_path / ".venv" / "pyvenv.cfg").touch()
+    (tmp_path / ".venv" / "lib" / f"python3.{sys.version_info.minor}" / "site-packages").mkdir(parents=True)
     for name in re.findall(r"^EXTRAS_([a-z]+)", MAKEFILE, re.MULTILINE):
         (tmp_path / ".venv" / f"{name}.ok").touch()
     for package in ("builder", "manifests", "train"):
@@ -91,7 +94,7 @@ def test_no_setting_of_any_target_is_run(home: Path, target: str) -> None:
     goal, evil = "results" if target == "report" else target, "$(shell touch ran)`touch ran`;touch ran"
     done = make(home, goal, **dict.fromkeys(names, evil))
     assert json.loads(done.stdout)[0] in (target, f"--dataset={evil}")
-    done = make(home, goal, *(f"{name}={evil}" for name in names))
+    done = make(home, goal, *(f"{name}={evil}" for name in names if name != "PYTHON"))
     assert done.returncode == 2
     assert f"error: make {goal}: " in done.stderr
     assert not (home / "ran").exists()
@@ -210,6 +213,7 @@ def test_a_workbook_needs_a_package_that_others_do_not(home: Path) -> None:
 def test_the_checkout_may_be_in_a_folder_of_any_name(home: Path) -> None:
     moved = home.with_name("it's $(shell touch ran) `touch ran`; $x")
     home.rename(moved)
+    (moved / ".venv" / "bin" / "pip").write_text(f"#!/bin/sh\n'''exec' '{moved}/.venv/bin/python' '$0'\n")
     assert arguments_of(make(moved, "verify")) == ["verify", "shards/demo"]
     assert "make plan" not in make(moved, "help").stderr
     assert not list(moved.glob("ran"))

@@ -9,6 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+from manifests.errors import describe_missing
+
 #: What the package offers -> the module that has it.
 _EXPORTS = {"Predictor": "train.predict", "ShardDataset": "train.data.shard_dataset"}
 
@@ -18,7 +20,10 @@ __all__ = ["Predictor", "ShardDataset"]
 def __getattr__(name: str) -> Any:
     if name not in _EXPORTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_EXPORTS[name]), name)
+    try:
+        return getattr(import_module(_EXPORTS[name]), name)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(describe_missing(error, "train"), name=error.name) from error
 
 
 def __dir__() -> list[str]:

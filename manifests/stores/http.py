@@ -8,16 +8,18 @@ import netrc
 import os
 import re
 import socket
+import ssl
 import time
 import urllib.request
 from base64 import b64encode
 from collections.abc import Callable, Generator
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http.client import HTTPException, HTTPMessage, HTTPResponse, InvalidURL
 from io import BufferedReader, RawIOBase
 from pathlib import Path
-from threading import Event
+from threading import Event, Thread
 from typing import IO, Any
 from urllib.error import HTTPError
 from urllib.parse import quote, urlsplit
@@ -27,6 +29,9 @@ from manifests.stores.base import CHUNK_BYTES, StoreError, TransientError, Unrea
 #: Limits of the lines of a response: status and headers, informational ones (1xx) included, or the size of a chunk.
 LINES_SECONDS = 30.0
 LINES_BYTES = 1 << 16
+
+#: Limit for the first connection to a server: name servers, all addresses of the host, a proxy and TLS together.
+CONNECT_SECONDS = 7.0
 
 _TIMEOUT_SECONDS = 30
 _MAX_PAUSE_SECONDS = 300.0
@@ -63,7 +68,8 @@ class HttpStore:
             request.add_unredirected_header("Authorization", self.authorization)
         address = f"{self.address}/{name}"
         try:
-            with _OPENER.open(request, timeout=_TIMEOUT_SECONDS) as response:
+            seconds = _TIMEOUT_SECONDS if self.connected.is_set() else CONNECT_SECONDS
+            with _OPENER.open(request, timeout=seconds) as response:
                 self.connected.set()
                 encoding = response.headers.get("Content-Encoding", "identity")
                 if encoding.strip().lower() not in ("", "identity"):
@@ -76,10 +82,8 @@ class HttpStore:
                 if error.code != 416:  # the offset is at the end of the file
                     raise _status_error(address, error) from error
         except (OSError, HTTPException) as error:
-            reason = getattr(error, "reason", error)
-            no_route = isinstance(reason, OSError) and reason.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH)
-            no_server = no_route or isinstance(reason, ConnectionRefusedError | socket.gaierror)
-            raise lost_connection(address, error, reachable=self.connected.is_set() or not no_server) from error
+            reachable = self.connected.is_set() or not _is_unreachable(error)
+            raise lost_connection(address, error, request.host, reachable=reachable) from error
 
 
 class _Lines(BufferedReader):
@@ -120,15 +124,24 @@ class _Response(HTTPResponse):
 
 
 class _Web(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
-    """Http and https; the lines of responses have limits."""
+    """Http and https; the lines of responses have limits. The timeout of a request limits the connection as a whole."""
 
     def do_open(self, http_class: Any, req: urllib.request.Request, **http_conn_args: Any) -> HTTPResponse:
-        def connect(*args: Any, **kwargs: Any) -> Any:
+        def make_connection(*args: Any, **kwargs: Any) -> Any:
             connection = http_class(*args, **kwargs)
             connection.response_class = _Response
+            connect = connection.connect
+
+            def connect_in_time() -> None:
+                seconds = connection.timeout
+                connection.timeout = seconds / 2  # an address that does not respond leaves time for another
+                _run_within(seconds, connect)
+                connection.sock.settimeout(_TIMEOUT_SECONDS)
+
+            connection.connect = connect_in_time
             return connection
 
-        return super().do_open(connect, req, **http_conn_args)
+        return super().do_open(make_connection, req, **http_conn_args)
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
@@ -172,16 +185,65 @@ def _addresses(host: str | None) -> list[ipaddress.IPv4Address | ipaddress.IPv6A
     return [getattr(each, "ipv4_mapped", None) or each for each in addresses]
 
 
-#: Only http and https (no file:, no ftp:), through a proxy if the environment sets one.
-_OPENER = urllib.request.OpenerDirector()
-for _handler in (
-    urllib.request.ProxyHandler(),
-    _Web(),
-    _Redirects(),
-    urllib.request.HTTPDefaultErrorHandler(),
-    urllib.request.HTTPErrorProcessor(),
-):
-    _OPENER.add_handler(_handler)
+def _make_opener(*handlers: urllib.request.BaseHandler) -> urllib.request.OpenerDirector:
+    """Only http and https (no file:, no ftp:), through a proxy if the environment sets one."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (urllib.request.ProxyHandler(), _Web(), urllib.request.HTTPErrorProcessor(), *handlers):
+        opener.add_handler(handler)
+    opener.add_handler(urllib.request.HTTPDefaultErrorHandler())
+    return opener
+
+
+_OPENER = _make_opener(_Redirects())
+_PROBE = _make_opener()
+
+
+def require_reachable(address: str, url: str, connected: Event) -> None:
+    """Raise UnreachableError unless a server responds within seconds, with any status; then set `connected`.
+
+    For the first use of stores whose libraries would retry for minutes. Does nothing if `connected` is set.
+    """
+    request = urllib.request.Request(url, method="HEAD")  # noqa: S310 - of the library's settings
+    try:
+        if not connected.is_set():
+            _run_within(CONNECT_SECONDS, lambda: _PROBE.open(request, timeout=CONNECT_SECONDS).close())
+    except HTTPError as error:
+        error.close()
+    except HTTPException:
+        pass
+    except OSError as error:
+        if not isinstance(getattr(error, "reason", error), ssl.SSLError):  # libraries may have other certificates
+            raise lost_connection(address, error, request.host, reachable=False) from error
+    connected.set()
+
+
+def _run_within(seconds: float, work: Callable[[], None]) -> None:
+    """Run `work` in a thread, because name servers cannot be interrupted. Raises its OSErrors and HTTPExceptions.
+
+    Raises TimeoutError if it takes longer; the thread is left to itself.
+    """
+    future: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            work()
+            future.set_result(None)
+        except (OSError, HTTPException) as error:
+            future.set_exception(error)
+
+    Thread(target=run, daemon=True).start()
+    try:
+        future.result(seconds)
+    except TimeoutError as error:
+        raise TimeoutError("no response in time") from error
+
+
+def _is_unreachable(error: Exception) -> bool:
+    """Whether a first connection failed in a way that will not pass soon: no name, no route, no server, no proxy."""
+    reason = getattr(error, "reason", error)
+    no_route = isinstance(reason, OSError) and reason.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH)
+    refused = isinstance(reason, OSError) and str(reason).startswith("Tunnel connection failed")  # by a proxy
+    return no_route or refused or isinstance(reason, ConnectionRefusedError | socket.gaierror | TimeoutError)
 
 
 def _read_from(response: HTTPResponse, start: int) -> Generator[bytes, None, None]:
@@ -217,12 +279,17 @@ def _status_error(address: str, error: HTTPError) -> StoreError:
     return StoreError(f"{address}: cannot be fetched ({status})")
 
 
-def lost_connection(address: str, error: Exception, *, reachable: bool) -> StoreError:
-    """The error for a missing or incomplete response; `reachable` if a retry may succeed."""
-    message = f"{address}: cannot be fetched ({describe_reason(error)})"
+def lost_connection(address: str, error: Exception, host: str | None, *, reachable: bool) -> StoreError:
+    """The error for a missing or incomplete response of a host; `reachable` if a retry may succeed."""
+    reason = describe_reason(error)
+    message = f"{address}: cannot be fetched ({reason})"
     if isinstance(error, InvalidURL):
         return StoreError(message)
-    return TransientError(message) if reachable else UnreachableError(f"{message}; run again once it can be reached")
+    if isinstance(getattr(error, "reason", error), ssl.SSLCertVerificationError):
+        return StoreError(f"{message}; set SSL_CERT_FILE to the certificates of your system or proxy")
+    if reachable:
+        return TransientError(message)
+    return UnreachableError(f"{address}: {host} cannot be reached ({reason}); check network and proxy, then run again")
 
 
 def describe_reason(error: Exception) -> str:

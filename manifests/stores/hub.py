@@ -12,8 +12,9 @@ from functools import partial
 from typing import Any, ClassVar
 from urllib.parse import unquote
 
+from manifests.errors import install_command
 from manifests.stores.base import LocalFile, StoreError, check_arrived, is_hidden, store_errors
-from manifests.stores.http import HttpStore
+from manifests.stores.http import HttpStore, require_reachable
 
 _ADDRESS = re.compile(
     r"hf://datasets/(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^/@?#]+))?(?:/(?P<folder>[^@?#]+))?"
@@ -47,7 +48,7 @@ class HubStore(HttpStore):
         try:
             import huggingface_hub
         except ImportError as error:
-            raise StoreError(f"{address}: needs huggingface_hub; install it with pip install '.[hub]'") from error
+            raise StoreError(f"{address}: needs huggingface_hub; {install_command('hub')}") from error
         repository, revision, folder = found.groups()
 
         place = {"subfolder": folder, "revision": revision and unquote(revision), "repo_type": "dataset"}
@@ -108,8 +109,9 @@ class HubStore(HttpStore):
     @contextmanager
     def _api(self) -> Iterator[tuple[Any, dict[str, str]]]:
         """The Hub's API and its arguments for the repository; its errors become StoreErrors."""
-        from huggingface_hub import HfApi, errors, utils
+        from huggingface_hub import HfApi, constants, errors, utils
 
+        require_reachable(self.address, constants.ENDPOINT, self.connected)
         utils.disable_progress_bars()
         # The library also raises ValueErrors and RuntimeErrors.
         with store_errors(self.address, errors.HTTPError, ValueError, RuntimeError):

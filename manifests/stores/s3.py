@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from threading import Event
 from typing import Any, ClassVar
 
+from manifests.errors import install_command
 from manifests.stores import base
 from manifests.stores.base import LocalFile, StoreError
-from manifests.stores.http import describe_reason, lost_connection
+from manifests.stores.http import describe_reason, lost_connection, require_reachable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,7 @@ class S3Store:
 
             filesystem = fsspec.filesystem("s3", skip_instance_cache=True, use_listings_cache=False)
         except ImportError as error:
-            raise StoreError(f"{address}: needs s3fs; install it with pip install '.[s3]'") from error
+            raise StoreError(f"{address}: needs s3fs; {install_command('s3')}") from error
         return cls(address=address, filesystem=filesystem)
 
     def chunks(self, name: str, start: int = 0) -> Generator[bytes, None, None]:
@@ -42,8 +43,8 @@ class S3Store:
 
         address = f"{self.address}/{name}"
         try:
+            self._require_reachable(address)
             with self.filesystem.open(address, "rb") as file:
-                self.connected.set()
                 file.seek(start)
                 while chunk := file.read(base.CHUNK_BYTES):
                     yield chunk
@@ -51,10 +52,8 @@ class S3Store:
             raise StoreError(f"{address}: not found") from error
         except PermissionError as error:
             raise StoreError(f"{address}: may not be read; which AWS credentials are set?") from error
-        except (OSError, HTTPClientError) as error:
-            raise lost_connection(address, error, reachable=True) from error
-        except EndpointConnectionError as error:
-            raise lost_connection(address, error, reachable=self.connected.is_set()) from error
+        except (OSError, HTTPClientError, EndpointConnectionError) as error:
+            raise lost_connection(address, error, None, reachable=True) from error
         except BotoCoreError as error:
             raise StoreError(
                 f"{address}: {describe_reason(error)}; set AWS credentials, or FSSPEC_S3_ANON=true for a public bucket"
@@ -100,6 +99,9 @@ class S3Store:
             with self.filesystem.open(f"{self.address}/{file.name}", "rb") as remote:
                 return hashlib.file_digest(remote, "sha256").hexdigest() == file.sha256
 
+    def _require_reachable(self, address: str) -> None:
+        require_reachable(address, self.filesystem.s3.meta.endpoint_url, self.connected)
+
     def _key(self, name: str) -> dict[str, str]:
         bucket, _, key = f"{self.address}/{name}".removeprefix("s3://").partition("/")
         return {"Bucket": bucket, "Key": key}
@@ -109,6 +111,7 @@ class S3Store:
         from botocore.exceptions import BotoCoreError, ClientError
 
         with base.store_errors(self.address, BotoCoreError, ClientError):
+            self._require_reachable(self.address)
             yield
 
 

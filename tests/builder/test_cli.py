@@ -22,6 +22,7 @@ from builder.__main__ import main
 from builder.config import BuildConfig
 from builder.run import BuildJob, build
 from manifests import index
+from manifests.errors import install_command
 from manifests.files import exclusive_lock
 from manifests.verify import verify
 from manifests.withdraw import withdraw
@@ -33,7 +34,7 @@ from tests.fakes.build_process import FAKE, HERE, REAL, Running, command, conten
 STOPPED = "interrupted; run the same command to continue\n"
 #: What Python raises for a package that is not there.
 NOT_INSTALLED = 'ModuleNotFoundError("No module named {0!r}", name="{0}")'
-INSTALL = "is not installed; pip install '.[builder]', then pip install --no-deps mediapipe"
+INSTALL = f"is not installed; {install_command('builder')}, then pip install --no-deps mediapipe"
 SPEAKERS = {
     "A": {"a1": "ok", "a2": "ok"},
     "B": {"b1": "ok", "b2": "ok"},

@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 
 from builder import doctor
+from builder.cli import make_parser
 from builder.doctor import BACKENDS, Check, main, run_checks
+from builder.engines import LocalPool
+from builder.worker import count_cores
 from tests.factories import corpora
 
 FEW = {"numpy, scipy": BACKENDS["numpy, scipy"], "soxr, librosa (sound)": BACKENDS["soxr, librosa (sound)"]}
@@ -107,6 +110,15 @@ def test_too_little_memory(tmp_path: Path, few: None, monkeypatch: pytest.Monkey
     check = checks(tmp_path)["memory"]
     assert (check.ok, check.found) == (False, "1.1 GB free; 16 workers: about 8.0 GB")
     assert check.advice == "use fewer workers: WORKERS=2"
+
+
+def test_a_system_without_what_only_linux_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.delitem(os.sysconf_names, "SC_AVPHYS_PAGES", raising=False)
+    monkeypatch.setattr(doctor, "Path", lambda _: Path("/no/such/file"))
+    assert doctor.available_bytes() > 1e8
+    assert LocalPool().workers == count_cores() == os.cpu_count()
+    assert make_parser().parse_args(["shards"]).workers == os.cpu_count()
 
 
 def test_an_output_folder_that_is_none(tmp_path: Path, few: None) -> None:

@@ -276,7 +276,7 @@ def test_nobody_there(data: Path, capsys: Said, dataset: str, where: str) -> Non
     captured = capsys.readouterr()
     errors = [line for line in captured.err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
-    assert re.match(rf"error: http://127.0.0.1:9/{where}: cannot be fetched \(.*\); run again", errors[0])
+    assert re.match(rf"error: http://127.0.0.1:9/{where}: 127.0.0.1:9 cannot be reached \(.*\); check", errors[0])
     assert "failed" not in captured.out
     assert "checking" not in captured.err  # nothing is there
 

@@ -20,6 +20,7 @@ from builder.datasets import CorpusError, scan_corpus
 from builder.datasets.base import Scan
 from builder.datasets.names import clean_name, name_id
 from manifests import index, tables
+from manifests.errors import install_command
 from manifests.schema import NAME
 from manifests.verify import verify
 from manifests.withdraw import WithdrawError, withdraw
@@ -505,7 +506,7 @@ def test_a_missing_package_is_named(root: Path, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(CorpusError) as raised:
         scan_corpus("folder", root)
     assert str(raised.value) == (
-        f"{root}/clips.xlsx: needs openpyxl; install it with pip install '.[excel]', or save the table as CSV UTF-8"
+        f"{root}/clips.xlsx: needs openpyxl; {install_command('excel')}, or save the table as CSV UTF-8"
     )
 
 

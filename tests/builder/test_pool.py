@@ -19,7 +19,7 @@ from builder.datasets.base import ClipSource
 from builder.pool import CLIPS_IN_FLIGHT, ClipPool, EngineError
 from builder.worker import Limits, MakeBuilder
 from tests.fakes import clip_builder
-from tests.fakes.clip_builder import FakeBuilder, source, survivors
+from tests.fakes.clip_builder import FakeBuilder, builder_of_macos, source, survivors
 
 WORKERS = 2
 CLIP_SECONDS = 1.5
@@ -253,3 +253,8 @@ def test_workers_hear_no_interrupt_and_lead_their_own_group(make_pool: MakePool,
             blocked = next(line for line in status.splitlines() if line.startswith("SigBlk")).split()[1]
             assert int(blocked, 16) >> (signal.SIGINT - 1) & 1
             assert os.getpgid(worker) == os.getsid(worker) == worker
+
+
+def test_a_system_that_cannot_limit_memory_builds(root: Path, make_pool: MakePool) -> None:
+    with make_pool(builder_of_macos, workers=1) as pool:
+        assert outcomes(list(pool.map([source(root, "unlimited")]))) == [BUILT]

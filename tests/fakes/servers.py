@@ -143,6 +143,23 @@ def raw_server(answer: Callable[[], Iterable[bytes]]) -> Iterator[str]:
             thread.join()
 
 
+@contextmanager
+def silent_server(*, accepts: bool) -> Iterator[str]:
+    """Address of a server that accepts connections and never responds, or, as behind a firewall, accepts none."""
+    with socket.create_server(("127.0.0.1", 0), backlog=100 if accepts else 0) as listener:
+        address = listener.getsockname()
+        waiting = []
+        for _ in range(0 if accepts else 4):  # fill the queue
+            waiting.append(socket.socket())
+            waiting[-1].setblocking(False)
+            waiting[-1].connect_ex(address)
+        try:
+            yield f"http://127.0.0.1:{address[1]}"
+        finally:
+            for each in waiting:
+                each.close()
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 

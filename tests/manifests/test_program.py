@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
 
 from manifests import program
+from manifests.errors import install_command
 from tests.factories.shards import make_folder
 
 ROOT = Path(__file__).parent.parent.parent
-START = f"import sys; sys.path.append({str(ROOT)!r}); from manifests.program import main; main()"
+START = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from manifests.program import main; main()"
 
 
 @pytest.mark.parametrize("package", program.COMMANDS)
@@ -36,13 +38,52 @@ def test_a_file_of_the_user_shadows_nothing(tmp_path: Path) -> None:
         assert said in done.stdout
 
 
-def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def missing(_: str) -> None:
-        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+@pytest.mark.parametrize(
+    ("package", "command", "missing", "extra"),
+    [
+        ("manifests", "verify", "simplejpeg", ""),
+        ("builder", "plan", "av", "builder"),
+        ("train", "recipes", "torch", "train"),
+        ("train", "results", "matplotlib", "train"),
+    ],
+)
+@pytest.mark.parametrize("module", [True, False], ids=["module", "program"])
+def test_what_is_not_installed_is_one_line(
+    tmp_path: Path, package: str, command: str, missing: str, extra: str, module: bool
+) -> None:
+    start = f"import runpy; runpy.run_module({package!r}, run_name='__main__')" if module else START
+    inner = program.COMMANDS[package][command] if module else command
+    script = (
+        f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n"
+        f"from tests.fakes.blocked_imports import block_imports\nblock_imports({missing!r})\n"
+        f"sys.argv = ['x', {inner!r}]\n{start}\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    more = ", then pip install --no-deps mediapipe" if package == "builder" else ""
+    assert done.stderr == f"error: {missing} is not installed; {install_command(extra)}{more}\n"
 
-    monkeypatch.setattr(program, "import_module", missing)
-    assert program.run(["train"]) == 2
-    assert capsys.readouterr().err == "error: torch is not installed; pip install 'multimae-der[train]'\n"
+
+def test_a_dataset_without_torch_says_what_to_install() -> None:
+    script = (
+        f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n"
+        "from tests.fakes.blocked_imports import block_imports\nblock_imports('torch')\n"
+        "from train import ShardDataset\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.stderr.splitlines()[-1] == f"ModuleNotFoundError: torch is not installed; {install_command('train')}"
+
+
+def test_a_checkout_that_is_not_installed_installs_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert install_command("s3") in ("pip install 'multimae-der[s3]'", "pip install '.[s3]'")
+
+    def missing(name: str) -> None:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("importlib.metadata.distribution", missing)
+    assert (install_command("s3"), install_command()) == ("pip install '.[s3]'", "pip install .")
 
 
 def test_an_unknown_command_lists_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,15 +7,18 @@ import itertools
 import os
 import re
 import socket
+import ssl
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 
 import pytest
 
+from manifests.errors import install_command
 from manifests.stores import (
     CHUNK_BYTES,
     Store,
@@ -27,7 +30,7 @@ from manifests.stores import (
     open_store,
     open_writable_store,
 )
-from tests.fakes.servers import Fault, FileServer, Request, raw_server
+from tests.fakes.servers import Fault, FileServer, Request, raw_server, silent_server
 from tests.fakes.stores import KINDS, published, put_folder, s3_server
 
 NAME = "receipts/anna 000%.json"
@@ -337,11 +340,9 @@ def test_what_it_takes_to_read_a_place_is_named(monkeypatch: pytest.MonkeyPatch)
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout == "s3://lab/shards: needs s3fs; install it with pip install '.[s3]'\n"
+    assert done.stdout == f"s3://lab/shards: needs s3fs; {install_command('s3')}\n"
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(
-        StoreError, match=r"^hf://datasets/lab/faces: needs huggingface_hub; install it with pip install '\.\[hub\]'$"
-    ):
+    with pytest.raises(StoreError, match=r"^hf://datasets/lab/faces: needs huggingface_hub; pip install '.*\[hub\]'$"):
         open_store("hf://datasets/lab/faces")
 
 
@@ -401,11 +402,64 @@ def test_a_bucket_that_is_not_there_is_told(store: Any) -> None:
 
 
 def test_a_store_that_nobody_serves_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     with s3_server(monkeypatch):
         store = open_store("s3://lab/shards")
-    with pytest.raises(UnreachableError, match=r"^s3://lab/shards/x\.tar: cannot be fetched \(Could not connect"):
+    message = r"127\.0\.0\.1:\d+ cannot be reached \(Connection refused\); check network and proxy, then run again$"
+    with pytest.raises(UnreachableError, match=rf"^s3://lab/shards/x\.tar: {message}"):
         read(store, "x.tar")
+    with pytest.raises(UnreachableError, match=rf"^s3://lab/shards: {message}"):
+        store.list_files()
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", os.environ["AWS_ENDPOINT_URL"])
+    with pytest.raises(UnreachableError, match=rf"^hf://datasets/lab/faces: {message}"):
+        open_writable_store("hf://datasets/lab/faces").list_files()
+
+
+#: Where a request does not get through: which of the addresses never accepts a connection, never responds, or refuses.
+OUTAGES = {
+    "firewall": lambda: silent_server(accepts=False),
+    "silence": lambda: silent_server(accepts=True),
+    "proxy": lambda: raw_server(lambda: [b"HTTP/1.1 403 Forbidden\r\n\r\n"]),
+}
+
+
+@pytest.mark.parametrize("outage", OUTAGES)
+@pytest.mark.parametrize("address", ["https://nowhere.invalid/x", "hf://datasets/lab/faces", "s3://lab/shards"])
+def test_a_network_that_leads_nowhere_is_told_within_seconds(
+    address: str, outage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In front of the server; the libraries alone take minutes. A later connection is patient."""
+    monkeypatch.setattr(http, "CONNECT_SECONDS", 0.6)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "x")
+    monkeypatch.setenv("HF_ENDPOINT", "https://nowhere.invalid")
+    reason = r"Tunnel connection failed: 403 Forbidden" if outage == "proxy" else "no response in time"
+    with OUTAGES[outage]() as proxy:
+        monkeypatch.setenv("https_proxy", proxy)
+        monkeypatch.setattr(http, "_OPENER", http._make_opener(http._Redirects()))  # reads the environment
+        monkeypatch.setattr(http, "_PROBE", http._make_opener())
+        started = time.monotonic()
+        with pytest.raises(UnreachableError, match=rf"/x\.tar: 127\.0\.0\.1:\d+ cannot be reached \({reason}\);"):
+            read(open_store(address), "x.tar")
+        assert time.monotonic() - started < 20
+
+
+def test_a_server_that_accepts_and_never_responds_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "_TIMEOUT_SECONDS", 0.5)
+    with (
+        silent_server(accepts=True) as url,
+        pytest.raises(UnreachableError, match=r"cannot be reached \(timed out\); check network and proxy"),
+    ):
+        read(open_store(url), "x.tar")
+
+
+def test_a_certificate_that_is_not_trusted_is_final(monkeypatch: pytest.MonkeyPatch) -> None:
+    def open_(*_: object, **__: object) -> None:
+        raise URLError(ssl.SSLCertVerificationError(1, "certificate verify failed"))
+
+    monkeypatch.setattr(http._OPENER, "open", open_)
+    with pytest.raises(StoreError, match=r"\(certificate verify failed\); set SSL_CERT_FILE to") as caught:
+        read(open_store("https://nowhere.invalid"), "x.tar")
+    assert not isinstance(caught.value, TransientError)
 
 
 def test_missing_credentials_are_told(store: Any, there: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

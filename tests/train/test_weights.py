@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -580,6 +580,8 @@ def _fake_hub(monkeypatch: pytest.MonkeyPatch, download: Callable[[str, str], st
     errors.EntryNotFoundError = type("EntryNotFoundError", (Exception,), {})
     module = ModuleType("huggingface_hub")
     module.hf_hub_download, module.errors = download, errors
+    module.try_to_load_from_cache = lambda *_: None
+    module.constants = SimpleNamespace(ENDPOINT="http://127.0.0.1:1", HF_HUB_OFFLINE=True)
     monkeypatch.setitem(sys.modules, "huggingface_hub", module)
     monkeypatch.setitem(sys.modules, "huggingface_hub.errors", errors)
 
@@ -610,9 +612,28 @@ def test_hub_id_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "(no route to host); check the name and the network" in found
 
 
+def test_a_hub_that_cannot_be_reached_is_told_at_once_unless_it_is_not_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def download(hub_id: str, name: str) -> str:
+        raise AssertionError("the library would retry for a minute")
+
+    _fake_hub(monkeypatch, download)
+    library = sys.modules["huggingface_hub"]
+    library.constants.HF_HUB_OFFLINE = False
+    assert _complaint("MCG-NJU/videomae-large") == (
+        "MCG-NJU/videomae-large: found no such file or folder: 127.0.0.1:1 cannot be reached (Connection refused); "
+        "check network and proxy, then run again, or set WEIGHTS=/path to a folder with these weights"
+    )
+    cache = _folder(tmp_path / "cache", hub(), hub_config(), pickled=True)
+    files = {path.name: str(path) for path in cache.iterdir()}
+    monkeypatch.setattr(library, "try_to_load_from_cache", lambda _, name: files.get(name))
+    assert load_weights("MCG-NJU/videomae-large").source == "MCG-NJU/videomae-large/pytorch_model.bin"
+
+
 def test_hub_id_without_the_hubs_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    assert "pip install '.[hub]'" in _complaint("MCG-NJU/videomae-large")
+    assert "for the hub, pip install '" in _complaint("MCG-NJU/videomae-large")
 
 
 def test_files_need_no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

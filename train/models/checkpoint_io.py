@@ -8,8 +8,10 @@ import pickle
 import re
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import safetensors.torch
@@ -17,6 +19,9 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from manifests.errors import install_command
+from manifests.stores import UnreachableError
+from manifests.stores.http import require_reachable
 from train.lineage import METADATA_KEY, Lineage
 from train.models.checkpoint_formats import WeightsError
 from train.models.checkpoint_scan import check_checkpoint, is_archive
@@ -113,10 +118,20 @@ def _locate(source: str | Path) -> tuple[Path, str]:
 def _download(hub_id: str) -> tuple[Path, str]:
     """Weights of a model on the hub, in the cache of the hub library, with the configuration in the same folder."""
     try:
-        from huggingface_hub import hf_hub_download  # needed only for hub ids
+        from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache  # needed only for hub ids
         from huggingface_hub.errors import EntryNotFoundError
     except ImportError as error:
-        raise WeightsError(f"{hub_id}: found no such file or folder; for the hub, pip install '.[hub]'") from error
+        raise WeightsError(f"{hub_id}: found no such file or folder; for the hub, {install_command('hub')}") from error
+    try:
+        if not constants.HF_HUB_OFFLINE:
+            require_reachable(f"{hub_id}: found no such file or folder", constants.ENDPOINT, Event())
+    except UnreachableError as error:  # the library would retry for a minute
+        for name in _NAMES:
+            with suppress(ValueError):  # a name that the hub does not allow
+                cached = [try_to_load_from_cache(hub_id, each) for each in (MODEL_CONFIG_FILE, name)]
+                if all(isinstance(path, str) for path in cached):
+                    return Path(cached[1]), f"{hub_id}/{name}"
+        raise WeightsError(f"{error}, or set WEIGHTS=/path to a folder with these weights") from error
     for name in _NAMES:
         try:
             hf_hub_download(hub_id, MODEL_CONFIG_FILE)
