@@ -34,6 +34,8 @@ from pathlib import Path
 WORDS = frozenset({"ARGS", "CLIP", "COLUMNS", "FOLD", "LOGGER", "OPTION", "SPEAKER", "SPLIT", "STRATEGY"})
 #: Of these, options that are repeated for each value.
 REPEATED = frozenset({"COLUMNS", "OPTION"})
+#: What to write where a setting of builds is refused.
+INSTEAD = {"NAME": "; finished shards of NAME=mine are DATASET=mine"}
 #: Used by make itself.
 OF_MAKE = frozenset({"PYTHON"})
 #: Prints version and folder of an interpreter, and fails for one that cannot make environments, as in Debian.
@@ -76,8 +78,9 @@ def read_values(name: str) -> "list[str]":
 
 def settings_of(template: "Sequence[str]") -> "dict[str, str]":
     """Setting -> option of the command, or "" for an argument, in the order of the template."""
-    found = filter(None, map(_SETTING.fullmatch, template))
-    return {re.sub("^GIVEN_", "", setting["name"]): setting["option"] or "" for setting in found}
+    found = {setting["name"]: setting["option"] or "" for setting in map(_SETTING.fullmatch, template) if setting}
+    of_out = {"DATASET": "shards/DATASET is the default of OUT"} if "OUT" in found else {}
+    return {**of_out, **{re.sub("^GIVEN_", "", name): option for name, option in found.items()}}
 
 
 def check_used(target: str, given: "Sequence[str]", template: "Sequence[str]") -> None:
@@ -85,7 +88,8 @@ def check_used(target: str, given: "Sequence[str]", template: "Sequence[str]") -
     known = settings_of(template)
     for name in given:
         if name not in known and name not in OF_MAKE:
-            raise ValueError(f"make {target}: {explain_unknown(name, known)}; make help TARGET={target} lists them")
+            instead = INSTEAD.get(name, f"; make help TARGET={target} lists them")
+            raise ValueError(f"make {target}: {explain_unknown(name, known)}{instead}")
 
 
 def explain_unknown(name: str, known: "Sequence[str]") -> str:

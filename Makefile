@@ -8,13 +8,16 @@ ANY_PYTHON = "$$(command -v python3 || command -v python3.11 || command -v pytho
 
 SETTINGS := AFFIRM ALIGN ALL ALLOW_DROPS ALLOW_SHARED_SPEAKERS ARGS BATCH CHECK CLIP COLUMNS CROP DATA DATASET \
             DECODER DEST DEVICE ENCODER ENGINE EPOCHS FEATURE FIXED_EPOCHS FOLD FORMAT FROM KEEP KEEP_ARCHIVES \
-            LABELS LAYER LOGGER LR NO_REPORT OPTION OUT PROBABILITIES PRUNE PUBLIC PYTHON QUICK RANK RECIPE REFIT \
+            LABELS LAYER LOGGER LR NAME NO_REPORT OPTION OUT PROBABILITIES PRUNE PUBLIC PYTHON QUICK RANK RECIPE REFIT \
             REPLACE RUN RUNS SCHEDULER SCHEME SEED SEEDS SHARDS SPEAKER SPLIT STEP STRATEGY TARGET TIMELINE TO \
             WEIGHTS WORKERS WORLD_SIZE
 
-# Terminals export their width by this name, so that only `make COLUMNS=` sets it.
+# Terminals export their width as COLUMNS, and WSL its host as NAME, so that only arguments of make set these.
 ifneq ($(origin COLUMNS),command line)
 override COLUMNS :=
+endif
+ifneq ($(origin NAME),command line)
+override NAME :=
 endif
 
 QUOTE := '
@@ -39,11 +42,12 @@ GIVEN_OUT     := $(OUT)
 
 DATASET ?= demo
 OUT     ?= shards/$(DATASET)
-DATA    ?= data/$(DATASET)
+DATA    ?= data/$(or $(NAME),$(DATASET))
 RUNS    ?= runs
 export GIVEN_DATASET GIVEN_OUT DATASET OUT DATA RUNS
 
-FOLDERS  := --dataset=DATASET --data=DATA --out=OUT
+# Without OUT, the builder derives the folder from the name of the corpus.
+FOLDERS  := --dataset=DATASET --name=NAME --data=DATA --out=GIVEN_OUT
 FEATURES := --feature=FEATURE --timeline=TIMELINE --step=STEP --crop=CROP --align=ALIGN --decoder=DECODER --keep=KEEP \
             --option=OPTION --column=COLUMNS
 CLUSTER  := --rank=RANK --world-size=WORLD_SIZE --engine=ENGINE --scheduler=SCHEDULER
@@ -89,7 +93,7 @@ corpus: $(VENV)/builder.ok  ## Download the recordings of DATASET=ravdess|crema-
 	$(START) builder corpus --dataset=DATASET --data=DATA --from=FROM --check:CHECK --all:ALL --replace:REPLACE \
 	    --keep-archives:KEEP_ARCHIVES ARGS
 
-shards: $(VENV)/builder.ok $(if $(filter dask,$(ENGINE)),$(VENV)/dask.ok) $(EXCEL)  ## Build shards: DATASET=demo|ravdess|crema-d|iemocap|folder DATA=folder OUT=folder
+shards: $(VENV)/builder.ok $(if $(filter dask,$(ENGINE)),$(VENV)/dask.ok) $(EXCEL)  ## Build shards: DATASET=demo|ravdess|crema-d|iemocap|folder DATA=folder NAME=name OUT=folder
 	$(START) builder shards $(FOLDERS) $(FEATURES) $(CLUSTER) --workers=WORKERS --allow-drops:ALLOW_DROPS --prune:PRUNE ARGS
 
 features: $(VENV)/builder.ok  ## Compute FEATURE=logmel from the sound in OUT's shards, without recordings: shards in TO=folder

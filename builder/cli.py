@@ -19,10 +19,12 @@ from builder.config import TIMELINES, Align, BuildConfig, ConfigError, Crop, Dec
 from builder.corpus.command import limit_lines, run_corpus
 from builder.corpus.fetch import CONNECTIONS
 from builder.datasets import DATASETS, DEFAULT, get_corpus
+from builder.naming import corpus_name, data_folder, shard_folder
 from builder.worker import Limits, count_cores
 from manifests.console import Parser, add_command, exit_on_interrupt, fail, folder_path, say
+from manifests.corpora import OWN
 from manifests.folds import FoldError, assign, fold_scheme, fold_schemes_for, load_fold_file
-from manifests.index import FOLDS, Dataset
+from manifests.index import FOLDS, RECEIPTS, Dataset, load_dataset
 from manifests.label_counts import LabelCounts, count_labels, describe_classes, label_warnings
 from manifests.labels import LABEL_SCHEMES, LabelScheme
 from manifests.progress import ProgressBar
@@ -56,9 +58,10 @@ def make_parser() -> Parser:
     features = add_command(commands, "features", run_features, "compute other spectrograms from the audio in shards")
     for command in (shards, plan, report, corpus):
         command.add_argument("--dataset", default=DEFAULT, help=f"one of {', '.join(DATASETS)} (default: {DEFAULT})")
-        command.add_argument("--data", type=folder_path, help="corpus folder (default: data/DATASET)")
+        command.add_argument("--data", type=folder_path, help="corpus folder (default: data/DATASET, or data/NAME)")
     for command in (shards, plan, report):
-        command.add_argument("--out", type=folder_path, help="shard folder (default: shards/DATASET)")
+        command.add_argument("--name", help=f"of a corpus of your own, --dataset {OWN} (default: that of its folder)")
+        command.add_argument("--out", type=folder_path, help="shard folder (default: shards/DATASET, or shards/NAME)")
     for command in (shards, plan):
         _add_settings(command)
     for command in (shards, features):
@@ -138,9 +141,18 @@ def build_config(args: argparse.Namespace) -> BuildConfig:
     )
 
 
+def _corpus_name(args: argparse.Namespace) -> str:
+    """Name of the corpus to build. Shards of one's own keep theirs, `folder` of older ones, unless one is given."""
+    if args.dataset == OWN and args.out and not args.name and any(args.out.glob(f"{RECEIPTS}/*.json")):
+        earlier = load_dataset(args.out)
+        if earlier.identity["config"].get("dataset") == OWN:
+            return earlier.dataset
+    return corpus_name(args.dataset, args.name, data_folder(args.dataset, args.name, args.data))
+
+
 def _data_folder(args: argparse.Namespace) -> Path:
     """Folder of the corpus; a generated corpus is created there first."""
-    folder: Path = args.data or Path("data") / args.dataset
+    folder = data_folder(args.dataset, args.name, args.data)
     corpus = get_corpus(args.dataset)
     if corpus.make is not None:
         with ProgressBar(0, f"generating the {corpus.name} corpus") as progress:
@@ -149,7 +161,7 @@ def _data_folder(args: argparse.Namespace) -> Path:
 
 
 def _out_folder(args: argparse.Namespace) -> Path:
-    return args.out or Path("shards") / args.dataset
+    return shard_folder(args.dataset, args.name, args.data, args.out)
 
 
 # --- shards ----------------------------------------------------------------------------------------------------
@@ -161,10 +173,11 @@ def run_shards(args: argparse.Namespace) -> int:
         from builder.run import BuildJob, PartSummary, build
 
         import_module("webdataset")  # writes the shards: if it is missing, fail before any work
-    config, engine, part = build_config(args), _engine(args), _part(args)
+    config, name, engine, part = build_config(args), _corpus_name(args), _engine(args), _part(args)
     summary = build(
         BuildJob(
             config=config,
+            name=name,
             data=_data_folder(args),
             out=_out_folder(args),
             engine=engine,
@@ -273,8 +286,8 @@ def run_plan(args: argparse.Namespace) -> int:
     """Print what a build would do."""
     with exit_on_interrupt():
         from builder.run import plan_build, remaining_plan
-    config, out = build_config(args), _out_folder(args)
-    plan, _ = remaining_plan(plan_build(config, _data_folder(args)), out)
+    config, name, out = build_config(args), _corpus_name(args), _out_folder(args)
+    plan, _ = remaining_plan(plan_build(config, _data_folder(args), name), out)
     for line in describe_plan(plan, out, show_all=args.all):
         say(line)
     return 0

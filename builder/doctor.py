@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from builder.naming import data_folder, shard_folder
 from builder.worker import count_cores
 from manifests.console import Parser, folder_path, run_command, say
 from manifests.text import pluralize
@@ -211,8 +212,8 @@ def _check_output(dataset: str, out: Path) -> Iterator[Check]:
 
 def print_checks(args: argparse.Namespace) -> int:
     """Print every check. Exit status 0 if all are ok, else 1."""
-    data = args.data or Path("data") / args.dataset
-    out = args.out or Path("shards") / args.dataset
+    data = data_folder(args.dataset, args.name, args.data)
+    out = shard_folder(args.dataset, args.name, args.data, args.out)
     healthy = True
     for check in run_checks(args.dataset, data, out):
         healthy &= check.ok
@@ -227,6 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m builder.doctor", description=__doc__)
     parser.set_defaults(run=print_checks, debug=False)
     parser.add_argument("--dataset", default="demo")
+    parser.add_argument("--name")
     parser.add_argument("--data", type=folder_path)
     parser.add_argument("--out", type=folder_path)
     return run_command(parser, arguments)

@@ -81,7 +81,7 @@ def make_features(job: FeaturesJob) -> FeaturesSummary:
     described = replace(source, identity=_describe_identity(source, job))
     plans = _plan_shards(job.shards, described.identity)
     with exclusive_lock(job.out, "TO="):
-        earlier = find_earlier_build(job.out, described.identity, "TO=")
+        earlier = find_earlier_build(job.out, described.dataset, described.identity, "TO=")
         remove_leftovers(job.out)
         done = {plan.name for plan in plans if load_intact(job.out, plan)}
         todo = [plan for plan in plans if plan.name not in done]

@@ -14,9 +14,17 @@ from builder.datasets import get_corpus, scan_corpus
 from builder.datasets.base import Corpus, Scan
 from builder.datasets.checks import resolve_options
 from builder.engines import BuildContext, Engine, LocalPool
-from builder.shards import ShardPlan, find_earlier_build, load_finished, load_present, plan_shards
+from builder.shards import (
+    ShardPlan,
+    find_earlier_build,
+    has_other_recordings,
+    load_finished,
+    load_present,
+    plan_shards,
+)
 from builder.worker import Limits, MakeBuilder
 from manifests import index
+from manifests.corpora import OWN
 from manifests.files import BusyError, FolderError, exclusive_lock, remove_leftovers, shared_lock
 from manifests.index import Dataset
 from manifests.index_writer import mark_unfinished, write_index
@@ -48,6 +56,8 @@ class BuildJob:
     """Input, output and execution settings of a build; only `config` determines the bytes."""
 
     config: BuildConfig
+    name: str = ""
+    """Of a corpus of one's own; empty for that of `config.dataset`."""
     data: Path
     """Corpus folder."""
     out: Path
@@ -128,25 +138,34 @@ class PartSummary:
     """Shards of the complete build."""
 
 
-def plan_build(config: BuildConfig, data: Path) -> BuildPlan:
-    """Scan the corpus and plan its shards. Raises CorpusError, ConfigError."""
+def plan_build(config: BuildConfig, data: Path, name: str = "") -> BuildPlan:
+    """Scan the corpus and plan its shards; `name` is as in BuildJob. Raises CorpusError, ConfigError."""
     corpus = get_corpus(config.dataset)
     config = replace(config, options=resolve_options(corpus, config.options))
     scan = scan_corpus(config.dataset, data, config.options)
     root = scan.root or data.absolute()
     described = identity(config)
     shards = tuple(plan_shards(scan.sources, root, digest(described)))
+    if name not in ("", corpus.name):  # not in the identity: renamed shards have the same bytes
+        corpus = replace(corpus, name=name, title=name)
     return BuildPlan(config=config, corpus=corpus, scan=scan, root=root, identity=described, shards=shards)
 
 
 def remaining_plan(plan: BuildPlan, out: Path) -> tuple[BuildPlan, Dataset | None]:
     """Remove speakers who were withdrawn from the output folder from a plan. Returns it with the folder's index.
 
-    Raises FolderError for a folder with other files, another build, or an unfinished withdrawal.
+    Raises FolderError for a folder with other files, another corpus, another build, or an unfinished withdrawal.
     """
     if is_withdrawal_pending(out):
         raise FolderError(f"{out}: contains an unfinished withdrawal; run the same make withdraw first")
-    earlier = find_earlier_build(out, plan.identity)
+    own = plan.config.dataset == OWN
+    setting = "NAME= or OUT=" if own else "OUT="
+    earlier = find_earlier_build(out, plan.corpus.name, plan.identity, setting)
+    if earlier and own and has_other_recordings(out, plan.shards):
+        raise FolderError(
+            f"{out}: has shards of another corpus {earlier.dataset}, which share no recording with {plan.root}; "
+            f"choose another {setting}"
+        )
     withdrawn = earlier.withdrawn if earlier else ()
     kept = tuple(shard for shard in plan.shards if shard.speaker not in withdrawn)
     return replace(plan, shards=kept, withdrawn=withdrawn), earlier
@@ -158,7 +177,7 @@ def build(job: BuildJob) -> BuildSummary | PartSummary:
     If it is killed at any point, the same call resumes and produces the same bytes. Raises CorpusError,
     FolderError, EngineError, OSError; finished shards are kept.
     """
-    plan = plan_build(job.config, job.data)
+    plan = plan_build(job.config, job.data, job.name)
     if job.part is None:
         with exclusive_lock(job.out):
             plan, earlier = remaining_plan(plan, job.out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import groupby
@@ -64,11 +65,11 @@ def _describe(source: ClipSource, root: Path) -> dict[str, Any]:
     )
 
 
-def find_earlier_build(folder: Path, identity: Mapping[str, Any], setting: str = "OUT=") -> Dataset | None:
+def find_earlier_build(folder: Path, corpus: str, identity: Mapping[str, Any], setting: str = "OUT=") -> Dataset | None:
     """Index of the build in a folder; None for a folder without files.
 
-    Raises FolderError for other files, for links and devices, and for a build with another identity; `setting` is
-    named in the error message.
+    Raises FolderError for other files, for links and devices, and for a build of another corpus or with another
+    identity; `setting` is named in the error message.
     """
     check_regular(folder)
     index_file = folder / index.DATASET_FILE
@@ -81,11 +82,27 @@ def find_earlier_build(folder: Path, identity: Mapping[str, Any], setting: str =
                 f"{others[0]}: not written by a build: found no {index.DATASET_FILE}; choose an empty {setting}"
             )
     earlier = index.load_dataset(folder)
+    if earlier.dataset != corpus:
+        raise FolderError(f"{folder}: has shards of {earlier.dataset}, not of {corpus}; choose another {setting}")
     if changed := config_diff(earlier.identity, identity):
-        raise FolderError(
-            f"{folder}: was built differently ({'; '.join(changed)}); choose another {setting}, or delete the folder"
-        )
+        raise FolderError(f"{folder}: was built differently ({'; '.join(changed)}); choose another {setting}")
     return earlier
+
+
+def has_other_recordings(folder: Path, plans: Iterable[ShardPlan]) -> bool:
+    """Whether a folder has shards, but none with a recording of the shard that is planned under its name.
+
+    Names of speakers, files and data folders are alike in many corpora. The first recording in common ends the search.
+    """
+    planned, found = {receipt_name(plan.name): plan for plan in plans}, False
+    for path in folder.glob(f"{index.RECEIPTS}/*.json"):
+        with suppress(ManifestError):  # damaged: the shard is built again
+            built, found = {row.sha256 for row in index.load_receipt(path).rows if row.sha256}, True
+            if plan := planned.get(path.relative_to(folder).as_posix()):
+                videos = dict.fromkeys(source.video for source in plan.sources)
+                if not built or any(recording_sha256(video) in built for video in videos):  # none could be read before
+                    return False
+    return found
 
 
 def write_shard(folder: Path, plan: ShardPlan, clips: Iterable[ClipResult]) -> Receipt:

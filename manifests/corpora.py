@@ -107,7 +107,7 @@ ODBL_1 = Licence(
     conditions="name the source, pass on what is derived under the same licence, keep it open",
 )
 
-#: Name of corpora of one's own.
+#: `DATASET` of corpora of one's own, and the name of those that were built before they had names.
 OWN = "folder"
 
 _RAVDESS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
@@ -180,3 +180,8 @@ CORPORA: Mapping[str, CorpusFacts] = {
 def corpus_facts(name: str) -> CorpusFacts:
     """Metadata of a corpus; the defaults for one without an entry."""
     return CORPORA.get(name, CorpusFacts())
+
+
+def dataset_setting(name: str) -> str:
+    """`DATASET` that a corpus is built with: its name, or `OWN` for one of one's own, which has no entry."""
+    return name if name in CORPORA else OWN

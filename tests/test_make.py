@@ -193,7 +193,40 @@ def test_columns_of_a_table_are_words_and_the_width_of_a_terminal_is_none(home: 
     done = make(home, "plan", "COLUMNS=File=clip 'Speaker no.=speaker'", "OUT=o", "DATA=d")
     columns = ["--column=File=clip", "--column=Speaker no.=speaker"]
     assert arguments_of(done) == ["plan", "--dataset=demo", "--data=d", "--out=o", *columns]
-    assert arguments_of(make(home, "plan", COLUMNS="80")) == TARGETS["plan"]("shards/demo")
+    assert arguments_of(make(home, "plan", COLUMNS="80")) == ["plan", "--dataset=demo", "--data=data/demo"]
+
+
+def test_the_name_of_a_corpus_decides_on_its_folders(home: Path) -> None:
+    """The builder derives that of the shards."""
+    own = ["DATASET=folder", "NAME=mine"]
+    for target in ("shards", "plan", "report", "doctor"):
+        command = [] if target == "doctor" else [target]
+        named = [*command, "--dataset=folder", "--name=mine"]
+        assert arguments_of(make(home, target, *own)) == [*named, "--data=data/mine"]
+        assert arguments_of(make(home, target, *own, "DATA=d", "OUT=o")) == [*named, "--data=d", "--out=o"]
+        unnamed = [*command, "--dataset=folder", "--data=/r/interviews"]
+        assert arguments_of(make(home, target, "DATASET=folder", "DATA=/r/interviews")) == unnamed
+
+
+def test_finished_shards_of_a_named_corpus_are_those_of_a_dataset(home: Path) -> None:
+    required = {"share": ["DEST=d"], "fetch": ["FROM=f"], "folds": ["SCHEME=s.csv"], "withdraw": ["SPEAKER=s"]}
+    required |= {"verify": [], "features": ["FEATURE=logmel"]}
+    for target, given in required.items():
+        assert "shards/interviews" in arguments_of(make(home, target, "DATASET=interviews", *given))
+    required |= {"train": [], "sweep": [], "embeddings": ["TO=x.npz"]}
+    for target in ("train", "sweep", "embeddings"):
+        assert "--dataset=interviews" in arguments_of(make(home, target, "DATASET=interviews", *required[target]))
+    for target, given in required.items():
+        done = make(home, target, "DATASET=folder", "NAME=mine", *given)
+        assert (done.returncode, done.stdout) == (2, "")
+        said = "NAME is not a setting here; finished shards of NAME=mine are DATASET=mine"
+        assert done.stderr.splitlines()[0] == f"error: make {target}: {said}"
+
+
+def test_the_name_of_a_machine_is_not_that_of_a_corpus(home: Path) -> None:
+    """Which Windows Subsystem for Linux exports as NAME."""
+    assert arguments_of(make(home, "plan", NAME="DESKTOP-1")) == ["plan", "--dataset=demo", "--data=data/demo"]
+    assert arguments_of(make(home, "verify", NAME="DESKTOP-1")) == ["verify", "shards/demo"]
 
 
 def test_a_workbook_needs_a_package_that_others_do_not(home: Path) -> None:

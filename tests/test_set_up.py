@@ -246,7 +246,7 @@ def test_what_the_system_s_python_runs_is_written_for_old_ones(home: Path) -> No
     folder = os.environ.get("PYENV_ROOT", str(Path("~/.pyenv").expanduser()))
     for python in sorted(Path(folder).glob("versions/3.[6-9]*/bin/python3")):
         for arguments, said in (
-            (["--list", "verify"], "OUT "),
+            (["--list", "verify"], "DATASET "),
             (["--set-up", ".venv/core.ok", "."], "setting up .venv"),
         ):
             command = [str(python), ".make.py", *arguments]

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Literal, cast, get_args
 
-from manifests.corpora import OWN
+from manifests.corpora import OWN, dataset_setting
 from manifests.index import Row
 from manifests.records import from_json
 
@@ -65,9 +65,10 @@ class Lineage:
     def speakers(self, dataset: str) -> frozenset[str]:
         """Speakers of a corpus that any training has seen.
 
-        Corpora of one's own that were given no name have the same one, so that of these only recordings count.
+        Different corpora of one's own may have one name, that of their folders, so that of these only recordings count.
         """
-        same = (each for each in self.ancestors if each.dataset == dataset and not (dataset == OWN and each.recordings))
+        own = dataset_setting(dataset) == OWN
+        same = (each for each in self.ancestors if each.dataset == dataset and not (own and each.recordings))
         return frozenset(name for each in same for name in each.speakers)
 
     def known_speakers(self, dataset: str, rows: Iterable[Row]) -> frozenset[str]:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from manifests.corpora import dataset_setting
 from manifests.errors import UserError
 from manifests.files import file_sha256
 from manifests.index import Row, load_rows
@@ -207,7 +208,7 @@ def _find_mapping(
     if emotions == (_UNKNOWN,):  # recordings
         return {}
     run, classes = provenance.run, shorten_list(provenance.run.protocol.classes)
-    if folder.index.dataset != run.dataset:
+    if dataset_setting(folder.index.dataset) != dataset_setting(run.dataset):  # own corpora name emotions freely
         log_line(
             f"{location}: not scored, because the classes ({classes}) are of {run.dataset}, and the labels of "
             f"{folder.index.dataset} ({shorten_list(sorted(emotions))})"

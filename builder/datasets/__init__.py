@@ -24,7 +24,8 @@ DEFAULT = "demo"
 def get_corpus(name: str) -> Corpus:
     """Look up a corpus by name. Raises CorpusError, listing the valid names, for an unknown one."""
     if name not in DATASETS:
-        raise CorpusError(f"unknown corpus {name!r}; valid are {', '.join(DATASETS)}")
+        own = "to build one of your own, set DATASET=folder and its folder with DATA="
+        raise CorpusError(f"unknown corpus {name!r}; valid are {', '.join(DATASETS)}; {own}")
     return DATASETS[name]
 
 

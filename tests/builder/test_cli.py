@@ -169,13 +169,13 @@ def test_one_clip_is_no_clips_and_has_no_folds(tmp_path: Path, quick: None, caps
     captured = capsys.readouterr()
     assert captured.out.splitlines()[1:3] == [
         f"shards    {out} (1 shard, 0 of them built before)",
-        "folds     none fits the built speakers: folder: leave-one-speaker-out found speaker A; expected at least "
+        "folds     none fits the built speakers: data: leave-one-speaker-out found speaker A; expected at least "
         "three speakers of different recordings, one each to test, to validate and to train on",
     ]
     assert captured.err.startswith("building clips: 1/1, built 1 (")
     assert main(command("plan", data, out)) == 0
     assert capsys.readouterr().out.splitlines()[:2] == [
-        "Recordings of one's own: 1 clip, 1 speaker, 1 shard",
+        "data: 1 clip, 1 speaker, 1 shard",
         f"into      {out}: 1 of 1 shard already built",
     ]
 
@@ -192,7 +192,7 @@ def test_plan_knows_what_is_in_the_folder(tmp_path: Path, quick: None, capsys: p
     assert not out.exists()
     main(command("shards", data, out))
     assert planned()[:2] == [
-        "Recordings of one's own: 6 clips, 3 speakers, 3 shards",
+        "data: 6 clips, 3 speakers, 3 shards",
         f"into      {out}: 3 of 3 shards already built",
     ]
     (out / "C-000.tar").unlink()
@@ -201,7 +201,7 @@ def test_plan_knows_what_is_in_the_folder(tmp_path: Path, quick: None, capsys: p
     withdraw(out, ["B"])
     before = contents(out)
     assert planned()[:3] == [
-        "Recordings of one's own: 4 clips, 2 speakers, 2 shards",
+        "data: 4 clips, 2 speakers, 2 shards",
         "  left out because withdrawn from this folder: B",
         f"into      {out}: 2 of 2 shards already built",
     ]
@@ -275,7 +275,7 @@ def test_another_configuration_is_refused_with_the_difference(
     assert main(command("shards", data, out, "--align", "clip", "--timeline", "fixed")) == 2
     assert capsys.readouterr().err == (
         f"error: {out}: was built differently (config.align: frame -> clip; config.timeline: uniform -> fixed); "
-        "choose another OUT=, or delete the folder\n"
+        "choose another NAME= or OUT=\n"
     )
     assert contents(out) == before
 
@@ -393,8 +393,8 @@ def resumed(data: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[dic
         video.write_text("ok")
     monkeypatch.setattr(engines, "ClipPool", clip_builder.FakePool)
     config = BuildConfig(dataset="folder")
-    build(BuildJob(config=config, data=data, out=out))
-    build(BuildJob(config=config, data=data, out=out.with_name("undisturbed")))
+    build(BuildJob(config=config, name=data.name, data=data, out=out))
+    build(BuildJob(config=config, name=data.name, data=data, out=out.with_name("undisturbed")))
     return contents(out), contents(out.with_name("undisturbed"))
 
 
@@ -536,7 +536,7 @@ def test_real_disks_that_are_full_or_read_only(data: Path, tmp_path: Path, monke
     assert not [name for name in left if name.endswith(".part")]
     assert len([name for name in left if name.endswith(".tar")]) < 3
     monkeypatch.setattr(engines, "ClipPool", clip_builder.FakePool)
-    run.build(BuildJob(config=BuildConfig(dataset="folder"), data=data, out=tmp_path / "undisturbed"))
+    run.build(BuildJob(config=BuildConfig(dataset="folder"), name="data", data=data, out=tmp_path / "undisturbed"))
     assert contents(tmp_path / "resumed") == contents(tmp_path / "undisturbed")
 
 

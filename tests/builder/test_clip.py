@@ -374,4 +374,4 @@ def test_a_build_keeps_incomplete_clips_and_says_so(tmp_path: Path, portrait: fa
     counts = index.load_receipt(out / "receipts/anna-000.json").statistics
     assert {name: sums.count for name, sums in counts.items()} == {"mfcc_16": 2 * 16 * 224, "mfcc_8": 2 * 8 * 224}
     with pytest.raises(FolderError, match=r"config.keep: incomplete -> None"):
-        find_earlier_build(out, identity(BuildConfig(dataset="folder")))
+        find_earlier_build(out, "data", identity(BuildConfig(dataset="folder")))

@@ -317,7 +317,9 @@ def test_another_configuration_is_refused_naming_the_difference(
 ) -> None:
     build(job(data, out))
     before = contents(out)
-    with pytest.raises(FolderError, match=rf"^{out}: was built differently \({difference}\); choose another OUT="):
+    with pytest.raises(
+        FolderError, match=rf"^{out}: was built differently \({difference}\); choose another NAME= or OUT=$"
+    ):
         build(job(data, out, **config))
     assert contents(out) == before
 

@@ -250,7 +250,7 @@ COMMANDS: dict[str, Callable[[Path, Path], object]] = {
     "share to": lambda folder, whole: share(whole, LocalStore(path=folder), ShareOptions(prune=True)),
     "withdraw": lambda folder, whole: withdraw(folder, ["anna"]),
     "verify": lambda folder, whole: verify(folder, full=True),
-    "build": lambda folder, whole: find_earlier_build(folder, index.load_dataset(whole).identity),
+    "build": lambda folder, whole: find_earlier_build(folder, "folder", index.load_dataset(whole).identity),
 }
 
 

@@ -137,6 +137,29 @@ def test_a_recording_is_known_whatever_its_corpus_is_called() -> None:
     assert sketch_recordings(many)[:10] == min(many)[:10]
 
 
+@pytest.mark.parametrize(
+    ("trained_on", "tested_on", "known"),
+    [
+        ("clips", "clips", {"anna"}),  # two folders of recordings may be called alike: that ben is another one
+        ("folder", "clips", {"anna"}),  # built before corpora had names, and again since
+        ("interviews", "clips", {"anna"}),
+        ("crema-d", "crema-d", {"anna", "ben"}),  # of a built-in corpus there is only one
+    ],
+)
+def test_recordings_decide_on_corpora_of_ones_own_whatever_their_names(
+    trained_on: str, tested_on: str, known: set[str]
+) -> None:
+    rows = [
+        Row(clip_id=f"{name}-1", speaker=name, emotion="joy", status="built", source="x", sha256=digit * 64)
+        for name, digit in (("anna", "a"), ("ben", "b"))
+    ]
+    facts = {"labels": "x", "strategy": "cfas", "build": "b", "licence": "l", "speakers": ("anna", "ben")}
+    seen = RANDOM.after(Ancestor(dataset=trained_on, recordings=sketch_recordings(["a" * 64]), **facts))
+    assert seen.known_speakers(tested_on, rows) == known
+    without = RANDOM.after(Ancestor(dataset=trained_on, **facts))  # of a version that did not remember recordings
+    assert without.known_speakers(tested_on, rows) == ({"anna", "ben"} if trained_on == tested_on else set())
+
+
 def test_what_published_weights_saw_is_said(train, tmp_path: Path) -> None:
     """Crops of another profile, or an origin that may contain anybody."""
     origin = Lineage(origin="MARLIN", supervision="self-supervised", crop="marlin")

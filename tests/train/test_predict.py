@@ -75,19 +75,19 @@ def test_the_test_fold_is_predicted_as_it_was_when_the_run_was_judged(
 
 
 def test_labels_that_are_no_classes_are_named(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Of the same corpus, and of another one, whose equal words may mean something else."""
-    same = make_folder(tmp_path / "same", speakers=("emil", "fred", "gina"), emotions=("calm", "joy"))
-    assert cli.run(["predict", "--run", str(run), "--shards", str(same)]) == 0
+    """Of a corpus of one's own, and of another one, whose equal words may mean something else."""
+    options = {"speakers": ("xena", "yara", "zoe"), "emotions": ("calm", "joy")}
+    for dataset in ("folder", "interviews"):
+        shards = make_folder(tmp_path / dataset, dataset=dataset, **options)
+        assert cli.run(["predict", "--run", str(run), "--shards", str(shards)]) == 0
+        captured = capsys.readouterr()
+        assert f"{shards}: clips labelled calm are not scored: not among the classes (fear, joy)\n" in captured.err
+        assert "6 clips of unseen speakers (xena, yara, zoe)" in captured.out
+    shards = make_folder(tmp_path / "ravdess", dataset="ravdess", **options)
+    assert cli.run(["predict", "--run", str(run), "--shards", str(shards)]) == 0
     captured = capsys.readouterr()
-    assert f"{same}: clips labelled calm are not scored: not among the classes (fear, joy)\n" in captured.err
-    assert "6 clips of unseen speakers (emil, fred, gina)" in captured.out
-    other = make_folder(
-        tmp_path / "other", dataset="other", speakers=("emil", "fred", "gina"), emotions=("calm", "joy")
-    )
-    assert cli.run(["predict", "--run", str(run), "--shards", str(other)]) == 0
-    captured = capsys.readouterr()
-    words = "because the classes (fear, joy) are of folder, and the labels of other (calm, joy)"
-    assert f"{other}: not scored, {words}\n" in captured.err
+    words = "because the classes (fear, joy) are of folder, and the labels of ravdess (calm, joy)"
+    assert f"{shards}: not scored, {words}\n" in captured.err
     assert "UAR" not in captured.out
 
 
