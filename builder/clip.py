@@ -88,6 +88,8 @@ class ClipBuilder:
         else:
             maps, crops = np.zeros((FRAMES, 2, 3)), [np.zeros((CROP_PX, CROP_PX, 3), dtype=np.uint8)] * FRAMES
         shown = found if no_face else np.ones(FRAMES, dtype=bool)
+        pictures = np.stack(crops)
+        pictures[~shown] = 0
         return Sample(
             clip=source.clip,
             timing=Timing(
@@ -97,7 +99,7 @@ class ClipBuilder:
                 step_seconds=timeline.step_seconds,
                 audio_start_seconds=sound.start_seconds,
             ),
-            faces=np.stack(crops) * shown[:, None, None, None].astype(np.uint8),
+            faces=pictures,
             spectrograms=spectrograms(sound.samples, sound.start_seconds, timeline, self._config.features),
             audio=sound.samples,
             transforms=_round_maps(maps, clip.origin_px, clip.video.reductions),

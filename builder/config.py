@@ -28,12 +28,15 @@ Keep = Literal["complete", "incomplete"]
 TIMELINES = ("uniform", "fixed")
 CLIPS_PER_SHARD = 100
 
+#: The face models, files of mediapipe's package. Their hashes are recorded, so that its version does not matter.
+DETECTOR = "face_detection/face_detection_full_range_sparse.tflite"
+MESH = "face_landmark/face_landmark.tflite"
 #: Packages whose version can change the output bytes.
 VERSIONED = (
     "multimae-der",
+    "ai-edge-litert",
     "av",
     "librosa",
-    "mediapipe",
     "numpy",
     "scipy",
     "simplejpeg",
@@ -118,18 +121,19 @@ def identity(config: BuildConfig) -> dict[str, Any]:
     }
 
 
-def model_hashes() -> dict[str, str]:
-    """SHA-256 of the face models' files; found without importing mediapipe."""
+def model_path(name: str) -> Path:
+    """A face model's file in mediapipe's package, found without importing it. Raises ModuleNotFoundError."""
     spec = importlib.util.find_spec("mediapipe")
     if spec is None or spec.origin is None:
-        return {}
-    modules = Path(spec.origin).parent / "modules"
-    names = (
-        "face_detection/face_detection_full_range_sparse.tflite",
-        "face_detection/face_detection_short_range.tflite",
-        "face_landmark/face_landmark.tflite",
-    )
-    return {name: hashlib.sha256((modules / name).read_bytes()).hexdigest() for name in names}
+        raise ModuleNotFoundError("No module named 'mediapipe'", name="mediapipe")
+    return Path(spec.origin).parent / "modules" / name
+
+
+def model_hashes() -> dict[str, str]:
+    """SHA-256 of the face models' files; empty without mediapipe's package."""
+    with suppress(ModuleNotFoundError):
+        return {name: hashlib.sha256(model_path(name).read_bytes()).hexdigest() for name in (DETECTOR, MESH)}
+    return {}
 
 
 def digest(value: object) -> str:

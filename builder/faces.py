@@ -1,9 +1,9 @@
 """Frames -> 16 face crops: detect, track, align.
 
-A full-range detector finds the face in the full frame; a face mesh on a box twice its size gives 468 points in three
-dimensions (without a detector the mesh misses faces under an eighth of the frame's width). The mesh tracks the face
-from its last position; the detector runs again where the mesh loses it, and half-way, to count faces. The result
-depends only on the clip's frames, never on other clips, workers or runs.
+A full-range detector finds the face in the full frame; a face mesh around it gives 468 points in three dimensions. The
+mesh tracks the face from its last position; the detector runs again where the mesh is not sure, because the head moved
+or turned, and half-way, to count faces. The result depends only on the clip's frames, never on other clips, workers or
+runs.
 
 Crops are aligned by a similarity transform in three dimensions of 13 points that expressions move least: the corners of
 the eyes, the ridge of the nose, and the temples (Umeyama 1991). The distance between the eyes in the picture would
@@ -13,23 +13,16 @@ fit zooms by 1.06, not at all on a mesh that is turned, and it jitters and follo
 
 from __future__ import annotations
 
-import os
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from builder.config import Align, Crop
+from builder.face_models import Detection, FaceDetector, FaceMesh, Frame, Mesh, Points, centre_of, distance
 from manifests.schema import CROP_PX
-
-Frame = npt.NDArray[np.uint8]
-Points = npt.NDArray[np.float64]
 
 #: Points of mediapipe's canonical face (canonical_face_model.obj, Apache 2.0) in cm: x to the right of the image, y
 #: down, z away from the camera. Those in the middle of the face by mesh index, as (y, z) ...
@@ -101,102 +94,99 @@ SMOOTHING_SECONDS = 0.5
 #: Grey level outside the frame.
 FILL = {"voxceleb": 110}
 
-#: Frames on which the detector always runs, to find the face and to count faces.
+#: Frames of 16 on which the detector always runs, to find the face and to count faces.
 DETECTION_FRAMES = (0, 8)
-#: Side of the box given to the mesh, in face boxes.
-BOX_SCALE = 2.0
-MIN_CONFIDENCE = 0.5
+#: A mesh is trusted if its face is where it was looked for, within this share of the region's side, and surely present
+#: (a logit). Mediapipe's tracking trusts each that is present at all, which needs frames in short succession: a face
+#: that is looked for a fifth of the side beside its place is "present", and put half-way between the two. Where real
+#: faces jump by up to 0.8 of their width from frame to frame, that is wrong in half of the frames, this in 0.3 %.
+SETTLED, CERTAIN_PRESENCE = 0.025, 15.0
+#: How far a face may move from one frame to the next and still be the one that the mesh sees, in sides of its region.
+REACH = 0.75
+#: Meshes until one is settled.
+MAX_PASSES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class Faces:
-    """Position of the tracked face in 16 frames."""
+    """Position of the tracked face in n frames, 16 of them for crops."""
 
     points: Points
-    """[16, 31, 3] LANDMARKS: x and y in frame pixels, z in pixels away from the camera; NaN where no face was found."""
+    """[n, 31, 3] LANDMARKS: x and y in frame pixels, z in pixels away from the camera; NaN where no face was found."""
     boxes: Points
-    """[16, 4] x0, y0, x1, y1 around these points in frame pixels; NaN where no face was found."""
+    """[n, 4] x0, y0, x1, y1 around these points in frame pixels; NaN where no face was found."""
     several: bool
     """Whether more than one face was found."""
 
     @property
     def found(self) -> npt.NDArray[np.bool_]:
-        """[16] whether a face was found."""
+        """[n] whether a face was found."""
         return np.isfinite(self.boxes[:, 0])
 
 
 class FaceFinder:
-    """The detector and the mesh, loaded once per process. Create it in the process that uses it, not before a fork."""
+    """Follows a face through frames. It loads both models, so create one per process."""
 
     def __init__(self) -> None:
-        warnings.filterwarnings("ignore", message="SymbolDatabase.GetPrototype")  # from mediapipe
-        with quiet():
-            import mediapipe
+        self._detector = FaceDetector()
+        self._mesh = FaceMesh()
 
-            solutions = mediapipe.solutions
-            self._detector = solutions.face_detection.FaceDetection(
-                model_selection=1, min_detection_confidence=MIN_CONFIDENCE
-            )
-            self._mesh = solutions.face_mesh.FaceMesh(
-                static_image_mode=True, max_num_faces=1, refine_landmarks=False, min_detection_confidence=MIN_CONFIDENCE
-            )
-            blank = np.zeros((64, 64, 3), dtype=np.uint8)
-            self._detector.process(blank)
-            self._mesh.process(blank)
+    def detect(self, frame: Frame) -> list[Detection]:
+        """The faces in a frame, the largest first."""
+        return sorted(self._detector(frame), key=lambda each: each.area_px, reverse=True)
 
-    def detect(self, frame: Frame) -> Points:
-        """[faces, 4] boxes x0, y0, x1, y1 in pixels, the largest first."""
-        height, width = frame.shape[:2]
-        found = self._detector.process(frame).detections or []
-        relative = [d.location_data.relative_bounding_box for d in found]
-        boxes = np.array([[b.xmin, b.ymin, b.xmin + b.width, b.ymin + b.height] for b in relative]).reshape(-1, 4)
-        boxes *= [width, height, width, height]
-        areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-        return boxes[np.argsort(-areas, kind="stable")]
+    def mesh(self, frame: Frame, region: Points) -> Mesh | None:
+        """The face in a region of the frame, None if there is none."""
+        return self._mesh(frame, region)
 
-    def mesh(self, frame: Frame, box: Points) -> Points | None:
-        """[31, 3] LANDMARKS of the face in the box, in frame pixels; None if there is none."""
-        x0, y0, x1, y1 = search_area(box, frame.shape)
-        if x1 - x0 < 2 or y1 - y0 < 2:
-            return None
-        found = self.bare_mesh(np.ascontiguousarray(frame[y0:y1, x0:x1]))
-        if not found:
-            return None
-        mesh = found[0].landmark
-        relative = np.array([(mark.x, mark.y, mark.z) for mark in map(mesh.__getitem__, LANDMARKS)])
-        return relative * (x1 - x0, y1 - y0, x1 - x0) + (x0, y0, 0)  # mediapipe's z has the unit of x
-
-    def bare_mesh(self, area: Frame) -> Any:
-        """Raw mediapipe result for a part of a frame: meshes with coordinates from 0 to 1, or None."""
-        return self._mesh.process(area).multi_face_landmarks
-
-    def count(self, frame: Frame, boxes: Points) -> int:
-        """Count the boxes that the mesh confirms as faces: the detector has false positives on hair and hands."""
+    def count(self, frame: Frame, detected: Sequence[Detection]) -> int:
+        """Count the detections that the mesh confirms: the detector has false positives on hair and hands."""
         confirmed = 0
-        for box in boxes:
-            if (mesh := self.mesh(frame, box)) is not None:
-                face = _bounds(mesh)
-                centre = (face[:2] + face[2:]) / 2
-                confirmed += bool((box[:2] <= centre).all() and (centre <= box[2:]).all())
+        for each in detected:
+            if (mesh := self.mesh(frame, each.region)) is not None:
+                centre = centre_of(mesh.region)
+                confirmed += bool((each.box[:2] <= centre).all() and (centre <= each.box[2:]).all())
         return confirmed
 
-    def follow(self, frames: Sequence[Frame]) -> Faces:
-        """Track one face through the frames: the largest at first, then the one nearest to its last position."""
-        points = np.full((len(frames), len(LANDMARKS), 3), np.nan)
-        boxes = np.full((len(frames), 4), np.nan)
-        several = False
-        last: Points | None = None
+    def follow(self, frames: Iterable[Frame], detection_frames: Collection[int] = DETECTION_FRAMES) -> Faces:
+        """Track one face through any number of frames: the largest at first, then the one nearest to its last position.
+
+        On `detection_frames` the detector runs in any case. Of each frame only the landmarks are kept.
+        """
+        points, several = [], False
+        region: Points | None = None
         for i, frame in enumerate(frames):
-            mesh = None if last is None else self.mesh(frame, last)
-            if mesh is None or i in DETECTION_FRAMES:
+            mesh = None if region is None else self.mesh(frame, region)
+            certain = mesh is not None and mesh.presence >= CERTAIN_PRESENCE and _is_settled(mesh)
+            if not certain or i in detection_frames:
                 detected = self.detect(frame)
                 several |= len(detected) > 1 and self.count(frame, detected) > 1
-                if mesh is None and len(detected):
-                    mesh = self.mesh(frame, _nearest(detected, last))
+                if not certain:
+                    mesh = self._locate(frame, detected, mesh, region)
             if mesh is not None:
-                last = boxes[i] = _bounds(mesh)
-                points[i] = mesh
-        return Faces(points=points, boxes=boxes, several=several)
+                region = mesh.region
+            points.append(np.full((len(LANDMARKS), 3), np.nan) if mesh is None else mesh.points[list(LANDMARKS)])
+        every = np.array(points).reshape(-1, len(LANDMARKS), 3)
+        boxes = np.concatenate([every[..., :2].min(axis=1), every[..., :2].max(axis=1)], axis=1)
+        return Faces(points=every, boxes=boxes, several=several)
+
+    def _locate(
+        self, frame: Frame, detected: Sequence[Detection], mesh: Mesh | None, region: Points | None
+    ) -> Mesh | None:
+        """The face that was last in `region`, if any, where `mesh` may have found it again.
+
+        From the nearest detection, unless that is too far away to be the face that the mesh sees: the detector misses
+        heads that turn. Then in the region around the mesh itself, until it is where it was looked for.
+        """
+        if detected:
+            nearest = detected[0] if region is None else min(detected, key=lambda each: distance(each.region, region))
+            if mesh is None or distance(nearest.region, mesh.searched) < REACH:
+                mesh = self.mesh(frame, nearest.region) or mesh
+        for _ in range(MAX_PASSES):
+            mesh = mesh and self.mesh(frame, mesh.region)
+            if mesh is None or _is_settled(mesh):
+                return mesh
+        return None
 
 
 def transforms(faces: Faces, frame_seconds: Sequence[float], crop: Crop = "aligned", align: Align = "frame") -> Points:
@@ -319,39 +309,9 @@ def warp(frame: Frame, matrix: Points, fill: int = 0) -> Frame:
     return cv2.warpAffine(frame, matrix, (CROP_PX, CROP_PX), flags=cv2.INTER_LINEAR, borderValue=(fill,) * 3)
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence file descriptor 2: there is no other option to disable mediapipe's native log."""
-    kept = os.dup(2)
-    with Path(os.devnull).open("wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-
-
-def _bounds(points: Points) -> Points:
-    """[n, 2 or more] points -> the box x0, y0, x1, y1 around them."""
-    return np.concatenate([points[:, :2].min(axis=0), points[:, :2].max(axis=0)])
-
-
-def search_area(box: Points, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
-    """A square of twice the box, clipped to the frame: x0, y0, x1, y1 in integer pixels."""
-    centre_x, centre_y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
-    reach = BOX_SCALE * max(box[2] - box[0], box[3] - box[1]) / 2
-    x = np.clip(np.rint([centre_x - reach, centre_x + reach]), 0, shape[1]).astype(int)
-    y = np.clip(np.rint([centre_y - reach, centre_y + reach]), 0, shape[0]).astype(int)
-    return int(x[0]), int(y[0]), int(x[1]), int(y[1])
-
-
-def _nearest(boxes: Points, last: Points | None) -> Points:
-    """The box with its centre nearest to that of `last`; the largest if `last` is None."""
-    if last is None:
-        return boxes[0]
-    offsets = (boxes[:, :2] + boxes[:, 2:] - last[:2] - last[2:]) / 2
-    return boxes[int(np.argmin(np.hypot(offsets[:, 0], offsets[:, 1])))]
+def _is_settled(mesh: Mesh) -> bool:
+    """Whether the face is where it was looked for."""
+    return distance(mesh.region, mesh.searched) <= SETTLED
 
 
 def _interpolate(values: Points, seconds: Sequence[float]) -> Points:

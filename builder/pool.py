@@ -30,7 +30,7 @@ from manifests.errors import UserError
 CLIPS_IN_FLIGHT = 8
 #: Attempts for a clip that kills its worker, and for starting a worker.
 ATTEMPTS = 2
-#: Loading the face models takes a second or two; a worker that takes this long hangs.
+#: Loading libraries and face models takes a second or two; a worker that takes this long hangs.
 START_SECONDS = 300.0
 #: A killed process ends immediately, unless the kernel waits for a dead disk; then it is abandoned.
 END_SECONDS = 5.0
@@ -162,7 +162,7 @@ class _Worker:
     """A process and the parent's end of its pipe. One thread uses the pipe; any thread may kill the process."""
 
     def __init__(self, make_builder: MakeBuilder, config: BuildConfig, root: Path, limits: Limits) -> None:
-        context = multiprocessing.get_context("spawn")  # mediapipe hangs in a forked process
+        context = multiprocessing.get_context("spawn")  # a fork would copy locks that the threads of this process hold
         self._pipe, child_end = context.Pipe()
         self._process = context.Process(target=serve, args=(child_end, make_builder, config, root, limits), daemon=True)
         try:

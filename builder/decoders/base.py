@@ -239,6 +239,8 @@ def orientation(matrix: Sequence[float]) -> tuple[bool, bool, bool]:
 
 def mix(channels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """[channels, n] -> [n] mean of all channels: one voice, in any number of them."""
+    if len(channels) == 1:
+        return channels[0]
     with np.errstate(over="ignore", invalid="ignore"):  # of samples that are no numbers, which are refused later
         return channels.mean(axis=0, dtype=channels.dtype)
 

@@ -382,7 +382,8 @@ def _upright_rgb(frame: Any, to_rgb: VideoReformatter, stream: Any) -> _Frame:
     """Convert to RGB with square pixels, turned and mirrored as the container specifies, and large frames reduced."""
     width = base.square_width(frame.width, frame.height, stream.sample_aspect_ratio or Fraction(1))
     size = base.kept_size(width, frame.height)
-    rgb = to_rgb.reformat(frame, width=size[0], height=size[1], format="rgb24").to_ndarray()
+    # One thread: the pool has a process per core. By default a thread per core is started for every clip.
+    rgb = to_rgb.reformat(frame, width=size[0], height=size[1], format="rgb24", threads=1).to_ndarray()
     reduction = (width / size[0], frame.height / size[1])
     transposed, across, down = base.orientation(_display_matrix(frame))
     if transposed:

@@ -1,7 +1,7 @@
 """CPU time of building a clip, beside the least it could take, both on one thread: python tests/bench/bench_build.py.
 
-The floor is what no builder of these shards can avoid: decode every frame, run the bare face mesh 16 times, encode
-the filmstrip. Clips are measured in turn, floor and build next to each other, so that a noisy machine is as
+The floor is what no builder of these shards can avoid: decode every frame, run the model of the face mesh 16 times,
+encode the filmstrip. Clips are measured in turn, floor and build next to each other, so that a noisy machine is as
 noisy for both; figures are the sums of each clip's best time.
 """
 
@@ -59,13 +59,15 @@ def measure(
     """CPU time of floor, whole build and each of its steps, per clip; and of other ways to build a clip, by name."""
     from builder.clip import ClipBuilder
     from builder.config import BuildConfig
+    from builder.face_models import FaceMesh
 
     config = BuildConfig(dataset="crema-d")
     builder = ClipBuilder(config, root)
+    mesh = FaceMesh().model
     watches = [Stopwatch(best={}) for _ in sources]
     for _ in range(repeats):
         for source, watch in zip(sources, watches, strict=True):
-            _floor(source, builder.finder, watch)
+            _floor(source, mesh, watch)
             watch.time("build", lambda source=source: builder.build(source))
             _steps(source, builder.finder, watch)
             for name, other in (others or {}).items():
@@ -73,13 +75,14 @@ def measure(
     return watches
 
 
-def _floor(source: ClipSource, finder: Any, watch: Stopwatch) -> None:
+def _floor(source: ClipSource, mesh: Callable[[Any], Any], watch: Stopwatch) -> None:
     """Decode all frames; 16 bare meshes on crops ready-made; encode the filmstrip."""
     import av
+    import cv2
     import numpy as np
 
     from builder import media, timeline
-    from builder.faces import search_area
+    from builder.face_models import INPUT_PX
     from manifests.schema import encode_faces
 
     def decode_all() -> int:
@@ -88,12 +91,10 @@ def _floor(source: ClipSource, finder: Any, watch: Stopwatch) -> None:
             return sum(1 for _ in container.decode(video=0))
 
     frames = media.decode(source, timeline.uniform).video.frames
-    boxes = finder.follow(frames).boxes
-    areas = [search_area(box, frame.shape) for box, frame in zip(boxes, frames, strict=True)]
-    crops = [np.ascontiguousarray(f[y0:y1, x0:x1]) for f, (x0, y0, x1, y1) in zip(frames, areas, strict=True)]
+    crops = [cv2.resize(frame, (INPUT_PX, INPUT_PX)) for frame in frames]
     faces = np.stack([np.resize(crop, (224, 224, 3)) for crop in crops])
     watch.time("floor: decode all frames", decode_all)
-    watch.time("floor: 16 bare face meshes", lambda: [finder.bare_mesh(crop) for crop in crops])
+    watch.time("floor: 16 bare face meshes", lambda: [mesh(crop) for crop in crops])
     watch.time("floor: encode the filmstrip", lambda: encode_faces(faces))
 
 

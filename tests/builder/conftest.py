@@ -33,7 +33,7 @@ def real_clip() -> Callable[[str], Path]:
 @pytest.fixture(scope="session")
 def refined_mesh() -> Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float64] | None]:
     """Finds the one face of a picture: [478, 2] in pixels with irises and lips, which the builder's own mesh lacks."""
-    from builder.faces import quiet
+    from builder.face_models import quiet
 
     with quiet():
         import mediapipe

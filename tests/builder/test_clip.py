@@ -232,7 +232,7 @@ def test_each_crop_shows_the_face_and_what_it_is_known_for_outside_the_frame(
     crop: str, corner: int | None, tmp_path: Path
 ) -> None:
     """The frame is hardly larger than the face, so that the wide crops reach beyond it."""
-    face = cv2.resize(skimage.data.astronaut()[50:200, 160:290], (208, 240), interpolation=cv2.INTER_LINEAR)
+    face = cv2.resize(skimage.data.astronaut()[56:200, 165:285], (192, 230), interpolation=cv2.INTER_LINEAR)
     tone = factory.mono(factory.tone(220, COUNT / 29.97))
     video = factory.write(tmp_path / "clip.mp4", factory.steady([face] * COUNT, "mp4"), tone)
     builder = ClipBuilder(BuildConfig(dataset="folder", crop=crop), tmp_path)  # type: ignore[arg-type]

@@ -127,7 +127,7 @@ def test_identity_names_settings_versions_and_models() -> None:
     assert found["config"]["options"] == {"labels": "voted"}
     assert found["versions"]["numpy"] == np.__version__
     assert found["versions"].keys() >= {*module.VERSIONED, "opencv"}
-    assert len(found["models"]) == 3
+    assert len(found["models"]) == 2
 
 
 def test_identity_mentions_keep_only_where_it_changes_the_bytes() -> None:
@@ -174,5 +174,5 @@ def without_none(value: Any) -> Any:
 
 def test_model_files_are_known_by_their_hashes() -> None:
     hashes = model_hashes()
-    assert len(hashes) == 3
+    assert len(hashes) == 2
     assert all(len(digest) == 64 for digest in hashes.values())

@@ -26,7 +26,7 @@ from builder.datasets import demo
 from builder.datasets.base import CorpusError
 from builder.demo import face, utterances, voice, writer
 from builder.demo.utterances import EMOTIONS, SPEAKER_IDS, Utterance, list_utterances
-from builder.faces import FaceFinder, search_area
+from builder.faces import FaceFinder
 from manifests.files import exclusive_lock
 from manifests.schema import Clip
 
@@ -226,7 +226,9 @@ def test_smile_and_frown_are_visible_in_every_speaker(
     heights = []
     for expression in ("smile", "frown"):
         image = next(face.render_frames(speaker, take, expression, still))
-        x0, y0, x1, y1 = search_area(finder.follow([image]).boxes[0], image.shape)
+        (box,) = finder.follow([image]).boxes
+        middle, side = (box[:2] + box[2:]) / 2, np.ptp(box.reshape(2, 2), axis=0).max()
+        (x0, y0), (x1, y1) = np.clip(np.rint([middle - side, middle + side]), 0, image.shape[1::-1]).astype(int)
         heights.append(corner_height(refined_mesh(np.ascontiguousarray(image[y0:y1, x0:x1]))))
     smile, frown = heights
     assert frown - smile > 0.1
@@ -344,7 +346,7 @@ def test_faces_are_where_they_should_be(
 
 def test_the_speakers_face_is_the_larger_one(root: Path, finder: FaceFinder) -> None:
     speaker, bystander = finder.detect(frames(path_of(root, "S03_happy_bad_crowd"))[0])
-    assert np.ptp(speaker[[0, 2]]) > 1.4 * np.ptp(bystander[[0, 2]])
+    assert np.ptp(speaker.box[[0, 2]]) > 1.4 * np.ptp(bystander.box[[0, 2]])
 
 
 def test_the_same_clip_has_the_same_bytes_whoever_makes_it(root: Path, tmp_path: Path) -> None:

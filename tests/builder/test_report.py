@@ -357,8 +357,8 @@ def test_stays_small_for_a_large_corpus(tmp_path: Path) -> None:
 
 
 def test_needs_no_face_models(mixed: Path) -> None:
-    code = "import sys; sys.modules.update(mediapipe=None, av=None); from builder.report import write_report as write; "
-    code += "from pathlib import Path; write(Path(sys.argv[1]))"
+    code = "import sys; sys.modules.update(ai_edge_litert=None, mediapipe=None, av=None); from pathlib import Path; "
+    code += "from builder.report import write_report as write; write(Path(sys.argv[1]))"
     subprocess.run([sys.executable, "-c", code, str(mixed)], check=True)
 
 

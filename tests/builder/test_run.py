@@ -327,9 +327,9 @@ def test_another_configuration_is_refused_naming_the_difference(
 def test_other_versions_are_refused_naming_them(data: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build(job(data, out))
     identity = run.identity(job(data, out).config)
-    newer = identity | {"versions": identity["versions"] | {"mediapipe": "99.0"}}
+    newer = identity | {"versions": identity["versions"] | {"ai-edge-litert": "99.0"}}
     monkeypatch.setattr(run, "identity", lambda _: newer)
-    with pytest.raises(FolderError, match=r"\(versions.mediapipe: [\d.]+ -> 99.0\)"):
+    with pytest.raises(FolderError, match=r"\(versions.ai-edge-litert: [\d.]+ -> 99.0\)"):
         build(job(data, out))
 
 

@@ -222,7 +222,7 @@ def test_any_number_of_workers_gives_the_same_folder(tmp_path: Path) -> None:
 def test_other_versions_are_told(tmp_path: Path) -> None:
     shards = shard_folder(tmp_path / "shards")
     dataset = index.load_dataset(shards)
-    older = {**dataset.identity, "versions": {"scipy": "1.0", "numpy": np.__version__, "mediapipe": "0.1"}}
+    older = {**dataset.identity, "versions": {"scipy": "1.0", "numpy": np.__version__, "ai-edge-litert": "0.1"}}
     (shards / "dataset.json").write_bytes(index.dump_dataset(replace(dataset, identity=older)))
     resign(shards)
     made = make_features(job(shards, tmp_path / "out", "logmel"))

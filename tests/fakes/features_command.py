@@ -7,7 +7,7 @@ import sys
 from tests.fakes.blocked_imports import block_imports
 
 block_imports("torch")  # webdataset would import it, which takes seconds
-sys.modules["mediapipe"] = None  # type: ignore[assignment]  # importing it fails
+sys.modules.update(ai_edge_litert=None, mediapipe=None)  # type: ignore[arg-type]  # importing them fails
 
 if __name__ == "__main__":
     from builder.__main__ import main

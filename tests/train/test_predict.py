@@ -187,7 +187,7 @@ def test_an_unfinished_run_is_not_exported(run: Path, tmp_path: Path, capsys: py
 
 def test_recordings_go_through_the_builder(run: Path, tmp_path: Path) -> None:
     """As a program: a real clip, also under an odd name and without sound, and one that is no recording."""
-    pytest.importorskip("mediapipe", reason="recordings need the builder")
+    pytest.importorskip("ai_edge_litert", reason="recordings need the builder")
     imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg", reason="recordings need the builder")
     if not REAL_CLIP.is_file():
         pytest.skip(f"needs the real clip {REAL_CLIP.name}, which is not part of this repository")

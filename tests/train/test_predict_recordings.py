@@ -261,7 +261,7 @@ def test_the_class_is_an_interface(run: Path, shards: Path) -> None:
 
 def recordings_of(folder: Path) -> dict[str, Path]:
     """Files of every kind, good and bad."""
-    pytest.importorskip("mediapipe", reason="recordings need the builder")
+    pytest.importorskip("ai_edge_litert", reason="recordings need the builder")
     if not REAL_CLIP.is_file():
         pytest.skip(f"needs the real clip {REAL_CLIP.name}, which is not part of this repository")
     data = REAL_CLIP.read_bytes()

@@ -31,7 +31,19 @@ from train.models.videomae import ENCODERS
 from train.recipes import RECIPES
 
 #: What somebody who trains need not have.
-ABSENT = ("av", "builder", "cv2", "datasets", "fsspec", "huggingface_hub", "librosa", "mediapipe", "requests", "s3fs")
+ABSENT = (
+    "ai_edge_litert",
+    "av",
+    "builder",
+    "cv2",
+    "datasets",
+    "fsspec",
+    "huggingface_hub",
+    "librosa",
+    "mediapipe",
+    "requests",
+    "s3fs",
+)
 #: Test shard of the third fold.
 TESTED = "cleo-000.tar"
 
