@@ -93,7 +93,7 @@ corpus: $(VENV)/builder.ok  ## Download the recordings of DATASET=ravdess|crema-
 	$(START) builder corpus --dataset=DATASET --data=DATA --from=FROM --check:CHECK --all:ALL --replace:REPLACE \
 	    --keep-archives:KEEP_ARCHIVES ARGS
 
-shards: $(VENV)/builder.ok $(if $(filter dask,$(ENGINE)),$(VENV)/dask.ok) $(EXCEL)  ## Build shards: DATASET=demo|ravdess|crema-d|iemocap|folder DATA=folder NAME=name OUT=folder
+shards: $(VENV)/builder.ok $(if $(filter dask,$(ENGINE)),$(VENV)/dask.ok) $(EXCEL)  ## Build shards: DATASET=demo|ravdess|crema-d|iemocap|mead|voxceleb2|folder DATA=folder NAME=name OUT=folder
 	$(START) builder shards $(FOLDERS) $(FEATURES) $(CLUSTER) --workers=WORKERS --allow-drops:ALLOW_DROPS --prune:PRUNE ARGS
 
 features: $(VENV)/builder.ok  ## Compute FEATURE=logmel from the sound in OUT's shards, without recordings: shards in TO=folder

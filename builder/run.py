@@ -29,7 +29,7 @@ from manifests.files import BusyError, FolderError, exclusive_lock, remove_lefto
 from manifests.index import Dataset
 from manifests.index_writer import mark_unfinished, write_index
 from manifests.label_counts import LabelCounts
-from manifests.progress import ProgressBar
+from manifests.progress import ProgressBar, log_line
 from manifests.text import pluralize
 from manifests.withdraw import is_withdrawal_pending
 
@@ -178,6 +178,8 @@ def build(job: BuildJob) -> BuildSummary | PartSummary:
     FolderError, EngineError, OSError; finished shards are kept.
     """
     plan = plan_build(job.config, job.data, job.name)
+    for note in plan.scan.notes:
+        log_line(f"table     {note}")
     if job.part is None:
         with exclusive_lock(job.out):
             plan, earlier = remaining_plan(plan, job.out)

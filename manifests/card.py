@@ -39,7 +39,7 @@ class ClipCounts:
     reasons: Counter[str] = field(default_factory=Counter)
     flags: Counter[str] = field(default_factory=Counter)
     kept: dict[str, Counter[str]] = field(default_factory=dict)
-    """Speaker -> raw emotion -> clips in shards; empty for a speaker without a built clip."""
+    """Speaker -> raw emotion, or `UNLABELLED` -> clips in shards; empty for a speaker without a built clip."""
 
     def add(self, row: Row) -> None:
         """Count a row."""
@@ -50,7 +50,7 @@ class ClipCounts:
         if row.reason:
             self.reasons[row.reason] += 1
         if row.shard:
-            kept[row.emotion] += 1
+            kept[row.raw_label] += 1
 
     @property
     def clips(self) -> Counter[str]:
@@ -59,7 +59,7 @@ class ClipCounts:
 
     @property
     def emotions(self) -> Counter[str]:
-        """Raw emotion -> clips in shards."""
+        """Raw emotion, or `UNLABELLED` -> clips in shards."""
         together: Counter[str] = Counter()
         for emotions in self.kept.values():
             together.update(emotions)
@@ -89,7 +89,7 @@ def dataset_card(dataset: Dataset, tally: ClipCounts) -> str:
         clips=clips.total(),
         speakers=len(clips),
         counted=[
-            ("Clips by emotion", tally.emotions, {}),
+            ("Clips by emotion", {name or "(no label)": count for name, count in tally.emotions.items()}, {}),
             ("Left out", tally.reasons, DROP_REASONS),
             ("Flagged, kept", tally.flags, FLAGS),
         ],

@@ -74,6 +74,8 @@ class CorpusFacts:
     """The default first; if empty, each raw emotion is a class."""
     fold_schemes: tuple[str, ...] = ()
     """Committed schemes, `manifests/folds/<name>.json`, the default first; a generated one is always added."""
+    generated_folds: tuple[str, ...] = ()
+    """Generated schemes, of `manifests.folds.GENERATED`, that come after these and before the one for every corpus."""
     speaker_group: re.Pattern[str] | None = None
     """Matches the part of a speaker id that speakers recorded together share."""
     shared_text: re.Pattern[str] | None = None
@@ -112,10 +114,21 @@ OWN = "folder"
 
 _RAVDESS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
 _CREMA_D = ("angry", "disgust", "fearful", "happy", "neutral", "sad")
+#: Raw emotion of MEAD -> its name in the other schemes.
+_MEAD = {
+    "angry": "angry",
+    "contempt": "contempt",
+    "disgusted": "disgust",
+    "fear": "fearful",
+    "happy": "happy",
+    "neutral": "neutral",
+    "sad": "sad",
+    "surprised": "surprised",
+}
 _DEMO = ("happy", "angry", "calm", "sad")
 
 #: Classes are in the order of RAVDESS's codes 01..08 and of CREMA-D's codes in the alphabet, as MAE-DFER and HiCMAE
-#: number them; IEMOCAP's in the order of the MultiMAE-DER paper (IV.A).
+#: number them; IEMOCAP's in the order of the MultiMAE-DER paper (IV.A), MEAD's in that of its folders.
 CORPORA: Mapping[str, CorpusFacts] = {
     "ravdess": CorpusFacts(
         licence=CC_BY_NC_SA_4,
@@ -159,6 +172,18 @@ CORPORA: Mapping[str, CorpusFacts] = {
         fold_schemes=("iemocap-5fold", "iemocap-improvised", "iemocap-script-disjoint"),
         speaker_group=re.compile(r"Ses\d\d"),  # the two actors of a session
         shared_text=re.compile(r"script\d\d"),  # three scripts, played in every session
+    ),
+    "mead": CorpusFacts(
+        licence=Licence(text="MEAD's own terms: research only, nothing commercial", redistributable=False),
+        label_schemes=(LabelScheme(name="mead-8", dataset="mead", classes=tuple(_MEAD.values()), mapping=_MEAD),),
+        generated_folds=("speakers-5fold",),
+    ),
+    "voxceleb2": CorpusFacts(
+        licence=Licence(
+            text="VoxCeleb's own terms: research only; faces and voices of people who were not asked, personal data",
+            redistributable=False,
+        ),
+        fold_schemes=("voxceleb2-dev-test",),
     ),
     "demo": CorpusFacts(
         licence=Licence(

@@ -29,16 +29,16 @@ from manifests.corpora import CORPORA, corpus_facts
 from manifests.errors import UserError
 from manifests.files import describe_os_error, read_limited
 from manifests.records import SchemaError, from_json
-from manifests.schema import NAME, SCHEMA_VERSION, dump_json
+from manifests.schema import NAME, SCHEMA_VERSION, UNLABELLED, dump_json
 from manifests.text import pluralize, shorten_list
 
 #: What `--split` selects -> sides of a fold that it needs: training selects the epoch on validation speakers.
 SPLIT_SIDES = {"train": ("train", "validation"), "validation": ("validation",), "test": ("test",)}
 
 LOSO = "loso"
-TEN_FOLDS = "speakers-10fold"
+FIVE_FOLDS, TEN_FOLDS = "speakers-5fold", "speakers-10fold"
 #: Schemes that are made from the speakers of a corpus.
-GENERATED = (LOSO, TEN_FOLDS)
+GENERATED = (LOSO, FIVE_FOLDS, TEN_FOLDS)
 #: Most speakers for leave-one-speaker-out: each fold lists all other speakers, so the file grows with the
 #: square of the speakers. Larger corpora use ten folds instead.
 MAX_LEFT_OUT = 200
@@ -133,7 +133,7 @@ class Side:
     subjects: tuple[str, ...]
     """Built speakers, sorted. Fold files have this key; everything else calls them speakers."""
     clips: Mapping[str, int]
-    """Raw emotion -> built clips, without those that are left out."""
+    """Raw emotion -> built clips, without those that are left out; "" for clips without a label."""
     left_out_sentences: tuple[str, ...] = ()
     """Sentences (IEMOCAP: dialogues) of these speakers whose clips are not on this side, sorted."""
     clip_ids: tuple[str, ...] | None = None
@@ -286,30 +286,43 @@ def leave_one_speaker_out(dataset: str, speakers: Iterable[str]) -> FoldScheme:
     )
 
 
+def five_folds(dataset: str, speakers: Iterable[str]) -> FoldScheme:
+    """Scheme `speakers-5fold`, as `speakers-10fold`, but each fold tests a fifth of the speakers."""
+    return _spaced_folds(FIVE_FOLDS, "five", "fifth", 5, dataset, speakers)
+
+
 def ten_folds(dataset: str, speakers: Iterable[str]) -> FoldScheme:
     """Scheme `speakers-10fold`: each fold tests a tenth of the speakers, and validates with a fifth of the others.
 
-    Both are evenly spaced over the sorted ids. Speakers recorded in one conversation stay together. Raises FoldError
-    for fewer than ten conversations.
+    Both are evenly spaced over the sorted ids, so that speakers whose ids begin alike, as MEAD's of one sex do, are on
+    every side. Speakers recorded in one conversation stay together. Raises FoldError for fewer than ten conversations.
     """
+    return _spaced_folds(TEN_FOLDS, "ten", "tenth", 10, dataset, speakers)
+
+
+def _spaced_folds(
+    name: str, number: str, ordinal: str, count: int, dataset: str, speakers: Iterable[str]
+) -> FoldScheme:
     recordings = {speaker: corpus_facts(dataset).recording_group(speaker) for speaker in sorted(set(speakers))}
     groups = sorted(set(recordings.values()))
-    if len(groups) < 10:
-        raise FoldError(f"{dataset}: ten folds found {_list_speakers(recordings)}; expected speakers of ten recordings")
+    if len(groups) < count:
+        found = f"{dataset}: {number} folds found {_list_speakers(recordings)}"
+        raise FoldError(f"{found}; expected speakers of {number} recordings")
     return FoldScheme(
-        name=TEN_FOLDS,
+        name=name,
         dataset=dataset,
         source="made from the speakers of the corpus",
-        note="each fold tests every tenth speaker of the sorted ids; about a fifth of the others, evenly spaced, "
+        note=f"each fold tests every {ordinal} speaker of the sorted ids; about a fifth of the others, evenly spaced, "
         "validates; whoever shares recordings (IEMOCAP) is on the same side",
-        folds={str(start + 1): _test_recordings(groups[start::10], recordings) for start in range(10)},
+        folds={str(start + 1): _test_recordings(groups[start::count], recordings) for start in range(count)},
     )
 
 
 def fold_schemes_for(dataset: str, speakers: Iterable[str] = ()) -> tuple[str, ...]:
-    """Names of all fold schemes of a corpus, the default first, the one generated from its speakers last."""
+    """Names of all fold schemes of a corpus, the default first, those generated from its speakers last."""
     made = TEN_FOLDS if len(set(speakers)) > MAX_LEFT_OUT else LOSO
-    return (*corpus_facts(dataset).fold_schemes, made)
+    facts = corpus_facts(dataset)
+    return tuple(dict.fromkeys((*facts.fold_schemes, *facts.generated_folds, made)))
 
 
 def fold_scheme(dataset: str, name: str, speakers: Iterable[str]) -> FoldScheme:
@@ -318,7 +331,7 @@ def fold_scheme(dataset: str, name: str, speakers: Iterable[str]) -> FoldScheme:
     valid = fold_schemes_for(dataset, everyone)
     if name not in valid:
         raise FoldError(f"unknown fold scheme {name!r} for {dataset}; valid are {', '.join(valid)}")
-    make = {LOSO: leave_one_speaker_out, TEN_FOLDS: ten_folds}.get(name)
+    make = {LOSO: leave_one_speaker_out, FIVE_FOLDS: five_folds, TEN_FOLDS: ten_folds}.get(name)
     return make(dataset, everyone) if make else load_scheme(name)
 
 
@@ -391,7 +404,7 @@ def assign(scheme: FoldScheme, shards: Mapping[str, str], rows: Iterable[Mapping
         if row["speaker"] not in clips:
             found = f"fold scheme {scheme.name}: found a clip of {str(row['speaker'])[:80]!r}"
             raise FoldError(f"{found}, who has no shard")
-        clips[row["speaker"]][row["sentence"] if by_text else None, row["emotion"]] += 1
+        clips[row["speaker"]][row["sentence"] if by_text else None, row["emotion"] or UNLABELLED] += 1
 
     def assign_side(side: str, speakers: FoldSpeakers) -> Side:
         present = tuple(sorted(built.intersection(getattr(speakers, side))))

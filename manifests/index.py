@@ -33,6 +33,7 @@ from manifests.schema import (
     MASKED_SCHEMA_VERSION,
     NAME,
     SCHEMA_VERSION,
+    UNLABELLED,
     SchemaError,
     check_member,
     dump_json,
@@ -82,7 +83,8 @@ class Row:
 
     clip_id: str
     speaker: str
-    emotion: str
+    emotion: str | None
+    """None for a clip without a label."""
     intensity: str | None = None
     sentence: str | None = None
     status: str
@@ -102,6 +104,11 @@ class Row:
     sound_sha256: str | None = None
     """Set if that file was used, or cannot be read although it should be used."""
     shard: str | None = None
+
+    @property
+    def raw_label(self) -> str:
+        """Raw emotion as counts have it: `UNLABELLED` for a clip without a label."""
+        return self.emotion or UNLABELLED
 
     @property
     def incomplete(self) -> bool:

@@ -64,7 +64,7 @@ def write_index(folder: Path, description: Dataset, shards: Sequence[str]) -> Wr
             for row in receipt.rows:
                 tally.add(row)
                 if row.shard:
-                    built[row.speaker, row.sentence if by_text else None, row.emotion] += 1
+                    built[row.speaker, row.sentence if by_text else None, row.raw_label] += 1
             if receipt.sha256 is None:  # every clip was dropped, and there is no tar
                 continue
             sums[receipt.shard] = receipt.sha256

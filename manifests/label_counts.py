@@ -11,9 +11,10 @@ from difflib import SequenceMatcher
 from itertools import combinations
 
 from manifests.corpora import LabelScheme
+from manifests.schema import UNLABELLED
 from manifests.text import escape_unprintable, shorten_list
 
-#: Raw emotion -> speaker -> number of clips.
+#: Raw emotion, or UNLABELLED -> speaker -> number of clips.
 LabelCounts = Mapping[str, Mapping[str, int]]
 
 #: Similarity from which two emotions are reported as one that is spelled in two ways.
@@ -32,11 +33,11 @@ class ClassCount:
     speakers: int
 
 
-def count_labels(clips: Iterable[tuple[str, str]]) -> dict[str, Counter[str]]:
-    """(raw emotion, speaker) of every clip -> raw emotion -> speaker -> number of clips."""
+def count_labels(clips: Iterable[tuple[str | None, str]]) -> dict[str, Counter[str]]:
+    """(raw emotion or None, speaker) of every clip -> raw emotion -> speaker -> number of clips."""
     counts: dict[str, Counter[str]] = {}
     for emotion, speaker in clips:
-        counts.setdefault(emotion, Counter())[speaker] += 1
+        counts.setdefault(emotion or UNLABELLED, Counter())[speaker] += 1
     return counts
 
 
@@ -49,13 +50,20 @@ def count_classes(counts: LabelCounts, scheme: LabelScheme | None = None) -> lis
 
 
 def describe_classes(counts: LabelCounts, scheme: LabelScheme | None = None, most: int | None = None) -> list[str]:
-    """A table of the classes with their clips and speakers, one line each; at most the first `most` of them."""
+    """A table of the classes with their clips and speakers, one line each; at most the first `most` of them.
+
+    One line says that there are no labels.
+    """
+    if counts.keys() == {UNLABELLED}:
+        return ["no labels: embeddings can be computed of these clips, a classifier cannot be trained on them"]
     classes = count_classes(counts, scheme)
     shown = [(f"  {_shorten(each.name)}", f"{each.clips}", f"{each.speakers}") for each in classes[:most]]
-    outside = [speakers for emotion, speakers in counts.items() if scheme and emotion not in scheme.mapping]
-    if outside:
-        clips = sum(sum(speakers.values()) for speakers in outside)
-        shown.append(("  (left out)", f"{clips}", f"{len(set().union(*outside))}"))
+    unlabelled = [counts[UNLABELLED]] if UNLABELLED in counts else []
+    outside = [counts[emotion] for emotion in counts.keys() - {UNLABELLED} if scheme and emotion not in scheme.mapping]
+    for name, group in (("(left out)", outside), ("(no label)", unlabelled)):
+        if group:
+            clips = sum(sum(speakers.values()) for speakers in group)
+            shown.append((f"  {name}", f"{clips}", f"{len(set().union(*group))}"))
     title = f"classes of {scheme.name}" if scheme else "classes"
     rows = [(title, "clips", "speakers"), *shown]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
@@ -93,8 +101,9 @@ def label_warnings(counts: LabelCounts, scheme: LabelScheme | None = None) -> li
     Classes of a single speaker, emotions that a scheme does not know, and, without a scheme, emotions that look like
     one emotion in two spellings.
     """
-    warnings = [] if scheme else _describe_likes(sorted(counts))
-    if scheme and (unknown := sorted(set(counts) - set(scheme.mapping) - scheme.left_out)):
+    emotions = counts.keys() - {UNLABELLED}
+    warnings = [] if scheme else _describe_likes(sorted(emotions))
+    if scheme and (unknown := sorted(emotions - scheme.mapping.keys() - scheme.left_out)):
         named = shorten_list([repr(_shorten(emotion)) for emotion in unknown])
         warnings.append(f"label scheme {scheme.name} has no class for {named}; their clips are not used")
     alone = [name for name, speakers in _speakers_by_class(counts, scheme).items() if len(speakers) == 1]
@@ -107,7 +116,7 @@ def label_warnings(counts: LabelCounts, scheme: LabelScheme | None = None) -> li
 def _speakers_by_class(counts: LabelCounts, scheme: LabelScheme | None) -> dict[str, Counter[str]]:
     """Class -> speaker -> number of clips, in the order of the classes; speakers have at least one clip."""
     if scheme is None:
-        return {emotion: +Counter(counts[emotion]) for emotion in sorted(counts)}
+        return {emotion: +Counter(counts[emotion]) for emotion in sorted(counts) if emotion != UNLABELLED}
     classes = {name: Counter[str]() for name in scheme.classes}
     for emotion, name in scheme.mapping.items():
         classes[name].update(counts.get(emotion, {}))

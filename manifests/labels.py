@@ -17,6 +17,7 @@ from manifests.text import shorten_list
 
 __all__ = [
     "LABEL_SCHEMES",
+    "NO_LABELS",
     "LabelError",
     "LabelScheme",
     "adapt_scheme",
@@ -24,12 +25,15 @@ __all__ = [
     "label_scheme",
     "label_schemes_for",
     "read_label_table",
+    "unlabelled_scheme",
 ]
 
 LABEL_SCHEMES: Mapping[str, LabelScheme] = {
     scheme.name: scheme for facts in CORPORA.values() for scheme in facts.label_schemes
 }
 
+#: Name of the scheme without classes.
+NO_LABELS = "none"
 #: What tables call the columns.
 COLUMN_NAMES = {"emotion": ("emotion", "raw", "label"), "class": ("class", "category")}
 #: Common spellings of what the project's schemes call an emotion, in lower case.
@@ -63,6 +67,11 @@ def identity_scheme(dataset: str, emotions: Iterable[str]) -> LabelScheme:
     if not classes:
         raise LabelError(f"{dataset}: found no emotions to make a label scheme of")
     return LabelScheme(name=f"{dataset}-raw", dataset=dataset, classes=classes, mapping={c: c for c in classes})
+
+
+def unlabelled_scheme(dataset: str) -> LabelScheme:
+    """The scheme without classes: for shards without labels, and for readers that use every clip and no label."""
+    return LabelScheme(name=NO_LABELS, dataset=dataset, classes=(), mapping={})
 
 
 def read_label_table(path: Path, dataset: str, emotions: Iterable[str]) -> LabelScheme:

@@ -82,6 +82,8 @@ MAX_MEMBER_BYTES: Mapping[str, int] = {"jpg": 4 << 20, "npy": 4 << 20, "flac": 3
 
 #: Clip ids and speakers. With the longest suffix a member's name still fits into the 100 bytes a tar header has for it.
 NAME = re.compile(r"[A-Za-z0-9_-]{1,80}")
+#: Where a raw emotion is expected, in counts and in `KEY.json`, of clips without a label.
+UNLABELLED = ""
 #: JPEG marker; within compressed data 0xFF is always followed by another byte.
 _START_OF_SCAN = b"\xff\xda"
 #: The builder's JPEGs have one; encoders of progressive JPEGs write about 10.
@@ -93,14 +95,14 @@ Affine = tuple[float, float, float, float, float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
-    """One labelled utterance. Labels are the raw labels of the corpus."""
+    """One utterance. Its label, if it has one, is the raw label of the corpus."""
 
     clip_id: str
     """Key of the sample, unique in its corpus even without regard to case; 1 to 80 of `[A-Za-z0-9_-]`."""
     speaker: str
     """Speaker id as in the corpus; fold files list them as `subjects`."""
-    emotion: str
-    """Raw emotion, mapped to a class by a label scheme at training time."""
+    emotion: str | None
+    """Raw emotion, mapped to a class by a label scheme at training time; None if it has no label."""
     intensity: str | None = None
     sentence: str | None = None
 
@@ -109,6 +111,8 @@ class Clip:
             value = getattr(self, field)
             if not NAME.fullmatch(value):
                 raise SchemaError(f"{field} {value!r}: expected 1 to 80 letters, digits, '_' and '-'")
+        if self.emotion == UNLABELLED:
+            raise SchemaError(f"emotion of {self.clip_id}: found '', expected text, or None for a clip without a label")
 
 
 @dataclass(frozen=True, kw_only=True)

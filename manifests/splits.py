@@ -242,7 +242,7 @@ def _make_sides(
         return Side(
             shards=tuple(sorted(shard for shard, speaker in shards.items() if speaker in speakers)),
             subjects=tuple(sorted(speakers)),
-            clips=dict(sorted(Counter(row.emotion for row in built).items())),
+            clips=dict(sorted(Counter(row.raw_label for row in built).items())),
             clip_ids=None if whole else tuple(named),
         )
 

@@ -38,7 +38,8 @@ def describe_unusable(
             continue
         where = f"{file.dataset}, scheme {file.name}, fold {fold}: "
         if found.clips:
-            return f"{where}no clip of the {side} side has a class (found {shorten_list(sorted(found.clips))})"
+            names = [name or "no label" for name in sorted(found.clips)]
+            return f"{where}no clip of the {side} side has a class (found {shorten_list(names)})"
         expected = _expected_speakers(file, fold, side)
         if missing := len(expected):
             return f"{where}the {side} side is empty: none of its {pluralize(missing, 'speaker')} was built"

@@ -164,7 +164,7 @@ class _Content:
             if row.shard is not None:
                 if row.shard not in self._tars or self._tars[row.shard].speaker != row.speaker:
                     raise ManifestError(f"found {row.clip_id} in {row.shard}, expected a shard of {row.speaker}")
-                clips[row.shard][row.emotion] += 1
+                clips[row.shard][row.raw_label] += 1
         return clips
 
     def _check_folds(self, file: FoldFile) -> None:
@@ -176,7 +176,7 @@ class _Content:
                 if sides[side].partial:
                     chosen = {*sides[side].shards}
                     rows = (row for row in index.load_rows(self._folder) if row.shard in chosen)
-                    clips = Counter(row.emotion for row in rows if sides[side].has(row))
+                    clips = Counter(row.raw_label for row in rows if sides[side].has(row))
                 if clips != sides[side].clips:
                     found = f"found clips {dict(sides[side].clips)}, expected {dict(clips)}"
                     raise FoldError(f"folds.{fold}.{side}: {found} as in {index.CLIPS_FILE}")
@@ -199,7 +199,7 @@ class _Content:
         if heard and not spectrograms <= receipt.statistics.keys():
             listed = ", ".join(receipt.statistics) or "nothing"
             raise ManifestError(f"found statistics of {listed}, expected {', '.join(sorted(spectrograms))}")
-        if self._clips is not None and self._clips[shard.name] != Counter(row.emotion for row in rows):
+        if self._clips is not None and self._clips[shard.name] != Counter(row.raw_label for row in rows):
             raise ManifestError(f"found other clips than in {index.CLIPS_FILE}, expected the same")
 
     def _check_samples(self, name: str, receipt: Receipt | None) -> None:

@@ -19,7 +19,15 @@ from manifests.usable import describe_unusable
 from train import cost, embeddings, predict, runs
 from train.clip_prediction import FORMATS, ClipPrediction, format_clips
 from train.config import DEMO, DEMO_DEFAULT, ENCODER_DEFAULT, ConfigError, TrainConfig, device_for
-from train.data.dataset import ShardFolder, choose_labels, find_folder, open_folder, open_scheme, unusable_fold
+from train.data.dataset import (
+    ShardFolder,
+    choose_labels,
+    find_folder,
+    open_folder,
+    open_scheme,
+    require_labels,
+    unusable_fold,
+)
 from train.distributed import Ranks, init_distributed
 from train.export import export
 from train.fusion import STRATEGIES
@@ -76,6 +84,7 @@ def _usable_folds(args: argparse.Namespace) -> tuple[list[str], list[str]]:
     folder, file = _open_scheme(args)
     emotions = sorted({emotion for sides in file.folds.values() for side in SIDES for emotion in sides[side].clips})
     classes = choose_labels(folder.index, args.label_scheme, emotions)
+    require_labels(folder, classes)
     sides = ("train", "test") if args.fixed_epochs else SIDES
     names = [resolve_fold(tuple(file.folds), fold) for fold in args.fold or file.folds]
     problems = {fold: describe_unusable(file, fold, classes.mapping, sides) for fold in names}

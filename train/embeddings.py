@@ -107,9 +107,9 @@ class Embeddings:
     clips: tuple[str, ...]
     speakers: tuple[str, ...]
     emotions: tuple[str, ...]
-    """As the corpus names them."""
+    """As the corpus names them; "" for a clip without a label."""
     labels: tuple[str, ...]
-    """Class of the emotion in the label scheme; "" for an emotion that it leaves out."""
+    """Class of the emotion in the label scheme; "" for an emotion that it leaves out and a clip without a label."""
     folds: tuple[str, ...]
     """Fold of the fold scheme that tests the clip; "" for a clip that no fold tests."""
     vectors: npt.NDArray[np.float32]

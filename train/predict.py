@@ -22,7 +22,7 @@ from manifests.errors import UserError
 from manifests.files import file_sha256
 from manifests.index import Row, load_rows
 from manifests.progress import ProgressBar, log_line
-from manifests.schema import NAME
+from manifests.schema import NAME, UNLABELLED
 from manifests.text import pluralize, shorten_list
 from train.clip_prediction import ClipPrediction, format_for, write_clips
 from train.config import device_for
@@ -207,17 +207,23 @@ def _find_mapping(
     """Raw emotion -> class of the classifier, empty for clips that cannot be scored; says which cannot, and why."""
     if emotions == (_UNKNOWN,):  # recordings
         return {}
+    labelled = [emotion for emotion in emotions if emotion != UNLABELLED]
+    if not labelled:
+        log_line(f"{location}: not scored, because its clips have no labels")
+        return {}
     run, classes = provenance.run, shorten_list(provenance.run.protocol.classes)
     if dataset_setting(folder.index.dataset) != dataset_setting(run.dataset):  # own corpora name emotions freely
         log_line(
             f"{location}: not scored, because the classes ({classes}) are of {run.dataset}, and the labels of "
-            f"{folder.index.dataset} ({shorten_list(sorted(emotions))})"
+            f"{folder.index.dataset} ({shorten_list(sorted(labelled))})"
         )
         return {}
     if options := provenance.diff_options(folder.index.identity["config"]):
         log_line(f"{location}: not scored, because its labels or its sound are others ({'; '.join(options)})")
         return {}
-    if unknown := sorted(set(emotions) - set(provenance.mapping)):
+    if len(labelled) < len(emotions):
+        log_line(f"{location}: clips without a label are not scored")
+    if unknown := sorted(set(labelled) - set(provenance.mapping)):
         named = shorten_list(unknown)
         log_line(f"{location}: clips labelled {named} are not scored: not among the classes ({classes})")
     return provenance.mapping

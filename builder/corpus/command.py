@@ -10,6 +10,7 @@ from typing import get_args
 
 from builder.corpus.check import CorpusCheck, State, check_corpus, corpus_root
 from builder.corpus.fetch import MAX_FAILURES, CorpusDownload, fetch_corpus, needed_bytes
+from builder.corpus.sources import MirroredStore, open_source
 from builder.corpus.zenodo import with_checksums
 from builder.datasets import get_corpus
 from builder.datasets.base import CorpusError, Remote, RemoteFile
@@ -67,8 +68,7 @@ def describe_check(root: Path, check: CorpusCheck, *, listed: Sequence[State], s
 
 def _download(remote: Remote, root: Path, files: Sequence[RemoteFile], args: argparse.Namespace) -> list[str]:
     """Download files. Returns short descriptions of failures. Raises StoreError if no file could be downloaded."""
-    address = (args.address or remote.address).rstrip("/")
-    store = open_store(f"{address}/{remote.folder}")
+    store = open_source(remote, args.address, files)
     needed = needed_bytes(root, files, connections=args.connections, keep_archives=args.keep_archives)
     existing = next(path for path in (root.absolute(), *root.absolute().parents) if path.exists())
     free = shutil.disk_usage(existing).free
@@ -79,8 +79,11 @@ def _download(remote: Remote, root: Path, files: Sequence[RemoteFile], args: arg
         raise FolderError(f"{root}: not enough disk space; free some space, or choose another folder with DATA=")
     with exclusive_lock(root, "DATA=", cleanup=True):
         if remote.record is not None:
+            address = (args.address or remote.address).rstrip("/")
             files = with_checksums(open_store(address), remote.record, files)
         done = fetch_corpus(store, root, files, connections=args.connections, keep_archives=args.keep_archives)
+    if isinstance(store, MirroredStore) and store.refusal:
+        say(f"mirror    {store.mirror.address}, because of {store.refusal} of {store.primary.address}")
     reasons = set(done.failed.values())
     if (
         not done.files and len(done.failed) + done.not_tried > 1 and len(reasons) == 1

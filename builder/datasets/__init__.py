@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from builder.datasets import crema_d, demo, folder, iemocap, ravdess
+from builder.datasets import crema_d, demo, folder, iemocap, mead, ravdess, voxceleb2
 from builder.datasets.base import Corpus, CorpusError, CorpusNotFoundError, Scan
 from builder.datasets.checks import check_unique_ids, refuse_pointers, resolve_options
 from manifests.text import pluralize
@@ -15,6 +15,8 @@ DATASETS: Mapping[str, Corpus] = {
     "ravdess": ravdess.CORPUS,
     "crema-d": crema_d.CORPUS,
     "iemocap": iemocap.CORPUS,
+    "mead": mead.CORPUS,
+    "voxceleb2": voxceleb2.CORPUS,
     "folder": folder.CORPUS,
     "demo": demo.CORPUS,
 }

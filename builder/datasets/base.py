@@ -112,6 +112,9 @@ class Remote:
     """Returns every file that the builder can use."""
     record: str | None = None
     """Zenodo record with each file's MD5, relative to the address; None if `files` includes checksums."""
+    lfs_mirror: str | None = None
+    """Git repository, `https://host/path.git`, with the same files in its Git LFS, for when the address refuses them:
+    e.g. because its quota is used up."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,8 +16,13 @@ MEDIA_SUFFIXES = frozenset(
     {".avi", ".flac", ".flv", ".m4a", ".m4v", ".mkv", ".mov", ".mp3", ".mp4", ".mpeg", ".mpg", ".ogg", ".wav", ".webm"}
 )
 
+#: Those of recordings without a picture.
+SOUND_SUFFIXES = frozenset({".flac", ".m4a", ".mp3", ".ogg", ".wav"})
+
 _POINTER = b"version https://git-lfs"
 _MAX_POINTER_BYTES = 1024
+#: Most recordings that are checked for being pointers: a status of each of a million takes minutes on a network.
+_MAX_CHECKED = 20_000
 
 
 def visible_files(folder: Path, depth: int) -> list[Path]:
@@ -49,6 +54,14 @@ def visible_files(folder: Path, depth: int) -> list[Path]:
     return sorted(files, key=str)
 
 
+def list_folders(folder: Path) -> list[Path]:
+    """Folders in a folder, sorted, without hidden ones. Raises CorpusError if it cannot be listed."""
+    try:
+        return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.is_dir())
+    except OSError as error:
+        raise _cannot_list(error) from error
+
+
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
@@ -59,6 +72,11 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 def is_media(path: Path) -> bool:
     """Whether the suffix is that of a recording; the content is not read."""
     return path.suffix.lower() in MEDIA_SUFFIXES
+
+
+def has_picture(path: Path) -> bool:
+    """Whether the suffix is that of a recording with a picture; the content is not read."""
+    return is_media(path) and path.suffix.lower() not in SOUND_SUFFIXES
 
 
 def corpus_folder(root: Path, is_corpus: Callable[[Path], bool], layout: str) -> Path:
@@ -93,13 +111,14 @@ def resolve_options(corpus: Corpus, options: Mapping[str, str]) -> dict[str, str
 
 
 def refuse_pointers(sources: Iterable[ClipSource]) -> None:
-    """Raise CorpusError if a recording is a git-lfs pointer."""
-    media = {path for source in sources for path in (source.video, source.sound) if path is not None}
-    pointers = sorted(path for path in media if is_pointer(path))
+    """Raise CorpusError if a recording is a git-lfs pointer; of many recordings, some are checked, evenly spaced."""
+    media = list(dict.fromkeys(path for each in sources for path in (each.video, each.sound) if path is not None))
+    checked = media[:: -(-len(media) // _MAX_CHECKED) or 1]
+    pointers = sorted(path for path in checked if is_pointer(path))
     if pointers:
+        count = f"{len(pointers)} of {pluralize(len(checked), 'file')}"
         raise CorpusError(
-            f"{pointers[0]}: a git-lfs pointer, not a recording ({len(pointers)} of {pluralize(len(media), 'file')}); "
-            "run git lfs pull in the corpus folder"
+            f"{pointers[0]}: a git-lfs pointer, not a recording ({count}); run git lfs pull in the corpus folder"
         )
 
 

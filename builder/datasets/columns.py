@@ -11,8 +11,8 @@ from difflib import get_close_matches
 from builder.datasets.base import CorpusError
 from manifests.text import shorten_list
 
-REQUIRED = ("clip", "speaker", "emotion")
-OPTIONAL = ("intensity", "sentence", "sound", "start", "end")
+REQUIRED = ("clip", "speaker")
+OPTIONAL = ("emotion", "intensity", "sentence", "sound", "start", "end")
 #: Other names of columns. Case, spaces, '_' and '-' make no difference, here and in the names above.
 SYNONYMS: Mapping[str, tuple[str, ...]] = {
     "clip": ("file", "filename", "path", "video", "recording", "datei"),
@@ -80,6 +80,8 @@ def name_columns(header: Sequence[str], choices: str, where: str) -> Columns:
         )
     renamed = [f"{header[at][:_SHOWN]} is {name}" for name, at in positions.items() if _simplify(header[at]) != name]
     named = [column for column in unread if column]
+    if "emotion" not in positions:
+        renamed.append("none is emotion, so that no clip has a label")
     notes = [f"columns: {', '.join(renamed)}"] if renamed else []
     notes += [f"columns that are not read: {shorten_list(_cut(named), 10)}"] if named else []
     return Columns(positions=positions, notes=tuple(notes))

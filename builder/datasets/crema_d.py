@@ -181,6 +181,11 @@ CORPUS = Corpus(
     facts=CORPORA["crema-d"],
     scan=scan,
     options={"labels": LABELS},
-    remote=Remote(address="https://media.githubusercontent.com", folder=_REPOSITORY, files=remote_files),
+    remote=Remote(
+        address="https://media.githubusercontent.com",
+        folder=_REPOSITORY,
+        files=remote_files,
+        lfs_mirror="https://gitlab.com/cs-cooper-lab/crema-d-mirror.git",
+    ),
     shards_gb=5.0,
 )

@@ -1,12 +1,16 @@
-"""Any folder of recordings with a table of clips, speakers and emotions.
+"""Any folder of recordings, with a table of clips, speakers and emotions, or without one.
+
+Without a table every recording is a clip without a label. Its speaker is the first folder on its path; a recording
+directly in the folder is its own speaker. Ids are made as for a table, and shortened with a hash where names are long.
 
 The table is `clips.csv`, `clips.tsv` or `clips.xlsx` in the folder, or the file in the option `csv`: a header line,
 then one line per clip. `manifests.tables` describes what is read, `builder.datasets.columns` other names::
 
     clip       recording, path relative to the folder
     speaker    the speakers of the folds; any name
-    emotion    any printable text; every distinct value is a class
-    intensity  optional, as are the columns below and their cells
+    emotion    any printable text; every distinct value is a class. Optional, as are the columns below and their cells:
+               a clip without an emotion has no label
+    intensity
     sentence
     sound      separate sound file, relative path, used instead of the recording's own sound
     start,end  the clip within the recording, seconds from its start as a player shows them; both or neither. The sound
@@ -31,16 +35,19 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from builder.datasets.base import ClipSource, Corpus, CorpusError, CorpusNotFoundError, Scan
-from builder.datasets.checks import is_media, visible_files
+from builder.datasets.checks import has_picture, is_media, visible_files
 from builder.datasets.columns import OPTIONAL, REQUIRED, is_known, name_columns
 from builder.datasets.context import Span, find_contexts
 from builder.datasets.names import add_hash, clean_name, is_plain, name_id, replace_characters
 from manifests.corpora import CORPORA
 from manifests.schema import Clip, SchemaError
-from manifests.tables import Table, TableError, open_table
+from manifests.tables import Table, TableError, is_table, open_table
+from manifests.text import pluralize
 
 #: Names of the table, in the order in which they are looked for.
 TABLES = ("clips.csv", "clips.tsv", "clips.xlsx")
+#: Columns that most tables have.
+COLUMNS = (*REQUIRED, "emotion")
 #: Most problems of a table that are listed.
 PROBLEMS_LISTED = 20
 
@@ -56,8 +63,10 @@ Row = Mapping[str, str]
 
 
 def scan(root: Path, options: Mapping[str, str]) -> Scan:
-    """Clips of the table. Raises CorpusError, naming the lines, for a table that cannot be used."""
+    """Clips of the table, or of all recordings. Raises CorpusError, naming the lines, for an unusable table."""
     name, notes = _find_table(root, options)
+    if name is None:
+        return _scan_recordings(root)
     path = root / name
     try:
         table = open_table(path, is_known)
@@ -82,6 +91,9 @@ def scan(root: Path, options: Mapping[str, str]) -> Scan:
     if not sources:
         raise CorpusError(f"{path}: found no rows, expected one per clip")
     _add_contexts(sources)
+    unlabelled = sum(source.clip.emotion is None for source in sources.values())
+    if 0 < unlabelled < len(sources):
+        notes.append(f"{unlabelled} of {pluralize(len(sources), 'clip')} without an emotion: they have no label")
     named = {path for source in sources.values() for path in (source.video, source.sound) if path is not None}
     any_there = any(_exists(source.video) for source in sources.values())
     return Scan(
@@ -102,21 +114,71 @@ def scan(root: Path, options: Mapping[str, str]) -> Scan:
     )
 
 
-def _find_table(root: Path, options: Mapping[str, str]) -> tuple[str, list[str]]:
-    """Name of the table, and what to say about others. Raises CorpusError."""
+def _scan_recordings(root: Path) -> Scan:
+    """Every recording in the folder as a clip without a label. Raises CorpusError."""
+    sources: dict[int, ClipSource] = {}
+    ignored: list[tuple[str, str]] = []
+    others: list[str] = []
+    speakers, alone, prefix = _Speakers(), 0, f"{str(root).rstrip('/')}/"
+    for path in visible_files(root, _DEPTH):
+        name = str(path).removeprefix(prefix)  # as text: relative paths take many times as long
+        if "/" not in name and is_table(name):
+            others.append(name)
+        if not is_media(path):
+            continue
+        if not has_picture(path) or not name.isprintable():
+            ignored.append((name, "sound only" if name.isprintable() else "its name has characters that no text has"))
+            continue
+        folder, inside, _ = name.partition("/")
+        alone += not inside
+        try:
+            speaker = speakers.find_id(_shorten(folder if inside else path.stem))
+        except _RowError as error:
+            raise CorpusError(f"{path}: {error}; rename a file or folder, or list the clips in {TABLES[0]}") from error
+        clip_id = _clip_id(PurePosixPath(name), None)
+        if len(clip_id) > _MAX_CLIP_ID:
+            clip_id = _clip_id(PurePosixPath(name), None, hashed=True)
+        sources[len(sources)] = ClipSource(clip=Clip(clip_id=clip_id, speaker=speaker, emotion=None), video=path)
+    if not sources:
+        found = f"found no recording ({pluralize(len(ignored), 'file')} ignored)" if ignored else "found no recording"
+        wanted = f"expected some, such as .mp4, or {TABLES[0]} with columns {', '.join(COLUMNS)}"
+        raise CorpusNotFoundError(f"{found}; {wanted}")
+    _separate_ids(root, sources)
+    return Scan(
+        sources=tuple(sources.values()),
+        ignored=tuple(ignored),
+        speaker_names=speakers.replaced,
+        notes=(
+            "none: each recording is a clip without a label, its speaker the first folder on its path"
+            + (f" ({alone} outside of folders: each its own)" if alone else ""),
+            f"{TABLES[0]} with columns {', '.join(COLUMNS)} would give speakers and labels",
+            *(f"{name}: not read; OPTION=csv={name} reads it" for name in others),
+        ),
+    )
+
+
+def _shorten(name: str) -> str:
+    """A name that is not too long for a speaker."""
+    return name if len(name) <= _MAX_SPEAKER else add_hash(name, name, _MAX_SPEAKER)
+
+
+def _find_table(root: Path, options: Mapping[str, str]) -> tuple[str | None, list[str]]:
+    """Name of the table, None if there is none, and what to say about others. Raises CorpusError."""
     if "csv" in options:
         try:
             return _inside(options["csv"]).as_posix(), []
         except _RowError as error:
             raise CorpusError(f"option csv: {error}") from error
     found = [name for name in TABLES if os.path.lexists(root / name)]
-    if not found:
+    if not found and "columns" in options:
         raise _no_table(f"{', '.join(TABLES[:-1])} or {TABLES[-1]}")
+    if not found:
+        return None, []
     return found[0], [f"{name}: not read, because there is {found[0]}" for name in found[1:]]
 
 
 def _no_table(name: str) -> CorpusNotFoundError:
-    return CorpusNotFoundError(f"found no {name}; expected a table with columns {', '.join(REQUIRED)}")
+    return CorpusNotFoundError(f"found no {name}; expected a table with columns {', '.join(COLUMNS)}")
 
 
 # --- rows ------------------------------------------------------------------------------------------------------
@@ -220,7 +282,7 @@ def _clip(clip_id: str, speaker: str, row: Row) -> Clip:
         return Clip(
             clip_id=clip_id,
             speaker=speaker,
-            emotion=row["emotion"],
+            emotion=row["emotion"] or None,
             intensity=row["intensity"] or None,
             sentence=row["sentence"] or None,
         )
@@ -338,6 +400,6 @@ CORPUS = Corpus(
     citation="none",
     facts=CORPORA["folder"],
     scan=scan,
-    how_to_get="no download needed: these are your own recordings, listed in clips.csv or clips.xlsx",
+    how_to_get="no download needed: these are your own recordings, best listed in clips.csv or clips.xlsx",
     options={"csv": (), "columns": ()},
 )

@@ -41,4 +41,4 @@ def choose_clips(rows: Sequence[Row], count: int) -> list[Row]:
             left.remove(row)
             chosen.append(row)
     balance(count)
-    return sorted(chosen, key=lambda row: (bool(row.flags), row.emotion, row.speaker, row.clip_id))
+    return sorted(chosen, key=lambda row: (bool(row.flags), row.raw_label, row.speaker, row.clip_id))

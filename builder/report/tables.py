@@ -11,6 +11,9 @@ from builder.report.shard_reader import ReportFolder
 from manifests.index import Row
 from manifests.labels import LABEL_SCHEMES
 
+#: In place of the emotion of clips that have none.
+NO_LABEL = "no label"
+
 _Item = TypeVar("_Item")
 _ROWS_PER_COLUMN = 31
 _SHADES = 5
@@ -58,9 +61,9 @@ def count_by_emotion(build: ReportFolder) -> list[EmotionCounts]:
     """Clips built, flagged and dropped of each raw emotion, sorted."""
     scheme = LABEL_SCHEMES.get(next(iter(build.dataset.label_schemes), ""))
     labels: Mapping[str, str] = scheme.mapping if scheme else {}
-    built = Counter(row.emotion for row in build.kept)
-    flagged = Counter(row.emotion for row in build.kept if row.flags)
-    dropped = Counter(row.emotion for row in build.rows if row.shard is None)
+    built = Counter(row.emotion or NO_LABEL for row in build.kept)
+    flagged = Counter(row.emotion or NO_LABEL for row in build.kept if row.flags)
+    dropped = Counter(row.emotion or NO_LABEL for row in build.rows if row.shard is None)
     return [
         EmotionCounts(
             emotion=emotion,
@@ -75,9 +78,9 @@ def count_by_emotion(build: ReportFolder) -> list[EmotionCounts]:
 
 def count_by_speaker(build: ReportFolder) -> list[tuple[str, list[SpeakerCell]]]:
     """(speaker, one cell per emotion and one for all), both sorted."""
-    built = Counter((row.speaker, row.emotion) for row in build.kept)
-    dropped = Counter((row.speaker, row.emotion) for row in build.rows if row.shard is None)
-    emotions = sorted({row.emotion for row in build.rows})
+    built = Counter((row.speaker, row.emotion or NO_LABEL) for row in build.kept)
+    dropped = Counter((row.speaker, row.emotion or NO_LABEL) for row in build.rows if row.shard is None)
+    emotions = sorted({row.emotion or NO_LABEL for row in build.rows})
     most = max(built.values(), default=1)
     table = []
     for speaker in sorted({row.speaker for row in build.rows}):
@@ -90,7 +93,7 @@ def count_by_speaker(build: ReportFolder) -> list[tuple[str, list[SpeakerCell]]]
 
 def count_reasons(dropped: Sequence[Row], by: Literal["emotion", "speaker"]) -> ReasonCounts:
     """Count dropped clips by reason, for each emotion or speaker."""
-    cells = Counter((getattr(row, by), drop_reason(row)) for row in dropped)
+    cells = Counter((getattr(row, by) or NO_LABEL, drop_reason(row)) for row in dropped)
     reasons = tuple(sorted({reason for _, reason in cells}))
     counts = tuple((key, tuple(cells[key, reason] for reason in reasons)) for key in sorted({key for key, _ in cells}))
     return ReasonCounts(title=by, reasons=reasons, counts=counts)

@@ -28,6 +28,9 @@ _Result = TypeVar("_Result")
 class StoreError(UserError):
     """A store cannot be used, or one of its files is not as expected; one line that names it."""
 
+    status: int | None = None
+    """HTTP status with which a server refused, if it did."""
+
 
 class UnreachableError(StoreError):
     """The store cannot be reached, and waiting is unlikely to help."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import json
 import netrc
 import os
 import re
@@ -12,9 +13,9 @@ import ssl
 import time
 import urllib.request
 from base64 import b64encode
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPException, HTTPMessage, HTTPResponse, InvalidURL
 from io import BufferedReader, RawIOBase
@@ -35,6 +36,7 @@ CONNECT_SECONDS = 7.0
 
 _TIMEOUT_SECONDS = 30
 _MAX_PAUSE_SECONDS = 300.0
+_MAX_ANSWER_BYTES = 1 << 22
 _TRANSIENT_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
@@ -68,22 +70,18 @@ class HttpStore:
             request.add_unredirected_header("Authorization", self.authorization)
         address = f"{self.address}/{name}"
         try:
-            seconds = _TIMEOUT_SECONDS if self.connected.is_set() else CONNECT_SECONDS
-            with _OPENER.open(request, timeout=seconds) as response:
-                self.connected.set()
-                encoding = response.headers.get("Content-Encoding", "identity")
-                if encoding.strip().lower() not in ("", "identity"):
-                    found = f"found a response with Content-Encoding {encoding[:40]!r}"
-                    raise StoreError(f"{address}: {found}, expected the file itself; turn it off at the server")
-                yield from _read_from(response, start)
-        except HTTPError as error:
-            self.connected.set()
-            with error:
-                if error.code != 416:  # the offset is at the end of the file
-                    raise _status_error(address, error) from error
-        except (OSError, HTTPException) as error:
-            reachable = self.connected.is_set() or not _is_unreachable(error)
-            raise lost_connection(address, error, request.host, reachable=reachable) from error
+            with _store_errors(address, request, self.connected):
+                seconds = _TIMEOUT_SECONDS if self.connected.is_set() else CONNECT_SECONDS
+                with _OPENER.open(request, timeout=seconds) as response:
+                    self.connected.set()
+                    encoding = response.headers.get("Content-Encoding", "identity")
+                    if encoding.strip().lower() not in ("", "identity"):
+                        found = f"found a response with Content-Encoding {encoding[:40]!r}"
+                        raise StoreError(f"{address}: {found}, expected the file itself; turn it off at the server")
+                    yield from _read_from(response, start)
+        except StoreError as error:
+            if error.status != 416:  # the offset is at the end of the file
+                raise
 
 
 class _Lines(BufferedReader):
@@ -155,15 +153,24 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
     ) -> urllib.request.Request | None:
-        before, after = urlsplit(req.full_url), urlsplit(newurl)
-        insecure = after.scheme not in ("http", "https") or (before.scheme, after.scheme) == ("https", "http")
-        if insecure or after.username is not None or _leads_inside(before.hostname, after.hostname):
+        if not may_follow(req.full_url, newurl):
             raise HTTPError(req.full_url, code, msg, headers, fp)
+        before, after = urlsplit(req.full_url), urlsplit(newurl)
         request = super().redirect_request(req, fp, code, msg, headers, newurl)
         if request is not None and (before.scheme, before.netloc) == (after.scheme, after.netloc):
             kept = {name: req.unredirected_hdrs[name] for name in ("Authorization",) if name in req.unredirected_hdrs}
             request.unredirected_hdrs.update(kept)
         return request
+
+
+def may_follow(origin: str, target: str) -> bool:
+    """Whether a server at one URL may lead to another one: see `_Redirects`."""
+    try:
+        before, after = urlsplit(origin), urlsplit(target)
+    except ValueError:
+        return False
+    insecure = after.scheme not in ("http", "https") or (before.scheme, after.scheme) == ("https", "http")
+    return not insecure and after.username is None and not _leads_inside(before.hostname, after.hostname)
 
 
 def _leads_inside(before: str | None, after: str | None) -> bool:
@@ -263,8 +270,48 @@ def _read_from(response: HTTPResponse, start: int) -> Generator[bytes, None, Non
         raise HTTPException(f"the connection ended {left} bytes too early")
 
 
+def post_json(address: str, url: str, body: object, media_type: str, connected: Event) -> object:
+    """The JSON with which a server answers JSON. Raises StoreError as `HttpStore.chunks`, and for another answer."""
+    headers = {"Accept": media_type, "Content-Type": media_type}
+    request = urllib.request.Request(url, json.dumps(body).encode(), headers)  # noqa: S310 - as above
+    with _store_errors(address, request, connected):
+        seconds = _TIMEOUT_SECONDS if connected.is_set() else CONNECT_SECONDS
+        with _OPENER.open(request, timeout=seconds) as response:
+            connected.set()
+            data, until = bytearray(), time.monotonic() + LINES_SECONDS
+            while (chunk := response.read1(CHUNK_BYTES)) and len(data) <= _MAX_ANSWER_BYTES:
+                data += chunk
+                if time.monotonic() > until:
+                    raise TransientError(f"{address}: found no end of the answer in {LINES_SECONDS:.0f} seconds")
+    try:
+        answer: object = json.loads(data if len(data) <= _MAX_ANSWER_BYTES else b"")
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"{address}: found an answer of {len(data)} bytes, expected JSON") from error
+    return answer
+
+
+@contextmanager
+def _store_errors(address: str, request: urllib.request.Request, connected: Event) -> Iterator[None]:
+    """Turn errors of a request into StoreErrors that begin with `address`."""
+    try:
+        yield
+    except HTTPError as error:
+        connected.set()
+        with error:
+            raise _status_error(address, error) from error
+    except (OSError, HTTPException) as error:
+        reachable = connected.is_set() or not _is_unreachable(error)
+        raise lost_connection(address, error, request.host, reachable=reachable) from error
+
+
 def _status_error(address: str, error: HTTPError) -> StoreError:
     """The error for a status other than success."""
+    found = _describe_status(address, error)
+    found.status = error.code
+    return found
+
+
+def _describe_status(address: str, error: HTTPError) -> StoreError:
     status = f"HTTP {error.code}"
     if error.code in _TRANSIENT_STATUSES:
         seconds = re.fullmatch(r"[0-9]{1,9}", error.headers.get("Retry-After", ""))  # or a date, which is ignored

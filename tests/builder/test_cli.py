@@ -61,7 +61,7 @@ def idle(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "ClipPool", refuse)
 
 
-ALL_CORPORA = "ravdess, crema-d, iemocap, folder"
+ALL_CORPORA = "ravdess, crema-d, iemocap, mead, voxceleb2, folder"
 ONE_OR_MORE = "expected one or more of mfcc, logmel, stft, each once (make: FEATURE=)"
 
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builder.datasets import DATASETS, CorpusError, crema_d, iemocap, ravdess, scan_corpus
+from builder.datasets import DATASETS, CorpusError, checks, crema_d, iemocap, mead, ravdess, scan_corpus
 from builder.datasets.base import Scan
 from manifests import folds
 from manifests.labels import LABEL_SCHEMES, label_schemes_for
@@ -70,7 +70,15 @@ def test_label_schemes_are_its_own_and_map_every_raw_emotion(name: str) -> None:
 
 @each_corpus
 def test_fold_schemes_are_its_own(name: str) -> None:
-    assert (*DATASETS[name].facts.fold_schemes, folds.LOSO) == folds.fold_schemes_for(name)
+    facts = DATASETS[name].facts
+    assert (*facts.fold_schemes, *facts.generated_folds, folds.LOSO) == folds.fold_schemes_for(name)
+    assert {*facts.generated_folds} <= {*folds.GENERATED}
+
+
+@each_tree
+def test_labels_are_raw_emotions_of_the_corpus_or_there_are_none(name: str, tree: Path) -> None:
+    found = {source.clip.emotion for source in scan_corpus(name, tree).sources}
+    assert found == {None} if name == "voxceleb2" else found <= corpora.RAW_EMOTIONS.get(name, {"joy", "fear"})
 
 
 @each_published
@@ -122,7 +130,7 @@ def test_hidden_files_are_skipped(name: str, tree: Path) -> None:
     assert scan_corpus(name, tree) == expected
 
 
-@each_published
+@pytest.mark.parametrize("name", sorted(corpora.TREES.keys() - {"folder"}))
 def test_the_parent_folder_will_do(name: str, tree: Path) -> None:
     assert scan_corpus(name, tree.parent).sources == scan_corpus(name, tree).sources
 
@@ -135,7 +143,8 @@ def test_a_partial_corpus_is_scanned(name: str, tree: Path) -> None:
     after = scan_corpus(name, tree)
     kept = name == "folder"  # a table names its clips: one that is absent is dropped by the build, not forgotten
     assert set(after.sources) == {source for source in before.sources if kept or source.video != gone}
-    assert set(after.missing) - set(before.missing) == {gone.relative_to(tree).as_posix()}
+    listed = name not in ("mead", "voxceleb2")  # of these, any part is a corpus
+    assert set(after.missing) - set(before.missing) == ({gone.relative_to(tree).as_posix()} if listed else set())
 
 
 @each_tree
@@ -183,9 +192,12 @@ def test_an_absent_or_empty_folder_says_how_to_have_the_corpus(name: str, tmp_pa
         "ravdess": "make corpus DATASET=ravdess downloads the corpus, DATA= sets its folder",
         "crema-d": "make corpus DATASET=crema-d downloads the corpus, DATA= sets its folder",
         "iemocap": "make corpus DATASET=iemocap explains how to obtain the corpus, DATA= sets its folder",
+        "mead": "make corpus DATASET=mead explains how to obtain the corpus, DATA= sets its folder",
+        "voxceleb2": "make corpus DATASET=voxceleb2 explains how to obtain the corpus, DATA= sets its folder",
     }.get(name, "set the corpus folder with DATA=")
     (tmp_path / "empty").mkdir()
-    (tmp_path / "hollow" / {"crema-d": "VideoFlash", "iemocap": "Session1"}.get(name, "any")).mkdir(parents=True)
+    hollow = {"crema-d": "VideoFlash", "iemocap": "Session1", "mead": "M003/video", "voxceleb2": "dev/mp4"}
+    (tmp_path / "hollow" / hollow.get(name, "any")).mkdir(parents=True)
     for folder, problem in (("nowhere", "no such folder"), ("empty", ""), ("hollow", "")):
         with pytest.raises(CorpusError, match=f"^{re.escape(str(tmp_path / folder))}.*{problem}.*; {how}$"):
             scan_corpus(name, tmp_path / folder)
@@ -600,6 +612,122 @@ def test_iemocap_hostile_text_gives_turns_or_one_error(text: str) -> None:
         assert all(turn.emotion in iemocap.RAW_EMOTIONS for turn in turns)
 
 
+# MEAD
+
+
+def test_mead_name_is_read_field_by_field(tmp_path: Path) -> None:
+    corpora.mead(tmp_path, ["W009"])
+    source = next(s for s in scan_corpus("mead", tmp_path).sources if s.clip.clip_id == "W009_front_fear_3_001")
+    assert (source.clip.speaker, source.clip.emotion, source.clip.intensity) == ("W009", "fear", "level_3")
+    assert source.video == tmp_path / "W009/video/front/fear/level_3/001.mp4"
+    assert source.sound == tmp_path / "W009/audio/fear/level_3/001.m4a"
+    assert not source.sound_first  # only where the recording has none, as M041_sad_level_2_020
+
+
+def test_mead_sound_beside_the_recordings_is_optional(tmp_path: Path) -> None:
+    corpora.mead(tmp_path, ["M003"])
+    (tmp_path / "M003/audio/sad/level_2/001.m4a").unlink()
+    assert [s.clip.clip_id for s in scan_corpus("mead", tmp_path).sources if s.sound is None] == [
+        "M003_front_sad_2_001"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("views", "clips"),
+    [(None, 22), ("front", 22), ("left_30", 22), ("left_30,front", 44), ("front top", 22), ("all", 44)],
+)
+def test_mead_views_are_chosen(tmp_path: Path, views: str | None, clips: int) -> None:
+    corpora.mead(tmp_path, ["M003"])
+    scan = scan_corpus("mead", tmp_path, {"views": views} if views else {})
+    assert len(scan.sources) == clips
+    other = {22: "front" if views == "left_30" else "left_30", 44: ""}[clips]
+    assert scan.ignored == ((f"M003/video/{other}", "a view that OPTION=views= does not choose"),) * bool(other)
+
+
+@pytest.mark.parametrize("views", ["", "side", "front,side", "all,front"])
+def test_mead_views_that_do_not_exist_are_refused(tmp_path: Path, views: str) -> None:
+    with pytest.raises(
+        CorpusError, match=rf"^mead: option views is '{views}'; valid are: all, or some of front, .*down$"
+    ):
+        scan_corpus("mead", tmp_path, {"views": views})
+
+
+def test_mead_ignores_what_it_does_not_know(tmp_path: Path) -> None:
+    corpora.mead(tmp_path, ["M003"])
+    strangers = ["front/sad/level_4/001.mp4", "front/joy/level_1/001.mp4", "front/sad/1.mp4"]
+    for name in (*strangers, "back/sad/level_1/001.mp4", "front/sad/level_1/notes.txt"):
+        corpora.put(tmp_path / "M003/video" / name)
+    (tmp_path / "M1/video").mkdir(parents=True)
+    scan = scan_corpus("mead", tmp_path, {"views": "all"})
+    assert {name for name, _ in scan.ignored} == {f"M003/video/{name}" for name in (*strangers, "back")}
+    assert len(scan.sources) == 44
+
+
+def test_mead_folds_have_men_and_women_on_every_side() -> None:
+    actors = [f"M{number:03d}" for number in range(3, 31)] + [f"W{number:03d}" for number in range(9, 29)]
+    assert folds.fold_schemes_for("mead", actors) == ("speakers-5fold", "loso")
+    scheme = folds.fold_scheme("mead", "speakers-5fold", actors)
+    assert sorted(actor for fold in scheme.folds.values() for actor in fold.test) == sorted(actors)
+    for fold in scheme.folds.values():
+        for side, most in ((fold.test, 5.6), (fold.validation, 4.5), (fold.train, 18)):
+            men, women = (sum(actor[0] == letter for actor in side) for letter in "MW")
+            assert abs(men - women * 28 / 20) < 2
+            assert men + women <= 2 * most
+
+
+def test_mead_emotions_have_the_names_of_other_corpora() -> None:
+    scheme = LABEL_SCHEMES["mead-8"]
+    assert len(scheme.classes) == 8 and scheme.mapping.keys() == {*mead.EMOTIONS}
+    assert {*LABEL_SCHEMES["ravdess-7"].classes} == {*scheme.classes} - {"contempt"}
+
+
+# VoxCeleb2
+
+
+def test_voxceleb2_clip_ids_are_paths(tmp_path: Path) -> None:
+    scan = scan_corpus("voxceleb2", corpora.voxceleb2(tmp_path))
+    assert len(scan.sources) == 24
+    source = scan.sources[0]
+    assert (source.clip.clip_id, source.clip.speaker) == ("id00001--0aB_cD1eF2-00001", "id00001")
+    assert source.video == tmp_path / "dev/mp4/id00001/-0aB_cD1eF2/00001.mp4"
+
+
+def test_voxceleb2_may_be_any_part(tmp_path: Path) -> None:
+    corpora.voxceleb2(tmp_path / "whole")
+    for part, clips in (("dev", 12), ("test", 12)):
+        alone = tmp_path / f"only {part}"
+        alone.mkdir()
+        (tmp_path / "whole" / part).rename(alone / part)
+        assert len(scan_corpus("voxceleb2", alone).sources) == clips
+        assert len(scan_corpus("voxceleb2", alone / part).sources) == clips  # as the archive of the test part unpacks
+
+
+def test_voxceleb2_ignores_what_it_does_not_know(tmp_path: Path) -> None:
+    corpora.voxceleb2(tmp_path)
+    strangers = ["id1/zYx-wV_U9tS/00001.mp4", "id00001/short/00001.mp4", "id00001/zYx-wV_U9tS/1.mp4", "00001.mp4"]
+    for name in (*strangers, "id00001/zYx-wV_U9tS/00001.txt"):
+        corpora.put(tmp_path / "dev/mp4" / name)
+    corpora.put(tmp_path / "dev/aac/id00001/zYx-wV_U9tS/00001.m4a")
+    scan = scan_corpus("voxceleb2", tmp_path)
+    assert {name for name, _ in scan.ignored} == {f"dev/mp4/{name}" for name in strangers}
+    assert len(scan.sources) == 24
+
+
+def test_voxceleb2_split_is_the_published_one() -> None:
+    split = folds.load_scheme("voxceleb2-dev-test").folds["1"]
+    assert len({*split.train, *split.validation}) == 5994
+    assert len(split.test) == 120  # two of which have no recording
+
+
+def test_of_many_recordings_some_are_checked_for_pointers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    corpora.voxceleb2(tmp_path)
+    monkeypatch.setattr(checks, "_MAX_CHECKED", 10)
+    checked: list[Path] = []
+    monkeypatch.setattr(checks, "is_pointer", lambda path: bool(checked.append(path)))
+    scan = scan_corpus("voxceleb2", tmp_path)
+    assert {*checked} == {source.video for source in scan.sources[::3]}
+
+
 # Any folder
 
 
@@ -664,13 +792,16 @@ def test_folder_lists_absent_and_unnamed_files(tmp_path: Path) -> None:
     ("table", "message"),
     [
         ("", "clips.csv:1: found columns none"),
-        ("clip,speaker\na.mp4,x\n", "clips.csv:1: found columns clip, speaker; expected clip, speaker, emotion"),
+        (
+            "clip,emotion\na.mp4,x\n",
+            "clips.csv:1: found columns clip, emotion; expected clip, speaker and any of emotion",
+        ),
         ("clip,speaker,emotoin,mood\na.mp4,x,joy,2\n", "clips.csv:1: found column emotoin, which looks like emotion"),
         ("clip,speaker,emotion,clip\na.mp4,x,joy,2\n", "clips.csv:1: found columns"),
         ("clip,speaker,emotion\n", "clips.csv: found no rows"),
         ("clip,speaker,emotion\n\na.mp4,x\n", "clips.csv:3: found 2 cells, expected 3"),
         ("clip,speaker,emotion\na.mp4,x,joy,4\n", "clips.csv:2: found 4 cells, expected 3"),
-        ("clip,speaker,emotion\na.mp4,x, \n", "clips.csv:2: found no emotion"),
+        ("clip,speaker,emotion\na.mp4, ,joy\n", "clips.csv:2: found no speaker"),
         (f"clip,speaker,emotion\na.mp4,{'x' * 65},joy\n", "clips.csv:2: speaker x+... has 65 characters"),
         (f"clip,speaker,emotion\n{'a' * 201}.mp4,x,joy\n", "clips.csv:2: clip id a+... has 201 characters"),
         ("clip,speaker,emotion\n/etc/a.mp4,x,joy\n", "clips.csv:2: found path '/etc/a.mp4'"),

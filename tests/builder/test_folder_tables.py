@@ -105,9 +105,9 @@ def test_the_first_of_two_tables_is_read_and_the_other_one_named(root: Path) -> 
 
 def test_what_excel_adds_to_a_text_table_is_left_out(root: Path) -> None:
     """A line for itself, empty cells behind the last column, empty rows behind the last row."""
-    lines = ["sep=;", "clip;speaker;emotion;;", "a.mp4;anna;joy;;", ";;;;", "b.mp4;ben;;;", ";;;;"]
+    lines = ["sep=;", "clip;speaker;emotion;;", "a.mp4;anna;joy;;", ";;;;", "b.mp4;;fear;;", ";;;;"]
     (root / "clips.csv").write_text("\r\n".join(lines), "utf-8")
-    with pytest.raises(CorpusError, match=r"clips\.csv:5: found no emotion, expected one in every row$"):
+    with pytest.raises(CorpusError, match=r"clips\.csv:5: found no speaker, expected one in every row$"):
         scan_corpus("folder", root)
     (root / "clips.csv").write_text("\r\n".join([*lines[:4], "b.mp4;ben;fear;;"]), "utf-8")
     assert clips(scan_corpus("folder", root)) == [("a", "anna", "joy"), ("b", "ben", "fear")]
@@ -255,7 +255,7 @@ def test_a_misspelled_column_can_be_left_out(root: Path) -> None:
         (
             "File,who,what",
             "File=clip",
-            r":1: found columns File, who, what; expected clip, speaker, emotion and any of",
+            r":1: found columns File, who, what; expected clip, speaker and any of emotion",
         ),
         (
             "clip,speaker,emotion",
@@ -341,12 +341,12 @@ def edit_sheet(path: Path, edit: Callable[[str], str], name: str = "xl/worksheet
 
 
 def test_formulas_are_read_as_the_values_saved_with_them(root: Path) -> None:
-    workbook(root / "clips.xlsx", HEADER, ["a.mp4", "anna", "=A1"], ["b.mp4", "ben", "sad"])
-    with pytest.raises(CorpusError, match=r"clips\.xlsx:2: found no emotion"):  # no program has computed it
+    workbook(root / "clips.xlsx", HEADER, ["a.mp4", "=A1", "joy"], ["b.mp4", "ben", "sad"])
+    with pytest.raises(CorpusError, match=r"clips\.xlsx:2: found no speaker"):  # no program has computed it
         scan_corpus("folder", root)
     edit_sheet(
         root / "clips.xlsx",
-        lambda text: re.sub(r'<c r="C2"[^>]*>.*?</c>', '<c r="C2" t="str"><f>A1</f><v>joy</v></c>', text),
+        lambda text: re.sub(r'<c r="B2"[^>]*>.*?</c>', '<c r="B2" t="str"><f>A1</f><v>anna</v></c>', text),
     )
     assert clips(scan_corpus("folder", root)) == [("a", "anna", "joy"), ("b", "ben", "sad")]
 
@@ -468,7 +468,9 @@ def test_what_is_no_workbook_is_refused(root: Path, name: str, data: bytes, mess
 
 def test_an_empty_workbook_is_refused(root: Path) -> None:
     workbook(root / "clips.xlsx")
-    with pytest.raises(CorpusError, match=r"clips\.xlsx:1: found columns none; expected clip, speaker, emotion"):
+    with pytest.raises(
+        CorpusError, match=r"clips\.xlsx:1: found columns none; expected clip, speaker and any of emotion"
+    ):
         scan_corpus("folder", root)
     workbook(root / "clips.xlsx", HEADER)
     with pytest.raises(CorpusError, match=r"clips\.xlsx: found no rows, expected one per clip"):
@@ -538,13 +540,13 @@ def test_all_problems_are_listed_with_their_lines(
 
 
 def test_the_first_of_many_problems_are_listed(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (root / "clips.csv").write_text("clip,speaker,emotion\n" + "a.mp4,anna,\n" * 30_000 + '"', "utf-8")
+    (root / "clips.csv").write_text("clip,speaker,emotion\n" + "a.mp4,,joy\n" * 30_000 + '"', "utf-8")
     assert main(command("plan", root, tmp_path / "out")) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 22
-    assert lines[19].startswith(f"  {root}/clips.csv:21: found no emotion")
+    assert lines[19].startswith(f"  {root}/clips.csv:21: found no speaker")
     assert lines[20] == "  ... and 29981 more"
-    assert lines[21].endswith(":2: found no emotion, expected one in every row (the first of 30001 problems)")
+    assert lines[21].endswith(":2: found no speaker, expected one in every row (the first of 30001 problems)")
 
 
 def test_problems_cannot_control_the_terminal(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,6 +16,7 @@ RAW_EMOTIONS: Mapping[str, frozenset[str]] = {
     "ravdess": frozenset(["neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised"]),
     "crema-d": frozenset(["ANG", "DIS", "FEA", "HAP", "NEU", "SAD"]),
     "iemocap": frozenset(["ang", "hap", "exc", "sad", "neu", "fru", "sur", "fea", "dis", "oth", "xxx"]),
+    "mead": frozenset(["angry", "contempt", "disgusted", "fear", "happy", "neutral", "sad", "surprised"]),
     "demo": frozenset(["happy", "angry", "calm", "sad"]),
 }
 SPEAKERS: Mapping[str, tuple[str, ...]] = {
@@ -119,6 +120,24 @@ def iemocap(root: Path, sessions: Iterable[int] = (1, 2, 3), write: Writer = pla
     return root
 
 
+def mead(root: Path, actors: Iterable[str] = ("M003", "M030", "W009"), write: Writer = placeholder) -> Path:
+    """Every emotion and level of each actor from two sides, one sentence each, and its sound beside it."""
+    for actor, emotion, level in product(actors, sorted(RAW_EMOTIONS["mead"]), (1, 2, 3)):
+        if (emotion, level) not in (("neutral", 2), ("neutral", 3)):
+            for view in ("front", "left_30"):
+                put(root / actor / "video" / view / emotion / f"level_{level}" / "001.mp4", write)
+            put(root / actor / "audio" / emotion / f"level_{level}" / "001.m4a", write)
+    return root
+
+
+def voxceleb2(root: Path, write: Writer = placeholder) -> Path:
+    """Two videos of each of three speakers in both parts, two tracks each."""
+    for part, speaker, video, track in product(("dev", "test"), "123", ("-0aB_cD1eF2", "zYx-wV_U9tS"), "12"):
+        number = int(speaker) + (0 if part == "dev" else 5000)
+        put(root / part / "mp4" / f"id{number:05d}" / video / f"0000{track}.mp4", write)
+    return root
+
+
 def folder(root: Path, write: Writer = placeholder) -> Path:
     """Two clips of each of three speakers, in folders, with names that need care."""
     rows = ["clip,speaker,emotion,intensity,sentence"]
@@ -135,5 +154,7 @@ TREES: Mapping[str, Callable[[Path], Path]] = {
     "ravdess": ravdess,
     "crema-d": crema_d,
     "iemocap": iemocap,
+    "mead": mead,
+    "voxceleb2": voxceleb2,
     "folder": folder,
 }

@@ -25,7 +25,7 @@ def make_folder(
     *,
     dataset: str = "folder",
     speakers: Sequence[str] = SPEAKERS,
-    emotions: Sequence[str] = EMOTIONS,
+    emotions: Sequence[str | None] = EMOTIONS,
     takes: int = 2,
     features: Sequence[str] = ("mfcc",),
     label_schemes: tuple[str, ...] = (),
@@ -96,7 +96,7 @@ def make_sample(clip: Clip, features: Sequence[str] = ("mfcc",)) -> Sample:
 
 
 def _write_shard(
-    out: Path, speaker: str, emotions: Sequence[str], said: Sequence[str | None], features: Sequence[str]
+    out: Path, speaker: str, emotions: Sequence[str | None], said: Sequence[str | None], features: Sequence[str]
 ) -> Receipt:
     clips = [
         Clip(clip_id=f"{speaker}-{emotion}-{take}", speaker=speaker, emotion=emotion, sentence=sentence)

@@ -12,6 +12,7 @@ import pytest
 
 from builder.datasets import crema_d, ravdess
 from tests.factories import corpora
+from tests.fakes.servers import FileServer
 
 RECORD = "api/records/1188976"
 ARCHIVES = "records/1188976/files"
@@ -91,3 +92,32 @@ def publish_crema_d(root: Path, monkeypatch: pytest.MonkeyPatch, clips: Iterable
     (inventory / "crema-d-defects.json").write_bytes((crema_d.INVENTORY / "crema-d-defects.json").read_bytes())
     monkeypatch.setattr(crema_d, "INVENTORY", inventory)
     return root
+
+
+def serve_lfs(server: FileServer, files: Mapping[str, bytes], **errors: object) -> str:
+    """Have a server provide files as the Git LFS of a repository; returns its address.
+
+    `errors` is name of the object without its suffix -> error in place of its link.
+    """
+    for data in files.values():
+        corpora.put(
+            server.folder / "objects" / hashlib.sha256(data).hexdigest(), lambda path, data=data: path.write_bytes(data)
+        )
+    failing = {
+        hashlib.sha256(data).hexdigest(): errors[Path(name).stem]
+        for name, data in files.items()
+        if Path(name).stem in errors
+    }
+
+    def answer(body: bytes) -> bytes:
+        request = json.loads(body)
+        assert (request["operation"], request["transfers"]) == ("download", ["basic"])
+        objects = []
+        for each in request["objects"]:
+            link = {"href": f"{server.url}/objects/{each['oid']}", "header": {"Authorization": "Basic bGZz"}}
+            outcome = {"error": failing[each["oid"]]} if each["oid"] in failing else {"actions": {"download": link}}
+            objects.append({**each, "authenticated": True, **outcome})
+        return json.dumps({"transfer": "basic", "objects": objects}).encode()
+
+    server.answers["mirror.git/info/lfs/objects/batch"] = answer
+    return f"{server.url}/mirror.git"

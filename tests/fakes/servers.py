@@ -72,6 +72,8 @@ class FileServer:
         """All so far."""
         self.allow: Callable[[Request], bool] = lambda _: True
         """Whether a request is allowed; 401 if not."""
+        self.answers: dict[str, Callable[[bytes], bytes]] = {}
+        """Name -> what makes the answer to a POST request of its content."""
         self._prefix = prefix.strip("/")
         self._next: defaultdict[str, deque[Fault]] = defaultdict(deque)
         self._always: dict[str, Fault] = {}
@@ -180,6 +182,14 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(404, b"", {}, fault)
         else:
             self._send_file(path.read_bytes(), request, fault)
+
+    def do_POST(self) -> None:
+        request, fault = self._owner.note(self.command, self.path, dict(self.headers))
+        content = self.rfile.read(int(request.headers.get("content-length", "0")))
+        if fault.status is not None or request.name not in self._owner.answers:
+            self._send(fault.status or 404, b"", {}, fault)
+        else:
+            self._send(200, self._owner.answers[request.name](content), {}, fault)
 
     def do_HEAD(self) -> None:
         self.do_GET()

@@ -17,6 +17,7 @@ from manifests.croissant import croissant
 from manifests.verify import verify
 from tests.factories.builder_shards import shard_folder
 from tests.factories.licences import licensed_as
+from tests.factories.shards import make_folder
 
 #: The library's own: it parses with a class that rdflib has left behind, and does not close the pictures it reads.
 pytestmark = [
@@ -105,6 +106,16 @@ def test_clips_are_read_through_it(whole: Path, library: Any) -> None:
     for record, row in zip(read, rows, strict=True):
         assert record.pop("speaker") == (row.speaker if row.shard else None)
         assert record == {name: getattr(row, name) for name in record}
+
+
+def test_clips_without_a_label_are_read_as_none(tmp_path: Path, library: Any) -> None:
+    folder = make_folder(tmp_path / "shards", emotions=["joy", None], takes=1)
+    data = (folder / "clips.jsonl").read_bytes()
+    digest = hashlib.sha256(data).hexdigest()
+    described = croissant(index.load_dataset(folder), clips_bytes=len(data), clips_sha256=digest)
+    (folder / "croissant.json").write_bytes(described)
+    read = [text(record) for record in library.Dataset(folder / "croissant.json").records("clips")]
+    assert {record["emotion"] for record in read} == {"joy", None}
 
 
 def test_speakers_written_as_numbers_stay_as_they_are_written(tmp_path: Path, library: Any) -> None:

@@ -26,6 +26,20 @@ def test_labels_are_counted_by_emotion_and_speaker() -> None:
     assert count_labels([]) == {}
 
 
+def test_clips_without_a_label_are_no_class() -> None:
+    counts = count_labels([("joy", "A"), (None, "A"), (None, "B")])
+    assert counts == {"joy": {"A": 1}, "": {"A": 1, "B": 1}}
+    assert [each.name for each in count_classes(counts)] == ["joy"]
+    assert [line.split() for line in describe_classes(counts)[1:]] == [["joy", "1", "1"], ["(no", "label)", "2", "2"]]
+    scheme = label_scheme("demo-4")
+    assert [line.split() for line in describe_classes(counts, scheme)[-2:]] == [
+        ["(left", "out)", "1", "1"],
+        ["(no", "label)", "2", "2"],
+    ]
+    assert not any("''" in line for line in (*label_warnings(counts), *label_warnings(counts, scheme)))
+    assert len(describe_classes(count_labels([(None, "A")]), scheme)) == 1
+
+
 def test_classes_without_a_scheme_are_the_emotions() -> None:
     assert count_classes({"joy": {"A": 2, "B": 1}, "fear": {"A": 1, "B": 0}}) == [
         ClassCount(name="fear", clips=1, speakers=1),

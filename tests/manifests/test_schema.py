@@ -232,7 +232,7 @@ def test_arrays_that_numpy_saved_are_read() -> None:
 def test_description_has_one_type_for_readers_that_guess_types() -> None:
     """The same, whether a clip has everything or nothing of what it may have."""
     full = Clip(clip_id="a", speaker="b", emotion="c", intensity="d", sentence="e")
-    bare = Clip(clip_id="a", speaker="b", emotion="c")
+    bare = Clip(clip_id="a", speaker="b", emotion=None)
     zero = replace(timing(), step_seconds=0, span_seconds=(0, 1))
     described_types = [
         types_of(json.loads(schema.encode(made)["json"]))
@@ -272,6 +272,13 @@ def test_names_within_the_grammar_pass_and_fit_a_tar_header(name: str) -> None:
 def test_other_names_are_refused(field: str, name: str) -> None:
     with pytest.raises(SchemaError, match=f"{field} .*expected 1 to 80"):
         Clip(**{"clip_id": "a", "speaker": "b", "emotion": "c"} | {field: name})
+
+
+def test_a_clip_without_a_label_has_no_empty_one() -> None:
+    with pytest.raises(
+        SchemaError, match=r"^emotion of a: found '', expected text, or None for a clip without a label$"
+    ):
+        Clip(clip_id="a", speaker="b", emotion="")
 
 
 def test_values_are_refused_just_where_numpy_says_they_are_not_finite() -> None:
@@ -385,7 +392,7 @@ HOSTILE: list[tuple[str, str, bytes]] = [
     ("json", "a transform", described(transforms=[[1.0] * 5] * 16)),
     ("json", "found", described(face_found=[1] * 16)),
     ("json", "flags", described(flags=["silent"])),
-    ("json", "no emotion known", described(emotion="")),
+    ("json", "no speaker known", described(speaker="")),
     ("json", "unknown flag", described(flags="silent cute")),
     ("json", "source a list", described(source=[])),
 ]

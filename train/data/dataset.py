@@ -10,7 +10,7 @@ import hashlib
 import os
 import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
@@ -27,7 +27,7 @@ from manifests.folds import SIDES, SPLIT_SIDES, FoldFile, FoldSides, Side, load_
 from manifests.index import Dataset, Receipt, ResolvedFold, Row, Shard, SpectrogramSums, window_statistics
 from manifests.label_counts import describe_sides
 from manifests.labels import LabelScheme
-from manifests.schema import decode_metadata, decode_spectrogram, spectrogram_shape
+from manifests.schema import UNLABELLED, decode_metadata, decode_spectrogram, spectrogram_shape
 from manifests.splits import read_split
 from manifests.stores import Store, is_remote, open_store
 from manifests.tables import is_table
@@ -37,6 +37,8 @@ from train.data import DataError, UnusableFoldError
 from train.data.prefetch import ShardPrefetcher
 from train.fusion import Strategy, strategy_named
 
+#: Class index of clips without a label, where they are read at all.
+NO_CLASS = -1
 #: `hashes` reads every byte of the shards that are used, once a process; `sizes` trusts local shards of the right size.
 Check = Literal["hashes", "sizes"]
 
@@ -95,11 +97,11 @@ class ClipTable:
     keys: npt.NDArray[np.bytes_]
     """[n] clip ids."""
     labels: npt.NDArray[np.int64]
-    """[n] class indices."""
+    """[n] class indices; NO_CLASS for all clips of a table without labels."""
     byte_ranges: npt.NDArray[np.int64]
     """[n, m, 2] offset and size of each member in its tar."""
     left_out: Mapping[str, int]
-    """Raw emotion -> clips that the label scheme leaves out on purpose."""
+    """Raw emotion, or UNLABELLED -> clips that the label scheme leaves out on purpose."""
     missing: npt.NDArray[np.int8]
     """[n] what each clip has no part of: 0, or a code of `train.data.missing.WHOLLY`."""
     incomplete: int = 0
@@ -185,13 +187,15 @@ def open_fold(
     label_scheme: str | None = None,
     allow_shared_speakers: bool = False,
     validation: bool = True,
+    unlabelled: bool = False,
     check: Check = "hashes",
 ) -> FoldData:
     """Open a fold and check that it can be trained, validated and tested on; nothing is decoded.
 
     `location` may be a folder that is open already. Schemes are names, or tables of one's own; they default to the
-    corpus's own. Without `validation` that side may be empty. Raises UnusableFoldError for a fold without clips on a
-    side, DataError, FoldError, FusionError, LabelError, ManifestError, StoreError or TableError.
+    corpus's own. Without `validation` that side may be empty. With `unlabelled`, shards may have no labels, or
+    `label_scheme` may be `none`, which uses every clip and no label. Raises UnusableFoldError for a fold without clips
+    on a side, DataError, FoldError, FusionError, LabelError, ManifestError, StoreError or TableError.
     """
     folder = location if isinstance(location, ShardFolder) else open_folder(location)
     file = open_scheme(folder, fold_scheme, allow_shared_speakers=allow_shared_speakers)
@@ -209,8 +213,10 @@ def open_fold(
         )
     emotions = sorted({emotion for side in SIDES for emotion in sides[side].clips})
     classes = choose_labels(folder.index, label_scheme, emotions)
+    if not unlabelled:
+        require_labels(folder, classes)
     wanted = SIDES if validation else ("train", "test")
-    if problem := describe_unusable(file, fold, classes.mapping, wanted):
+    if problem := describe_unusable(file, fold, emotions_with_class(classes), wanted):
         raise unusable_fold(problem, folder, file, classes, wanted)
     names = [name for side in SIDES for name in sides[side].shards if name in folder.available]
     return FoldData(
@@ -290,7 +296,7 @@ def unusable_fold(
 ) -> UnusableFoldError:
     """The error for a fold that lacks clips on one of some sides, with the folds of all schemes that can be used."""
     others = [open_scheme(folder, name) for name in folder.index.fold_schemes if name != file.name]
-    return UnusableFoldError(f"{problem}; {advise_folds([file, *others], classes.mapping, sides)}")
+    return UnusableFoldError(f"{problem}; {advise_folds([file, *others], emotions_with_class(classes), sides)}")
 
 
 def fold_sides(folder: ShardFolder, fold: str, scheme: str | None = None) -> FoldSides:
@@ -304,9 +310,15 @@ def fold_sides(folder: ShardFolder, fold: str, scheme: str | None = None) -> Fol
 def choose_labels(dataset: Dataset, name: str | None, emotions: Sequence[str]) -> LabelScheme:
     """Label scheme by name, or of a table, else the corpus's default, else one class for each raw emotion.
 
+    Of `none`, and where no clip has a label, it is the scheme without classes. `emotions` has UNLABELLED for
+    clips without a label, which no scheme has a class for.
+
     A corpus without schemes of its own can have one of another corpus, if it calls emotions alike. Raises LabelError
     for an unknown scheme or one that lacks emotions, TableError, DataError for a scheme of another corpus.
     """
+    if name == labels.NO_LABELS or {*emotions} == {UNLABELLED}:
+        return labels.unlabelled_scheme(dataset.dataset)
+    emotions = [emotion for emotion in emotions if emotion != UNLABELLED]
     if name is not None and is_table(name):
         return labels.read_label_table(Path(name), dataset.dataset, emotions)
     if name is None and not dataset.label_schemes:
@@ -318,6 +330,20 @@ def choose_labels(dataset: Dataset, name: str | None, emotions: Sequence[str]) -
         valid = ", ".join(labels.label_schemes_for(dataset.dataset)) or "none"
         raise DataError(f"label scheme {scheme.name} is for {scheme.dataset}, not {dataset.dataset}; valid are {valid}")
     return scheme
+
+
+def require_labels(folder: ShardFolder, scheme: LabelScheme) -> None:
+    """Raise DataError for the scheme without classes, which a classifier cannot be trained with."""
+    if not scheme.classes:
+        raise DataError(
+            f"{folder.path}: found no labels, expected some to train a classifier with; add a column emotion to the "
+            "table of the recordings and build them again, or choose another corpus or LABELS="
+        )
+
+
+def emotions_with_class(scheme: LabelScheme) -> Collection[str] | None:
+    """Raw emotions of the clips that are used; None for all."""
+    return scheme.mapping if scheme.classes else None
 
 
 def members_for(dataset: Dataset, strategy: Strategy, feature: str) -> tuple[str, ...]:
@@ -350,14 +376,15 @@ def prefetch_shards(folder: ShardFolder, names: Sequence[str], check: Check = "h
 def load_clips(folder: ShardFolder, side: Side, scheme: LabelScheme, members: tuple[str, ...]) -> ClipTable:
     """Clips of one side of a fold that have a class, by shard and id; of the shards only the receipts are read.
 
-    Raises DataError for an emotion that the scheme does not know, for shards that do not contain what the fold or the
-    index lists, and for a side without clips.
+    With the scheme without classes, these are all clips, and their labels NO_CLASS. Raises DataError for an emotion
+    that the scheme does not know, for shards that do not contain what the fold or the index lists, and for a side
+    without clips.
     """
-    known = scheme.mapping.keys() | scheme.left_out
-    if unknown := sorted(side.clips.keys() - known):
+    known = scheme.mapping.keys() | scheme.left_out | {UNLABELLED}
+    if scheme.classes and (unknown := sorted(side.clips.keys() - known)):
         found = ", ".join(f"{emotion!r} ({side.clips[emotion]} clips)" for emotion in unknown)
         raise DataError(f"label scheme {scheme.name}: found {found}; expected only {', '.join(scheme.mapping)}")
-    classes = {emotion: scheme.class_index(emotion) for emotion in side.clips}
+    classes = {emotion: scheme.class_index(emotion) if scheme.classes else NO_CLASS for emotion in side.clips}
     shards = folder.shards(side.shards)
     stop = threading.Event()
     with cancellable_pool(_THREADS, stop) as pool:
@@ -392,11 +419,11 @@ def load_all_clips(
 ) -> tuple[ClipTable, tuple[str, ...]]:
     """Every clip of some shards, or of all, regardless of folds and label schemes; and the raw emotions.
 
-    Labels are indices into the emotions. Raises DataError.
+    Of clips without a label the emotion is UNLABELLED. Labels are indices into the emotions. Raises DataError.
     """
     shards = folder.shards(names) if names is not None else folder.index.shards
     known = {shard.name for shard in shards}
-    counts = Counter(row.emotion for row in index.load_rows(folder.path) if row.shard in known)
+    counts = Counter(row.raw_label for row in index.load_rows(folder.path) if row.shard in known)
     speakers = sorted({shard.speaker for shard in shards})
     side = Side(shards=tuple(sorted(known)), subjects=tuple(speakers), clips=dict(sorted(counts.items())))
     scheme = labels.identity_scheme(folder.index.dataset, counts)
@@ -447,7 +474,7 @@ def _index_shard(
     if {row.clip_id for row in built} != receipt.members.keys():
         raise DataError(f"{shard.name}: its receipt lists other clips than it has members of; build it again")
     on_side = [row for row in built if side.has(row)]
-    labelled = [row for row in on_side if classes.get(row.emotion) is not None]
+    labelled = [row for row in on_side if classes.get(row.raw_label) is not None]
     codes = {row.clip_id: 1 if "no_sound" in row.flags else 2 if "no_face" in row.flags else 0 for row in labelled}
     unusable = () if len(members) > 1 else (2,) if FACES in members else (1,)  # nothing of what is read
     used = [row for row in labelled if codes[row.clip_id] not in unusable]
@@ -463,7 +490,7 @@ def _index_shard(
     if spectrogram is not None and heard and spectrogram not in receipt.statistics:
         raise DataError(f"{shard.name}: its receipt has no statistics of {spectrogram}; build it again")
     keys = np.array([row.clip_id for row in used], dtype=np.bytes_)
-    class_indices = np.array([classes[row.emotion] for row in used], dtype=np.int64)
+    class_indices = np.array([classes[row.raw_label] for row in used], dtype=np.int64)
     byte_ranges = np.array(ranges, dtype=np.int64).reshape(-1, len(members), 2)
     statistics = receipt.statistics.get(spectrogram) if spectrogram is not None else None
     if statistics is not None and side.clip_ids is not None and len(on_side) < len(built):
@@ -471,7 +498,7 @@ def _index_shard(
     rows = spectrogram_shape(spectrogram)[1] if spectrogram is not None else 0
     if statistics is not None and {len(statistics.total), len(statistics.squares)} != {rows}:
         raise DataError(f"{shard.name}: its receipt has no statistics of {rows} rows of {spectrogram}; build it again")
-    emotions = Counter(row.emotion for row in on_side)
+    emotions = Counter(row.raw_label for row in on_side)
     missing = np.array([codes[row.clip_id] for row in used], dtype=np.int8)
     return emotions, len(labelled) - len(used), keys, class_indices, byte_ranges, missing, statistics
 

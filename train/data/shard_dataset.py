@@ -36,16 +36,18 @@ class ShardDataset(Dataset[dict[str, Any]]):
     """Clips of one side of a fold: a dict for each, which the default `collate_fn` makes a batch of.
 
     `faces`: float32 [16, 3, 224, 224] RGB in 0..1, or uint8 in 0..255. `spectrograms`: float32 [windows, rows, 224] in
-    the unit of the feature (dB-like), or normalized. `label`: int, index into `classes`. `key` and `speaker`: text.
+    the unit of the feature (dB-like), or normalized. `label`: int, index into `classes`, or -1 for all clips where
+    there are no labels, as in torchvision (`CrossEntropyLoss(ignore_index=-1)`). `key` and `speaker`: text.
     `missing`: text, "" or the modality that the recording does not have (`sound`, `faces`; its values are then those of
     silence, or 0). Tensors are new for each item: they own their memory and can be changed.
 
     Shards are hashed once, when the dataset is made, and remote ones downloaded; afterwards the dataset can be pickled
-    and used by any number of processes. Clips without a class in the label scheme are left out.
+    and used by any number of processes. Clips without a class in the label scheme are left out, those without a label
+    among them; with `label_scheme="none"`, and of shards without any label, all clips are used.
     """
 
     classes: tuple[str, ...]
-    """Names of the classes, in the order of the labels."""
+    """Names of the classes, in the order of the labels; () where there are no labels."""
     normalization: NormalizationStats
     """`mean` and `std` of each row of the spectrograms over the training shards of the fold, whatever the side is."""
 
@@ -74,7 +76,7 @@ class ShardDataset(Dataset[dict[str, Any]]):
             normalize: whether each row of the spectrograms has mean 0 and deviation 1 over the training shards.
             face_dtype: `torch.float32`, faces in 0..1, or `torch.uint8`, a quarter of the memory.
             fold_scheme: the corpus's default if not given.
-            label_scheme: the corpus's default if not given.
+            label_scheme: the corpus's default if not given; `none` for all clips, without labels.
             check: `hashes` reads every byte of the shards once; `sizes` trusts local shards of the right size.
 
         Raises DataError for settings, shards or a side that cannot be used, FoldError, LabelError, ManifestError or
@@ -94,6 +96,7 @@ class ShardDataset(Dataset[dict[str, Any]]):
             feature=feature or (built[0] if len(built) == 1 else _FEATURE),
             fold_scheme=fold_scheme,
             label_scheme=label_scheme,
+            unlabelled=True,
             check=check,
         )
         if missing := folder.missing([data.sides[side]]):
@@ -141,7 +144,7 @@ class ShardDataset(Dataset[dict[str, Any]]):
 
     @property
     def labels(self) -> npt.NDArray[np.int64]:
-        """[n] class index of each clip, without decoding it: for samplers and class weights."""
+        """[n] label of each clip, without decoding it: for samplers and class weights."""
         return self._clips.labels.copy()
 
     @property
