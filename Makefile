@@ -7,10 +7,10 @@ PY   := $(VENV)/bin/python
 ANY_PYTHON = "$$(command -v python3 || command -v python3.11 || command -v python3.12 || echo "$${PYTHON:-python3}")"
 
 SETTINGS := AFFIRM ALIGN ALL ALLOW_DROPS ALLOW_SHARED_SPEAKERS ARGS BATCH CHECK CLIP COLUMNS CROP DATA DATASET \
-            DECODER DEST DEVICE ENCODER ENGINE EPOCHS FEATURE FIXED_EPOCHS FOLD FORMAT FROM KEEP KEEP_ARCHIVES \
-            LABELS LAYER LOGGER LR NAME NO_REPORT OPTION OUT PROBABILITIES PRUNE PUBLIC PYTHON QUICK RANK RECIPE REFIT \
-            REPLACE RUN RUNS SCHEDULER SCHEME SEED SEEDS SHARDS SPEAKER SPLIT STEP STRATEGY TARGET TIMELINE TO \
-            WEIGHTS WORKERS WORLD_SIZE
+            DECODER DEST DEVICE ENCODER ENGINE EPOCHS FEATURE FIXED_EPOCHS FOLD FORMAT FRAMES FROM KEEP \
+            KEEP_ARCHIVES LABELS LAYER LOGGER LR NAME NO_REPORT OPTION OUT PROBABILITIES PRUNE PUBLIC PYTHON QUICK RANK \
+            RATE RECIPE REFIT REPLACE RUN RUNS SCHEDULER SCHEME SEED SEEDS SHARDS SIZE SPEAKER SPLIT STEP STRATEGY \
+            TARGET TIMELINE TO WEIGHTS WORKERS WORLD_SIZE
 
 # Terminals export their width as COLUMNS, and WSL its host as NAME, so that only arguments of make set these.
 ifneq ($(origin COLUMNS),command line)
@@ -49,7 +49,7 @@ export GIVEN_DATASET GIVEN_OUT DATASET OUT DATA RUNS
 # Without OUT, the builder derives the folder from the name of the corpus.
 FOLDERS  := --dataset=DATASET --name=NAME --data=DATA --out=GIVEN_OUT
 FEATURES := --feature=FEATURE --timeline=TIMELINE --step=STEP --crop=CROP --align=ALIGN --decoder=DECODER --keep=KEEP \
-            --option=OPTION --column=COLUMNS
+            --frames=FRAMES --size=SIZE --rate=RATE --option=OPTION --column=COLUMNS
 CLUSTER  := --rank=RANK --world-size=WORLD_SIZE --engine=ENGINE --scheduler=SCHEDULER
 TRAINING := --runs=RUNS --dataset=GIVEN_DATASET --shards=SHARDS --strategy=STRATEGY --fold=FOLD --fold-scheme=SCHEME \
             --label-scheme=LABELS --feature=FEATURE --encoder=ENCODER --weights=WEIGHTS --recipe=RECIPE --seed=SEED \

@@ -25,6 +25,7 @@ from manifests.console import Parser, add_command, exit_on_interrupt, fail, fold
 from manifests.corpora import OWN
 from manifests.folds import FoldError, assign, fold_scheme, fold_schemes_for, load_fold_file
 from manifests.index import FOLDS, RECEIPTS, Dataset, load_dataset
+from manifests.kinds import PAIRS
 from manifests.label_counts import LabelCounts, count_labels, describe_classes, label_warnings
 from manifests.labels import LABEL_SCHEMES, LabelScheme
 from manifests.progress import ProgressBar
@@ -33,6 +34,7 @@ from manifests.text import pluralize
 from manifests.usable import describe_usable
 
 if TYPE_CHECKING:
+    from builder.datasets.base import ClipSource
     from builder.engines import Engine
     from builder.run import BuildPlan, BuildSummary, Part
 
@@ -70,7 +72,7 @@ def make_parser() -> Parser:
     shards.add_argument("--scheduler", default="", help="address of a Dask cluster (default: start one here)")
     shards.add_argument("--rank", type=int, help="which part of the shards this process builds, from 0")
     shards.add_argument("--world-size", type=int, help="number of processes that share the build, on one file system")
-    shards.add_argument("--clip-seconds", type=seconds, default=Limits().seconds, help="time limit for one clip")
+    shards.add_argument("--clip-seconds", type=positive_float, default=Limits().seconds, help="time limit for one clip")
     shards.add_argument("--prune", action="store_true", help="remove shards of speakers that left the corpus")
     shards.add_argument("--allow-drops", action="store_true", help="accept dropped clips and speakers without clips")
     plan.add_argument("--all", action="store_true", help="list every file")
@@ -98,6 +100,11 @@ def _add_settings(command: argparse.ArgumentParser) -> None:
     command.add_argument("--align", default=default.align, help=f"one of {', '.join(get_args(Align))}")
     command.add_argument("--decoder", default=default.decoder, help=f"one of {', '.join(get_args(Decoder))}")
     command.add_argument("--keep", default=default.keep, help=f"one of {', '.join(get_args(Keep))} (make: KEEP=)")
+    command.add_argument("--frames", default=default.frames, help="16 per clip, or all: every frame (make: FRAMES=)")
+    command.add_argument("--size", type=positive_int, default=default.size_px, help="side of a crop, with all frames")
+    command.add_argument(
+        "--rate", type=positive_float, help="frames a second, with all frames (default: all there are)"
+    )
     command.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="options of the corpus")
     command.add_argument(
         "--column",
@@ -115,12 +122,12 @@ def positive_int(text: str) -> int:
     return int(text)
 
 
-def seconds(text: str) -> float:
-    """Argument type: a positive duration."""
+def positive_float(text: str) -> float:
+    """Argument type: a positive number."""
     with suppress(ValueError):
         if 0 < float(text) < math.inf:
             return float(text)
-    raise argparse.ArgumentTypeError(f"found {text!r}, expected a positive number of seconds")
+    raise argparse.ArgumentTypeError(f"found {text!r}, expected a positive number")
 
 
 def build_config(args: argparse.Namespace) -> BuildConfig:
@@ -137,6 +144,9 @@ def build_config(args: argparse.Namespace) -> BuildConfig:
         align=args.align,
         decoder=args.decoder,
         keep=args.keep,
+        frames=args.frames,
+        size_px=args.size,
+        rate_hz=args.rate,
         options={name: value for name, _, value in pairs},
     )
 
@@ -300,9 +310,6 @@ def describe_plan(plan: BuildPlan, out: Path, show_all: bool = False) -> list[st
     speakers = {source.clip.speaker for source in sources}
     labels = count_labels((source.clip.emotion, source.clip.speaker) for source in sources)
     complete = f" of {scan.expected_clips} in the complete corpus" if scan.expected_clips else ""
-    # Clips of two to three seconds; longer ones have more sound, but as many frames and windows, which are float16.
-    rows = sum(FEATURE_ROWS[feature] for feature in plan.config.features)
-    estimated_bytes = len(sources) * (CLIP_BYTES + rows * COLUMNS * sum(GRIDS) * 2)
     lists = {
         "missing from the corpus": scan.missing,
         "known defects, will be dropped": [
@@ -318,7 +325,7 @@ def describe_plan(plan: BuildPlan, out: Path, show_all: bool = False) -> list[st
         f"{pluralize(len(plan.shards), 'shard')}",
         *_describe_withdrawn(plan.withdrawn),
         f"into      {out}: {plan.count_present(out)} of {pluralize(len(plan.shards), 'shard')} already built",
-        f"size      about {math.ceil(estimated_bytes / 1e6)} MB in total",
+        *_describe_size(plan, sources),
         *(f"table     {note}" for note in scan.notes),
         *describe_labels(labels, next(iter(plan.corpus.facts.label_schemes), None), show_all=show_all),
         plan_folds(plan),
@@ -326,6 +333,23 @@ def describe_plan(plan: BuildPlan, out: Path, show_all: bool = False) -> list[st
     for title, items in lists.items():
         lines += [f"{title}: {len(items)}", *limit_lines([f"  {item}" for item in items], 5, show_all=show_all)]
     return lines
+
+
+def _describe_size(plan: BuildPlan, sources: Sequence[ClipSource]) -> list[str]:
+    """Estimated size of the shards and, of sequences, the time that they take."""
+    if plan.config.kind == PAIRS:
+        # Clips of two to three seconds; longer ones have more sound, but as many frames and windows, which are float16.
+        rows = sum(FEATURE_ROWS[feature] for feature in plan.config.features)
+        estimated_bytes = len(sources) * (CLIP_BYTES + rows * COLUMNS * sum(GRIDS) * 2)
+        return [f"size      about {math.ceil(estimated_bytes / 1e6)} MB in total"]
+    from builder.estimate import estimate_sequences
+
+    clip = estimate_sequences(sources, plan.config)
+    megabytes, minutes = (math.ceil(len(sources) * each) for each in (clip.bytes / 1e6, clip.core_seconds / 60))
+    return [
+        f"size      about {megabytes} MB in total, {clip.frames:.0f} frames a clip",
+        f"time      about {pluralize(minutes, 'minute')} of one core",
+    ]
 
 
 # --- report and features ---------------------------------------------------------------------------------------

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from builder.timeline import FIXED_STEP_FRAMES, fixed, uniform
 from manifests.errors import UserError
 from manifests.index import KEEP_INCOMPLETE
-from manifests.schema import FEATURE_ROWS, MASKED_SCHEMA_VERSION, SCHEMA_VERSION, dump_json
+from manifests.kinds import PAIRS, SEQUENCES
+from manifests.schema import CROP_PX, FEATURE_ROWS, MASKED_SCHEMA_VERSION, SCHEMA_VERSION, dump_json
+from manifests.sequence import SIDES_PX
 
 if TYPE_CHECKING:
     from builder.decoders.base import MakeTimeline
@@ -24,9 +26,11 @@ Crop = Literal["aligned", "voxceleb", "marlin", "openface"]
 Align = Literal["frame", "clip", "none"]
 Decoder = Literal["pyav", "ffmpeg"]
 Keep = Literal["complete", "incomplete"]
+FrameChoice = Literal["16", "all"]
 
 TIMELINES = ("uniform", "fixed")
 CLIPS_PER_SHARD = 100
+MAX_RATE_HZ = 240
 
 #: The face models, files of mediapipe's package. Their hashes are recorded, so that its version does not matter.
 DETECTOR = "face_detection/face_detection_full_range_sparse.tflite"
@@ -70,6 +74,12 @@ class BuildConfig:
     decoder: Decoder = "pyav"
     keep: Keep = "complete"
     """`incomplete`: clips with only one modality are built, too, and every sample says what is present."""
+    frames: FrameChoice = "16"
+    """`16`: shards of pairs, those of the timeline's instants. `all`: of sequences, every frame."""
+    size_px: int = CROP_PX
+    """For `all` only: side of a crop."""
+    rate_hz: float | None = None
+    """For `all` only: frames a second, those nearest in time; None for the recording's own frames."""
     options: Mapping[str, str] = field(default_factory=dict)
     """Options of the corpus, e.g. CREMA-D's `labels: voted`."""
 
@@ -80,10 +90,12 @@ class BuildConfig:
             ("align", self.align, get_args(Align)),
             ("decoder", self.decoder, get_args(Decoder)),
             ("keep", self.keep, get_args(Keep)),
+            ("frames", self.frames, get_args(FrameChoice)),
+            ("size_px", self.size_px, SIDES_PX),
             *(("feature", feature, tuple(FEATURE_ROWS)) for feature in self.features),
         ):
             if value not in allowed:
-                raise ConfigError(f"{name}: found {value!r}, expected one of {', '.join(allowed)}")
+                raise ConfigError(f"{name}: found {value!r}, expected one of {', '.join(map(str, allowed))}")
         if self.crop != "aligned" and self.align != "frame":
             raise ConfigError(
                 f"align: found {self.align!r} with crop {self.crop!r}, which is aligned in its own way; "
@@ -96,6 +108,23 @@ class BuildConfig:
             )
         if not 1 <= self.step_frames <= 1000:
             raise ConfigError(f"step_frames: found {self.step_frames}, expected 1 to 1000")
+        if self.rate_hz is not None and not 1 <= self.rate_hz <= MAX_RATE_HZ:
+            raise ConfigError(f"rate_hz: found {self.rate_hz}, expected 1 to {MAX_RATE_HZ} frames a second")
+        if self.frames == "all" and self.timeline != "uniform":
+            raise ConfigError(
+                f"timeline: found {self.timeline!r} with frames 'all', which stores every frame; leave timeline out, "
+                "or use frames '16' (make: TIMELINE=, FRAMES=)"
+            )
+        if self.frames != "all" and (self.size_px, self.rate_hz) != (CROP_PX, None):
+            raise ConfigError(
+                f"size_px, rate_hz: found {self.size_px} and {self.rate_hz} with frames {self.frames!r}, which has 16 "
+                f"crops of {CROP_PX} pixels; leave them out, or use frames 'all' (make: SIZE=, RATE=, FRAMES=)"
+            )
+
+    @property
+    def kind(self) -> str:
+        """Kind of the shards, as in `manifests.kinds`."""
+        return SEQUENCES if self.frames == "all" else PAIRS
 
     @property
     def make_timeline(self) -> MakeTimeline:
@@ -113,6 +142,8 @@ def identity(config: BuildConfig) -> dict[str, Any]:
     masked = config.keep == KEEP_INCOMPLETE
     if not masked:
         del settings["keep"]  # the bytes are those of builds made before there was this setting
+    if config.frames == "16":  # likewise
+        del settings["frames"], settings["size_px"], settings["rate_hz"]
     return {
         "schema_version": MASKED_SCHEMA_VERSION if masked else SCHEMA_VERSION,
         "config": settings,

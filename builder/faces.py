@@ -1,4 +1,4 @@
-"""Frames -> 16 face crops: detect, track, align.
+"""Frames -> face crops: detect, track, align.
 
 A full-range detector finds the face in the full frame; a face mesh around it gives 468 points in three dimensions. The
 mesh tracks the face from its last position; the detector runs again where the mesh is not sure, because the head moved
@@ -109,7 +109,7 @@ MAX_PASSES = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Faces:
-    """Position of the tracked face in n frames, 16 of them for crops."""
+    """Position of the tracked face in n frames."""
 
     points: Points
     """[n, 31, 3] LANDMARKS: x and y in frame pixels, z in pixels away from the camera; NaN where no face was found."""
@@ -122,6 +122,15 @@ class Faces:
     def found(self) -> npt.NDArray[np.bool_]:
         """[n] whether a face was found."""
         return np.isfinite(self.boxes[:, 0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimedFaces:
+    """Faces with the times of their frames."""
+
+    faces: Faces
+    seconds: Sequence[float]
+    """[n] ascending."""
 
 
 class FaceFinder:
@@ -149,48 +158,65 @@ class FaceFinder:
         return confirmed
 
     def follow(self, frames: Iterable[Frame], detection_frames: Collection[int] = DETECTION_FRAMES) -> Faces:
-        """Track one face through any number of frames: the largest at first, then the one nearest to its last position.
+        """The face in any number of frames, of which only the landmarks are kept; see FaceTrack."""
+        track = FaceTrack(self, detection_frames)
+        for frame in frames:
+            track.add(frame)
+        return track.faces()
 
-        On `detection_frames` the detector runs in any case. Of each frame only the landmarks are kept.
-        """
-        points, several = [], False
-        region: Points | None = None
-        for i, frame in enumerate(frames):
-            mesh = None if region is None else self.mesh(frame, region)
-            certain = mesh is not None and mesh.presence >= CERTAIN_PRESENCE and _is_settled(mesh)
-            if not certain or i in detection_frames:
-                detected = self.detect(frame)
-                several |= len(detected) > 1 and self.count(frame, detected) > 1
-                if not certain:
-                    mesh = self._locate(frame, detected, mesh, region)
-            if mesh is not None:
-                region = mesh.region
-            points.append(np.full((len(LANDMARKS), 3), np.nan) if mesh is None else mesh.points[list(LANDMARKS)])
-        every = np.array(points).reshape(-1, len(LANDMARKS), 3)
-        boxes = np.concatenate([every[..., :2].min(axis=1), every[..., :2].max(axis=1)], axis=1)
-        return Faces(points=every, boxes=boxes, several=several)
 
-    def _locate(
-        self, frame: Frame, detected: Sequence[Detection], mesh: Mesh | None, region: Points | None
-    ) -> Mesh | None:
-        """The face that was last in `region`, if any, where `mesh` may have found it again.
+class FaceTrack:
+    """One face, followed through frames: the largest at first, then the one nearest to its last position.
+
+    On `detection_frames` the detector runs in any case.
+    """
+
+    def __init__(self, finder: FaceFinder, detection_frames: Collection[int] = ()) -> None:
+        self._finder, self._detection_frames = finder, detection_frames
+        self._points: list[Points] = []
+        self._region: Points | None = None
+        self._several = False
+
+    def add(self, frame: Frame) -> None:
+        """Look for the face in the next frame: where it was last, then everywhere."""
+        finder, region = self._finder, self._region
+        mesh = None if region is None else finder.mesh(frame, region)
+        certain = mesh is not None and mesh.presence >= CERTAIN_PRESENCE and _is_settled(mesh)
+        if not certain or len(self._points) in self._detection_frames:
+            detected = finder.detect(frame)
+            self._several |= len(detected) > 1 and finder.count(frame, detected) > 1
+            if not certain:
+                mesh = self._locate(frame, detected, mesh)
+        if mesh is not None:
+            self._region = mesh.region
+        self._points.append(np.full((len(LANDMARKS), 3), np.nan) if mesh is None else mesh.points[list(LANDMARKS)])
+
+    def faces(self) -> Faces:
+        """The face in each of the frames."""
+        points = np.array(self._points).reshape(-1, len(LANDMARKS), 3)
+        boxes = np.concatenate([points[..., :2].min(axis=1), points[..., :2].max(axis=1)], axis=1)
+        return Faces(points=points, boxes=boxes, several=self._several)
+
+    def _locate(self, frame: Frame, detected: Sequence[Detection], mesh: Mesh | None) -> Mesh | None:
+        """The face that was last in the region, if any, where `mesh` may have found it again.
 
         From the nearest detection, unless that is too far away to be the face that the mesh sees: the detector misses
         heads that turn. Then in the region around the mesh itself, until it is where it was looked for.
         """
+        finder, region = self._finder, self._region
         if detected:
             nearest = detected[0] if region is None else min(detected, key=lambda each: distance(each.region, region))
             if mesh is None or distance(nearest.region, mesh.searched) < REACH:
-                mesh = self.mesh(frame, nearest.region) or mesh
+                mesh = finder.mesh(frame, nearest.region) or mesh
         for _ in range(MAX_PASSES):
-            mesh = mesh and self.mesh(frame, mesh.region)
+            mesh = mesh and finder.mesh(frame, mesh.region)
             if mesh is None or _is_settled(mesh):
                 return mesh
         return None
 
 
 def transforms(faces: Faces, frame_seconds: Sequence[float], crop: Crop = "aligned", align: Align = "frame") -> Points:
-    """[16, 2, 3] affine maps from frame to crop pixels. At least one face must have been found.
+    """[n, 2, 3] affine maps from frame to crop pixels. At least one face must have been found.
 
     A map is a similarity. Frames without a face interpolate between their neighbours over time.
 
@@ -198,6 +224,50 @@ def transforms(faces: Faces, frame_seconds: Sequence[float], crop: Crop = "align
     with `clip` one map for the clip preserves head motion, with `none` the crop is a square around the face's box.
     `openface`, `marlin`, `voxceleb`: as the faces are cropped that OpenFace writes, or MARLIN and VoxCeleb2 have.
     """
+    return _maps(_places(faces, frame_seconds, crop, align))
+
+
+def transforms_between(
+    sampled: TimedFaces, further: TimedFaces, frame_seconds: Sequence[float], crop: Crop, align: Align
+) -> Points:
+    """[m, 2, 3] maps of frames at any times: the crop's place is interpolated over time between two sets of frames.
+
+    The first are the 16 frames of the timeline, one of which must have a face: they keep the maps that `transforms`
+    gives them. The second are at other times, so that the crop follows the face more closely.
+    """
+    chosen, first = np.unique(sampled.seconds, return_index=True)
+    own = _places(sampled.faces, sampled.seconds, crop, align)[first]
+    seconds = np.concatenate([chosen, further.seconds])
+    order = np.argsort(seconds, kind="stable")
+    faces = Faces(
+        points=np.concatenate([sampled.faces.points[first], further.faces.points])[order],
+        boxes=np.concatenate([sampled.faces.boxes[first], further.faces.boxes])[order],
+        several=sampled.faces.several,
+    )
+    if align == "clip":
+        places = np.broadcast_to(own[:1], (len(seconds), 4))
+    else:
+        places = _places(faces, seconds[order].tolist(), crop, align)
+        places[order < len(own)] = own
+    return _maps(np.stack([np.interp(frame_seconds, seconds[order], column) for column in places.T], axis=1))
+
+
+def without_strangers(sampled: TimedFaces, further: TimedFaces) -> Faces:
+    """The faces of the second set without those that are not where the face of the first set is: other people's."""
+    same = np.zeros(len(further.seconds), dtype=bool)
+    if sampled.faces.found.any():
+        expected = _interpolate(sampled.faces.boxes, sampled.seconds, further.seconds)
+        middle = (further.faces.boxes[:, :2] + further.faces.boxes[:, 2:]) / 2
+        same = ((expected[:, :2] <= middle) & (middle <= expected[:, 2:])).all(axis=1)  # NaN is nowhere
+    return Faces(
+        points=np.where(same[:, None, None], further.faces.points, np.nan),
+        boxes=np.where(same[:, None], further.faces.boxes, np.nan),
+        several=further.faces.several,
+    )
+
+
+def _places(faces: Faces, frame_seconds: Sequence[float], crop: Crop, align: Align) -> Points:
+    """[n, 4] places of the crops in their frames, see `_place`."""
     shape = "none" if align == "none" else crop
     places = np.full((len(faces.boxes), 4), np.nan)
     if shape == "aligned":
@@ -211,7 +281,7 @@ def transforms(faces: Faces, frame_seconds: Sequence[float], crop: Crop = "align
         places = _smooth(places, frame_seconds)
     if align == "clip":
         places = np.broadcast_to(places.mean(axis=0), places.shape)
-    return _maps(places)
+    return places
 
 
 def rigid_fit(points: Points) -> tuple[Points, Points, Points]:
@@ -298,15 +368,23 @@ def _smooth(places: Points, seconds: Sequence[float]) -> Points:
     return np.stack([np.median(places[each], axis=0) for each in near])
 
 
-def warp(frame: Frame, matrix: Points, fill: int = 0) -> Frame:
-    """One frame -> [224, 224, 3] crop, of grey level `fill` outside the frame. A large face is first downsampled."""
+def resize_maps(maps: Points, side_px: int) -> Points:
+    """[n, 2, 3] maps onto crops of 224 pixels -> maps onto crops of another size that show the same."""
+    scale = side_px / CROP_PX
+    resized = maps * scale
+    resized[:, :, 2] += (scale - 1) / 2  # the middle of pixel x is at (x + 0.5) scale - 0.5
+    return resized
+
+
+def warp(frame: Frame, matrix: Points, fill: int = 0, side_px: int = CROP_PX) -> Frame:
+    """One frame -> square crop, of grey level `fill` outside the frame. A large face is first downsampled."""
     shrink = int(1 / max(float(np.hypot(matrix[0, 0], matrix[1, 0])), 1e-3))
     if shrink > 1:
         frame = cv2.resize(frame, None, fx=1 / shrink, fy=1 / shrink, interpolation=cv2.INTER_AREA)
         # The centre of a downsampled pixel is in the middle of the pixels it averages, not on the first.
         centre = matrix @ [(shrink - 1) / 2, (shrink - 1) / 2, 1]
         matrix = np.column_stack([matrix[:, :2] * shrink, centre])
-    return cv2.warpAffine(frame, matrix, (CROP_PX, CROP_PX), flags=cv2.INTER_LINEAR, borderValue=(fill,) * 3)
+    return cv2.warpAffine(frame, matrix, (side_px, side_px), flags=cv2.INTER_LINEAR, borderValue=(fill,) * 3)
 
 
 def _is_settled(mesh: Mesh) -> bool:
@@ -314,8 +392,9 @@ def _is_settled(mesh: Mesh) -> bool:
     return distance(mesh.region, mesh.searched) <= SETTLED
 
 
-def _interpolate(values: Points, seconds: Sequence[float]) -> Points:
-    """Fill rows of NaN in [n, m] by linear interpolation over time."""
+def _interpolate(values: Points, seconds: Sequence[float], wanted_seconds: Sequence[float] | None = None) -> Points:
+    """Fill rows of NaN in [n, m] by linear interpolation over time; with other times, the rows at these."""
     known = np.isfinite(values[:, 0])
     times = np.asarray(seconds)
-    return np.stack([np.interp(times, times[known], column[known]) for column in values.T], axis=1)
+    wanted = times if wanted_seconds is None else wanted_seconds
+    return np.stack([np.interp(wanted, times[known], column[known]) for column in values.T], axis=1)

@@ -25,6 +25,7 @@ from manifests import index, schema
 from manifests.files import FolderError, describe_os_error, exclusive_lock, remove_leftovers
 from manifests.index import Dataset, ManifestError, Receipt, SpectrogramSums, window_statistics
 from manifests.index_writer import mark_unfinished, write_index
+from manifests.kinds import PAIRS
 from manifests.progress import ProgressBar
 from manifests.records import from_json
 from manifests.schema import Clip, SchemaError, Timing
@@ -114,6 +115,11 @@ def make_features(job: FeaturesJob) -> FeaturesSummary:
 def _load_verified(folder: Path) -> Dataset:
     """Load the index of a folder after verifying every file."""
     dataset = index.load_dataset(folder)
+    if dataset.kind != PAIRS:
+        raise ManifestError(
+            f"{folder}: found shards of {dataset.kind}, which store no spectrograms, expected {PAIRS}; a build with "
+            "FRAMES=all and another FEATURE= has the statistics of that feature"
+        )
     with ProgressBar(len(dataset.shards), f"checking {folder}", unit="shard") as progress:
         problems = verify(folder, full=True, on_file=lambda name: name.endswith(".tar") and progress.step())
     if problems:

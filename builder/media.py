@@ -1,35 +1,54 @@
-"""A clip's files -> its 16 frames, their times, and its sound, decoded once for all features.
+"""A clip's files -> its 16 frames, or all of them, their times, and its sound, decoded once for all features.
 
 PyAV is the default decoder; an ffmpeg process is the alternative, with the same interface.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from builder.config import Decoder
 from builder.datasets.base import ClipSource, Region
 from builder.decoders import ffmpeg, pyav
-from builder.decoders.base import DecodedVideo, MakeTimeline, MediaError, Sound
+from builder.decoders.base import (
+    Consume,
+    DecodedSound,
+    DecodedVideo,
+    MakeTimeline,
+    MediaError,
+    Picture,
+    Sound,
+)
 from builder.sound import MISMATCH_SECONDS, ClipSound, choose_sound
 from builder.spectrograms import SILENCE_RMS
+from builder.timeline import Timeline
 from manifests.schema import SAMPLE_RATE_HZ
 
 DECODERS = {"pyav": pyav, "ffmpeg": ffmpeg}
 
 
+class _HasTimeline(Protocol):
+    @property
+    def timeline(self) -> Timeline: ...
+
+
+_Result = TypeVar("_Result")
+_Video = TypeVar("_Video", bound=_HasTimeline)
+
+
 @dataclass(frozen=True, kw_only=True)
-class DecodedClip:
+class DecodedClip(Generic[_Video]):
     """A decoded recording, cut to what one clip needs."""
 
-    video: DecodedVideo
-    origin_px: tuple[int, int]
-    """(x, y) of the frames' top left corner in the recorded picture; not (0, 0) where only a region is used."""
+    video: _Video
+    """A `DecodedVideo`, or what `decode_frames` was asked to make of all frames."""
     sound: Sound
     """Of the clip, and of a segment also what surrounds it and is in its windows; silence if there is none."""
     flags: tuple[str, ...]
@@ -44,15 +63,44 @@ class DecodedClip:
 
 def decode(
     source: ClipSource, make_timeline: MakeTimeline, decoder: Decoder = "pyav", *, sound_required: bool = True
-) -> DecodedClip:
+) -> DecodedClip[DecodedVideo]:
     """Read one clip: its sampled frames, cropped to the speaker's region, and its sound.
 
     Raises MediaError with the reason to drop the clip; for one without usable sound only if that is required.
     """
-    if source.known_defect is not None:
-        raise MediaError("known_defect", source.known_defect)
-    with _validated(source.video):
+    with _validated(source):
         video, recorded = DECODERS[decoder].read(source, make_timeline)
+    return _add_sound(source, _cut_frames(video, source.region), recorded, decoder, sound_required=sound_required)
+
+
+def decode_frames(
+    source: ClipSource,
+    make_timeline: MakeTimeline,
+    consume: Consume[_Video],
+    decoder: Decoder = "pyav",
+    *,
+    sound_required: bool = True,
+) -> DecodedClip[_Video]:
+    """Read one clip as `decode` does, but give all of its frames to `consume`, uncut; `video` is what that returns."""
+    with _validated(source):
+        video, recorded = DECODERS[decoder].read_frames(source, make_timeline, consume)
+    return _add_sound(source, video, recorded, decoder, sound_required=sound_required)
+
+
+def decode_again(
+    source: ClipSource,
+    make_timeline: MakeTimeline,
+    consume: Callable[[Iterator[tuple[int, Picture]]], _Result],
+    decoder: Decoder,
+) -> _Result:
+    """Give the same frames, with their index, to another function."""
+    with _validated(source):
+        return DECODERS[decoder].read_frames(source, make_timeline, lambda _, pictures: consume(enumerate(pictures)))[0]
+
+
+def _add_sound(
+    source: ClipSource, video: _Video, recorded: DecodedSound, decoder: Decoder, *, sound_required: bool
+) -> DecodedClip[_Video]:
     if isinstance(recorded, MediaError):
         recorded = MediaError(recorded.reason, f"{source.video.name}: {recorded.detail}")
     try:
@@ -60,20 +108,18 @@ def decode(
     except MediaError as error:
         if sound_required:
             raise
-        return _finish(source, video, ClipSound(sound=_silence(video)), error)
+        return _finish(source, video, ClipSound(sound=_silence(video.timeline)), error)
     return _finish(source, video, chosen)
 
 
 def _finish(
-    source: ClipSource, video: DecodedVideo, chosen: ClipSound, no_sound: MediaError | None = None
-) -> DecodedClip:
+    source: ClipSource, video: _Video, chosen: ClipSound, no_sound: MediaError | None = None
+) -> DecodedClip[_Video]:
     flags = {*source.known_flags, *chosen.flags}
     if no_sound is None:
-        flags |= _sound_flags(source, video, chosen.sound)
-    video, origin_px = _cut_region(video, source.region)
+        flags |= _sound_flags(source, video.timeline, chosen.sound)
     return DecodedClip(
         video=video,
-        origin_px=origin_px,
         sound=chosen.sound,
         flags=tuple(sorted(flags)),
         sound_file_used=chosen.from_file,
@@ -83,7 +129,16 @@ def _finish(
 
 
 @contextmanager
-def _validated(path: Path) -> Iterator[None]:
+def _validated(source: ClipSource) -> Iterator[None]:
+    """Raise MediaError unless the recording may be used; add the file's name to every MediaError."""
+    if source.known_defect is not None:
+        raise MediaError("known_defect", source.known_defect)
+    with _regular_file(source.video):
+        yield
+
+
+@contextmanager
+def _regular_file(path: Path) -> Iterator[None]:
     """Raise MediaError unless the path is a non-empty regular file; add the file's name to every MediaError."""
     try:
         if not path.is_file():
@@ -104,20 +159,20 @@ def _read_sound_file(source: ClipSource, decoder: Decoder) -> Sound:
     if source.sound is None:
         found = "found no sound file" if source.sound_first else "found no sound in it, and there is no sound file"
         raise MediaError("no_audio", f"{source.video.name}: {found}")
-    with _validated(source.sound):
+    with _regular_file(source.sound):
         sound = DECODERS[decoder].read_sound(source.sound)
         if sound is None:
             raise MediaError("no_audio", "found no sound in it")
     return sound
 
 
-def _silence(video: DecodedVideo) -> Sound:
-    start, end = video.timeline.span_seconds
+def _silence(timeline: Timeline) -> Sound:
+    start, end = timeline.span_seconds
     return Sound(samples=np.zeros(max(1, round((end - start) * SAMPLE_RATE_HZ)), np.int16), start_seconds=start)
 
 
-def _sound_flags(source: ClipSource, video: DecodedVideo, sound: Sound) -> set[str]:
-    start, end = video.timeline.span_seconds
+def _sound_flags(source: ClipSource, timeline: Timeline, sound: Sound) -> set[str]:
+    start, end = timeline.span_seconds
     first_seconds, last_seconds = sound.start_seconds, sound.end_seconds
     if source.context_seconds is not None:  # what surrounds the segment does not count
         first_seconds, last_seconds = max(first_seconds, start), min(last_seconds, end)
@@ -133,11 +188,15 @@ def _sound_flags(source: ClipSource, video: DecodedVideo, sound: Sound) -> set[s
     return flags
 
 
-def _cut_region(video: DecodedVideo, region: Region) -> tuple[DecodedVideo, tuple[int, int]]:
-    """Keep the half of the picture that the speaker is in."""
+def _cut_frames(video: DecodedVideo, region: Region) -> DecodedVideo:
+    cut = [cut_region(frame, region) for frame in video.frames]
+    return replace(video, frames=tuple(frame for frame, _ in cut), origin_px=cut[0][1])
+
+
+def cut_region(frame: npt.NDArray[np.uint8], region: Region) -> tuple[npt.NDArray[np.uint8], tuple[int, int]]:
+    """The half of a picture that the speaker is in, and (x, y) of its top left corner."""
     if region == "full":
-        return video, (0, 0)
-    width = video.frames[0].shape[1]
+        return frame, (0, 0)
+    width = frame.shape[1]
     columns = slice(0, width // 2) if region == "left" else slice(width // 2, width)
-    frames = tuple(np.ascontiguousarray(frame[:, columns]) for frame in video.frames)
-    return replace(video, frames=frames), (columns.start, 0)
+    return np.ascontiguousarray(frame[:, columns]), (columns.start, 0)

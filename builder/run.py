@@ -280,6 +280,7 @@ def describe_dataset(plan: BuildPlan) -> Dataset:
         dataset=plan.corpus.name,
         complete=False,
         identity=plan.identity,
+        kind=plan.config.kind,
         about=_about(plan),
         label_schemes=tuple(scheme.name for scheme in plan.corpus.facts.label_schemes),
         missing=len(plan.scan.missing),

@@ -13,22 +13,23 @@ import numpy as np
 import numpy.typing as npt
 import scipy.fft
 
-from builder.timeline import Timeline
+from builder.timeline import Seconds, Timeline
+from manifests.filterbanks import (
+    FFT_SAMPLES,
+    FRAME_SAMPLES,
+    POWER_FLOOR,
+    PRE_EMPHASIS,
+    STFT_SAMPLES,
+    hamming,
+    mfcc_bands,
+    mfcc_lifter,
+)
 from manifests.schema import FEATURE_ROWS, FRAMES, GRIDS, SAMPLE_RATE_HZ
 
 Floats = npt.NDArray[np.float32]
 
-PRE_EMPHASIS = 0.97
-FRAME_SAMPLES = 400  # 25 ms
-FFT_SAMPLES = 512
-MFCC_BANDS = 40
-LIFTER = 22
-#: 448 points without the Nyquist bin: 224 rows, the image size of the encoder.
-STFT_SAMPLES = 2 * FEATURE_ROWS["stft"]
 #: Frames per block: a block fits the CPU cache; processing all frames together takes three times as long.
 BLOCK_FRAMES = 256
-#: Lower bound of the power, -120 dB: below the quantization noise of 16 bit samples.
-POWER_FLOOR = 1e-12
 #: Root mean square, relative to full scale, below which sound counts as silent (-80 dB).
 SILENCE_RMS = 1e-4
 
@@ -72,15 +73,22 @@ def sound_present(
 
     Sound outside the recording is silence. Arguments as in `spectrograms`.
     """
+    lengths = {grid: 2 * (FRAMES // grid) * timeline.step_seconds for grid in GRIDS}
+    return {
+        str(grid): is_heard(audio, audio_start_seconds, timeline.window_starts(grid), length)
+        for grid, length in lengths.items()
+    }
+
+
+def is_heard(
+    audio: npt.NDArray[np.int16], audio_start_seconds: float, starts_seconds: Seconds, length_seconds: float
+) -> npt.NDArray[np.bool_]:
+    """[n] whether windows of this length with these starts have any sound, as in `sound_present`."""
     energies = np.concatenate([[0.0], np.cumsum(np.square(audio / 32768.0))])
-    present = {}
-    for grid in GRIDS:
-        length = 2 * (FRAMES // grid) * timeline.step_seconds
-        edges = timeline.window_starts(grid)[:, None] + [0.0, length] - audio_start_seconds
-        places = np.clip(np.rint(edges * SAMPLE_RATE_HZ), 0, len(audio)).astype(np.int64)
-        energy = energies[places[:, 1]] - energies[places[:, 0]]
-        present[str(grid)] = energy >= SILENCE_RMS**2 * length * SAMPLE_RATE_HZ
-    return present
+    edges = starts_seconds[:, None] + [0.0, length_seconds] - audio_start_seconds
+    places = np.clip(np.rint(edges * SAMPLE_RATE_HZ), 0, len(audio)).astype(np.int64)
+    energy = energies[places[:, 1]] - energies[places[:, 0]]
+    return energy >= SILENCE_RMS**2 * length_seconds * SAMPLE_RATE_HZ
 
 
 def _pad_signal(audio: npt.NDArray[np.int16], centres: npt.NDArray[np.int64]) -> tuple[Floats, npt.NDArray[np.int64]]:
@@ -96,7 +104,7 @@ def _pad_signal(audio: npt.NDArray[np.int16], centres: npt.NDArray[np.int64]) ->
 def analysis_frames(signal: Floats, centres: npt.NDArray[np.int64]) -> Floats:
     """[n, 400] Hamming-windowed frames around the given samples of a padded signal."""
     starts = np.lib.stride_tricks.sliding_window_view(signal, FRAME_SAMPLES)
-    return starts[centres - FRAME_SAMPLES // 2] * _hamming()
+    return starts[centres - FRAME_SAMPLES // 2] * hamming()
 
 
 def pre_emphasis(signal: Floats) -> Floats:
@@ -115,11 +123,9 @@ def mfcc(frames: Floats) -> Floats:
 
     The paper's parameters: 40 mel bands, 20 log10 of power, orthonormal DCT-II, sinusoidal lifter 22.
     """
-    bands = np.maximum(power(frames) @ _mfcc_bands(), POWER_FLOOR)
+    bands = np.maximum(power(frames) @ mfcc_bands(), POWER_FLOOR)
     cepstrum = scipy.fft.dct(20 * np.log10(bands), type=2, axis=1, norm="ortho")
-    rows = np.arange(FEATURE_ROWS["mfcc"], dtype=np.float32)
-    lifter = 1 + (LIFTER / 2) * np.sin(np.pi * rows / LIFTER)
-    return cepstrum[:, 1 : len(rows) + 1] * lifter.astype(np.float32)
+    return cepstrum[:, 1 : FEATURE_ROWS["mfcc"] + 1] * mfcc_lifter()
 
 
 def logmel(frames: Floats) -> Floats:
@@ -138,26 +144,6 @@ assert FEATURES.keys() == FEATURE_ROWS.keys()
 
 def _decibel(power_: Floats) -> Floats:
     return 10 * np.log10(np.maximum(power_, POWER_FLOOR))
-
-
-@cache
-def _hamming() -> Floats:
-    return np.hamming(FRAME_SAMPLES).astype(np.float32)
-
-
-@cache
-def _mfcc_bands() -> Floats:
-    """[257, 40] triangles between FFT bins, equal steps of the mel scale 2595 log10(1 + f/700) from 0 Hz to Nyquist.
-
-    Their corners are on integer bins, as in the paper's published code; librosa's are not.
-    """
-    top_mel = 2595 * np.log10(1 + SAMPLE_RATE_HZ / 2 / 700)
-    corners_hz = 700 * (10 ** (np.linspace(0, top_mel, MFCC_BANDS + 2) / 2595) - 1)
-    corners = np.floor((FFT_SAMPLES + 1) * corners_hz / SAMPLE_RATE_HZ)
-    left, centre, right = corners[:-2], corners[1:-1], corners[2:]
-    bins = np.arange(FFT_SAMPLES // 2 + 1)[:, None]
-    rising, falling = (bins - left) / (centre - left), (right - bins) / (right - centre)
-    return np.maximum(0, np.minimum(rising, falling)).astype(np.float32)
 
 
 @cache

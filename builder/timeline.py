@@ -5,6 +5,7 @@ Pure: reads no file. All times are presentation seconds of the source, never fra
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,6 +83,13 @@ def fixed(frame_seconds: Seconds, end_seconds: float, step_frames: int = FIXED_S
     step = float(instants[-1] - instants[0]) / (FRAMES - 1)
     span = (float(frame_seconds[0]), end_seconds)
     return Timeline(span_seconds=span, instants_seconds=tuple(instants.tolist()), step_seconds=step)
+
+
+def steady_instants(span_seconds: tuple[float, float], rate_hz: float) -> tuple[float, ...]:
+    """Instants start + k / rate within a span."""
+    start, end = span_seconds
+    count = max(1, math.ceil((end - start) * rate_hz - 1e-6))
+    return tuple((start + np.arange(count) / rate_hz).tolist())
 
 
 def nearest_frames(frame_seconds: Seconds, instants_seconds: tuple[float, ...]) -> npt.NDArray[np.intp]:

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 from manifests import folds, licensing
 from manifests.index import Dataset, Row
-from manifests.schema import DROP_REASONS, FLAGS, dump_json, member_names
+from manifests.schema import DROP_REASONS, FLAGS, dump_json
 from manifests.text import one_line, pluralize
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
 #: Types of the members for Hugging Face; by default it would require torchcodec for the FLAC.
-_TYPES = {"faces.jpg": "image", "audio.flac": "binary", "json": "json", "__key__": "string", "__url__": "string"}
+_TYPES = {"audio.flac": "binary", "json": "json", "__key__": "string", "__url__": "string"}
 _OTHER_LICENCE = "other\nlicense_name: see-below\nlicense_link: README.md"
 _SIZES = {10**3: "n<1K", 10**4: "1K<n<10K", 10**5: "10K<n<100K", 10**6: "100K<n<1M", 10**7: "1M<n<10M"}
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~&!$])")
@@ -71,9 +71,11 @@ def dataset_card(dataset: Dataset, tally: ClipCounts) -> str:
     clips = tally.clips
     title = licensing.about(dataset, "title") or dataset.dataset
     licence = licensing.known_licence(dataset)
-    members = member_names(dataset.features)
+    members, kind = dataset.members, dataset.sample_kind
+    types = {members[0]: kind.hub_type, **_TYPES}
     return _template().render(
         dataset=dataset,
+        kind=kind,
         title=title,
         title_json=json.dumps(title, ensure_ascii=False),  # also one line of YAML, quoted
         licence=licence,
@@ -85,7 +87,7 @@ def dataset_card(dataset: Dataset, tally: ClipCounts) -> str:
         personal_data=licensing.PERSONAL_DATA,
         size_category=next((size for limit, size in _SIZES.items() if clips.total() < limit), "n>10M"),
         members=members,
-        columns={column: _TYPES.get(column) for column in (*members, "__key__", "__url__")},
+        columns={column: types.get(column) for column in (*members, "__key__", "__url__")},
         clips=clips.total(),
         speakers=len(clips),
         counted=[

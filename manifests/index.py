@@ -26,6 +26,7 @@ from manifests.errors import UserError
 from manifests.files import describe_os_error, open_regular, read_limited
 from manifests.files import file_sha256 as file_sha256
 from manifests.folds import MAX_FOLD_FILE_BYTES
+from manifests.kinds import KINDS, PAIRS, Kind, check_member
 from manifests.records import from_json
 from manifests.schema import (
     FEATURE_ROWS,
@@ -35,7 +36,6 @@ from manifests.schema import (
     SCHEMA_VERSION,
     UNLABELLED,
     SchemaError,
-    check_member,
     dump_json,
     spectrogram_shape,
 )
@@ -95,7 +95,7 @@ class Row:
     """Details of the reason."""
     flags: tuple[str, ...] = ()
     faces_found: int | None = None
-    """Of 16."""
+    """Of 16, or of all frames of a sequence."""
     source: str
     """Recording, relative to the corpus folder."""
     sha256: str | None = None
@@ -230,6 +230,8 @@ class Dataset:
     """False until a build is finished."""
     identity: Mapping[str, Any]
     """Settings, versions and models that the shards were made with."""
+    kind: str = PAIRS
+    """Kind of the samples: a key of `manifests.kinds.KINDS`. Absent from the file for pairs."""
     about: Mapping[str, Any]
     """Title, homepage, licence, citation, whether redistributable; names of speakers, where they are not the ids."""
     label_schemes: tuple[str, ...] = ()
@@ -249,6 +251,8 @@ class Dataset:
         for name in (self.dataset, *self.label_schemes, *self.fold_schemes, *self.withdrawn):
             if not NAME.fullmatch(name):
                 raise ManifestError(f"found name {name[:80]!r}, expected 1 to 80 letters, digits, '_' and '-'")
+        if self.kind not in KINDS:
+            raise ManifestError(f"found kind {self.kind[:80]!r}, expected one of {', '.join(KINDS)}")
         if len({shard.name for shard in self.shards}) < len(self.shards):
             raise ManifestError("found a shard named twice")
 
@@ -271,8 +275,18 @@ class Dataset:
 
     @property
     def features(self) -> tuple[str, ...]:
-        """Spectrograms that every sample has."""
+        """Spectrograms that every sample has; of sequences, those whose statistics the receipts have."""
         return tuple(self.identity["config"]["features"])
+
+    @property
+    def sample_kind(self) -> Kind:
+        """What the samples are."""
+        return KINDS[self.kind]
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Suffixes of the members of every sample, in tar order."""
+        return self.sample_kind.members(self.features)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -310,6 +324,8 @@ def build_order(shard: str) -> tuple[str, int, str]:
 def dump_dataset(dataset: Dataset) -> bytes:
     """Dataset -> bytes of `dataset.json`, readable and canonical."""
     value = {"schema_version": dataset.schema_version, **asdict(dataset)}
+    if dataset.kind == PAIRS:
+        del value["kind"]  # the bytes are those of builds made before there were kinds
     return (json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, indent=1) + "\n").encode()
 
 

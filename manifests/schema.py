@@ -1,4 +1,4 @@
-"""A sample and its encoding: a clip's 16 face crops, spectrograms, sound and times.
+"""A sample of pairs and its encoding: a clip's 16 face crops, spectrograms, sound and times.
 
 A sample is a group of tar members that share a key::
 
@@ -7,6 +7,8 @@ A sample is a group of tar members that share a key::
     KEY.mfcc_8.npy     8 windows of every second instant [t-2s, t+2s], float16 [8, rows, 224]
     KEY.audio.flac     the clip's sound, 16 kHz mono, 16 bit, so that features can be rebuilt
     KEY.json           who, what, when: `Clip`, times in seconds, transforms, masks, flags, provenance
+
+Samples of the other kind are in `manifests.sequence`, both in the table of `manifests.kinds`.
 
 Samples may be untrusted: decoding checks sizes, types and shapes before it allocates, uses only the parsers for JPEG,
 FLAC and JSON, and accepts only the member names above.
@@ -19,9 +21,9 @@ import json
 import math
 import re
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -78,7 +80,13 @@ FLAGS: Mapping[str, str] = {
 INCOMPLETE_FLAGS = frozenset({"no_face", "no_sound"})
 
 #: Maximum size of a member, by file suffix; the builder's members are far smaller.
-MAX_MEMBER_BYTES: Mapping[str, int] = {"jpg": 4 << 20, "npy": 4 << 20, "flac": 32 << 20, "json": 1 << 20}
+MAX_MEMBER_BYTES: Mapping[str, int] = {
+    "jpg": 4 << 20,
+    "npy": 4 << 20,
+    "mjpg": 128 << 20,
+    "flac": 32 << 20,
+    "json": 1 << 20,
+}
 
 #: Clip ids and speakers. With the longest suffix a member's name still fits into the 100 bytes a tar header has for it.
 NAME = re.compile(r"[A-Za-z0-9_-]{1,80}")
@@ -168,6 +176,23 @@ class Sample:
     """Grid, `16` and `8` -> for each window, whether it has any sound; the others are spectrograms of silence."""
 
 
+class Described(Protocol):
+    """What the samples of every kind have in common, besides the sound."""
+
+    @property
+    def clip(self) -> Clip: ...
+    @property
+    def timing(self) -> Any: ...
+    @property
+    def transforms(self) -> tuple[Affine, ...]: ...
+    @property
+    def face_found(self) -> tuple[bool, ...]: ...
+    @property
+    def flags(self) -> tuple[str, ...]: ...
+    @property
+    def source(self) -> Mapping[str, Any]: ...
+
+
 def feature_members(features: tuple[str, ...]) -> tuple[str, ...]:
     """Member suffixes that the given features add to each sample, in tar order."""
     return tuple(f"{feature}_{grid}.npy" for feature in features for grid in GRIDS)
@@ -182,6 +207,11 @@ def check_member(suffix: str, size: int) -> None:
     """Raise SchemaError unless a sample may have a member of that name and size in bytes."""
     if suffix not in _MEMBERS:
         raise SchemaError(f"{suffix[:80]!r}: unknown member; known are {', '.join(_MEMBERS)}")
+    check_size(suffix, size)
+
+
+def check_size(suffix: str, size: int) -> None:
+    """Raise SchemaError if a known member has another size in bytes than it may have."""
     limit = MAX_MEMBER_BYTES[suffix.rpartition(".")[2]]
     if not 0 <= size <= limit:
         raise SchemaError(f"{suffix}: found {size} bytes, expected at most {limit}")
@@ -204,22 +234,28 @@ def decode_filmstrip(
     means of the pixels that each one covers, in less time than it takes to decode all.
     """
     check_member("faces.jpg", len(data))
-    values = np.frombuffer(data, np.uint8)
-    scans = np.count_nonzero((values[:-1] == _START_OF_SCAN[0]) & (values[1:] == _START_OF_SCAN[1]))
-    if scans > _MAX_SCANS:  # the decoder works through the whole picture for each
-        raise SchemaError(f"faces.jpg: found {scans} scans, expected at most {_MAX_SCANS}")
+    check_jpeg(data, "faces.jpg", FRAMES * CROP_PX, CROP_PX)
     try:
-        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
-        if (height, width) != (CROP_PX, FRAMES * CROP_PX):
-            raise SchemaError(f"faces.jpg: found {width}x{height}, expected {FRAMES * CROP_PX}x{CROP_PX}")
         strip: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(
             data, colorspace="RGB", min_height=face_px, min_width=FRAMES * face_px, min_factor=1, buffer=out
         )
-    except SchemaError:
-        raise
     except ValueError as error:
         raise SchemaError(f"faces.jpg: not a JPEG that can be decoded ({error})") from error
     return strip
+
+
+def check_jpeg(data: bytes | memoryview, name: str, width: int, height: int) -> None:
+    """Raise SchemaError, which begins with `name`, unless a JPEG's header says that it has this size, in few scans."""
+    values = np.frombuffer(data, np.uint8)
+    scans = np.count_nonzero((values[:-1] == _START_OF_SCAN[0]) & (values[1:] == _START_OF_SCAN[1]))
+    if scans > _MAX_SCANS:  # the decoder works through the whole picture for each
+        raise SchemaError(f"{name}: found {scans} scans, expected at most {_MAX_SCANS}")
+    try:
+        found_height, found_width, _, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError as error:
+        raise SchemaError(f"{name}: not a JPEG that can be decoded ({error})") from error
+    if (found_width, found_height) != (width, height):
+        raise SchemaError(f"{name}: found {found_width}x{found_height}, expected {width}x{height}")
 
 
 def decode_faces(data: bytes) -> npt.NDArray[np.uint8]:
@@ -319,12 +355,17 @@ def encode(sample: Sample) -> dict[str, bytes]:
             raise SchemaError(f"{name}.npy: found {windows.shape}, expected {spectrogram_shape(name)}")
         members[f"{name}.npy"] = encode_spectrogram(windows, name)
     members["audio.flac"] = encode_audio(sample.audio)
-    try:
-        members["json"] = dump_json(metadata(sample)).encode()
-    except (TypeError, ValueError) as error:
-        raise SchemaError(f"json: {sample.clip.clip_id} cannot be written ({error})") from error
+    members["json"] = encode_metadata(metadata(sample), sample.clip)
     decode_metadata(members["json"])
     return members
+
+
+def encode_metadata(meta: Mapping[str, Any], clip: Clip) -> bytes:
+    """Content of `KEY.json` -> bytes. Raises SchemaError for values that JSON cannot hold."""
+    try:
+        return dump_json(meta).encode()
+    except (TypeError, ValueError) as error:
+        raise SchemaError(f"json: {clip.clip_id} cannot be written ({error})") from error
 
 
 def metadata(sample: Sample) -> dict[str, Any]:
@@ -336,10 +377,15 @@ def metadata(sample: Sample) -> dict[str, Any]:
     masks: dict[str, Any] = {}
     if sample.faces_present is not None and sample.sound_present is not None:
         masks = {"faces_present": sample.faces_present, "sound_present": dict(sample.sound_present)}
+    return describe(sample, masks)
+
+
+def describe(sample: Described, masks: Mapping[str, Any]) -> dict[str, Any]:
+    """What the json of any kind of sample contains; `masks` is {} unless the build keeps incomplete clips."""
     return {
         "schema_version": MASKED_SCHEMA_VERSION if masks else SCHEMA_VERSION,
         **{name: value or "" for name, value in asdict(sample.clip).items()},
-        "timing": {name: np.asarray(value, dtype=float).tolist() for name, value in asdict(sample.timing).items()},
+        "timing": {name: np.asarray(value, dtype=float).tolist() for name, value in vars(sample.timing).items()},
         "transforms": np.asarray(sample.transforms, dtype=float).tolist(),
         "face_found": sample.face_found,
         "flags": " ".join(sample.flags),
@@ -350,6 +396,13 @@ def metadata(sample: Sample) -> dict[str, Any]:
 
 def decode_metadata(data: bytes) -> dict[str, Any]:
     """`KEY.json` bytes -> dict as returned by `metadata`, after checks of size, types and schema version."""
+    meta = load_metadata(data)
+    _read_fields(meta)
+    return meta
+
+
+def load_metadata(data: bytes) -> dict[str, Any]:
+    """`KEY.json` bytes of any kind of sample -> dict, after checks of size and schema version."""
     check_member("json", len(data))
     try:
         meta = json.loads(data)
@@ -359,7 +412,6 @@ def decode_metadata(data: bytes) -> dict[str, Any]:
     if not isinstance(meta, dict) or found not in _VERSIONS:
         expected = f"{SCHEMA_VERSION} or {MASKED_SCHEMA_VERSION}"
         raise SchemaError(f"json: found schema version {reprlib.repr(found)}, expected {expected}")
-    _read_fields(meta)
     return meta
 
 
@@ -382,26 +434,32 @@ def decode(members: Mapping[str, bytes]) -> Sample:
 
 def _read_fields(meta: Mapping[str, Any]) -> dict[str, Any]:
     """Content of `KEY.json` -> the fields of Sample that it contains."""
-    missing = [name for name in (*field_types(Clip), *_FIELDS, "flags") if name not in meta]
-    if missing:
-        raise SchemaError(f"json: missing {', '.join(missing)}")
-    clip = from_json(Clip, {name: None if meta[name] == "" else meta[name] for name in field_types(Clip)}, "json")
-    found = {name: from_json(field_types(Sample)[name], meta[name], f"json.{name}") for name in _FIELDS}
+    found = read_fields(meta, {name: field_types(Sample)[name] for name in _FIELDS})
     for name in ("transforms", "face_found"):
         if len(found[name]) != FRAMES:
             raise SchemaError(f"json.{name}: found {len(found[name])}, expected {FRAMES}")
-    if meta["schema_version"] == MASKED_SCHEMA_VERSION:
-        found |= _read_masks(meta)
+    return found | (_read_masks(meta) if meta["schema_version"] == MASKED_SCHEMA_VERSION else {})
+
+
+def read_fields(meta: Mapping[str, Any], kinds: Mapping[str, Any]) -> dict[str, Any]:
+    """Content of `KEY.json` of any kind of sample -> clip, flags, and the fields of the given types."""
+    check_present(meta, (*field_types(Clip), *kinds, "flags"))
+    clip = from_json(Clip, {name: None if meta[name] == "" else meta[name] for name in field_types(Clip)}, "json")
+    found = {name: from_json(kind, meta[name], f"json.{name}") for name, kind in kinds.items()}
     flags = tuple(from_json(str, meta["flags"], "json.flags").split())
     if not set(flags) <= FLAGS.keys():
         raise SchemaError(f"json.flags: found {reprlib.repr(meta['flags'])}; known are {', '.join(FLAGS)}")
     return {"clip": clip, "flags": flags, **found}
 
 
-def _read_masks(meta: Mapping[str, Any]) -> dict[str, Any]:
-    missing = [name for name in _MASKS if name not in meta]
-    if missing:
+def check_present(meta: Mapping[str, Any], names: Iterable[str]) -> None:
+    """Raise SchemaError unless the json has all of these."""
+    if missing := [name for name in names if name not in meta]:
         raise SchemaError(f"json: missing {', '.join(missing)}")
+
+
+def _read_masks(meta: Mapping[str, Any]) -> dict[str, Any]:
+    check_present(meta, _MASKS)
     masks = {name: from_json(kind, meta[name], f"json.{name}") for name, kind in _MASKS.items()}
     lengths = {grid: len(mask) for grid, mask in masks["sound_present"].items()}
     if len(masks["faces_present"]) != FRAMES or lengths != {str(grid): grid for grid in GRIDS}:

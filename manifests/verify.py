@@ -12,7 +12,7 @@ from manifests import index
 from manifests.files import LOCK_FILE, file_sha256, find_irregular, open_regular
 from manifests.folds import SIDES, FoldError, FoldFile, load_fold_file
 from manifests.index import Dataset, ManifestError, Receipt, Shard
-from manifests.schema import SchemaError, decode, feature_members, member_names
+from manifests.schema import SchemaError, feature_members
 from manifests.text import escape_unprintable
 
 UNFINISHED_BUILD = "an unfinished build"
@@ -207,14 +207,15 @@ class _Content:
         members = index.member_byte_ranges(self._folder / name)
         if receipt is not None and receipt.members != members:
             raise SchemaError(f"found other members than in {index.receipt_name(name)}, expected the same")
-        suffixes, speaker = member_names(self._dataset.features), self._tars[name].speaker
+        suffixes, speaker = self._dataset.members, self._tars[name].speaker
         emotions = {row.clip_id: row.emotion for row in receipt.rows} if receipt is not None else {}
         with open_regular(self._folder / name, os.O_RDONLY | os.O_NOFOLLOW) as tar:
             for key, places in members.items():
                 if places.keys() != set(suffixes):
                     raise SchemaError(f"found {key} with {', '.join(places)}, expected {', '.join(suffixes)}")
                 try:
-                    clip = decode({part: os.pread(tar.fileno(), size, at) for part, (at, size) in places.items()}).clip
+                    data = {part: os.pread(tar.fileno(), size, at) for part, (at, size) in places.items()}
+                    clip = self._dataset.sample_kind.check(data)
                 except SchemaError as error:
                     raise SchemaError(f"{key}: {error}") from error
                 wanted = (key, speaker, emotions.get(key, clip.emotion))

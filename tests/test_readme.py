@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from manifests.kinds import SEQUENCES
 from tests.factories.builder_shards import shard_folder
 
 ROOT = Path(__file__).parent.parent
@@ -40,9 +41,10 @@ SNIPPETS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working directory with a folder `shards/demo` that has a shard S01-000.tar."""
+    """A working directory with folders `shards/demo` and `shards/demo-sequences` that have a shard S01-000.tar."""
     folder = tmp_path_factory.mktemp("readme")
     shard_folder(folder / "shards" / "demo", speakers=("S01", "S02", "S03"))
+    shard_folder(folder / "shards" / "demo-sequences", speakers=("S01", "S02", "S03"), kind=SEQUENCES)
     return folder
 
 

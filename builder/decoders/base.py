@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -75,6 +76,35 @@ class DecodedVideo:
     timeline: Timeline
     frame_count: int
     """Frames in the whole recording or segment."""
+    origin_px: tuple[int, int] = (0, 0)
+    """(x, y) of the frames' top left corner in the recorded picture; not (0, 0) where only a region is used."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """The frames of a recording or segment, before they are decoded."""
+
+    seconds: Seconds
+    """[n] presentation times, ascending."""
+    timeline: Timeline
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A decoded frame, as the decoder stores it."""
+
+    rgb: Callable[[], npt.NDArray[np.uint8]]
+    """Converts it: [H, W, 3] RGB, upright, square pixels, as in `DecodedVideo.frames`."""
+    reduction: tuple[float, float]
+    """As in `DecodedVideo.reductions`."""
+    bytes: int
+    """Memory that it takes until it is released."""
+
+
+_Result = TypeVar("_Result")
+#: (listing, one picture for each of its frames, in order) -> any result. It must read the pictures to the end: damage
+#: is reported where it is decoded.
+Consume = Callable[[Listing, Iterator[Picture]], _Result]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,6 +232,13 @@ def check_clock(seconds: Seconds) -> None:
             f"the clock jumps back from {before:.2f} to {after:.2f} s, as in recordings joined end to end; "
             "convert the file once (ffmpeg -i FILE -c copy NEW.mp4)",
         )
+
+
+def out_of_order() -> MediaError:
+    """The error for a video whose frames are not stored in the order of their times, of which every frame is used."""
+    return MediaError(
+        "decode_error", "found frames that are not in the order of their times; convert the file once (ffmpeg -i)"
+    )
 
 
 def square_width(width: int, height: int, aspect: Fraction) -> int:

@@ -6,15 +6,17 @@ The program is the system's `ffmpeg`, or the one that comes with imageio-ffmpeg.
 
 from __future__ import annotations
 
+import itertools
 import re
 import subprocess
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ffmpeg
 import imageio_ffmpeg
@@ -23,7 +25,17 @@ import numpy.typing as npt
 
 from builder.datasets.base import ClipSource
 from builder.decoders import base
-from builder.decoders.base import DecodedSound, DecodedVideo, MakeTimeline, MediaError, Segment, Sound
+from builder.decoders.base import (
+    Consume,
+    DecodedSound,
+    DecodedVideo,
+    Listing,
+    MakeTimeline,
+    MediaError,
+    Picture,
+    Segment,
+    Sound,
+)
 from builder.decoders.mp4 import check_edit_lists
 from builder.timeline import nearest_frames
 
@@ -57,6 +69,9 @@ _DURATION = re.compile(r"(?m)^\[info\]   Duration: (\d+):(\d+):([\d.]+),")
 _START = re.compile(r"(?m)^\[info\]   Duration: [^ ]+ start: (-?[\d.]+),")
 
 
+_Result = TypeVar("_Result")
+
+
 class _SeekError(Exception):
     """Seeking failed, or ended after the segment's start."""
 
@@ -79,39 +94,78 @@ class _Frames:
     """Width and height, upright."""
 
 
-def read(source: ClipSource, make_timeline: MakeTimeline) -> tuple[DecodedVideo, DecodedSound]:
-    """Decode a clip's video at the timeline's instants, and its sound. Raises MediaError if the video is unusable."""
+@dataclass(frozen=True, kw_only=True)
+class _Listed:
+    """What is known of a recording before its frames are extracted."""
+
+    described: str
+    """ffmpeg's log about its streams."""
+    sound: DecodedSound
+    frames: _Frames
+    seek: bool
+    """Whether it is read from just before its segment."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the frames that are extracted."""
+        return base.kept_size(*self.frames.size)
+
+    @property
+    def reduction(self) -> tuple[float, float]:
+        """As in `base.DecodedVideo.reductions`."""
+        return self.frames.size[0] / self.size[0], self.frames.size[1] / self.size[1]
+
+
+def _list(source: ClipSource) -> _Listed:
+    """Decode a clip's sound and list its frames. Raises MediaError if the video is unusable."""
     described = _describe(source.video)
     if not _VIDEO.search(described):
         raise MediaError("no_video", "found no picture in it")
     sound_range = source.sound_range_seconds
     if sound_range is not None and sound_range[0] > MARGIN_SECONDS:
         try:
-            return _read(source, make_timeline, described, seek=True)
+            return _list_from(source, described, seek=True)
         except _SeekError:
             pass  # the container has no index: read this recording from its beginning
-    return _read(source, make_timeline, described, seek=False)
+    return _list_from(source, described, seek=False)
 
 
-def _read(
-    source: ClipSource, make_timeline: MakeTimeline, described: str, *, seek: bool
-) -> tuple[DecodedVideo, DecodedSound]:
+def _list_from(source: ClipSource, described: str, *, seek: bool) -> _Listed:
     sound: DecodedSound = None
     if _AUDIO.search(described):
         sound = base.try_sound(lambda: _sound(source.video, source.sound_range_seconds, described, seek=seek))
     frames = _list_frames(source, sound.end_seconds if isinstance(sound, Sound) else 0.0, described, seek=seek)
+    return _Listed(described=described, sound=sound, frames=frames, seek=seek)
+
+
+def read(source: ClipSource, make_timeline: MakeTimeline) -> tuple[DecodedVideo, DecodedSound]:
+    """Decode a clip's video at the timeline's instants, and its sound. Raises MediaError if the video is unusable."""
+    listed = _list(source)
+    frames, sound = listed.frames, listed.sound
     timeline = frames.times.timeline(make_timeline)
     chosen = nearest_frames(frames.times.seconds, timeline.instants_seconds).tolist()
-    size = base.kept_size(*frames.size)
-    frames_by_index = _extract_frames(source, frames, sorted(set(chosen)), size, described, seek=seek)
+    frames_by_index = _extract_frames(source, listed, sorted(set(chosen)))
     picture = DecodedVideo(
         frames=tuple(frames_by_index[i] for i in chosen),
-        reductions=((frames.size[0] / size[0], frames.size[1] / size[1]),) * len(chosen),
+        reductions=(listed.reduction,) * len(chosen),
         frame_seconds=tuple(frames.times.seconds[chosen].tolist()),
         timeline=timeline,
         frame_count=len(frames.numbers),
     )
     return picture, sound
+
+
+def read_frames(
+    source: ClipSource, make_timeline: MakeTimeline, consume: Consume[_Result]
+) -> tuple[_Result, DecodedSound]:
+    """Give every frame of a clip to `consume`, in order, and decode its sound. Raises MediaError as `read` does."""
+    listed = _list(source)
+    times = listed.frames.times
+    timeline = times.timeline(make_timeline)
+    if (np.diff(times.seconds) < 0).any():
+        raise base.out_of_order()
+    with closing(_extract_in_order(source, listed)) as pictures:
+        return consume(Listing(seconds=times.seconds, timeline=timeline), pictures), listed.sound
 
 
 def read_sound(path: Path) -> Sound | None:
@@ -282,22 +336,39 @@ def _square(video: Any) -> Any:
     return video.filter("scale", w=f"clip(iw*sar,1,{base.MAX_SIDE_PX + 1})", h="ih", flags="bilinear")
 
 
-def _extract_frames(
-    source: ClipSource, frames: _Frames, wanted: Sequence[int], size: tuple[int, int], described: str, *, seek: bool
-) -> dict[int, npt.NDArray[np.uint8]]:
-    """Index in the clip -> [H, W, 3] frame of that width and height."""
-    choice = "+".join(f"eq(n,{frames.numbers[i]})" for i in wanted)
-    chosen = _picture(source, described, seek=seek).filter("select", choice)
-    scaled = chosen.filter("scale", w=size[0], h=size[1], flags="bilinear").filter("format", "rgb24")
+def _extract_frames(source: ClipSource, listed: _Listed, wanted: Sequence[int]) -> dict[int, npt.NDArray[np.uint8]]:
+    """Index in the clip -> [H, W, 3] frame."""
+    choice = "+".join(f"eq(n,{listed.frames.numbers[i]})" for i in wanted)
+    with closing(_extract(source, listed, choice)) as frames:
+        return dict(zip(wanted, itertools.islice(frames, len(wanted)), strict=True))
+
+
+def _extract_in_order(source: ClipSource, listed: _Listed) -> Iterator[Picture]:
+    """One picture for each of a clip's frames."""
+    numbers = listed.frames.numbers
+    with closing(_extract(source, listed, f"between(n,{numbers[0]},{numbers[-1]})")) as frames:
+        for frame in itertools.islice(frames, len(numbers)):
+            yield Picture(rgb=partial(np.asarray, frame), reduction=listed.reduction, bytes=frame.nbytes)
+
+
+def _extract(source: ClipSource, listed: _Listed, choice: str) -> Iterator[npt.NDArray[np.uint8]]:
+    """[H, W, 3] each of the frames that fulfil a condition of ffmpeg's. Raises MediaError where one ends early."""
+    width, height = listed.size
+    chosen = _picture(source, listed.described, seek=listed.seek).filter("select", choice)
+    scaled = chosen.filter("scale", w=width, h=height, flags="bilinear").filter("format", "rgb24")
     output = scaled.output("pipe:", format="rawvideo", pix_fmt="rgb24", sws_flags="bilinear", **_EVERY_FRAME)
-    pictures = np.empty((len(wanted), size[1], size[0], 3), dtype=np.uint8)
     quiet = {"stdin": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     with subprocess.Popen(_command(output), stdout=subprocess.PIPE, **quiet) as process:
         assert process.stdout is not None
-        read = process.stdout.readinto(pictures.reshape(-1))  # type: ignore[attr-defined]
-    if read != pictures.size:
-        raise MediaError("decode_error", f"found {read} bytes of picture, expected {pictures.size}")
-    return dict(zip(wanted, pictures, strict=True))
+        try:
+            while True:
+                picture = np.empty((height, width, 3), dtype=np.uint8)
+                read = process.stdout.readinto(picture.reshape(-1))  # type: ignore[attr-defined]
+                if read != picture.size:
+                    raise MediaError("decode_error", f"found {read} bytes of picture, expected {picture.size}")
+                yield picture
+        finally:
+            process.kill()
 
 
 def _sound(path: Path, segment: Segment | None, described: str, *, seek: bool) -> Sound | None:

@@ -6,13 +6,15 @@ and a clip costs one decode and the memory of 16 frames, however long it is.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import av
 import av.logging
@@ -23,7 +25,17 @@ from av.video.reformatter import VideoReformatter
 
 from builder.datasets.base import ClipSource
 from builder.decoders import base
-from builder.decoders.base import DecodedSound, DecodedVideo, MakeTimeline, MediaError, Segment, Sound
+from builder.decoders.base import (
+    Consume,
+    DecodedSound,
+    DecodedVideo,
+    Listing,
+    MakeTimeline,
+    MediaError,
+    Picture,
+    Segment,
+    Sound,
+)
 from builder.decoders.mp4 import check_edit_lists
 from builder.timeline import nearest_frames
 
@@ -31,6 +43,8 @@ from builder.timeline import nearest_frames
 SEEK_MARGINS_SECONDS = (1.0, 15.0)
 #: Packets are stored in decoding order; read this much past the segment's end for late ones.
 REORDER_SECONDS = 1.0
+
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +92,10 @@ class _Times:
         return base.FrameTimes.of(seconds[:-1] - clip.start_seconds, float(seconds[-1]))
 
 
+class _OtherTimes(Exception):
+    """The frames have other times than their packets."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Frame:
     """A decoded frame that is kept."""
@@ -114,6 +132,35 @@ def read(source: ClipSource, make_timeline: MakeTimeline) -> tuple[DecodedVideo,
         frame_count=len(found.seconds),
     )
     return video, sound
+
+
+def read_frames(
+    source: ClipSource, make_timeline: MakeTimeline, consume: Consume[_Result]
+) -> tuple[_Result, DecodedSound]:
+    """Give every frame of a clip to `consume`, in order, and decode its sound. Raises MediaError as `read` does.
+
+    `consume` is called again if it turns out that the packets' times were not the frames' times.
+    """
+    times: _Times | None = None
+    for _ in range(2):
+        with _demuxed(source.video, source.segment_seconds, source.sound_range_seconds) as clip:
+            if clip.video is None:
+                raise MediaError("no_video", "found no picture in it")
+            if times is None:
+                times = _packet_times(clip)
+                _check_complete(clip, times.seconds(clip))
+            try:
+                if times.pts:
+                    found = times.seconds(clip)
+                    listing = Listing(seconds=found.seconds, timeline=found.timeline(make_timeline))
+                    with closing(_decode_in_order(clip, times)) as pictures:
+                        result = consume(listing, pictures)
+                    return result, base.try_sound(lambda: _decode_sound(clip))
+            except _OtherTimes:
+                pass
+        with _demuxed(source.video, source.segment_seconds, source.sound_range_seconds) as clip:
+            times, _ = _decode_frames(clip, set())
+    raise base.out_of_order()
 
 
 def read_sound(path: Path) -> Sound | None:
@@ -306,18 +353,57 @@ def _select_pts(make_timeline: MakeTimeline, times: _Times, clip: _Packets) -> l
 
 
 def _decode_frames(clip: _Packets, wanted: set[int]) -> tuple[_Times, dict[int, _Frame]]:
-    """Decode every frame, because each may depend on earlier ones. Returns times, and pts -> frame of those selected.
+    """Decode a clip's frames. Returns their times, and pts -> frame of those selected. Raises MediaError."""
+    to_rgb = VideoReformatter()
+    found: list[tuple[int, int | None]] = []
+    kept: dict[int, _Frame] = {}
+    with closing(_decode(clip)) as frames:
+        for frame in frames:
+            found.append((frame.pts, frame.duration))
+            if frame.pts in wanted:
+                kept[frame.pts] = _upright_rgb(frame, to_rgb, _aspect(clip))
+    if not found:
+        raise MediaError("decode_error", "found no frame that can be decoded")
+    return _times(found), kept
+
+
+def _decode_in_order(clip: _Packets, times: _Times) -> Iterator[Picture]:
+    """Decode a clip's frames at the given times. Raises MediaError; _OtherTimes where the frames' times are others.
+
+    Of several frames with the same time, all are the last one, as for `_decode_frames`.
+    """
+    to_rgb, aspect, number = VideoReformatter(), _aspect(clip), 0
+    with closing(_decode(clip)) as frames:
+        for pts, group in itertools.groupby(frames, key=lambda frame: frame.pts):
+            same = list(group)
+            if times.pts[number : number + len(same)] != (pts,) * len(same):
+                raise _OtherTimes
+            number += len(same)
+            picture = Picture(
+                rgb=partial(_rgb, same[-1], to_rgb, aspect),
+                reduction=_reduction(same[-1], aspect),
+                bytes=sum(plane.buffer_size for plane in same[-1].planes),
+            )
+            yield from [picture] * len(same)
+    if number != len(times.pts):
+        raise _OtherTimes
+
+
+def _aspect(clip: _Packets) -> Fraction:
+    """Width of a recorded pixel over its height."""
+    return clip.video.sample_aspect_ratio or Fraction(1)
+
+
+def _decode(clip: _Packets) -> Iterator[Any]:
+    """Decode every frame, because each may depend on earlier ones; yields those of the clip.
 
     Raises MediaError for damage in what the clip's frames depend on; other frames may be damaged.
     """
     context = clip.video.codec_context
     context.thread_count = 1
-    base.square_width(context.width, context.height, clip.video.sample_aspect_ratio or Fraction(1))
-    to_rgb = VideoReformatter()
+    base.square_width(context.width, context.height, _aspect(clip))
     packets = [packet for packet in clip.packets if packet.stream is clip.video]
     needed = _find_needed(packets, clip)
-    found: list[tuple[int, int | None]] = []
-    kept: dict[int, _Frame] = {}
     with _logged_errors() as logs:
         for packet in (*packets, None):  # None: the frames that the decoder has not shown yet
             logs.clear()
@@ -336,12 +422,7 @@ def _decode_frames(clip: _Packets, wanted: set[int]) -> tuple[_Times, dict[int, 
                     continue
                 if frame.is_corrupt:
                     raise MediaError("decode_error", base.CORRUPT)
-                found.append((frame.pts, frame.duration))
-                if frame.pts in wanted:
-                    kept[frame.pts] = _upright_rgb(frame, to_rgb, clip.video)
-    if not found:
-        raise MediaError("decode_error", "found no frame that can be decoded")
-    return _times(found), kept
+                yield frame
 
 
 def _find_needed(packets: Sequence[Any], clip: _Packets) -> dict[Any, bool]:
@@ -378,18 +459,33 @@ def _logged_errors() -> Iterator[list[tuple[int, str, str]]]:
         yield logs
 
 
-def _upright_rgb(frame: Any, to_rgb: VideoReformatter, stream: Any) -> _Frame:
+def _upright_rgb(frame: Any, to_rgb: VideoReformatter, aspect: Fraction) -> _Frame:
+    return _Frame(pixels=_rgb(frame, to_rgb, aspect), reduction=_reduction(frame, aspect))
+
+
+def _reduction(frame: Any, aspect: Fraction) -> tuple[float, float]:
+    """Recorded pixels per pixel of the upright frame across and down."""
+    _, reduction = _square_size(frame.width, frame.height, aspect)
+    transposed, _, _ = base.orientation(_display_matrix(frame))
+    return reduction[::-1] if transposed else reduction
+
+
+def _square_size(width: int, height: int, aspect: Fraction) -> tuple[tuple[int, int], tuple[float, float]]:
+    """Width and height of a recorded frame with square pixels, as it is kept, and the reduction."""
+    square = base.square_width(width, height, aspect)
+    size = base.kept_size(square, height)
+    return size, (square / size[0], height / size[1])
+
+
+def _rgb(frame: Any, to_rgb: VideoReformatter, aspect: Fraction) -> npt.NDArray[np.uint8]:
     """Convert to RGB with square pixels, turned and mirrored as the container specifies, and large frames reduced."""
-    width = base.square_width(frame.width, frame.height, stream.sample_aspect_ratio or Fraction(1))
-    size = base.kept_size(width, frame.height)
+    (width, height), _ = _square_size(frame.width, frame.height, aspect)
     # One thread: the pool has a process per core. By default a thread per core is started for every clip.
-    rgb = to_rgb.reformat(frame, width=size[0], height=size[1], format="rgb24", threads=1).to_ndarray()
-    reduction = (width / size[0], frame.height / size[1])
+    rgb = to_rgb.reformat(frame, width=width, height=height, format="rgb24", threads=1).to_ndarray()
     transposed, across, down = base.orientation(_display_matrix(frame))
     if transposed:
-        rgb, reduction = rgb.transpose(1, 0, 2), reduction[::-1]
-    rgb = rgb[:: -1 if down else 1, :: -1 if across else 1]
-    return _Frame(pixels=np.ascontiguousarray(rgb), reduction=reduction)
+        rgb = rgb.transpose(1, 0, 2)
+    return np.ascontiguousarray(rgb[:: -1 if down else 1, :: -1 if across else 1])
 
 
 def _display_matrix(frame: Any) -> list[float]:

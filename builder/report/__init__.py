@@ -15,7 +15,7 @@ from pathlib import Path
 from builder.report.page import render_page
 from builder.report.picture import render_picture
 from builder.report.sampling import choose_clips
-from builder.report.shard_reader import find_rows, read_folder, read_samples
+from builder.report.shard_reader import find_rows, read_folder, read_samples, read_strips
 from manifests.files import atomic_write
 from manifests.index import REPORT_FILE
 
@@ -34,9 +34,10 @@ def write_report(folder: Path, *, clips: int = 24) -> Path:
     Raises ManifestError, naming the invalid file, and OSError.
     """
     build = read_folder(folder)
-    samples = list(read_samples(build, choose_clips(build.rows, clips)))
+    rows = choose_clips(build.rows, clips)
     path = folder / REPORT_FILE
-    atomic_write(path, render_page(build, samples).encode(errors="replace"))
+    page = render_page(build, list(read_samples(build, rows)), read_strips(build, rows))
+    atomic_write(path, page.encode(errors="replace"))
     return path
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from builder.faces import TEMPLATES_PX
 from builder.report import tables
 from builder.report.figure import Strokes, draw_clip, template_marks
-from builder.report.images import color_scales, data_uri, mean_face
+from builder.report.images import RgbImage, color_scales, data_uri, mean_face
 from builder.report.shard_reader import ReportFolder
 from manifests.index import Dataset, Row
 from manifests.schema import CROP_PX, DROP_REASONS, FLAGS, FRAMES, Sample
@@ -34,8 +34,13 @@ _ALIGNMENTS = {
 }
 
 
-def render_page(build: ReportFolder, samples: Sequence[tuple[Row, Sample]]) -> str:
-    """Render the complete page with figures of the given clips. Every text from the folder is escaped."""
+def render_page(
+    build: ReportFolder, samples: Sequence[tuple[Row, Sample]], strips: Mapping[str, RgbImage] | None = None
+) -> str:
+    """Render the complete page with figures of the given clips. Every text from the folder is escaped.
+
+    `strips` is clip id -> picture of all frames of the clip, of sequences.
+    """
     dataset, config = build.dataset, build.dataset.identity["config"]
     dropped = [row for row in build.rows if row.shard is None]
     crop = str(config.get("crop", "aligned"))
@@ -63,6 +68,7 @@ def render_page(build: ReportFolder, samples: Sequence[tuple[Row, Sample]]) -> s
             drop_counts=[tables.count_reasons(dropped, "emotion"), tables.count_reasons(dropped, "speaker")],
             drops=tables.group_rows((tables.drop_reason(row), row) for row in dropped),
             flags=tables.group_rows((flag, row) for row in build.kept for flag in row.flags),
+            strips=strips or {},
             shown={row.clip_id for row, _ in samples},
             clips=((row, _describe_sample(sample), draw_clip(sample, scales, template)) for row, sample in samples),
             aligned=template is not None,

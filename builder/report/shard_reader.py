@@ -6,10 +6,15 @@ The folder may be untrusted, so names, types, sizes and times are checked before
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
+import numpy as np
+import numpy.typing as npt
+
+from builder.report.sequences import decode_as_pairs, draw_all_frames
 from manifests.files import open_regular
 from manifests.folds import FoldError, FoldFile, load_fold_file
 from manifests.index import (
@@ -26,9 +31,11 @@ from manifests.index import (
     load_rows,
     local_shards,
 )
+from manifests.kinds import PAIRS, SEQUENCES
 from manifests.schema import Sample, SchemaError, Timing, decode
 
 _LONGEST_SECONDS = 24 * 3600.0
+_Decoded = TypeVar("_Decoded")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +79,27 @@ def find_rows(build: ReportFolder, clip_ids: Sequence[str]) -> list[Row]:
 
 
 def read_samples(build: ReportFolder, rows: Iterable[Row]) -> Iterator[tuple[Row, Sample]]:
-    """Decode the given clips from their shards. Raises ManifestError."""
+    """Decode the given clips from their shards; of sequences as a build of pairs has them. Raises ManifestError."""
+
+    def decode_any(members: Mapping[str, bytes]) -> Sample:
+        pairs = build.dataset.kind == PAIRS
+        sample = decode(members) if pairs else decode_as_pairs(members, build.dataset.features)
+        _check_timing(sample.timing)
+        return sample
+
+    return _decode_members(build, rows, decode_any)
+
+
+def read_strips(build: ReportFolder, rows: Iterable[Row]) -> dict[str, npt.NDArray[np.uint8]]:
+    """Clip id -> picture of all of its frames, of clips of sequences. Raises ManifestError."""
+    if build.dataset.kind != SEQUENCES:
+        return {}
+    return {row.clip_id: strip for row, strip in _decode_members(build, rows, draw_all_frames)}
+
+
+def _decode_members(
+    build: ReportFolder, rows: Iterable[Row], decode: Callable[[Mapping[str, bytes]], _Decoded]
+) -> Iterator[tuple[Row, _Decoded]]:
     shards = {shard.name: shard for shard in build.dataset.shards}
     receipts: dict[str, Receipt] = {}
     for row in rows:
@@ -84,11 +111,10 @@ def read_samples(build: ReportFolder, rows: Iterable[Row]) -> Iterator[tuple[Row
         if members is None:
             raise ManifestError(f"{receipt_file}: found no clip {row.clip_id}, expected it in {row.shard}")
         try:
-            sample = decode(_read_members(tar, members))
-            _check_timing(sample.timing)
+            decoded = decode(_read_members(tar, members))
         except SchemaError as error:
             raise ManifestError(f"{tar}: {row.clip_id}: {error}") from error
-        yield row, sample
+        yield row, decoded
 
 
 def sum_statistics(build: ReportFolder) -> dict[str, SpectrogramSums]:

@@ -82,7 +82,7 @@ ONE_OR_MORE = "expected one or more of mfcc, logmel, stft, each once (make: FEAT
         (["shards", "--workers", "many"], "argument --workers: found 'many', expected an integer of at least 1; "),
         (
             ["shards", "--clip-seconds", "nan"],
-            "argument --clip-seconds: found 'nan', expected a positive number of seconds; ",
+            "argument --clip-seconds: found 'nan', expected a positive number; ",
         ),
         (["shard"], "argument COMMAND: invalid choice: 'shard' (choose from 'shards', 'plan', 'report', "),
         (["plan", "--speed", "9"], "unrecognized arguments: --speed 9; "),

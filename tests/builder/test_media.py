@@ -458,7 +458,7 @@ def test_region_is_the_talkers_half(
 
     clip = decode(factory.source(path, segment_seconds=(17.3, 20.1), region=region), uniform, decoder)
 
-    assert clip.origin_px == origin_px
+    assert clip.video.origin_px == origin_px
     expected = nearest(shown, clip.video.timeline.instants_seconds)
     if region == "full":
         assert stamps_of(clip) == expected

@@ -14,6 +14,7 @@ from builder.config import BuildConfig
 from builder.datasets import get_corpus
 from builder.datasets.base import ClipSource, Scan
 from builder.shards import ShardPlan, write_shard
+from manifests import sequence
 from manifests.index import (
     Row,
     SpectrogramSums,
@@ -24,8 +25,9 @@ from manifests.index import (
     load_dataset,
 )
 from manifests.index_writer import write_index
+from manifests.kinds import PAIRS, SEQUENCES
 from manifests.schema import Clip, encode
-from tests.factories.samples import sample
+from tests.factories.samples import sample, sequence_sample
 
 SPEAKERS = ("anna", "ben", "cleo")
 EMOTIONS = ("fear", "joy")
@@ -34,13 +36,18 @@ DROPPED_SPEAKER = "zoe"
 
 
 def shard_folder(
-    out: Path, features: Sequence[str] = ("mfcc",), speakers: Sequence[str] = SPEAKERS, *, drops: bool = True
+    out: Path,
+    features: Sequence[str] = ("mfcc",),
+    speakers: Sequence[str] = SPEAKERS,
+    *,
+    drops: bool = True,
+    kind: str = PAIRS,
 ) -> Path:
     """A finished build of two clips of each speaker and, with `drops`, one speaker of whom nothing could be built."""
     names = [*speakers, *([DROPPED_SPEAKER] if drops else [])]
     plans = [_plan(name) for name in names]
     planned = run.BuildPlan(
-        config=BuildConfig(dataset="folder"),
+        config=BuildConfig(dataset="folder", frames="all" if kind == SEQUENCES else "16"),
         corpus=get_corpus("folder"),
         scan=Scan(sources=tuple(source for plan in plans for source in plan.sources)),
         root=Path("/recordings"),
@@ -50,7 +57,7 @@ def shard_folder(
     for name in (".", "receipts", "folds"):
         (out / name).mkdir(parents=True, exist_ok=True)
     for plan in plans:
-        write_shard(out, plan, [_clip(source, features) for source in plan.sources])
+        write_shard(out, plan, [_clip(source, features, kind) for source in plan.sources])
     write_index(out, run.describe_dataset(planned), [plan.name for plan in plans])
     return out
 
@@ -86,11 +93,12 @@ def _plan(speaker: str) -> ShardPlan:
     return ShardPlan(name=f"{speaker}-000.tar", speaker=speaker, sources=sources, digest="d" * 64)
 
 
-def _clip(source: ClipSource, features: Sequence[str]) -> ClipResult:
+def _clip(source: ClipSource, features: Sequence[str], kind: str) -> ClipResult:
     row = planned_row(source, Path("/recordings"))
     if row.speaker == DROPPED_SPEAKER:
         return drop_clip(row, "no_face", "found a face in 0 of 16 frames, expected at least 8")
     made = sample(source.clip, features)
     row = Row(**{**vars(row), "status": "flagged", "flags": made.flags, "faces_found": 15, "sha256": "0" * 64})
     statistics = {name: SpectrogramSums.of(windows) for name, windows in made.spectrograms.items()}
-    return ClipResult(row=row, members=encode(made), statistics=statistics)
+    members = encode(made) if kind == PAIRS else sequence.encode(sequence_sample(source.clip))
+    return ClipResult(row=row, members=members, statistics=statistics)

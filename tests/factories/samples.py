@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from manifests.schema import Clip, Sample, Timing, spectrogram_shape
+from manifests.sequence import SequenceSample, SequenceTiming, encode_frame
 
 
 def sample(clip: Clip | None = None, features: Sequence[str] = ("mfcc",), **changes: Any) -> Sample:
@@ -42,3 +43,28 @@ def timing() -> Timing:
         step_seconds=0.1,
         audio_start_seconds=-0.02,
     )
+
+
+def sequence_sample(clip: Clip | None = None, count: int = 5, side_px: int = 224, **changes: Any) -> SequenceSample:
+    """A sample of so many frames, 0.04 s apart, whose content depends on the clip's id alone."""
+    clip = clip or Clip(clip_id="anna-joy", speaker="anna", emotion="joy", sentence="hello")
+    rng = np.random.default_rng(zlib.crc32(clip.clip_id.encode()))
+    tiles = rng.integers(0, 256, (count, side_px // 16, side_px // 16, 3), np.uint8)
+    crops = np.repeat(np.repeat(tiles, 16, axis=1), 16, axis=2)
+    fields = {
+        "clip": clip,
+        "timing": SequenceTiming(
+            span_seconds=(0.05, 0.05 + 0.04 * count),
+            frame_seconds=tuple(0.05 + 0.04 * i for i in range(count)),
+            rate_hz=0.0,
+            audio_start_seconds=-0.02,
+        ),
+        "jpegs": tuple(encode_frame(crop) for crop in crops),
+        "side_px": side_px,
+        "audio": rng.integers(-3000, 3000, 4000, np.int16),
+        "transforms": ((0.5, -0.1, 3.25, 0.1, 0.5, 7.75),) * count,
+        "face_found": (True,) * (count - 1) + (False,),
+        "flags": ("faces_missing",),
+        "source": {"path": f"{clip.clip_id}.mp4", "sha256": "0" * 64, "decoder": "pyav"},
+    }
+    return SequenceSample(**(fields | changes))

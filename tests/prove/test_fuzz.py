@@ -32,7 +32,7 @@ from builder.datasets.base import CorpusError
 from builder.decoders import ffmpeg
 from builder.shards import find_earlier_build
 from builder.timeline import uniform
-from manifests import folds, index, schema
+from manifests import folds, index, schema, sequence
 from manifests.errors import UserError
 from manifests.fetch import fetch
 from manifests.share import ShareOptions, share
@@ -42,7 +42,7 @@ from manifests.withdraw import withdraw
 from tests.factories import corpora
 from tests.factories import media as media_factory
 from tests.factories.builder_shards import edit_json, resign, shard_folder
-from tests.factories.samples import sample
+from tests.factories.samples import sample, sequence_sample
 
 QUICK, THOROUGH = 100, 4000
 
@@ -113,6 +113,14 @@ PARSERS = {
             (schema.SchemaError,),
         )
         for name in schema.member_names(("mfcc",))
+    },
+    **{
+        f"sequence {name}": Parser(
+            lambda folder, name=name: sequence.encode(sequence_sample())[name],
+            lambda data, folder, name=name: sequence.check({**sequence.encode(sequence_sample()), name: data}),
+            (schema.SchemaError,),
+        )
+        for name in sequence.MEMBERS
     },
 }
 

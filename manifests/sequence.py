@@ -1,0 +1,210 @@
+"""A sample of sequences and its encoding: the aligned crop of every frame of a clip, its sound and times.
+
+A sample is a group of tar members that share a key::
+
+    KEY.frames.mjpg    one JPEG for each frame, one after another: video players read it as Motion JPEG
+    KEY.audio.flac     the clip's sound, as in a sample of pairs
+    KEY.json           who, what, when: as in a sample of pairs, but for every frame, and where each JPEG is
+
+Samples may be untrusted: sizes and headers are checked before anything is decoded. A sample holds its JPEGs, not their
+pixels, and `decode_frame` decodes one: memory does not grow with a clip's length.
+"""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+
+from manifests.records import field_types
+from manifests.schema import (
+    CROP_PX,
+    JPEG_QUALITY,
+    MASKED_SCHEMA_VERSION,
+    Affine,
+    Clip,
+    SchemaError,
+    check_jpeg,
+    check_present,
+    check_size,
+    decode_audio,
+    describe,
+    encode_audio,
+    encode_metadata,
+    load_metadata,
+    read_fields,
+)
+
+FRAMES_MEMBER = "frames.mjpg"
+MEMBERS = (FRAMES_MEMBER, "audio.flac", "json")
+#: Sides that a crop may have. All are whole numbers of the blocks of 16 pixels that a JPEG consists of.
+SIDES_PX = (CROP_PX, 160, 112, 96)
+#: Most frames of a clip: 160 s at 25 frames a second.
+MAX_FRAMES = 4096
+#: First and last bytes of a JPEG: video players split Motion JPEG at these.
+_FIRST, _LAST = b"\xff\xd8\xff", b"\xff\xd9"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequenceTiming:
+    """Times of the frames, in presentation seconds of the source (one clock for both streams)."""
+
+    span_seconds: tuple[float, float]
+    """First frame's time and the last frame's end."""
+    frame_seconds: tuple[float, ...]
+    """Presentation time of each frame, ascending. At a fixed rate a frame may be there twice."""
+    rate_hz: float
+    """Frame k is the nearest to `span_seconds[0] + k / rate_hz`; 0 if these are the recording's own frames."""
+    audio_start_seconds: float
+    """Time of the first stored sound sample."""
+
+    def __post_init__(self) -> None:
+        (start, end), times = self.span_seconds, self.frame_seconds
+        if not 1 <= len(times) <= MAX_FRAMES:
+            raise SchemaError(f"timing.frame_seconds: found {len(times)} frames, expected 1 to {MAX_FRAMES}")
+        if self.rate_hz < 0:
+            raise SchemaError(f"timing.rate_hz: found {self.rate_hz}, expected 0 or more")
+        ascending = all(a <= b if self.rate_hz else a < b for a, b in pairwise(times))
+        if not ascending or not start <= times[0] <= times[-1] < end:
+            found = f"found {reprlib.repr(times)} in a clip from {start} to {end}"
+            raise SchemaError(f"timing.frame_seconds: {found}, expected ascending times within it")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequenceSample:
+    """One built clip with all of its frames."""
+
+    clip: Clip
+    timing: SequenceTiming
+    jpegs: tuple[bytes, ...]
+    """n aligned crops, each a JPEG; `decode_frame` decodes one."""
+    side_px: int
+    """Side of a crop, one of SIDES_PX."""
+    audio: npt.NDArray[np.int16]
+    """As in `manifests.schema.Sample`."""
+    transforms: tuple[Affine, ...]
+    """n affine maps, source pixel -> crop pixel."""
+    face_found: tuple[bool, ...]
+    """For each of n crops, whether a face was found where it is: in the frame, or in those between which its transform
+    is interpolated."""
+    flags: tuple[str, ...]
+    """Sorted, each one of `manifests.schema.FLAGS`."""
+    source: Mapping[str, Any]
+    """Provenance, as in `manifests.schema.Sample`."""
+    faces_present: tuple[bool, ...] | None = None
+    """For each of n crops, whether it shows a face; the others are black. None, and the next field with it, in samples
+    of a build that leaves out incomplete clips: there everything is present."""
+    sound_present: tuple[bool, ...] | None = None
+    """For each of n frames, whether there is any sound within a sixteenth of the clip's span before and after it."""
+
+    def __post_init__(self) -> None:
+        n = len(self.timing.frame_seconds)
+        for name in ("jpegs", "transforms", "face_found", "faces_present", "sound_present"):
+            value = getattr(self, name)
+            if value is not None and len(value) != n:
+                raise SchemaError(f"{name}: found {len(value)}, expected {n}, one for each frame")
+        if self.side_px not in SIDES_PX:
+            raise SchemaError(f"side_px: found {self.side_px}, expected one of {', '.join(map(str, SIDES_PX))}")
+
+
+def encode_frame(crop: npt.NDArray[np.uint8]) -> bytes:
+    """[side, side, 3] RGB crop -> JPEG. At 224 pixels it has the blocks that the crop has in a filmstrip of pairs."""
+    return bytes(simplejpeg.encode_jpeg(crop, quality=JPEG_QUALITY, colorspace="RGB", colorsubsampling="420"))
+
+
+def decode_frame(jpeg: bytes | memoryview, side_px: int, *, smooth: bool = True) -> npt.NDArray[np.uint8]:
+    """JPEG -> [side, side, 3] RGB; the header is checked before decoding.
+
+    The decoder interpolates colours, across the edges between the crops of a filmstrip. Without `smooth` it does not,
+    and a crop has the pixels that it has in a filmstrip decoded likewise.
+    """
+    check_jpeg(jpeg, FRAMES_MEMBER, side_px, side_px)
+    try:
+        crop: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(jpeg, colorspace="RGB", fastupsample=not smooth)
+    except ValueError as error:
+        raise SchemaError(f"{FRAMES_MEMBER}: not a JPEG that can be decoded ({error})") from error
+    return crop
+
+
+def encode(sample: SequenceSample) -> dict[str, bytes]:
+    """Sample -> member suffix -> bytes, in tar order. Equal samples have equal bytes.
+
+    Raises SchemaError for a sample that `decode` would not accept.
+    """
+    frames = b"".join(sample.jpegs)
+    members = {FRAMES_MEMBER: frames, "audio.flac": encode_audio(sample.audio)}
+    members["json"] = encode_metadata(metadata(sample), sample.clip)
+    for name, data in members.items():
+        check_size(name, len(data))
+    _read_metadata(load_metadata(members["json"]), len(frames))
+    return members
+
+
+def metadata(sample: SequenceSample) -> dict[str, Any]:
+    """Content of `KEY.json`: as in pairs, and `side_px` and `byte_ranges`, the (offset, size) of each JPEG."""
+    masks: dict[str, Any] = {}
+    if sample.faces_present is not None and sample.sound_present is not None:
+        masks = {"faces_present": sample.faces_present, "sound_present": sample.sound_present}
+    sizes = list(map(len, sample.jpegs))
+    ranges = list(zip(accumulate(sizes, initial=0), sizes, strict=False))
+    return describe(sample, masks) | {"side_px": sample.side_px, "byte_ranges": ranges}
+
+
+def decode(members: Mapping[str, bytes]) -> SequenceSample:
+    """Member suffix -> bytes, back to a sample, whose JPEGs have been checked by their headers only.
+
+    Raises SchemaError naming the invalid member.
+    """
+    if members.keys() != set(MEMBERS):
+        raise SchemaError(f"found members {reprlib.repr(sorted(members))}, expected {', '.join(MEMBERS)}")
+    frames = members[FRAMES_MEMBER]
+    check_size(FRAMES_MEMBER, len(frames))
+    fields, ranges = _read_metadata(load_metadata(members["json"]), len(frames))
+    jpegs = tuple(frames[offset : offset + size] for offset, size in ranges)
+    for number, jpeg in enumerate(jpegs):
+        if jpeg[:3] != _FIRST or jpeg[-2:] != _LAST:
+            raise SchemaError(f"{FRAMES_MEMBER}: frame {number} is not a JPEG from its first marker to its last")
+        check_jpeg(jpeg, f"{FRAMES_MEMBER}: frame {number}", fields["side_px"], fields["side_px"])
+    return SequenceSample(jpegs=jpegs, audio=decode_audio(members["audio.flac"]), **fields)
+
+
+def check(members: Mapping[str, bytes]) -> Clip:
+    """Decode everything in a sample, one frame at a time. Returns its clip; raises SchemaError."""
+    sample = decode(members)
+    for jpeg in sample.jpegs:
+        decode_frame(jpeg, sample.side_px)
+    return sample.clip
+
+
+def _read_metadata(meta: Mapping[str, Any], frames_bytes: int) -> tuple[dict[str, Any], Sequence[tuple[int, int]]]:
+    """Content of `KEY.json` -> the fields of SequenceSample that it contains, and the byte range of each JPEG."""
+    kinds = {name: field_types(SequenceSample)[name] for name in _FIELDS} | {"byte_ranges": tuple[tuple[int, int], ...]}
+    if meta["schema_version"] == MASKED_SCHEMA_VERSION:
+        check_present(meta, _MASKS)
+        kinds |= dict.fromkeys(_MASKS, tuple[bool, ...])
+    found = read_fields(meta, kinds)
+    ranges = found.pop("byte_ranges")
+    n = len(found["timing"].frame_seconds)
+    for name, value in {**found, "byte_ranges": ranges}.items():
+        if name in _PER_FRAME and len(value) != n:
+            raise SchemaError(f"json.{name}: found {len(value)}, expected {n}, one for each frame")
+    starts, ends = [offset for offset, _ in ranges], [0, *(offset + size for offset, size in ranges)]
+    if any(size <= 0 for _, size in ranges) or starts != ends[:-1] or ends[-1] != frames_bytes:
+        raise SchemaError(
+            f"json.byte_ranges: found {reprlib.repr(ranges)}, expected ranges that follow one another through all "
+            f"{frames_bytes} bytes of {FRAMES_MEMBER}"
+        )
+    if found["side_px"] not in SIDES_PX:
+        raise SchemaError(f"json.side_px: found {found['side_px']}, expected one of {', '.join(map(str, SIDES_PX))}")
+    return found, ranges
+
+
+_FIELDS = ("timing", "side_px", "transforms", "face_found", "source")
+_MASKS = ("faces_present", "sound_present")
+_PER_FRAME = frozenset({"transforms", "face_found", "byte_ranges", *_MASKS})
