@@ -34,7 +34,7 @@ COMPILE = ("auto", "on", "off")
 
 #: Fields of recipes that are younger than finished runs, whose hash and identity must stay valid: they are in neither
 #: where they have the default.
-_NEW_IN_RECIPES = ("class_weights", "freeze", "sampling")
+_NEW_IN_RECIPES = ("class_weights", "freeze", "sampling", "test_crop_side")
 
 
 class ConfigError(UserError):
