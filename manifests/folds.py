@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -348,14 +348,26 @@ def resolve_scheme(name: str | None, known: Sequence[str], speakers: Collection[
     return name or known[0]
 
 
-def resolve_fold(folds: Sequence[str], fold: str) -> str:
-    """A fold by name or, if no fold has that name, by number from 1. Raises FoldError listing the valid ones."""
+def resolve_fold(folds: Sequence[str], fold: str, speaker_name: Callable[[str], str] = str) -> str:
+    """A fold by name, by the name of the speaker that it tests, or by number from 1, unless names are numbers.
+
+    `speaker_name` is the id of a speaker -> the name for people. Raises FoldError listing the valid folds.
+    """
     if fold in folds:
         return fold
-    if fold.isdecimal() and 1 <= int(fold) <= len(folds):
+    if named := [name for name in folds if speaker_name(name) == fold]:
+        return named[0]
+    has_numbers = not any(map(str.isdecimal, folds))
+    if has_numbers and fold.isdecimal() and 1 <= int(fold) <= len(folds):
         return folds[int(fold) - 1]
-    numbers = "" if all(map(str.isdecimal, folds)) else f", or 1 to {len(folds)}"
-    raise FoldError(f"unknown fold {fold!r}; valid are {', '.join(folds)}{numbers}")
+    valid = ", ".join(describe_fold(name, speaker_name) for name in folds)
+    raise FoldError(f"unknown fold {fold!r}; valid are {valid}{f', or 1 to {len(folds)}' if has_numbers else ''}")
+
+
+def describe_fold(fold: str, speaker_name: Callable[[str], str]) -> str:
+    """A fold with the name of the speaker that it tests, where that is another one: `Jorg_1-200f2628 (Jörg 1)`."""
+    name = speaker_name(fold)
+    return fold if name == fold else f"{fold} ({name})"
 
 
 def load_scheme(name: str) -> FoldScheme:

@@ -75,7 +75,8 @@ def describe_classes(counts: LabelCounts, scheme: LabelScheme | None = None, mos
 def describe_sides(sides: Mapping[str, Mapping[str, int]], scheme: LabelScheme) -> list[str]:
     """A table of the classes with their clips on each side, one line each, and what a person should look at.
 
-    `sides` is side -> raw emotion -> clips, in the order of the columns; `train` and `test` are among them.
+    `sides` is side -> raw emotion -> clips, in the order of the columns; `train` and `test` are among them. A
+    `validation` side without any clip selects no epoch.
     """
     clips = {name: _clips_by_class(counts, scheme) for name, counts in sides.items()}
     rows = [(_shorten(name), *(f"{clips[side][name]}" for side in sides)) for name in scheme.classes]
@@ -87,9 +88,16 @@ def describe_sides(sides: Mapping[str, Mapping[str, int]], scheme: LabelScheme) 
         padded = (f"{count:>{width}}" for count, width in zip(counts, widths[1:], strict=True))
         lines.append(f"  {name:<{first - 2}}  " + "  ".join(padded))
     untrained = [repr(_shorten(name)) for name in scheme.classes if not clips["train"][name]]
+    validation = clips.get("validation", Counter())
+    unselected = [repr(_shorten(name)) for name in scheme.classes if not validation[name]]
     untested = [repr(_shorten(name)) for name in scheme.classes if not clips["test"][name]]
     if untrained:
         lines.append(f"no training clip of {shorten_list(untrained)}: a classifier cannot learn what it never sees")
+    if unselected and validation.total():
+        lines.append(
+            f"no validation clip of {shorten_list(unselected)}: the epoch is selected by the other classes; "
+            "FIXED_EPOCHS=1 selects none"
+        )
     if untested:
         lines.append(f"no test clip of {shorten_list(untested)}: UAR is the mean over the other classes")
     return lines

@@ -12,12 +12,12 @@ import torch
 
 from manifests.console import Parser, add_command, run_command, say
 from manifests.errors import UserError
-from manifests.folds import SIDES, FoldFile, resolve_fold
+from manifests.folds import SIDES, FoldFile, describe_fold, resolve_fold
 from manifests.progress import log_line
 from manifests.text import pluralize, shorten_list
 from manifests.usable import describe_unusable
 from train import cost, embeddings, predict, runs
-from train.clip_prediction import FORMATS, ClipPrediction, format_clips
+from train.clip_prediction import FORMATS, ClipPrediction, format_clips, format_for
 from train.config import DEMO, DEMO_DEFAULT, ENCODER_DEFAULT, ConfigError, TrainConfig, device_for
 from train.data.dataset import (
     ShardFolder,
@@ -34,12 +34,13 @@ from train.fusion import STRATEGIES
 from train.loggers import LOGGERS, check_loggers
 from train.metrics import MIN_SPEAKERS
 from train.models.videomae import ENCODERS
+from train.own_code import is_import_path
 from train.recipes import RECIPES, Recipe, dump_toml, override, recipe_named
 from train.recipes.table import describe_recipes, format_tables
 from train.report import write_report
 from train.run_fold import run_fold
 from train.run_setup import TrainingSetup, prepare
-from train.runs import RunResult, RunSummary
+from train.runs import RunProtocol, RunResult, RunSummary
 from train.scoring import FoldScores
 
 FEATURE_DEFAULT = "mfcc"
@@ -59,7 +60,7 @@ def _run_train(args: argparse.Namespace) -> int:
     for name, values in (("strategy", args.strategy or []), ("fold", args.fold or [])):
         if len(values) > 1:
             raise ConfigError(f"{name}: found {', '.join(values)}, expected one; `sweep` takes several")
-    _train_all(args, args.strategy or ["cfas"], args.fold or ["1"])
+    _train_all(args, args.strategy or ["cfas"], args.fold)
     return 0
 
 
@@ -68,9 +69,10 @@ def _run_sweep(args: argparse.Namespace) -> int:
     folds, left_out = _usable_folds(args)
     for problem in left_out:
         log_line(f"left out: {problem}")
-    if _train_all(args, args.strategy or list(STRATEGIES), folds):
+    if trained := _train_all(args, args.strategy or list(STRATEGIES), folds):
         for summary in runs.read_summaries(Path(args.runs)):
-            say(_describe_summary(summary))
+            if _topic(summary.run.dataset, summary.run.protocol) in trained:
+                say(_describe_summary(summary))
         for problem in left_out:
             say(f"left out: {problem}")
     return int(bool(left_out))
@@ -86,7 +88,7 @@ def _usable_folds(args: argparse.Namespace) -> tuple[list[str], list[str]]:
     classes = choose_labels(folder.index, args.label_scheme, emotions)
     require_labels(folder, classes)
     sides = ("train", "test") if args.fixed_epochs else SIDES
-    names = [resolve_fold(tuple(file.folds), fold) for fold in args.fold or file.folds]
+    names = [resolve_fold(tuple(file.folds), fold, folder.index.speaker_name) for fold in args.fold or file.folds]
     problems = {fold: describe_unusable(file, fold, classes.mapping, sides) for fold in names}
     usable = [fold for fold in names if not problems[fold]]
     if not usable:
@@ -100,14 +102,24 @@ def _open_scheme(args: argparse.Namespace) -> tuple[ShardFolder, FoldFile]:
     return folder, open_scheme(folder, args.fold_scheme, allow_shared_speakers=args.allow_shared_speakers)
 
 
-def _train_all(args: argparse.Namespace, strategies: Sequence[str], folds: Sequence[str] | None) -> bool:
-    """Train strategies on folds, on all if None, except for finished runs; whether this is the main process."""
+def _topic(dataset: str, protocol: RunProtocol) -> tuple[str, str, str]:
+    """Corpus, label scheme and fold scheme."""
+    return dataset, protocol.label_scheme, protocol.fold_scheme
+
+
+def _train_all(
+    args: argparse.Namespace, strategies: Sequence[str], folds: Sequence[str] | None
+) -> set[tuple[str, str, str]]:
+    """Train strategies on folds, on the first if None, except for finished runs.
+
+    The topics of the runs, as of `_topic`; none in other processes than the main one.
+    """
     check_loggers(args.logger)
     with (
         init_distributed(args.device) as ranks,
         _convert_out_of_memory(f"; try --micro-batches {2 * args.micro_batches}"),
     ):
-        described = set[str]()
+        described, topics = set[str](), set[tuple[str, str, str]]()
         for config in _configs(args, strategies, folds):
             setup = prepare(config, ranks, log_line)
             if not setup.is_finished():
@@ -120,11 +132,12 @@ def _train_all(args: argparse.Namespace, strategies: Sequence[str], folds: Seque
                     setup.log("\n".join(setup.data.describe_classes()))
                 described.add(config.fold)
                 _log_cost_estimate(setup)
+            topics.add(_topic(setup.data.name, setup.protocol))
             result = run_fold(setup)
             if ranks.is_main and result:
-                say(_describe_run(result))
+                say(_describe_run(result, describe_fold(config.fold, setup.data.folder.index.speaker_name)))
                 sys.stdout.flush()
-        return ranks.is_main
+        return topics if ranks.is_main else set()
 
 
 def _configs(args: argparse.Namespace, strategies: Sequence[str], folds: Sequence[str] | None) -> list[TrainConfig]:
@@ -141,7 +154,7 @@ def _configs(args: argparse.Namespace, strategies: Sequence[str], folds: Sequenc
         TrainConfig(
             shards=str(location),
             strategy=strategy,
-            fold=resolve_fold(names, fold),
+            fold=resolve_fold(names, fold, folder.index.speaker_name),
             feature=choose_feature(args.feature, built),
             encoder=args.encoder or (None if args.weights else DEMO_DEFAULT if demo else ENCODER_DEFAULT),
             recipe=_recipe(args, demo=demo),
@@ -152,7 +165,7 @@ def _configs(args: argparse.Namespace, strategies: Sequence[str], folds: Sequenc
         )
         for seed in range(args.seed, args.seed + args.seeds)
         for strategy in strategies
-        for fold in folds or names
+        for fold in folds or names[:1]
     ]
 
 
@@ -201,6 +214,8 @@ def _run_predict(args: argparse.Namespace) -> int:
     """Exit status 1 if a recording cannot be used."""
     if bool(args.clips) == bool(args.shards):
         raise ConfigError("predict: expected recordings, or --shards with a folder of shards")
+    if args.out and not args.format:
+        format_for(Path(args.out))  # before anything is computed
     predictor = predict.Predictor.load(args.folder, args.device, encoder=args.encoder, strategy=args.strategy)
     with _convert_out_of_memory():
         if args.shards:
@@ -211,9 +226,11 @@ def _run_predict(args: argparse.Namespace) -> int:
         predict.write_predictions(Path(args.out), predictor, predictions, args.format or "")
     kind = "table" if args.out else args.format or "table"
     sys.stdout.write(format_clips(kind, predictor.classes, predictions, probabilities=args.probabilities))
-    for line in _describe_unseen(predictor, predictions):
+    failed = sum(prediction.probabilities is None for prediction in predictions)
+    totals = [f"{len(predictions) - failed} classified, {failed} not built"] if failed else []
+    for line in (*_describe_unseen(predictor, predictions), *totals):
         (say if kind == "table" else log_line)(line)  # a program reads the other formats
-    return int(any(prediction.probabilities is None for prediction in predictions))
+    return int(failed > 0)
 
 
 def _describe_unseen(predictor: predict.Predictor, predictions: Sequence[ClipPrediction]) -> Iterator[str]:
@@ -226,15 +243,19 @@ def _describe_unseen(predictor: predict.Predictor, predictions: Sequence[ClipPre
 
 
 def _run_embeddings(args: argparse.Namespace) -> int:
-    out, chosen = Path(args.out), [f"--{name}" for name in ("encoder", "strategy", "feature") if getattr(args, name)]
+    out = Path(args.out)
     embeddings.check_file(out)
     if bool(args.folder) == bool(args.weights):
         raise ConfigError("embeddings: expected --run with a folder, or --weights with --strategy")
-    if args.folder and chosen:
-        raise ConfigError(f"embeddings: found {', '.join(chosen)} with --run, which has its own; leave it out")
+    chosen = {name: getattr(args, name) or "" for name in ("encoder", "strategy", "feature")}
+    if args.folder and (
+        others := [f"--{name}" for name, value in chosen.items() if value and not is_import_path(value)]
+    ):
+        raise ConfigError(f"embeddings: found {', '.join(others)} with --run, which has its own; leave it out")
     if args.weights and not args.strategy:
         raise ConfigError(f"embeddings: found no strategy, expected --strategy with one of {', '.join(STRATEGIES)}")
-    predictor = predict.Predictor.load(args.folder, args.device) if args.folder else None
+    own = {"encoder": args.encoder, "strategy": args.strategy}
+    predictor = predict.Predictor.load(args.folder, args.device, **own) if args.folder else None
     corpus = args.dataset or (predictor.provenance.run.dataset if predictor else None)
     folder = open_folder(args.shards or find_folder(Path("shards"), corpus))
     if predictor:
@@ -276,14 +297,14 @@ def _run_recipes(args: argparse.Namespace) -> int:
     return 0
 
 
-def _describe_run(result: RunResult) -> str:
+def _describe_run(result: RunResult, fold: str = "") -> str:
     run, scores = result.run, result.scores
     shared = run.protocol.shared_speakers
     speakers = pluralize(len(scores.speakers), "speaker" if shared else "unseen speaker")
     seen = ", who may be in training, too" if shared else ""
     clips = f"{scores.clips} clips of {speakers} ({', '.join(scores.speakers)}){seen}"
     epoch = f"epoch {run.epoch} of {run.epochs} (selection: {run.protocol.selection})"
-    return f"{run.dataset}, {run.strategy}, fold {run.fold}: {_describe_scores(scores)}; {clips}; {epoch}"
+    return f"{run.dataset}, {run.strategy}, fold {fold or run.fold}: {_describe_scores(scores)}; {clips}; {epoch}"
 
 
 def _describe_summary(summary: RunSummary) -> str:
@@ -332,7 +353,7 @@ def _parser() -> Parser:
     command.add_argument("--shards", help="folder of shards, or its address, in place of recordings")
     command.add_argument("--speaker", nargs="+", help="only these speakers of the shards")
     command.add_argument(
-        "--out", help="write the predictions to a file, too: JSON if its name ends with .json, else CSV"
+        "--out", help="write the predictions to a file, too: JSON if its name ends with .json, CSV for .csv and .txt"
     )
     command.add_argument("--format", choices=FORMATS, help="of --out, or without it of what is printed; a table")
     command.add_argument("--probabilities", action="store_true", help="print the probabilities of all classes")
@@ -353,8 +374,12 @@ def _parser() -> Parser:
 def _add_embedding_options(command: Parser) -> None:
     command.add_argument("--run", dest="folder", metavar="FOLDER", help="a finished run, or an exported one")
     command.add_argument("--weights", help="in place of a run: file, folder or hub id of weights")
-    command.add_argument("--encoder", help=f"of --weights: {', '.join(ENCODERS)}; the one that fits if not given")
-    command.add_argument("--strategy", help=f"with --weights: {', '.join(STRATEGIES)}")
+    command.add_argument(
+        "--encoder", help=f"of --weights: {', '.join(ENCODERS)}, or the one that fits; of --run: your own, MODULE:NAME"
+    )
+    command.add_argument(
+        "--strategy", help=f"with --weights: {', '.join(STRATEGIES)}; or your own, MODULE:NAME, as with --run"
+    )
     command.add_argument("--feature", help=f"with --weights: the only one that was built, or {FEATURE_DEFAULT}")
     command.add_argument("--dataset", help="corpus: shards/<dataset>; that of the run if not given")
     command.add_argument("--shards", help="folder of shards, or its address, in place of --dataset")
@@ -378,7 +403,9 @@ def _add_training_options(command: Parser) -> None:
     group.add_argument(
         "--strategy", nargs="+", help=f"cfas, or your own, MODULE:NAME; in a sweep all of {', '.join(STRATEGIES)}"
     )
-    group.add_argument("--fold", nargs="+", help="name or number of the test fold; the first, in a sweep all")
+    group.add_argument(
+        "--fold", nargs="+", help="name of the test fold, or its number if names are none; the first, in a sweep all"
+    )
     group.add_argument("--fold-scheme", help="name, or a table of one's own (.csv); the corpus's default if not given")
     group.add_argument("--label-scheme", help="name, or a table of one's own (.csv); the corpus's default if not given")
     shared = "accept a table of folds that has speakers on several sides of one; reports say so"

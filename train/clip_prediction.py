@@ -7,11 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from manifests.errors import UserError
 from manifests.files import atomic_write, remove_partial_files
 from manifests.text import escape_unprintable
 from train.scoring import format_csv, prediction_columns
 
 FORMATS = ("table", "csv", "json")
+#: Suffix of a file -> its format, unless another one is chosen.
+SUFFIXES: Mapping[str, str] = {".csv": "csv", ".json": "json", ".txt": "csv"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,28 +24,32 @@ class ClipPrediction:
     clip: str
     """Clip id, or the path of the recording: as passed, or below the folder or the pattern that was passed."""
     speaker: str
+    """Empty for a recording."""
     label: str | None
     """Class of the clip's own emotion; None where the classifier has no class for it."""
     probabilities: Mapping[str, float] | None
     """Class -> probability, in the classifier's order; None where the clip could not be built."""
     reason: str = ""
-    """Why it could not be built, with what was found."""
+    """Why it could not be built, with what was found; "" for a clip that was."""
     missing: str = ""
-    """Modality that the recording does not have, so that the other one alone was used: `sound` or `faces`."""
+    """Modality that the recording does not have, so that the other one alone was used: `sound` or `faces`, else ""."""
     seen: bool = False
     """Whether the classifier was trained or selected on the speaker, so that no score should count the clip."""
 
     @property
-    def top_class(self) -> tuple[str, float]:
-        """The most probable class and its probability; "" and 0 without a prediction."""
-        if self.probabilities is None:
-            return "", 0.0
-        return max(self.probabilities.items(), key=lambda item: item[1])
+    def predicted(self) -> str | None:
+        """The most probable class; None without probabilities."""
+        return max(self.probabilities, key=self.probabilities.__getitem__) if self.probabilities is not None else None
 
 
 def format_for(path: Path) -> str:
-    """The format of a file by its name: JSON for `.json`, else CSV."""
-    return "json" if path.suffix.lower() == ".json" else "csv"
+    """The format of a file by its name. Raises UserError for a name that stands for none."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise UserError(
+            f"{path}: found {path.suffix or 'no suffix'}, expected a name that ends with {', '.join(SUFFIXES)}; or "
+            f"choose FORMAT= (--format) of {', '.join(FORMATS)}"
+        )
+    return SUFFIXES[path.suffix.lower()]
 
 
 def write_clips(path: Path, kind: str, classes: Sequence[str], predictions: Sequence[ClipPrediction]) -> None:
@@ -72,7 +79,7 @@ def _format_csv(classes: Sequence[str], predictions: Sequence[ClipPrediction]) -
     rows = []
     for clip in predictions:
         cells = [repr(share) for share in (clip.probabilities or {}).values()] or [""] * len(classes)
-        texts = [_plain_cell(text) for text in (clip.clip, clip.speaker, clip.label or "", clip.top_class[0])]
+        texts = [_plain_cell(text) for text in (clip.clip, clip.speaker, clip.label or "", clip.predicted or "")]
         rows.append([*texts, *cells, clip.missing, _plain_cell(clip.reason)])
     return format_csv([*prediction_columns(classes), "missing", "reason"], rows).decode()
 
@@ -89,7 +96,7 @@ def _format_json(predictions: Sequence[ClipPrediction]) -> str:
             "clip": clip.clip,
             "speaker": clip.speaker or None,
             "label": clip.label,
-            "predicted": clip.top_class[0] or None,
+            "predicted": clip.predicted,
             "probabilities": None if clip.probabilities is None else dict(clip.probabilities),
             "missing": clip.missing or None,
             "reason": clip.reason or None,
@@ -107,13 +114,12 @@ def _format_table(classes: Sequence[str], predictions: Sequence[ClipPrediction],
     columns = [f"p({name})" for name in classes] if probabilities else ["probability"]
     yield "  ".join([f"{'clip':<{clip_width}}", f"{'predicted':<{class_width}}", *columns])
     for name, clip in zip(names, predictions, strict=True):
-        predicted, probability = clip.top_class
         result = f"not built: {escape_unprintable(clip.reason)}"
         if clip.probabilities is not None:
-            shares = [*clip.probabilities.values()] if probabilities else [probability]
+            shares = [*clip.probabilities.values()] if probabilities else [max(clip.probabilities.values())]
             widths = map(len, columns) if probabilities else [0]
             numbers = [f"{share:<{width}.3f}" for share, width in zip(shares, widths, strict=True)]
             label = [f"labelled {clip.label}"] if clip.label else []
             without = [f"without {clip.missing}"] if clip.missing else []
-            result = "  ".join([f"{predicted:<{class_width}}", *numbers, *label, *without]).rstrip()
+            result = "  ".join([f"{clip.predicted:<{class_width}}", *numbers, *label, *without]).rstrip()
         yield f"{name:<{clip_width}}  {result}"

@@ -32,10 +32,12 @@ from train.data.loader import Loader
 from train.data.sampler import ClipSampler
 from train.data.transforms import ClipTransform, NormalizationStats
 from train.distributed import Ranks
-from train.fusion import strategy_named
+from train.fusion import Strategy, strategy_named
 from train.lineage import Lineage
+from train.models.own_encoder import OwnEncoder
 from train.models.videomae import ENCODERS, Classifier, Encoder
 from train.models.weights import fingerprint, initialize_from, load_weights
+from train.own_code import is_import_path, load_strategy
 from train.predict import Predictor, check_build
 from train.trainer import run_inference
 
@@ -53,7 +55,7 @@ class EmbeddingModel:
     """An encoder, with the norm of a classifier on top, and the input that it takes."""
 
     model: Classifier
-    strategy: str
+    strategy: Strategy
     feature: str
     normalization: NormalizationStats | None
     """Of the training shards of a run; None for the statistics of all shards that vectors are computed for."""
@@ -70,7 +72,7 @@ class EmbeddingModel:
         run = predictor.provenance.run
         return cls(
             model=predictor.classifier.model,
-            strategy=run.strategy,
+            strategy=strategy_named(run.strategy),
             feature=run.protocol.feature,
             normalization=predictor.provenance.normalization,
             source=source,
@@ -80,11 +82,12 @@ class EmbeddingModel:
 
     @classmethod
     def of_weights(cls, weights: str, encoder: str | None, strategy: str, feature: str) -> EmbeddingModel:
-        """Weights of a file, a folder or a hub id. Raises EmbeddingError for an unknown encoder, WeightsError.
+        """Weights of a file, a folder or a hub id, and a strategy by its name or the import path of one's own.
 
+        Raises EmbeddingError for an unknown encoder, FusionError, OwnCodeError, WeightsError.
         The norm before the classifier is that of the weights, or has no effect but to standardize a vector.
         """
-        strategy_named(strategy)
+        chosen = load_strategy(strategy) if is_import_path(strategy) else strategy_named(strategy)
         if encoder is not None and encoder not in ENCODERS:
             raise EmbeddingError(f"unknown encoder {encoder!r}; valid are {', '.join(ENCODERS)}")
         loaded = load_weights(weights, *([ENCODERS[encoder]] if encoder else ENCODERS.values()))
@@ -92,7 +95,7 @@ class EmbeddingModel:
         initialize_from(model, loaded)
         return cls(
             model=model.eval(),
-            strategy=strategy,
+            strategy=chosen,
             feature=feature,
             normalization=None,
             source=weights,
@@ -149,6 +152,11 @@ def compute_embeddings(
     for shards that were built in another way than those of the run, FoldError, LabelError, DataError.
     """
     model = encoder.model.to(ranks.device)
+    if layer is not None and isinstance(model.encoder, OwnEncoder):
+        raise EmbeddingError(
+            f"layer: found {layer}, expected none with the encoder {model.encoder.config.path}: leave out LAYER= "
+            "(--layer) for the input of the classifier"
+        )
     if layer is not None and not 0 <= layer <= model.encoder.config.depth:
         raise EmbeddingError(
             f"layer: found {layer}, expected 0 (patch embedding) to {model.encoder.config.depth} (last block), or none "
@@ -161,8 +169,7 @@ def compute_embeddings(
     names = [shard.name for shard in folder.index.shards if shard.name in folder.available]
     if not names:
         raise EmbeddingError(f"{folder.path}: found no shards, expected at least one; build or fetch some")
-    strategy = strategy_named(encoder.strategy)
-    clips, emotions = load_all_clips(folder, members_for(folder.index, strategy, encoder.feature), names)
+    clips, emotions = load_all_clips(folder, members_for(folder.index, encoder.strategy, encoder.feature), names)
     scheme = fold_scheme
     if scheme is None and own and own.run.protocol.fold_scheme in folder.index.fold_schemes:  # not that of a table
         scheme = own.run.protocol.fold_scheme
@@ -189,7 +196,8 @@ def compute_embeddings(
             "dataset": folder.index.dataset,
             "weights": encoder.source,
             "encoder_sha256": fingerprint(model.encoder),
-            "strategy": encoder.strategy,
+            "strategy": encoder.strategy.name,
+            **({"strategy_sha256": encoder.strategy.sha256} if encoder.strategy.path else {}),
             "feature": encoder.feature,
             "layer": "classifier input" if layer is None else layer,
             "normalization": asdict(normalization),
@@ -256,7 +264,7 @@ def _compute(
     """[n, D]. Raises EmbeddingError unless all are finite."""
     model, config = encoder.model, encoder.model.encoder.config
     transform = ClipTransform(
-        strategy=strategy_named(encoder.strategy),
+        strategy=encoder.strategy,
         classes=1,
         feature=encoder.feature,
         normalization=normalization,

@@ -23,7 +23,7 @@ def export(run: Path, out: Path, *, encoder: str | None = None, strategy: str | 
     Raises EvaluationError for a run that is not finished, WeightsError for a damaged one, PredictError for a folder
     with something else in it, OSError.
     """
-    result, predictor = read_result(run), load_predictor(run, encoder=encoder, strategy=strategy)
+    predictor, result = load_predictor(run, encoder=encoder, strategy=strategy), read_result(run)
     partial = [path for name in _EXPORTED for path in partial_files(out / name)]  # of an export that was killed
     ours = {*_EXPORTED, *(path.name for path in partial)}
     others = sorted(path.name for path in out.iterdir() if path.name not in ours) if out.is_dir() else []

@@ -34,7 +34,9 @@ from train.data.sampler import ClipSampler
 from train.data.transforms import ClipTransform, evaluation_views
 from train.distributed import Ranks, interrupt_on_signal
 from train.fusion import strategy_named
-from train.models.checkpoint_io import classifier_folder
+from train.models.checkpoint_formats import WeightsError
+from train.models.checkpoint_io import classifier_folder, read_settings
+from train.models.own_encoder import recorded_config
 from train.models.weights import TrainedClassifier, load_classifier
 from train.provenance import Provenance
 from train.recordings import find_recordings
@@ -61,7 +63,7 @@ class Predictor:
 
         predictor = Predictor.load("runs/demo/cfas/fold-S01")
         for clip in predictor(["clip.mp4", "folder of clips", "session-*/*.flv"]):
-            print(clip.clip, clip.top_class, clip.probabilities, clip.reason)
+            print(clip.clip, clip.predicted, clip.probabilities, clip.reason)
 
     The prediction for a clip depends on the clip alone, not on which others are classified with it, nor in which order,
     but for the last bits of a probability.
@@ -126,12 +128,33 @@ def load_predictor(folder: Path, *, encoder: str | None = None, strategy: str | 
     if not folder.is_dir():
         raise PredictError(f"{folder}: no such folder, expected that of a finished run, or an exported one")
     home = classifier_folder(folder)
+    _check_named(home, encoder, strategy)
     classifier = load_classifier(home, encoder)
     where = f"{home}/config.json: details"
     provenance = Provenance.from_json(dict(classifier.details), where)
     provenance.load_strategy(strategy, where)
     provenance.check(classifier.classes, where)
     return Predictor(classifier=classifier, provenance=provenance)
+
+
+def _check_named(home: Path, encoder: str | None, strategy: str | None) -> None:
+    """Raise WeightsError unless the user names all code of their own that a classifier needs."""
+    settings = read_settings(home)
+    own, details = recorded_config(settings, f"{home}/config.json"), settings.get("details")
+    recorded = {
+        "encoder": own.path if own else None,
+        "strategy": details.get("strategy_path") if isinstance(details, dict) else None,
+    }
+    needed = {name: path for name, path in recorded.items() if path and isinstance(path, str)}
+    named = {"encoder": encoder, "strategy": strategy}
+    if all(named[name] is not None for name in needed):
+        return
+    code = " and ".join(f"the {name} {path}" for name, path in needed.items())
+    options = " ".join(f"--{name} {path}" for name, path in needed.items())
+    raise WeightsError(
+        f"{home}/config.json: was trained with {code}, whose code is not in it and is run only if you name it: add "
+        f"{' '.join(f'{name.upper()}={path}' for name, path in needed.items())} ({options}) where it can be imported"
+    )
 
 
 def predict_shards(
@@ -291,9 +314,9 @@ def score_unseen(predictor: Predictor, predictions: Sequence[ClipPrediction]) ->
 
 
 def write_predictions(path: Path, predictor: Predictor, predictions: Sequence[ClipPrediction], kind: str = "") -> None:
-    """Write predictions in one of `clip_prediction.FORMATS`, by default JSON to a file of that name and CSV to others.
+    """Write predictions in one of `clip_prediction.FORMATS`, by default that of the file's name.
 
-    Raises OSError.
+    Raises UserError for a name that stands for none, OSError.
     """
     write_clips(path, kind or format_for(path), predictor.classes, predictions)
 

@@ -72,14 +72,9 @@ class Provenance:
     def load_strategy(self, path: str | None, where: str) -> None:
         """Make a strategy of the user's own known, from code that the user names.
 
-        Raises WeightsError if none is named for a run with one, or one for another, OwnCodeError for code that cannot
-        be imported or has changed.
+        Raises WeightsError for code that is named for a run without any, or with another strategy, OwnCodeError for
+        code that cannot be imported or has changed.
         """
-        if self.strategy_path and path is None:
-            raise WeightsError(
-                f"{where}: was trained with the strategy {self.strategy_path}, whose code is not in it and is run only "
-                f"if you name it: add --strategy {self.strategy_path} (STRATEGY=) where its module can be imported"
-            )
         if path is not None and not self.strategy_path:
             raise WeightsError(f"{where}: found a built-in strategy, expected no --strategy {path}")
         if path is not None:

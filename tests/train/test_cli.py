@@ -268,6 +268,19 @@ def test_sweep_trains_what_is_missing_and_sums_up(train, tmp_path: Path) -> None
     assert "95 % intervals over speakers" in out.splitlines()[-1]
 
 
+def test_a_sweep_sums_up_its_own_corpus_and_schemes(train, tmp_path: Path) -> None:
+    other = make_folder(tmp_path / "other", dataset="interviews")
+    labels = tmp_path / "map.csv"
+    labels.write_text("emotion,class\njoy,good\nfear,bad\n")
+    assert train(strategy="faces", fold=1, shards=other)[0] == 0
+    assert train(strategy="spectrograms", fold=1, label_scheme=labels)[0] == 0
+    _, out, _ = train("sweep", "--refit=0", strategy="faces", fold=1)
+    assert [line.split(":")[0] for line in out.splitlines()] == [
+        "folder, faces, fold anna",
+        "folder, faces, 1 of 4 folds",
+    ]
+
+
 def test_report_is_written(train, tmp_path: Path) -> None:
     train(strategy="faces", fold=1)
     assert cli.run(["report", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "report")]) == 0
@@ -479,7 +492,8 @@ def test_balancing_and_freezing_are_part_of_the_recipe(train, tmp_path: Path, se
     [
         ('freeze=["encoder.block.*"]', "no parameter that matches 'encoder.block.*'; the nearest are encoder.blocks"),
         ('freeze=["*"]', "freeze: found that * match all parameters, expected some to train"),
-        ("freeze=encoder", "--set: freeze: found 'encoder', expected a list"),
+        ("freeze=encoder", "no parameter that matches 'encoder'; the nearest are "),
+        ("freeze=3", "--set: freeze: found 3, expected a list"),
         ("class_weights=inverse", "class_weights: found inverse, expected one of none, balanced"),
         ("sampling=weighted", "sampling: found weighted, expected one of shuffle, balanced"),
     ],
@@ -493,4 +507,4 @@ def test_balancing_and_freezing_that_cannot_be_are_refused(train, setting: str, 
 def test_balancing_twice_is_refused(train) -> None:
     status, _, err = train("train", "--set", "sampling=balanced", "--set", "class_weights=balanced", fold=1)
     assert (status, err.count("\n")) == (2, 1)
-    assert "sampling: found balanced, expected shuffle with class_weights" in err
+    assert "both balance the classes: use only one of them" in err

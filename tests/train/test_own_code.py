@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -77,7 +78,9 @@ def run(shards: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple
     """A command on the shards; its status, and what it said."""
 
     def call(*words: str) -> tuple[int, str, str]:
-        status = cli.run([*words, *(("--shards", str(shards)) if words[0] in ("train", "predict") else ())])
+        status = cli.run(
+            [*words, *(("--shards", str(shards)) if words[0] in ("train", "predict", "embeddings") else ())]
+        )
         said = capsys.readouterr()
         return status, said.out, said.err
 
@@ -264,6 +267,51 @@ def test_a_function_is_a_strategy_by_its_own_name(run, folder: Path) -> None:
         status, _, err = run(*words, *own)
         assert (status, err.count("\n")) == (2, 1)
         assert sha256 in err
+
+
+def test_a_run_with_both_is_embedded_and_one_message_names_both(run, folder: Path) -> None:
+    named = (*OWN, "--strategy", "ownstrategy:fuse")
+    status, _, err = run(*TRAIN, *named)
+    assert status == 0, err
+    home = Path("runs/folder/fuse") / f"fold-{SPEAKERS[0]}"
+    for words in (
+        ("predict", "--run", str(home)),
+        ("export", "--run", str(home), "--out", "exported"),
+        ("embeddings", "--run", str(home), "--out", "v.npz"),
+    ):
+        for given in ((), OWN, named[2:]):
+            status, _, err = run(*words, *given)
+            assert (status, err.count("\n")) == (2, 1)
+            assert "add ENCODER=ownencoder:build STRATEGY=ownstrategy:fuse" in err
+            assert "(--encoder ownencoder:build --strategy ownstrategy:fuse)" in err
+    embed = ("embeddings", "--run", str(home), "--out", "v.npz", *named)
+    status, out, err = run(*embed)
+    assert status == 0, err
+    assert "16 vectors of 8 numbers" in out
+    with np.load("v.npz") as found:
+        settings = json.loads(str(found["settings"]))
+        weights = safetensors.torch.load_file(home / "model" / "model.safetensors")
+        logits = found["vector"] @ weights["head.weight"].numpy().T + weights["head.bias"].numpy()
+        predicted = dict(zip(found["clip"].tolist(), logits.argmax(1).tolist(), strict=True))
+    assert (settings["strategy"], settings["strategy_sha256"]) == ("fuse", file_sha256(folder / "ownstrategy.py"))
+    status, out, _ = run("predict", "--run", str(home), *named, "--format", "json")
+    classes = list(json.loads(out)[0]["probabilities"])
+    assert {clip["clip"]: clip["predicted"] for clip in json.loads(out)} == {
+        clip: classes[index] for clip, index in predicted.items()
+    }
+    status, _, err = run(*embed, "--layer", "1")
+    assert status == 2
+    assert "layer: found 1, expected none with the encoder ownencoder:build" in err
+
+
+def test_weights_are_embedded_with_an_own_strategy(run) -> None:
+    assert run(*TRAIN, "--encoder", "tiny")[0] == 0
+    weights = str(Path("runs/folder/cfas") / f"fold-{SPEAKERS[0]}")
+    status, out, err = run(
+        "embeddings", "--weights", weights, "--encoder", "tiny", "--strategy", "ownstrategy:fuse", "--out", "v.npz"
+    )
+    assert status == 0, err
+    assert "16 vectors" in out
 
 
 def pairs(faces: int, windows: int) -> FusionInput:

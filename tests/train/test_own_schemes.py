@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from manifests import index
 from manifests.index import SpectrogramSums
 from manifests.index_writer import write_index
 from manifests.schema import decode_spectrogram
-from tests.factories.shards import make_folder
-from train import cli
+from tests.factories.shards import make_folder, sign
+from train import ShardDataset, cli
 from train.data.dataset import open_fold
 from train.runs import read_result
 
@@ -78,6 +79,31 @@ def test_a_sweep_of_folds_of_ones_own(call) -> None:
     assert status == 0, err
     assert [fold for fold in "xyz" if f"cfas, fold {fold}: UAR" in out] == ["x", "y", "z"]
     assert "3 of 3 folds" in out
+
+
+def test_a_fold_that_is_named_by_a_number_has_no_other_number(call) -> None:
+    split = table("split.csv", "speaker,fold", "anna,0", "ben,1", "cleo,1", "dora,2")
+    for fold in (3, "00"):
+        status, _, err = call("train", fold_scheme=split, fold=fold)
+        assert (status, err.count("\n")) == (2, 1)
+        assert f"unknown fold '{fold}'; valid are 0, 1, 2\n" in err
+    status, out, err = call("train", fold_scheme=split)
+    assert status == 0, err
+    assert "fold 0: UAR" in out  # the first
+
+
+def test_a_fold_is_named_by_its_speaker(call, shards: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(shards, tmp_path / "named"))
+    record = json.loads((folder / "dataset.json").read_bytes())
+    record["about"]["speaker_names"] = {"dora": "Döra 1"}
+    (folder / "dataset.json").write_text(json.dumps(record))
+    sign(folder)
+    status, out, err = call("train", shards=folder, fold="Döra 1")
+    assert status == 0, err
+    assert "fold dora (Döra 1): UAR" in out
+    assert (tmp_path / "runs/folder/cfas/fold-dora/result.json").is_file()
+    assert "valid are anna, ben, cleo, dora (Döra 1), or 1 to 4" in call("train", shards=folder, fold="Dora")[2]
+    assert len(ShardDataset(folder, fold="Döra 1", side="test")) == 4
 
 
 def test_another_table_of_the_same_name_is_another_protocol(call) -> None:

@@ -151,6 +151,19 @@ def test_what_cannot_be_predicted_is_one_line(
     assert error.count("\n") == 1
 
 
+@pytest.mark.parametrize(("name", "found"), [("out.xlsx", "found .xlsx"), ("out", "found no suffix")])
+def test_a_file_of_a_format_that_is_not_written_is_refused(
+    run: Path, shards: Path, tmp_path: Path, name: str, found: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["predict", "--run", str(run), "--shards", str(shards), "--out", str(tmp_path / name)]
+    assert cli.run(arguments) == 2
+    said = capsys.readouterr()
+    expected = "expected a name that ends with .csv, .json, .txt; or choose FORMAT= (--format) of table, csv, json"
+    assert (said.out, said.err) == ("", f"error: {tmp_path / name}: {found}, {expected}\n")
+    assert cli.run([*arguments, "--format", "csv"]) == 0
+    assert table(tmp_path / name)
+
+
 def test_an_export_predicts_and_says_what_it_is(
     run: Path, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -162,8 +175,10 @@ def test_an_export_predicts_and_says_what_it_is(
     assert all(text in card for text in ("UAR", SPEAKERS[0], "CC0 1.0", "Nobody, 2026", "cfas"))
     output = []
     for folder in (run, out):
-        assert cli.run(["predict", "--run", str(folder), "--shards", str(shards), "--out", str(tmp_path / "a")]) == 0
-        output.append((tmp_path / "a").read_bytes())
+        assert (
+            cli.run(["predict", "--run", str(folder), "--shards", str(shards), "--out", str(tmp_path / "a.csv")]) == 0
+        )
+        output.append((tmp_path / "a.csv").read_bytes())
     assert output[0] == output[1]
     capsys.readouterr()
 
@@ -185,6 +200,24 @@ def test_an_unfinished_run_is_not_exported(run: Path, tmp_path: Path, capsys: py
     assert not (tmp_path / "export").exists()
 
 
+def test_a_run_that_is_not_finished_and_a_folder_of_runs_say_so(
+    run: Path, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(run, tmp_path / "runs" / "folder" / "cfas" / "fold-1")
+    stopped = Path(shutil.copytree(run, tmp_path / "runs" / "folder" / "cfas" / "fold-2"))
+    shutil.rmtree(stopped / "model")
+    (stopped / "result.json").unlink()
+    expected = {
+        stopped: "found a run that is not finished, expected a classifier; run the same training again",
+        stopped.parent: "found a folder that holds runs: fold-1, fold-2; choose one",
+        tmp_path / "runs": "found a folder that holds runs: folder/cfas/fold-1, folder/cfas/fold-2; choose one",
+    }
+    for folder, message in expected.items():
+        for command in (["predict", "--shards", str(shards)], ["export", "--out", str(tmp_path / "out")]):
+            assert cli.run([*command, "--run", str(folder)]) == 2
+            assert capsys.readouterr().err == f"error: {folder}: {message}\n"
+
+
 def test_recordings_go_through_the_builder(run: Path, tmp_path: Path) -> None:
     """As a program: a real clip, also under an odd name and without sound, and one that is no recording."""
     pytest.importorskip("ai_edge_litert", reason="recordings need the builder")
@@ -204,6 +237,7 @@ def test_recordings_go_through_the_builder(run: Path, tmp_path: Path) -> None:
     lines = ended.stdout.splitlines()
     assert ended.returncode == 1, ended.stderr
     assert lines.pop(0).split() == ["clip", "predicted", "probability"]
+    assert lines.pop() == "3 classified, 1 not built"
     assert [line.partition("  ")[0].rstrip() for line in lines] == recordings
     assert lines[3].endswith("  without sound") and "without" not in lines[2]
     assert "not built: unreadable" in lines[1]

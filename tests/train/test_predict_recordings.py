@@ -6,10 +6,12 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import threading
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -194,6 +196,34 @@ def test_json_has_an_object_for_each_clip() -> None:
     assert text.isascii()
     assert len(text.splitlines()) == len(CLIPS) + 2
     assert json.loads(format_clips("json", CLASSES, ())) == []
+
+
+def test_the_page_names_the_fields_of_a_prediction() -> None:
+    page = (Path(__file__).parents[2] / "train" / "README.md").read_text("utf-8")
+    section = page.partition("## Predict and export")[2].partition("\n## ")[0]
+    names = {*(field.name for field in fields(ClipPrediction)), "predicted"}
+    assert names <= {*re.findall(r"`(\w+)`", section)}
+    example = section.partition("[(")[2].partition(") for clip in")[0]
+    assert {*re.findall(r"\bclip\.(\w+)", example)} == {"clip", "predicted", "reason"}
+    assert [clip.predicted for clip in CLIPS] == ["=joy", "calm", None]
+    empty = CLIPS[2]
+    assert (empty.label, empty.predicted, empty.probabilities) == (None, None, None)
+    assert (empty.speaker, empty.missing, CLIPS[0].reason) == ("", "", "")
+
+
+def test_what_was_not_built_is_counted_last(
+    run: Path, shards: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["predict", "--run", str(run), "--shards", str(shards)]
+    assert cli.run(arguments) == 0
+    assert "not built" not in capsys.readouterr().out
+    monkeypatch.setattr(Predictor, "predict_shards", lambda *_, **__: [CLIPS[2]])
+    assert cli.run(arguments) == 1
+    assert capsys.readouterr().out.splitlines()[-1] == "0 classified, 1 not built"
+    assert cli.run([*arguments, "--format", "json"]) == 1
+    said = capsys.readouterr()
+    assert said.err.splitlines()[-1] == "0 classified, 1 not built"
+    assert json.loads(said.out)
 
 
 def test_a_table_has_a_line_for_each_clip() -> None:

@@ -287,6 +287,12 @@ def test_later_settings_win_and_text_needs_no_quotes() -> None:
     assert override(base, ["max_grad_norm=none"]).max_grad_norm is None
 
 
+def test_a_list_of_one_text_needs_no_brackets() -> None:
+    base = recipe_named("finetune")
+    for text in ("encoder.patch_embed.*", '"encoder.patch_embed.*"', '["encoder.patch_embed.*"]'):
+        assert override(base, [f"freeze={text}"]).freeze == ("encoder.patch_embed.*",)
+
+
 def test_another_length_keeps_the_share_of_the_warm_up() -> None:
     base = recipe_named("finetune")
     shorter = override(base, ["steps=1000"])
@@ -319,6 +325,9 @@ def test_short_options_come_first(capsys: pytest.CaptureFixture[str]) -> None:
         ("layer_decay=half", "--set: layer_decay: found 'half', expected a finite number"),
         ("layer_decay=0.5\nbatch=4", "--set: layer_decay: found '0.5\\nbatch=4', expected a finite number"),
         ("batch=none", "--set: found no batch, expected one"),
+        ("class_weights=true", "--set: class_weights: found true, expected one of none, balanced"),
+        ("sampling=1", "--set: sampling: found 1, expected one of shuffle, balanced"),
+        ("freeze=[head.*]", "--set: freeze: found '[head.*]', expected a list"),
         ("drop_path=1", "drop_path: found 1.0, expected 0 to below 1"),
     ],
 )
@@ -341,8 +350,11 @@ def test_steps_are_as_many_whole_epochs_as_they_take() -> None:
     assert replace(base, drop_last=True).for_clips(13).epochs == 34  # 3
     assert base.for_clips(1000).epochs == 1
     assert replace(base, epochs=3, steps=None).for_clips(13).epochs == 3
-    with pytest.raises(RecipeError, match="found 3 training clips, expected at least the 4 of a step"):
+    message = "found 3 training clips, expected at least the 4 of a step: .*; choose at most BATCH=3 "
+    with pytest.raises(RecipeError, match=message):
         replace(base, drop_last=True).for_clips(3)
+    with pytest.raises(RecipeError, match=r"choose at most BATCH=20 \(--batch\)$"):
+        recipe_named("finetune").for_clips(21)  # mixed in pairs
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ class ShardDataset(Dataset[dict[str, Any]]):
 
         Args:
             location: folder of shards: a path or an address.
-            fold: name of the test fold, or its number from 1.
+            fold: name of the test fold, or its number from 1 unless folds are named by numbers.
             side: `train`, `validation` or `test`.
             feature: spectrogram; the only one in the shards, or `mfcc`.
             windows: spectrograms of a clip, 16 or 8.
@@ -88,7 +88,8 @@ class ShardDataset(Dataset[dict[str, Any]]):
         if face_dtype not in (torch.float32, torch.uint8):
             raise DataError(f"face_dtype: found {face_dtype}, expected torch.float32 or torch.uint8")
         folder = open_folder(location)
-        built, fold = folder.index.features, resolve_fold(tuple(open_scheme(folder, fold_scheme).folds), str(fold))
+        folds, built = tuple(open_scheme(folder, fold_scheme).folds), folder.index.features
+        fold = resolve_fold(folds, str(fold), folder.index.speaker_name)
         data = open_fold(
             folder,
             fold,

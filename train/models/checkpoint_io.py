@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from manifests.errors import install_command
 from manifests.stores import UnreachableError
 from manifests.stores.http import require_reachable
+from manifests.text import shorten_list
 from train.lineage import METADATA_KEY, Lineage
 from train.models.checkpoint_formats import WeightsError
 from train.models.checkpoint_scan import check_checkpoint, is_archive
@@ -70,6 +71,11 @@ def classifier_folder(folder: Path) -> Path:
     return folder / RUN_MODEL if (folder / RUN_MODEL).is_dir() else folder
 
 
+def read_settings(folder: Path) -> dict[str, Any]:
+    """`config.json` of a classifier's folder, {} without one. Raises WeightsError for one that cannot be read."""
+    return _settings(folder / WEIGHTS_FILE)
+
+
 def dump_weights(model: nn.Module, lineage: Lineage) -> bytes:
     """A model's state dict as bytes of a safetensors file, with what the weights descend from in its metadata."""
     state, seen = {}, set()
@@ -108,11 +114,23 @@ def _locate(source: str | Path) -> tuple[Path, str]:
         path = classifier_folder(path)
         found = [path / name for name in _NAMES if (path / name).is_file()]
         if not found:
-            raise WeightsError(f"{path}: found none of {', '.join(_NAMES)}, expected one; or name the file itself")
+            raise WeightsError(_describe_no_weights(path))
         return found[0], str(found[0])
     if _HUB_ID.fullmatch(str(source)):
         return _download(str(source))
     raise WeightsError(f"{source}: found no such file, expected a checkpoint, a folder or a hub id such as owner/name")
+
+
+def _describe_no_weights(folder: Path) -> str:
+    """What a folder without weights is."""
+    settings = _settings(folder / WEIGHTS_FILE)
+    if {"config", "identity"} <= settings.keys():
+        return f"{folder}: found a run that is not finished, expected a classifier; run the same training again"
+    found = {path for pattern in ("fold-*", "*/fold-*", "*/*/fold-*") for path in folder.glob(pattern) if path.is_dir()}
+    if found:
+        names = shorten_list(sorted(str(path.relative_to(folder)) for path in found))
+        return f"{folder}: found a folder that holds runs: {names}; choose one"
+    return f"{folder}: found none of {', '.join(_NAMES)}, expected one; or name the file itself"
 
 
 def _download(hub_id: str) -> tuple[Path, str]:

@@ -18,11 +18,13 @@ from manifests.files import read_limited
 from manifests.records import SchemaError, from_json
 from manifests.text import escape_unprintable
 from train.data.augment import Augmentation
-from train.recipes.recipe import Recipe, RecipeError
+from train.recipes.recipe import CHOICES, Recipe, RecipeError
 
 SUFFIX = ".toml"
 MAX_BYTES = 1 << 16
 _AUGMENTATION = "augmentation"
+#: Fields with a list of texts, for which `--set` also takes a single one.
+_LISTS = {field.name for field in fields(Recipe) if field.type == "tuple[str, ...]"}
 #: Fields that replace each other, and warm-up, which is given in the same unit.
 _LENGTHS = {"epochs": "steps", "steps": "epochs"}
 _WARMUPS = {"warmup_epochs": "warmup_steps", "warmup_steps": "warmup_epochs"}
@@ -53,9 +55,9 @@ def load_recipe(path: Path) -> Recipe:
 def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
     """A recipe with fields replaced: each setting is `NAME=VALUE`, as in its file, or `augmentation.NAME=VALUE`.
 
-    A value is TOML, or text without quotes, or `none` to leave the field out. A new length replaces the old one,
-    whichever of `epochs` and `steps` either is given in, and warm-up keeps its share unless it is set, too.
-    Raises RecipeError.
+    A value is TOML, or text without quotes, also for a list of one text, or `none` to leave the field out. A new length
+    replaces the old one, whichever of `epochs` and `steps` either is given in, and warm-up keeps its share unless it is
+    set, too. Raises RecipeError.
     """
     values = _to_values(recipe)
     changed: dict[str, Any] = {}
@@ -68,7 +70,7 @@ def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
         if table not in ("", _AUGMENTATION) or name == _AUGMENTATION:
             raise RecipeError(f"--set {name[:80]}: found no such field, expected NAME or {_AUGMENTATION}.NAME")
         target = values[_AUGMENTATION] if table else values
-        value = _parse_value(text.strip())
+        value = _list_text(name, _parse_value(text.strip()))
         if value is None:
             target.pop(field, None)
             _check_names([field], Augmentation if table else Recipe, f"--set {name[:80]}")
@@ -126,6 +128,11 @@ def _parse_value(text: str) -> Any:
     return parsed["value"] if parsed.keys() == {"value"} else text
 
 
+def _list_text(name: str, value: Any) -> Any:
+    """A single text for a field that is a list of texts, as such a list; another value as it is."""
+    return [value] if name in _LISTS and isinstance(value, str) and not value.startswith("[") else value
+
+
 def _parse(values: Mapping[str, Any], where: str) -> Recipe:
     """Raise RecipeError, beginning with `where`, for unknown fields, wrong types and values out of range."""
     _check_names(values, Recipe, where)
@@ -134,6 +141,10 @@ def _parse(values: Mapping[str, Any], where: str) -> Recipe:
         _check_names(augmentation, Augmentation, f"{where}: {_AUGMENTATION}")
     if missing := [name for name in ("batch", "learning_rate") if name not in values]:
         raise RecipeError(f"{where}: found no {missing[0]}, expected one")
+    for name, valid in CHOICES.items():
+        if not isinstance(values.get(name, ""), str):
+            found = json.dumps(values[name], default=str)[:80]
+            raise RecipeError(f"{where}: {name}: found {found}, expected one of {', '.join(valid)}")
     try:
         return from_json(Recipe, dict(values), where)
     except SchemaError as error:

@@ -12,6 +12,8 @@ from train.data.augment import NO_AUGMENTATION, Augmentation
 SCHEDULES = ("cosine", "constant")
 CLASS_WEIGHTS = ("none", "balanced")
 SAMPLING = ("shuffle", "balanced")
+#: Field -> the texts that it may be.
+CHOICES = {"schedule": SCHEDULES, "class_weights": CLASS_WEIGHTS, "sampling": SAMPLING}
 #: Numbers of test crops: the whole face, or centre and corners.
 TEST_CROPS = (1, 5)
 
@@ -117,7 +119,11 @@ class Recipe:
             ("label_smoothing", 0 <= self.label_smoothing < 1, "0 to below 1"),
             ("class_weights", self.class_weights in CLASS_WEIGHTS, f"one of {', '.join(CLASS_WEIGHTS)}"),
             ("sampling", self.sampling in SAMPLING, f"one of {', '.join(SAMPLING)}"),
-            ("sampling", self.sampling == "shuffle" or weights_off, "shuffle with class_weights: either balances"),
+            (
+                "sampling",
+                self.sampling == "shuffle" or weights_off,
+                f"shuffle with class_weights = {self.class_weights}; both balance the classes: use only one of them",
+            ),
             ("freeze", all(self.freeze), "patterns of names of parameters"),
             ("drop_path", 0 <= self.drop_path < 1, "0 to below 1"),
             ("head_dropout", 0 <= self.head_dropout < 1, "0 to below 1"),
@@ -165,8 +171,10 @@ class Recipe:
         """The same in epochs, for a training side of so many clips. Raises RecipeError for fewer than a step needs."""
         per_epoch = self.steps_per_epoch(clips)
         if not per_epoch:
+            most = clips - clips % 2 if self.augmentation.mixes else clips
+            advice = f"choose at most BATCH={most} (--batch)" if most else "add clips"
             raise RecipeError(
                 f"recipe {self.name}: found {clips} training clips, expected at least the {self.batch} of a step: with "
-                "drop_last smaller steps are left out; choose a smaller --batch"
+                f"drop_last smaller steps are left out; {advice}"
             )
         return self if self.steps is None else replace(self, epochs=-(-self.steps // per_epoch), steps=None)
