@@ -36,6 +36,8 @@ WORDS = frozenset({"ARGS", "CLIP", "COLUMNS", "FOLD", "LOGGER", "OPTION", "SPEAK
 REPEATED = frozenset({"COLUMNS", "OPTION"})
 #: What to write where a setting of builds is refused.
 INSTEAD = {"NAME": "; finished shards of NAME=mine are DATASET=mine"}
+#: Extras with packages that take minutes to download.
+MANY_PACKAGES = frozenset({"core", "builder", "train", "test"})
 #: Used by make itself.
 OF_MAKE = frozenset({"PYTHON"})
 #: Prints version and folder of an interpreter, and fails for one that cannot make environments, as in Debian.
@@ -89,6 +91,7 @@ def check_used(target: str, given: "Sequence[str]", template: "Sequence[str]") -
     for name in given:
         if name not in known and name not in OF_MAKE:
             instead = INSTEAD.get(name, f"; make help TARGET={target} lists them")
+            instead = "; the file to write is TO=" if name == "OUT" and "TO" in known else instead
             raise ValueError(f"make {target}: {explain_unknown(name, known)}{instead}")
 
 
@@ -224,7 +227,9 @@ def set_up(done: Path, extras: str, *without_dependencies: str) -> None:
         make_environment(venv)
         if done.exists() and all(done.stat().st_mtime_ns >= each.stat().st_mtime_ns for each in needs):
             return
-        sys.stdout.write(f"setting up {venv} for {done.stem}: packages are downloaded, once, which takes minutes\n")
+        many = "packages are downloaded, once, which takes minutes"
+        what = many if done.stem in MANY_PACKAGES else "a few more packages are downloaded, once"
+        sys.stdout.write(f"setting up {venv} for {done.stem}: {what}\n")
         sys.stdout.flush()
         pip = [str(venv / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         pip += ["--constraint", "constraints.txt"]
@@ -238,7 +243,9 @@ def main(arguments: "Sequence[str]") -> int:
     """Start a command, which takes the place of this process, or do what an option says; the exit status."""
     first, *words = arguments
     if first == "--nearest":
-        sys.stdout.write(explain_unknown(words[0][:80], words[words.index("--of") + 1 :]))
+        option = '; options of a command are given with ARGS, as in ARGS="--set class_weights=balanced"'
+        explained = explain_unknown(words[0][:80], words[words.index("--of") + 1 :])
+        sys.stdout.write(explained + (option if words[0].islower() else ""))
     elif first == "--list":
         sys.stdout.write("\n".join(list_settings("".join(words), Path("Makefile").read_text("utf-8"))) + "\n")
     elif first == "--check":

@@ -35,7 +35,8 @@ $(foreach name,$(sort $(SETTINGS)),$(if $(filter-out undefined,$(origin $(name))
 
 START = @GOAL=$@ $(PY) .make.py
 
-require = $(if $($(1)),,$(error $(1)= is missing: $(2)))# for settings without a default
+HELP    = $(filter -h --help,$(ARGS))# which needs no other setting
+require = $(if $($(1))$(HELP),,$(error $(1)= is missing: $(2)))# for settings without a default
 
 GIVEN_DATASET := $(DATASET)# empty by default: the trainer then takes the only corpus in shards/, the builder the demo
 GIVEN_OUT     := $(OUT)
@@ -154,7 +155,7 @@ embeddings: $(VENV)/train.ok $(STORES) $(PARQUET)  ## Write vectors of an encode
 
 export: $(VENV)/train.ok  ## Export a finished run: RUN=folder OUT=folder
 	$(call require,RUN,folder of a finished run)
-	$(if $(GIVEN_OUT),,$(error OUT= is missing: folder to write))
+	$(if $(GIVEN_OUT)$(HELP),,$(error OUT= is missing: folder to write))
 	$(START) train export --run=RUN --out=GIVEN_OUT --encoder=ENCODER --strategy=STRATEGY ARGS
 
 PARALLEL := --numprocesses auto --dist worksteal

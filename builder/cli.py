@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -24,12 +25,13 @@ from builder.worker import Limits, count_cores
 from manifests.console import Parser, add_command, exit_on_interrupt, fail, folder_path, say
 from manifests.corpora import OWN
 from manifests.folds import FoldError, assign, fold_scheme, fold_schemes_for, load_fold_file
-from manifests.index import FOLDS, RECEIPTS, Dataset, load_dataset
+from manifests.index import FOLDS, RECEIPTS, Dataset, load_dataset, load_rows
 from manifests.kinds import PAIRS
 from manifests.label_counts import LabelCounts, count_labels, describe_classes, label_warnings
 from manifests.labels import LABEL_SCHEMES, LabelScheme
 from manifests.progress import ProgressBar
 from manifests.schema import COLUMNS, DROP_REASONS, FEATURE_ROWS, FLAGS, GRIDS
+from manifests.tables import is_table
 from manifests.text import pluralize
 from manifests.usable import describe_usable
 
@@ -43,6 +45,8 @@ LOCAL, DASK = "local", "dask"
 CLIP_BYTES = 270_000
 #: Most classes that are listed without ALL=1.
 CLASSES_LISTED = 20
+#: Dropped clips that are named where too many were.
+EXAMPLES = 3
 
 
 # --- arguments -------------------------------------------------------------------------------------------------
@@ -132,7 +136,7 @@ def positive_float(text: str) -> float:
 
 def build_config(args: argparse.Namespace) -> BuildConfig:
     """The settings of a build. Raises ConfigError."""
-    pairs = [option.partition("=") for option in args.option]
+    pairs = [_parse_option(option, args) for option in args.option]
     if args.column:
         pairs.append(("columns", "=", ",".join(args.column)))
     return BuildConfig(
@@ -149,6 +153,18 @@ def build_config(args: argparse.Namespace) -> BuildConfig:
         rate_hz=args.rate,
         options={name: value for name, _, value in pairs},
     )
+
+
+def _parse_option(option: str, args: argparse.Namespace) -> tuple[str, str, str]:
+    """Name, '=' and value of an option of a corpus; a table below its folder is named relative to it."""
+    name, sign, value = option.partition("=")
+    if not sign and is_table(option):
+        raise ConfigError(f"option: found {option!r}, expected csv={option} (make: OPTION=csv={option})")
+    if name == "csv" and Path(value).is_absolute():  # the absolute path is of this machine only
+        data = data_folder(args.dataset, args.name, args.data).absolute()
+        with suppress(ValueError):  # elsewhere: refused as it is
+            value = Path(value).relative_to(data).as_posix()
+    return name, sign, value
 
 
 def _corpus_name(args: argparse.Namespace) -> str:
@@ -210,7 +226,10 @@ def run_shards(args: argparse.Namespace) -> int:
     say(f"report    {write_report(summary.out)}")
     failures = summary.failures()
     if failures and not args.allow_drops:
-        return fail(f"{'; '.join(failures)}. The shards are kept; ALLOW_DROPS=1 accepts them", 1)
+        for row in islice((row for row in load_rows(summary.out) if row.reason), EXAMPLES):
+            say(f"example   {row.clip_id}: {row.reason}, {row.detail}")
+        kept = "The shards are kept and can be used as they are; ALLOW_DROPS=1 only changes the exit status"
+        return fail(f"{'; '.join(failures)}. {kept}", 1)
     return 0
 
 
@@ -243,9 +262,10 @@ def describe_summary(summary: BuildSummary) -> list[str]:
         lines.append(f"  dropped {count}: {reason}, {DROP_REASONS[reason]}")
     for flag, count in summary.incomplete.items():
         lines.append(f"  kept {count}: {flag}, {FLAGS[flag]}")
-    if summary.missing:
-        first = ", ".join(summary.missing[:3])
-        lines.append(f"  missing from the corpus {len(summary.missing)}: {first} ...; make plan ALL=1 lists all")
+    optional = _optional_files(summary.dataset.dataset) if summary.missing else set()
+    if missing := [name for name in summary.missing if name not in optional]:
+        first = ", ".join(missing[:3]) + (" ..." if len(missing) > 3 else "")
+        lines.append(f"  missing from the corpus {len(missing)}: {first}; make plan ALL=1 lists all")
     lines += _describe_withdrawn(summary.dataset.withdrawn)
     shards = pluralize(len(summary.dataset.shards), "shard")
     lines.append(f"shards    {summary.out} ({shards}, {summary.resumed} of them built before)")
@@ -297,7 +317,11 @@ def run_plan(args: argparse.Namespace) -> int:
     with exit_on_interrupt():
         from builder.run import plan_build, remaining_plan
     config, name, out = build_config(args), _corpus_name(args), _out_folder(args)
-    plan, _ = remaining_plan(plan_build(config, _data_folder(args), name), out)
+    data, corpus = data_folder(args.dataset, args.name, args.data), get_corpus(args.dataset)
+    if corpus.is_started is not None and not corpus.is_started(data):
+        say(f"{corpus.title}: not in {data} yet; make shards generates it there first, without a download")
+        return 0
+    plan, _ = remaining_plan(plan_build(config, data, name), out)
     for line in describe_plan(plan, out, show_all=args.all):
         say(line)
     return 0
@@ -310,8 +334,9 @@ def describe_plan(plan: BuildPlan, out: Path, show_all: bool = False) -> list[st
     speakers = {source.clip.speaker for source in sources}
     labels = count_labels((source.clip.emotion, source.clip.speaker) for source in sources)
     complete = f" of {scan.expected_clips} in the complete corpus" if scan.expected_clips else ""
-    lists = {
-        "missing from the corpus": scan.missing,
+    optional = _optional_files(plan.config.dataset)
+    lists: dict[str, Sequence[str]] = {
+        "missing from the corpus": [name for name in scan.missing if name not in optional],
         "known defects, will be dropped": [
             f"{source.clip.clip_id}: {source.known_defect}" for source in sources if source.known_defect
         ],
@@ -320,6 +345,8 @@ def describe_plan(plan: BuildPlan, out: Path, show_all: bool = False) -> list[st
         ],
         "ignored": [f"{name}: {why}" for name, why in scan.ignored],
     }
+    if unneeded := [name for name in scan.missing if name in optional]:
+        lists["missing, but not needed (make corpus ALL=1)"] = unneeded
     lines = [
         f"{plan.corpus.title}: {pluralize(len(sources), 'clip')}{complete}, {pluralize(len(speakers), 'speaker')}, "
         f"{pluralize(len(plan.shards), 'shard')}",
@@ -350,6 +377,13 @@ def _describe_size(plan: BuildPlan, sources: Sequence[ClipSource]) -> list[str]:
         f"size      about {megabytes} MB in total, {clip.frames:.0f} frames a clip",
         f"time      about {pluralize(minutes, 'minute')} of one core",
     ]
+
+
+def _optional_files(dataset: str) -> set[str]:
+    """Published files of a corpus that a build does without, such as sound that recordings have themselves."""
+    corpus = DATASETS.get(dataset)
+    remotes = corpus.remote.files() if corpus and corpus.remote else ()
+    return {name for remote in remotes if not remote.needed for name in remote.files}
 
 
 # --- report and features ---------------------------------------------------------------------------------------

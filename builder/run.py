@@ -117,7 +117,7 @@ class BuildSummary:
         dropped, total = self.dataset.counts.get("dropped", 0), sum(self.dataset.counts.values())
         lines = []
         if dropped > DROPS_ALLOWED * total:
-            lines.append(f"{dropped} of {total} clips dropped, more than {DROPS_ALLOWED:.0%}")
+            lines.append(f"{dropped} of {pluralize(total, 'clip')} dropped, more than {DROPS_ALLOWED:.0%}")
         if self.empty_speakers:
             names = (self.dataset.speaker_name(speaker) for speaker in self.empty_speakers)
             lines.append(f"no clip was built of speaker {', '.join(names)}")
@@ -159,7 +159,8 @@ def remaining_plan(plan: BuildPlan, out: Path) -> tuple[BuildPlan, Dataset | Non
     if is_withdrawal_pending(out):
         raise FolderError(f"{out}: contains an unfinished withdrawal; run the same make withdraw first")
     own = plan.config.dataset == OWN
-    setting = "NAME= or OUT=" if own else "OUT="
+    named = own and out == Path("shards") / plan.corpus.name  # another name is another folder only without OUT=
+    setting = "NAME= or OUT=" if named else "OUT="
     earlier = find_earlier_build(out, plan.corpus.name, plan.identity, setting)
     if earlier and own and has_other_recordings(out, plan.shards):
         raise FolderError(

@@ -71,16 +71,18 @@ def find_earlier_build(folder: Path, corpus: str, identity: Mapping[str, Any], s
     Raises FolderError for other files, for links and devices, and for a build of another corpus or with another
     identity; `setting` is named in the error message.
     """
-    check_regular(folder)
     index_file = folder / index.DATASET_FILE
-    if not index_file.exists():
+    if not index_file.exists():  # before links: those among other files are none of ours to remove
         others = sorted(folder / name for name, _ in find_files(folder) if not Path(name).name.startswith("."))
+        if others and not index_file.exists():  # another part of the same build may have started in the meantime
+            raise FolderError(
+                f"{others[0]}: not written by a build: found no {index.DATASET_FILE}; choose an empty folder with "
+                f"{setting.rpartition(' ')[2]}"
+            )
+        check_regular(folder)
         if not others:
             return None
-        if not index_file.exists():  # another part of the same build may have started in the meantime
-            raise FolderError(
-                f"{others[0]}: not written by a build: found no {index.DATASET_FILE}; choose an empty {setting}"
-            )
+    check_regular(folder)
     earlier = index.load_dataset(folder)
     if earlier.dataset != corpus:
         raise FolderError(f"{folder}: has shards of {earlier.dataset}, not of {corpus}; choose another {setting}")

@@ -50,7 +50,9 @@ def make_parser() -> Parser:
     command.add_argument("source", help=KINDS)
     command.add_argument("folder", type=folder_path)
     command.add_argument("--dataset", help="expected corpus")
-    command.add_argument("--fold", help="name or number of a fold (default: all shards)")
+    command.add_argument(
+        "--fold", help="name or number of a fold (default: all shards, or the only fold of the scheme)"
+    )
     command.add_argument("--fold-scheme", help="fold scheme (default: the corpus's default)")
     command.add_argument("--split", nargs="+", choices=folds.SPLIT_SIDES, default=[], help="train includes validation")
     command.add_argument("--prune", action="store_true", help="remove local files that the source withdrew or replaced")
@@ -108,9 +110,8 @@ def _share(args: argparse.Namespace) -> int:
 def _fetch(args: argparse.Namespace) -> int:
     if not args.source:
         raise FetchError("no source; set FROM=folder|https://...|s3://...|hf://datasets/owner/name")
-    if args.fold is None and (args.split or args.fold_scheme):
-        raise FetchError("found a split or a scheme, but no fold; name one with --fold (make: FOLD=)")
-    selector = args.fold and FoldRequest(
+    selected = args.fold is not None or args.split or args.fold_scheme
+    selector = selected and FoldRequest(
         fold=args.fold,
         scheme=args.fold_scheme,
         allow_shared_speakers=args.allow_shared_speakers,

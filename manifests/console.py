@@ -19,7 +19,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, NoReturn
 
-from manifests.errors import UserError
+from manifests.errors import UserError, interpreter
 from manifests.files import describe_os_error
 from manifests.text import escape_lines, one_line
 
@@ -36,7 +36,7 @@ class Parser(argparse.ArgumentParser):
     """Reports invalid arguments in one line."""
 
     def error(self, message: str) -> NoReturn:
-        sys.exit(fail(f"{message}; see {self.prog} --help"))
+        sys.exit(fail(f"{message}; see {self.prog.replace('python -m', f'{interpreter()} -m', 1)} --help"))
 
 
 def add_command(commands: Any, name: str, run: Command, description: str) -> Parser:

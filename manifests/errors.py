@@ -1,8 +1,12 @@
-"""The base class of errors that a user can fix; any other exception is a bug. Advice about missing packages."""
+"""The base class of errors that a user can fix; any other exception is a bug. Commands that messages name."""
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 
 from manifests.text import escape_unprintable
 
@@ -28,6 +32,19 @@ def install_command(extra: str = "") -> str:
     except PackageNotFoundError:
         name = "."
     return f"pip install '{name}[{extra}]'" if extra else f"pip install {name}"
+
+
+def interpreter() -> str:
+    """This process's Python as a word of a command: relative to the working directory if it is below it."""
+    python = Path(sys.executable or "python")  # empty where it is embedded in another program
+    with suppress(ValueError, OSError):
+        return shlex.quote(str(python.relative_to(Path.cwd())))
+    return shlex.quote(str(python))
+
+
+def module_command(*words: str) -> str:
+    """The command line that runs one of the packages: `.venv/bin/python -m manifests fetch ...`."""
+    return f"{interpreter()} -m {shlex.join(words)}"
 
 
 def describe_missing(error: ModuleNotFoundError, extra: str = "") -> str:

@@ -6,7 +6,6 @@ every time, and files that match it are not transferred again.
 
 from __future__ import annotations
 
-import shlex
 import shutil
 import threading
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from manifests import index
 from manifests.download import CancelledError, ExpectedFile, cancellable_pool, download_file, part_path
+from manifests.errors import module_command
 from manifests.files import atomic_write, check_regular, exclusive_lock, remove_leftovers
 from manifests.folds import SIDES, SPLIT_SIDES, FoldError, load_fold_file, resolve_fold, resolve_scheme
 from manifests.index import Dataset, Fetched, ManifestError, ResolvedFold, Shard
@@ -41,8 +41,8 @@ class FetchError(StoreError):
 class FoldRequest:
     """Sides of a fold, as a user selects them."""
 
-    fold: str
-    """Name or, if no fold has that name, number from 1."""
+    fold: str | None = None
+    """Name or, if no fold has that name, number from 1; None for the only fold of the scheme."""
     scheme: str | None = None
     """A name, or a table of one's own; None for the corpus's default."""
     allow_shared_speakers: bool = False
@@ -96,7 +96,10 @@ def fetch(
     removed: tuple[str, ...] = ()
     with _staged_index(store, folder) as (staging, found):
         if dataset not in (None, found.dataset):
-            raise FetchError(f"{store.address}: found shards of {found.dataset}, expected {dataset}; set DATASET=")
+            raise FetchError(
+                f"{store.address}: found shards of {found.dataset}, expected {dataset}; set DATASET={found.dataset}, "
+                "and OUT= for another folder"
+            )
         selected = _select(staging, found, selector) if selector else None
         if index.load_fetched(folder) is not None or not (folder / index.DATASET_FILE).is_file():
             removed = _remove_outdated(store, folder, staging, found, prune=prune)
@@ -129,7 +132,7 @@ def fetch_command(source: str, folder: Path, selection: ResolvedFold) -> str:
     """The command line that fetches a selection into a folder."""
     split = ["train"] if selection.sides == SPLIT_SIDES["train"] else selection.sides
     options = ["--fold", selection.fold, "--fold-scheme", selection.scheme, "--split", *split]
-    return shlex.join(["python", "-m", "manifests", "fetch", source, str(folder), *options])
+    return module_command("manifests", "fetch", source, str(folder), *options)
 
 
 def _check_folder(store: Store, folder: Path) -> None:
@@ -259,7 +262,10 @@ def _select(staging: Path, dataset: Dataset, selector: FoldRequest) -> tuple[Res
     else:
         scheme = resolve_scheme(selector.scheme, dataset.fold_schemes, {*speakers.values()})
         folds = load_fold_file(staging / index.FOLDS / f"{scheme}.json", speakers).folds
-    fold = resolve_fold(tuple(folds), selector.fold)
+    if selector.fold is None and len(folds) > 1:
+        valid = f"valid are {shorten_list(folds, 10)}"
+        raise FetchError(f"found a split or a scheme, but no fold; name one with --fold (make: FOLD=); {valid}")
+    fold = next(iter(folds)) if selector.fold is None else resolve_fold(tuple(folds), selector.fold)
     names = {name for side in selector.sides for name in folds[fold][side].shards}
     return ResolvedFold(scheme=scheme, fold=fold, sides=selector.sides), names
 

@@ -342,10 +342,21 @@ def resolve_scheme(name: str | None, known: Sequence[str], speakers: Collection[
     """
     if not known:
         found = pluralize(len(speakers), "speaker")
-        raise FoldError(f"these shards have no fold scheme: {found}, too few to leave one out")
+        raise FoldError(
+            f"these shards have no fold scheme: {found}, too few to leave one out; use a split of your own: "
+            f"{advise_split(len(speakers))}"
+        )
     if name is not None and name not in known:
         raise FoldError(f"unknown fold scheme {name!r}; valid are {', '.join(known)}")
     return name or known[0]
+
+
+def advise_split(speakers: int) -> str:
+    """The settings of a split of one's own for so many speakers: with fewer than three, one for each side, of clips."""
+    if speakers >= len(SIDES):
+        return "SCHEME=split.csv with columns speaker and side"
+    by_clip = "SCHEME=split.csv with columns clip and side, and ALLOW_SHARED_SPEAKERS=1"
+    return f"{by_clip}: its scores are not of unseen speakers"
 
 
 def resolve_fold(folds: Sequence[str], fold: str, speaker_name: Callable[[str], str] = str) -> str:

@@ -52,7 +52,7 @@ GRIDS = (16, 8)
 DROP_REASONS: Mapping[str, str] = {
     "unreadable": "the file is missing, empty or no recording that can be opened",
     "decode_error": "the recording is damaged; the decoder's message is kept",
-    "truncated": "the recording ends well before the length its header promises",
+    "truncated": "the recording ends well before the length its header promises, or before the clip's end",
     "too_short": "too few frames for the timeline",
     "no_video": "the recording has no picture",
     "no_audio": "no sound in the recording, nor in a separate file",

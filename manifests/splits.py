@@ -6,6 +6,7 @@ The table has a header line and one line for each speaker or clip:
     fold              the fold that tests it: each fold trains and validates with the others
     side              train, validation or test: a fixed split, which is a scheme with one fold
 
+Other names of the columns are in `COLUMN_NAMES`, such as `file_name` and `Partition`, and of the sides in `SIDE_NAMES`.
 With both `fold` and `side`, a line says on which side of which fold a speaker or clip is. Clips that no line names are
 on no side. A fold without validation lines validates with about a fifth of its training speakers, evenly spaced over
 the sorted ids, if it has at least two.
@@ -40,11 +41,14 @@ SIDE_NAMES = {
 }
 #: What tables call the columns.
 COLUMN_NAMES = {
-    "clip": ("clip", "clip_id", "file", "filename", "path"),
+    "clip": ("clip", "clip_id", "file", "file_name", "filename", "path"),
     "speaker": ("speaker", "speaker_id", "subject", "actor"),
     "fold": ("fold",),
     "side": ("side", "split", "set", "partition"),
 }
+
+#: Most problems of a table that are listed.
+PROBLEMS_LISTED = 20
 
 _FIXED = "1"
 _FOLD_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -74,8 +78,9 @@ def read_split(
     found = table.columns
     if ("clip" in found) == ("speaker" in found) or not found & {"fold", "side"}:
         raise FoldError(
-            f"{path}:1: found columns for {', '.join(sorted(found)) or 'nothing'}; expected clip or speaker, and fold, "
-            f"side or both"
+            f"{path}:1: found columns {shorten_list([name[:40] for name in table.header], 10)}, of which "
+            f"{' and '.join(sorted(found)) or 'none'} can be used; expected clip or speaker, not both, and "
+            f"fold, side or both"
         )
     clips = {row.clip_id: row for row in rows}
     groups = _clip_names(clips)
@@ -88,8 +93,13 @@ def read_split(
         problem = _place(line, groups, sides)
         problems += [f"{path}:{number}: {problem}"] if problem else []
     if problems:
-        more = f" (and {len(problems) - 1} more lines)" if len(problems) > 1 else ""
-        raise FoldError(f"{problems[0]}{more}")
+        if len(problems) == 1:
+            raise FoldError(problems[0])
+        more = [f"... and {len(problems) - PROBLEMS_LISTED} more"] if len(problems) > PROBLEMS_LISTED else []
+        raise FoldError(
+            f"{problems[0]} (and {pluralize(len(problems) - 1, 'more line')})",
+            details=[*problems[:PROBLEMS_LISTED], *more],
+        )
     if "side" not in found:
         sides = _cross_validation(sides, clips)
     folds = {

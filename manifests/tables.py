@@ -116,6 +116,8 @@ class SchemeTable:
 
     path: Path
     sha256: str
+    header: tuple[str, ...]
+    """Names of all columns, as in the table."""
     lines: tuple[tuple[int, Mapping[str, str]], ...]
     """Line number, column -> cell; at least one."""
 
@@ -147,7 +149,7 @@ def read_scheme_table(path: Path, columns: Mapping[str, Sequence[str]]) -> Schem
         lines.append((number, {name: cell for name, cell in zip(header, cells, strict=True) if name}))
     if not lines:
         raise TableError(f"{path}: found no lines below the header, expected at least one")
-    return SchemeTable(path=path, sha256=table.sha256, lines=tuple(lines))
+    return SchemeTable(path=path, sha256=table.sha256, header=tuple(table.header), lines=tuple(lines))
 
 
 # --- text ------------------------------------------------------------------------------------------------------

@@ -20,12 +20,12 @@ def usable_folds(
 
 
 def describe_usable(file: FoldFile) -> str:
-    """`ravdess-6fold`, or `ravdess-6fold (2 of 6 folds: 1, 3)` where only some can be used."""
+    """`ravdess-6fold`, or `ravdess-6fold (2 of 6 folds can be used: 1, 3)` where only some can be used."""
     usable = usable_folds(file)
     if len(usable) == len(file.folds):
         return file.name
     names = f": {shorten_list(usable, 10)}" if usable else ""
-    return f"{file.name} ({len(usable)} of {pluralize(len(file.folds), 'fold')}{names})"
+    return f"{file.name} ({len(usable)} of {pluralize(len(file.folds), 'fold')} can be used{names})"
 
 
 def describe_unusable(
@@ -43,7 +43,8 @@ def describe_unusable(
         expected = _expected_speakers(file, fold, side)
         if missing := len(expected):
             return f"{where}the {side} side is empty: none of its {pluralize(missing, 'speaker')} was built"
-        return f"{where}the {side} side is empty"
+        without = "; FIXED_EPOCHS=1 trains without it" if side == "validation" else ""
+        return f"{where}the {side} side is empty{without}"
     return ""
 
 
@@ -51,13 +52,19 @@ def advise_folds(
     files: Iterable[FoldFile], emotions: Collection[str] | None = None, sides: Sequence[str] = SIDES
 ) -> str:
     """Which folds of some schemes can be used instead."""
-    usable = [(file.name, usable_folds(file, emotions, sides)) for file in files]
-    fitting = [f"{shorten_list(names)} of {name}" for name, names in usable if names]
+    every = list(files)
+    usable = [(file.name, usable_folds(file, emotions, sides)) for file in every]
+    fitting = [
+        f"SCHEME={name} FOLD={names[0]}" + (f" (or {shorten_list(names[1:])})" if names[1:] else "")
+        for name, names in usable
+        if names
+    ]
     if fitting:
         return f"folds that can be used: {'; '.join(fitting)}"
-    return (
-        "no fold of any scheme can be used: a split of one's own can (SCHEME=split.csv with columns speaker and side)"
-    )
+    speakers = {
+        speaker for file in every for fold in file.folds.values() for side in SIDES for speaker in fold[side].subjects
+    }
+    return f"no fold of any scheme can be used: a split of one's own can ({folds.advise_split(len(speakers))})"
 
 
 def _count(clips: Iterable[str], emotions: Collection[str] | None) -> int:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from manifests import index
-from manifests.errors import UserError
+from manifests.errors import UserError, module_command
 from manifests.files import atomic_write, check_regular, exclusive_lock, read_limited, remove_leftovers
 from manifests.index import PENDING_WITHDRAWAL_FILE as PENDING_WITHDRAWAL_FILE
 from manifests.index import Dataset
@@ -59,7 +58,7 @@ def withdraw(folder: Path, speakers: Sequence[str]) -> Withdrawal:
         dataset, leaving = index.load_dataset(folder), tuple(sorted({*speakers}))
         pending = _pending_speakers(folder)
         if pending is not None and pending != leaving:
-            command = shlex.join(["python", "-m", "manifests", "withdraw", str(folder), *pending])
+            command = module_command("manifests", "withdraw", str(folder), *pending)
             raise WithdrawError(
                 f"{folder}: found an unfinished withdrawal of {shorten_list(pending)}; if you started it, finish it: "
                 f"{command}; if not, restore the folder first"

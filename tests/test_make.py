@@ -110,7 +110,7 @@ def test_a_setting_that_does_not_exist_is_refused(home: Path) -> None:
 @pytest.mark.parametrize(
     ("target", "setting", "said"),
     [
-        ("predict", "OUT=x", "OUT is not a setting here"),
+        ("predict", "OUT=x.csv", "; the file to write is TO="),
         ("train", "FOLDS=1", "FOLDS is not a setting here, the nearest is FOLD"),
         ("train", "SPLIT=test", "SPLIT is not a setting here"),
         ("verify", "DATA=x", "DATA is not a setting here"),
@@ -121,6 +121,18 @@ def test_a_setting_that_a_target_does_not_use_is_refused(home: Path, target: str
     done = make(home, target, setting, *(["RUN=run"] if target == "predict" else []))
     assert (done.returncode, done.stdout) == (2, "")
     assert said in done.stderr
+
+
+def test_an_option_of_a_command_is_no_setting(home: Path) -> None:
+    done = make(home, "train", "class_weights=balanced")
+    assert done.returncode == 2
+    assert 'with ARGS, as in ARGS="--set class_weights=balanced" (there are' in done.stderr
+
+
+@pytest.mark.parametrize("target", ["features", "share", "fetch", "folds", "withdraw", "predict", "export"])
+def test_help_of_a_command_needs_no_setting(home: Path, target: str) -> None:
+    assert arguments_of(make(home, target, "ARGS=--help"))[-1] == "--help"
+    assert "= is missing: " in make(home, target).stderr
 
 
 def test_short_settings_of_a_training(home: Path) -> None:

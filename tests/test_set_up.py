@@ -77,6 +77,9 @@ SET_UP = "setting up .venv for core: packages are downloaded, once, which takes 
 def test_packages_are_installed_once_and_again_when_the_project_needs_others(home: Path) -> None:
     assert verified(home) == [SET_UP]
     assert verified(home) == []
+    more = "setting up .venv for stores: a few more packages are downloaded, once"
+    assert make(home, "share", "DEST=s3://bucket/path").stdout.splitlines()[0] == more
+    (home / "installed").write_text("".join((home / "installed").read_text().splitlines(keepends=True)[:1]))
     os.utime(home / ".venv" / "core.ok", (1e9, 1e9))  # older than pyproject.toml
     assert verified(home) == [SET_UP]
     assert count(home / "made") == 1

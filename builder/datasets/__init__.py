@@ -47,6 +47,8 @@ def scan_corpus(name: str, root: Path, options: Mapping[str, str] | None = None)
             found = f"{pluralize(len(scan.ignored), 'file')} ignored" if scan.ignored else "no file of the corpus"
             if scan.missing:
                 found = f"{pluralize(len(scan.missing), 'file')} missing, the first is {min(scan.missing)}"
+                near = [name for name, _ in scan.ignored if name.casefold() == min(scan.missing).casefold()]
+                found += f", but found {near[0]}, which differs only in case" if near else ""
             raise CorpusNotFoundError(f"found no clip to build; {found}")
     except CorpusNotFoundError as error:
         advice = "set the corpus folder with DATA="

@@ -137,6 +137,8 @@ class Corpus:
     """How to obtain recordings that cannot be downloaded."""
     make: Callable[[Path, Callable[[int, int], None]], object] | None = None
     """(folder, progress(done, total)): generates missing recordings; None for a corpus that is not generated."""
+    is_started: Callable[[Path], bool] | None = None
+    """Of a corpus with `make`: whether a folder has a part of it. Raises CorpusError for a folder with other files."""
     shards_gb: float = 0.0
     """Disk space of the shards of the complete corpus; 0 if unknown."""
 

@@ -17,7 +17,9 @@ OPTIONAL = ("emotion", "intensity", "sentence", "sound", "start", "end")
 SYNONYMS: Mapping[str, tuple[str, ...]] = {
     "clip": ("file", "filename", "path", "video", "recording", "datei"),
     "speaker": ("subject", "actor", "person", "participant", "speakerid", "sprecher"),
-    "emotion": ("label", "class", "category"),
+    "emotion": ("label", "class", "category", "emotionen", "gefühl"),
+    "start": ("von",),
+    "end": ("bis",),
 }
 #: What the user may choose for a column besides a name: the column is not read.
 IGNORE = "ignore"
@@ -37,6 +39,8 @@ class Columns:
 
     positions: Mapping[str, int]
     """Name -> index of its cell in a row."""
+    unread: tuple[str, ...]
+    """Names of the columns that are not read."""
     notes: tuple[str, ...]
     """What a person may not expect: columns with other names, and columns that are not read."""
 
@@ -73,10 +77,11 @@ def name_columns(header: Sequence[str], choices: str, where: str) -> Columns:
         else:
             positions[meaning] = at
     _refuse_misspelled([column for column in unread if column not in chosen], where)
-    if not set(REQUIRED) <= positions.keys():
+    if absent := [name for name in REQUIRED if name not in positions]:
+        found = f"found columns {', '.join(header)[:200] or 'none'}, without {' and '.join(absent)}"
         raise CorpusError(
-            f"{where}: found columns {', '.join(header)[:200] or 'none'}; expected {', '.join(REQUIRED)} "
-            f'and any of {", ".join(OPTIONAL)}, each once; others are named with COLUMNS="File=clip Code=speaker"'
+            f"{where}: {found}; expected {', '.join(REQUIRED)} and any of {', '.join(OPTIONAL)}, each once; others are "
+            'named with COLUMNS="File=clip Code=speaker"'
         )
     renamed = [f"{header[at][:_SHOWN]} is {name}" for name, at in positions.items() if _simplify(header[at]) != name]
     named = [column for column in unread if column]
@@ -84,7 +89,7 @@ def name_columns(header: Sequence[str], choices: str, where: str) -> Columns:
         renamed.append("none is emotion, so that no clip has a label")
     notes = [f"columns: {', '.join(renamed)}"] if renamed else []
     notes += [f"columns that are not read: {shorten_list(_cut(named), 10)}"] if named else []
-    return Columns(positions=positions, notes=tuple(notes))
+    return Columns(positions=positions, unread=tuple(named), notes=tuple(notes))
 
 
 def _parse_choices(text: str) -> dict[str, str]:

@@ -21,17 +21,40 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from builder.datasets.base import ClipSource, Corpus, CorpusNotFoundError, Scan
+from builder.datasets.base import ClipSource, Corpus, CorpusError, CorpusNotFoundError, Scan
 from builder.datasets.checks import is_media, visible_files
-from builder.demo.utterances import list_utterances
+from builder.demo.utterances import MANIFEST, list_utterances
 from manifests.corpora import CORPORA
 from manifests.schema import Clip
+from manifests.text import shorten_list
 
 _DEPTH = 3  # <parent>/<corpus>/S01/<file>, one more than needed from the corpus itself
 
 
+def is_started(root: Path) -> bool:
+    """Whether a folder has at least a part of the demo corpus; False for one that is absent or empty.
+
+    Raises CorpusError for a folder with other files: nothing is generated among them.
+    """
+    if (root / MANIFEST).is_file():
+        return True
+    if not root.exists():
+        return False
+    others = sorted(path.name for path in root.iterdir() if not path.name.startswith("."))
+    if others:
+        raise CorpusError(
+            f"{root}: found other files ({shorten_list(others, 3)}), expected an empty folder for the demo corpus, or "
+            f"one with its {MANIFEST}; your own recordings are DATASET=folder"
+        )
+    return False
+
+
 def make_demo(root: Path, *, workers: int | None = None, progress: Callable[[int, int], None] | None = None) -> Path:
-    """Generate the demo corpus in `root` unless it is complete; see `builder.demo.writer.make_demo`."""
+    """Generate the demo corpus in `root` unless it is complete; see `builder.demo.writer.make_demo`.
+
+    Raises CorpusError also for a folder with other files.
+    """
+    is_started(root)
     from builder.demo import writer  # rendering needs libraries that scanning does not
 
     return writer.make_demo(root, workers=workers, progress=progress)
@@ -75,5 +98,6 @@ CORPUS = Corpus(
     scan=scan,
     how_to_get="no download needed: make shards generates it in data/demo",
     make=lambda root, progress: make_demo(root, progress=progress),
+    is_started=is_started,
     shards_gb=0.1,
 )

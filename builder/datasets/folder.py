@@ -30,7 +30,7 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -42,7 +42,7 @@ from builder.datasets.names import add_hash, clean_name, is_plain, name_id, repl
 from manifests.corpora import CORPORA
 from manifests.schema import Clip, SchemaError
 from manifests.tables import Table, TableError, is_table, open_table
-from manifests.text import pluralize
+from manifests.text import pluralize, shorten_list
 
 #: Names of the table, in the order in which they are looked for.
 TABLES = ("clips.csv", "clips.tsv", "clips.xlsx")
@@ -86,7 +86,7 @@ def scan(root: Path, options: Mapping[str, str]) -> Scan:
     except (CorpusError, TableError) as error:  # from here on it is no table
         problems.add_last(str(error))
     _separate_ids(root, sources)
-    _check_ids(sources, problems)
+    _check_ids(sources, problems, columns.unread)
     problems.check()
     if not sources:
         raise CorpusError(f"{path}: found no rows, expected one per clip")
@@ -96,6 +96,8 @@ def scan(root: Path, options: Mapping[str, str]) -> Scan:
         notes.append(f"{unlabelled} of {pluralize(len(sources), 'clip')} without an emotion: they have no label")
     named = {path for source in sources.values() for path in (source.video, source.sound) if path is not None}
     any_there = any(_exists(source.video) for source in sources.values())
+    missing = sorted(path.relative_to(root).as_posix() for path in named if not _exists(path))
+    spellings = {name.casefold(): name for name in missing}
     return Scan(
         # Clips without a file stay in the list: the build drops them and records the reason.
         sources=tuple(
@@ -103,11 +105,13 @@ def scan(root: Path, options: Mapping[str, str]) -> Scan:
             for source in sources.values()
             if any_there
         ),
-        missing=tuple(sorted(path.relative_to(root).as_posix() for path in named if not _exists(path))),
+        missing=tuple(missing),
         ignored=tuple(
-            (path.relative_to(root).as_posix(), f"not named in {name}")
+            (other, f"not named in {name}" + (f", which has {spelling} in other case" if spelling else ""))
             for path in visible_files(root, _DEPTH)
             if is_media(path) and path not in named
+            for other in [path.relative_to(root).as_posix()]
+            for spelling in [spellings.get(other.casefold())]
         ),
         speaker_names=speakers.replaced,
         notes=(*notes, *table.notes, *columns.notes),
@@ -372,12 +376,15 @@ def _separate_ids(root: Path, sources: dict[int, ClipSource]) -> None:
                 sources[number] = replace(source, clip=replace(source.clip, clip_id=clip_id))
 
 
-def _check_ids(sources: Mapping[int, ClipSource], problems: _Problems) -> None:
+def _check_ids(sources: Mapping[int, ClipSource], problems: _Problems, unread: Sequence[str]) -> None:
     lines: dict[str, int] = {}
     for number, source in sources.items():
         first = lines.setdefault(source.clip.clip_id.lower(), number)
         if first != number:
             message = f"the same clip id {source.clip.clip_id}; rename a file or remove a row"
+            if unread and source.segment_seconds is None and source.video == sources[first].video:
+                names = shorten_list([name[:40] for name in unread])
+                message += f', or name the columns with the times: COLUMNS="From=start To=end" (not read: {names})'
             problems.add(number, message, first_line=first)
 
 

@@ -219,7 +219,10 @@ def check_segment(times: FrameTimes, segment: Segment) -> None:
     """Raise MediaError for a recording that ends before the segment does."""
     if not len(times.seconds):
         raise MediaError("truncated", f"found no frame between {segment[0]:.2f} and {segment[1]:.2f} s")
-    check_complete(times.end_seconds, segment[1])
+    if times.end_seconds < segment[1] - TRUNCATION_SECONDS:
+        raise MediaError(
+            "truncated", f"the table's end is {segment[1]:.2f} s, the recording has {times.end_seconds:.2f} s"
+        )
 
 
 def check_clock(seconds: Seconds) -> None:

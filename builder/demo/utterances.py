@@ -30,6 +30,8 @@ Curve = npt.NDArray[np.float64]
 
 #: Part of every seed and of the manifest: raise it with every change to what is sampled or rendered.
 VERSION = 1
+#: Describes the corpus; the first file of it that is written.
+MANIFEST = "demo.json"
 FPS = Fraction(30_000, 1_001)
 TAKES = 4
 SPEAKER_IDS = tuple(SPEAKERS)

@@ -31,11 +31,10 @@ import soundfile
 from builder.datasets.base import CorpusError
 from builder.datasets.checks import read_table
 from builder.demo import face, utterances, voice
-from builder.demo.utterances import FPS, Expression, Utterance
+from builder.demo.utterances import FPS, MANIFEST, Expression, Utterance
 from builder.worker import end_with_parent
 from manifests.files import atomic_write, exclusive_lock, remove_leftovers
 
-MANIFEST = "demo.json"
 #: Fraction of the file that remains of a cut clip: the index and about half of the frames.
 _CUT_AT = 0.6
 _BYSTANDER = "S07"

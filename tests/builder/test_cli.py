@@ -22,7 +22,7 @@ from builder.__main__ import main
 from builder.config import BuildConfig
 from builder.run import BuildJob, build
 from manifests import index
-from manifests.errors import install_command
+from manifests.errors import install_command, interpreter
 from manifests.files import exclusive_lock
 from manifests.verify import verify
 from manifests.withdraw import withdraw
@@ -76,6 +76,10 @@ ONE_OR_MORE = "expected one or more of mfcc, logmel, stft, each once (make: FEAT
         (["plan", "--timeline", "random"], "timeline: found 'random', expected one of uniform, fixed"),
         (["plan", "--align", "eyes"], "align: found 'eyes', expected one of frame, clip, none"),
         (["plan", "--decoder", "opencv"], "decoder: found 'opencv', expected one of pyav, ffmpeg"),
+        (
+            ["plan", "--option", "split.csv"],
+            "option: found 'split.csv', expected csv=split.csv (make: OPTION=csv=split.csv)",
+        ),
         (["plan", "--option", "labels=voted"], "folder: unknown option 'labels'; valid are: csv"),
         (["plan", "--option", "labels"], "folder: unknown option 'labels'; valid are: csv"),
         (["plan", "--step", "0"], "argument --step: found '0', expected an integer of at least 1; "),
@@ -110,7 +114,7 @@ def test_what_is_not_valid_is_one_line_that_lists_what_is(
 def test_the_doctor_complains_in_one_line() -> None:
     command = [sys.executable, "-m", "builder.doctor", "--speed"]
     done = subprocess.run(command, cwd=HERE.parents[1], capture_output=True, text=True, timeout=60)
-    complaint = "error: unrecognized arguments: --speed; see python -m builder.doctor --help\n"
+    complaint = f"error: unrecognized arguments: --speed; see {interpreter()} -m builder.doctor --help\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", complaint)
 
 
@@ -255,7 +259,9 @@ def test_drops_fail_unless_they_are_allowed(
     out = tmp_path / "out"
     assert main(command("shards", data, out)) == 1
     captured = capsys.readouterr()
-    assert f"error: {failures}. The shards are kept; ALLOW_DROPS=1 accepts them\n" in captured.err
+    assert f"error: {failures}. The shards are kept and can be used as they are; ALLOW_DROPS=1 only" in captured.err
+    examples = [line.split()[1] for line in captured.out.splitlines() if line.startswith("example ")]
+    assert examples == [f"{name}:" for name in orders]
     assert f"built {6 - len(orders)}   dropped {len(orders)}\n" in captured.out
     assert "  dropped 1: no_face, a face was found in fewer than half of the frames\n" in captured.out
     assert verify(out, full=True) == []
@@ -275,7 +281,7 @@ def test_another_configuration_is_refused_with_the_difference(
     assert main(command("shards", data, out, "--align", "clip", "--timeline", "fixed")) == 2
     assert capsys.readouterr().err == (
         f"error: {out}: was built differently (config.align: frame -> clip; config.timeline: uniform -> fixed); "
-        "choose another NAME= or OUT=\n"
+        "choose another OUT=\n"
     )
     assert contents(out) == before
 
@@ -294,7 +300,13 @@ def test_plan_lists_what_is_absent_defective_and_odd_and_touches_nothing(
     assert main(arguments) == 0
     short = capsys.readouterr().out
     assert re.match(r"CREMA-D.*: 47 clips of 7442 in the complete corpus, 5 speakers, 5 shards\n", short)
-    assert re.search(r"^missing from the corpus: \d+$", short, re.MULTILINE)
+    assert re.search(r"^missing from the corpus: \d+\n  VideoFlash/", short, re.MULTILINE)
+    assert "not needed" not in short
+    corpora.put(data / "AudioWAV" / "1001_DFA_ANG_XX.wav")
+    main(arguments)
+    apart = r"^missing, but not needed \(make corpus ALL=1\): \d+\n  AudioWAV/"
+    assert re.search(apart, capsys.readouterr().out, re.MULTILINE)
+    shutil.rmtree(data / "AudioWAV")
     assert re.search(r"^  \.\.\. and \d+ more \(ALL=1 lists them\)$", short, re.MULTILINE)
     assert re.search(r"^known defects, will be dropped: 1\n  1076_MTI_SAD_XX: ", short, re.MULTILINE)
     assert re.search(r"^known oddities, will be flagged: \d+\n  ", short, re.MULTILINE)
@@ -353,7 +365,10 @@ def test_the_home_of_nobody_is_one_line(setting: str, capsys: pytest.CaptureFixt
         main(["plan", "--dataset", "folder", setting, "~no-such-user/x"])
     assert ended.value.code == 2
     expected = "found '~no-such-user/x', expected a path: its home folder is unknown"
-    assert capsys.readouterr().err == f"error: argument {setting}: {expected}; see python -m builder plan --help\n"
+    assert (
+        capsys.readouterr().err
+        == f"error: argument {setting}: {expected}; see {interpreter()} -m builder plan --help\n"
+    )
 
 
 @pytest.mark.slow

@@ -794,7 +794,7 @@ def test_folder_lists_absent_and_unnamed_files(tmp_path: Path) -> None:
         ("", "clips.csv:1: found columns none"),
         (
             "clip,emotion\na.mp4,x\n",
-            "clips.csv:1: found columns clip, emotion; expected clip, speaker and any of emotion",
+            "clips.csv:1: found columns clip, emotion, without speaker; expected clip, speaker and any of emotion",
         ),
         ("clip,speaker,emotoin,mood\na.mp4,x,joy,2\n", "clips.csv:1: found column emotoin, which looks like emotion"),
         ("clip,speaker,emotion,clip\na.mp4,x,joy,2\n", "clips.csv:1: found columns"),

@@ -22,6 +22,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from builder.__main__ import main
 from builder.datasets import demo
 from builder.datasets.base import CorpusError
 from builder.demo import face, utterances, voice, writer
@@ -418,6 +419,33 @@ def test_clips_of_another_version_are_rendered_again(manifest: str | None, tmp_p
         (tmp_path / "demo.json").write_text(manifest)
     writer.make_demo(tmp_path, workers=1)
     assert len(written) == len(list_utterances())
+
+
+def test_nothing_is_generated_among_other_files(tmp_path: Path, written: list[str]) -> None:
+    (tmp_path / "interview.mp4").touch()
+    with pytest.raises(CorpusError) as raised:
+        demo.make_demo(tmp_path, workers=1)
+    assert str(raised.value) == (
+        f"{tmp_path}: found other files (interview.mp4), expected an empty folder for the demo corpus, or one with its "
+        "demo.json; your own recordings are DATASET=folder"
+    )
+    (tmp_path / "interview.mp4").unlink()
+    demo.make_demo(tmp_path, workers=1)
+    (tmp_path / "notes.txt").touch()
+    demo.make_demo(tmp_path, workers=1)
+    assert len(written) == len(list_utterances())
+
+
+def test_a_dry_run_generates_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str], written: list[str]) -> None:
+    data = tmp_path / "data"
+    arguments = ["plan", f"--data={data}", f"--out={tmp_path / 'out'}"]
+    assert main(arguments) == 0
+    assert f"not in {data} yet; make shards generates it there first" in capsys.readouterr().out
+    assert not data.exists() and not written
+    data.mkdir()
+    (data / "interview.mp4").touch()
+    assert main(arguments) == 2
+    assert f"error: {data}: found other files (interview.mp4)" in capsys.readouterr().err
 
 
 def test_progress_counts_clips_to_the_end(tmp_path: Path, written: list[str]) -> None:

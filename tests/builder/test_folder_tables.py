@@ -203,6 +203,8 @@ def test_paths_of_windows_outside_of_the_folder_are_refused(root: Path, path: st
         ("Datei", "Sprecher", "Emotion"),
         ("file name", "Speaker-ID", "label"),
         ("path", "Participant", "Category"),
+        ("Datei", "Sprecher", "Gefühl"),
+        ("Datei", "Sprecher", "Emotionen"),
     ],
 )
 def test_other_names_of_columns_are_recognized(root: Path, header: tuple[str, ...]) -> None:
@@ -255,7 +257,7 @@ def test_a_misspelled_column_can_be_left_out(root: Path) -> None:
         (
             "File,who,what",
             "File=clip",
-            r":1: found columns File, who, what; expected clip, speaker and any of emotion",
+            r":1: found columns File, who, what, without speaker; expected clip, speaker and any of emotion",
         ),
         (
             "clip,speaker,emotion",
@@ -275,6 +277,24 @@ def test_columns_that_cannot_be_told_apart_are_refused(root: Path, header: str, 
     (root / "clips.csv").write_text(f"{header}\na.mp4{',x' * header.count(',')}\n", "utf-8")
     with pytest.raises(CorpusError, match=message):
         scan_corpus("folder", root, {"columns": chosen})
+
+
+def test_a_table_may_be_named_by_its_whole_path(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (root / "mine.csv").write_text(text_table(CLIPS), "utf-8")
+    assert main(command("plan", root, tmp_path / "out", "--option", f"csv={root / 'mine.csv'}")) == 0
+    assert main(command("plan", root, tmp_path / "out", "--option", f"csv={tmp_path / 'mine.csv'}")) == 2
+    assert "expected a file below the folder" in capsys.readouterr().err
+
+
+def test_a_name_in_another_case_is_said(root: Path) -> None:
+    (root / "a.mp4").rename(root / "A.MP4")
+    (root / "clips.csv").write_text(text_table(CLIPS), "utf-8")
+    scan = scan_corpus("folder", root)
+    assert scan.missing == ("a.mp4",)
+    assert ("A.MP4", "not named in clips.csv, which has a.mp4 in other case") in scan.ignored
+    (root / "clips.csv").write_text(text_table(CLIPS[:1]), "utf-8")
+    with pytest.raises(CorpusError, match=r"the first is a.mp4, but found A.MP4, which differs only in case"):
+        scan_corpus("folder", root)
 
 
 def test_columns_are_an_option_of_the_command(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -468,9 +488,7 @@ def test_what_is_no_workbook_is_refused(root: Path, name: str, data: bytes, mess
 
 def test_an_empty_workbook_is_refused(root: Path) -> None:
     workbook(root / "clips.xlsx")
-    with pytest.raises(
-        CorpusError, match=r"clips\.xlsx:1: found columns none; expected clip, speaker and any of emotion"
-    ):
+    with pytest.raises(CorpusError, match=r"clips\.xlsx:1: found columns none, without clip and speaker; expected"):
         scan_corpus("folder", root)
     workbook(root / "clips.xlsx", HEADER)
     with pytest.raises(CorpusError, match=r"clips\.xlsx: found no rows, expected one per clip"):
@@ -537,6 +555,19 @@ def test_all_problems_are_listed_with_their_lines(
         f"error: {table}:2: found path '/a.mp4'; expected a file below the folder, without '..' "
         "(the first of 5 problems)",
     ]
+
+
+def test_rows_of_one_recording_without_times_name_the_columns_that_are_not_read(root: Path) -> None:
+    rows = ["a.mp4,anna,joy,0,1", "a.mp4,anna,fear,1,2"]
+    (root / "clips.csv").write_text("\n".join(["clip,speaker,emotion,Ab,Bis dahin", *rows]), "utf-8")
+    with pytest.raises(CorpusError) as raised:
+        scan_corpus("folder", root)
+    assert str(raised.value).endswith(
+        ":3: the same clip id a; rename a file or remove a row, or name the columns with the times: "
+        'COLUMNS="From=start To=end" (not read: Ab, Bis dahin)'
+    )
+    (root / "clips.csv").write_text("\n".join(["Datei,Sprecher,Gefühl,Von,Bis", *rows]), "utf-8")
+    assert [source.segment_seconds for source in scan_corpus("folder", root).sources] == [(0, 1), (1, 2)]
 
 
 def test_the_first_of_many_problems_are_listed(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -478,6 +478,7 @@ def test_segment_that_loses_its_second_half_is_truncated(dialogue: tuple[Path, f
     with pytest.raises(MediaError) as caught:
         decode(source, uniform, decoder)
     assert caught.value.reason == "truncated"
+    assert caught.value.detail.endswith("the table's end is 62.00 s, the recording has 59.99 s")
 
 
 # --- files that end in a drop ----------------------------------------------------------------------------------

@@ -240,7 +240,7 @@ def test_of_another_name_are_left_alone(run: Run) -> None:
     before = contents(Path("shards/interviews"))
     for more in ({}, {"prune": ""}, {"feature": "logmel"}, {"align": "clip"}):
         result = run("shards", data, name="mine", out="shards/interviews", **more)
-        assert refused(result, "shards/interviews: has shards of interviews, not of mine; choose another NAME= or OUT=")
+        assert refused(result, "shards/interviews: has shards of interviews, not of mine; choose another OUT=")
     assert contents(Path("shards/interviews")) == before
 
 
@@ -249,9 +249,7 @@ def test_of_a_built_in_corpus_are_left_alone(run: Run, options: dict[str, str]) 
     run("shards", str(trees.crema_d(Path("data").absolute())), dataset="crema-d", **{"allow-drops": ""})
     before = contents(Path("shards/crema-d"))
     result = run("shards", corpus("interviews"), out="shards/crema-d", **options)
-    assert refused(
-        result, f"has shards of crema-d, not of {options.get('name', 'interviews')}; choose another NAME= or"
-    )
+    assert refused(result, f"has shards of crema-d, not of {options.get('name', 'interviews')}; choose another OUT=")
     assert contents(Path("shards/crema-d")) == before
     run("shards", "interviews")
     result = run("shards", "data", dataset="crema-d", out="shards/interviews", prune="")

@@ -317,9 +317,7 @@ def test_another_configuration_is_refused_naming_the_difference(
 ) -> None:
     build(job(data, out))
     before = contents(out)
-    with pytest.raises(
-        FolderError, match=rf"^{out}: was built differently \({difference}\); choose another NAME= or OUT=$"
-    ):
+    with pytest.raises(FolderError, match=rf"^{out}: was built differently \({difference}\); choose another OUT=$"):
         build(job(data, out, **config))
     assert contents(out) == before
 
@@ -340,6 +338,19 @@ def test_tars_that_no_build_made_are_left_alone(data: Path, out: Path) -> None:
     with pytest.raises(FolderError, match=rf"^{out}/photos.tar: not written by a build: found no dataset.json; "):
         build(job(data, out))
     assert {name for name in contents(out) if name != ".lock"} == {"photos.tar", ".album.part"}
+
+
+def test_links_among_other_files_are_none_of_ours_to_remove(data: Path, out: Path) -> None:
+    out.mkdir()
+    (out / "lib").mkdir()
+    (out / "lib64").symlink_to("lib")
+    (out / "lib" / "notes.txt").touch()
+    found = rf"^{out}/lib/notes.txt: not written by a build: found no dataset.json; choose an empty folder with OUT=$"
+    with pytest.raises(FolderError, match=found):
+        build(job(data, out))
+    (out / "lib" / "notes.txt").unlink()
+    with pytest.raises(FolderError, match="lib64: found a link"):
+        build(job(data, out))
 
 
 # --- the same corpus again, or a changed one -------------------------------------------------------------------

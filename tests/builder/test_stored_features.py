@@ -435,7 +435,7 @@ def test_other_peoples_files_are_left_alone(tmp_path: Path) -> None:
     out.mkdir()
     (out / "photos.tar").write_bytes(b"mine")
     with pytest.raises(
-        FolderError, match=r"photos.tar: not written by a build: found no dataset.json; choose an empty TO="
+        FolderError, match=r"photos.tar: not written by a build: found no dataset.json; choose an empty folder with TO="
     ):
         make_features(job(shards, out, "stft"))
     assert contents(out) == {"photos.tar": b"mine"}

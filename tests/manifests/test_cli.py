@@ -302,10 +302,10 @@ def test_ctrl_c_while_the_command_is_imported(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], r"required: COMMAND; see python -m manifests --help"),
-        (["verify"], r"required: folder; see python -m manifests verify --help"),
-        (["burn", "x"], r"invalid choice: 'burn' \(choose from .*verify.*\); see python -m manifests --help"),
-        (["withdraw", "x"], r"required: SPEAKER; see python -m manifests withdraw --help"),
+        ([], r"required: COMMAND; see \S*python\S* -m manifests --help"),
+        (["verify"], r"required: folder; see \S*python\S* -m manifests verify --help"),
+        (["burn", "x"], r"invalid choice: 'burn' \(choose from .*verify.*\); see \S*python\S* -m manifests --help"),
+        (["withdraw", "x"], r"required: SPEAKER; see \S*python\S* -m manifests withdraw --help"),
         (["fetch", "x", "y", "--split", "trian"], r"--split: invalid choice: 'trian' \(choose from .*train.*\); .*"),
     ],
 )

@@ -226,7 +226,10 @@ def test_one_is_told_as_one(there: Path, here: Path, capsys: Capture) -> None:
         (["--fold", "9"], "unknown fold '9'; valid are anna, ben, cleo, or 1 to 3\n"),
         (["--fold", "anna", "--fold-scheme", "6fold"], "unknown fold scheme '6fold'; valid are loso"),
         (["--split", "test"], "found a split or a scheme, but no fold"),
-        (["--dataset", "crema-d"], "found shards of folder, expected crema-d"),
+        (
+            ["--dataset", "crema-d"],
+            "found shards of folder, expected crema-d; set DATASET=folder, and OUT= for another folder",
+        ),
     ],
 )
 def test_what_cannot_be_fetched_is_refused_in_one_line(

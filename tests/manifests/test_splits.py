@@ -9,6 +9,7 @@ import openpyxl
 import pytest
 
 from manifests import folds, index, index_writer
+from manifests.__main__ import main
 from manifests.cli import make_parser
 from manifests.console import run_command
 from manifests.coverage import fold_coverage
@@ -18,6 +19,7 @@ from manifests.index import Dataset, Row
 from manifests.index_writer import add_split
 from manifests.splits import read_split
 from manifests.tables import TableError, is_table
+from manifests.usable import describe_unusable
 from manifests.verify import verify
 from manifests.withdraw import withdraw
 from tests.factories.shards import make_folder
@@ -145,15 +147,15 @@ def test_folds_of_clips_with_shared_speakers_validate_on_the_next_fold(tmp_path:
     [
         (
             ("speaker,emotion", "anna,joy"),
-            r":1: found columns for speaker; expected clip or speaker, and fold, side or both",
+            r":1: found columns speaker, emotion, of which speaker can be used; expected clip or speaker, ",
         ),
-        (("clip,speaker,side", "anna-0,anna,train"), r":1: found columns for clip, side, speaker; expected"),
+        (("clip,speaker,side", "anna-0,anna,train"), r"columns clip, speaker, side, of which .* can be used; expected"),
         (("speaker,actor,side", "anna,anna,train"), r":1: found two columns for speaker, expected one"),
         (
             ("speaker,side", "anne,train"),
             r":2: found speaker 'anne', which these shards do not have; the nearest is anna",
         ),
-        (("speaker,side", "anna,train", "x,test", "y,test"), r":3: found speaker 'x'.* \(and 1 more lines\)"),
+        (("speaker,side", "anna,train", "x,test", "y,test"), r":3: found speaker 'x'.* \(and 1 more line\)"),
         (("speaker,side", "anna,left"), r":2: found side 'left', expected one of train, validation, test"),
         (("speaker,side", "anna,train", "anna,test"), r":3: found speaker 'anna' a second time"),
         (("speaker,fold", "anna,1", "anna,2"), r":3: found speaker 'anna' a second time"),
@@ -269,6 +271,34 @@ def test_only_the_shards_of_a_table_are_fetched(tmp_path: Path) -> None:
     fetch(str(folder), tmp_path / "copy", request)
     assert sorted(path.name for path in (tmp_path / "copy").glob("*.tar")) == ["anna-000.tar", "ben-000.tar"]
     assert verify(tmp_path / "copy", full=True) == []
+
+
+def test_the_only_fold_of_a_table_needs_no_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_folder(tmp_path / "shards", speakers=SPEAKERS)
+    table, copy = tmp_path / "split.csv", tmp_path / "copy"
+    table.write_text("speaker,side\nanna,train\nben,val\ncleo,test\n")
+    assert main(["fetch", str(folder), str(copy), f"--fold-scheme={table}", "--split", "test"]) == 0
+    assert sorted(path.name for path in copy.glob("*.tar")) == ["cleo-000.tar"]
+    assert main(["fetch", str(folder), str(copy), "--fold-scheme=loso"]) == 2
+    assert "but no fold; name one with --fold (make: FOLD=); valid are anna, ben, " in capsys.readouterr().err
+
+
+def test_columns_may_have_the_names_of_other_tools(tmp_path: Path) -> None:
+    lines = [f"{row.source},{'Dev' if row.speaker == 'ben' else 'Train'}" for row in ROWS if row.speaker != "anna"]
+    file = read(tmp_path, "file_name,Partition", "anna-0,Test", *lines)
+    assert subjects(file, "1") == {"train": ("cleo", "dora", "emil"), "validation": ("ben",), "test": ("anna",)}
+
+
+def test_all_problems_of_a_table_are_listed(tmp_path: Path) -> None:
+    with pytest.raises(FoldError) as raised:
+        read(tmp_path, "speaker,side", "x,train", "anna,left", *(f"y{number},test" for number in range(30)))
+    assert "found speaker 'x'" in raised.value.details[0] and "found side 'left'" in raised.value.details[1]
+    assert len(raised.value.details) == 21 and raised.value.details[-1] == "... and 12 more"
+
+
+def test_one_training_speaker_trains_without_validation(tmp_path: Path) -> None:
+    file = read(tmp_path, "speaker,side", "anna,train", "ben,test")
+    assert describe_unusable(file, "1").endswith("the validation side is empty; FIXED_EPOCHS=1 trains without it")
 
 
 def test_an_added_split_is_finished_by_the_same_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,10 +27,10 @@ def test_of_a_part_some_folds_can_be_used_and_the_others_say_why() -> None:
     tested = SCHEME.folds["1"].test
     file = built(*(actor for actor in SCHEME.speakers if actor not in tested))
     assert "1" not in usable_folds(file)
-    assert describe_usable(file) == "ravdess-6fold (5 of 6 folds: 2, 3, 4, 5, 6)"
+    assert describe_usable(file) == "ravdess-6fold (5 of 6 folds can be used: 2, 3, 4, 5, 6)"
     found = "ravdess, scheme ravdess-6fold, fold 1: the test side is empty: none of its 4 speakers was built"
     assert describe_unusable(file, "1") == found
-    assert advise_folds([file]) == "folds that can be used: 2, 3, 4, 5, 6 of ravdess-6fold"
+    assert advise_folds([file]) == "folds that can be used: SCHEME=ravdess-6fold FOLD=2 (or 3, 4, 5, 6)"
 
 
 def test_clips_without_a_class_are_no_clips() -> None:
@@ -41,6 +41,12 @@ def test_clips_without_a_class_are_no_clips() -> None:
     assert "no fold of any scheme can be used: a split of one's own can (SCHEME=split.csv" in advise_folds(
         [file], {"sad"}
     )
+
+
+def test_one_or_two_speakers_are_split_by_clip() -> None:
+    file = built("01", "02")
+    advice = "a split of one's own can (SCHEME=split.csv with columns clip and side, and ALLOW_SHARED_SPEAKERS=1: its"
+    assert advice in advise_folds([file])
 
 
 @pytest.mark.parametrize("sides", [("train", "test"), ("train", "validation", "test")])

@@ -20,6 +20,7 @@ import torch
 
 from manifests import __main__ as sharing
 from manifests import download, licensing
+from manifests.errors import interpreter
 from manifests.fetch import FoldRequest, fetch
 from manifests.index import load_dataset
 from manifests.verify import verify
@@ -109,7 +110,7 @@ def same(one: Path, other: Path) -> bool:
 
 def follow(output: str) -> None:
     """Run the command that a message names."""
-    line = output[output.index("python -m manifests fetch") :].splitlines()[0].partition(", then")[0]
+    line = output[output.index(f"{interpreter()} -m manifests fetch") :].splitlines()[0].partition(", then")[0]
     assert sharing.main(shlex.split(line)[3:]) == 0
 
 
@@ -139,7 +140,7 @@ def test_a_fold_is_fetched_and_trained_and_its_test_shards_never_cross(server: F
     done = elsewhere(lab, "train", "train", "--strategy", "cfas", *settings)
     assert done.returncode == 0, done.stderr
     assert done.stderr.splitlines()[-1] == (
-        "trained; the test fold is not available: run python -m manifests fetch "
+        f"trained; the test fold is not available: run {shlex.quote(sys.executable)} -m manifests fetch "
         f"{server.url} part --fold cleo --fold-scheme loso --split test, then this command again to test, once"
     )
     assert (home(lab) / "model" / "model.safetensors").is_file()
