@@ -186,3 +186,9 @@ def test_a_package_is_one_line_of_the_command(
     command = f"{sys.executable} -m pip install --no-deps protobuf==4.25.9"
     assert lines[at] == f"FAIL  package protobuf: found 7.36.2, expected 4.25.9; repair it: {command}"
     assert not lines[at + 1].startswith(" ")
+
+
+def test_one_clip_is_one(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").touch()
+    (tmp_path / "clips.csv").write_text("clip,speaker,emotion\na.mp4,anna,joy\n")
+    assert doctor.run_python(doctor.SCAN, "folder", str(tmp_path)) == (True, "1 clip, 0 files missing")
