@@ -5,7 +5,7 @@
 The words after the module are passed on, except for those that name a setting; one that is empty is left out.
 
     --data=DATA   an option with the value of a setting
-    --all:ALL     an option without a value
+    --all:ALL     an option without a value, if the setting is 1
     OUT           an argument
     ARGS          options and arguments
 
@@ -49,7 +49,7 @@ _SETTING = re.compile(r"(?P<option>--[a-z-]+)?(?P<kind>[=:]|)(?P<name>[A-Z][A-Z_
 
 
 def expand(template: "Sequence[str]") -> "list[str]":
-    """The arguments of a command. Raises ValueError for a setting whose quotes are not closed."""
+    """The arguments of a command. Raises ValueError for quotes that are not closed, and flags other than 0 and 1."""
     arguments: list[str] = []
     for word in template:
         found = _SETTING.fullmatch(word)
@@ -57,7 +57,9 @@ def expand(template: "Sequence[str]") -> "list[str]":
         if not found:
             arguments.append(word)
         elif found["kind"] == ":":
-            arguments += [found["option"]] if values else []
+            if values not in ([], ["0"], ["1"]):
+                raise ValueError(f"{found['name']}: found {values[0]!r}, expected 1, or 0 to leave it off")
+            arguments += [found["option"]] if values == ["1"] else []
         elif found["option"] is None:
             arguments += [f"./{value}" if value.startswith("-") and word != "ARGS" else value for value in values]
         elif found["name"] in WORDS - REPEATED:

@@ -61,6 +61,7 @@ TRAINING := --runs=RUNS --dataset=GIVEN_DATASET --shards=SHARDS --strategy=STRAT
 HUB    := $(if $(filter 1,$(words $(WEIGHTS))),$(if $(wildcard $(WEIGHTS)),,hf://$(WEIGHTS)))# not a file: an id
 STORES := $(if $(filter s3://% hf://%,$(SHARDS) $(FROM) $(DEST) $(HUB)),$(VENV)/stores.ok)# installed if an address needs them
 EXCEL  := $(if $(wildcard $(DATA)/clips.xlsx)$(filter csv=%.xlsx csv=%.xlsm,$(OPTION)),$(VENV)/excel.ok)# and these if a table does
+TABLES := $(if $(filter %.xlsx %.xlsm,$(SCHEME) $(LABELS)),$(VENV)/excel.ok)
 LOGGERS := $(patsubst %,$(VENV)/%.ok,$(filter tensorboard wandb,$(LOGGER)))
 PARQUET := $(if $(filter %.parquet,$(TO)),$(VENV)/parquet.ok)
 
@@ -118,13 +119,13 @@ share: $(VENV)/core.ok $(STORES)  ## Copy finished shards to DEST=folder|s3://bu
 	$(call require,DEST,folder|s3://bucket/path|hf://datasets/owner/name)
 	$(START) manifests share OUT DEST --affirm=AFFIRM --public:PUBLIC --no-report:NO_REPORT --prune:PRUNE ARGS
 
-fetch: $(VENV)/core.ok $(STORES)  ## Copy shards FROM=folder|https://|s3://|hf://datasets/owner/name; only those of FOLD=k SPLIT="train test"
+fetch: $(VENV)/core.ok $(STORES) $(TABLES)  ## Copy shards FROM=folder|https://|s3://|hf://datasets/owner/name; only those of FOLD=k SPLIT="train test"
 	$(call require,FROM,folder|https://|s3://bucket/path|hf://datasets/owner/name)
 	$(START) manifests fetch FROM OUT --fold=FOLD --split=SPLIT --fold-scheme=SCHEME \
 	    $(if $(GIVEN_DATASET)$(filter shards/%,$(firstword $(OUT))),--dataset=DATASET) --prune:PRUNE \
 	    --allow-shared-speakers:ALLOW_SHARED_SPEAKERS ARGS
 
-folds: $(VENV)/core.ok  ## Add the folds of a table to finished shards: SCHEME=split.csv
+folds: $(VENV)/core.ok $(TABLES)  ## Add the folds of a table to finished shards: SCHEME=split.csv
 	$(call require,SCHEME,a table with columns speaker or clip and fold or side)
 	$(START) manifests folds OUT SCHEME --allow-shared-speakers:ALLOW_SHARED_SPEAKERS ARGS
 
@@ -133,21 +134,21 @@ withdraw: $(VENV)/core.ok  ## Remove SPEAKER="1001 1002" from finished shards; o
 	$(START) manifests withdraw OUT SPEAKER ARGS
 
 .PHONY: train sweep results predict embeddings export
-train: $(VENV)/train.ok $(STORES) $(LOGGERS)  ## Train a strategy on a fold: STRATEGY FOLD DATASET ENCODER WEIGHTS RECIPE LABELS SCHEME
+train: $(VENV)/train.ok $(STORES) $(LOGGERS) $(TABLES)  ## Train a strategy on a fold: STRATEGY FOLD DATASET ENCODER WEIGHTS RECIPE LABELS SCHEME
 	$(START) train train $(TRAINING) ARGS
 
-sweep: $(VENV)/train.ok $(STORES) $(LOGGERS)  ## Train all strategies on all folds, or those of STRATEGY and FOLD; skips finished runs
+sweep: $(VENV)/train.ok $(STORES) $(LOGGERS) $(TABLES)  ## Train all strategies on all folds, or those of STRATEGY and FOLD; skips finished runs
 	$(START) train sweep $(TRAINING) ARGS
 
 results: $(VENV)/train.ok  ## Compare all runs with the paper's tables, with plots: runs/report
 	$(START) train report --runs=RUNS ARGS
 
-predict: $(VENV)/train.ok $(VENV)/builder.ok  ## Classify recordings with a run: RUN=folder CLIP="a.mp4 folder '*.flv'", or SHARDS=folder; FORMAT TO
+predict: $(VENV)/train.ok $(VENV)/builder.ok $(STORES)  ## Classify recordings with a run: RUN=folder CLIP="a.mp4 folder '*.flv'", or SHARDS=folder; FORMAT TO
 	$(call require,RUN,folder of a finished run or of an exported one)
 	$(START) train predict --run=RUN --shards=SHARDS --encoder=ENCODER --strategy=STRATEGY \
 	    --format=FORMAT --out=TO --probabilities:PROBABILITIES CLIP ARGS
 
-embeddings: $(VENV)/train.ok $(STORES) $(PARQUET)  ## Write vectors of an encoder for every clip: RUN=folder, or WEIGHTS STRATEGY; TO=file.npz or .parquet; LAYER
+embeddings: $(VENV)/train.ok $(STORES) $(PARQUET) $(TABLES)  ## Write vectors of an encoder for every clip: RUN=folder, or WEIGHTS STRATEGY; TO=file.npz or .parquet; LAYER
 	$(call require,TO,file to write: .npz or .parquet)
 	$(START) train embeddings --run=RUN --dataset=GIVEN_DATASET --shards=SHARDS --weights=WEIGHTS --encoder=ENCODER \
 	    --strategy=STRATEGY --feature=FEATURE --layer=LAYER --fold-scheme=SCHEME --label-scheme=LABELS --out=TO \

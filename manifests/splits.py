@@ -18,7 +18,7 @@ import difflib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from manifests.corpora import corpus_facts
@@ -83,14 +83,14 @@ def read_split(
             f"fold, side or both"
         )
     clips = {row.clip_id: row for row in rows}
-    groups = _clip_names(clips)
+    names = _clip_names(clips)
     if "speaker" in found:
         groups = _speaker_clips(clips)
-        groups |= {dataset.speaker_name(speaker): ids for speaker, ids in groups.items()}
+        names = _Names(exact=groups | {dataset.speaker_name(speaker): ids for speaker, ids in groups.items()})
     sides: dict[str, dict[str, str]] = defaultdict(dict)  # fold -> clip id -> side, or "" for the one that tests it
     problems = []
     for number, line in table.lines:
-        problem = _place(line, groups, sides)
+        problem = _place(line, names, sides)
         problems += [f"{path}:{number}: {problem}"] if problem else []
     if problems:
         if len(problems) == 1:
@@ -128,23 +128,55 @@ def _speaker_clips(clips: Mapping[str, Row]) -> dict[str, list[str]]:
     return groups
 
 
-def _clip_names(clips: Mapping[str, Row]) -> dict[str, list[str]]:
-    """Clip id, recording, or name of the recording -> ids of the clips that have it."""
-    groups = defaultdict(list)
+@dataclass(frozen=True, kw_only=True)
+class _Names:
+    """What a line may call clips, or speakers -> ids of the clips."""
+
+    exact: Mapping[str, Sequence[str]]
+    """Ids; of clips also paths of recordings, with and without suffix."""
+    paths: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """These paths alone, which may be below another folder in the table."""
+    bare: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Names of recordings without folders, with and without suffix."""
+
+    def find(self, named: str) -> Sequence[str]:
+        """Ids of the clips that are meant; () for none. Of a recording, suffix and upper folders may differ."""
+        path = PurePosixPath(named)
+        if named in self.exact or not self.paths:
+            return self.exact.get(named, ())
+        tails = [PurePosixPath(*path.parts[start:]) for start in range(len(path.parts))]
+        for name in (name for tail in tails for name in (str(tail), _without_suffix(tail))):
+            if name in self.paths:
+                return self.paths[name]
+        stem = _without_suffix(path)
+        return () if len(tails) > 1 else self.bare.get(named) or self.bare.get(stem) or self.exact.get(stem, ())
+
+
+def _without_suffix(path: PurePosixPath) -> str:
+    """A path without the suffix of a recording; what begins with a digit, as in `take.2`, is part of the name."""
+    return str(path.with_suffix("")) if path.suffix[1:2].isalpha() else str(path)
+
+
+def _clip_names(clips: Mapping[str, Row]) -> _Names:
+    """Names of clips. An id counts before a path: `001` is that clip, even if there is a recording `a/001.mp4`."""
+    files, stems, bare = (defaultdict[str, list[str]](list) for _ in range(3))
     for clip_id, row in clips.items():
         recording = PurePosixPath(row.source)
-        for name in {clip_id, row.source, recording.name, recording.stem}:
-            groups[name].append(clip_id)
-    return groups
+        files[row.source].append(clip_id)
+        stems[_without_suffix(recording)].append(clip_id)
+        for name in {recording.name, _without_suffix(PurePosixPath(recording.name))}:
+            bare[name].append(clip_id)
+    paths = {**stems, **files}
+    return _Names(exact=paths | {clip_id: [clip_id] for clip_id in clips}, paths=paths, bare=bare)
 
 
-def _place(line: Mapping[str, str], groups: Mapping[str, Sequence[str]], sides: dict[str, dict[str, str]]) -> str:
+def _place(line: Mapping[str, str], names: _Names, sides: dict[str, dict[str, str]]) -> str:
     """Place the clips of a line on a side; what is wrong with the line, or nothing."""
     kind = "clip" if "clip" in line else "speaker"
     named, fold, side = line[kind].replace("\\", "/"), line.get("fold", _FIXED), line.get("side", "")
-    chosen = groups.get(named) or groups.get(PurePosixPath(named).stem, ())
+    chosen = names.find(named)
     if not chosen:
-        near = difflib.get_close_matches(named, groups, 1)
+        near = difflib.get_close_matches(named, names.exact, 1)
         return f"found {kind} {named[:80]!r}, which these shards do not have" + (
             f"; the nearest is {near[0]}" if near else ""
         )

@@ -92,11 +92,13 @@ def test_no_setting_of_any_target_is_run(home: Path, target: str) -> None:
     """Given to make, where those that a target does not read are refused, and exported, where they are not."""
     names = MAKEFILE.partition("SETTINGS := ")[2].partition("\n\n")[0].replace("\\", "").split()
     goal, evil = "results" if target == "report" else target, "$(shell touch ran)`touch ran`;touch ran"
-    done = make(home, goal, **dict.fromkeys(names, evil))
+    flags = dict.fromkeys(re.findall(r"--[a-z-]+:([A-Z_]+)", MAKEFILE), "1")
+    done = make(home, goal, **dict.fromkeys(names, evil) | flags)
     assert json.loads(done.stdout)[0] in (target, f"--dataset={evil}")
     done = make(home, goal, *(f"{name}={evil}" for name in names if name != "PYTHON"))
     assert done.returncode == 2
     assert f"error: make {goal}: " in done.stderr
+    make(home, goal, **dict.fromkeys(names, evil))  # flags, too
     assert not (home / "ran").exists()
 
 
@@ -199,6 +201,16 @@ def test_flags_and_repeated_options(home: Path) -> None:
     done = make(home, "shards", "OPTION=labels=voted sound=separate", "ALLOW_DROPS=1", "OUT=o", "DATA=d")
     options = ["--option=labels=voted", "--option=sound=separate", "--allow-drops"]
     assert arguments_of(done) == ["shards", "--dataset=demo", "--data=d", "--out=o", *options]
+
+
+@pytest.mark.parametrize("value", ["0", "yes", "false"])
+def test_a_flag_is_on_only_with_1(home: Path, value: str) -> None:
+    """`PRUNE=0` must not delete anything."""
+    done = make(home, "shards", f"PRUNE={value}", "OUT=o", "DATA=d")
+    if value == "0":
+        assert arguments_of(done) == ["shards", "--dataset=demo", "--data=d", "--out=o"]
+    else:
+        assert f"error: PRUNE: found '{value}', expected 1, or 0 to leave it off" in done.stderr
 
 
 def test_columns_of_a_table_are_words_and_the_width_of_a_terminal_is_none(home: Path) -> None:

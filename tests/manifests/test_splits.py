@@ -17,7 +17,7 @@ from manifests.fetch import FoldRequest, fetch
 from manifests.folds import SIDES, FoldError, FoldFile
 from manifests.index import Dataset, Row
 from manifests.index_writer import add_split
-from manifests.splits import read_split
+from manifests.splits import _clip_names, read_split
 from manifests.tables import TableError, is_table
 from manifests.usable import describe_unusable
 from manifests.verify import verify
@@ -118,6 +118,30 @@ def test_clips_by_id_by_name_and_by_path(tmp_path: Path) -> None:
         FoldError, match=r"csv:2: found clip 'take 1.mp4', the name of 5 clips; expected a clip id, as anna-1"
     ):
         read(tmp_path, "clip,side", "take 1.mp4,train")
+
+
+def test_a_clip_is_what_the_table_names_and_no_other() -> None:
+    """An id counts before a path; folders count; a suffix and folders above the corpus's do not."""
+    sources = {
+        "001": "001.mp4",
+        "sub_001": "sub/001.mp4",
+        "b_x": "b/x.mp4",
+        "take_2": "c/take.2.mp4",
+        "take": "c/take.mp4",
+    }
+    named = _clip_names({clip_id: replace(ROWS[0], clip_id=clip_id, source=path) for clip_id, path in sources.items()})
+    for name, clip_id in (
+        *(("001", "001"), ("001.mp4", "001"), ("sub/001.wav", "sub_001"), ("corpus/sub/001.mp4", "sub_001")),
+        *(("x.wav", "b_x"), ("b/x", "b_x"), ("take.2", "take_2"), ("take.2.wav", "take_2"), ("take", "take")),
+    ):
+        assert named.find(name) == [clip_id], name
+    for name in ("a/x.mp4", "take.3", "", "/", "..", "y"):
+        assert named.find(name) == (), name
+
+
+def test_a_speaker_is_named_in_full(tmp_path: Path) -> None:
+    with pytest.raises(FoldError, match=r"csv:2: found speaker 'anna\.2', which these shards do not have"):
+        read(tmp_path, "speaker,side", "anna.2,train")
 
 
 def test_a_speaker_on_two_sides_is_refused_unless_it_is_accepted(tmp_path: Path) -> None:

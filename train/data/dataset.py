@@ -443,6 +443,7 @@ def load_all_clips(
 
 def _concatenate(first: ClipTable, second: ClipTable) -> ClipTable:
     """Clips of two sides, which have no shard in common."""
+    known = [each.statistics for each in (first, second) if each.statistics is not None]  # a side may have no sound
     arrays = {
         name: np.concatenate([getattr(first, name), getattr(second, name)])
         for name in ("keys", "labels", "byte_ranges", "missing")
@@ -454,7 +455,7 @@ def _concatenate(first: ClipTable, second: ClipTable) -> ClipTable:
         shard=np.concatenate([first.shard, second.shard + np.int32(len(first.shards))]),
         incomplete=first.incomplete + second.incomplete,
         left_out=dict(Counter(first.left_out) + Counter(second.left_out)),
-        statistics=first.statistics + second.statistics if first.statistics and second.statistics else None,
+        statistics=reduce(add, known) if known else None,
         **arrays,
     )
 

@@ -63,6 +63,7 @@ class ShardDataset(Dataset[dict[str, Any]]):
         face_dtype: torch.dtype = torch.float32,
         fold_scheme: str | None = None,
         label_scheme: str | None = None,
+        allow_shared_speakers: bool = False,
         check: Check = "hashes",
     ) -> None:
         """Open one side of a fold; nothing is decoded.
@@ -77,6 +78,7 @@ class ShardDataset(Dataset[dict[str, Any]]):
             face_dtype: `torch.float32`, faces in 0..1, or `torch.uint8`, a quarter of the memory.
             fold_scheme: the corpus's default if not given.
             label_scheme: the corpus's default if not given; `none` for all clips, without labels.
+            allow_shared_speakers: whether a table of `fold_scheme` may have a speaker on several sides.
             check: `hashes` reads every byte of the shards once; `sizes` trusts local shards of the right size.
 
         Raises DataError for settings, shards or a side that cannot be used, FoldError, LabelError, ManifestError or
@@ -97,6 +99,8 @@ class ShardDataset(Dataset[dict[str, Any]]):
             feature=feature or (built[0] if len(built) == 1 else _FEATURE),
             fold_scheme=fold_scheme,
             label_scheme=label_scheme,
+            allow_shared_speakers=allow_shared_speakers,
+            validation=side == "validation",
             unlabelled=True,
             check=check,
         )
