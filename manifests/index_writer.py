@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -50,8 +49,9 @@ def write_index(folder: Path, description: Dataset, shards: Sequence[str]) -> Wr
     """Write the index of finished shards, in order, including those with only dropped clips.
 
     `description` has all fields except shards, counts and fold schemes. Raises ManifestError for a receipt
-    that cannot be read, OSError.
+    that cannot be read, FoldError for a split of one's own that cannot be read, OSError.
     """
+    own = _own_splits(folder, description.dataset)
     tally, records, sums = ClipCounts(), list[Shard](), dict[str, str]()
     built = Counter[tuple[str, str | None, str]]()  # (speaker, sentence, emotion); there may be millions of sentences
     by_text = corpus_facts(description.dataset).shared_text is not None
@@ -80,7 +80,7 @@ def write_index(folder: Path, description: Dataset, shards: Sequence[str]) -> Wr
             )
     sums[index.CLIPS_FILE] = clips.sha256
     speakers = {shard.name: shard.speaker for shard in records}
-    schemes, skipped = _write_folds(folder, description.dataset, speakers, built)
+    schemes, skipped = _write_folds(folder, description.dataset, speakers, built, own)
     sums |= {f"{index.FOLDS}/{name}.json": sha256 for name, sha256 in schemes.items()}
     dataset = replace(
         description,
@@ -104,21 +104,32 @@ def write_index(folder: Path, description: Dataset, shards: Sequence[str]) -> Wr
     )
 
 
+def _own_splits(folder: Path, dataset: str) -> dict[str, FoldFile]:
+    """Splits of one's own that a folder has, by name. Raises FoldError for one that cannot be read: it is not ours."""
+    own: dict[str, FoldFile] = {}
+    for path in sorted((folder / index.FOLDS).glob("[!.]*.json")):
+        if path.stem not in (*folds.GENERATED, *corpus_facts(dataset).fold_schemes):
+            try:
+                own[path.stem] = folds.parse_fold_file(path.read_bytes(), str(path))
+            except folds.FoldError as error:
+                raise folds.FoldError(f"{error}; move the file out of the folder, then run the same command") from error
+    return own
+
+
 def _write_folds(
-    folder: Path, dataset: str, speakers: Mapping[str, str], built: Counter[tuple[str, str | None, str]]
+    folder: Path,
+    dataset: str,
+    speakers: Mapping[str, str],
+    built: Counter[tuple[str, str | None, str]],
+    own: Mapping[str, FoldFile],
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Write a fold file for every scheme that fits. Returns scheme -> SHA-256, and scheme -> reason for the others.
 
-    `speakers` is shard -> speaker, `built` counts clips by speaker, sentence and emotion. Splits of one's own that the
-    folder has stay, without speakers and clips that it no longer has; `clips.jsonl` is written before.
+    `speakers` is shard -> speaker, `built` counts clips by speaker, sentence and emotion. The splits in `own` stay,
+    without speakers and clips that the folder no longer has; `clips.jsonl` is written before. A file is only ever
+    replaced, and what no longer fits is removed last, so that a kill at any point loses no split.
     """
     names = folds.fold_schemes_for(dataset, speakers.values())
-    own: dict[str, FoldFile] = {}
-    for old in sorted((folder / index.FOLDS).glob("*.json")):
-        if old.stem not in (*folds.GENERATED, *corpus_facts(dataset).fold_schemes):
-            with suppress(folds.FoldError):
-                own[old.stem] = folds.parse_fold_file(old.read_bytes(), str(old))
-        old.unlink()
     written: dict[str, str] = {}
     skipped: dict[str, str] = {}
     for name in names:
@@ -136,6 +147,9 @@ def _write_folds(
     for name, file in own.items():
         restricted = restrict_split(file, speakers, index.load_rows(folder))
         written[name] = atomic_write(folder / index.FOLDS / f"{name}.json", folds.dump_fold_file(restricted))
+    for old in (folder / index.FOLDS).glob("[!.]*.json"):
+        if old.stem not in written:
+            old.unlink()
     return written, skipped
 
 

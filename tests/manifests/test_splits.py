@@ -344,3 +344,57 @@ def test_an_added_split_is_finished_by_the_same_call(tmp_path: Path, monkeypatch
         name = add_split(folder, table).name
         assert verify(folder, full=True) == []
         assert name in index.load_dataset(folder).fold_schemes
+
+
+def test_a_split_outlives_a_kill_while_the_index_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_folder(tmp_path / "shards", speakers=SPEAKERS)
+    table = tmp_path / "split.csv"
+    table.write_text("speaker,side\nanna,train\nben,val\ncleo,test\n")
+    name = add_split(folder, table).name
+    path = folder / "folds" / f"{name}.json"
+    before = path.read_bytes()
+    dataset = index.load_dataset(folder)
+    shards = [shard.name for shard in dataset.shards]
+    written = index_writer.atomic_write
+    last, killed = 0, True
+    while killed:
+        last, killed, calls = last + 1, False, iter(range(1, last + 2))
+
+        def write(path: Path, data: bytes, calls=calls, last=last) -> str:
+            if next(calls) == last:
+                raise OSError("killed")
+            return written(path, data)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(index_writer, "atomic_write", write)
+            try:
+                index_writer.write_index(folder, dataset, shards)
+            except OSError:
+                killed = True
+        assert path.read_bytes() == before
+        index_writer.write_index(folder, dataset, shards)
+        assert path.read_bytes() == before
+        assert verify(folder, full=True) == []
+        assert name in index.load_dataset(folder).fold_schemes
+    assert last > 5
+
+
+def test_a_split_that_cannot_be_read_is_not_deleted(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "shards", speakers=SPEAKERS)
+    table, mine = tmp_path / "split.csv", folder / "folds" / "mine.json"
+    table.write_text("speaker,side\nanna,train\nben,val\ncleo,test\n")
+    mine.write_text("{")
+    with pytest.raises(FoldError, match=r"mine\.json: not JSON .*; move the file out of the folder, then run the same"):
+        add_split(folder, table)
+    assert mine.read_text() == "{"
+    mine.rename(tmp_path / "mine.json")
+    add_split(folder, table)
+    assert verify(folder, full=True) == []
+
+
+def test_generated_folds_that_no_longer_fit_are_removed(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "shards", speakers=SPEAKERS)
+    dataset = index.load_dataset(folder)
+    (folder / "folds" / "speakers-10fold.json").write_bytes((folder / "folds" / "loso.json").read_bytes())
+    index_writer.write_index(folder, dataset, [shard.name for shard in dataset.shards])
+    assert verify(folder, full=True) == []
