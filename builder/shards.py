@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import groupby
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from builder.clip_result import ClipResult, planned_row, recording_sha256
@@ -94,17 +94,29 @@ def find_earlier_build(folder: Path, corpus: str, identity: Mapping[str, Any], s
 def has_other_recordings(folder: Path, plans: Iterable[ShardPlan]) -> bool:
     """Whether a folder has shards, but none with a recording of the shard that is planned under its name.
 
-    Names of speakers, files and data folders are alike in many corpora. The first recording in common ends the search.
+    Names of speakers, files and data folders are alike in many corpora. Where no shard is planned under the name of one
+    that the folder has, as after a table gave the speakers other names, all planned recordings are compared with all
+    that were built. The first recording in common ends the search.
     """
-    planned, found = {receipt_name(plan.name): plan for plan in plans}, False
+    planned, found, alike = {receipt_name(plan.name): plan for plan in plans}, False, False
+    everything, names = set[str](), set[str]()
     for path in folder.glob(f"{index.RECEIPTS}/*.json"):
         with suppress(ManifestError):  # damaged: the shard is built again
-            built, found = {row.sha256 for row in index.load_receipt(path).rows if row.sha256}, True
+            rows, found = index.load_receipt(path).rows, True
+            built = {row.sha256 for row in rows if row.sha256}
             if plan := planned.get(path.relative_to(folder).as_posix()):
+                alike = True
                 videos = dict.fromkeys(source.video for source in plan.sources)
                 if not built or any(recording_sha256(video) in built for video in videos):  # none could be read before
                     return False
-    return found
+            elif not alike:
+                everything |= built
+                names |= {PurePosixPath(row.source).name for row in rows}
+    if alike or not everything:
+        return found
+    videos = dict.fromkeys(source.video for plan in planned.values() for source in plan.sources)
+    likely_first = sorted(videos, key=lambda video: video.name not in names)
+    return not any(recording_sha256(video) in everything for video in likely_first)
 
 
 def write_shard(folder: Path, plan: ShardPlan, clips: Iterable[ClipResult]) -> Receipt:

@@ -206,7 +206,7 @@ def test_the_doctor_has_the_rule(arguments: list[str], out: str, monkeypatch: py
 
 #: Data -> its speakers: each is another corpus than SPEAKERS.
 OTHERS: dict[str, Mapping[str, Mapping[str, str]]] = {
-    "other speakers": {"X": {"x1": "ok"}, "Y": {"y1": "ok"}},
+    "other speakers": {"X": {"x1": "ok other"}, "Y": {"y1": "ok other"}},
     "the same speakers and names of files": {
         speaker: dict.fromkeys(clips, "ok other") for speaker, clips in SPEAKERS.items()
     },
@@ -265,6 +265,19 @@ def test_prune_is_advised_where_recordings_of_the_same_corpus_are_gone(run: Run)
     assert status == 2 and "C-000.tar" in said and "PRUNE=1 removes them" in said
     assert run("shards", data, prune="")[0] == 0
     assert [shard.name for shard in index.load_dataset(Path("shards/interviews")).shards] == ["A-000.tar", "B-000.tar"]
+
+
+def test_prune_is_advised_where_a_table_gives_the_speakers_of_the_same_recordings_other_names(run: Run) -> None:
+    data = corpus("interviews")
+    run("shards", data)
+    table = Path(data, "clips.csv")
+    for speaker in SPEAKERS:
+        table.write_text(table.read_text().replace(f",{speaker},", f",renamed-{speaker},"))
+    status, said = run("shards", data)
+    assert status == 2 and "A-000.tar" in said and "PRUNE=1 removes them" in said
+    assert run("shards", data, prune="")[0] == 0
+    shards = index.load_dataset(Path("shards/interviews")).shards
+    assert [shard.name for shard in shards] == [f"renamed-{speaker}-000.tar" for speaker in SPEAKERS]
 
 
 @pytest.mark.parametrize("left", ["recordings that changed", "a receipt that cannot be read", "no receipt"])
