@@ -65,7 +65,7 @@ class Lineage:
     def speakers(self, dataset: str) -> frozenset[str]:
         """Speakers of a corpus that any training has seen.
 
-        Different corpora of one's own may have one name, that of their folders, so that of these only recordings count.
+        Different corpora of one's own may have one name, that of their folders: `known_speakers` tells them apart.
         """
         own = dataset_setting(dataset) == OWN
         same = (each for each in self.ancestors if each.dataset == dataset and not (own and each.recordings))
@@ -74,12 +74,18 @@ class Lineage:
     def known_speakers(self, dataset: str, rows: Iterable[Row]) -> frozenset[str]:
         """Speakers of a corpus whom any training has seen: by name, or by a recording, whatever the corpus was called.
 
-        `rows` are those of its index, which are only read if a training remembers its recordings.
+        `rows` are those of its index, which are only read if a training remembers its recordings. A corpus of one's own
+        is the one of a training if both have the same name and a common recording: then names count. A recording of
+        it tells nothing about its other speakers, unless it has none of these names, as after renaming them.
         """
-        sketches = [each.recordings for each in self.ancestors]
-        known = {sketch[at : at + _DIGITS] for sketch in sketches for at in range(0, len(sketch), _DIGITS)}
-        by_recording = (row.speaker for row in rows if row.sha256 and row.sha256[:_DIGITS] in known) if known else ()
-        return self.speakers(dataset).union(by_recording)
+        recordings = [_split_sketch(each.recordings) for each in self.ancestors]
+        speakers = _speakers_of(frozenset().union(*recordings), rows)
+        own, seen = dataset_setting(dataset) == OWN, set(self.speakers(dataset))
+        for ancestor, remembered in zip(self.ancestors, recordings, strict=True):
+            common = [names for recording, names in speakers.items() if recording in remembered]
+            named = {*ancestor.speakers} if own and common and ancestor.dataset == dataset else set()
+            seen |= named.union(*(names for names in common if named.isdisjoint(names)))
+        return frozenset(seen)
 
     def after(self, ancestor: Ancestor) -> Lineage:
         """The lineage of what a training makes of these weights."""
@@ -109,6 +115,20 @@ class Lineage:
 def sketch_recordings(recordings: Iterable[str | None]) -> str:
     """The beginnings of SHA-256 hashes, sorted, in one text; of more than `MAX_RECORDINGS` the smallest ones."""
     return "".join(heapq.nsmallest(MAX_RECORDINGS, {recording[:_DIGITS] for recording in recordings if recording}))
+
+
+def _split_sketch(sketch: str) -> frozenset[str]:
+    """The beginnings of hashes in a text of `sketch_recordings`."""
+    return frozenset(sketch[at : at + _DIGITS] for at in range(0, len(sketch), _DIGITS))
+
+
+def _speakers_of(recordings: frozenset[str], rows: Iterable[Row]) -> dict[str, set[str]]:
+    """Recording, of some, by the beginning of its hash -> its speakers; `rows` are not read without recordings."""
+    speakers: dict[str, set[str]] = {}
+    for row in rows if recordings else ():
+        if row.sha256 and row.sha256[:_DIGITS] in recordings:
+            speakers.setdefault(row.sha256[:_DIGITS], set()).add(row.speaker)
+    return speakers
 
 
 #: Of weights that nothing was trained into yet.

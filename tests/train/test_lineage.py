@@ -128,7 +128,7 @@ def test_a_recording_is_known_whatever_its_corpus_is_called() -> None:
         Ancestor(dataset="folder", speakers=("1", "ben"), recordings=sketch_recordings(["a" * 64]), **facts)
     )
     assert seen.known_speakers("crema-d", rows) == {"anna"}
-    assert seen.known_speakers("folder", rows) == {"anna"}  # that ben is another one
+    assert seen.known_speakers("folder", rows) == {"1", "anna", "ben"}  # the same corpus, with anna renamed
     older = RANDOM.after(Ancestor(dataset="folder", speakers=("ben",), **facts))
     assert older.known_speakers("folder", rows) == {"ben"}
     assert parse_lineage(seen.dump(), "x") == seen
@@ -140,7 +140,7 @@ def test_a_recording_is_known_whatever_its_corpus_is_called() -> None:
 @pytest.mark.parametrize(
     ("trained_on", "tested_on", "known"),
     [
-        ("clips", "clips", {"anna"}),  # two folders of recordings may be called alike: that ben is another one
+        ("clips", "clips", {"anna", "ben"}),  # a common recording: it is the same corpus
         ("folder", "clips", {"anna"}),  # built before corpora had names, and again since
         ("interviews", "clips", {"anna"}),
         ("crema-d", "crema-d", {"anna", "ben"}),  # of a built-in corpus there is only one
@@ -158,6 +158,37 @@ def test_recordings_decide_on_corpora_of_ones_own_whatever_their_names(
     assert seen.known_speakers(tested_on, rows) == known
     without = RANDOM.after(Ancestor(dataset=trained_on, **facts))  # of a version that did not remember recordings
     assert without.known_speakers(tested_on, rows) == ({"anna", "ben"} if trained_on == tested_on else set())
+
+
+def test_two_corpora_of_ones_own_with_one_name_are_told_apart_by_their_recordings() -> None:
+    rows = [Row(clip_id="ben-1", speaker="ben", emotion="joy", status="built", source="x", sha256="b" * 64)]
+    facts = {"labels": "x", "strategy": "cfas", "build": "b", "licence": "l", "speakers": ("anna", "ben")}
+    seen = RANDOM.after(Ancestor(dataset="clips", recordings=sketch_recordings(["a" * 64]), **facts))
+    assert seen.known_speakers("clips", rows) == frozenset()
+    assert RANDOM.known_speakers("clips", rows) == frozenset()
+
+
+def test_a_speaker_of_ones_own_corpus_whose_recordings_were_too_many_to_remember_is_known() -> None:
+    rows = [
+        Row(clip_id=f"{name}-1", speaker=name, emotion="joy", status="built", source="x", sha256=digit * 64)
+        for name, digit in (("anna", "0"), ("ben", "f"), ("cleo", "e"))
+    ]
+    many = [f"{number:010x}".ljust(64, "0") for number in range(MAX_RECORDINGS)]
+    facts = {"labels": "x", "strategy": "cfas", "build": "b", "licence": "l", "speakers": ("anna", "ben")}
+    seen = RANDOM.after(Ancestor(dataset="clips", recordings=sketch_recordings([*many, "f" * 64]), **facts))
+    assert seen.known_speakers("clips", rows) == {"anna", "ben"}
+
+
+def test_of_a_dialogue_only_the_speakers_that_were_trained_on_are_known() -> None:
+    """In one's own corpus; whether those of another one were is unknown, so that all of them count."""
+    rows = [
+        Row(clip_id=f"{name}-1", speaker=name, emotion="joy", status="built", source="x", sha256="a" * 64)
+        for name in ("anna", "ben")
+    ]
+    facts = {"labels": "x", "strategy": "cfas", "build": "b", "licence": "l", "speakers": ("anna",)}
+    seen = RANDOM.after(Ancestor(dataset="clips", recordings=sketch_recordings(["a" * 64]), **facts))
+    assert seen.known_speakers("clips", rows) == {"anna"}
+    assert seen.known_speakers("interviews", rows) == {"anna", "ben"}
 
 
 def test_what_published_weights_saw_is_said(train, tmp_path: Path) -> None:
