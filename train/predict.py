@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import subprocess
 import sys
@@ -400,14 +401,17 @@ def _build_shards(clip_ids: Mapping[Path, str], settings: Mapping[str, Any], dat
         lines.append(f"{link.name},{_UNKNOWN},{_UNKNOWN}")
     (data / "clips.csv").write_text("\n".join(lines) + "\n", "utf-8")
     command = [
-        *(sys.executable, "-m", "builder", "shards", "--dataset=folder", f"--data={data}", f"--out={out}"),
+        *(sys.executable, "-P", "-m", "builder", "shards", "--dataset=folder", f"--data={data}", f"--out={out}"),
         *(f"--feature={' '.join(settings['features'])}", f"--step={settings.get('step_frames', 6)}", "--allow-drops"),
         "--keep=incomplete",
     ]
     command += [f"--{name}={settings[name]}" for name in ("timeline", "crop", "align", "decoder") if name in settings]
+    # The builder beside this package: with -P, none of the user's current folder.
+    home, paths = str(Path(__file__).absolute().parents[1]), os.environ.get("PYTHONPATH")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([home, paths] if paths else [home])}
     # In a session of its own, so that no signal but ours ends it: its workers follow it.
     nowhere = subprocess.DEVNULL
-    with subprocess.Popen(command, stdin=nowhere, stdout=nowhere, start_new_session=True) as builder:
+    with subprocess.Popen(command, stdin=nowhere, stdout=nowhere, start_new_session=True, env=environment) as builder:
         try:
             status = builder.wait()
         finally:

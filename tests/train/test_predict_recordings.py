@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -306,6 +307,21 @@ def recordings_of(folder: Path) -> dict[str, Path]:
     paths["comma"].write_text("no recording")
     paths["short"].write_bytes(data[:3000])
     return paths
+
+
+@pytest.mark.parametrize("python_path", ["", os.pathsep.join(["", "elsewhere"])])
+def test_a_builder_of_the_current_folder_is_not_run(
+    run: Path, tmp_path: Path, python_path: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "builder.py").write_text("import pathlib\npathlib.Path('strange').touch()\n")
+    (tmp_path / "text.mp4").write_text("no recording")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", python_path)
+    predictor = Predictor.load(run)
+    with contextlib.suppress(PredictError):  # no recording
+        predictor("text.mp4")
+    assert not (tmp_path / "strange").exists()
+    assert "No module named builder" not in capfd.readouterr().err
 
 
 def test_one_bad_file_costs_itself(run: Path, tmp_path: Path) -> None:

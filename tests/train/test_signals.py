@@ -83,6 +83,8 @@ def is_running(process: int) -> bool:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
 def test_predict_takes_its_builder_and_its_faces_with_it(run: Path, tmp_path: Path, number: int) -> None:
+    for package in ("manifests", "train"):  # the builder is the one beside them
+        (tmp_path / package).symlink_to(Path(__file__).parents[2] / package)
     (tmp_path / "builder").mkdir()
     (tmp_path / "builder" / "__init__.py").touch()
     (tmp_path / "builder" / "__main__.py").write_text(BUILDER)
