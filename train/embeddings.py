@@ -16,9 +16,9 @@ from torch import Tensor
 
 from manifests.errors import UserError
 from manifests.files import atomic_write, remove_partial_files
-from manifests.folds import Side
+from manifests.folds import FoldError, FoldFile, Side, load_fold_file
 from manifests.index import load_rows
-from manifests.progress import ProgressBar
+from manifests.progress import ProgressBar, log_line
 from train.data.dataset import (
     ClipTable,
     ShardFolder,
@@ -39,6 +39,8 @@ from train.models.videomae import ENCODERS, Classifier, Encoder
 from train.models.weights import fingerprint, initialize_from, load_weights
 from train.own_code import is_import_path, load_strategy
 from train.predict import Predictor, check_build
+from train.provenance import Provenance
+from train.runs import FOLDS_FILE
 from train.trainer import run_inference
 
 #: Suffixes of the files that can be written.
@@ -114,7 +116,7 @@ class Embeddings:
     labels: tuple[str, ...]
     """Class of the emotion in the label scheme; "" for an emotion that it leaves out and a clip without a label."""
     folds: tuple[str, ...]
-    """Fold of the fold scheme that tests the clip; "" for a clip that no fold tests."""
+    """Fold of the fold scheme that tests the clip; "" for a clip that no fold tests, or if the scheme is unknown."""
     vectors: npt.NDArray[np.float32]
     """[n, D]."""
     settings: Mapping[str, Any]
@@ -146,7 +148,8 @@ def compute_embeddings(
     `layer` counts blocks from 1, 0 is the patch embedding with positions: the vector is the mean of its tokens. Without
     a layer it is the input of the classifier's linear layer: the mean token after the last block, normalized.
 
-    Schemes are by default those of the run for shards of its corpus, else the corpus's own.
+    Schemes are by default those of the run for shards of its corpus, else the corpus's own. Folds of a table are read
+    from the run; an exported one does not have them, so that no clip has a fold, which is logged.
 
     Raises EmbeddingError for a layer that the encoder does not have and for vectors that are not finite, PredictError
     for shards that were built in another way than those of the run, FoldError, LabelError, DataError.
@@ -170,10 +173,10 @@ def compute_embeddings(
     if not names:
         raise EmbeddingError(f"{folder.path}: found no shards, expected at least one; build or fetch some")
     clips, emotions = load_all_clips(folder, members_for(folder.index, encoder.strategy, encoder.feature), names)
-    scheme = fold_scheme
-    if scheme is None and own and own.run.protocol.fold_scheme in folder.index.fold_schemes:  # not that of a table
-        scheme = own.run.protocol.fold_scheme
-    tested = _tested_in(folder, scheme)
+    folds = _choose_folds(encoder, own, folder, fold_scheme)
+    tested = _tested_in(folder, folds) if folds else {}
+    if fold_scheme is None and folds:
+        fold_scheme = folds.name
     if own and label_scheme is None:
         mapping, label_scheme = own.mapping, own.run.protocol.label_scheme
     else:
@@ -201,7 +204,7 @@ def compute_embeddings(
             "feature": encoder.feature,
             "layer": "classifier input" if layer is None else layer,
             "normalization": asdict(normalization),
-            "fold_scheme": scheme or next(iter(folder.index.fold_schemes), None),
+            "fold_scheme": fold_scheme,
             "label_scheme": label_scheme,
             "seen_speakers": sorted(seen & set(clips.speakers)),
         },
@@ -291,12 +294,48 @@ def _compute(
     return vectors
 
 
-def _tested_in(folder: ShardFolder, scheme: str | None) -> dict[str, str]:
-    """Clip id -> the fold that tests it. A folder of too few speakers has no folds. Raises FoldError, DataError."""
-    if scheme is None and not folder.index.fold_schemes:
-        return {}
+def _choose_folds(
+    encoder: EmbeddingModel, own: Provenance | None, folder: ShardFolder, scheme: str | None
+) -> FoldFile | None:
+    """A scheme by name or of a table, else that of a run of the corpus, else the corpus's default one.
+
+    None for a folder of too few speakers, which has no folds, and, with a line in the log, for a run whose scheme is
+    neither in its folder nor in that of the shards. Raises FoldError, TableError, DataError.
+    """
+    schemes = folder.index.fold_schemes
+    if scheme is None and own:
+        scheme = own.run.protocol.fold_scheme
+        if scheme not in schemes:
+            return _folds_of_run(Path(encoder.source), scheme, folder)
+    if scheme is None and not schemes:
+        return None
+    return open_scheme(folder, scheme, allow_shared_speakers=True)
+
+
+def _folds_of_run(run: Path, scheme: str, folder: ShardFolder) -> FoldFile | None:
+    """The folds of a table that a run has recorded; None, with a line in the log, if they are not of these shards."""
+    path = run / FOLDS_FILE
+    problem = f"found no {FOLDS_FILE}"
+    if path.is_file():
+        try:
+            file = load_fold_file(path, folder.speakers)
+        except FoldError:
+            problem = f"found {FOLDS_FILE} of other shards than {folder.path}, or a damaged one"
+        else:
+            if file.name == scheme:
+                return file
+            problem = f"found folds of {file.name} in {FOLDS_FILE}"
+    log_line(
+        f"{run}: {problem}, expected the folds of {scheme}, which it was trained with; no clip has a fold, choose "
+        "others with SCHEME= (--fold-scheme)"
+    )
+    return None
+
+
+def _tested_in(folder: ShardFolder, file: FoldFile) -> dict[str, str]:
+    """Clip id -> the fold that tests it. Raises DataError."""
     tests: dict[str, list[tuple[str, Side]]] = {}
-    for fold, sides in open_scheme(folder, scheme, allow_shared_speakers=True).folds.items():
+    for fold, sides in file.folds.items():
         for speaker in sides.test.subjects:
             tests.setdefault(speaker, []).append((fold, sides.test))
     return {

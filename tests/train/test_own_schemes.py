@@ -44,11 +44,6 @@ def call(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monke
     return run
 
 
-def read_config(run: Path) -> dict[str, Any]:
-    config: dict[str, Any] = json.loads((run / "config.json").read_bytes())["config"]
-    return config
-
-
 def table(path: str, *lines: str) -> str:
     Path(path).write_text("\n".join(lines) + "\n")
     return path
@@ -70,8 +65,40 @@ def test_a_fixed_split_and_labels_of_ones_own(call, tmp_path: Path) -> None:
     recorded = json.loads((folder / "folds.json").read_bytes())
     assert recorded["folds"]["1"]["test"]["subjects"] == ["dora"]
     assert recorded["name"] == protocol.fold_scheme
-    vectors = ["embeddings", f"--run={folder}", f"--shards={read_config(folder)['shards']}", "--out=vectors.npz"]
-    assert cli.run(vectors) == 0  # the folder has no scheme of the table's name
+
+
+def test_embeddings_have_the_folds_of_the_table_that_the_run_was_trained_with(
+    call, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The names of its folds are those of the corpus's default scheme, of other speakers."""
+    split = table("split.csv", "speaker,fold", "anna,ben", "ben,anna", "cleo,anna", "dora,dora")
+    status, _, err = call("train", fold_scheme=split, fold="anna")
+    assert status == 0, err
+    Path(split).unlink()
+    run = tmp_path / "runs" / "folder" / "cfas" / "fold-anna"
+
+    def folds(run: Path, *options: str) -> tuple[dict[str, str], str | None, str]:
+        words = ["embeddings", f"--run={run}", f"--shards={shards}", "--out=vectors.npz", *options]
+        assert cli.run(words) == 0
+        with np.load("vectors.npz") as found:
+            named = dict(zip(found["speaker"].tolist(), found["fold"].tolist(), strict=True))
+            return named, json.loads(str(found["settings"]))["fold_scheme"], capsys.readouterr().err
+
+    scheme = read_result(run).run.protocol.fold_scheme
+    named, name, err = folds(run)
+    assert (named, name) == ({"anna": "ben", "ben": "anna", "cleo": "anna", "dora": "dora"}, scheme)
+    assert "no clip has a fold" not in err
+    assert folds(run, "--fold-scheme=loso")[:2] == ({speaker: speaker for speaker in SPEAKERS}, "loso")
+    assert cli.run(["export", f"--run={run}", "--out=exported"]) == 0
+    named, name, err = folds(Path("exported"))
+    assert (named, name) == (dict.fromkeys(SPEAKERS, ""), None)
+    assert f"exported: found no folds.json, expected the folds of {scheme}, which it was trained with; no clip" in err
+    recorded = (run / "folds.json").read_text()
+    for text in (recorded.replace("cleo", "eve"), recorded.replace(scheme, "split-other"), "{"):
+        (run / "folds.json").write_text(text)
+        named, name, err = folds(run)
+        assert (named, name) == (dict.fromkeys(SPEAKERS, ""), None)
+        assert err.count("no clip has a fold") == 1
 
 
 def test_a_sweep_of_folds_of_ones_own(call) -> None:
