@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from manifests.files import atomic_write
 from manifests.folds import dump_fold_file
-from manifests.index import Row, load_rows
+from manifests.index import load_rows
 from manifests.tables import is_table
 from manifests.text import config_diff, pluralize, shorten_list
 from train import runs
@@ -326,8 +326,7 @@ def prepare(config: TrainConfig, ranks: Ranks, log: Callable[[str], None]) -> Tr
     own = isinstance(model.encoder, OwnEncoder)
     before = weights.lineage if weights else own_lineage(model.encoder.config) if own else RANDOM
     built_with = data.folder.index.identity["config"]
-    rows = load_rows(data.folder.path)
-    seen = before.known_speakers(data.name, rows)
+    seen = before.known_speakers(data.name, load_rows(data.folder.path))
     _check_unseen(config, data, seen)
     selection, notes = SELECTIONS[config.selection], _describe_transfer(before, built_with)
     if config.selection != "last" and seen & {*data.sides["validation"].subjects}:
@@ -335,7 +334,7 @@ def prepare(config: TrainConfig, ranks: Ranks, log: Callable[[str], None]) -> Tr
         notes.append("know the validation speakers, who select the epoch; FIXED_EPOCHS=1 selects none")
     for note in notes:
         log(f"{config.weights or config.encoder}: {note}")
-    this = _ancestor_of(config, data, rows)
+    this = _ancestor_of(config, data)
     encoder = model.encoder.config
     if own:
         log(_describe_own(encoder, recipe))
@@ -380,8 +379,9 @@ def prepare(config: TrainConfig, ranks: Ranks, log: Callable[[str], None]) -> Tr
     )
 
 
-def _ancestor_of(config: TrainConfig, data: FoldData, rows: Iterable[Row]) -> Ancestor:
+def _ancestor_of(config: TrainConfig, data: FoldData) -> Ancestor:
     """What whoever uses the classifier as initial weights must know of this training."""
+    rows = load_rows(data.folder.path)
     known = {*data.sides["train"].subjects, *data.sides["validation"].subjects}
     return Ancestor(
         dataset=data.name,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,11 @@ import pytest
 import safetensors.torch
 import torch
 
-from manifests.index import Row
+from manifests.index import Row, load_rows
 from manifests.records import SchemaError
 from tests.factories.shards import SPEAKERS
 from tests.factories.small_trainings import SMALL
-from train import cli
+from train import cli, run_setup
 from train.lineage import MAX_RECORDINGS, METADATA_KEY, RANDOM, Ancestor, Lineage, parse_lineage, sketch_recordings
 from train.models.checkpoint_formats import WeightsError
 from train.models.checkpoint_io import dump_weights
@@ -115,6 +116,22 @@ def test_the_chain_from_pre_training_to_the_second_fine_tuning_has_every_speaker
     protocol = read_result(model(tmp_path, "second", "anna").parent).run.protocol
     assert protocol.supervision == "supervised"
     assert protocol.selection == "UAR of validation speakers, whom the initial weights know"
+
+
+def test_every_training_of_a_chain_remembers_its_recordings(
+    train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one whose initial weights have read the same rows, to find whom they know."""
+
+    def hashed(folder: Path) -> Iterator[Row]:
+        return (replace(row, sha256=hashlib.sha256(row.clip_id.encode()).hexdigest()) for row in load_rows(folder))
+
+    monkeypatch.setattr(run_setup, "load_rows", hashed)
+    train("anna", "first")
+    train("anna", "second", weights=model(tmp_path, "first", "anna"))
+    first, second = load_weights(model(tmp_path, "second", "anna"), SMALL).lineage.ancestors
+    assert first.recordings
+    assert second.recordings == first.recordings
 
 
 def test_a_recording_is_known_whatever_its_corpus_is_called() -> None:
