@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -113,18 +112,6 @@ def test_webdataset_gives_the_same_bytes(frozen: Path) -> None:
         for each in webdataset.WebDataset(shards, shardshuffle=False)
     }
     assert read == members_of(frozen)
-
-
-@pytest.fixture(scope="module")
-def datasets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Hugging Face's library, kept from the network and from the user's cache."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HF_HOME", str(tmp_path_factory.mktemp("hf")))
-        patch.setenv("HF_HUB_OFFLINE", "1")
-        patch.setenv("HF_DATASETS_OFFLINE", "1")
-        library = pytest.importorskip("datasets")
-        library.disable_progress_bars()
-        yield library
 
 
 @pytest.mark.parametrize("streaming", [True, False])

@@ -76,18 +76,6 @@ def test_webdataset_decodes_the_same_values(shards: list[str], ours: dict[str, d
         same_as_ours(each, ours[each["__key__"]])
 
 
-@pytest.fixture(scope="module")
-def datasets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Hugging Face's library, kept from the network and from the user's cache."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HF_HOME", str(tmp_path_factory.mktemp("hf")))
-        patch.setenv("HF_HUB_OFFLINE", "1")
-        patch.setenv("HF_DATASETS_OFFLINE", "1")
-        library = pytest.importorskip("datasets")
-        library.disable_progress_bars()
-        yield library
-
-
 def features(datasets: Any) -> Any:
     """What the members are; without it the library guesses, and wants torchcodec for FLAC."""
     array = datasets.List(datasets.List(datasets.List(datasets.Value("float16"))))
