@@ -121,23 +121,28 @@ def _train_all(
     ):
         described, topics = set[str](), set[tuple[str, str, str]]()
         for config in _configs(args, strategies, folds):
-            setup = prepare(config, ranks, log_line)
-            if not setup.is_finished():
-                protocol = setup.protocol
-                setup.log(
-                    f"{setup.data.name}, {config.strategy}, fold {config.fold}: recipe {protocol.recipe}, "
-                    f"encoder {protocol.encoder}, {protocol.feature}, on {ranks.device}; into {setup.folder}"
-                )
-                if config.fold not in described:
-                    setup.log("\n".join(setup.data.describe_classes()))
-                described.add(config.fold)
-                _log_cost_estimate(setup)
-            topics.add(_topic(setup.data.name, setup.protocol))
-            result = run_fold(setup)
-            if ranks.is_main and result:
-                say(_describe_run(result, describe_fold(config.fold, setup.data.folder.index.speaker_name)))
-                sys.stdout.flush()
+            topics.add(_train_one(config, ranks, described))
         return topics if ranks.is_main else set()
+
+
+def _train_one(config: TrainConfig, ranks: Ranks, described: set[str]) -> tuple[str, str, str]:
+    """Train a run that is not finished, and describe its fold, unless that was done; the topic of the run."""
+    setup = prepare(config, ranks, log_line)
+    if not setup.is_finished():
+        protocol = setup.protocol
+        setup.log(
+            f"{setup.data.name}, {config.strategy}, fold {config.fold}: recipe {protocol.recipe}, "
+            f"encoder {protocol.encoder}, {protocol.feature}, on {ranks.device}; into {setup.folder}"
+        )
+        if config.fold not in described:
+            setup.log("\n".join(setup.data.describe_classes()))
+        described.add(config.fold)
+        _log_cost_estimate(setup)
+    result = run_fold(setup)
+    if ranks.is_main and result:
+        say(_describe_run(result, describe_fold(config.fold, setup.data.folder.index.speaker_name)))
+        sys.stdout.flush()
+    return _topic(setup.data.name, setup.protocol)
 
 
 def _configs(args: argparse.Namespace, strategies: Sequence[str], folds: Sequence[str] | None) -> list[TrainConfig]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import importlib
 import os
 import signal
 import threading
@@ -50,6 +52,9 @@ class Ranks:
 def init_distributed(device_name: str) -> Iterator[Ranks]:
     """Join the process group that `torchrun` describes in the environment, for the duration of the block.
 
+    What holds the group, such as a DistributedDataParallel model, must not outlive the block: the group's threads end
+    with its last reference, and one that runs when the interpreter ends can abort the process.
+
     Raises ConfigError for an environment that `torchrun` did not set, or a device that is not available.
     """
     numbers = {"WORLD_SIZE": 1, "RANK": 0, "LOCAL_RANK": 0}
@@ -64,10 +69,13 @@ def init_distributed(device_name: str) -> Iterator[Ranks]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    # Its functions have the current group as a default value: imported later, it would hold the group for ever.
+    importlib.import_module("torch.distributed.nn")
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield Ranks(rank=numbers["RANK"], world_size=numbers["WORLD_SIZE"], device=device)
     finally:
+        gc.collect()  # models are in reference cycles
         distributed.destroy_process_group()
 
 
