@@ -19,15 +19,8 @@ from manifests.usable import describe_unusable
 from train import cost, embeddings, predict, runs
 from train.clip_prediction import FORMATS, ClipPrediction, format_clips, format_for
 from train.config import DEMO, DEMO_DEFAULT, ENCODER_DEFAULT, ConfigError, TrainConfig, device_for
-from train.data.dataset import (
-    ShardFolder,
-    choose_labels,
-    find_folder,
-    open_folder,
-    open_scheme,
-    require_labels,
-    unusable_fold,
-)
+from train.data.fold_data import choose_labels, require_labels, unusable_fold
+from train.data.shard_folder import ShardFolder, find_folder, open_folder, open_scheme
 from train.distributed import Ranks, init_distributed
 from train.export import export
 from train.fusion import STRATEGIES

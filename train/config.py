@@ -11,7 +11,7 @@ from typing import Any, get_args
 import torch
 
 from manifests.errors import UserError
-from train.data.dataset import Check
+from train.data.shard_folder import Check
 from train.fusion import strategy_named
 from train.models.videomae import ENCODERS
 from train.own_code import is_import_path

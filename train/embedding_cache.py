@@ -21,7 +21,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from manifests.files import BusyError, atomic_write, exclusive_lock, remove_leftovers, shared_lock
-from train.data.dataset import ClipTable, FoldData
+from train.data.clip_table import ClipTable
+from train.data.fold_data import FoldData
 from train.data.loader import Loader
 from train.data.sampler import ClipSampler
 from train.data.transforms import ClipTransform

@@ -19,17 +19,11 @@ from manifests.files import atomic_write, remove_partial_files
 from manifests.folds import FoldError, FoldFile, Side, load_fold_file
 from manifests.index import load_rows
 from manifests.progress import ProgressBar, log_line
-from train.data.dataset import (
-    ClipTable,
-    ShardFolder,
-    choose_labels,
-    load_all_clips,
-    members_for,
-    open_scheme,
-    prefetch_shards,
-)
+from train.data.clip_table import ClipTable, load_all_clips, members_for
+from train.data.fold_data import choose_labels
 from train.data.loader import Loader
 from train.data.sampler import ClipSampler
+from train.data.shard_folder import ShardFolder, open_scheme, prefetch_shards
 from train.data.transforms import ClipTransform, NormalizationStats
 from train.distributed import Ranks
 from train.fusion import Strategy, strategy_named

@@ -27,11 +27,12 @@ from manifests.schema import NAME, UNLABELLED
 from manifests.text import pluralize, shorten_list
 from train.clip_prediction import ClipPrediction, format_for, write_clips
 from train.config import device_for
-from train.data.dataset import ClipTable, ShardFolder, load_all_clips, members_for, open_folder, prefetch_shards
+from train.data.clip_table import ClipTable, load_all_clips, members_for
 from train.data.loader import Loader
 from train.data.missing import WHOLLY
 from train.data.prefetch import ShardPrefetcher
 from train.data.sampler import ClipSampler
+from train.data.shard_folder import ShardFolder, open_folder, prefetch_shards
 from train.data.transforms import ClipTransform, evaluation_views
 from train.distributed import Ranks, interrupt_on_signal
 from train.fusion import strategy_named

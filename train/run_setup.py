@@ -23,9 +23,10 @@ from manifests.text import config_diff, pluralize, shorten_list
 from train import runs
 from train.checkpoint import Checkpoints
 from train.config import SELECTIONS, ConfigError, TrainConfig, recipe_identity, settings_hash
-from train.data.dataset import Check, FoldData, open_fold
+from train.data.fold_data import FoldData, open_fold
 from train.data.loader import CachedLoader, Loader
 from train.data.sampler import ClipSampler, balanced_class_weights
+from train.data.shard_folder import Check
 from train.data.transforms import CachedTransform, ClipTransform, NormalizationStats
 from train.distributed import Ranks
 from train.embedding_cache import cached_embeddings

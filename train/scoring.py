@@ -25,7 +25,7 @@ from train.data.missing import Missing
 from train.metrics import Counts, Interval
 
 if TYPE_CHECKING:
-    from train.data.dataset import ClipTable
+    from train.data.clip_table import ClipTable
 
 _COLUMNS = ("clip", "speaker", "label", "predicted")
 _MISSING_COLUMNS = ("missing", "share", "clip", "predicted")

@@ -22,9 +22,10 @@ import simplejpeg
 import torch
 
 from manifests.text import pluralize
-from train.data.dataset import FACES, ClipTable, load_all_clips, members_for, open_folder
+from train.data.clip_table import FACES, ClipTable, load_all_clips, members_for
 from train.data.loader import Batch, Loader
 from train.data.sampler import ClipSampler
+from train.data.shard_folder import open_folder
 from train.fusion import STRATEGIES, strategy_named
 
 Way = Callable[[], Iterable[Any]]

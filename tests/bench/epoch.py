@@ -13,9 +13,10 @@ import torch
 
 from manifests.folds import LOSO
 from manifests.labels import identity_scheme
-from train.data.dataset import fold_sides, load_clips, members_for, open_folder, prefetch_shards
+from train.data.clip_table import load_clips, members_for
 from train.data.loader import Loader
 from train.data.sampler import ClipSampler
+from train.data.shard_folder import fold_sides, open_folder, prefetch_shards
 from train.fusion import strategy_named
 
 BATCH = 32

@@ -148,7 +148,7 @@ def verify(folder: Path, clips: int) -> None:
 
 def open_fold(folder: Path, clips: int) -> None:
     """Do what training on a fold does before it reads the first shard, for all sides."""
-    from train.data.dataset import open_fold as open_fold_data
+    from train.data.fold_data import open_fold as open_fold_data
 
     fold = next(iter(_assignment(folder).folds))
     data = open_fold_data(folder, fold, strategy="cfas")

@@ -18,16 +18,9 @@ from manifests.labels import LabelError, label_scheme
 from manifests.schema import Clip, encode
 from tests.factories.shards import SPEAKERS, make_folder, make_sample, sign
 from train.data import DataError
-from train.data.dataset import (
-    ClipTable,
-    ShardFolder,
-    choose_labels,
-    fold_sides,
-    load_clips,
-    members_for,
-    open_folder,
-    prefetch_shards,
-)
+from train.data.clip_table import ClipTable, load_clips, members_for
+from train.data.fold_data import choose_labels
+from train.data.shard_folder import ShardFolder, fold_sides, open_folder, prefetch_shards
 from train.fusion import STRATEGIES
 
 

@@ -12,7 +12,7 @@ import torch
 from tests.factories.shards import SPEAKERS, make_folder
 from tests.factories.small_trainings import ALONE
 from train.config import TrainConfig
-from train.data.dataset import FoldData, open_fold
+from train.data.fold_data import FoldData, open_fold
 from train.embedding_cache import cached_embeddings, select_shard
 from train.models.videomae import Classifier, EncoderConfig
 from train.recipes import RECIPES

@@ -19,9 +19,10 @@ import torch
 from tests.factories.shards import EMOTIONS, SPEAKERS, make_folder
 from tests.factories.small_trainings import SMALL
 from train import cli
-from train.data.dataset import load_all_clips, open_folder, prefetch_shards
+from train.data.clip_table import load_all_clips
 from train.data.loader import Loader
 from train.data.sampler import ClipSampler
+from train.data.shard_folder import open_folder, prefetch_shards
 from train.data.transforms import ClipTransform, NormalizationStats
 from train.embeddings import mean_token
 from train.fusion import strategy_named

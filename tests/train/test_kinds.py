@@ -10,7 +10,7 @@ from manifests.kinds import SEQUENCES
 from tests.factories.builder_shards import shard_folder
 from train.__main__ import main
 from train.data import DataError
-from train.data.dataset import open_folder
+from train.data.shard_folder import open_folder
 
 
 def test_a_folder_of_sequences_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

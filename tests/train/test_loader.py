@@ -19,9 +19,10 @@ from manifests.schema import decode
 from tests.factories.shards import make_folder
 from train.data import DataError
 from train.data import loader as loading
-from train.data.dataset import ClipTable, fold_sides, load_clips, members_for, open_folder
+from train.data.clip_table import ClipTable, load_clips, members_for
 from train.data.loader import Batch, Loader
 from train.data.sampler import ClipSampler
+from train.data.shard_folder import fold_sides, open_folder
 from train.fusion import STRATEGIES
 
 

@@ -17,7 +17,7 @@ from manifests.index_writer import write_index
 from manifests.schema import decode_spectrogram
 from tests.factories.shards import make_folder, sign
 from train import ShardDataset, cli
-from train.data.dataset import open_fold
+from train.data.fold_data import open_fold
 from train.runs import read_result
 
 SPEAKERS = ("anna", "ben", "cleo", "dora")

@@ -17,20 +17,11 @@ from manifests.stores import StoreError
 from tests.factories.shards import SPEAKERS, make_folder, sign
 from tests.fakes.servers import Fault, FileServer
 from tests.fakes.stores import KINDS, published
-from train.data.dataset import (
-    ClipTable,
-    ShardFolder,
-    default_cache,
-    fold_sides,
-    load_clips,
-    members_for,
-    open_folder,
-    prefetch_shards,
-    verified_files,
-)
+from train.data.clip_table import ClipTable, load_clips, members_for
 from train.data.loader import Batch, Loader
 from train.data.prefetch import ShardPrefetcher
 from train.data.sampler import ClipSampler
+from train.data.shard_folder import ShardFolder, default_cache, fold_sides, open_folder, prefetch_shards, verified_files
 from train.fusion import STRATEGIES
 
 SHARDS = [f"{speaker}-000.tar" for speaker in SPEAKERS]

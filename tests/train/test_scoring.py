@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 
 from tests.factories import finished_runs
 from train import metrics
-from train.data.dataset import ClipTable
+from train.data.clip_table import ClipTable
 from train.scoring import (
     EvaluationError,
     ExpectedClip,

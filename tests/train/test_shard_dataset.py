@@ -163,7 +163,7 @@ def test_damage_is_found_when_the_dataset_is_made_or_at_the_clip(tmp_path: Path)
     with pytest.raises(DataError, match=rf"{path.name}: damaged at clip {clean.keys[0]}: faces\.jpg: not a JPEG"):
         clean[0]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("train.data.dataset.verified_files", set())
+        patch.setattr("train.data.shard_folder.verified_files", set())
         with pytest.raises(DataError, match=rf"{path.name}: found SHA-256 .*, expected .*; build or fetch it again"):
             ShardDataset(folder, 1)
         assert len(ShardDataset(folder, 1, check="sizes")) == len(clean)

@@ -254,7 +254,7 @@ def test_ctrl_c_ends_the_wait_for_a_shard(server: FileServer, tmp_path: Path) ->
 
 
 def _validation(folder: Path) -> str:
-    from train.data.dataset import fold_sides, open_folder
+    from train.data.shard_folder import fold_sides, open_folder
 
     (speaker,) = fold_sides(open_folder(folder), "cleo")["validation"].subjects
     return speaker

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from tests.factories.shards import make_folder
 from train import ShardDataset, cli
-from train.data.dataset import open_fold
+from train.data.fold_data import open_fold
 
 Said = pytest.CaptureFixture[str]
 

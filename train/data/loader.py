@@ -32,7 +32,7 @@ from manifests.schema import (
     spectrogram_shape,
 )
 from train.data import DataError
-from train.data.dataset import FACES, ClipTable
+from train.data.clip_table import FACES, ClipTable
 from train.data.prefetch import ShardPrefetcher
 from train.data.sampler import ClipSampler, Indices
 

@@ -22,9 +22,11 @@ from torch.utils.data import Dataset
 from manifests.folds import SIDES, resolve_fold
 from manifests.schema import FRAMES, GRIDS
 from train.data import DataError
-from train.data.dataset import FACES, Check, ClipTable, open_fold, open_folder, open_scheme
+from train.data.clip_table import FACES, ClipTable
+from train.data.fold_data import open_fold
 from train.data.loader import ClipReader, member_shape
 from train.data.missing import WHOLLY
+from train.data.shard_folder import Check, open_folder, open_scheme
 from train.data.transforms import NormalizationStats, split_filmstrips
 from train.fusion import Strategy
 
