@@ -27,7 +27,8 @@ from builder.timeline import Seconds, Timeline, nearest_frames, steady_instants
 from manifests.sequence import MAX_FRAMES, encode_frame
 
 #: Longest time between two frames on which the mesh looks for the face: every second frame at 25 to 30 frames a second.
-#: More meshes add their noise to crops of heads that hardly move, fewer lose heads that shake; see README.md.
+#: More meshes add their noise to crops of heads that hardly move, fewer lose heads that shake;
+#: see builder/docs/sequences.md.
 ANCHOR_SECONDS = 0.085
 #: Memory for the frames of a clip; with more, it is decoded twice.
 KEPT_BYTES = 512 << 20

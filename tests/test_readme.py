@@ -1,4 +1,4 @@
-"""The commands and code of all README pages, run as a new user would."""
+"""The commands, code and links of all pages, run and followed as a new user would."""
 
 from __future__ import annotations
 
@@ -16,8 +16,17 @@ from manifests.kinds import SEQUENCES
 from tests.factories.builder_shards import shard_folder
 
 ROOT = Path(__file__).parent.parent
-FOLDERS = ("", "builder/", "manifests/", "train/", "tests/bench/", "tests/prove/")
-PAGES = {name: (ROOT / name).read_text("utf-8") for name in (f"{folder}README.md" for folder in FOLDERS)}
+PACKAGES = ("builder", "manifests", "train")
+
+
+def _pages() -> dict[str, str]:
+    """Path from the root -> text of every tracked page."""
+    command = ["git", "ls-files", "-z", "--", "*.md", ":!.github"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return {name: (ROOT / name).read_text("utf-8") for name in listed.split("\0") if name}
+
+
+PAGES = _pages()
 TEXT = "\n".join(PAGES.values())
 MAKEFILE = (ROOT / "Makefile").read_text("utf-8").replace("\\\n", "")
 #: Settings that the Makefile exports to .make.py.
@@ -65,9 +74,13 @@ def test_the_first_two_commands_do_all_the_set_up() -> None:
     assert _commands(PAGES["README.md"])[:2] == ["make shards", "make test"]
 
 
-def test_every_page_is_listed() -> None:
-    tracked = subprocess.run(["git", "ls-files", "*README.md"], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert set(tracked.stdout.split()) <= PAGES.keys()
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_package_has_a_short_page_that_links_to_its_further_ones(package: str) -> None:
+    name = f"{package}/README.md"
+    assert len(PAGES[name].splitlines()) <= 130
+    further = {page for page in PAGES if page.startswith(f"{package}/docs/")}
+    listed = PAGES[name].partition("\n## Further pages\n")[2]
+    assert {f"{package}/{link}" for link in re.findall(r"^- \[.*?\]\((.*?)\): ", listed, re.MULTILINE)} == further
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -116,10 +129,31 @@ def test_every_setting_that_the_makefile_reads_is_in_a_page_and_exported() -> No
     assert _settings_in_pages() >= SETTINGS - INTERNAL
 
 
+def _prose(text: str) -> str:
+    """A page without its blocks of code."""
+    return re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def _anchors(text: str) -> set[str]:
+    """The anchors that GitHub gives to the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", _prose(text), re.MULTILINE)
+    names = [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
+    return {f"{name}-{again}" if (again := names[:i].count(name)) else name for i, name in enumerate(names)}
+
+
+def test_anchors_are_those_of_github() -> None:
+    page = "# A page: its `--set`\n```sh\n# no heading\n```\n## Twice\n## Twice\n"
+    assert _anchors(page) == {"a-page-its---set", "twice", "twice-1"}
+
+
 @pytest.mark.parametrize("page", PAGES)
-def test_every_link_leads_to_a_file(page: str) -> None:
-    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", PAGES[page])
-    assert {link for link in links if not (ROOT / page).parent.joinpath(link).exists()} == set()
+def test_every_link_leads_to_a_file_and_a_heading(page: str) -> None:
+    links = re.findall(r"\]\((?!https?:)(.*?)\)", _prose(PAGES[page]))
+    for link in links:
+        path, _, anchor = link.partition("#")
+        target = (ROOT / page).parent.joinpath(path).resolve() if path else ROOT / page
+        assert target.exists(), link
+        assert not anchor or anchor in _anchors(target.read_text("utf-8")), link
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS)

@@ -200,11 +200,10 @@ def test_json_has_an_object_for_each_clip() -> None:
 
 
 def test_the_page_names_the_fields_of_a_prediction() -> None:
-    page = (Path(__file__).parents[2] / "train" / "README.md").read_text("utf-8")
-    section = page.partition("## Predict and export")[2].partition("\n## ")[0]
+    page = (Path(__file__).parents[2] / "train" / "docs" / "predict.md").read_text("utf-8")
     names = {*(field.name for field in fields(ClipPrediction)), "predicted"}
-    assert names <= {*re.findall(r"`(\w+)`", section)}
-    example = section.partition("[(")[2].partition(") for clip in")[0]
+    assert names <= {*re.findall(r"`(\w+)`", page)}
+    example = page.partition("[(")[2].partition(") for clip in")[0]
     assert {*re.findall(r"\bclip\.(\w+)", example)} == {"clip", "predicted", "reason"}
     assert [clip.predicted for clip in CLIPS] == ["=joy", "calm", None]
     empty = CLIPS[2]

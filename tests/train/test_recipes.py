@@ -138,9 +138,9 @@ def test_ours_moves_an_encoder_as_far_as_hicmae_on_every_corpus() -> None:
 def test_the_page_has_the_tables_that_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["recipes", "--table"]) == 0
     printed = capsys.readouterr().out
-    page = (ROOT / "train" / "README.md").read_text("utf-8")
+    page = (ROOT / "train" / "docs" / "recipes.md").read_text("utf-8")
     for table in printed.strip().split("\n\n"):
-        assert table in page, "train/README.md: replace the tables by the output of `python -m train recipes --table`"
+        assert table in page, "recipes.md: replace the tables by the output of `python -m train recipes --table`"
 
 
 def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""The table of a run's files in the README names every column and key that is written."""
+"""The table of a run's files in its page names every column and key that is written."""
 
 from __future__ import annotations
 
@@ -17,10 +17,8 @@ from train.models.videomae import ENCODERS
 from train.run_setup import FEATURES
 from train.trainer import LOG_STEPS
 
-README = (Path(__file__).parents[2] / "train" / "README.md").read_text("utf-8")
-ROWS = dict(
-    re.findall(r"^\| `(\S+?)/?` \| (.*) \|$", README.partition("## Files of a run")[2].partition("\n## ")[0], re.M)
-)
+PAGE = (Path(__file__).parents[2] / "train" / "docs" / "runs.md").read_text("utf-8")
+ROWS = dict(re.findall(r"^\| `(\S+?)/?` \| (.*) \|$", PAGE, re.MULTILINE))
 
 
 def documented(file: str) -> set[str]:
