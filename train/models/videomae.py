@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
@@ -75,13 +75,15 @@ class EncoderConfig:
         return math.prod(self.grid)
 
 
-#: Encoders by name. `base` and `large` are VideoMAE's ViT-B/16 and ViT-L/16. `tiny` learns the demo corpus from random
-#: weights on a CPU: a quarter of the rows and columns, each the mean of four, in 128 tokens, for their number is what
-#: costs. As in the others no patch crosses a border between face and spectrogram.
+#: Encoders by name. `small`, `base`, `large` and `huge` are VideoMAE's ViT-S/16 to ViT-H/16. `tiny` learns the demo
+#: corpus from random weights on a CPU: a quarter of the rows and columns, each the mean of four, in 128 tokens, for
+#: their number is what costs. As in the others no patch crosses a border between face and spectrogram.
 ENCODERS: Mapping[str, EncoderConfig] = {
     "tiny": EncoderConfig(width=96, depth=3, heads=3, mlp=192, patch=(2, 14, 14), input=(16, 56, 56)),
+    "small": EncoderConfig(width=384, depth=12, heads=6, mlp=1536),
     "base": EncoderConfig(width=768, depth=12, heads=12, mlp=3072),
     "large": EncoderConfig(width=1024, depth=24, heads=16, mlp=4096),
+    "huge": EncoderConfig(width=1280, depth=32, heads=16, mlp=5120),
 }
 
 #: Fields that two encoders must have in common for the weights of one to fit the other.
@@ -114,6 +116,21 @@ def resize_positions(table: Tensor, grid: tuple[int, int, int], target_grid: tup
     return F.interpolate(volume, size=target_grid, mode="trilinear", align_corners=False).flatten(2).transpose(1, 2)
 
 
+def split_patches(video: Tensor, patch: tuple[int, int, int]) -> Tensor:
+    """[B, 3, T, H, W] -> tubelets [B, N, 3, pixels], pixels in the order frames, rows, columns."""
+    frames, rows, columns = patch
+    patches = (
+        video.unflatten(4, (-1, columns)).unflatten(3, (-1, rows)).unflatten(2, (-1, frames))
+    )  # [B, 3, t, frames, h, rows, w, columns]
+    return patches.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(5).flatten(1, 3)
+
+
+def take_tokens(tokens: Tensor, indices: Tensor) -> Tensor:
+    """[B or 1, N, D], indices [B, n] -> [B, n, D]."""
+    chosen = indices[..., None].expand(-1, -1, tokens.shape[-1])
+    return tokens.expand(len(indices), -1, -1).gather(1, chosen)
+
+
 def drop_path(branch: Tensor, rate: float, noise: Tensor) -> Tensor:
     """Stochastic depth: [B, N, D] with whole clips zeroed at the given rate and the others scaled up in return.
 
@@ -121,6 +138,26 @@ def drop_path(branch: Tensor, rate: float, noise: Tensor) -> Tensor:
     """
     kept = (noise >= rate).to(branch.dtype)[:, None, None]
     return branch * (kept / (1 - rate))
+
+
+class BlockShape(Protocol):
+    """What a transformer block must know, of an encoder or a decoder."""
+
+    @property
+    def width(self) -> int:
+        """D."""
+
+    @property
+    def heads(self) -> int:
+        """A."""
+
+    @property
+    def mlp(self) -> int:
+        """M."""
+
+    @property
+    def layer_norm_eps(self) -> float:
+        """Of both norms."""
 
 
 class PatchEmbed(nn.Module):
@@ -135,22 +172,23 @@ class PatchEmbed(nn.Module):
         self.input = (CHANNELS, *config.input)
         self.proj = nn.Conv3d(CHANNELS, config.width, kernel_size=config.patch, stride=config.patch)
 
-    def forward(self, video: Tensor) -> Tensor:
-        """[B, 3, T, H, W] -> tokens [B, N, D], time first, then rows, then columns."""
+    def forward(self, video: Tensor, visible: Tensor | None = None) -> Tensor:
+        """[B, 3, T, H, W] -> tokens [B, N, D], time first, then rows, then columns; or only the visible ones.
+
+        `visible` [B, n] are indices of tokens: the others are not computed.
+        """
         if video.shape[1:] != self.input:
             raise ValueError(f"video: found [B, {_sizes(video.shape[1:])}], expected [B, {_sizes(self.input)}]")
-        frames, rows, columns = self.proj.kernel_size
-        patches = (
-            video.unflatten(4, (-1, columns)).unflatten(3, (-1, rows)).unflatten(2, (-1, frames))
-        )  # [B, 3, t, frames, h, rows, w, columns]
-        patches = patches.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4).flatten(1, 3)
+        patches = split_patches(video, self.proj.kernel_size).flatten(2)
+        if visible is not None:
+            patches = take_tokens(patches, visible)
         return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
 
 
 class Attention(nn.Module):
     """Self-attention over all tokens; queries and values have a bias, keys have none."""
 
-    def __init__(self, config: EncoderConfig) -> None:
+    def __init__(self, config: BlockShape) -> None:
         super().__init__()
         self.heads = config.heads
         self.qkv = nn.Linear(config.width, 3 * config.width, bias=False)
@@ -170,7 +208,7 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     """Two linear maps with an exact GELU between them."""
 
-    def __init__(self, config: EncoderConfig) -> None:
+    def __init__(self, config: BlockShape) -> None:
         super().__init__()
         self.fc1 = nn.Linear(config.width, config.mlp)
         self.fc2 = nn.Linear(config.mlp, config.width)
@@ -183,7 +221,7 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """Pre-norm transformer block whose two branches are dropped at the given rate, where there is noise to decide."""
 
-    def __init__(self, config: EncoderConfig, drop_rate: float) -> None:
+    def __init__(self, config: BlockShape, drop_rate: float) -> None:
         super().__init__()
         self.drop_rate = drop_rate
         self.norm1 = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
@@ -221,16 +259,18 @@ class Encoder(nn.Module):
         last = max(config.depth - 1, 1)
         self.blocks = nn.ModuleList(Block(config, drop_rate * index / last) for index in range(config.depth))
         self.norm = nn.LayerNorm(config.width, eps=config.layer_norm_eps) if config.final_norm else nn.Identity()
-        self.apply(_initialise)
+        self.apply(initialise)
 
-    def forward(self, video: Tensor, noise: Tensor | None = None) -> Tensor:
+    def forward(self, video: Tensor, noise: Tensor | None = None, visible: Tensor | None = None) -> Tensor:
         """[B, 3, T, H, W], scaled to `config.input_range` -> tokens [B, N, D].
 
-        With `noise`, [B, 2 * depth] uniform in [0, 1), branches of blocks are dropped at their rates. Raises ValueError
-        for a video of another size.
+        With `noise`, [B, 2 * depth] uniform in [0, 1), branches of blocks are dropped at their rates. Of `visible`,
+        int64 [B, n], only these tokens are computed and see each other: [B, n, D]. Raises ValueError for a video of
+        another size.
         """
-        tokens = self.patch_embed(video)
-        tokens = tokens + self.pos_embed.to(tokens.dtype)  # under autocast the stream stays in 16 bits
+        tokens = self.patch_embed(video, visible)
+        positions = self.pos_embed if visible is None else take_tokens(self.pos_embed, visible)
+        tokens = tokens + positions.to(tokens.dtype)  # under autocast the stream stays in 16 bits
         recompute = self.gradient_checkpointing and torch.is_grad_enabled()
         for index, block in enumerate(self.blocks):
             given = (tokens,) if noise is None else (tokens, noise[:, 2 * index : 2 * index + 2])
@@ -312,7 +352,7 @@ class Classifier(nn.Module):
         self.encoder.requires_grad_(False)
 
 
-def _initialise(module: nn.Module) -> None:
+def initialise(module: nn.Module) -> None:
     """Xavier-uniform matrices, the patch embedding's too, and zero biases, as in masked pre-training."""
     if isinstance(module, nn.Linear | nn.Conv3d):
         nn.init.xavier_uniform_(module.weight.flatten(1) if isinstance(module, nn.Conv3d) else module.weight)

@@ -1,0 +1,148 @@
+"""VideoMAE's masked autoencoder: the encoder sees the visible patches of a clip, a narrower decoder paints the others.
+
+Shape suffixes as in `train.models.videomae`; n visible tokens, m decoded ones, P = 3 x pixels of a tubelet.
+
+Module names are those of the official pre-training checkpoints, so that state dicts have the same keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from train.models.videomae import (
+    CHANNELS,
+    ENCODERS,
+    Block,
+    Encoder,
+    EncoderConfig,
+    encoder_name,
+    initialise,
+    sinusoidal_positions,
+    split_patches,
+    take_tokens,
+)
+
+#: Added to the deviation of a patch before dividing by it, as in VideoMAE.
+_FLAT = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderConfig:
+    """Shape of a decoder. Raises ValueError where it contradicts itself."""
+
+    width: int
+    """D, channels of a token."""
+    depth: int
+    """Number of blocks."""
+    heads: int
+    """A, attention heads."""
+    mlp: int
+    """M, hidden width of a block's MLP."""
+    layer_norm_eps: float = 1e-6
+    final_norm_eps: float = 1e-6
+    """Of the norm before the last layer."""
+
+    def __post_init__(self) -> None:
+        sizes = (self.width, self.depth, self.heads, self.mlp)
+        if not all(isinstance(size, int) and size > 0 for size in sizes) or self.width % (2 * self.heads):
+            raise ValueError(f"decoder: found {self}, expected sizes from 1 and a width that 2 x heads divide")
+
+
+#: Decoder of each encoder, as VideoMAE's official models have it; a recipe may choose another depth.
+DECODERS: Mapping[str, DecoderConfig] = {
+    "tiny": DecoderConfig(width=48, depth=2, heads=3, mlp=96),
+    "small": DecoderConfig(width=192, depth=4, heads=3, mlp=768),
+    "base": DecoderConfig(width=384, depth=4, heads=6, mlp=1536),
+    "large": DecoderConfig(width=512, depth=12, heads=8, mlp=2048),
+    "huge": DecoderConfig(width=640, depth=12, heads=8, mlp=2560),
+}
+assert DECODERS.keys() == ENCODERS.keys()
+
+
+def decoder_for(encoder: EncoderConfig, depth: int | None = None) -> DecoderConfig:
+    """The decoder of a built-in encoder, of another depth if given. Raises KeyError for another encoder."""
+    decoder = DECODERS[encoder_name(encoder)]
+    return decoder if depth is None else replace(decoder, depth=depth)
+
+
+class Decoder(nn.Module):
+    """Blocks over all given tokens, then norm and linear map of the last ones to pixels."""
+
+    def __init__(self, config: DecoderConfig, outputs: int) -> None:
+        super().__init__()
+        self.config = config
+        self.blocks = nn.ModuleList(Block(config, 0.0) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(config.width, eps=config.final_norm_eps)
+        self.head = nn.Linear(config.width, outputs)
+
+    def forward(self, tokens: Tensor, last: int) -> Tensor:
+        """[B, n + m, D] -> [B, m, P] of the `last` m tokens."""
+        for block in self.blocks:
+            tokens = block(tokens)
+        return self.head(self.norm(tokens[:, -last:]))
+
+
+class MaskedAutoencoder(nn.Module):
+    """Video and a mask -> pixels of hidden patches. The encoder has a norm over its output (`final_norm`)."""
+
+    decoder_positions: Tensor
+
+    def __init__(self, encoder: EncoderConfig, decoder: DecoderConfig, *, gradient_checkpointing: bool = False) -> None:
+        super().__init__()
+        frames, rows, columns = encoder.patch
+        self.encoder = Encoder(replace(encoder, final_norm=True), gradient_checkpointing=gradient_checkpointing)
+        self.encoder_to_decoder = nn.Linear(encoder.width, decoder.width, bias=False)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder.width))
+        self.decoder = Decoder(decoder, CHANNELS * frames * rows * columns)
+        table = sinusoidal_positions(encoder.tokens, decoder.width)
+        self.register_buffer("decoder_positions", table, persistent=False)
+        self.encoder_to_decoder.apply(initialise)
+        self.decoder.apply(initialise)
+        nn.init.trunc_normal_(self.mask_token, std=0.02, a=-0.02, b=0.02)
+
+    def forward(self, video: Tensor, visible: Tensor, decoded: Tensor) -> Tensor:
+        """Predicted pixels [B, m, P] of the decoded tokens, in the order of `patch_targets`.
+
+        Args:
+            video: [B, 3, T, H, W], scaled to the encoder's `config.input_range`.
+            visible: int64 [B, n] tokens that the encoder sees.
+            decoded: int64 [B, m] hidden tokens that are predicted: all, or with decoder masking some of them.
+        """
+        seen = self.encoder_to_decoder(self.encoder(video, visible=visible))
+        positions = self.decoder_positions.to(seen.dtype)
+        seen = seen + take_tokens(positions, visible)
+        hidden = self.mask_token.to(seen.dtype) + take_tokens(positions, decoded)
+        return self.decoder(torch.cat([seen, hidden], dim=1), decoded.shape[1])
+
+
+def patch_targets(
+    pixels: Tensor, patch: tuple[int, int, int], *, normalized: bool = True, motion: bool = False
+) -> Tensor:
+    """RGB [B, 3, T, H, W] in 0..1 -> what each patch should be painted as, float32 [B, N, P].
+
+    A patch has its pixels in the order frames, rows, columns, colour.
+
+    Args:
+        pixels: in 0..1.
+        patch: frames, rows and columns of a tubelet.
+        normalized: subtract the mean of each patch and colour, divide by the unbiased deviation, as VideoMAE does.
+        motion: keep the first frame of each tubelet, its appearance, and replace the others by their difference to it,
+            its motion: joint masked appearance and motion modelling of MAE-DFER, both with the same weight.
+    """
+    patches = split_patches(pixels.float(), patch)  # [B, N, 3, pixels]
+    if normalized:
+        deviation = patches.var(dim=-1, unbiased=True, keepdim=True).sqrt() + _FLAT
+        patches = (patches - patches.mean(dim=-1, keepdim=True)) / deviation
+    if motion:
+        frames = patches.unflatten(-1, (patch[0], -1))
+        patches = torch.cat([frames[..., :1, :], frames[..., 1:, :] - frames[..., :1, :]], dim=-2).flatten(-2)
+    return patches.transpose(2, 3).flatten(2)
+
+
+def reconstruction_losses(predicted: Tensor, targets: Tensor, decoded: Tensor) -> Tensor:
+    """[B, m, P], all targets [B, N, P], decoded [B, m] -> mean squared error of each clip [B], float32."""
+    return (predicted.float() - take_tokens(targets, decoded)).square().mean(dim=(1, 2))
