@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from manifests.files import BusyError, atomic_write, exclusive_lock, remove_leftovers, shared_lock
+from train.classification import run_inference
 from train.data.clip_table import ClipTable
 from train.data.fold_data import FoldData
 from train.data.loader import Loader
@@ -29,7 +30,6 @@ from train.data.transforms import ClipTransform
 from train.distributed import Ranks
 from train.models.videomae import Classifier
 from train.models.weights import fingerprint
-from train.trainer import run_inference
 
 VERSION = 2
 BATCH_SIZE = 16

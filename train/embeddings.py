@@ -19,6 +19,7 @@ from manifests.files import atomic_write, remove_partial_files
 from manifests.folds import FoldError, FoldFile, Side, load_fold_file
 from manifests.index import load_rows
 from manifests.progress import ProgressBar, log_line
+from train.classification import run_inference
 from train.data.clip_table import ClipTable, load_all_clips, members_for
 from train.data.fold_data import choose_labels
 from train.data.loader import Loader
@@ -35,7 +36,6 @@ from train.own_code import is_import_path, load_strategy
 from train.predict import Predictor, check_build
 from train.provenance import Provenance
 from train.runs import FOLDS_FILE
-from train.trainer import run_inference
 
 #: Suffixes of the files that can be written.
 SUFFIXES = (".npz", ".parquet")

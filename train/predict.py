@@ -25,6 +25,7 @@ from manifests.index import Row, load_rows
 from manifests.progress import ProgressBar, log_line
 from manifests.schema import NAME, UNLABELLED
 from manifests.text import pluralize, shorten_list
+from train.classification import run_inference
 from train.clip_prediction import ClipPrediction, format_for, write_clips
 from train.config import device_for
 from train.data.clip_table import ClipTable, load_all_clips, members_for
@@ -43,7 +44,6 @@ from train.models.weights import TrainedClassifier, load_classifier
 from train.provenance import Provenance
 from train.recordings import find_recordings
 from train.scoring import FoldScores, Predictions, score_predictions
-from train.trainer import run_inference
 
 _BATCH = 16
 _CPU = Ranks(device=torch.device("cpu"))

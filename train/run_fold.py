@@ -9,6 +9,7 @@ from manifests.coverage import fold_coverage
 from manifests.files import exclusive_lock, remove_leftovers
 from train import runs
 from train.checkpoint import Checkpoints, load_trained
+from train.classification import run_inference
 from train.data.missing import CONDITIONS
 from train.data.transforms import evaluation_views
 from train.distributed import stop_on_signal
@@ -16,7 +17,7 @@ from train.metric_logger import MetricLogger
 from train.run_setup import REFIT, TrainingSetup
 from train.runs import Run, RunResult
 from train.scoring import Predictions, expected_clips
-from train.trainer import TrainingError, run_inference
+from train.trainer import TrainingError
 
 
 def run_fold(setup: TrainingSetup) -> RunResult | None:

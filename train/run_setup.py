@@ -22,6 +22,7 @@ from manifests.tables import is_table
 from manifests.text import config_diff, pluralize, shorten_list
 from train import runs
 from train.checkpoint import Checkpoints
+from train.classification import Classification
 from train.config import SELECTIONS, ConfigError, TrainConfig, recipe_identity, settings_hash
 from train.data.fold_data import FoldData, open_fold
 from train.data.loader import CachedLoader, Loader
@@ -184,11 +185,16 @@ class TrainingSetup:
             config=replace(config, recipe=config.recipe.shortened(self.epochs)),
             train_loader=self.make_loader("train"),
             val_loader=self.make_loader("validation") if self.validate else None,
-            transform=self.input_transform,
+            objective=Classification(
+                transform=self.input_transform,
+                recipe=config.recipe,
+                seed=config.seed,
+                noise_per_clip=getattr(model, "noise_per_clip", 0),
+                class_weights=self._class_weights(),
+            ),
             ranks=ranks,
             checkpoints=self.checkpoints,
             logger=logger,
-            class_weights=self._class_weights(),
         )
 
     def _class_weights(self) -> Tensor | None:

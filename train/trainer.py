@@ -10,26 +10,21 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from manifests.errors import UserError
-from train import metrics
 from train.checkpoint import Checkpoints, TrainState
 from train.config import TrainConfig
-from train.data.augment import uniform_noise
 from train.data.loader import CachedLoader, ClipBatch, Loader
-from train.data.missing import Missing
-from train.data.transforms import CachedTransform, ClipTransform, View, evaluation_views
 from train.distributed import Ranks
 from train.metric_logger import MetricLogger
 from train.optim import clip_grad_norm, lr_at, set_lr
@@ -48,26 +43,42 @@ class Stopped(KeyboardInterrupt):
     """Training received a signal to stop and saved a checkpoint."""
 
 
+class Objective(Protocol):
+    """What a training is for: how a batch becomes the model's input, its loss, and how well the model does."""
+
+    @property
+    def selects_epoch(self) -> bool:
+        """Whether the best epoch is selected by validation; then `validate` gives the fields of `EpochMetrics`."""
+
+    def loss(self, model: Callable[..., Any], batch: ClipBatch, epoch: int) -> Tensor:
+        """Sum of the losses of a batch's clips, [], with a gradient also where there are none."""
+
+    def validate(
+        self, model: nn.Module, loader: Loader | CachedLoader, ranks: Ranks, micro_batches: int
+    ) -> dict[str, float]:
+        """`validation_loss`, a mean over the clips of a loader, and other numbers for the log."""
+
+    def describe(self, scores: dict[str, float]) -> str:
+        """The same in a few words."""
+
+
 @dataclass(kw_only=True, eq=False)
 class Trainer:
-    """Trains a model and selects its best epoch by validation."""
+    """Trains a model and, if its objective is to select an epoch, keeps the best one by validation."""
 
     model: nn.Module
-    """Input of the transform -> logits [B, C]; on the device. Checkpoints have its weights."""
-    compiled_model: Callable[..., Tensor]
-    """The model as training calls it, with `model_noise`: itself, compiled, or wrapped for several ranks."""
+    """On the device. Checkpoints have its weights."""
+    compiled_model: Callable[..., Any]
+    """The model as training calls it: itself, compiled, or wrapped for several ranks."""
+    objective: Objective
     optimizer: Optimizer
     config: TrainConfig
     train_loader: Loader | CachedLoader
     val_loader: Loader | CachedLoader | None
     """None trains all epochs and keeps the last."""
-    transform: ClipTransform | CachedTransform
-    """Batches of both loaders -> model input."""
     ranks: Ranks
     checkpoints: Checkpoints
     logger: MetricLogger
-    class_weights: Tensor | None = None
-    """[C] factor of a clip's loss by its class; None for no factor."""
     should_stop: Callable[[], bool] = lambda: False
     """Whether to stop after the current step."""
     state: TrainState = field(default_factory=TrainState)
@@ -136,23 +147,17 @@ class Trainer:
 
         A batch is cut into micro-batches, each of which takes the transform, forward and backward.
         """
-        sampler, recipe = self.train_loader.sampler, self.config.recipe
+        sampler = self.train_loader.sampler
         clips = sampler.step_size(step)
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
         parts = batch.split(sampler.micro_batch_size(self.config.micro_batches))
         for number, part in enumerate(parts, 1):
-            inputs, targets = self.transform.training_input(part.to(self.ranks.device), epoch)
-            noise = self.model_noise(part.draw_keys, epoch)
             if self.config.has_own_encoder:  # what it draws is then the same after a resume
                 torch.manual_seed(_seed(self.config.seed, epoch, step, number, self.ranks.rank))
             # Ranks exchange gradients after the last micro-batch only.
             wrapped = isinstance(self.compiled_model, DistributedDataParallel)
             with self.compiled_model.no_sync() if wrapped and number < len(parts) else nullcontext():
-                with autocast(self.ranks.device):
-                    logits = self.compiled_model(inputs, *noise)
-                # Of an empty batch the loss is 0, with a gradient all the same.
-                loss = sum_of_losses(logits.float(), targets, recipe.label_smoothing, self.class_weights)
-                loss = loss / recipe.repeated_augmentation  # a clip's loss is the mean over its draws
+                loss = self.objective.loss(self.compiled_model, part.to(self.ranks.device), epoch)
                 # Gradients are averaged over ranks, therefore times their number.
                 (loss * (self.ranks.world_size / clips)).backward()
             loss_sum += loss.detach()
@@ -167,41 +172,18 @@ class Trainer:
             self.logger.write({**values, "rank_loss": float(loss_sum) / max(len(batch), 1)}, steps + 1)
         return loss_sum
 
-    def model_noise(self, keys: tuple[str, ...], epoch: int) -> tuple[Tensor, ...]:
-        """What decides which branches and channels a model drops for some clips; nothing if it drops none.
-
-        Drawn on the CPU from (seed, epoch, clip) and passed with the batch, so that the model, compiled or not, has no
-        generator whose numbers would depend on the rank, the micro-batch or the device.
-        """
-        recipe = self.config.recipe
-        if not (recipe.drop_path or recipe.head_dropout):
-            return ()
-        count, draws = self.model.noise_per_clip, recipe.repeated_augmentation
-        noise = uniform_noise(keys, count, seed=self.config.seed, epoch=epoch, draws=draws)
-        return (noise.to(self.ranks.device, non_blocking=True),)
-
     def validate(self) -> dict[str, float]:
-        """Loss and scores of the validation side. Raises Stopped, after a checkpoint, if it is interrupted."""
+        """What the objective measures on the validation side. Raises Stopped, after a checkpoint, if interrupted."""
         assert self.val_loader is not None
         self.validating = True
-        views = evaluation_views(flip=False, crops=1, side=self.config.recipe.test_crop_side)
         try:
-            logits = run_inference(
-                self.model, self.val_loader, self.transform, self.ranks, self.config.micro_batches, views
-            )
+            return self.objective.validate(self.model, self.val_loader, self.ranks, self.config.micro_batches)
         except KeyboardInterrupt as error:
             if self.ranks.is_main and self.state != self.checkpoints.load_state():
                 self.checkpoints.save(self.model, self.optimizer, self.state, self.steps_done)
             raise Stopped(_STOPPED) from error
         finally:
             self.validating = False
-        labels = self.val_loader.labels
-        confusion = metrics.confusion_matrix(labels.numpy(), logits.argmax(1).numpy(), logits.shape[1])
-        return {
-            "validation_loss": float(functional.cross_entropy(logits, labels)),
-            "validation_uar": float(metrics.uar(confusion)),
-            "validation_war": float(metrics.war(confusion)),
-        }
 
     def end_epoch(self, seconds: float, clips_per_second: float) -> None:
         """Validate if it is due, keep the weights if they are the best so far, or the last, log, and save a checkpoint.
@@ -222,10 +204,11 @@ class Trainer:
             scores = self.validate()
             _check_loss(scores["validation_loss"], f"epoch {epoch}, validation")
             values |= scores
-            current = EpochMetrics(**{field.name: values[field.name] for field in fields(EpochMetrics)})
-            keep = is_better(current, best)
-            best = current if keep else best
-            message += f", validation {current.validation_loss:.3f}, UAR {100 * current.validation_uar:.2f} %"
+            message += f", validation {self.objective.describe(scores)}"
+            if self.objective.selects_epoch:
+                current = EpochMetrics(**{field.name: values[field.name] for field in fields(EpochMetrics)})
+                keep = is_better(current, best)
+                best = current if keep else best
         if keep and self.ranks.is_main:
             self.checkpoints.save_best(self.model, epoch)
         self.logger.write({**values, "clips_per_second": clips_per_second}, self.steps_done)
@@ -244,64 +227,6 @@ class Trainer:
         if self.ranks.is_main:
             self.checkpoints.save(self.model, self.optimizer, self.state, self.steps_done)
         self.ranks.barrier()
-
-
-@torch.inference_mode()
-def run_inference(
-    model: Callable[[Tensor], Tensor],
-    loader: Loader | CachedLoader,
-    transform: ClipTransform | CachedTransform,
-    ranks: Ranks,
-    micro_batches: int = 1,
-    views: Sequence[View] = (View(),),
-    missing: Missing | None = None,
-) -> Tensor:
-    """float32 [clips, C], or other outputs of a model, for all clips of a loader in their order, on every rank's CPU.
-
-    Of several views of a clip the probabilities are averaged, and the result is their logarithm, [clips, C]: logits
-    whose softmax is that average. With `missing`, clips lack a part of a modality. The sampler must not shuffle.
-    Leaves a module in evaluation mode.
-    """
-    if isinstance(model, nn.Module):
-        model.eval()
-    sampler, outputs = loader.sampler, []
-    for batch in loader.epoch(0):
-        for part in batch.split(sampler.micro_batch_size(micro_batches)):
-            moved, seen = part.to(ranks.device), []
-            for view in views:
-                inputs, _ = transform.evaluation_input(moved, view, missing)
-                with autocast(ranks.device):
-                    seen.append(model(inputs).float())
-            outputs.append(seen[0] if len(seen) == 1 else _average_views(torch.stack(seen)))
-    clips = torch.from_numpy(np.concatenate(sampler.batches(0))).to(ranks.device)
-    logits = torch.zeros(sampler.clips, *outputs[0].shape[1:], device=ranks.device)
-    logits[clips] = torch.cat(outputs)
-    return ranks.sum(logits).cpu()
-
-
-def sum_of_losses(logits: Tensor, targets: Tensor, label_smoothing: float, class_weights: Tensor | None) -> Tensor:
-    """Sum over clips of their cross-entropy, [], times each clip's weight, if any.
-
-    Args:
-        logits: [B, C] float32.
-        targets: [B, C] shares of the classes.
-        label_smoothing: share of the targets that is spread evenly over all classes; it does not change the weights.
-        class_weights: [C]; a clip's weight is their mean in the shares of its targets.
-    """
-    options = {"label_smoothing": label_smoothing}
-    if class_weights is None:
-        return functional.cross_entropy(logits, targets, reduction="sum", **options)
-    return (functional.cross_entropy(logits, targets, reduction="none", **options) * (targets @ class_weights)).sum()
-
-
-def _average_views(logits: Tensor) -> Tensor:
-    """[views, B, C] -> [B, C] logarithm of the mean of the probabilities."""
-    return (logits.double().log_softmax(-1).logsumexp(0) - math.log(len(logits))).float()
-
-
-def autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """bfloat16 for matrix products on a GPU; float32 on a CPU, where results are to be exact."""
-    return torch.autocast("cuda", dtype=torch.bfloat16) if device.type == "cuda" else nullcontext()
 
 
 def is_better(epoch: EpochMetrics, best: EpochMetrics | None) -> bool:

@@ -32,6 +32,7 @@ from manifests.files import atomic_write
 from manifests.schema import COLUMNS, FRAMES
 from train import cost
 from train.checkpoint import Checkpoints
+from train.classification import Classification, autocast
 from train.config import ConfigError, TrainConfig, device_for
 from train.data.loader import Batch, Loader
 from train.data.sampler import ClipSampler
@@ -42,7 +43,7 @@ from train.metric_logger import MetricLogger
 from train.models.videomae import ENCODERS, Classifier, EncoderConfig
 from train.optim import make_optimizer
 from train.recipes import RECIPES, Recipe
-from train.trainer import Trainer, autocast
+from train.trainer import Trainer
 
 CLASSES = 6
 ROWS = 13
@@ -212,7 +213,9 @@ def _step(way: Way, encoder: EncoderConfig, strategy: str, device: torch.device)
         config=TrainConfig(shards="", strategy=strategy, fold="1", encoder="tiny", recipe=recipe),
         train_loader=loader,
         val_loader=loader,
-        transform=transform,
+        objective=Classification(
+            transform=transform, recipe=recipe, seed=0, noise_per_clip=getattr(model, "noise_per_clip", 0)
+        ),
         ranks=Ranks(device=device),
         checkpoints=Checkpoints(folder=Path()),
         logger=MetricLogger(None, sys.stderr.write),

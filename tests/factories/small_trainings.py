@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD
 
 from train.checkpoint import Checkpoints
+from train.classification import Classification
 from train.config import TrainConfig
 from train.data.augment import Augmentation, ClipDraws, Mixing
 from train.data.loader import CachedBatch, CachedLoader
@@ -130,11 +131,16 @@ def make_trainer(
         config=config,
         train_loader=train_loader,
         val_loader=loader(7, batch=settings.batch, ranks=ranks, shuffle=False),
-        transform=MixingTransform(classes=CLASSES, augmentation=settings.augmentation, seed=seed),
+        objective=Classification(
+            transform=MixingTransform(classes=CLASSES, augmentation=settings.augmentation, seed=seed),
+            recipe=settings,
+            seed=seed,
+            noise_per_clip=model.noise_per_clip,
+            class_weights=weights,
+        ),
         ranks=ranks,
         checkpoints=Checkpoints(folder=folder),
         logger=MetricLogger(folder if ranks.is_main else None, lambda line: None),
-        class_weights=weights,
         should_stop=counted(stop_after),
     )
 

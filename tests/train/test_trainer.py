@@ -16,12 +16,13 @@ import safetensors.torch
 import torch
 
 from tests.factories.small_trainings import CLASSES, CLIPS, loader, make_trainer, plain
+from train.classification import run_inference, sum_of_losses
 from train.data.augment import NO_AUGMENTATION, Augmentation, TransformError
 from train.data.loader import CachedBatch
 from train.data.sampler import balanced_class_weights
 from train.data.transforms import CachedTransform, ModelInput, View
 from train.runs import EpochMetrics, read_log
-from train.trainer import Stopped, Trainer, TrainingError, is_better, run_inference, sum_of_losses
+from train.trainer import Stopped, Trainer, TrainingError, is_better
 
 #: Two ranks, and micro-batches, add the same float32 numbers in another order, in 12 steps; found is below 1e-6.
 RANKS_TOLERANCE = 5e-6
@@ -218,13 +219,13 @@ def test_stochastic_depth_belongs_to_the_clip(tmp_path: Path) -> None:
     """Not to its place in the batch, and not to a generator that something else uses."""
     trainer = make_trainer(tmp_path, head_dropout=0.5)
     keys = tuple(f"clip-{number}" for number in range(5))
-    (noise,) = trainer.model_noise(keys, 2)
+    (noise,) = trainer.objective.noise(keys, 2)
     torch.manual_seed(5)
-    (turned,) = trainer.model_noise(keys[::-1], 2)
+    (turned,) = trainer.objective.noise(keys[::-1], 2)
     assert torch.equal(noise, turned.flip(0))
     assert noise.shape == (5, 2 * 2 + 16)  # two for each block, one for each channel
-    assert not torch.equal(noise, trainer.model_noise(keys, 3)[0])
-    assert make_trainer(tmp_path / "none", drop_path=0.0).model_noise(keys, 2) == ()
+    assert not torch.equal(noise, trainer.objective.noise(keys, 3)[0])
+    assert make_trainer(tmp_path / "none", drop_path=0.0).objective.noise(keys, 2) == ()
     inputs = trainer.train_loader.inputs[:5]
     with torch.no_grad():
         assert not torch.allclose(trainer.model(inputs, noise), trainer.model(inputs), atol=1e-3)
@@ -277,7 +278,7 @@ def test_probabilities_of_views_are_averaged(tmp_path: Path) -> None:
         """The transform, whose views mirror."""
 
         def evaluation_input(self, batch: CachedBatch, view: View, missing: int) -> ModelInput:
-            inputs, targets = trainer.transform.evaluation_input(batch)
+            inputs, targets = trainer.objective.transform.evaluation_input(batch)
             return ModelInput(inputs.flip(-1) if view.mirrored else inputs, targets)
 
     views = (View(), View(mirrored=True))
@@ -297,7 +298,7 @@ def test_a_clips_loss_is_the_mean_over_its_draws(tmp_path: Path) -> None:
 
     options = {"drop_path": 0.0, "head_dropout": 0.0, "augmentation": NO_AUGMENTATION}
     once, twice = plain(tmp_path / "once", **options), plain(tmp_path / "twice", repeated_augmentation=2, **options)
-    twice.transform = Twice()
+    twice.objective.transform = Twice()
     for trainer in (once, twice):
         trainer.model.train()
         batch = next(iter(trainer.train_loader.epoch(1)))
@@ -326,7 +327,7 @@ def test_better_prefers_recall_then_loss_then_the_earlier() -> None:
 def test_predictions_are_in_the_order_of_the_clips(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path)
     whole = loader(CLIPS, batch=4, shuffle=False)
-    logits = run_inference(trainer.model, whole, trainer.transform, trainer.ranks)
+    logits = run_inference(trainer.model, whole, trainer.objective.transform, trainer.ranks)
     assert logits.shape == (CLIPS, CLASSES)
     assert not trainer.model.training
     with torch.inference_mode():
