@@ -307,7 +307,7 @@ def test_probe_trains_on_features_that_are_kept(train, tmp_path: Path) -> None:
         ({"fold": "9"}, "unknown fold '9'; valid are anna, ben, cleo, dora"),
         ({"fold_scheme": "6fold"}, "unknown fold scheme '6fold'; valid are loso"),
         ({"label_scheme": "folder-9"}, "folder-9"),
-        ({"encoder": "huge"}, "unknown encoder 'huge'; valid are tiny, base, large"),
+        ({"encoder": "giant"}, "unknown encoder 'giant'; valid are tiny, small, base, large, huge"),
         ({"recipe": "probe"}, "unknown recipe 'probe'; valid are finetune, finetune-hicmae"),
         ({"recipe": "nowhere.toml"}, "nowhere.toml"),
         ({"set": "layer_decy=0.5"}, "--set: found field 'layer_decy'; the nearest is 'layer_decay'"),

@@ -30,7 +30,7 @@ def test_configuration_survives_json(recipe: Recipe) -> None:
     ("changes", "error", "message"),
     [
         ({"strategy": "cfs"}, FusionError, "unknown strategy 'cfs'; valid are cfas"),
-        ({"encoder": "huge"}, ConfigError, "unknown encoder 'huge'; valid are tiny, base, large"),
+        ({"encoder": "giant"}, ConfigError, "unknown encoder 'giant'; valid are tiny, small, base, large, huge"),
         ({"seed": -1}, ConfigError, "seed"),
         ({"micro_batches": 0}, ConfigError, "micro_batches"),
         ({"check": "none"}, ConfigError, "hashes, sizes"),

@@ -200,7 +200,7 @@ def test_labels_are_those_of_the_corpus_or_of_the_run(run: Path, tmp_path: Path)
         ([], "expected --run with a folder, or --weights with --strategy"),
         (["--weights", "RUN"], "found no strategy, expected --strategy with one of cfas, "),
         (["--weights", "RUN", "--strategy", "absent"], "unknown strategy 'absent'"),
-        (["--weights", "RUN", "--strategy", "cfas", "--encoder", "huge"], "unknown encoder 'huge'; valid are"),
+        (["--weights", "RUN", "--strategy", "cfas", "--encoder", "giant"], "unknown encoder 'giant'; valid are"),
         (["--weights", "RUN", "--strategy", "cfas", "--feature", "stft"], "found no feature 'stft' in its shards"),
         (["--run", "absent"], "absent: no such folder"),
     ],
