@@ -6,6 +6,7 @@ The words after the module are passed on, except for those that name a setting; 
 
     --data=DATA   an option with the value of a setting
     --all:ALL     an option without a value, if the setting is 1
+    --test+TEST   an option with the values of a setting, one or several; a path with spaces that exists is one
     OUT           an argument
     ARGS          options and arguments
 
@@ -34,6 +35,8 @@ from pathlib import Path
 WORDS = frozenset({"ARGS", "CLIP", "COLUMNS", "FOLD", "LOGGER", "OPTION", "SPEAKER", "SPLIT", "STRATEGY"})
 #: Of these, options that are repeated for each value.
 REPEATED = frozenset({"COLUMNS", "OPTION"})
+#: Settings that most commands take one value of.
+ONE_CORPUS = ("DATASET",)
 #: What to write where a setting of builds is refused.
 INSTEAD = {"NAME": "; finished shards of NAME=mine are DATASET=mine"}
 #: Extras with packages that take minutes to download.
@@ -45,7 +48,7 @@ _PROBE = """import os, sys
 print("%d.%d.%d" % sys.version_info[:3])
 print(os.path.realpath(sys.base_prefix))
 import ensurepip, venv"""
-_SETTING = re.compile(r"(?P<option>--[a-z-]+)?(?P<kind>[=:]|)(?P<name>[A-Z][A-Z_]*)")
+_SETTING = re.compile(r"(?P<option>--[a-z-]+)?(?P<kind>[=:+]|)(?P<name>[A-Z][A-Z_]*)")
 
 
 def expand(template: "Sequence[str]") -> "list[str]":
@@ -53,7 +56,7 @@ def expand(template: "Sequence[str]") -> "list[str]":
     arguments: list[str] = []
     for word in template:
         found = _SETTING.fullmatch(word)
-        values = read_values(found["name"]) if found else []
+        values = read_values(found["name"], several=found["kind"] == "+") if found else []
         if not found:
             arguments.append(word)
         elif found["kind"] == ":":
@@ -62,22 +65,30 @@ def expand(template: "Sequence[str]") -> "list[str]":
             arguments += [found["option"]] if values == ["1"] else []
         elif found["option"] is None:
             arguments += [f"./{value}" if value.startswith("-") and word != "ARGS" else value for value in values]
-        elif found["name"] in WORDS - REPEATED:
+        elif found["name"] in WORDS - REPEATED or (found["kind"] == "+" and len(values) > 1):
             arguments += [found["option"], *values] if values else []
         else:
             arguments += [f"{found['option']}={value}" for value in values]
     return arguments
 
 
-def read_values(name: str) -> "list[str]":
+def read_values(name: str, several: bool = False) -> "list[str]":
     """Values of a setting, none if it is empty. Raises ValueError for quotes that are not closed."""
     text = os.environ.get(name, "")
-    if name not in WORDS or (name == "CLIP" and Path(text).exists()):  # its name may have spaces and quotes
+    if not (name in WORDS or several) or ((several or name == "CLIP") and is_path(text)):
         return [text] if text else []
     try:
         return shlex.split(text)
     except ValueError as error:
         raise ValueError(f"{name}: found {text!r}, expected values separated by spaces, each quote closed") from error
+
+
+def is_path(text: str) -> bool:
+    """Whether a setting is the name of an existing file or folder, which may have spaces and quotes."""
+    try:
+        return Path(text).exists()
+    except (OSError, ValueError):
+        return False
 
 
 def settings_of(template: "Sequence[str]") -> "dict[str, str]":
@@ -95,6 +106,8 @@ def check_used(target: str, given: "Sequence[str]", template: "Sequence[str]") -
             instead = INSTEAD.get(name, f"; make help TARGET={target} lists them")
             instead = "; the file to write is TO=" if name == "OUT" and "TO" in known else instead
             raise ValueError(f"make {target}: {explain_unknown(name, known)}{instead}")
+        if name in ONE_CORPUS and len(os.environ[name].split()) > 1 and f"--dataset+GIVEN_{name}" not in template:
+            raise ValueError(f"make {target}: {name}: found {os.environ[name]!r}, expected one corpus at a time")
 
 
 def explain_unknown(name: str, known: "Sequence[str]") -> str:

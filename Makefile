@@ -10,7 +10,7 @@ SETTINGS := AFFIRM ALIGN ALL ALLOW_DROPS ALLOW_SHARED_SPEAKERS ARGS BATCH CHECK 
             DECODER DEST DEVICE ENCODER ENGINE EPOCHS FEATURE FIXED_EPOCHS FOLD FORMAT FRAMES FROM KEEP \
             KEEP_ARCHIVES LABELS LAYER LOGGER LR NAME NO_REPORT OPTION OUT PROBABILITIES PRUNE PUBLIC PYTHON QUICK RANK \
             RATE RECIPE REFIT REPLACE RUN RUNS SCHEDULER SCHEME SEED SEEDS SHARDS SIZE SPEAKER SPLIT STEP STRATEGY \
-            TARGET TIMELINE TO WEIGHTS WORKERS WORLD_SIZE
+            TARGET TEST TIMELINE TO WEIGHTS WORKERS WORLD_SIZE
 
 # Terminals export their width as COLUMNS, and WSL its host as NAME, so that only arguments of make set these.
 ifneq ($(origin COLUMNS),command line)
@@ -52,14 +52,14 @@ FOLDERS  := --dataset=DATASET --name=NAME --data=DATA --out=GIVEN_OUT
 FEATURES := --feature=FEATURE --timeline=TIMELINE --step=STEP --crop=CROP --align=ALIGN --decoder=DECODER --keep=KEEP \
             --frames=FRAMES --size=SIZE --rate=RATE --option=OPTION --column=COLUMNS
 CLUSTER  := --rank=RANK --world-size=WORLD_SIZE --engine=ENGINE --scheduler=SCHEDULER
-TRAINING := --runs=RUNS --dataset=GIVEN_DATASET --shards=SHARDS --strategy=STRATEGY --fold=FOLD --fold-scheme=SCHEME \
-            --label-scheme=LABELS --feature=FEATURE --encoder=ENCODER --weights=WEIGHTS --recipe=RECIPE --seed=SEED \
+TRAINING := --runs=RUNS --dataset+GIVEN_DATASET --shards+SHARDS --test+TEST --strategy=STRATEGY --fold=FOLD \
+            --fold-scheme+SCHEME --label-scheme=LABELS --feature=FEATURE --encoder=ENCODER --weights=WEIGHTS --recipe=RECIPE --seed=SEED \
             --seeds=SEEDS --refit=REFIT --fixed-epochs:FIXED_EPOCHS --workers=WORKERS --device=DEVICE \
             --allow-shared-speakers:ALLOW_SHARED_SPEAKERS --epochs=EPOCHS --batch=BATCH --learning-rate=LR \
             --logger=LOGGER
 
 HUB    := $(if $(filter 1,$(words $(WEIGHTS))),$(if $(wildcard $(WEIGHTS)),,hf://$(WEIGHTS)))# not a file: an id
-STORES := $(if $(filter s3://% hf://%,$(SHARDS) $(FROM) $(DEST) $(HUB)),$(VENV)/stores.ok)# installed if an address needs them
+STORES := $(if $(filter s3://% hf://%,$(SHARDS) $(TEST) $(FROM) $(DEST) $(HUB)),$(VENV)/stores.ok)# installed if an address needs them
 EXCEL  := $(if $(wildcard $(DATA)/clips.xlsx)$(filter csv=%.xlsx csv=%.xlsm,$(OPTION)),$(VENV)/excel.ok)# and these if a table does
 TABLES := $(if $(filter %.xlsx %.xlsm,$(SCHEME) $(LABELS)),$(VENV)/excel.ok)
 LOGGERS := $(patsubst %,$(VENV)/%.ok,$(filter tensorboard wandb,$(LOGGER)))
@@ -134,10 +134,10 @@ withdraw: $(VENV)/core.ok  ## Remove SPEAKER="1001 1002" from finished shards; o
 	$(START) manifests withdraw OUT SPEAKER ARGS
 
 .PHONY: train sweep results predict embeddings export
-train: $(VENV)/train.ok $(STORES) $(LOGGERS) $(TABLES)  ## Train a strategy on a fold: STRATEGY FOLD DATASET ENCODER WEIGHTS RECIPE LABELS SCHEME
+train: $(VENV)/train.ok $(STORES) $(LOGGERS) $(TABLES)  ## Train a strategy on a fold: STRATEGY FOLD DATASET ENCODER WEIGHTS RECIPE LABELS SCHEME; or on all of DATASET="a b" with TEST=c
 	$(START) train train $(TRAINING) ARGS
 
-sweep: $(VENV)/train.ok $(STORES) $(LOGGERS) $(TABLES)  ## Train all strategies on all folds, or those of STRATEGY and FOLD; skips finished runs
+sweep: $(VENV)/train.ok $(STORES) $(LOGGERS) $(TABLES)  ## Train all strategies on all folds, or those of STRATEGY and FOLD, or with TEST=corpus; skips finished runs
 	$(START) train sweep $(TRAINING) ARGS
 
 results: $(VENV)/train.ok  ## Compare all runs with the paper's tables, with plots: runs/report

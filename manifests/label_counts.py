@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from itertools import combinations
 
 from manifests.corpora import LabelScheme
+from manifests.folds import SIDES, FoldSides
 from manifests.schema import UNLABELLED
 from manifests.text import escape_unprintable, shorten_list
 
@@ -79,18 +80,41 @@ def describe_sides(sides: Mapping[str, Mapping[str, int]], scheme: LabelScheme) 
     `validation` side without any clip selects no epoch.
     """
     clips = {name: _clips_by_class(counts, scheme) for name, counts in sides.items()}
+    return [*tabulate_sides(sides, scheme, f"classes of {scheme.name}"), *_warn_of_classes(clips, scheme.classes)]
+
+
+def tabulate_sides(sides: Mapping[str, Mapping[str, int]], scheme: LabelScheme, title: str) -> list[str]:
+    """A table of the classes with their clips on each side, one line each, below a title; arguments as above."""
+    clips = {name: _clips_by_class(counts, scheme) for name, counts in sides.items()}
     rows = [(_shorten(name), *(f"{clips[side][name]}" for side in sides)) for name in scheme.classes]
     widths = [max(map(len, column)) for column in zip(*rows, ("", *sides), strict=True)]
-    title = f"classes of {scheme.name}"
     first = max(len(title), widths[0] + 2)
     lines = [f"{title:<{first}}  " + "  ".join(sides)]
     for name, *counts in rows:
         padded = (f"{count:>{width}}" for count, width in zip(counts, widths[1:], strict=True))
         lines.append(f"  {name:<{first - 2}}  " + "  ".join(padded))
-    untrained = [repr(_shorten(name)) for name in scheme.classes if not clips["train"][name]]
+    return lines
+
+
+def warn_of_sides(corpora: Sequence[FoldSides], schemes: Sequence[LabelScheme]) -> list[str]:
+    """What a person should look at of several corpora together, whose schemes have the same classes; one line each."""
+    clips = {
+        side: sum(
+            (_clips_by_class(sides[side].clips, scheme) for sides, scheme in zip(corpora, schemes, strict=True)),
+            Counter[str](),
+        )
+        for side in SIDES
+    }
+    return _warn_of_classes(clips, schemes[0].classes)
+
+
+def _warn_of_classes(clips: Mapping[str, Counter[str]], classes: Sequence[str]) -> list[str]:
+    """Classes that a side lacks; `clips` is side -> class -> clips."""
+    lines = []
+    untrained = [repr(_shorten(name)) for name in classes if not clips["train"][name]]
     validation = clips.get("validation", Counter())
-    unselected = [repr(_shorten(name)) for name in scheme.classes if not validation[name]]
-    untested = [repr(_shorten(name)) for name in scheme.classes if not clips["test"][name]]
+    unselected = [repr(_shorten(name)) for name in classes if not validation[name]]
+    untested = [repr(_shorten(name)) for name in classes if not clips["test"][name]]
     if untrained:
         lines.append(f"no training clip of {shorten_list(untrained)}: a classifier cannot learn what it never sees")
     if unselected and validation.total():

@@ -3,7 +3,8 @@
 Shards store the corpus's raw label; a scheme maps it at training time, so one build works with every scheme.
 Clips with a raw emotion that a scheme does not map are left out. Raw emotions that are deliberately left
 out are listed, so that unexpected labels are detected. The project's schemes are defined in `manifests.corpora`; one's
-own is a table with the columns `emotion` and `class`, where an empty class leaves an emotion out.
+own is a table with the columns `emotion` and `class`, where an empty class leaves an emotion out, and, for several
+corpora, `dataset`: the corpus that a line is about, or nothing for all of them.
 """
 
 from __future__ import annotations
@@ -35,7 +36,11 @@ LABEL_SCHEMES: Mapping[str, LabelScheme] = {
 #: Name of the scheme without classes.
 NO_LABELS = "none"
 #: What tables call the columns.
-COLUMN_NAMES = {"emotion": ("emotion", "raw", "label"), "class": ("class", "category")}
+COLUMN_NAMES = {
+    "dataset": ("dataset", "corpus"),
+    "emotion": ("emotion", "raw", "label"),
+    "class": ("class", "category"),
+}
 #: Common spellings of what the project's schemes call an emotion, in lower case.
 SPELLINGS: Mapping[str, tuple[str, ...]] = {
     "angry": ("anger", "ang"),
@@ -77,25 +82,28 @@ def unlabelled_scheme(dataset: str) -> LabelScheme:
 def read_label_table(path: Path, dataset: str, emotions: Iterable[str]) -> LabelScheme:
     """The scheme of a table, for the raw emotions of a corpus; classes are in the order of the table.
 
+    Lines about another `dataset` are skipped; a line about this one counts before a line about all.
+
     Raises TableError for a file that is not a table, LabelError for one with an emotion twice or without one of
     `emotions`; OSError.
     """
     table = read_scheme_table(path, COLUMN_NAMES)
-    if table.columns != COLUMN_NAMES.keys():
-        found = ", ".join(sorted(table.columns)) or "neither"
+    if not {"emotion", "class"} <= table.columns:
+        found = ", ".join(sorted(table.columns - {"dataset"})) or "neither"
         raise LabelError(f"{path}:1: found of the columns emotion and class {found}; expected both")
-    mapping: dict[str, str] = {}
-    left_out: set[str] = set()
+    classes_of: dict[str, dict[str, str]] = {"": {}, dataset: {}}  # lines about all corpora, and about this one
     for number, line in table.lines:
-        emotion, name = line["emotion"], line["class"]
-        if emotion in mapping or emotion in left_out:
+        emotion, name, about = line["emotion"], line["class"], line.get("dataset", "")
+        if about not in classes_of:
+            continue
+        if emotion in classes_of[about]:
             raise LabelError(f"{path}:{number}: found emotion {emotion[:80]!r} a second time, expected it once")
         if not name.isprintable():
             raise LabelError(f"{path}:{number}: found class {name[:80]!r}, expected printable characters only")
-        if name:
-            mapping[emotion] = name
-        else:
-            left_out.add(emotion)
+        classes_of[about][emotion] = name
+    chosen = classes_of[""] | classes_of[dataset]
+    mapping = {emotion: name for emotion, name in chosen.items() if name}
+    left_out = chosen.keys() - mapping.keys()
     if not mapping:
         raise LabelError(f"{path}: found no class, expected at least one emotion with a class")
     if unknown := sorted({*emotions} - mapping.keys() - left_out):

@@ -244,7 +244,7 @@ def _fold(
             clip: "validation" if side == "train" and group(clips[clip].speaker) in chosen else side
             for clip, side in placed.items()
         }
-    return _make_sides(placed, clips, shards, tuple(sorted(shared)))
+    return make_sides(placed, clips, shards, tuple(sorted(shared)))
 
 
 def restrict_split(file: FoldFile, shards: Mapping[str, str], rows: Iterable[Row]) -> FoldFile:
@@ -264,15 +264,22 @@ def restrict_split(file: FoldFile, shards: Mapping[str, str], rows: Iterable[Row
             if sides[side].clip_ids is None or sides[side].has(clips[clip])
         }
         present = tuple(speaker for speaker in sides.shared_speakers if speaker in groups)
-        folds[fold] = _make_sides(placed, clips, shards, present)
+        folds[fold] = make_sides(placed, clips, shards, present)
     used = {speaker for sides in folds.values() for side in SIDES for speaker in sides[side].subjects}
     return replace(file, folds=folds, left_out=tuple(sorted({*shards.values()} - used)))
 
 
-def _make_sides(
-    placed: Mapping[str, str], clips: Mapping[str, Row], shards: Mapping[str, str], shared: tuple[str, ...]
+def make_sides(
+    placed: Mapping[str, str], clips: Mapping[str, Row], shards: Mapping[str, str], shared: tuple[str, ...] = ()
 ) -> FoldSides:
-    """The sides of a fold; `placed` is clip -> side."""
+    """The sides of a fold.
+
+    Args:
+        placed: clip id -> side; clips that it does not name are on none.
+        clips: clip id -> row, of all clips of a folder's index.
+        shards: shard file name -> speaker.
+        shared: speakers who may be on several sides.
+    """
     complete = Counter(row.speaker for row in clips.values())
 
     def make_side(name: str) -> Side:

@@ -247,6 +247,36 @@ def test_finished_shards_of_a_named_corpus_are_those_of_a_dataset(home: Path) ->
         assert done.stderr.splitlines()[0] == f"error: make {target}: {said}"
 
 
+def test_several_corpora_are_words_where_a_command_takes_them(home: Path) -> None:
+    for target in ("train", "sweep"):
+        done = make(home, target, "DATASET=crema-d ravdess", "SCHEME=crema-d-5fold 'my split.csv'")
+        options = ["--dataset", "crema-d", "ravdess", "--fold-scheme", "crema-d-5fold", "my split.csv"]
+        assert arguments_of(done) == [target, "--runs=runs", *options]
+        done = make(home, target, "SHARDS=a https://example.org/b", "TEST=ravdess 'c d'", "LABELS=map.csv")
+        options = ["--shards", "a", "https://example.org/b", "--test", "ravdess", "c d", "--label-scheme=map.csv"]
+        assert arguments_of(done) == [target, "--runs=runs", *options]
+        assert arguments_of(make(home, target, "TEST=ravdess"))[-1] == "--test=ravdess"
+    (home / "one folder").mkdir()
+    assert arguments_of(make(home, "train", "SHARDS=one folder"))[-1] == "--shards=one folder"
+    done = make(home, "train", "SHARDS=it's")
+    assert 'error: SHARDS: found "it\'s", expected values separated by spaces' in done.stderr
+    assert (home / ".venv" / "stores.ok").unlink() is None
+    assert ".[hub,s3]" in make(home, "--dry-run", "train", "DATASET=a", "TEST=s3://bucket/b").stdout
+
+
+def test_other_commands_take_one_corpus_at_a_time(home: Path) -> None:
+    required = {"share": ["DEST=d"], "fetch": ["FROM=f"], "folds": ["SCHEME=s.csv"], "withdraw": ["SPEAKER=s"]}
+    required |= {"features": ["FEATURE=logmel"], "embeddings": ["TO=x.npz"]}
+    required |= {target: [] for target in ("corpus", "shards", "plan", "verify", "report", "doctor")}
+    for target, given in required.items():
+        done = make(home, target, "DATASET=crema-d ravdess", *given)
+        assert (done.returncode, done.stdout) == (2, "")
+        said = f"error: make {target}: DATASET: found 'crema-d ravdess', expected one corpus at a time"
+        assert done.stderr.splitlines()[0] == said
+        refused = make(home, target, "TEST=ravdess", *given)
+        assert "TEST is not a setting here" in refused.stderr
+
+
 def test_the_name_of_a_machine_is_not_that_of_a_corpus(home: Path) -> None:
     """Which Windows Subsystem for Linux exports as NAME."""
     assert arguments_of(make(home, "plan", NAME="DESKTOP-1")) == ["plan", "--dataset=demo", "--data=data/demo"]

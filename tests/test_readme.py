@@ -8,12 +8,15 @@ import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from manifests import index
 from manifests.kinds import SEQUENCES
 from tests.factories.builder_shards import shard_folder
+from tests.factories.shards import sign
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("builder", "manifests", "train")
@@ -50,10 +53,18 @@ SNIPPETS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working directory with folders `shards/demo` and `shards/demo-sequences` that have a shard S01-000.tar."""
+    """A working directory with folders `shards/demo` and `shards/demo-sequences` that have a shard S01-000.tar.
+
+    `shards/interviews` are of other speakers.
+    """
     folder = tmp_path_factory.mktemp("readme")
     shard_folder(folder / "shards" / "demo", speakers=("S01", "S02", "S03"))
     shard_folder(folder / "shards" / "demo-sequences", speakers=("S01", "S02", "S03"), kind=SEQUENCES)
+    others = shard_folder(folder / "shards" / "interviews", speakers=("T01", "T02", "T03"))
+    dataset, rows = index.load_dataset(others), index.load_rows(others)
+    (others / index.CLIPS_FILE).write_bytes(index.dump_rows([replace(row, sha256="1" * 64) for row in rows]))
+    (others / index.DATASET_FILE).write_bytes(index.dump_dataset(replace(dataset, dataset="interviews")))
+    sign(others)
     return folder
 
 

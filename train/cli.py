@@ -12,15 +12,17 @@ import torch
 
 from manifests.console import Parser, add_command, run_command, say
 from manifests.errors import UserError
-from manifests.folds import SIDES, FoldFile, describe_fold, resolve_fold
+from manifests.folds import SIDES
+from manifests.index import DATASET_FILE
 from manifests.progress import log_line
+from manifests.stores import is_remote
 from manifests.text import pluralize, shorten_list
-from manifests.usable import describe_unusable
 from train import cost, embeddings, predict, runs
 from train.clip_prediction import FORMATS, ClipPrediction, format_clips, format_for
 from train.config import DEMO, DEMO_DEFAULT, ENCODER_DEFAULT, ConfigError, TrainConfig, device_for
-from train.data.fold_data import choose_labels, require_labels, unusable_fold
-from train.data.shard_folder import ShardFolder, find_folder, open_folder, open_scheme
+from train.data.corpora import Corpora, open_corpora
+from train.data.fold_data import choose_label_schemes, require_labels, unusable_fold
+from train.data.shard_folder import find_folder, open_folder
 from train.distributed import Ranks, init_distributed
 from train.export import export
 from train.fusion import STRATEGIES
@@ -37,6 +39,8 @@ from train.runs import RunProtocol, RunResult, RunSummary
 from train.scoring import FoldScores
 
 FEATURE_DEFAULT = "mfcc"
+#: Folder with the shards of all corpora.
+_SHARDS = Path("shards")
 _COMMANDS = ("train", "sweep", "report", "predict", "embeddings", "export", "recipes")
 
 
@@ -48,7 +52,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def _run_train(args: argparse.Namespace) -> int:
     if args.show_recipe:
-        sys.stdout.write(dump_toml(_recipe(args, demo=DEMO in (args.dataset, Path(args.shards or "").name))))
+        named = args.dataset or [Path(location).name for location in args.shards or ()]
+        sys.stdout.write(dump_toml(_recipe(args, demo={*named} == {DEMO})))
         return 0
     for name, values in (("strategy", args.strategy or []), ("fold", args.fold or [])):
         if len(values) > 1:
@@ -64,7 +69,7 @@ def _run_sweep(args: argparse.Namespace) -> int:
         log_line(f"left out: {problem}")
     if trained := _train_all(args, args.strategy or list(STRATEGIES), folds):
         for summary in runs.read_summaries(Path(args.runs)):
-            if _topic(summary.run.dataset, summary.run.protocol) in trained:
+            if _topic(summary.run.dataset, summary.run.tests, summary.run.protocol) in trained:
                 say(_describe_summary(summary))
         for problem in left_out:
             say(f"left out: {problem}")
@@ -76,33 +81,45 @@ def _usable_folds(args: argparse.Namespace) -> tuple[list[str], list[str]]:
 
     Raises UnusableFoldError if none has.
     """
-    folder, file = _open_scheme(args)
-    emotions = sorted({emotion for sides in file.folds.values() for side in SIDES for emotion in sides[side].clips})
-    classes = choose_labels(folder.index, args.label_scheme, emotions)
-    require_labels(folder, classes)
+    corpora = _open_corpora(args)
+    schemes = choose_label_schemes(corpora, args.label_scheme)
+    for part, scheme in zip(corpora.parts, schemes, strict=True):
+        require_labels(part.folder, scheme)
     sides = ("train", "test") if args.fixed_epochs else SIDES
-    names = [resolve_fold(tuple(file.folds), fold, folder.index.speaker_name) for fold in args.fold or file.folds]
-    problems = {fold: describe_unusable(file, fold, classes.mapping, sides) for fold in names}
+    names = [corpora.resolve_fold(fold) for fold in args.fold or corpora.folds]
+    problems = {fold: corpora.describe_unusable(fold, schemes, sides) for fold in names}
     usable = [fold for fold in names if not problems[fold]]
     if not usable:
-        raise unusable_fold(problems[names[0]], folder, file, classes, sides)
+        raise unusable_fold(problems[names[0]], corpora, schemes, sides)
     return usable, [problem for problem in problems.values() if problem]
 
 
-def _open_scheme(args: argparse.Namespace) -> tuple[ShardFolder, FoldFile]:
-    """The folder of shards, and the fold scheme."""
-    folder = open_folder(args.shards or str(find_folder(Path("shards"), args.dataset)))
-    return folder, open_scheme(folder, args.fold_scheme, allow_shared_speakers=args.allow_shared_speakers)
+def _open_corpora(args: argparse.Namespace) -> Corpora:
+    """The shards to train and to test on, and their folds."""
+    if args.test and args.fold:
+        raise ConfigError(f"fold: found {', '.join(args.fold)}, expected none with --test, which tests whole corpora")
+    return open_corpora(
+        args.shards or [find_folder(_SHARDS, name) for name in args.dataset or [None]],
+        schemes=args.fold_scheme or (),
+        tests=[_find_test(name) for name in args.test or ()],
+        allow_shared_speakers=args.allow_shared_speakers,
+    )
 
 
-def _topic(dataset: str, protocol: RunProtocol) -> tuple[str, str, str]:
-    """Corpus, label scheme and fold scheme."""
-    return dataset, protocol.label_scheme, protocol.fold_scheme
+def _find_test(name: str) -> str | Path:
+    """Shards of a corpus that is tested: of a folder or an address, or those of a corpus of that name."""
+    is_location = is_remote(name) or (Path(name) / DATASET_FILE).is_file()
+    return name if is_location else find_folder(_SHARDS, name, "TEST= (--test)")
+
+
+def _topic(dataset: str, tests: Sequence[str], protocol: RunProtocol) -> tuple[str, ...]:
+    """Corpora that were trained on, and those tested as a whole, label scheme and fold scheme."""
+    return dataset, *tests, protocol.label_scheme, protocol.fold_scheme
 
 
 def _train_all(
     args: argparse.Namespace, strategies: Sequence[str], folds: Sequence[str] | None
-) -> set[tuple[str, str, str]]:
+) -> set[tuple[str, ...]]:
     """Train strategies on folds, on the first if None, except for finished runs.
 
     The topics of the runs, as of `_topic`; none in other processes than the main one.
@@ -112,19 +129,21 @@ def _train_all(
         init_distributed(args.device) as ranks,
         _convert_out_of_memory(f"; try --micro-batches {2 * args.micro_batches}"),
     ):
-        described, topics = set[str](), set[tuple[str, str, str]]()
+        described, topics = set[str](), set[tuple[str, ...]]()
         for config in _configs(args, strategies, folds):
             topics.add(_train_one(config, ranks, described))
         return topics if ranks.is_main else set()
 
 
-def _train_one(config: TrainConfig, ranks: Ranks, described: set[str]) -> tuple[str, str, str]:
+def _train_one(config: TrainConfig, ranks: Ranks, described: set[str]) -> tuple[str, ...]:
     """Train a run that is not finished, and describe its fold, unless that was done; the topic of the run."""
     setup = prepare(config, ranks, log_line)
     if not setup.is_finished():
         protocol = setup.protocol
+        tests = setup.data.corpora.tests
+        tested = f"tested on {' and '.join(tests)}" if tests else f"fold {config.fold}"
         setup.log(
-            f"{setup.data.name}, {config.strategy}, fold {config.fold}: recipe {protocol.recipe}, "
+            f"{setup.data.name}, {config.strategy}, {tested}: recipe {protocol.recipe}, "
             f"encoder {protocol.encoder}, {protocol.feature}, on {ranks.device}; into {setup.folder}"
         )
         if config.fold not in described:
@@ -133,27 +152,36 @@ def _train_one(config: TrainConfig, ranks: Ranks, described: set[str]) -> tuple[
         _log_cost_estimate(setup)
     result = run_fold(setup)
     if ranks.is_main and result:
-        say(_describe_run(result, describe_fold(config.fold, setup.data.folder.index.speaker_name)))
+        say(_describe_run(result, setup.data.corpora.describe_fold(config.fold)))
+        for corpus in result.scores.corpora if len(result.scores.corpora) > 1 else ():
+            say(f"  {corpus}: {_describe_scores(result.scores.of_corpus(corpus))}")
         sys.stdout.flush()
-    return _topic(setup.data.name, setup.protocol)
+    return _topic(setup.data.name, setup.data.corpora.tests, setup.protocol)
 
 
 def _configs(args: argparse.Namespace, strategies: Sequence[str], folds: Sequence[str] | None) -> list[TrainConfig]:
     """A configuration for each strategy and fold, with the corpus's defaults."""
-    location = args.shards or str(find_folder(Path("shards"), args.dataset))
-    folder, file = _open_scheme(args)
-    names = tuple(file.folds)
-    demo, built = folder.index.dataset == DEMO, folder.index.features
+    corpora = _open_corpora(args)
+    trained = [part for part in corpora.parts if "train" in part.sides]
+    tested = [part for part in corpora.parts if part not in trained]
+    demo = {part.name for part in trained} == {DEMO}
+    shards: str | tuple[str, ...] = tuple(part.folder.location for part in trained)
+    schemes = tuple(part.scheme_setting for part in trained) if args.fold_scheme else None
+    if len(trained) == 1:  # as the user has named it
+        shards = str((args.shards or [find_folder(_SHARDS, name) for name in args.dataset or [None]])[0])
+        schemes = args.fold_scheme[0] if args.fold_scheme else None
     refit = args.refit == "1" or (args.refit is None and args.command == "sweep")
     selection = "last" if args.fixed_epochs else "refit" if refit else "validation"
-    copied = ("fold_scheme", "label_scheme", "allow_shared_speakers", "weights", "runs", "workers", "device")
+    copied = ("label_scheme", "allow_shared_speakers", "weights", "runs", "workers", "device")
     options = {name: getattr(args, name) for name in (*copied, "micro_batches", "save_steps", "check", "compile")}
     return [
         TrainConfig(
-            shards=str(location),
+            shards=shards,
+            tests=tuple(part.folder.location for part in tested),
+            fold_scheme=schemes,
             strategy=strategy,
-            fold=resolve_fold(names, fold, folder.index.speaker_name),
-            feature=choose_feature(args.feature, built),
+            fold=corpora.resolve_fold(fold),
+            feature=choose_feature(args.feature, corpora.features),
             encoder=args.encoder or (None if args.weights else DEMO_DEFAULT if demo else ENCODER_DEFAULT),
             recipe=_recipe(args, demo=demo),
             selection=selection,
@@ -163,7 +191,7 @@ def _configs(args: argparse.Namespace, strategies: Sequence[str], folds: Sequenc
         )
         for seed in range(args.seed, args.seed + args.seeds)
         for strategy in strategies
-        for fold in folds or names[:1]
+        for fold in folds or corpora.folds[:1]
     ]
 
 
@@ -189,7 +217,7 @@ def _log_cost_estimate(setup: TrainingSetup) -> None:
     if ranks.device.type != "cpu" or config.encoder == DEMO_DEFAULT or config.has_own_encoder:
         return
     forward = cost.forward_flop(setup.model.encoder.config)
-    clips = {side: sum(setup.data.sides[side].clips.values()) for side in ("train", "validation", "test")}
+    clips = {side: setup.data.count(side) for side in ("train", "validation", "test")}
     passes = recipe.epochs * (cost.TRAINING_PASSES * clips["train"] + clips["validation"]) + clips["test"]
     work = forward * (sum(clips.values()) if recipe.freeze_encoder else passes)
     flops = cost.measure_flops(ranks.device) * ranks.world_size
@@ -300,9 +328,11 @@ def _describe_run(result: RunResult, fold: str = "") -> str:
     shared = run.protocol.shared_speakers
     speakers = pluralize(len(scores.speakers), "speaker" if shared else "unseen speaker")
     seen = ", who may be in training, too" if shared else ""
-    clips = f"{scores.clips} clips of {speakers} ({', '.join(scores.speakers)}){seen}"
+    names = shorten_list(scores.speakers) if run.reads_several else ", ".join(scores.speakers)
+    clips = f"{scores.clips} clips of {speakers} ({names}){seen}"
     epoch = f"epoch {run.epoch} of {run.epochs} (selection: {run.protocol.selection})"
-    return f"{run.dataset}, {run.strategy}, fold {fold or run.fold}: {_describe_scores(scores)}; {clips}; {epoch}"
+    tested = f"tested on {run.tested}" if run.tests else f"fold {fold or run.fold}"
+    return f"{run.dataset}, {run.strategy}, {tested}: {_describe_scores(scores)}; {clips}; {epoch}"
 
 
 def _describe_summary(summary: RunSummary) -> str:
@@ -311,7 +341,7 @@ def _describe_summary(summary: RunSummary) -> str:
         f"{name} {100 * spread.mean:.2f}" + (f" ± {100 * spread.std:.2f} %" if spread.std is not None else " %")
         for name, spread in (("UAR", summary.uar), ("WAR", summary.war))
     )
-    folds = f"{done} of {len(run.protocol.folds)} folds"
+    folds = f"tested on {run.tested}" if run.tests else f"{done} of {len(run.protocol.folds)} folds"
     if len(summary.seeds) > 1:
         folds += f", {len(summary.seeds)} seeds (UAR ± {100 * (summary.uar_over_seeds.std or 0):.2f} over them)"
     return f"{run.dataset}, {run.strategy}, {folds}: {means}; pooled {_describe_scores(summary.pooled)}"
@@ -396,16 +426,22 @@ def _add_own_code(command: Parser) -> None:
 
 def _add_training_options(command: Parser) -> None:
     group = command.add_argument_group("data")
-    group.add_argument("--dataset", help="corpus: shards/<dataset>; the only one built if not given")
-    group.add_argument("--shards", help="folder of shards, or its address, in place of --dataset")
+    group.add_argument(
+        "--dataset", nargs="+", help="corpus: shards/<dataset>; the only one built if not given; or several together"
+    )
+    group.add_argument("--shards", nargs="+", help="folders of shards, or their addresses, in place of --dataset")
+    group.add_argument(
+        "--test", nargs="+", help="in place of a fold, all clips of other corpora: name, folder of shards or address"
+    )
     group.add_argument(
         "--strategy", nargs="+", help=f"cfas, or your own, MODULE:NAME; in a sweep all of {', '.join(STRATEGIES)}"
     )
     group.add_argument(
         "--fold", nargs="+", help="name of the test fold, or its number if names are none; the first, in a sweep all"
     )
-    group.add_argument("--fold-scheme", help="name, or a table of one's own (.csv); the corpus's default if not given")
-    group.add_argument("--label-scheme", help="name, or a table of one's own (.csv); the corpus's default if not given")
+    own = "name, or a table of one's own (.csv); the corpus's default if not given"
+    group.add_argument("--fold-scheme", nargs="+", help=f"{own}; of several corpora one for each")
+    group.add_argument("--label-scheme", help=f"{own}; of several corpora their common classes")
     shared = "accept a table of folds that has speakers on several sides of one; reports say so"
     group.add_argument("--allow-shared-speakers", action="store_true", help=shared)
     group.add_argument("--feature", help=f"spectrogram; the only one that was built, or {FEATURE_DEFAULT}")

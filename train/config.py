@@ -45,13 +45,15 @@ class ConfigError(UserError):
 class TrainConfig:
     """Settings of one training. Raises ConfigError, FusionError or RecipeError for invalid ones."""
 
-    shards: str
-    """Folder of shards: a path or an address."""
+    shards: str | tuple[str, ...]
+    """Folder of shards: a path or an address; or those of several corpora."""
     strategy: str
     """A name in `STRATEGIES`, or the import path of one's own."""
     fold: str
-    fold_scheme: str | None = None
-    """A name, or a table of one's own; None for the corpus's default."""
+    tests: tuple[str, ...] = ()
+    """Folders of shards of other corpora that are tested as a whole, in place of a fold."""
+    fold_scheme: str | tuple[str, ...] | None = None
+    """A name, or a table of one's own; None for the corpus's default. Of several corpora one for each."""
     label_scheme: str | None = None
     """A name, or a table of one's own; None for the corpus's default."""
     allow_shared_speakers: bool = False
@@ -100,6 +102,11 @@ class TrainConfig:
             raise ConfigError(
                 f"recipe {self.recipe.name}: found no weights, expected --weights: a frozen encoder must be pre-trained"
             )
+
+    @property
+    def locations(self) -> tuple[str, ...]:
+        """Folders of shards to train on, at least one."""
+        return (self.shards,) if isinstance(self.shards, str) else self.shards
 
     @property
     def has_own_encoder(self) -> bool:

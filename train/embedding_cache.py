@@ -54,7 +54,7 @@ def cached_embeddings(
     with suppress(BusyError), exclusive_lock(cache, ""):  # trainings that share the cache write under a shared lock
         remove_leftovers(cache)
     encoder, parts, on_gpu = fingerprint(model.encoder), [], ranks.device.type == "cuda"
-    sha256 = {shard.name: shard.sha256 for shard in data.folder.index.shards}
+    sha256 = data.shard_hashes
     model.eval()
     for shard, name in enumerate(clips.shards):
         part = select_shard(clips, shard)

@@ -35,7 +35,7 @@ from train.models.weights import fingerprint, initialize_from, load_weights
 from train.own_code import is_import_path, load_strategy
 from train.predict import Predictor, check_build
 from train.provenance import Provenance
-from train.runs import FOLDS_FILE
+from train.runs import Run, folds_file
 
 #: Suffixes of the files that can be written.
 SUFFIXES = (".npz", ".parquet")
@@ -162,7 +162,7 @@ def compute_embeddings(
     provenance = encoder.predictor.provenance if encoder.predictor else None
     if provenance:
         check_build(provenance, folder, str(folder.path))
-    own = provenance if provenance and provenance.run.dataset == folder.index.dataset else None
+    own = provenance if provenance and folder.index.dataset in provenance.corpora else None
     names = [shard.name for shard in folder.index.shards if shard.name in folder.available]
     if not names:
         raise EmbeddingError(f"{folder.path}: found no shards, expected at least one; build or fetch some")
@@ -172,7 +172,7 @@ def compute_embeddings(
     if fold_scheme is None and folds:
         fold_scheme = folds.name
     if own and label_scheme is None:
-        mapping, label_scheme = own.mapping, own.run.protocol.label_scheme
+        mapping, label_scheme = own.mapping_of(folder.index.dataset), own.run.protocol.label_scheme
     else:
         chosen = choose_labels(folder.index, label_scheme, emotions)
         mapping, label_scheme = chosen.mapping, chosen.name
@@ -299,29 +299,33 @@ def _choose_folds(
     schemes = folder.index.fold_schemes
     if scheme is None and own:
         scheme = own.run.protocol.fold_scheme
-        if scheme not in schemes:
-            return _folds_of_run(Path(encoder.source), scheme, folder)
+        if own.run.reads_several or scheme not in schemes:
+            return _folds_of_run(Path(encoder.source), own.run, folder)
     if scheme is None and not schemes:
         return None
     return open_scheme(folder, scheme, allow_shared_speakers=True)
 
 
-def _folds_of_run(run: Path, scheme: str, folder: ShardFolder) -> FoldFile | None:
-    """The folds of a table that a run has recorded; None, with a line in the log, if they are not of these shards."""
-    path = run / FOLDS_FILE
-    problem = f"found no {FOLDS_FILE}"
+def _folds_of_run(folder_of_run: Path, run: Run, folder: ShardFolder) -> FoldFile | None:
+    """The folds of a table, or of one of several corpora, that a run has recorded.
+
+    None, with a line in the log, if they are not of these shards.
+    """
+    name, scheme = folds_file(folder.index.dataset if run.reads_several else ""), run.protocol.fold_scheme
+    path = folder_of_run / name
+    problem = f"found no {name}"
     if path.is_file():
         try:
             file = load_fold_file(path, folder.speakers)
         except FoldError:
-            problem = f"found {FOLDS_FILE} of other shards than {folder.path}, or a damaged one"
+            problem = f"found {name} of other shards than {folder.path}, or a damaged one"
         else:
-            if file.name == scheme:
+            if run.reads_several or file.name == scheme:
                 return file
-            problem = f"found folds of {file.name} in {FOLDS_FILE}"
+            problem = f"found folds of {file.name} in {name}"
     log_line(
-        f"{run}: {problem}, expected the folds of {scheme}, which it was trained with; no clip has a fold, choose "
-        "others with SCHEME= (--fold-scheme)"
+        f"{folder_of_run}: {problem}, expected the folds of {scheme}, which it was trained with; no clip has a fold, "
+        "choose others with SCHEME= (--fold-scheme)"
     )
     return None
 

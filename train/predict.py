@@ -237,21 +237,25 @@ def _find_mapping(
         log_line(f"{location}: not scored, because its clips have no labels")
         return {}
     run, classes = provenance.run, shorten_list(provenance.run.protocol.classes)
-    if dataset_setting(folder.index.dataset) != dataset_setting(run.dataset):  # own corpora name emotions freely
+    dataset = folder.index.dataset
+    alike = [each for each in provenance.corpora if dataset_setting(each) == dataset_setting(dataset)]
+    if not alike:  # own corpora name emotions freely
         log_line(
             f"{location}: not scored, because the classes ({classes}) are of {run.dataset}, and the labels of "
-            f"{folder.index.dataset} ({shorten_list(sorted(labelled))})"
+            f"{dataset} ({shorten_list(sorted(labelled))})"
         )
         return {}
-    if options := provenance.diff_options(folder.index.identity["config"]):
+    corpus = dataset if dataset in alike else alike[0]
+    mapping = provenance.mapping_of(corpus)
+    if options := provenance.diff_options(corpus, folder.index.identity["config"]):
         log_line(f"{location}: not scored, because its labels or its sound are others ({'; '.join(options)})")
         return {}
     if len(labelled) < len(emotions):
         log_line(f"{location}: clips without a label are not scored")
-    if unknown := sorted(set(labelled) - set(provenance.mapping)):
+    if unknown := sorted(set(labelled) - mapping.keys()):
         named = shorten_list(unknown)
         log_line(f"{location}: clips labelled {named} are not scored: not among the classes ({classes})")
-    return provenance.mapping
+    return mapping
 
 
 def _lacking(strategy: str, row: Row) -> str:

@@ -8,15 +8,16 @@ from typing import Any
 
 from manifests.records import SchemaError, from_json
 from manifests.schema import FEATURE_ROWS, spectrogram_shape
+from manifests.several import corpus_of, join_names, name_within, qualify
 from manifests.text import config_diff, shorten_list
+from train.data.corpora import UNNAMED_CROP as UNNAMED_CROP
+from train.data.corpora import appearance
+from train.data.fold_data import FoldPart
 from train.data.transforms import NormalizationStats
 from train.fusion import strategy_named
 from train.models.checkpoint_formats import WeightsError
 from train.own_code import check_sha256, load_code, load_strategy
 from train.runs import Run
-
-#: Crop of builds that name none: aligned by the distance between the eyes in the picture, unlike `aligned`.
-UNNAMED_CROP = "eyes (of an older version)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,11 +28,11 @@ class Provenance:
     normalization: NormalizationStats
     """Statistics of the training shards."""
     build: Mapping[str, Any]
-    """Settings that the training shards were built with."""
+    """Settings that the training shards were built with: see `build_of`."""
     about: Mapping[str, Any]
     """Title, licence and citation of the corpus."""
     mapping: Mapping[str, str]
-    """Raw emotion -> class."""
+    """Raw emotion -> class; of several corpora `crema-d/HAP` -> class. See `mapping_of`."""
     test_flip: bool
     """Of the recipe, as the next two: the views that the test fold was evaluated by."""
     test_crops: int
@@ -87,11 +88,26 @@ class Provenance:
 
     def diff_build(self, build: Mapping[str, Any]) -> list[str]:
         """Settings that make clips of another build look different to the classifier, a line each."""
-        return config_diff(_appearance(self.build), _appearance(build))
+        return config_diff(appearance(self.build), appearance(build))
 
-    def diff_options(self, build: Mapping[str, Any]) -> list[str]:
-        """Options of the corpus, such as which sound or labels, that make scores incomparable, a line each."""
-        return config_diff(dict(self.build.get("options") or {}), dict(build.get("options") or {}))
+    @property
+    def corpora(self) -> tuple[str, ...]:
+        """Corpora with a class for their emotions: those of the training and, of a test across corpora, the tested."""
+        several = [corpus_of(emotion) for emotion in self.mapping]
+        return tuple(dict.fromkeys(several)) if self.run.reads_several else (self.run.dataset,)
+
+    def mapping_of(self, corpus: str) -> dict[str, str]:
+        """Raw emotion of one of its corpora -> class."""
+        if not self.run.reads_several:
+            return dict(self.mapping)
+        return {name_within(raw): name for raw, name in self.mapping.items() if corpus_of(raw) == corpus}
+
+    def diff_options(self, corpus: str, build: Mapping[str, Any]) -> list[str]:
+        """Options of one of its corpora, such as which sound or labels, that make scores incomparable, a line each."""
+        before = dict(self.build.get("options") or {})
+        if self.run.reads_several:
+            before = {name_within(name): value for name, value in before.items() if corpus_of(name) == corpus}
+        return config_diff(before, dict(build.get("options") or {}))
 
 
 def describe_build(build: Mapping[str, Any]) -> str:
@@ -103,9 +119,32 @@ def describe_build(build: Mapping[str, Any]) -> str:
 
 def describe_appearance(build: Mapping[str, Any]) -> str:
     """Settings of a build that change what clips look like, such as "crop aligned, timeline uniform"."""
-    return ", ".join(f"{name} {value}" for name, value in _appearance(build).items())
+    return ", ".join(f"{name} {value}" for name, value in appearance(build).items())
 
 
-def _appearance(build: Mapping[str, Any]) -> dict[str, Any]:
-    names = ["timeline", "align", *(["step_frames"] if build.get("timeline") == "fixed" else [])]
-    return {"crop": build.get("crop", UNNAMED_CROP), **{name: build.get(name) for name in names}}
+def build_of(parts: Sequence[FoldPart]) -> dict[str, Any]:
+    """Settings that the shards of a training, and of its test, were built with.
+
+    Of several corpora those that they have in common: their spectrograms, and options as `crema-d/labels`.
+    """
+    first, *others = (part.folder.index.identity["config"] for part in parts)
+    if not others:
+        return first
+    features = [name for name in first["features"] if all(name in other["features"] for other in others)]
+    options = {
+        qualify(part.name, name): value
+        for part in parts
+        for name, value in (part.folder.index.identity["config"].get("options") or {}).items()
+    }
+    return {**first, "dataset": join_names(part.name for part in parts), "features": features, "options": options}
+
+
+def about_of(parts: Sequence[FoldPart]) -> dict[str, Any]:
+    """Title, licence and citation of a corpus, or of several together."""
+    first, *others = (part.folder.index.about for part in parts)
+    if not others:
+        return dict(first)
+    return {
+        name: between.join(dict.fromkeys(str(part.folder.index.about.get(name) or part.name) for part in parts))
+        for name, between in (("title", " and "), ("licence", "; "), ("citation", "\n"))
+    }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from contextlib import closing, nullcontext
 
-from manifests.coverage import fold_coverage
 from manifests.files import exclusive_lock, remove_leftovers
 from train import runs
 from train.checkpoint import Checkpoints, load_trained
@@ -73,9 +72,8 @@ def _fit(setup: TrainingSetup) -> int:
 def _test(setup: TrainingSetup, run: Run) -> RunResult | None:
     """Read the test fold, once; None if it is not available."""
     ranks, data = setup.ranks, setup.data
-    if data.folder.missing([data.sides["test"]]):  # of a folder only a part may have been fetched
-        scheme = setup.config.fold_scheme or data.fold_scheme  # a table of one's own, as it was named
-        command = data.folder.fetch_command(scheme, setup.config.fold, "test")
+    if commands := data.fetch_commands("test"):  # of a folder only a part may have been fetched
+        command = ", ".join(commands)
         setup.log(f"trained; the test fold is not available: run {command}, then this command again to test, once")
         return None
     clips, loader, recipe = data.clips("test"), setup.make_loader("test"), setup.config.recipe
@@ -87,14 +85,13 @@ def _test(setup: TrainingSetup, run: Run) -> RunResult | None:
     missing = {condition: logits.argmax(1).numpy() for condition, logits in zip(CONDITIONS, others, strict=True)}
     if ranks.is_main:
         predictions = Predictions(
-            clips=tuple(key.decode() for key in clips.keys),
-            speakers=tuple(clips.speakers[shard] for shard in clips.shard),
+            clips=clips.ids,
+            speakers=clips.clip_speakers,
             labels=clips.labels,
             probabilities=complete.double().softmax(1).float().numpy(),
         )
-        labelled = setup.data.label_scheme.mapping
-        coverage = fold_coverage(data.folder.path, data.fold_file, setup.config.fold, labelled)["test"]
-        runs.finish_run(setup.runs, run, predictions, expected_clips(clips), missing, coverage.expected)
+        expected = expected_clips(clips)
+        runs.finish_run(setup.runs, run, predictions, expected, missing, data.count_corpus_clips())
         _clear(setup)
     ranks.barrier()
     return runs.read_result(setup.folder)

@@ -24,7 +24,9 @@ from train import runs
 from train.checkpoint import Checkpoints
 from train.classification import Classification
 from train.config import SELECTIONS, ConfigError, TrainConfig, recipe_identity, settings_hash
-from train.data.fold_data import FoldData, open_fold
+from train.data.clip_table import ClipTable
+from train.data.corpora import corpus_indices, open_corpora
+from train.data.fold_data import FoldData, FoldPart, open_fold
 from train.data.loader import CachedLoader, Loader
 from train.data.sampler import ClipSampler, balanced_class_weights
 from train.data.shard_folder import Check
@@ -40,7 +42,7 @@ from train.models.videomae import ENCODERS, Classifier, EncoderConfig, Head, enc
 from train.models.weights import Weights, fingerprint, initialize_from, load_weights, save_classifier
 from train.optim import describe_trained, freeze_parameters, make_optimizer
 from train.own_code import is_import_path, load_strategy
-from train.provenance import UNNAMED_CROP, Provenance, describe_appearance, describe_build
+from train.provenance import UNNAMED_CROP, Provenance, about_of, build_of, describe_appearance, describe_build
 from train.recipes import NO_AUGMENTATION, Recipe
 from train.runs import RUN_CONFIG_FILE, Run, RunProtocol
 from train.trainer import Trainer
@@ -49,9 +51,10 @@ from train.trainer import Trainer
 FEATURES = ".features"
 #: Folder, in that of a run, of a refit's checkpoints.
 REFIT = "refit"
-#: Settings that change no score, or only through what `settings_hash` covers.
+#: Settings that change no score, or only through what `settings_hash` or the protocol covers.
 _NOT_COMPARED = (
     "shards",
+    "tests",
     "runs",
     "workers",
     "device",
@@ -134,7 +137,7 @@ class TrainingSetup:
         if side == "test" or not self.config.recipe.freeze_encoder:
             return Loader(
                 clips,
-                self._sampler(clips.labels, training=training),
+                self._sampler(clips, training=training),
                 face_px=self.transform.face_px,
                 workers=self.config.workers,
                 pin=self.ranks.device.type == "cuda",
@@ -151,20 +154,25 @@ class TrainingSetup:
             on_shard=lambda name: self.log(f"features of {name}"),
         )
         keys = tuple(key.decode() for key in clips.keys)
-        sampler = self._sampler(clips.labels, training=training)
+        sampler = self._sampler(clips, training=training)
         return CachedLoader(inputs.to(self.ranks.device), torch.from_numpy(clips.labels), keys, sampler)
 
-    def _sampler(self, labels: npt.NDArray[np.int64], *, training: bool) -> ClipSampler:
+    def _sampler(self, clips: ClipTable, *, training: bool) -> ClipSampler:
         return ClipSampler(
-            clips=len(labels),
+            clips=len(clips),
             batch_size=self.config.recipe.batch // self.ranks.world_size,
             seed=self.config.seed,
             shuffle=training,
             rank=self.ranks.rank,
             world_size=self.ranks.world_size,
             drop_last=self.config.recipe.drop_last and training,
-            balanced_labels=labels if self.config.recipe.sampling == "balanced" and training else None,
+            balanced_labels=self._balanced(clips) if training else None,
         )
+
+    def _balanced(self, clips: ClipTable) -> npt.NDArray[np.int64] | None:
+        """[n] what an epoch has equally often of each: classes or corpora; None for each clip once."""
+        groups = {"balanced": clips.labels, "balanced-corpora": corpus_indices(clips)}
+        return groups.get(self.config.recipe.sampling)
 
     def make_trainer(self, logger: MetricLogger) -> Trainer:
         """The training loop of this run, its model wrapped for several ranks and compiled as configured."""
@@ -233,8 +241,10 @@ class TrainingSetup:
         """Write config.json, and the folds of a table of one's own, unless the run is resumed."""
         path = self.folder / RUN_CONFIG_FILE
         if self.ranks.is_main and not (path.is_file() and self._started):
-            if is_table(self.config.fold_scheme):
-                atomic_write(self.folder / runs.FOLDS_FILE, dump_fold_file(self.data.fold_file))
+            several = self.data.corpora.several
+            for part in self.data.parts if several or is_table(self.config.fold_scheme) else ():
+                path_of_folds = self.folder / runs.folds_file(part.name if several else "")
+                atomic_write(path_of_folds, dump_fold_file(part.corpus.file))
             atomic_write(path, (json.dumps(self._config_record(), indent=1, sort_keys=True) + "\n").encode())
         self.ranks.barrier()
 
@@ -267,9 +277,9 @@ class TrainingSetup:
         provenance = Provenance(
             run=run,
             normalization=self.transform.normalization,
-            build=data.folder.index.identity["config"],
-            about=data.folder.index.about,
-            mapping=data.label_scheme.mapping,
+            build=build_of(data.parts),
+            about=about_of(data.trained_parts),
+            mapping=data.mapping,
             test_flip=config.recipe.test_flip,
             test_crops=config.recipe.test_crops,
             test_crop_side=config.recipe.test_crop_side,
@@ -317,14 +327,19 @@ def prepare(config: TrainConfig, ranks: Ranks, log: Callable[[str], None]) -> Tr
             f"batch: found {recipe.batch} over {ranks.world_size} processes, expected a multiple of {multiple}"
         )
     strategy = load_strategy(config.strategy) if is_import_path(config.strategy) else strategy_named(config.strategy)
+    schemes = [config.fold_scheme] if isinstance(config.fold_scheme, str) else config.fold_scheme or ()
+    corpora = open_corpora(
+        config.locations,
+        schemes=schemes,
+        tests=config.tests,
+        allow_shared_speakers=config.allow_shared_speakers,
+    )
     data = open_fold(
-        config.shards,
+        corpora,
         config.fold,
         strategy=strategy,
         feature=config.feature,
-        fold_scheme=config.fold_scheme,
         label_scheme=config.label_scheme,
-        allow_shared_speakers=config.allow_shared_speakers,
         validation=config.selection != "last",
         check=cast(Check, config.check),
     )
@@ -332,16 +347,18 @@ def prepare(config: TrainConfig, ranks: Ranks, log: Callable[[str], None]) -> Tr
     model, weights = make_classifier(config, len(classes))
     own = isinstance(model.encoder, OwnEncoder)
     before = weights.lineage if weights else own_lineage(model.encoder.config) if own else RANDOM
-    built_with = data.folder.index.identity["config"]
-    seen = before.known_speakers(data.name, load_rows(data.folder.path))
+    built_with = build_of(data.parts)
+    seen = {part.name: before.known_speakers(part.name, load_rows(part.folder.path)) for part in data.parts}
     _check_unseen(config, data, seen)
     selection, notes = SELECTIONS[config.selection], _describe_transfer(before, built_with)
-    if config.selection != "last" and seen & {*data.sides["validation"].subjects}:
+    if config.selection != "last" and data.has_speakers("validation", seen):
         selection += ", whom the initial weights know"
         notes.append("know the validation speakers, who select the epoch; FIXED_EPOCHS=1 selects none")
     for note in notes:
         log(f"{config.weights or config.encoder}: {note}")
-    this = _ancestor_of(config, data)
+    lineage = before
+    for part in data.trained_parts:
+        lineage = lineage.after(_ancestor_of(config, part))
     encoder = model.encoder.config
     if own:
         log(_describe_own(encoder, recipe))
@@ -359,14 +376,14 @@ def prepare(config: TrainConfig, ranks: Ranks, log: Callable[[str], None]) -> Tr
         data=data,
         model=model.to(ranks.device),
         licence=weights.licence if weights else f"that of {encoder.path}" if own else "this project's own",
-        lineage=before.after(this),
+        lineage=lineage,
         transform=make_transform(config, data, encoder),
         protocol=RunProtocol(
             label_scheme=data.label_scheme.name,
             classes=classes,
             fold_scheme=data.fold_scheme,
             folds=data.folds,
-            shared_speakers=any(sides.shared_speakers for sides in data.fold_file.folds.values()),
+            shared_speakers=data.shared_speakers,
             selection=selection,
             recipe=recipe.name,
             encoder=name,
@@ -386,18 +403,17 @@ def prepare(config: TrainConfig, ranks: Ranks, log: Callable[[str], None]) -> Tr
     )
 
 
-def _ancestor_of(config: TrainConfig, data: FoldData) -> Ancestor:
-    """What whoever uses the classifier as initial weights must know of this training."""
-    rows = load_rows(data.folder.path)
-    known = {*data.sides["train"].subjects, *data.sides["validation"].subjects}
+def _ancestor_of(config: TrainConfig, part: FoldPart) -> Ancestor:
+    """What whoever uses the classifier as initial weights must know of this training on one corpus."""
+    rows, about = load_rows(part.folder.path), part.folder.index.about
     return Ancestor(
-        dataset=data.name,
-        speakers=tuple(sorted(known)),
-        labels=data.label_scheme.name,
+        dataset=part.name,
+        speakers=tuple(sorted(part.trained)),
+        labels=part.label_scheme.name,
         strategy=config.strategy_name,
-        build=describe_appearance(data.folder.index.identity["config"]),
-        licence=str(data.folder.index.about.get("licence", "not stated")),
-        recordings=sketch_recordings(row.sha256 for row in rows if row.shard and row.speaker in known),
+        build=describe_appearance(part.folder.index.identity["config"]),
+        licence=str(about.get("licence", "not stated")),
+        recordings=sketch_recordings(row.sha256 for row in rows if row.shard and row.speaker in part.trained),
     )
 
 
@@ -415,16 +431,30 @@ def _describe_own(encoder: OwnEncoderConfig, recipe: Recipe) -> str:
     return f"{encoder.path}: {encoder.width} features of 16x{encoder.side}x{encoder.side}; {decay}{ignored}"
 
 
-def _check_unseen(config: TrainConfig, data: FoldData, seen: frozenset[str]) -> None:
-    """Raise ConfigError if the initial weights have seen, in any training, a speaker of the test fold."""
-    if met := sorted(seen & {*data.sides["test"].subjects}):
-        folds = data.fold_file.folds
-        fitting = [fold for fold, sides in folds.items() if not seen & {*sides["test"].subjects}]
-        others = f"fold {shorten_list(fitting)} of {data.fold_scheme}" if fitting else f"no fold of {data.fold_scheme}"
+def _check_unseen(config: TrainConfig, data: FoldData, seen: Mapping[str, frozenset[str]]) -> None:
+    """Raise ConfigError if the initial weights have seen, in any training, a speaker who is tested.
+
+    `seen` is corpus -> speakers.
+    """
+    met = {part.name: sorted(seen[part.name] & {*part.sides["test"].subjects}) for part in data.parts}
+    if not any(met.values()):
+        return
+    known = " and ".join(f"{shorten_list(speakers)} of {name}" for name, speakers in met.items() if speakers)
+    if data.corpora.tests:
         raise ConfigError(
-            f"{config.weights}: were trained on {shorten_list(met)} of {data.name}, whom fold {config.fold} tests; "
-            f"expected unseen speakers: these weights can be tested on {others}, or choose other --weights"
+            f"{config.weights}: were trained on {known}, which is tested as a whole; expected weights that have seen "
+            "none of its speakers: choose other --weights, or test another corpus"
         )
+    fitting = [
+        fold
+        for fold in data.folds
+        if not any(seen[part.name] & {*part.corpus.file.folds[fold]["test"].subjects} for part in data.parts)
+    ]
+    others = f"fold {shorten_list(fitting)} of {data.fold_scheme}" if fitting else f"no fold of {data.fold_scheme}"
+    raise ConfigError(
+        f"{config.weights}: were trained on {known}, whom fold {config.fold} tests; "
+        f"expected unseen speakers: these weights can be tested on {others}, or choose other --weights"
+    )
 
 
 def _describe_transfer(lineage: Lineage, build: Mapping[str, Any]) -> list[str]:

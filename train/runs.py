@@ -1,6 +1,7 @@
 """Where runs are stored, and the scores of several of them together.
 
     runs/<dataset>/<strategy>/fold-<fold>/       with the seed 0; with others fold-<fold>-seed-<seed>
+    runs/<dataset>/<strategy>/test-<corpora>/    of a test on all clips of other corpora than it was trained on
         config.json       everything the run was started with; written by the trainer
         log.jsonl         a JSON object a line; the last of an epoch has `validation_uar`: see `EpochMetrics`
         model/            classifier of the selected epoch, to load, export and predict with
@@ -9,7 +10,8 @@
         result.json       `RunRecord`: what was trained and how, and the SHA-256 of both tables; written last, so
                           that its presence marks a finished run
 
-A folder of runs takes one protocol for each dataset, strategy and fold.
+A dataset of several corpora is called `crema-d+ravdess`. A folder of runs takes one protocol for each dataset, strategy
+and fold.
 """
 
 from __future__ import annotations
@@ -26,8 +28,10 @@ import numpy.typing as npt
 
 from manifests.files import atomic_write
 from manifests.records import SchemaError, from_json
+from manifests.several import split_names
 from manifests.text import config_diff, shorten_list
 from train import metrics, scoring
+from train.data.corpora import TEST_PREFIX
 from train.data.missing import Missing
 from train.metrics import MeanStd
 from train.scoring import EvaluationError, ExpectedClip, FoldScores, Predictions
@@ -87,8 +91,10 @@ class Run:
     """One training: of what, how, and its epochs. Raises EvaluationError for values that contradict each other."""
 
     dataset: str
+    """Corpus that was trained on, or several: `crema-d+ravdess`."""
     strategy: str
     fold: str
+    """Fold that was tested; `test:ravdess` for all clips of another corpus."""
     seed: int
     protocol: RunProtocol
     epoch: int
@@ -99,7 +105,7 @@ class Run:
     """Clips that the tested weights were trained on."""
 
     def __post_init__(self) -> None:
-        for name in (self.dataset, self.strategy, self.fold):
+        for name in (*self.corpora, self.strategy, *(self.tests or [self.fold])):
             scoring.check_name(name)
         if self.fold not in self.protocol.folds:
             raise EvaluationError(f"found fold {self.fold}, expected one of {shorten_list(self.protocol.folds)}")
@@ -108,6 +114,26 @@ class Run:
         if self.seed < 0 or self.training_clips < 1:
             found = f"seed {self.seed}, {self.training_clips} training clips"
             raise EvaluationError(f"found {found}; expected a seed from 0 and at least one clip")
+
+    @property
+    def corpora(self) -> tuple[str, ...]:
+        """Corpora that were trained on."""
+        return split_names(self.dataset)
+
+    @property
+    def tests(self) -> tuple[str, ...]:
+        """Corpora all clips of which were tested, in place of a fold; () for a fold."""
+        return split_names(self.fold.removeprefix(TEST_PREFIX)) if self.fold.startswith(TEST_PREFIX) else ()
+
+    @property
+    def reads_several(self) -> bool:
+        """Whether it has read several corpora, so that names of speakers and clips say theirs."""
+        return len(self.corpora) > 1 or bool(self.tests)
+
+    @property
+    def tested(self) -> str:
+        """What was tested, in words: `fold 1`, or `all of ravdess`."""
+        return f"all of {' and '.join(self.tests)}" if self.tests else f"fold {self.fold}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,12 +218,19 @@ class EpochMetrics:
 
 def run_folder(runs: Path, dataset: str, strategy: str, fold: str, seed: int = 0) -> Path:
     """Where a run is stored."""
-    return runs / dataset / strategy / (f"fold-{fold}-seed-{seed}" if seed else f"fold-{fold}")
+    cross, name = fold.startswith(TEST_PREFIX), fold.removeprefix(TEST_PREFIX)
+    tested = f"test-{name}" if cross else f"fold-{name}"
+    return runs / dataset / strategy / (f"{tested}-seed-{seed}" if seed else tested)
+
+
+def folds_file(corpus: str = "") -> str:
+    """Name of the file, in the folder of a run, that has the folds of a table, or of one of several corpora."""
+    return f"folds-{corpus}.json" if corpus else FOLDS_FILE
 
 
 def finished_runs(runs: Path) -> list[Path]:
     """Folders of the finished runs."""
-    return sorted(path.parent for path in runs.glob(f"*/*/fold-*/{RESULT_FILE}"))
+    return sorted(path.parent for kind in ("fold", "test") for path in runs.glob(f"*/*/{kind}-*/{RESULT_FILE}"))
 
 
 def is_finished(folder: Path, protocol: RunProtocol) -> bool:
@@ -300,18 +333,18 @@ def read_log(path: Path) -> tuple[EpochMetrics, ...]:
 
 
 def read_summaries(runs: Path) -> tuple[RunSummary, ...]:
-    """Scores of each dataset, strategy and variant with a finished run, by name.
+    """Scores of each dataset, strategy and variant with a finished run, by name; tests across corpora by themselves.
 
     Raises EvaluationError for a run that is damaged, or stored where another belongs.
     """
-    groups: dict[tuple[str, str], dict[RunProtocol, list[RunResult]]] = {}
+    groups: dict[tuple[str, str, tuple[str, ...]], dict[RunProtocol, list[RunResult]]] = {}
     for folder in finished_runs(runs):
         result = read_result(folder)
         run = result.run
         expected = run_folder(runs, run.dataset, run.strategy, run.fold, run.seed)
         if folder != expected:
             raise EvaluationError(f"{folder / RESULT_FILE}: found the run of {expected}; move or remove the folder")
-        groups.setdefault((run.dataset, run.strategy), {}).setdefault(run.protocol, []).append(result)
+        groups.setdefault((run.dataset, run.strategy, run.tests), {}).setdefault(run.protocol, []).append(result)
     return tuple(
         summarize_folds(results, variant)
         for key in sorted(groups)

@@ -10,7 +10,7 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from manifests.errors import UserError
 from manifests.schema import NAME
+from manifests.several import corpus_of, name_within
 from manifests.text import shorten_list
 from train import metrics
 from train.data.missing import Missing
@@ -51,7 +52,7 @@ class Predictions:
     """A model's predictions for n clips, C classes. Raises EvaluationError for columns that do not fit together."""
 
     clips: tuple[str, ...]
-    """Clip ids, each once."""
+    """Clip ids, each once; of several corpora with the corpus, as the speakers: `crema-d/1001_DFA_ANG_XX`."""
     speakers: tuple[str, ...]
     labels: npt.NDArray[np.int64]
     """[n] true class indices."""
@@ -64,7 +65,7 @@ class Predictions:
             found = "{} clips, {} speakers, {} labels".format(*counts)
             raise EvaluationError(f"predictions: found {found}, probabilities {shape}; expected equal numbers")
         for name in (*self.clips, *set(self.speakers)):
-            check_name(name)
+            _check_qualified(name)
         duplicates = sorted(clip for clip, count in Counter(self.clips).items() if count > 1)
         if duplicates:
             raise EvaluationError(
@@ -132,6 +133,16 @@ class FoldScores:
         """Mean F1 of the classes, each weighted by its clips."""
         return float(metrics.weighted_f1(self.confusion))
 
+    @property
+    def corpora(self) -> tuple[str, ...]:
+        """Corpora of the speakers, where their names say it: see `of_corpus`."""
+        return tuple(sorted({corpus_of(speaker) for speaker in self.confusions} - {""}))
+
+    def of_corpus(self, corpus: str) -> FoldScores:
+        """Scores of the speakers of one of several corpora."""
+        own = {speaker: matrix for speaker, matrix in self.confusions.items() if corpus_of(speaker) == corpus}
+        return replace(self, confusions=own)
+
     @cached_property
     def interval(self) -> Interval | None:
         """Bootstrap interval over the choice of speakers; None for a single speaker."""
@@ -141,8 +152,8 @@ class FoldScores:
 def expected_clips(clips: ClipTable) -> dict[str, ExpectedClip]:
     """Clip id -> speaker and label, of the clips of a test fold. Raises EvaluationError for an id found twice."""
     expected = {
-        key.decode(): ExpectedClip(clips.speakers[shard], int(label))
-        for key, shard, label in zip(clips.keys, clips.shard, clips.labels, strict=True)
+        clip: ExpectedClip(speaker, int(label))
+        for clip, speaker, label in zip(clips.ids, clips.clip_speakers, clips.labels, strict=True)
     }
     if len(expected) != len(clips):
         raise EvaluationError(f"{clips.folder}: found {len(clips)} clips of {len(expected)} ids, expected each id once")
@@ -296,6 +307,12 @@ def check_name(name: str) -> None:
     """Raise EvaluationError unless a name can be that of a clip, speaker, corpus, strategy or fold."""
     if not NAME.fullmatch(name):
         raise EvaluationError(f"found name {name[:_LONGEST_CELL]!r}, expected 1 to 80 letters, digits, '_' and '-'")
+
+
+def _check_qualified(name: str) -> None:
+    """As `check_name`, for a clip or a speaker of one corpus, or of one of several: `crema-d/1001`."""
+    if not NAME.fullmatch(name_within(name)) or (corpus_of(name) and not NAME.fullmatch(corpus_of(name))):
+        check_name(name)
 
 
 def _shorten(cells: Iterable[str]) -> str:

@@ -20,6 +20,7 @@ from manifests.folds import Side
 from manifests.index import Dataset, Receipt, Row, Shard, SpectrogramSums, window_statistics
 from manifests.labels import LabelScheme
 from manifests.schema import UNLABELLED, decode_metadata, decode_spectrogram, spectrogram_shape
+from manifests.several import corpus_of, qualify
 from train.data import DataError
 from train.data.shard_folder import ShardFolder, load_receipt
 from train.fusion import Strategy
@@ -37,15 +38,15 @@ class ClipTable:
 
     folder: Path
     shards: tuple[str, ...]
-    """File names."""
+    """File names; of several corpora full paths."""
     speakers: tuple[str, ...]
-    """The speaker of each shard."""
+    """The speaker of each shard, of several corpora with the corpus: `crema-d/1001`."""
     members: tuple[str, ...]
     """Suffixes of the m members that are read: at most the faces and one spectrogram."""
     shard: npt.NDArray[np.int32]
     """[n] index into `shards`."""
     keys: npt.NDArray[np.bytes_]
-    """[n] clip ids."""
+    """[n] clip ids, each within its corpus."""
     labels: npt.NDArray[np.int64]
     """[n] class indices; NO_CLASS for all clips of a table without labels."""
     byte_ranges: npt.NDArray[np.int64]
@@ -61,6 +62,21 @@ class ClipTable:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def clip_id(self, clip: int) -> str:
+        """Id of a clip, of several corpora with the corpus: `crema-d/1001_DFA_ANG_XX`."""
+        corpus, key = corpus_of(self.speakers[self.shard[clip]]), self.keys[clip].decode()
+        return qualify(corpus, key) if corpus else key
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """n clip ids, as of `clip_id`."""
+        return tuple(map(self.clip_id, range(len(self))))
+
+    @property
+    def clip_speakers(self) -> tuple[str, ...]:
+        """n speakers, one for each clip."""
+        return tuple(self.speakers[shard] for shard in self.shard)
 
 
 def members_for(dataset: Dataset, strategy: Strategy, feature: str) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import operator
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from manifests.folds import SIDES, resolve_fold
+from manifests.folds import SIDES
 from manifests.schema import FRAMES, GRIDS
 from train.data import DataError
 from train.data.clip_table import FACES, ClipTable
+from train.data.corpora import Location, open_corpora
 from train.data.fold_data import open_fold
 from train.data.loader import ClipReader, member_shape
 from train.data.missing import WHOLLY
-from train.data.shard_folder import Check, open_folder, open_scheme
+from train.data.shard_folder import Check
 from train.data.transforms import NormalizationStats, split_filmstrips
 from train.fusion import Strategy
 
@@ -55,7 +57,7 @@ class ShardDataset(Dataset[dict[str, Any]]):
 
     def __init__(
         self,
-        location: str | Path,
+        location: str | Path | Sequence[str | Path],
         fold: str | int,
         side: str = "train",
         *,
@@ -63,7 +65,7 @@ class ShardDataset(Dataset[dict[str, Any]]):
         windows: int = 16,
         normalize: bool = False,
         face_dtype: torch.dtype = torch.float32,
-        fold_scheme: str | None = None,
+        fold_scheme: str | Sequence[str] | None = None,
         label_scheme: str | None = None,
         allow_shared_speakers: bool = False,
         check: Check = "hashes",
@@ -71,15 +73,18 @@ class ShardDataset(Dataset[dict[str, Any]]):
         """Open one side of a fold; nothing is decoded.
 
         Args:
-            location: folder of shards: a path or an address.
+            location: folder of shards: a path or an address; or several, of different corpora. These have as many
+                folds as the corpus with the fewest, named by numbers, and each speaker and clip id has its corpus in
+                front: `crema-d/1001`.
             fold: name of the test fold, or its number from 1 unless folds are named by numbers.
             side: `train`, `validation` or `test`.
             feature: spectrogram; the only one in the shards, or `mfcc`.
             windows: spectrograms of a clip, 16 or 8.
             normalize: whether each row of the spectrograms has mean 0 and deviation 1 over the training shards.
             face_dtype: `torch.float32`, faces in 0..1, or `torch.uint8`, a quarter of the memory.
-            fold_scheme: the corpus's default if not given.
-            label_scheme: the corpus's default if not given; `none` for all clips, without labels.
+            fold_scheme: the corpus's default if not given; of several corpora one for each.
+            label_scheme: the corpus's default if not given, of several corpora their common classes; `none` for all
+                clips, without labels.
             allow_shared_speakers: whether a table of `fold_scheme` may have a speaker on several sides.
             check: `hashes` reads every byte of the shards once; `sizes` trusts local shards of the right size.
 
@@ -91,27 +96,28 @@ class ShardDataset(Dataset[dict[str, Any]]):
                 raise DataError(f"{name}: found {found!r}, expected {', '.join(map(str, valid))}")
         if face_dtype not in (torch.float32, torch.uint8):
             raise DataError(f"face_dtype: found {face_dtype}, expected torch.float32 or torch.uint8")
-        folder = open_folder(location)
-        folds, built = tuple(open_scheme(folder, fold_scheme).folds), folder.index.features
-        fold = resolve_fold(folds, str(fold), folder.index.speaker_name)
+        locations: list[Location] = [location] if isinstance(location, str | Path) else [*location]
+        schemes = [fold_scheme] if isinstance(fold_scheme, str) else [*(fold_scheme or ())]
+        corpora = open_corpora(locations, schemes=schemes, allow_shared_speakers=allow_shared_speakers)
+        fold = corpora.resolve_fold(str(fold))
         data = open_fold(
-            folder,
+            corpora,
             fold,
             strategy=Strategy(name="dataset", faces=FRAMES, windows=windows, order=0, rule=_no_fusion),
-            feature=feature or (built[0] if len(built) == 1 else _FEATURE),
-            fold_scheme=fold_scheme,
+            feature=feature or (corpora.features[0] if len(corpora.features) == 1 else _FEATURE),
             label_scheme=label_scheme,
-            allow_shared_speakers=allow_shared_speakers,
             validation=side == "validation",
             unlabelled=True,
             check=check,
         )
-        if missing := folder.missing([data.sides[side]]):
-            found, expected = len(data.sides[side].shards) - len(missing), len(data.sides[side].shards)
-            raise DataError(
-                f"{folder.path}: of {expected} {side} shards of fold {fold} found {found}; "
-                f"fetch the rest: {folder.fetch_command(data.fold_scheme, fold, side)}"
-            )
+        for part in data.parts:
+            if missing := part.folder.missing([part.sides[side]]):
+                expected = len(part.sides[side].shards)
+                commands = part.corpus.fetch_commands(fold, side)
+                raise DataError(
+                    f"{part.folder.path}: of {expected} {side} shards of fold {fold} found {expected - len(missing)}; "
+                    f"fetch the rest: {', '.join(commands)}"
+                )
         with data.prefetcher as prefetcher:
             self._clips: ClipTable = data.clips(side)
             prefetcher.wait(self._clips.shards)
@@ -140,7 +146,7 @@ class ShardDataset(Dataset[dict[str, Any]]):
             "faces": faces if self._face_dtype == torch.uint8 else faces.float().div_(255),
             "spectrograms": spectrograms,
             "label": int(self._clips.labels[clip]),
-            "key": self._clips.keys[clip].decode(),
+            "key": self._clips.clip_id(clip),
             "speaker": self._clips.speakers[self._clips.shard[clip]],
             "missing": WHOLLY.get(int(self._clips.missing[clip]), ""),
         }
@@ -157,12 +163,12 @@ class ShardDataset(Dataset[dict[str, Any]]):
     @property
     def speakers(self) -> tuple[str, ...]:
         """n speakers, one for each clip."""
-        return tuple(self._clips.speakers[shard] for shard in self._clips.shard)
+        return self._clips.clip_speakers
 
     @property
     def keys(self) -> tuple[str, ...]:
         """n clip ids."""
-        return tuple(key.decode() for key in self._clips.keys)
+        return self._clips.ids
 
     def _process_reader(self) -> ClipReader:
         """The reader of this process; one that was inherited by a fork could have a lock that is never released."""

@@ -8,13 +8,14 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from manifests import index
 from manifests.download import ExpectedFile, download_file
+from manifests.errors import module_command
 from manifests.fetch import fetch_command, mirror_index
 from manifests.folds import SPLIT_SIDES, FoldFile, FoldSides, Side, load_fold_file, resolve_scheme
 from manifests.index import Dataset, Receipt, ResolvedFold, Shard
@@ -59,6 +60,15 @@ class ShardFolder:
     def fetch_command(self, scheme: str, fold: str, split: str) -> str:
         """The command that fetches the shards of a split that are missing."""
         return fetch_command(self.source, self.path, ResolvedFold(scheme=scheme, fold=fold, sides=SPLIT_SIDES[split]))
+
+    def fetch_command_of_all(self) -> str:
+        """The command that fetches all shards that are missing."""
+        return module_command("manifests", "fetch", self.source, str(self.path))
+
+    @property
+    def location(self) -> str:
+        """Path, or the address of a remote folder, to open it again."""
+        return self.store.address if self.store else str(self.path)
 
     def shards(self, names: Sequence[str]) -> list[Shard]:
         """Entries of the index for some shards."""
@@ -105,8 +115,11 @@ def default_cache() -> Path:
         raise DataError("found no home folder, expected one for the cache; set XDG_CACHE_HOME to a folder") from error
 
 
-def find_folder(root: Path, dataset: str | None = None) -> Path:
-    """The shards of a corpus in a folder of corpora, or those of its only corpus. Raises DataError."""
+def find_folder(root: Path, dataset: str | None = None, setting: str = "DATASET= (--dataset)") -> Path:
+    """The shards of a corpus in a folder of corpora, or those of its only corpus.
+
+    Raises DataError, naming the setting that chooses the corpus.
+    """
     if dataset and (root / dataset).is_dir():
         return root / dataset
     found = sorted(path.parent for path in root.glob(f"*/{index.DATASET_FILE}"))
@@ -114,7 +127,7 @@ def find_folder(root: Path, dataset: str | None = None) -> Path:
         return found[0]
     advice = "found no shards of any corpus; `make shards` builds them, `make fetch` downloads them"
     if found:
-        advice = f"found shards of {', '.join(path.name for path in found)}; choose with DATASET= (--dataset)"
+        advice = f"found shards of {', '.join(path.name for path in found)}; choose with {setting}"
     raise DataError(f"{root / dataset}: not found; {advice}" if dataset else f"{root}: {advice}")
 
 
@@ -150,17 +163,23 @@ def prefetch_shards(folder: ShardFolder, names: Sequence[str], check: Check = "h
 
     Waiting for one raises DataError or StoreError naming the shard that does not match the index.
     """
-    shards = {shard.name: shard for shard in folder.shards(names)}
+    return prefetch({shard.name: (folder, shard) for shard in folder.shards(names)}, check)
+
+
+def prefetch(shards: Mapping[str, tuple[ShardFolder, Shard]], check: Check = "hashes") -> ShardPrefetcher:
+    """The same for shards of any folders: `shards` is the name that one is waited for by -> its folder and entry."""
 
     def prepare(name: str, stop: threading.Event) -> None:
-        path, sha256 = folder.path / name, shards[name].sha256
+        folder, shard = shards[name]
+        path = folder.path / shard.name
         if folder.store is None:
-            _check_hash(path, sha256)
-        elif (path, sha256) not in verified_files:
-            download_file(folder.store, folder.path, ExpectedFile.tar_of(shards[name]), stop)
-            verified_files.add((path, sha256))
+            _check_hash(path, shard.sha256)
+        elif (path, shard.sha256) not in verified_files:
+            download_file(folder.store, folder.path, ExpectedFile.tar_of(shard), stop)
+            verified_files.add((path, shard.sha256))
 
-    return ShardPrefetcher(shards if folder.store is not None or check == "hashes" else (), prepare)
+    needed = [name for name, (folder, _) in shards.items() if folder.store is not None or check == "hashes"]
+    return ShardPrefetcher(needed, prepare)
 
 
 def load_receipt(folder: ShardFolder, shard: Shard, stop: threading.Event) -> Receipt:

@@ -126,7 +126,8 @@ def _describe_no_weights(folder: Path) -> str:
     settings = _settings(folder / WEIGHTS_FILE)
     if {"config", "identity"} <= settings.keys():
         return f"{folder}: found a run that is not finished, expected a classifier; run the same training again"
-    found = {path for pattern in ("fold-*", "*/fold-*", "*/*/fold-*") for path in folder.glob(pattern) if path.is_dir()}
+    patterns = (f"{above}{kind}-*" for above in ("", "*/", "*/*/") for kind in ("fold", "test"))
+    found = {path for pattern in patterns for path in folder.glob(pattern) if path.is_dir()}
     if found:
         names = shorten_list(sorted(str(path.relative_to(folder)) for path in found))
         return f"{folder}: found a folder that holds runs: {names}; choose one"

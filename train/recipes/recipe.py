@@ -11,7 +11,7 @@ from train.data.augment import NO_AUGMENTATION, Augmentation
 
 SCHEDULES = ("cosine", "constant")
 CLASS_WEIGHTS = ("none", "balanced")
-SAMPLING = ("shuffle", "balanced")
+SAMPLING = ("shuffle", "balanced", "balanced-corpora")
 #: Field -> the texts that it may be.
 CHOICES = {"schedule": SCHEDULES, "class_weights": CLASS_WEIGHTS, "sampling": SAMPLING}
 #: Numbers of test crops: the whole face, or centre and corners.
@@ -64,7 +64,8 @@ class Recipe:
     """One of `CLASS_WEIGHTS`. `balanced`: a clip's loss is multiplied by the inverse frequency of its class among the
     training clips, scaled such that the mean over these is 1; of a mixed clip by the mean of both, in their shares."""
     sampling: str = "shuffle"
-    """One of `SAMPLING`: each clip once an epoch; or, in an epoch of the same length, each class equally often."""
+    """One of `SAMPLING`: each clip once an epoch; or, in an epoch of the same length, each class equally often, or each
+    of several corpora."""
     drop_path: float = 0.0
     """Stochastic depth rate of the last block."""
     head_dropout: float = 0.0
@@ -121,7 +122,7 @@ class Recipe:
             ("sampling", self.sampling in SAMPLING, f"one of {', '.join(SAMPLING)}"),
             (
                 "sampling",
-                self.sampling == "shuffle" or weights_off,
+                self.sampling != "balanced" or weights_off,
                 f"shuffle with class_weights = {self.class_weights}; both balance the classes: use only one of them",
             ),
             ("freeze", all(self.freeze), "patterns of names of parameters"),

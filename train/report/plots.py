@@ -69,8 +69,11 @@ def _figure(height_inches: float) -> Figure:
 
 
 @_as_png
-def learning_curves(curves: Mapping[str, LearningCurve], title: str) -> Figure:
-    """Loss and validation UAR by epoch, fold name -> curve; the selected epoch is marked on each."""
+def learning_curves(curves: Mapping[str, LearningCurve], title: str, before: str = "fold") -> Figure:
+    """Loss and validation UAR by epoch, fold name -> curve; the selected epoch is marked on each.
+
+    `before` is a word that comes before the name of a single fold.
+    """
     figure = _figure(3.0)
     loss, uar = figure.subplots(1, 2)
     for curve in curves.values():
@@ -83,7 +86,7 @@ def learning_curves(curves: Mapping[str, LearningCurve], title: str) -> Figure:
     epoch = f"selected epoch, {single[1].selected}" if single else "selected epoch"
     uar.plot([], [], color=GREEN, label=epoch, **marker)
     loss.set(title=title, xlabel="epoch", ylabel="loss")
-    folds = f"fold {single[0]}" if single else f"{len(curves)} folds"
+    folds = f"{before} {single[0]}" if single else f"{len(curves)} folds"
     uar.set(title=folds, xlabel="epoch", ylabel="UAR of validation speakers (%)")
     for axes, corner in ((loss, "upper right"), (uar, "lower right")):
         axes.legend(loc=corner)

@@ -13,6 +13,7 @@ from train.metrics import MeanStd
 from train.report.render import ReportTable, TableRow
 from train.report.reported import REPORTED
 from train.runs import RunSummary
+from train.scoring import FoldScores
 
 NOT_RUN = "not run"
 #: `Supervision` -> words for the encoder that a training starts from.
@@ -34,7 +35,7 @@ def comparison_table(dataset: str, summaries: Sequence[RunSummary]) -> ReportTab
         rows.append(TableRow(cells=(other.method, start, other.modality, *placed, *stated), ours=False))
     for summary in summaries:
         run, protocol = summary.run, summary.run.protocol
-        scores = (_format_spread(summary.uar), _format_spread(summary.war), *_format_pooled(summary))
+        scores = (_format_spread(summary.uar), _format_spread(summary.war), *_format_pooled(summary.pooled))
         classes = f"{len(protocol.classes)} ({protocol.label_scheme})"
         separated = "SPEAKERS SHARED by training and test" if protocol.shared_speakers else "by speaker"
         folds = f"{len(summary.folds)} of {len(protocol.folds)} ({protocol.fold_scheme}), {separated}"
@@ -68,7 +69,7 @@ def detail_table(summaries: Sequence[RunSummary]) -> ReportTable:
             f"{summary.pooled.clips:,} of {summary.corpus_clips:,}",
             ", ".join(summary.missing) or "none",
         )
-        rows.append(TableRow(cells=(summary.name, *spreads, *seeds, *_format_pooled(summary), *folds)))
+        rows.append(TableRow(cells=(summary.name, *spreads, *seeds, *_format_pooled(summary.pooled), *folds)))
     scores = ("UAR", "WAR", "Macro F1", "Weighted F1", "UAR over seeds", "WAR over seeds", "Pooled UAR", "Pooled WAR")
     return ReportTable(
         title="Ours in detail", columns=("Strategy", *scores, "Clips", "Missing folds"), rows=tuple(rows)
@@ -155,6 +156,50 @@ def fold_table(summaries: Sequence[RunSummary]) -> ReportTable:
     return ReportTable(title="UAR / WAR by fold", columns=("Fold", *names), rows=tuple(rows))
 
 
+def corpus_table(summaries: Sequence[RunSummary]) -> ReportTable:
+    """UAR and WAR of each corpus by itself, of strategies that were trained and tested on several together."""
+    corpora = list(dict.fromkeys(corpus for summary in summaries for corpus in summary.pooled.corpora))
+    rows = []
+    for summary in summaries:
+        found = [summary.pooled.of_corpus(corpus) for corpus in corpora]
+        cells = [_format_pooled(scores) if scores.confusions else [NOT_RUN] * 2 for scores in found]
+        rows.append(TableRow(cells=(summary.name, *(cell for pair in cells for cell in pair))))
+    columns = (f"{corpus}, pooled {score}" for corpus in corpora for score in ("UAR", "WAR"))
+    return ReportTable(title="By corpus", columns=("Strategy", *columns), rows=tuple(rows))
+
+
+def cross_corpus_table(summaries: Sequence[RunSummary]) -> ReportTable:
+    """Scores on all clips of other corpora than those that were trained on: a row for each of these and strategy."""
+    columns = sorted({corpus for summary in summaries for corpus in summary.run.tests})
+    rows: dict[tuple[str, ...], dict[str, list[str]]] = {}
+    for summary in summaries:
+        protocol = summary.run.protocol
+        start = _START.get(protocol.supervision, protocol.supervision)
+        row = (summary.run.dataset, summary.name, start, protocol.selection)
+        cells = rows.setdefault(row, {})
+        for corpus in summary.run.tests:
+            scores = summary.pooled.of_corpus(corpus)
+            uar, war = _format_pooled(scores)
+            alone = f" of {summary.corpus_clips:,}" if len(summary.run.tests) == 1 else ""
+            tested = f"{len(protocol.classes)} classes, {scores.clips:,}{alone} clips"
+            what = f"{tested}; {_format_clips(summary)} trained on"
+            cells.setdefault(corpus, []).append(f"{uar} / {war} ({what})")
+    return ReportTable(
+        title="UAR / WAR on all clips of another corpus",
+        columns=("Trained on", "Strategy", "Encoder before", "Epoch selected on", *columns),
+        rows=tuple(
+            TableRow(cells=(*row, *("; ".join(cells.get(corpus, ["—"])) for corpus in columns)))
+            for row, cells in sorted(rows.items())
+        ),
+        notes=(
+            "The classes are those that the corpora have in common, so that scores of one column may be of different "
+            "classes. No speaker and no recording of a tested corpus was trained on. These scores cannot be compared "
+            "with those of folds of one corpus.",
+            *_describe_training(summaries),
+        ),
+    )
+
+
 def _modality(strategy: str) -> str:
     """V, A or V+A, as the paper's tables have it; "" for a strategy of another version."""
     return STRATEGIES[strategy].modality if strategy in STRATEGIES else ""
@@ -170,7 +215,9 @@ def _describe_training(summaries: Sequence[RunSummary]) -> list[str]:
             f"recipe {protocol.recipe}, encoder {protocol.encoder} from {start}; {protocol.feature}, {protocol.build}; "
             f"{protocol.precision}, settings {protocol.settings[:12]}"
         )
-        trainings.setdefault(training, []).append(summary.name)
+        run = summary.run
+        across = f"{run.dataset} on {' and '.join(run.tests)} by " if run.tests else ""
+        trainings.setdefault(training, []).append(f"{across}{summary.name}")
     return [f"Ours, {', '.join(names)}: {training}." for training, names in trainings.items()]
 
 
@@ -184,12 +231,12 @@ def _format_spread(spread: MeanStd) -> str:
     return f"{100 * spread.mean:.2f}" + (" (one fold)" if spread.std is None else f" ± {100 * spread.std:.2f}")
 
 
-def _format_pooled(summary: RunSummary) -> list[str]:
+def _format_pooled(pooled: FoldScores) -> list[str]:
     """Pooled UAR and WAR, each with its interval if it has several speakers."""
     cells = []
     for score in ("uar", "war"):
-        low, high = getattr(summary.pooled.interval, score, (None, None))
+        low, high = getattr(pooled.interval, score, (None, None))
         interval = "" if low is None or high is None else f" [{100 * low:.2f}, {100 * high:.2f}]"
-        interval += "*" if interval and len(summary.pooled.speakers) < metrics.MIN_SPEAKERS else ""
-        cells.append(f"{100 * getattr(summary.pooled, score):.2f}{interval}")
+        interval += "*" if interval and len(pooled.speakers) < metrics.MIN_SPEAKERS else ""
+        cells.append(f"{100 * getattr(pooled, score):.2f}{interval}")
     return cells
