@@ -20,12 +20,13 @@ from builder.datasets.base import ClipSource
 from builder.faces import FaceFinder
 from builder.media import DecodedClip, MediaError
 from builder.sequence import encode_crops, frame_maps, survey_frames
-from builder.spectrograms import is_heard, sound_present, spectrograms
+from builder.spectrograms import spectrograms
 from manifests import schema, sequence
 from manifests.index import KEEP_INCOMPLETE, Row, SpectrogramSums, window_statistics
 from manifests.kinds import PAIRS, SEQUENCES
 from manifests.schema import CROP_PX, FRAMES, Sample, SchemaError, Timing
 from manifests.sequence import SequenceSample, SequenceTiming
+from manifests.silence import is_heard, sound_present
 
 #: A clip with faces in less than this fraction of the frames that are looked at counts as one without faces.
 MIN_FACES = 0.5

@@ -19,7 +19,6 @@ from builder.datasets.base import ClipSource
 from builder.engines import BuildContext, Engine, LocalPool
 from builder.shards import ShardPlan, find_earlier_build, load_intact
 from builder.spectrograms import spectrograms
-from builder.timeline import Timeline
 from builder.worker import Limits
 from manifests import index, schema
 from manifests.files import FolderError, describe_os_error, exclusive_lock, remove_leftovers
@@ -30,6 +29,7 @@ from manifests.progress import ProgressBar
 from manifests.records import from_json
 from manifests.schema import Clip, SchemaError, Timing
 from manifests.text import config_diff
+from manifests.timeline import Timeline
 from manifests.verify import verify
 
 #: Packages whose version can change a spectrogram.

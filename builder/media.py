@@ -27,9 +27,9 @@ from builder.decoders.base import (
     Sound,
 )
 from builder.sound import MISMATCH_SECONDS, ClipSound, choose_sound
-from builder.spectrograms import SILENCE_RMS
-from builder.timeline import Timeline
 from manifests.schema import SAMPLE_RATE_HZ
+from manifests.silence import SILENCE_RMS
+from manifests.timeline import Timeline
 
 DECODERS = {"pyav": pyav, "ffmpeg": ffmpeg}
 

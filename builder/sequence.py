@@ -23,8 +23,9 @@ from builder.datasets.base import Region
 from builder.decoders.base import Listing, MediaError, Picture
 from builder.faces import FaceFinder, Faces, FaceTrack, Frame, Points, TimedFaces
 from builder.media import cut_region
-from builder.timeline import Seconds, Timeline, nearest_frames, steady_instants
+from builder.timeline import steady_instants
 from manifests.sequence import MAX_FRAMES, encode_frame
+from manifests.timeline import Seconds, Timeline, nearest_frames
 
 #: Longest time between two frames on which the mesh looks for the face: every second frame at 25 to 30 frames a second.
 #: More meshes add their noise to crops of heads that hardly move, fewer lose heads that shake;

@@ -17,8 +17,8 @@ import scipy.fft
 from builder.datasets.base import SOUND_SEARCH_SECONDS, ClipSource
 from builder.decoders.base import DecodedSound, MediaError, Sound
 from builder.spectrograms import FRAME_SAMPLES, pre_emphasis
-from builder.timeline import Timeline
 from manifests.schema import SAMPLE_RATE_HZ
+from manifests.timeline import Timeline
 
 Samples = npt.NDArray[np.int16]
 

@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 import scipy.fft
 
-from builder.timeline import Seconds, Timeline
 from manifests.filterbanks import (
     FFT_SAMPLES,
     FRAME_SAMPLES,
@@ -24,14 +23,13 @@ from manifests.filterbanks import (
     mfcc_bands,
     mfcc_lifter,
 )
-from manifests.schema import FEATURE_ROWS, FRAMES, GRIDS, SAMPLE_RATE_HZ
+from manifests.schema import FEATURE_ROWS, GRIDS, SAMPLE_RATE_HZ
+from manifests.timeline import Timeline
 
 Floats = npt.NDArray[np.float32]
 
 #: Frames per block: a block fits the CPU cache; processing all frames together takes three times as long.
 BLOCK_FRAMES = 256
-#: Root mean square, relative to full scale, below which sound counts as silent (-80 dB).
-SILENCE_RMS = 1e-4
 
 
 def spectrograms(
@@ -64,31 +62,6 @@ def spectrograms(
             windows = columns[np.searchsorted(needed, centres[grid])]  # [grid, 224, rows]
             result[f"{feature}_{grid}"] = np.ascontiguousarray(windows.transpose(0, 2, 1))
     return result
-
-
-def sound_present(
-    audio: npt.NDArray[np.int16], audio_start_seconds: float, timeline: Timeline
-) -> dict[str, npt.NDArray[np.bool_]]:
-    """Grid (`16`, `8`) -> [grid] whether a window has any sound: its root mean square is at least SILENCE_RMS.
-
-    Sound outside the recording is silence. Arguments as in `spectrograms`.
-    """
-    lengths = {grid: 2 * (FRAMES // grid) * timeline.step_seconds for grid in GRIDS}
-    return {
-        str(grid): is_heard(audio, audio_start_seconds, timeline.window_starts(grid), length)
-        for grid, length in lengths.items()
-    }
-
-
-def is_heard(
-    audio: npt.NDArray[np.int16], audio_start_seconds: float, starts_seconds: Seconds, length_seconds: float
-) -> npt.NDArray[np.bool_]:
-    """[n] whether windows of this length with these starts have any sound, as in `sound_present`."""
-    energies = np.concatenate([[0.0], np.cumsum(np.square(audio / 32768.0))])
-    edges = starts_seconds[:, None] + [0.0, length_seconds] - audio_start_seconds
-    places = np.clip(np.rint(edges * SAMPLE_RATE_HZ), 0, len(audio)).astype(np.int64)
-    energy = energies[places[:, 1]] - energies[places[:, 0]]
-    return energy >= SILENCE_RMS**2 * length_seconds * SAMPLE_RATE_HZ
 
 
 def _pad_signal(audio: npt.NDArray[np.int16], centres: npt.NDArray[np.int64]) -> tuple[Floats, npt.NDArray[np.int64]]:

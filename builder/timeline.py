@@ -1,4 +1,4 @@
-"""One clock for picture and sound: from frame times to the 16 instants and windows of both streams.
+"""How the builder samples a clip: from frame times to a timeline, the contract's `Timeline`.
 
 Pure: reads no file. All times are presentation seconds of the source, never frame numbers.
 """
@@ -6,52 +6,17 @@ Pure: reads no file. All times are presentation seconds of the source, never fra
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from manifests.schema import COLUMNS, FRAMES, GRIDS
-
-Seconds = npt.NDArray[np.float64]
+from manifests.schema import FRAMES
+from manifests.timeline import Seconds, Timeline, spread_instants
 
 FIXED_STEP_FRAMES = 6  # paper IV.B.1
 
 
 class TooShort(ValueError):
     """The clip has too few frames for the timeline."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Timeline:
-    """When a clip is sampled."""
-
-    span_seconds: tuple[float, float]
-    """First frame's time and the last frame's end."""
-    instants_seconds: tuple[float, ...]
-    """The 16 instants t_i."""
-    step_seconds: float
-    """s: from instant T to T+1; a window reaches from T-1 to T+1."""
-
-    def window_starts(self, grid: int) -> Seconds:
-        """[grid] start of each window in seconds: t_i - s for 16, t_2i - 2s for 8."""
-        stride = FRAMES // grid
-        return np.asarray(self.instants_seconds[::stride]) - stride * self.step_seconds
-
-    def hop_seconds(self, grid: int) -> float:
-        """Seconds from one spectrogram column to the next: a window of 2 steps has 224 columns."""
-        return 2 * (FRAMES // grid) * self.step_seconds / COLUMNS
-
-    @property
-    def windows_span_seconds(self) -> tuple[float, float]:
-        """Start of the first window and end of the last, over both grids."""
-        starts = [self.window_starts(grid) for grid in GRIDS]
-        ends = [each + 2 * (FRAMES // grid) * self.step_seconds for each, grid in zip(starts, GRIDS, strict=True)]
-        return float(min(map(np.min, starts))), float(max(map(np.max, ends)))
-
-    def column_seconds(self, grid: int) -> Seconds:
-        """[grid, 224] the instant at the centre of each spectrogram column."""
-        return self.window_starts(grid)[:, None] + np.arange(COLUMNS) * self.hop_seconds(grid)
 
 
 def uniform(frame_seconds: Seconds, end_seconds: float) -> Timeline:
@@ -65,10 +30,7 @@ def uniform(frame_seconds: Seconds, end_seconds: float) -> Timeline:
     """
     if len(frame_seconds) < 2:
         raise TooShort(f"found {len(frame_seconds)} frame, expected at least 2")
-    start = float(frame_seconds[0])
-    step = (end_seconds - start) / FRAMES
-    instants = start + (np.arange(FRAMES) + 0.5) * step
-    return Timeline(span_seconds=(start, end_seconds), instants_seconds=tuple(instants.tolist()), step_seconds=step)
+    return spread_instants((float(frame_seconds[0]), end_seconds))
 
 
 def fixed(frame_seconds: Seconds, end_seconds: float, step_frames: int = FIXED_STEP_FRAMES) -> Timeline:
@@ -90,16 +52,3 @@ def steady_instants(span_seconds: tuple[float, float], rate_hz: float) -> tuple[
     start, end = span_seconds
     count = max(1, math.ceil((end - start) * rate_hz - 1e-6))
     return tuple((start + np.arange(count) / rate_hz).tolist())
-
-
-def nearest_frames(frame_seconds: Seconds, instants_seconds: tuple[float, ...]) -> npt.NDArray[np.intp]:
-    """Index of the frame nearest in time to each instant; the earlier one of two at the same distance."""
-    instants = np.asarray(instants_seconds)
-    after = np.clip(np.searchsorted(frame_seconds, instants), 1, max(len(frame_seconds) - 1, 1))
-    if len(frame_seconds) == 1:
-        return np.zeros(len(instants), dtype=np.intp)
-    before = after - 1
-    return np.where(instants - frame_seconds[before] <= frame_seconds[after] - instants, before, after)
-
-
-assert all(FRAMES % grid == 0 for grid in GRIDS)

@@ -38,8 +38,6 @@ class Kind:
     """... its class in schema.org."""
     hub_type: str
     """Type of the picture for Hugging Face."""
-    trainable: bool
-    """Whether the trainer reads it."""
 
 
 KINDS: Mapping[str, Kind] = {
@@ -54,7 +52,6 @@ KINDS: Mapping[str, Kind] = {
         picture_type="image/jpeg",
         picture_class="sc:ImageObject",
         hub_type="image",
-        trainable=True,
     ),
     SEQUENCES: Kind(
         members=lambda _: sequence.MEMBERS,
@@ -67,7 +64,6 @@ KINDS: Mapping[str, Kind] = {
         picture_type="video/x-motion-jpeg",
         picture_class="sc:VideoObject",
         hub_type="binary",
-        trainable=False,
     ),
 }
 

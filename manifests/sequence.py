@@ -16,7 +16,7 @@ import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +40,7 @@ from manifests.schema import (
     load_metadata,
     read_fields,
 )
+from manifests.timeline import Seconds
 
 FRAMES_MEMBER = "frames.mjpg"
 MEMBERS = (FRAMES_MEMBER, "audio.flac", "json")
@@ -47,6 +48,8 @@ MEMBERS = (FRAMES_MEMBER, "audio.flac", "json")
 SIDES_PX = (CROP_PX, 160, 112, 96)
 #: Most frames of a clip: 160 s at 25 frames a second.
 MAX_FRAMES = 4096
+#: Latest time that a reader of some frames accepts, and earliest one: indices of samples fit into 64 bits.
+_LATEST_SECONDS = 1e9
 #: First and last bytes of a JPEG: video players split Motion JPEG at these.
 _FIRST, _LAST = b"\xff\xd8\xff", b"\xff\xd9"
 
@@ -118,18 +121,40 @@ def encode_frame(crop: npt.NDArray[np.uint8]) -> bytes:
     return bytes(simplejpeg.encode_jpeg(crop, quality=JPEG_QUALITY, colorspace="RGB", colorsubsampling="420"))
 
 
-def decode_frame(jpeg: bytes | memoryview, side_px: int, *, smooth: bool = True) -> npt.NDArray[np.uint8]:
-    """JPEG -> [side, side, 3] RGB; the header is checked before decoding.
+def decode_frame(
+    jpeg: bytes | memoryview,
+    side_px: int,
+    *,
+    smooth: bool = True,
+    needed_px: int | None = None,
+    out: npt.NDArray[np.uint8] | None = None,
+) -> npt.NDArray[np.uint8]:
+    """JPEG -> [side, side, 3] RGB, in the memory of `out` if given; the header is checked before decoding.
 
     The decoder interpolates colours, across the edges between the crops of a filmstrip. Without `smooth` it does not,
-    and a crop has the pixels that it has in a filmstrip decoded likewise.
+    and a crop has the pixels that it has in a filmstrip decoded likewise. With `needed_px`, the decoder reduces the
+    picture to `reduced_px(side_px, needed_px)` pixels a side, as `manifests.schema.decode_filmstrip` does.
     """
     check_jpeg(jpeg, FRAMES_MEMBER, side_px, side_px)
+    least = side_px if needed_px is None else min(needed_px, side_px)
     try:
-        crop: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(jpeg, colorspace="RGB", fastupsample=not smooth)
+        crop: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(
+            jpeg,
+            colorspace="RGB",
+            fastupsample=not smooth,
+            min_height=least,
+            min_width=least,
+            min_factor=1,
+            buffer=out,
+        )
     except ValueError as error:
         raise SchemaError(f"{FRAMES_MEMBER}: not a JPEG that can be decoded ({error})") from error
     return crop
+
+
+def reduced_px(side_px: int, needed_px: int) -> int:
+    """Side to which a decoder reduces a crop: the least eighth of `side_px` that has the pixels needed, at most all."""
+    return next((side for k in range(1, 9) if (side := -(-side_px * k // 8)) >= needed_px), side_px)
 
 
 def encode(sample: SequenceSample) -> dict[str, bytes]:
@@ -172,6 +197,84 @@ def decode(members: Mapping[str, bytes]) -> SequenceSample:
             raise SchemaError(f"{FRAMES_MEMBER}: frame {number} is not a JPEG from its first marker to its last")
         check_jpeg(jpeg, f"{FRAMES_MEMBER}: frame {number}", fields["side_px"], fields["side_px"])
     return SequenceSample(jpegs=jpegs, audio=decode_audio(members["audio.flac"]), **fields)
+
+
+class FrameIndex(NamedTuple):
+    """What reading some frames of a clip, and the sound around them, needs of `KEY.json`."""
+
+    span_seconds: tuple[float, float]
+    frame_seconds: Seconds
+    """[n] presentation time of each frame, ascending."""
+    byte_ranges: npt.NDArray[np.int64]
+    """[n, 2] offset of each JPEG in `frames.mjpg`, and its size; [0, 2] if frames are not read."""
+    audio_start_seconds: float
+    masked: bool
+    """Whether the build kept incomplete clips, so that some may have no sound, or windows without any."""
+
+
+def read_frame_index(data: bytes, frames_bytes: int | None) -> FrameIndex:
+    """Times and places of the frames in `KEY.json`, in a third of the time that reading all of it takes.
+
+    Raises SchemaError for values that `decode` would not accept for a `frames.mjpg` of so many bytes, None if no frame
+    is read; and for times that are not within some 30 years of 0.
+    """
+    meta = load_metadata(data)
+    check_present(meta, ("timing", "byte_ranges"))
+    timing = meta["timing"]
+    if not isinstance(timing, dict):
+        raise SchemaError(f"json.timing: found a {type(timing).__name__}, expected an object")
+    check_present(timing, ("span_seconds", "frame_seconds", "rate_hz", "audio_start_seconds"))
+    span, seconds = (_numbers(timing, name) for name in ("span_seconds", "frame_seconds"))
+    rate, audio_start = (_numbers({name: [timing[name]]}, name)[0] for name in ("rate_hz", "audio_start_seconds"))
+    if len(span) != 2 or not 1 <= len(seconds) <= MAX_FRAMES:
+        found = f"{len(span)} and {len(seconds)}"
+        raise SchemaError(f"json.timing: found {found} times of span and frames, expected 2 and 1 to {MAX_FRAMES}")
+    steps = np.diff(seconds)
+    ascending = (steps >= 0).all() if rate else (steps > 0).all()
+    start, end = span.tolist()
+    if rate < 0 or not ascending or not start <= seconds[0] <= seconds[-1] < end:
+        found = f"found {reprlib.repr(seconds.tolist())} in a clip from {start} to {end}"
+        raise SchemaError(f"json.timing.frame_seconds: {found}, expected ascending times within it")
+    ranges = np.empty((0, 2), np.int64)
+    if frames_bytes is not None:
+        ranges = _byte_ranges(meta["byte_ranges"], len(seconds), frames_bytes)
+    return FrameIndex(
+        span_seconds=(start, end),
+        frame_seconds=seconds,
+        byte_ranges=ranges,
+        audio_start_seconds=float(audio_start),
+        masked=meta["schema_version"] == MASKED_SCHEMA_VERSION,
+    )
+
+
+def _numbers(values: Mapping[str, Any], name: str) -> Seconds:
+    """Finite times, none of them absurd. Raises SchemaError."""
+    found = values[name]
+    if isinstance(found, list) and {*map(type, found)} <= {float, int}:
+        try:
+            numbers = np.array(found, dtype=np.float64)
+        except OverflowError:
+            numbers = np.array([np.inf])
+        if (np.abs(numbers) <= _LATEST_SECONDS).all():
+            return numbers
+    raise SchemaError(f"json.timing.{name}: found {reprlib.repr(found)}, expected times in seconds")
+
+
+def _byte_ranges(found: Any, count: int, frames_bytes: int) -> npt.NDArray[np.int64]:
+    """[n, 2] offsets and sizes that follow one another through all bytes. Raises SchemaError."""
+    try:
+        ranges = np.array(found)
+    except (ValueError, RecursionError):  # of lists of different lengths
+        ranges = np.empty(0)
+    if ranges.shape == (count, 2) and ranges.dtype == np.int64:
+        offsets, sizes = ranges.T
+        ends = np.cumsum(sizes)
+        if sizes.min() > 0 and offsets[0] == 0 and (offsets[1:] == ends[:-1]).all() and ends[-1] == frames_bytes:
+            return ranges
+    raise SchemaError(
+        f"json.byte_ranges: found {reprlib.repr(found)}, expected {count} ranges that follow one another through all "
+        f"{frames_bytes} bytes of {FRAMES_MEMBER}"
+    )
 
 
 def check(members: Mapping[str, bytes]) -> Clip:

@@ -15,7 +15,8 @@ from torch.nn import functional
 
 from train import metrics
 from train.data.augment import uniform_noise
-from train.data.loader import CachedLoader, ClipBatch, Loader
+from train.data.batches import ClipBatch
+from train.data.loader import CachedLoader, Loader
 from train.data.missing import Missing
 from train.data.transforms import CachedTransform, ClipTransform, View, evaluation_views
 from train.distributed import Ranks

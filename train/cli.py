@@ -286,7 +286,8 @@ def _run_embeddings(args: argparse.Namespace) -> int:
     folder = open_folder(args.shards or find_folder(Path("shards"), corpus))
     if predictor:
         encoder = embeddings.EmbeddingModel.of_run(predictor, args.folder)
-        if predictor.provenance.test_flip or predictor.provenance.test_crop_side < 1:
+        provenance = predictor.provenance
+        if provenance.test_flip or provenance.test_crop_side < 1 or provenance.test_windows > 1:
             log_line(f"{args.folder}: its predictions are of other views of a clip; vectors are of the whole faces")
     else:
         feature = choose_feature(args.feature, folder.index.features)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, get_args
 
 import torch
 
 from manifests.errors import UserError
+from train.data.augment import Augmentation
 from train.data.shard_folder import Check
 from train.fusion import strategy_named
 from train.models.videomae import ENCODERS
@@ -34,7 +35,9 @@ COMPILE = ("auto", "on", "off")
 
 #: Fields of recipes that are younger than finished runs, whose hash and identity must stay valid: they are in neither
 #: where they have the default.
-_NEW_IN_RECIPES = ("class_weights", "freeze", "sampling", "test_crop_side")
+_NEW_IN_RECIPES = ("class_weights", "freeze", "sampling", "test_crop_side", "test_windows", "window_seconds")
+#: The same of the augmentation.
+_NEW_IN_AUGMENTATION = ("window_share",)
 
 
 class ConfigError(UserError):
@@ -125,9 +128,15 @@ class TrainConfig:
 
 def recipe_identity(recipe: Recipe) -> dict[str, Any]:
     """Values of a recipe that two runs must have in common, without new fields that have their default."""
-    unset = {field.name for field in fields(recipe) if getattr(recipe, field.name) == field.default}
-    left_out = unset.intersection(_NEW_IN_RECIPES)
-    return {name: value for name, value in asdict(recipe).items() if name not in left_out}
+    values = _without_unset(recipe, _NEW_IN_RECIPES)
+    values["augmentation"] = _without_unset(recipe.augmentation, _NEW_IN_AUGMENTATION)
+    return values
+
+
+def _without_unset(settings: Recipe | Augmentation, names: Sequence[str]) -> dict[str, Any]:
+    """All values, but for those of some fields that have their default."""
+    unset = {field.name for field in fields(settings) if getattr(settings, field.name) == field.default}
+    return {name: value for name, value in asdict(settings).items() if name not in unset.intersection(names)}
 
 
 def settings_hash(config: TrainConfig, initial_sha256: str, data_sha256: str, code: Mapping[str, str] = {}) -> str:

@@ -27,6 +27,7 @@ from train.data.fold_data import FoldData
 from train.data.loader import Loader
 from train.data.sampler import ClipSampler
 from train.data.transforms import ClipTransform
+from train.data.windows import WHOLE_CLIPS, Windows
 from train.distributed import Ranks
 from train.models.videomae import Classifier
 from train.models.weights import fingerprint
@@ -41,6 +42,7 @@ def cached_embeddings(
     clips: ClipTable,
     transform: ClipTransform,
     *,
+    windows: Windows = WHOLE_CLIPS,
     cache: Path,
     ranks: Ranks,
     workers: int = 2,
@@ -71,13 +73,14 @@ def cached_embeddings(
             "encoder": encoder,
             "arithmetic": "bfloat16" if on_gpu else "float32",
         }
+        key |= {"windows": asdict(windows)} if windows != WHOLE_CLIPS else {}
         path = cache / f"{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()}.safetensors"
         features = _read(path, (len(part), model.encoder.config.width))
         if features is None:
             on_shard(name)
             sampler = ClipSampler(clips=len(part), batch_size=batch_size, shuffle=False)
             options = {"workers": workers, "pin": on_gpu, "prefetcher": data.prefetcher}
-            loader = Loader(part, sampler, face_px=transform.face_px, **options)
+            loader = Loader(part, sampler, face_px=transform.face_px, windows=windows, **options)
             features = run_inference(model.features, loader, transform, ranks)
             with shared_lock(cache, ""):
                 atomic_write(path, safetensors.torch.save({"features": features}))

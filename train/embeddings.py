@@ -26,6 +26,7 @@ from train.data.loader import Loader
 from train.data.sampler import ClipSampler
 from train.data.shard_folder import ShardFolder, open_scheme, prefetch_shards
 from train.data.transforms import ClipTransform, NormalizationStats
+from train.data.windows import EvenWindows
 from train.distributed import Ranks
 from train.fusion import Strategy, strategy_named
 from train.lineage import Lineage
@@ -272,7 +273,9 @@ def _compute(
     sampler = ClipSampler(clips=len(clips), batch_size=_BATCH, shuffle=False)
     with prefetch_shards(folder, names) as prefetcher, ProgressBar(len(clips), "embedding") as bar:
         options = {"workers": workers, "pin": ranks.device.type == "cuda", "prefetcher": prefetcher}
-        loader = Loader(unlabelled, sampler, face_px=transform.face_px, **options)
+        seconds = encoder.predictor.provenance.window_seconds if encoder.predictor else 0.0
+        windows = EvenWindows(longest_seconds=seconds)
+        loader = Loader(unlabelled, sampler, face_px=transform.face_px, windows=windows, **options)
 
         def embed(video: Tensor) -> Tensor:
             vectors = classifier_input(model, video) if layer is None else mean_token(model.encoder, video, layer)

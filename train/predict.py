@@ -22,8 +22,9 @@ from manifests.corpora import dataset_setting
 from manifests.errors import UserError
 from manifests.files import file_sha256
 from manifests.index import Row, load_rows
+from manifests.kinds import PAIRS
 from manifests.progress import ProgressBar, log_line
-from manifests.schema import NAME, UNLABELLED
+from manifests.schema import CROP_PX, NAME, UNLABELLED
 from manifests.text import pluralize, shorten_list
 from train.classification import run_inference
 from train.clip_prediction import ClipPrediction, format_for, write_clips
@@ -35,6 +36,7 @@ from train.data.prefetch import ShardPrefetcher
 from train.data.sampler import ClipSampler
 from train.data.shard_folder import ShardFolder, open_folder, prefetch_shards
 from train.data.transforms import ClipTransform, evaluation_views
+from train.data.windows import EvenWindows
 from train.distributed import Ranks, interrupt_on_signal
 from train.fusion import strategy_named
 from train.models.checkpoint_formats import WeightsError
@@ -171,12 +173,20 @@ def predict_shards(
 
 
 def check_build(provenance: Provenance, folder: ShardFolder, location: str) -> None:
-    """Raise PredictError for shards built with other settings than those of the training."""
+    """Raise PredictError for shards built with other settings than those of the training, or of another kind.
+
+    Whole clips of shards with every frame are those of pairs, and pairs those: both may be used.
+    """
     changes = provenance.diff_build(folder.index.identity["config"])
     if changes:
         raise PredictError(
             f"{location}: was built with other settings than the training shards ({'; '.join(changes)}); "
             "build it with the same"
+        )
+    if folder.index.kind == PAIRS and provenance.sees_parts:
+        raise PredictError(
+            f"{location}: found shards of pairs, which show whole clips; expected shards with every frame, which "
+            f"FRAMES=all (--frames all) builds: the classifier sees {provenance.run.protocol.windows}"
         )
 
 
@@ -352,9 +362,15 @@ def _predict_probabilities(
         input_size=encoder.input,
     )
     options = {"workers": workers, "pin": ranks.device.type == "cuda", "prefetcher": prefetcher}
-    loader = Loader(unlabelled, sampler, face_px=transform.face_px, **options)
     provenance = predictor.provenance
-    views = evaluation_views(flip=provenance.test_flip, crops=provenance.test_crops, side=provenance.test_crop_side)
+    windows = EvenWindows(longest_seconds=provenance.window_seconds, count=provenance.test_windows)
+    loader = Loader(unlabelled, sampler, face_px=transform.face_px, windows=windows, **options)
+    views = evaluation_views(
+        flip=provenance.test_flip,
+        crops=provenance.test_crops,
+        side=provenance.test_crop_side,
+        windows=provenance.test_windows,
+    )
     unit = "clip" if len(views) == 1 else "view"
     with ProgressBar(len(clips) * len(views), "classifying", unit) as bar:
 
@@ -411,6 +427,9 @@ def _build_shards(clip_ids: Mapping[Path, str], settings: Mapping[str, Any], dat
         "--keep=incomplete",
     ]
     command += [f"--{name}={settings[name]}" for name in ("timeline", "crop", "align", "decoder") if name in settings]
+    if settings.get("frames") == "all":
+        command += ["--frames=all", f"--size={settings.get('size_px', CROP_PX)}"]
+        command += [f"--rate={settings['rate_hz']}"] if settings.get("rate_hz") else []
     # The builder beside this package: with -P, none of the user's current folder.
     home, paths = str(Path(__file__).absolute().parents[1]), os.environ.get("PYTHONPATH")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([home, paths] if paths else [home])}

@@ -37,6 +37,9 @@ class Provenance:
     """Of the recipe, as the next two: the views that the test fold was evaluated by."""
     test_crops: int
     test_crop_side: float
+    window_seconds: float = 0.0
+    """Of the recipe, as the next: 0 and 1 for classifiers that are older, or of pairs."""
+    test_windows: int = 1
     strategy_path: str = ""
     """Import path of a strategy of one's own, as the next; "" for a built-in one."""
     strategy_sha256: str = ""
@@ -86,8 +89,16 @@ class Provenance:
                     f"{where}: was trained with {self.run.strategy}, found {name}; name {self.run.strategy}"
                 )
 
+    @property
+    def sees_parts(self) -> bool:
+        """Whether a test saw a part of a clip, or several, which takes shards with every frame."""
+        return self.window_seconds > 0 or self.test_windows > 1
+
     def diff_build(self, build: Mapping[str, Any]) -> list[str]:
-        """Settings that make clips of another build look different to the classifier, a line each."""
+        """Settings that make clips of another build look different to the classifier, a line each.
+
+        Whole clips of shards with every frame look as pairs of the timeline `uniform` do.
+        """
         return config_diff(appearance(self.build), appearance(build))
 
     @property

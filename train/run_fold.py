@@ -77,7 +77,9 @@ def _test(setup: TrainingSetup, run: Run) -> RunResult | None:
         setup.log(f"trained; the test fold is not available: run {command}, then this command again to test, once")
         return None
     clips, loader, recipe = data.clips("test"), setup.make_loader("test"), setup.config.recipe
-    views = evaluation_views(flip=recipe.test_flip, crops=recipe.test_crops, side=recipe.test_crop_side)
+    views = evaluation_views(
+        flip=recipe.test_flip, crops=recipe.test_crops, side=recipe.test_crop_side, windows=recipe.test_windows
+    )
     complete, *others = (
         run_inference(setup.model, loader, setup.transform, ranks, setup.config.micro_batches, views, condition)
         for condition in (None, *CONDITIONS)

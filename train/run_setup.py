@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from manifests.files import atomic_write
 from manifests.folds import dump_fold_file
 from manifests.index import load_rows
+from manifests.kinds import PAIRS
 from manifests.tables import is_table
 from manifests.text import config_diff, pluralize, shorten_list
 from train import runs
@@ -31,6 +32,7 @@ from train.data.loader import CachedLoader, Loader
 from train.data.sampler import ClipSampler, balanced_class_weights
 from train.data.shard_folder import Check
 from train.data.transforms import CachedTransform, ClipTransform, NormalizationStats
+from train.data.windows import EvenWindows, RandomWindows, Windows, describe_windows
 from train.distributed import Ranks
 from train.embedding_cache import cached_embeddings
 from train.fusion import strategy_named
@@ -139,6 +141,7 @@ class TrainingSetup:
                 clips,
                 self._sampler(clips, training=training),
                 face_px=self.transform.face_px,
+                windows=self._windows(side),
                 workers=self.config.workers,
                 pin=self.ranks.device.type == "cuda",
                 prefetcher=self.data.prefetcher,
@@ -148,6 +151,7 @@ class TrainingSetup:
             self.data,
             clips,
             self.transform,
+            windows=self._windows("validation"),
             cache=self.runs / FEATURES,
             ranks=self.ranks,
             workers=self.config.workers,
@@ -156,6 +160,15 @@ class TrainingSetup:
         keys = tuple(key.decode() for key in clips.keys)
         sampler = self._sampler(clips, training=training)
         return CachedLoader(inputs.to(self.ranks.device), torch.from_numpy(clips.labels), keys, sampler)
+
+    def _windows(self, side: str) -> Windows:
+        """Parts of a clip that are seen: of shards with every frame."""
+        recipe = self.config.recipe
+        if side == "train":
+            share, draws = recipe.augmentation.window_share, recipe.repeated_augmentation
+            return RandomWindows(longest_seconds=recipe.window_seconds, share=share, seed=self.config.seed, count=draws)
+        count = recipe.test_windows if side == "test" else 1
+        return EvenWindows(longest_seconds=recipe.window_seconds, count=count)
 
     def _sampler(self, clips: ClipTable, *, training: bool) -> ClipSampler:
         return ClipSampler(
@@ -283,6 +296,8 @@ class TrainingSetup:
             test_flip=config.recipe.test_flip,
             test_crops=config.recipe.test_crops,
             test_crop_side=config.recipe.test_crop_side,
+            window_seconds=config.recipe.window_seconds,
+            test_windows=config.recipe.test_windows,
             strategy_path=self.transform.strategy.path,
             strategy_sha256=self.transform.strategy.sha256,
         )
@@ -343,6 +358,8 @@ def prepare(config: TrainConfig, ranks: Ranks, log: Callable[[str], None]) -> Tr
         validation=config.selection != "last",
         check=cast(Check, config.check),
     )
+    config = replace(config, recipe=_fit_to_kind(recipe, data))
+    recipe = config.recipe
     classes = tuple(data.label_scheme.classes)
     model, weights = make_classifier(config, len(classes))
     own = isinstance(model.encoder, OwnEncoder)
@@ -362,6 +379,10 @@ def prepare(config: TrainConfig, ranks: Ranks, log: Callable[[str], None]) -> Tr
     encoder = model.encoder.config
     if own:
         log(_describe_own(encoder, recipe))
+    transform = make_transform(config, data, encoder)
+    stored_px, needed_px = data.members.side_px, transform.face_px
+    if data.members.faces and stored_px < needed_px:
+        log(f"{config.shards}: crops of {stored_px} pixels are enlarged to the encoder's {needed_px}")
     name = config.encoder or encoder_name(encoder)
     initial = fingerprint(model.encoder) if weights else json.dumps(asdict(encoder), sort_keys=True)
     if config.selection == "last":
@@ -377,7 +398,7 @@ def prepare(config: TrainConfig, ranks: Ranks, log: Callable[[str], None]) -> Tr
         model=model.to(ranks.device),
         licence=weights.licence if weights else f"that of {encoder.path}" if own else "this project's own",
         lineage=lineage,
-        transform=make_transform(config, data, encoder),
+        transform=transform,
         protocol=RunProtocol(
             label_scheme=data.label_scheme.name,
             classes=classes,
@@ -392,6 +413,7 @@ def prepare(config: TrainConfig, ranks: Ranks, log: Callable[[str], None]) -> Tr
             supervision=before.kind,
             feature=config.feature,
             build=describe_build(built_with),
+            windows=_describe_windows(recipe, data),
             precision="bfloat16" if ranks.device.type == "cuda" else "float32",
             settings=settings,
         ),
@@ -401,6 +423,25 @@ def prepare(config: TrainConfig, ranks: Ranks, log: Callable[[str], None]) -> Tr
         validate=config.selection != "last",
         code=code,
     )
+
+
+def _fit_to_kind(recipe: Recipe, data: FoldData) -> Recipe:
+    """The recipe as these shards can be trained with. Raises ConfigError for windows of pairs, which have one."""
+    if data.members.kind != PAIRS:
+        return recipe
+    if recipe.sees_parts:
+        raise ConfigError(
+            f"recipe {recipe.name}: found window_seconds = {recipe.window_seconds:g}, test_windows = "
+            f"{recipe.test_windows} with shards of pairs, which show whole clips; expected 0 and 1, or shards with "
+            "every frame, which FRAMES=all (--frames all) builds"
+        )
+    return recipe.without_windows()
+
+
+def _describe_windows(recipe: Recipe, data: FoldData) -> str | None:
+    if data.members.kind == PAIRS:
+        return None
+    return describe_windows(recipe.window_seconds, recipe.augmentation.window_share, recipe.test_windows)
 
 
 def _ancestor_of(config: TrainConfig, part: FoldPart) -> Ancestor:

@@ -77,6 +77,8 @@ class RunProtocol:
     """Of matrix products: `float32`, or `bfloat16` on a GPU."""
     settings: str
     """`settings_hash`: a SHA-256, under a key of result.json that is older than the name."""
+    windows: str | None = None
+    """Which part of a clip is seen, of shards with every frame: see `describe_windows`; None for shards of pairs."""
     shared_speakers: bool = False
     """Whether speakers are on several sides of a fold, so that scores are not of unseen speakers only."""
 

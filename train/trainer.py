@@ -24,7 +24,8 @@ from torch.optim import Optimizer
 from manifests.errors import UserError
 from train.checkpoint import Checkpoints, TrainState
 from train.config import TrainConfig
-from train.data.loader import CachedLoader, ClipBatch, Loader
+from train.data.batches import ClipBatch
+from train.data.loader import CachedLoader, Loader
 from train.distributed import Ranks
 from train.metric_logger import MetricLogger
 from train.optim import clip_grad_norm, lr_at, set_lr

@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 
-from builder.timeline import Seconds, Timeline, TooShort
+from builder.timeline import TooShort
 from manifests.schema import DROP_REASONS, SAMPLE_RATE_HZ
+from manifests.timeline import Seconds, Timeline
 
 #: (frame times [n], end of the last frame) in seconds -> Timeline. Raises TooShort.
 MakeTimeline = Callable[[Seconds, float], Timeline]

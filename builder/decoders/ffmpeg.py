@@ -37,7 +37,7 @@ from builder.decoders.base import (
     Sound,
 )
 from builder.decoders.mp4 import check_edit_lists
-from builder.timeline import nearest_frames
+from manifests.timeline import nearest_frames
 
 #: Margin that is read around a segment and then discarded by its times.
 MARGIN_SECONDS = 1.0

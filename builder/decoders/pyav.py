@@ -37,7 +37,7 @@ from builder.decoders.base import (
     Sound,
 )
 from builder.decoders.mp4 import check_edit_lists
-from builder.timeline import nearest_frames
+from manifests.timeline import nearest_frames
 
 #: Read this much before a segment, so that decoding starts at a key frame before it; more if there is none so near.
 SEEK_MARGINS_SECONDS = (1.0, 15.0)

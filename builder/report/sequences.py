@@ -9,10 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from builder.spectrograms import spectrograms
-from builder.timeline import nearest_frames, uniform
+from builder.timeline import uniform
 from manifests import sequence
 from manifests.schema import CROP_PX, Sample, SchemaError, Timing
 from manifests.sequence import decode_frame
+from manifests.timeline import nearest_frames
 
 #: Side of a frame in the picture of all of them, and most frames in it: browsers and WebP limit its width.
 _STRIP_PX, _STRIP_FRAMES = 56, 240

@@ -26,6 +26,7 @@ from tests.bench.plot import plot_growth
 STAGES: Mapping[str, tuple[str, ...]] = {
     "build": ("tests.bench.stage_build", "--dataset={dataset}", "--data={data}"),
     "load": ("tests.bench.stage_load", "--shards={shards}"),
+    "load, sequences": ("tests.bench.stage_load", "--shards={sequences}"),
     "train": ("tests.bench.stage_train",),
     "build, growing": ("tests.bench.stage_build_growth", "--data={demo}"),
     "load, growing": ("tests.bench.stage_load_growth",),
@@ -65,9 +66,10 @@ def _run_stages(args: argparse.Namespace) -> int:
 def _prepare(args: argparse.Namespace) -> None:
     """Make the demo corpus and its shards if they do not exist. Raises CalledProcessError if the build fails."""
     make_demo(args.demo)
-    if not (args.shards / DATASET_FILE).exists():
-        where = [f"--data={args.demo}", f"--out={args.shards}"]
-        subprocess.run([sys.executable, "-m", "builder", "shards", "--dataset=demo", *where], check=True)
+    for out, frames in ((args.shards, "16"), (args.sequences, "all")):
+        if not (out / DATASET_FILE).exists():
+            where = [f"--data={args.demo}", f"--out={out}", f"--frames={frames}"]
+            subprocess.run([sys.executable, "-m", "builder", "shards", "--dataset=demo", *where], check=True)
 
 
 def _run_stage(stage: str, args: argparse.Namespace) -> list[Figure] | None:
@@ -116,6 +118,12 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         default=Path("shards/demo"),
         help="shards of the load stage, built if absent",
+    )
+    parser.add_argument(
+        "--sequences",
+        type=Path,
+        default=Path("shards/demo-sequences"),
+        help="shards with every frame, of the stage after it, built if absent",
     )
     parser.add_argument("--out", type=Path, default=Path("bench"), help="folder for the JSON file and the plot")
     parser.add_argument("--compare", nargs=2, type=Path, metavar=("OLD", "NEW"), help="two JSON files of earlier runs")

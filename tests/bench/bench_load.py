@@ -1,8 +1,9 @@
 """What loading costs beside bare decoding of the same bytes, in the same run: python tests/bench/bench_load.py FOLDER.
 
 Bare decoding is simplejpeg on each filmstrip and numpy on each spectrogram, the bytes already in memory and the result
-thrown away: what no loader can save. Rates are clips a second of CPU time, all threads together, so that a machine busy
-with other things measures the same; the ways take turns, and the median of each one's rounds counts.
+thrown away: what no loader can save. Of sequences it is simplejpeg on the 16 frames of a whole clip, and soundfile on
+its sound. Rates are clips a second of CPU time, all threads together, so that a machine busy with other things measures
+the same; the ways take turns, and the median of each one's rounds counts.
 """
 
 from __future__ import annotations
@@ -10,20 +11,27 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import io
+import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 import simplejpeg
+import soundfile
 import torch
+from PIL import Image
 
+from manifests.kinds import PAIRS, SEQUENCES
+from manifests.sequence import FRAMES_MEMBER, MEMBERS
 from manifests.text import pluralize
-from train.data.clip_table import FACES, ClipTable, load_all_clips, members_for
-from train.data.loader import Batch, Loader
+from manifests.timeline import nearest_frames, spread_instants
+from train.data.batches import PairBatch
+from train.data.clip_table import ClipTable, load_all_clips, members_for
+from train.data.loader import Loader
 from train.data.sampler import ClipSampler
 from train.data.shard_folder import open_folder
 from train.fusion import STRATEGIES, strategy_named
@@ -80,29 +88,43 @@ def _ways(clips: ClipTable, options: argparse.Namespace) -> dict[str, Way]:
         ways[f"loader, {pluralize(workers, 'worker')}"] = _epochs(Loader(clips, sampler, workers=workers))
     if options.others:
         tars = [str(clips.folder / name) for name in clips.shards]
-        for name, way in (("webdataset", _webdataset), ("datasets", _hugging_face)):
+        for name, way in OTHERS[clips.members.kind].items():
             if importlib.util.find_spec(name):
-                ways[f"{name}'s own loader"] = way(tars, clips.members, options.batch_size)
+                ways[f"{name}'s own loader"] = way(tars, clips.members.suffixes, options.batch_size)
     return ways
 
 
 def _bare(clips: ClipTable) -> Way:
     """Decode bytes that are in memory already, and drop the result."""
     tars = [(clips.folder / name).read_bytes() for name in clips.shards]
-    samples = [
-        [tars[shard][offset : offset + size] for offset, size in places]
-        for shard, places in zip(clips.shard, clips.byte_ranges.tolist(), strict=True)
-    ]
-
-    def decoded(suffix: str, data: bytes) -> Any:
-        if suffix == FACES:
-            return simplejpeg.decode_jpeg(data, colorspace="RGB")
-        return np.load(io.BytesIO(data), allow_pickle=False)
-
-    return lambda: ([decoded(*member) for member in zip(clips.members, sample, strict=True)] for sample in samples)
+    samples = []
+    for shard, places in zip(clips.shard, clips.byte_ranges.tolist(), strict=True):
+        data = [tars[shard][offset : offset + size] for offset, size in places]
+        members = dict(zip(clips.members.suffixes, data, strict=True))
+        samples.append(list(_used(members)))
+    return lambda: ([_DECODERS[suffix.rpartition(".")[2]](data) for suffix, data in sample] for sample in samples)
 
 
-def _epochs(loader: Loader) -> Callable[[], Iterable[Batch]]:
+def _used(members: Mapping[str, bytes]) -> Iterator[tuple[str, bytes]]:
+    """What is decoded of a clip: all that is read of pairs; of sequences 16 frames, nearest to the whole's instants."""
+    if FRAMES_MEMBER in members:
+        meta = json.loads(members["json"])
+        instants = spread_instants(tuple(meta["timing"]["span_seconds"])).instants_seconds
+        for frame in nearest_frames(np.array(meta["timing"]["frame_seconds"]), instants).tolist():
+            offset, size = meta["byte_ranges"][frame]
+            yield "frame.jpg", members[FRAMES_MEMBER][offset : offset + size]
+    yield from ((suffix, data) for suffix, data in members.items() if suffix not in (FRAMES_MEMBER, "json"))
+
+
+#: Suffix of a file -> how the libraries that we use decode it.
+_DECODERS: Mapping[str, Callable[[bytes], Any]] = {
+    "jpg": lambda data: simplejpeg.decode_jpeg(data, colorspace="RGB"),
+    "npy": lambda data: np.load(io.BytesIO(data), allow_pickle=False),
+    "flac": lambda data: soundfile.read(io.BytesIO(data), dtype="int16"),
+}
+
+
+def _epochs(loader: Loader) -> Callable[[], Iterable[PairBatch]]:
     return lambda: loader.epoch(0)
 
 
@@ -113,11 +135,31 @@ def _webdataset(tars: Sequence[str], members: tuple[str, ...], batch_size: int) 
     return lambda: pipeline.decode("rgb8", only=list(members)).to_tuple(*members).batched(batch_size)
 
 
+def _webdataset_frames(tars: Sequence[str], _: tuple[str, ...], batch_size: int) -> Way:
+    """As a user of webdataset writes it, who decodes only what is used."""
+    import webdataset
+
+    def decode(sample: Mapping[str, bytes]) -> tuple[Any, ...]:
+        *frames, (_, sound) = _used({suffix: sample[suffix] for suffix in MEMBERS})
+        images = [np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB")) for _, jpeg in frames]
+        return np.stack(images), soundfile.read(io.BytesIO(sound), dtype="int16")
+
+    pipeline = webdataset.WebDataset(list(tars), shardshuffle=False, empty_check=False)
+    return lambda: pipeline.map(decode).batched(batch_size, collation_fn=list)
+
+
 def _hugging_face(tars: Sequence[str], members: tuple[str, ...], batch_size: int) -> Way:
     import datasets
 
     stream = datasets.load_dataset("webdataset", data_files={"train": list(tars)}, split="train", streaming=True)
     return lambda: stream.select_columns(list(members)).with_format("numpy").iter(batch_size)
+
+
+#: Kind of shards -> package -> its way to read them.
+OTHERS: Mapping[str, Mapping[str, Callable[[Sequence[str], tuple[str, ...], int], Way]]] = {
+    PAIRS: {"webdataset": _webdataset, "datasets": _hugging_face},
+    SEQUENCES: {"webdataset": _webdataset_frames},
+}
 
 
 def parser() -> argparse.ArgumentParser:

@@ -34,7 +34,8 @@ from train import cost
 from train.checkpoint import Checkpoints
 from train.classification import Classification, autocast
 from train.config import ConfigError, TrainConfig, device_for
-from train.data.loader import Batch, Loader
+from train.data.batches import PairBatch
+from train.data.loader import Loader
 from train.data.sampler import ClipSampler
 from train.data.transforms import ClipTransform, NormalizationStats
 from train.distributed import Ranks
@@ -153,7 +154,7 @@ def input_rates(
     return rates
 
 
-def _prepare(transform: ClipTransform, batch: Batch, epochs: Iterator[int]) -> object:
+def _prepare(transform: ClipTransform, batch: PairBatch, epochs: Iterator[int]) -> object:
     return transform.training_input(batch, next(epochs))
 
 
@@ -226,7 +227,7 @@ def _step(way: Way, encoder: EncoderConfig, strategy: str, device: torch.device)
 
 @torch.inference_mode()
 def _compute_features(
-    features: Callable[[Tensor], Tensor], batch: Batch, transform: ClipTransform, device: torch.device
+    features: Callable[[Tensor], Tensor], batch: PairBatch, transform: ClipTransform, device: torch.device
 ) -> Tensor:
     inputs, _ = transform.evaluation_input(batch.to(device))
     with autocast(device):
@@ -298,7 +299,7 @@ def _transform(encoder: EncoderConfig, strategy: str, recipe: Recipe | None) -> 
     )
 
 
-def _batch(clips: int, transform: ClipTransform, *, pin: bool) -> Batch:
+def _batch(clips: int, transform: ClipTransform, *, pin: bool) -> PairBatch:
     """Random pixels and spectrograms in the shapes in which shards are decoded for a transform."""
     random, windows, side = np.random.default_rng(0), transform.strategy.windows, transform.face_px
     width = FRAMES * side if transform.strategy.faces else 0
@@ -308,7 +309,7 @@ def _batch(clips: int, transform: ClipTransform, *, pin: bool) -> Batch:
     labels = torch.from_numpy(random.integers(0, CLASSES, clips))
     if pin:
         filmstrips, spectrograms, labels = filmstrips.pin_memory(), spectrograms.pin_memory(), labels.pin_memory()
-    return Batch(
+    return PairBatch(
         keys=tuple(f"clip{number}" for number in range(clips)),
         speakers=("nobody",) * clips,
         filmstrips=filmstrips,

@@ -19,8 +19,9 @@ import pytest
 
 from builder.media import DecodedClip, decode
 from builder.spectrograms import spectrograms
-from builder.timeline import Timeline, uniform
+from builder.timeline import uniform
 from manifests.schema import GRIDS, SAMPLE_RATE_HZ
+from manifests.timeline import Timeline
 from tests.factories import media as factory
 
 DECODERS = ("pyav", pytest.param("ffmpeg", marks=pytest.mark.slow))

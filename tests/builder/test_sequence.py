@@ -25,12 +25,13 @@ from builder.decoders.base import Listing, MediaError, Picture
 from builder.faces import LANDMARKS, FaceFinder, Faces, FaceTrack, TimedFaces
 from builder.features import FeaturesJob, make_features
 from builder.sequence import ANCHOR_SECONDS, plan_frames
-from builder.timeline import nearest_frames, steady_instants, uniform
+from builder.timeline import steady_instants, uniform
 from manifests import index, schema
 from manifests import sequence as contract
 from manifests.index import ManifestError
 from manifests.schema import FRAMES
 from manifests.sequence import MAX_FRAMES, SequenceSample, decode_frame
+from manifests.timeline import nearest_frames
 from manifests.verify import verify
 from tests.factories import media as factory
 from tests.factories.face_clips import face_corpus

@@ -14,9 +14,10 @@ from hypothesis.extra import numpy as arrays
 
 from builder import spectrograms as module
 from builder.spectrograms import FEATURES, analysis_frames, mfcc, pre_emphasis, spectrograms
-from builder.timeline import Timeline, uniform
+from builder.timeline import uniform
 from manifests.filterbanks import mfcc_bands
 from manifests.schema import COLUMNS, FEATURE_ROWS, GRIDS, SAMPLE_RATE_HZ
+from manifests.timeline import Timeline
 
 ALL = tuple(FEATURE_ROWS)
 GOLDEN = Path(__file__).parents[3] / "shared" / "golden" / "mfcc_reference.npz"

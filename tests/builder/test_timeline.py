@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 
-from builder.timeline import Timeline, TooShort, fixed, nearest_frames, uniform
+from builder.timeline import TooShort, fixed, uniform
 from manifests.schema import COLUMNS, FRAMES, GRIDS
+from manifests.timeline import Timeline, nearest_frames
 
 Seconds = npt.NDArray[np.float64]
 TOLERANCE = 1e-9  # seconds

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,10 @@ from manifests.kinds import PAIRS, SEQUENCES
 from manifests.schema import Clip, encode
 from tests.factories.samples import sample, sequence_sample
 
+#: Members of a clip, its flags, and the sums of its spectrograms.
+MadeClip = tuple[Mapping[str, bytes], tuple[str, ...], Mapping[str, SpectrogramSums]]
+MakeClip = Callable[[Clip], MadeClip]
+
 SPEAKERS = ("anna", "ben", "cleo")
 EMOTIONS = ("fear", "joy")
 #: Everything of this speaker is dropped, so that there is a receipt without a tar.
@@ -42,22 +47,30 @@ def shard_folder(
     *,
     drops: bool = True,
     kind: str = PAIRS,
+    settings: Mapping[str, Any] | None = None,
+    make: MakeClip | None = None,
 ) -> Path:
-    """A finished build of two clips of each speaker and, with `drops`, one speaker of whom nothing could be built."""
+    """A finished build of two clips of each speaker and, with `drops`, one speaker of whom nothing could be built.
+
+    `settings` are more of those that the shards were built with. `make` makes other clips than those of
+    `tests.factories.samples`.
+    """
     names = [*speakers, *([DROPPED_SPEAKER] if drops else [])]
     plans = [_plan(name) for name in names]
+    config = {"dataset": "folder", "features": list(features), **(settings or {})}
+    make = make or partial(_make, features=features, kind=kind)
     planned = run.BuildPlan(
         config=BuildConfig(dataset="folder", frames="all" if kind == SEQUENCES else "16"),
         corpus=get_corpus("folder"),
         scan=Scan(sources=tuple(source for plan in plans for source in plan.sources)),
         root=Path("/recordings"),
-        identity={"schema_version": 1, "config": {"dataset": "folder", "features": list(features)}, "versions": {}},
+        identity={"schema_version": 1, "config": config, "versions": {}},
         shards=tuple(plans),
     )
     for name in (".", "receipts", "folds"):
         (out / name).mkdir(parents=True, exist_ok=True)
     for plan in plans:
-        write_shard(out, plan, [_clip(source, features, kind) for source in plan.sources])
+        write_shard(out, plan, [_clip(source, make) for source in plan.sources])
     write_index(out, run.describe_dataset(planned), [plan.name for plan in plans])
     return out
 
@@ -93,12 +106,17 @@ def _plan(speaker: str) -> ShardPlan:
     return ShardPlan(name=f"{speaker}-000.tar", speaker=speaker, sources=sources, digest="d" * 64)
 
 
-def _clip(source: ClipSource, features: Sequence[str], kind: str) -> ClipResult:
+def _clip(source: ClipSource, make: MakeClip) -> ClipResult:
     row = planned_row(source, Path("/recordings"))
     if row.speaker == DROPPED_SPEAKER:
         return drop_clip(row, "no_face", "found a face in 0 of 16 frames, expected at least 8")
-    made = sample(source.clip, features)
-    row = Row(**{**vars(row), "status": "flagged", "flags": made.flags, "faces_found": 15, "sha256": "0" * 64})
-    statistics = {name: SpectrogramSums.of(windows) for name, windows in made.spectrograms.items()}
-    members = encode(made) if kind == PAIRS else sequence.encode(sequence_sample(source.clip))
+    members, flags, statistics = make(source.clip)
+    row = Row(**{**vars(row), "status": "flagged", "flags": flags, "faces_found": 15, "sha256": "0" * 64})
     return ClipResult(row=row, members=members, statistics=statistics)
+
+
+def _make(clip: Clip, features: Sequence[str], kind: str) -> MadeClip:
+    made = sample(clip, features)
+    statistics = {name: SpectrogramSums.of(windows) for name, windows in made.spectrograms.items()}
+    members = encode(made) if kind == PAIRS else sequence.encode(sequence_sample(clip))
+    return members, made.flags, statistics

@@ -17,7 +17,8 @@ from train.checkpoint import Checkpoints
 from train.classification import Classification
 from train.config import TrainConfig
 from train.data.augment import Augmentation, ClipDraws, Mixing
-from train.data.loader import CachedBatch, CachedLoader
+from train.data.batches import CachedBatch
+from train.data.loader import CachedLoader
 from train.data.sampler import ClipSampler, balanced_class_weights
 from train.data.transforms import CachedTransform, ModelInput
 from train.distributed import Ranks, init_distributed

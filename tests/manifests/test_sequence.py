@@ -18,7 +18,15 @@ from hypothesis import strategies as st
 
 from manifests import kinds, schema, sequence
 from manifests.records import SchemaError
-from manifests.sequence import MAX_FRAMES, SIDES_PX, SequenceTiming, decode_frame, encode_frame
+from manifests.sequence import (
+    MAX_FRAMES,
+    SIDES_PX,
+    SequenceTiming,
+    decode_frame,
+    encode_frame,
+    read_frame_index,
+    reduced_px,
+)
 from tests.factories.samples import sample, sequence_sample
 
 MADE = sequence_sample()
@@ -219,6 +227,41 @@ def test_checking_needs_the_memory_of_one_frame() -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < len(members["frames.mjpg"]) + (40 << 20)
+
+
+@pytest.mark.parametrize("count", [1, 2, 40])
+def test_times_and_places_of_frames_are_read_without_the_rest(count: int) -> None:
+    members = sequence.encode(sequence_sample(count=count))
+    made, data = sequence.decode(members), members["frames.mjpg"]
+    index = read_frame_index(members["json"], len(data))
+    assert index.span_seconds == made.timing.span_seconds
+    assert tuple(index.frame_seconds.tolist()) == made.timing.frame_seconds
+    assert tuple(data[o : o + s] for o, s in index.byte_ranges.tolist()) == made.jpegs
+    assert (index.audio_start_seconds, index.masked) == (made.timing.audio_start_seconds, False)
+    blind = read_frame_index(members["json"], None)
+    assert (blind.span_seconds, len(blind.byte_ranges)) == (index.span_seconds, 0)
+
+
+@pytest.mark.parametrize(
+    "case", [case for case, changes in HOSTILE.items() if any(name in case for name in ("time", "range", "rate"))]
+)
+def test_times_and_places_that_a_sample_may_not_have_are_refused_by_both(case: str) -> None:
+    members = MEMBERS | HOSTILE[case][0]
+    with pytest.raises(SchemaError):
+        read_frame_index(members["json"], len(members["frames.mjpg"]))
+
+
+@pytest.mark.parametrize("side_px", SIDES_PX)
+@pytest.mark.parametrize("needed_px", [224, 112, 56, 28])
+def test_a_reduced_frame_has_the_least_side_that_is_not_smaller(side_px: int, needed_px: int) -> None:
+    jpeg = sequence_sample(count=1, side_px=side_px).jpegs[0]
+    side = reduced_px(side_px, needed_px)
+    assert side == side_px or needed_px <= side < needed_px + side_px / 8
+    out = np.zeros((side, side, 3), np.uint8)
+    found = decode_frame(jpeg, side_px, needed_px=needed_px, out=out)
+    assert found.shape == out.shape
+    assert np.array_equal(found, out)
+    assert out.std() > 10
 
 
 def test_kinds_know_their_members() -> None:

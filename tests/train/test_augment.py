@@ -198,6 +198,7 @@ def test_erasing_happens_as_often_as_is_set() -> None:
     "wrong",
     [
         *({"crop_area": (0.0, 1.0)}, {"crop_area": (0.5, 0.4)}, {"crop_area": (0.5, 1.1)}, {"crop_aspect": (0.0, 1.0)}),
+        *({"window_share": (0.0, 1.0)}, {"window_share": (0.9, 0.5)}, {"window_share": (0.5, 1.5)}),
         *({"flip": 1.5}, {"mixup": -0.1}, {"gain_db": -1.0}, {"gain_db": math.nan}, {"cutmix": math.inf}),
         *({"rand_augment_operations": 16}, {"rand_augment_magnitude": 11.0}, {"modality_dropout": 1.0}),
     ],

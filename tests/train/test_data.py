@@ -18,7 +18,7 @@ from manifests.labels import LabelError, label_scheme
 from manifests.schema import Clip, encode
 from tests.factories.shards import SPEAKERS, make_folder, make_sample, sign
 from train.data import DataError
-from train.data.clip_table import ClipTable, load_clips, members_for
+from train.data.clip_table import ClipMembers, ClipTable, load_clips, members_for
 from train.data.fold_data import choose_labels
 from train.data.shard_folder import ShardFolder, fold_sides, open_folder, prefetch_shards
 from train.fusion import STRATEGIES
@@ -35,11 +35,15 @@ def copy(shards: Path, tmp_path: Path) -> Path:
     return shutil.copytree(shards, tmp_path / "shards")
 
 
+def reads(folder: ShardFolder, strategy: str) -> ClipMembers:
+    return members_for(folder.index, STRATEGIES[strategy], "mfcc")
+
+
 def clips_of(path: Path, fold: str = "anna", side: str = "train", labels: str | None = None) -> ClipTable:
     folder = open_folder(path)
     sides = fold_sides(folder, fold)
     scheme = choose_labels(folder.index, labels, [e for s in SIDES for e in sides[s].clips])
-    return load_clips(folder, sides[side], scheme, members_for(folder.index, STRATEGIES["cfas"], "mfcc"))
+    return load_clips(folder, sides[side], scheme, reads(folder, "cfas"))
 
 
 def test_a_side_has_all_clips_of_its_speakers_by_shard_and_id(shards: Path) -> None:
@@ -61,7 +65,7 @@ def test_members_lie_where_the_clips_say(shards: Path) -> None:
     key = clips.keys[-1].decode()
     speaker, emotion, _ = key.split("-")
     sample = make_sample(Clip(clip_id=key, speaker=speaker, emotion=emotion), ("mfcc", "logmel"))
-    for suffix, (offset, size) in zip(clips.members, clips.byte_ranges[-1].tolist(), strict=True):
+    for suffix, (offset, size) in zip(clips.members.suffixes, clips.byte_ranges[-1].tolist(), strict=True):
         assert tar[offset : offset + size] == encode(sample)[suffix]
 
 
@@ -81,7 +85,7 @@ def test_a_million_clips_fit(shards: Path) -> None:
     ],
 )
 def test_only_what_a_strategy_needs_is_read(shards: Path, strategy: str, members: tuple[str, ...]) -> None:
-    assert members_for(open_folder(shards).index, STRATEGIES[strategy], "mfcc") == members
+    assert members_for(open_folder(shards).index, STRATEGIES[strategy], "mfcc").suffixes == members
 
 
 def test_a_feature_that_was_not_built_is_refused(shards: Path) -> None:
@@ -100,7 +104,7 @@ def test_clips_of_left_out_sentences_are_on_no_side(tmp_path: Path) -> None:
     found = {}
     for name in ("iemocap-5fold", "iemocap-improvised", "iemocap-script-disjoint"):
         sides = fold_sides(folder, "1", name)
-        clips = {side: load_clips(folder, sides[side], scheme, ("faces.jpg",)) for side in sides}
+        clips = {side: load_clips(folder, sides[side], scheme, reads(folder, "faces")) for side in sides}
         found[name] = {side: (len(each), {key.decode()[-1] for key in each.keys}) for side, each in clips.items()}
     every, improvised = set("01"), set("0")  # takes
     assert found["iemocap-5fold"] == {"train": (24, every), "validation": (8, every), "test": (8, every)}
@@ -131,11 +135,11 @@ def test_incomplete_clips_are_used_for_what_they_have(tmp_path: Path) -> None:
     write_index(path, open_folder(path).index, [f"{speaker}-000.tar" for speaker in speakers])
     folder = open_folder(path)
     side = Side(shards=("anna-000.tar", "ben-000.tar"), subjects=("anna", "ben"), clips={"fear": 4, "joy": 4})
-    clips = load_clips(folder, side, choose_labels(folder.index, None, ("fear", "joy")), ("mfcc_16.npy",))
+    clips = load_clips(folder, side, choose_labels(folder.index, None, ("fear", "joy")), reads(folder, "spectrograms"))
     assert (len(clips), clips.incomplete) == (3, 5)
     assert [key.decode() for key in clips.keys] == ["anna-fear-0", "anna-fear-1", "anna-joy-0"]
     assert clips.missing.tolist() == [2, 0, 0]
-    both = load_clips(folder, side, choose_labels(folder.index, None, ("fear", "joy")), ("faces.jpg", "mfcc_16.npy"))
+    both = load_clips(folder, side, choose_labels(folder.index, None, ("fear", "joy")), reads(folder, "cfas"))
     assert (len(both), both.incomplete) == (8, 0)
     assert both.missing.tolist() == [2, 0, 0, 1, 1, 1, 1, 1]
     assert both.statistics == clips.statistics
@@ -145,7 +149,7 @@ def test_statistics_are_of_the_training_shards_alone(shards: Path) -> None:
     folder = open_folder(shards)
     side = fold_sides(folder, "anna")["train"]
     scheme = choose_labels(folder.index, None, list(side.clips))
-    sums = load_clips(folder, side, scheme, ("faces.jpg", "mfcc_8.npy")).statistics
+    sums = load_clips(folder, side, scheme, reads(folder, "rfas")).statistics
     assert sums is not None
     names = [(s, e, take) for s in side.subjects for e in ("fear", "joy") for take in (0, 1)]
     samples = [make_sample(Clip(clip_id=f"{s}-{e}-{t}", speaker=s, emotion=e), ("mfcc", "logmel")) for s, e, t in names]
@@ -153,7 +157,7 @@ def test_statistics_are_of_the_training_shards_alone(shards: Path) -> None:
     assert sums.count == expected.count
     np.testing.assert_allclose(sums.total, expected.total)
     np.testing.assert_allclose(sums.squares, expected.squares)
-    assert load_clips(folder, side, scheme, ("faces.jpg",)).statistics is None
+    assert load_clips(folder, side, scheme, reads(folder, "faces")).statistics is None
 
 
 def test_an_emotion_that_the_scheme_does_not_know_is_refused(tmp_path: Path) -> None:
@@ -232,7 +236,7 @@ def test_a_side_without_built_speakers_is_refused(copy: Path) -> None:
     folder = open_folder(copy)
     side = Side(shards=(), subjects=(), clips={})
     with pytest.raises(DataError, match="found no clip with a class; speakers are none that was built"):
-        load_clips(folder, side, label_scheme("crema-d-6"), ("faces.jpg",))
+        load_clips(folder, side, label_scheme("crema-d-6"), reads(folder, "faces"))
 
 
 def test_folders_that_are_not_as_promised_are_refused(copy: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import torch
 from tests.factories.shards import EMOTIONS, SPEAKERS, make_folder
 from tests.factories.small_trainings import SMALL
 from train import cli
-from train.data.clip_table import load_all_clips
+from train.data.clip_table import load_all_clips, members_for
 from train.data.loader import Loader
 from train.data.sampler import ClipSampler
 from train.data.shard_folder import open_folder, prefetch_shards
@@ -54,8 +54,7 @@ def embed(out: Path, *arguments: object) -> dict[str, Any]:
 def videos(folder: Path, strategy: str, normalization: NormalizationStats | None = None) -> dict[str, torch.Tensor]:
     """Clip id -> input of the encoder [3, T, H, W], made without `train.embeddings`."""
     opened = open_folder(folder)
-    members = ("faces.jpg", "mfcc_16.npy") if strategy == "cfas" else ("mfcc_16.npy",)
-    clips, emotions = load_all_clips(opened, members)
+    clips, emotions = load_all_clips(opened, members_for(opened.index, strategy_named(strategy), "mfcc"))
     stats = normalization or NormalizationStats.of(clips.statistics)
     transform = ClipTransform(
         strategy=strategy_named(strategy), classes=len(emotions), normalization=stats, input_size=SMALL.input

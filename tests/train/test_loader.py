@@ -18,9 +18,10 @@ from manifests.labels import identity_scheme
 from manifests.schema import decode
 from tests.factories.shards import make_folder
 from train.data import DataError
-from train.data import loader as loading
+from train.data import readers as reading
+from train.data.batches import PairBatch
 from train.data.clip_table import ClipTable, load_clips, members_for
-from train.data.loader import Batch, Loader
+from train.data.loader import Loader
 from train.data.sampler import ClipSampler
 from train.data.shard_folder import fold_sides, open_folder
 from train.fusion import STRATEGIES
@@ -43,9 +44,9 @@ def loader_of(clips: ClipTable, batch_size: int = 5, workers: int = 0, **changes
     return Loader(clips, ClipSampler(clips=len(clips), batch_size=batch_size, **changes), workers=workers)
 
 
-def same(one: Batch, other: Batch) -> bool:
+def same(one: PairBatch, other: PairBatch) -> bool:
     """Bit for bit."""
-    pairs = [(getattr(one, field.name), getattr(other, field.name)) for field in fields(Batch)]
+    pairs = [(getattr(one, field.name), getattr(other, field.name)) for field in fields(PairBatch)]
     return all(torch.equal(a, b) if isinstance(a, Tensor) else a == b for a, b in pairs)
 
 
@@ -192,10 +193,10 @@ def test_a_modality_that_is_not_needed_is_neither_read_nor_shipped(
         raise AssertionError("decoded")
 
     with monkeypatch.context() as patch:
-        patch.setattr(loading, "decode_filmstrip", fail)
+        patch.setattr(reading, "decode_filmstrip", fail)
         batch = next(iter(loader_of(clips_of(shards, "spectrograms")).epoch(0)))
         assert (batch.filmstrips.shape, batch.spectrograms.shape) == ((5, 224, 0, 3), (5, 16, 13, 224))
-    monkeypatch.setattr(loading, "decode_spectrogram", fail)
+    monkeypatch.setattr(reading, "decode_spectrogram", fail)
     batch = next(iter(loader_of(clips_of(shards, "faces")).epoch(0)))
     assert (batch.filmstrips.shape, batch.spectrograms.shape) == ((5, 224, 3584, 3), (5, 0, 0, 224))
 
@@ -207,8 +208,8 @@ def test_an_epoch_begins_at_any_step_and_decodes_nothing_before_it(
     clips = clips_of(shards)
     loader = loader_of(clips, batch_size=2, workers=workers)
     whole = list(loader.epoch(4))
-    decoded, real = [], loading.decode_filmstrip
-    monkeypatch.setattr(loading, "decode_filmstrip", lambda *given: decoded.append(1) or real(*given))
+    decoded, real = [], reading.decode_filmstrip
+    monkeypatch.setattr(reading, "decode_filmstrip", lambda *given: decoded.append(1) or real(*given))
     resumed = list(loader.epoch(4, first_step=3))
     assert len(decoded) == len(clips) - 3 * 2
     assert len(resumed) == len(loader.sampler) - 3
@@ -282,7 +283,7 @@ def test_an_epoch_left_early_leaves_no_thread_behind(shards: Path) -> None:
 def test_more_shards_than_may_be_open_are_read_as_well(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clips = clips_of(shards)
     expected = list(loader_of(clips).epoch(0))
-    monkeypatch.setattr(loading, "MAX_OPEN_SHARDS", 1)
+    monkeypatch.setattr(reading, "MAX_OPEN_SHARDS", 1)
     assert all(same(*pair) for pair in zip(expected, loader_of(clips, workers=2).epoch(0), strict=True))
 
 

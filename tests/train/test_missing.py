@@ -15,7 +15,7 @@ from tests.factories.shards import SPEAKERS, make_folder
 from tests.factories.small_trainings import SMALL
 from train import cli, runs
 from train.data.augment import IMAGENET_MEAN, Augmentation
-from train.data.loader import Batch
+from train.data.batches import PairBatch
 from train.data.missing import CONDITIONS, FACES, SOUND, Missing
 from train.data.transforms import ClipTransform, NormalizationStats
 from train.fusion import strategy_named
@@ -27,9 +27,9 @@ KEYS = tuple(f"clip-{number}" for number in range(40))
 NORMALIZATION = NormalizationStats(mean=(1.0,) * 13, std=(2.0,) * 13)
 
 
-def batch(keys: tuple[str, ...]) -> Batch:
+def batch(keys: tuple[str, ...]) -> PairBatch:
     generator = torch.Generator().manual_seed(1)
-    return Batch(
+    return PairBatch(
         keys=keys,
         labels=torch.zeros(len(keys), dtype=torch.int64),
         speakers=keys,

@@ -59,6 +59,8 @@ COMMON: dict[str, Any] = {
     "test_flip": False,
     "test_crops": 1,
     "test_crop_side": 1.0,
+    "window_seconds": 0.0,
+    "test_windows": 1,
     "freeze_encoder": False,
 }
 COMMON_AUGMENTATION: dict[str, Any] = {
@@ -260,7 +262,8 @@ def test_any_field_can_be_replaced() -> None:
     """Every field of both tables, by a value of its own type."""
     values: dict[str, str] = {"name": "other", "steps": "7", "schedule": "constant", "betas": "[0.8, 0.9]"}
     values |= {"class_weights": "balanced", "sampling": "balanced", "freeze": '["head.*"]', "test_crop_side": "0.9"}
-    base = Recipe(name="base", epochs=4, batch=4, learning_rate=1e-3, test_crop_side=0.8)
+    values |= {"window_seconds": "1.5"}
+    base = Recipe(name="base", epochs=4, batch=4, learning_rate=1e-3, test_crop_side=0.8, window_seconds=2.0)
     for field in fields(Recipe):
         if field.name in ("augmentation", "freeze_encoder"):
             continue
@@ -385,6 +388,11 @@ def test_steps_are_as_many_whole_epochs_as_they_take() -> None:
         ({"freeze_encoder": True, "repeated_augmentation": 2}, "repeated_augmentation: found 2, expected 1"),
         ({"batch": 3, "augmentation": Augmentation(mixup=0.8)}, "even batch"),
         ({"batch": 3, "augmentation": Augmentation(cutmix=0.8)}, "even batch"),
+        ({"window_seconds": 0.05}, "window_seconds: found 0.05, expected 0, or 0.1 to 3600"),
+        ({"window_seconds": -1.0}, "window_seconds: found -1.0"),
+        ({"window_seconds": 2.0, "test_windows": 0}, "test_windows: found 0, expected 1 to 64"),
+        ({"test_windows": 2}, "test_windows: found 2, expected 1 without window_seconds"),
+        ({"freeze_encoder": True, "window_seconds": 2.0, "test_windows": 2}, "one view with freeze_encoder"),
         ({"name": "a b"}, "expected 1 to 80 letters"),
     ],
 )

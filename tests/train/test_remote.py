@@ -17,8 +17,9 @@ from manifests.stores import StoreError
 from tests.factories.shards import SPEAKERS, make_folder, sign
 from tests.fakes.servers import Fault, FileServer
 from tests.fakes.stores import KINDS, published
+from train.data.batches import PairBatch
 from train.data.clip_table import ClipTable, load_clips, members_for
-from train.data.loader import Batch, Loader
+from train.data.loader import Loader
 from train.data.prefetch import ShardPrefetcher
 from train.data.sampler import ClipSampler
 from train.data.shard_folder import ShardFolder, default_cache, fold_sides, open_folder, prefetch_shards, verified_files
@@ -58,7 +59,7 @@ def loader_of(folder: ShardFolder, workers: int = 2, on_way: ShardPrefetcher | N
     return Loader(clips, sampler, workers=workers, prefetcher=on_way or prefetch_shards(folder, clips.shards))
 
 
-def same(some: list[Batch], others: list[Batch]) -> bool:
+def same(some: list[PairBatch], others: list[PairBatch]) -> bool:
     return all(
         one.keys == other.keys
         and torch.equal(one.filmstrips, other.filmstrips)

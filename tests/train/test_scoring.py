@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 
 from tests.factories import finished_runs
 from train import metrics
-from train.data.clip_table import ClipTable
+from train.data.clip_table import ClipMembers, ClipTable
 from train.scoring import (
     EvaluationError,
     ExpectedClip,
@@ -158,7 +158,7 @@ def test_the_expected_clips_are_those_of_the_shards() -> None:
         folder=Path("shards"),
         shards=("S01-000.tar", "S02-000.tar"),
         speakers=("S01", "S02"),
-        members=(),
+        members=ClipMembers(),
         shard=np.array([0, 1, 1], dtype=np.int32),
         keys=np.array([b"a", b"b", b"c"]),
         labels=np.array([2, 0, 1]),

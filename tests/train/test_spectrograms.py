@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from builder.spectrograms import analysis_frames, pre_emphasis, spectrograms
-from builder.timeline import Timeline, uniform
+from builder.timeline import uniform
 from manifests.filterbanks import logmel_bands
 from manifests.schema import FEATURE_ROWS, GRIDS, SAMPLE_RATE_HZ
+from manifests.timeline import Timeline
 from train.data.spectrograms import mfcc, power_spectra, spectrogram_windows
 
 GOLDEN = Path(__file__).parents[3] / "shared" / "golden" / "mfcc_reference.npz"

@@ -18,7 +18,7 @@ import torch
 from tests.factories.small_trainings import CLASSES, CLIPS, loader, make_trainer, plain
 from train.classification import run_inference, sum_of_losses
 from train.data.augment import NO_AUGMENTATION, Augmentation, TransformError
-from train.data.loader import CachedBatch
+from train.data.batches import CachedBatch
 from train.data.sampler import balanced_class_weights
 from train.data.transforms import CachedTransform, ModelInput, View
 from train.runs import EpochMetrics, read_log

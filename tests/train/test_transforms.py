@@ -24,7 +24,7 @@ from train.data.augment import (
     dropped_modalities,
     erase_faces,
 )
-from train.data.loader import Batch, CachedBatch
+from train.data.batches import CachedBatch, PairBatch, split_filmstrips
 from train.data.missing import FACES, SOUND, Missing
 from train.data.transforms import (
     CachedTransform,
@@ -35,7 +35,6 @@ from train.data.transforms import (
     downsample,
     evaluation_views,
     spectrogram_images,
-    split_filmstrips,
 )
 from train.fusion import STRATEGIES
 from train.recipes import RECIPES
@@ -55,7 +54,7 @@ def sample(key: str, feature: str) -> Sample:
     return make_sample(Clip(clip_id=key, speaker="s", emotion="joy"), (feature,))
 
 
-def batch(name: str, keys: tuple[str, ...] = KEYS, feature: str = "mfcc") -> Batch:
+def batch(name: str, keys: tuple[str, ...] = KEYS, feature: str = "mfcc") -> PairBatch:
     """What the loader gives for a strategy; each clip's content depends on its id alone."""
     strategy, rows = STRATEGIES[name], FEATURE_ROWS[feature]
     samples = [sample(key, feature) for key in keys]
@@ -65,7 +64,7 @@ def batch(name: str, keys: tuple[str, ...] = KEYS, feature: str = "mfcc") -> Bat
     spectrograms = np.array(windows, np.float16).reshape(
         len(keys), strategy.windows, rows if strategy.windows else 0, 224
     )
-    return Batch(
+    return PairBatch(
         keys=keys,
         speakers=("s",) * len(keys),
         filmstrips=torch.from_numpy(filmstrips.reshape(len(keys), 224, 3584 if strategy.faces else 0, 3)),
@@ -263,11 +262,11 @@ def test_gain_lifts_every_row_of_a_db_spectrum_by_the_same_and_no_mfcc() -> None
         torch.testing.assert_close(change, expected.expand_as(change), atol=1e-5, rtol=0)
 
 
-def contrasting_pair() -> Batch:
+def contrasting_pair() -> PairBatch:
     """White faces with loud sound of class 0, and black ones with quiet sound of class 2."""
     white, black = torch.full((224, 3584, 3), 255, dtype=torch.uint8), torch.zeros((224, 3584, 3), dtype=torch.uint8)
     loud, quiet = torch.full((16, 13, 224), -20.0).half(), torch.full((16, 13, 224), -60.0).half()
-    return Batch(
+    return PairBatch(
         keys=("a", "b"),
         speakers=("s", "t"),
         filmstrips=torch.stack([white, black]),

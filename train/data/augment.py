@@ -48,6 +48,9 @@ class TransformError(UserError):
 class Augmentation:
     """What is drawn for a clip of a training batch. The defaults change nothing. Raises TransformError."""
 
+    window_share: tuple[float, float] = (1.0, 1.0)
+    """Least and greatest length of a random window in time, as shares of the longest one; of shards with every frame.
+    With (1, 1) and whole clips nothing is random: the 16 instants are those that pairs are stored at."""
     crop_area: tuple[float, float] = (1.0, 1.0)
     """Least and most area of the box that is cut out of a clip's faces and resized, as a fraction of the face."""
     crop_aspect: tuple[float, float] = (1.0, 1.0)
@@ -85,8 +88,9 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         shares = ("flip", "colour", "erase", "time_mask", "frequency_mask", "mix_switch", "mix_probability")
-        area, aspect = self.crop_area, self.crop_aspect
+        area, aspect, share = self.crop_area, self.crop_aspect, self.window_share
         rules = {
+            "window_share": (0.1 <= share[0] <= share[1] <= 1, "two fractions from 0.1 to 1, the least first"),
             "crop_area": (0 < area[0] <= area[1] <= 1, "two fractions above 0, the least first"),
             "crop_aspect": (0.1 <= aspect[0] <= aspect[1] <= 10, "two ratios from 0.1 to 10, the least first"),
             "rand_augment_operations": (0 <= self.rand_augment_operations <= 15, "0 to 15"),

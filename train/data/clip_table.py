@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import reprlib
 import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,18 +19,36 @@ from manifests import index, labels
 from manifests.download import ExpectedFile, cancellable_pool, download_file
 from manifests.folds import Side
 from manifests.index import Dataset, Receipt, Row, Shard, SpectrogramSums, window_statistics
+from manifests.kinds import PAIRS
 from manifests.labels import LabelScheme
-from manifests.schema import UNLABELLED, decode_metadata, decode_spectrogram, spectrogram_shape
+from manifests.schema import CROP_PX, UNLABELLED, spectrogram_shape
+from manifests.sequence import SIDES_PX
 from manifests.several import corpus_of, qualify
 from train.data import DataError
+from train.data.readers import READERS
 from train.data.shard_folder import ShardFolder, load_receipt
 from train.fusion import Strategy
 
 #: Class index of clips without a label, where they are read at all.
 NO_CLASS = -1
 
-FACES = "faces.jpg"
 _THREADS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipMembers:
+    """What is read of each clip of a folder."""
+
+    kind: str = PAIRS
+    """Kind of the shards, as in `manifests.kinds`."""
+    suffixes: tuple[str, ...] = ()
+    """Of the m members that are read."""
+    faces: int = 0
+    """Faces of a clip, or of each window of it: 16, 8 or 0."""
+    spectrogram: str = ""
+    """`<feature>_<grid>`, stored or computed from the sound; "" for none."""
+    side_px: int = CROP_PX
+    """Side of a stored crop."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -41,8 +60,7 @@ class ClipTable:
     """File names; of several corpora full paths."""
     speakers: tuple[str, ...]
     """The speaker of each shard, of several corpora with the corpus: `crema-d/1001`."""
-    members: tuple[str, ...]
-    """Suffixes of the m members that are read: at most the faces and one spectrogram."""
+    members: ClipMembers
     shard: npt.NDArray[np.int32]
     """[n] index into `shards`."""
     keys: npt.NDArray[np.bytes_]
@@ -79,16 +97,25 @@ class ClipTable:
         return tuple(self.speakers[shard] for shard in self.shard)
 
 
-def members_for(dataset: Dataset, strategy: Strategy, feature: str) -> tuple[str, ...]:
-    """Suffixes of the members that a strategy needs. Raises DataError for a feature that was not built."""
+def members_for(dataset: Dataset, strategy: Strategy, feature: str) -> ClipMembers:
+    """What a strategy reads of clips. Raises DataError for a feature that was not built, or crops of no valid side."""
     if feature not in dataset.features:
         built = ", ".join(dataset.features)
         raise DataError(f"{dataset.dataset}: found no feature {feature!r} in its shards; choose FEATURE= of {built}")
-    faces = (FACES,) if strategy.faces else ()
-    return (*faces, f"{feature}_{strategy.windows}.npy") if strategy.windows else faces
+    side = dataset.identity["config"].get("size_px", CROP_PX)
+    if side not in SIDES_PX:
+        raise DataError(f"{dataset.dataset}: found crops of side {reprlib.repr(side)}, expected one of {SIDES_PX}")
+    spectrogram = f"{feature}_{strategy.windows}" if strategy.windows else ""
+    return ClipMembers(
+        kind=dataset.kind,
+        suffixes=READERS[dataset.kind].suffixes(strategy.faces, spectrogram),
+        faces=strategy.faces,
+        spectrogram=spectrogram,
+        side_px=side,
+    )
 
 
-def load_clips(folder: ShardFolder, side: Side, scheme: LabelScheme, members: tuple[str, ...]) -> ClipTable:
+def load_clips(folder: ShardFolder, side: Side, scheme: LabelScheme, members: ClipMembers) -> ClipTable:
     """Clips of one side of a fold that have a class, by shard and id; of the shards only the receipts are read.
 
     With the scheme without classes, these are all clips, and their labels NO_CLASS. Raises DataError for an emotion
@@ -130,7 +157,7 @@ def load_clips(folder: ShardFolder, side: Side, scheme: LabelScheme, members: tu
 
 
 def load_all_clips(
-    folder: ShardFolder, members: tuple[str, ...], names: Sequence[str] | None = None
+    folder: ShardFolder, members: ClipMembers, names: Sequence[str] | None = None
 ) -> tuple[ClipTable, tuple[str, ...]]:
     """Every clip of some shards, or of all, regardless of folds and label schemes; and the raw emotions.
 
@@ -182,7 +209,7 @@ def _index_shard(
     shard: Shard,
     side: Side,
     classes: Mapping[str, int | None],
-    members: tuple[str, ...],
+    members: ClipMembers,
     stop: threading.Event,
 ) -> _ShardClips:
     receipt = load_receipt(folder, shard, stop)
@@ -192,26 +219,27 @@ def _index_shard(
     on_side = [row for row in built if side.has(row)]
     labelled = [row for row in on_side if classes.get(row.raw_label) is not None]
     codes = {row.clip_id: 1 if "no_sound" in row.flags else 2 if "no_face" in row.flags else 0 for row in labelled}
-    unusable = () if len(members) > 1 else (2,) if FACES in members else (1,)  # nothing of what is read
+    # Clips with nothing of what is read.
+    unusable = () if members.faces and members.spectrogram else (2,) if members.faces else (1,)
     used = [row for row in labelled if codes[row.clip_id] not in unusable]
     for row in used:
         found = receipt.members[row.clip_id]
-        for suffix in members:
+        for suffix in members.suffixes:
             if suffix not in found:
                 known = ", ".join(found)
                 raise DataError(f"{shard.name}: {row.clip_id} has no {suffix}, found {known}; build it again")
-    ranges = [[receipt.members[row.clip_id][suffix] for suffix in members] for row in used]
-    spectrogram = next((member.removesuffix(".npy") for member in members if member.endswith(".npy")), None)
+    ranges = [[receipt.members[row.clip_id][suffix] for suffix in members.suffixes] for row in used]
+    spectrogram = members.spectrogram
     heard = any(codes[row.clip_id] != 1 for row in used)
-    if spectrogram is not None and heard and spectrogram not in receipt.statistics:
+    if spectrogram and heard and spectrogram not in receipt.statistics:
         raise DataError(f"{shard.name}: its receipt has no statistics of {spectrogram}; build it again")
     keys = np.array([row.clip_id for row in used], dtype=np.bytes_)
     class_indices = np.array([classes[row.raw_label] for row in used], dtype=np.int64)
-    byte_ranges = np.array(ranges, dtype=np.int64).reshape(-1, len(members), 2)
-    statistics = receipt.statistics.get(spectrogram) if spectrogram is not None else None
+    byte_ranges = np.array(ranges, dtype=np.int64).reshape(-1, len(members.suffixes), 2)
+    statistics = receipt.statistics.get(spectrogram)
     if statistics is not None and side.clip_ids is not None and len(on_side) < len(built):
-        statistics = _sum_windows(folder, shard, receipt, used, spectrogram, stop)
-    rows = spectrogram_shape(spectrogram)[1] if spectrogram is not None else 0
+        statistics = _sum_windows(folder, shard, receipt, used, members, stop)
+    rows = spectrogram_shape(spectrogram)[1] if spectrogram else 0
     if statistics is not None and {len(statistics.total), len(statistics.squares)} != {rows}:
         raise DataError(f"{shard.name}: its receipt has no statistics of {rows} rows of {spectrogram}; build it again")
     emotions = Counter(row.raw_label for row in on_side)
@@ -220,18 +248,25 @@ def _index_shard(
 
 
 def _sum_windows(
-    folder: ShardFolder, shard: Shard, receipt: Receipt, rows: Sequence[Row], spectrogram: str, stop: threading.Event
+    folder: ShardFolder,
+    shard: Shard,
+    receipt: Receipt,
+    rows: Sequence[Row],
+    members: ClipMembers,
+    stop: threading.Event,
 ) -> SpectrogramSums | None:
     """Sums over some clips of a shard, which a side shares with others: the receipt's are of all. Reads the shard."""
     if folder.store is not None:
         download_file(folder.store, folder.path, ExpectedFile.tar_of(shard), stop)
-    sums = []
+    reader, sums = READERS[members.kind], []
     with (folder.path / shard.name).open("rb") as tar:
         for row in rows:
-            metadata, windows = (
-                os.pread(tar.fileno(), size, offset)
-                for offset, size in (receipt.members[row.clip_id][name] for name in ("json", f"{spectrogram}.npy"))
-            )
-            present = decode_metadata(metadata).get("sound_present", {})
-            sums += window_statistics({spectrogram: decode_spectrogram(windows, spectrogram)}, present).values()
+            places = receipt.members[row.clip_id]
+
+            def read(suffix: str, places: Mapping[str, tuple[int, int]] = places) -> bytes:
+                offset, size = places[suffix]
+                return os.pread(tar.fileno(), size, offset)
+
+            windows, present = reader.clip_windows(read, members.spectrogram)
+            sums += window_statistics({members.spectrogram: windows}, present).values()
     return reduce(add, sums) if sums else None

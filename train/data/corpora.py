@@ -21,7 +21,7 @@ from manifests.common_labels import CorpusEmotions, common_schemes
 from manifests.folds import SIDES, FoldError, FoldFile, describe_fold, resolve_fold
 from manifests.joined_folds import CROSS_CORPUS, WHOLE, count_joined, group_folds, hold_out, join_folds, train_on_all
 from manifests.labels import LabelScheme
-from manifests.schema import UNLABELLED
+from manifests.schema import CROP_PX, UNLABELLED
 from manifests.several import corpus_of, join_names, qualify
 from manifests.tables import is_table
 from manifests.text import config_diff, pluralize, shorten_list
@@ -268,7 +268,9 @@ def _check_together(folders: Sequence[ShardFolder], tested: Sequence[ShardFolder
 def appearance(build: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of a build that change what clips look like, which corpora that are used together have in common."""
     names = ["timeline", "align", *(["step_frames"] if build.get("timeline") == "fixed" else [])]
-    return {"crop": build.get("crop", UNNAMED_CROP), **{name: build.get(name) for name in names}}
+    sizes = {"size_px": build.get("size_px", CROP_PX), "rate_hz": build.get("rate_hz")}
+    others = {name: value for name, value in sizes.items() if value not in (CROP_PX, None)}  # than those of pairs
+    return {"crop": build.get("crop", UNNAMED_CROP), **{name: build.get(name) for name in names}, **others}
 
 
 def check_recordings(folders: Sequence[ShardFolder]) -> None:
@@ -284,8 +286,8 @@ def check_recordings(folders: Sequence[ShardFolder]) -> None:
             other = min(common)
             shared = sum(owners.get(recording) == other for recording in recordings)
             raise DataError(
-                f"{other} and {dataset}: found {pluralize(shared, 'recording')} in both, expected different recordings: "
-                "their speakers could be trained on and tested; choose one of these corpora"
+                f"{other} and {dataset}: found {pluralize(shared, 'recording')} in both, expected different "
+                "recordings: their speakers could be trained on and tested; choose one of these corpora"
             )
         owners |= dict.fromkeys(recordings, dataset)
 

@@ -24,7 +24,7 @@ from manifests.tables import is_table
 from manifests.text import pluralize, shorten_list
 from manifests.usable import advise_folds
 from train.data import DataError, UnusableFoldError
-from train.data.clip_table import ClipTable, concatenate, load_clips, members_for
+from train.data.clip_table import ClipMembers, ClipTable, concatenate, load_clips, members_for
 from train.data.corpora import (
     Corpora,
     CorpusFolds,
@@ -70,7 +70,7 @@ class FoldPart:
         classes = self.label_scheme.mapping if self.label_scheme.classes else counts
         return {emotion: count for emotion, count in sorted(counts.items()) if emotion not in classes}
 
-    def load(self, side: str, members: tuple[str, ...]) -> ClipTable:
+    def load(self, side: str, members: ClipMembers) -> ClipTable:
         """Clips of a side. Raises DataError."""
         return load_clips(self.folder, self.sides[side], self.label_scheme, members)
 
@@ -107,8 +107,8 @@ class FoldData:
     fold: str
     parts: tuple[FoldPart, ...]
     """What it has of each of the corpora, in their order."""
-    members: tuple[str, ...]
-    """Members of a clip that the strategy reads."""
+    members: ClipMembers
+    """What the strategy reads of a clip."""
     training: ClipTable
     prefetcher: ShardPrefetcher
     """Prepares the available shards of all sides."""
@@ -218,7 +218,7 @@ class FoldData:
         return self.training if side == "train" else _load_side(self.parts, side, self.members)
 
 
-def _load_side(parts: Sequence[FoldPart], side: str, members: tuple[str, ...]) -> ClipTable:
+def _load_side(parts: Sequence[FoldPart], side: str, members: ClipMembers) -> ClipTable:
     """Clips of a side of all corpora that have it; of several, one may lack the validation. Raises DataError."""
     if len(parts) == 1:
         return parts[0].load(side, members)

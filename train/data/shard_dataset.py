@@ -21,15 +21,17 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from manifests.folds import SIDES
+from manifests.kinds import PAIRS
 from manifests.schema import FRAMES, GRIDS
 from train.data import DataError
-from train.data.clip_table import FACES, ClipTable
+from train.data.clip_table import ClipTable
 from train.data.corpora import Location, open_corpora
 from train.data.fold_data import open_fold
-from train.data.loader import ClipReader, member_shape
 from train.data.missing import WHOLLY
+from train.data.readers import READERS, Reader, split_spectrogram
 from train.data.shard_folder import Check
-from train.data.transforms import NormalizationStats, split_filmstrips
+from train.data.transforms import NormalizationStats
+from train.data.windows import EvenWindows, RandomWindows, Windows
 from train.fusion import Strategy
 
 #: Feature of shards that have several, unless another is asked for.
@@ -44,6 +46,9 @@ class ShardDataset(Dataset[dict[str, Any]]):
     there are no labels, as in torchvision (`CrossEntropyLoss(ignore_index=-1)`). `key` and `speaker`: text.
     `missing`: text, "" or the modality that the recording does not have (`sound`, `faces`; its values are then those of
     silence, or 0). Tensors are new for each item: they own their memory and can be changed.
+
+    Of shards with every frame (`FRAMES=all`), whose faces may be smaller, the 16 instants are those of pairs, or with
+    `window_share` those of a part of the clip, drawn from torch's random numbers as transforms of torchvision draw.
 
     Shards are hashed once, when the dataset is made, and remote ones downloaded; afterwards the dataset can be pickled
     and used by any number of processes. Clips without a class in the label scheme are left out, those without a label
@@ -65,6 +70,8 @@ class ShardDataset(Dataset[dict[str, Any]]):
         windows: int = 16,
         normalize: bool = False,
         face_dtype: torch.dtype = torch.float32,
+        window_seconds: float = 0.0,
+        window_share: tuple[float, float] | None = None,
         fold_scheme: str | Sequence[str] | None = None,
         label_scheme: str | None = None,
         allow_shared_speakers: bool = False,
@@ -82,6 +89,9 @@ class ShardDataset(Dataset[dict[str, Any]]):
             windows: spectrograms of a clip, 16 or 8.
             normalize: whether each row of the spectrograms has mean 0 and deviation 1 over the training shards.
             face_dtype: `torch.float32`, faces in 0..1, or `torch.uint8`, a quarter of the memory.
+            window_seconds: longest part of a clip that is seen; 0 for the whole clip. As the next, of sequences only.
+            window_share: least and greatest length of a random part, as shares of the longest one; None for the longest
+                one itself, at the clip's centre.
             fold_scheme: the corpus's default if not given; of several corpora one for each.
             label_scheme: the corpus's default if not given, of several corpora their common classes; `none` for all
                 clips, without labels.
@@ -96,9 +106,21 @@ class ShardDataset(Dataset[dict[str, Any]]):
                 raise DataError(f"{name}: found {found!r}, expected {', '.join(map(str, valid))}")
         if face_dtype not in (torch.float32, torch.uint8):
             raise DataError(f"face_dtype: found {face_dtype}, expected torch.float32 or torch.uint8")
+        share = window_share or (1.0, 1.0)
+        if not (0.1 <= share[0] <= share[1] <= 1 and window_seconds >= 0):
+            raise DataError(
+                f"window_seconds, window_share: found {window_seconds}, {window_share}; expected 0 or more, and two "
+                "fractions from 0.1 to 1, the least first"
+            )
         locations: list[Location] = [location] if isinstance(location, str | Path) else [*location]
         schemes = [fold_scheme] if isinstance(fold_scheme, str) else [*(fold_scheme or ())]
         corpora = open_corpora(locations, schemes=schemes, allow_shared_speakers=allow_shared_speakers)
+        folder = corpora.parts[0].folder
+        if folder.index.kind == PAIRS and (window_seconds or window_share):
+            raise DataError(
+                f"{folder.path}: found shards of pairs, which show whole clips; expected shards with every frame for "
+                "window_seconds or window_share: build them with FRAMES=all (--frames all)"
+            )
         fold = corpora.resolve_fold(str(fold))
         data = open_fold(
             corpora,
@@ -125,7 +147,9 @@ class ShardDataset(Dataset[dict[str, Any]]):
         self.normalization = NormalizationStats.of(data.training.statistics)
         self._face_dtype = face_dtype
         self._scale = _columns(self.normalization) if normalize else None
-        self._reader: tuple[int, ClipReader] | None = None
+        random = RandomWindows(longest_seconds=window_seconds, share=share)
+        self._windows: Windows = random if window_share else EvenWindows(longest_seconds=window_seconds)
+        self._reader: tuple[int, Reader] | None = None
 
     def __len__(self) -> int:
         return len(self._clips)
@@ -133,12 +157,12 @@ class ShardDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         """One clip; see the class. Raises IndexError, and DataError naming the shard for one that is damaged."""
         clip = range(len(self))[operator.index(index)]
-        arrays = {}
-        for member, suffix in enumerate(self._clips.members):
-            arrays[suffix] = np.empty(member_shape(suffix), np.uint8 if suffix == FACES else np.float16)
-            self._process_reader().decode(clip, member, arrays[suffix])
-        faces = split_filmstrips(torch.from_numpy(arrays.pop(FACES))[None], FRAMES)[0].contiguous()
-        spectrograms = torch.from_numpy(arrays.popitem()[1]).float()
+        draw = int(torch.randint(1 << 62, ())) if isinstance(self._windows, RandomWindows) else 0
+        pending = self._process_reader().start(np.array([clip]), epoch=draw)
+        pending.fill([0])
+        batch = pending.finish()
+        feature, _ = split_spectrogram(self._clips.members.spectrogram)
+        faces, spectrograms = batch.faces(FRAMES)[0], batch.rows(feature)[0]
         if self._scale is not None:
             mean, std = self._scale
             spectrograms = (spectrograms - mean) / std
@@ -170,10 +194,10 @@ class ShardDataset(Dataset[dict[str, Any]]):
         """n clip ids."""
         return self._clips.ids
 
-    def _process_reader(self) -> ClipReader:
+    def _process_reader(self) -> Reader:
         """The reader of this process; one that was inherited by a fork could have a lock that is never released."""
         if self._reader is None or self._reader[0] != os.getpid():
-            self._reader = os.getpid(), ClipReader(self._clips)
+            self._reader = os.getpid(), READERS[self._clips.members.kind](self._clips, windows=self._windows)
         return self._reader[1]
 
 

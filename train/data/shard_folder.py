@@ -19,7 +19,6 @@ from manifests.errors import module_command
 from manifests.fetch import fetch_command, mirror_index
 from manifests.folds import SPLIT_SIDES, FoldFile, FoldSides, Side, load_fold_file, resolve_scheme
 from manifests.index import Dataset, Receipt, ResolvedFold, Shard
-from manifests.kinds import PAIRS
 from manifests.splits import read_split
 from manifests.stores import Store, is_remote, open_store
 from manifests.tables import is_table
@@ -87,24 +86,14 @@ def open_folder(location: str | Path) -> ShardFolder:
         name, digest = store.address.rpartition("/")[2], hashlib.sha256(store.address.encode()).hexdigest()
         path = default_cache() / f"{name}-{digest[:12]}"
         dataset = mirror_index(store, path)
-        _check_kind(location, dataset)
         return ShardFolder(path, dataset, frozenset(shard.name for shard in dataset.shards), store=store)
     path = Path(location)
     if problems := verify(path):
         more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
         raise DataError(f"{path}: {problems[0]}{more}; build or fetch it again")
     dataset, fetched = index.load_dataset(path), index.load_fetched(path)
-    _check_kind(path, dataset)
     available = frozenset(shard.name for shard in index.local_shards(path, dataset))
     return ShardFolder(path, dataset, available, source=fetched.source if fetched else "")
-
-
-def _check_kind(location: str | Path, dataset: Dataset) -> None:
-    """Raise DataError for shards of a kind that is not trained on."""
-    if not dataset.sample_kind.trainable:
-        raise DataError(
-            f"{location}: found shards of {dataset.kind}, expected {PAIRS}, which a build without FRAMES=all writes"
-        )
 
 
 def default_cache() -> Path:

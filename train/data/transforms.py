@@ -1,7 +1,7 @@
 """Batches from shards -> model inputs, on the device: images, augmentation before fusion, mixing, fusion.
 
-    filmstrips uint8 [B, S, 16 S, 3]       -> faces        [B, F, 3, S, S]
-    spectrograms float16 [B, W, rows, 224] -> spectrograms [B, W, 1, S, S]
+    faces of a batch uint8 [B, F, 3, S, S]              -> faces        float [B, F, 3, S, S]
+    spectrograms of a batch float32 [B, W, rows, 224]   -> spectrograms float [B, W, 1, S, S]
 
 What is drawn for a clip depends on nothing else in its batch but, where clips are mixed, its neighbour: see
 `train.data.augment`. Shape suffixes: B clips, F faces, W windows, S pixels a side of a picture: 224, or fewer for an
@@ -38,7 +38,7 @@ from train.data.augment import (
     jitter_colour,
     resample,
 )
-from train.data.loader import Batch, CachedBatch
+from train.data.batches import Batch, CachedBatch
 from train.data.missing import Absent, Missing
 from train.data.rand_augment import Plan, rand_augment
 from train.fusion import FusionInput, Strategy
@@ -111,9 +111,7 @@ class ModelInput(NamedTuple):
 class View:
     """One way of looking at a test clip; the probabilities of several are averaged.
 
-    A view is what an evaluation chooses where a training draws. It has fields for faces only, because stored clips have
-    one window in time; where there are several, the window is one more field here and one more factor in
-    `evaluation_views`.
+    A view is what an evaluation chooses where a training draws.
     """
 
     mirrored: bool = False
@@ -121,14 +119,30 @@ class View:
     """Left edge of a square in the face, in sides of a face."""
     top: float = 0.0
     side: float = 1.0
+    window: int = 0
+    """Which of the batch's windows in time."""
+
+    @property
+    def whole_faces(self) -> bool:
+        """Whether faces are seen as they are."""
+        return replace(self, window=0) == View()
 
 
-def evaluation_views(*, flip: bool, crops: int, side: float) -> tuple[View, ...]:
-    """A centred square, or five, also in the corners, of `side` sides of a face; each also mirrored if `flip`."""
+def evaluation_views(*, flip: bool, crops: int, side: float, windows: int = 1) -> tuple[View, ...]:
+    """A centred square, or five, also in the corners, of `side` sides of a face; each also mirrored if `flip`.
+
+    So many views are there of each of the windows in time.
+    """
     rest = 1 - side
     corners = itertools.product((0.0, rest), repeat=2) if crops > 1 else ()
     squares = [View(left=left, top=top, side=side) for left, top in ((rest / 2, rest / 2), *corners)]
-    return tuple(replace(view, mirrored=mirrored) for mirrored in (False, True)[: 1 + flip] for view in squares)
+    mirrors = (False, True)[: 1 + flip]
+    return tuple(
+        replace(view, mirrored=mirrored, window=window)
+        for window in range(windows)
+        for mirrored in mirrors
+        for view in squares
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,14 +172,16 @@ class ClipTransform:
 
     def evaluation_input(self, batch: Batch, view: View | None = None, missing: Missing | None = None) -> ModelInput:
         """A batch without augmentation, complete or with a part of a modality missing."""
-        shown = None if view in (None, View()) else view
-        return self._in_chunks(batch, lambda clips: self._evaluate(clips, shown, missing))
+        return self._in_chunks(batch, lambda clips: self._evaluate(clips, view or View(), missing))
 
     def training_input(self, batch: Batch, epoch: int) -> ModelInput:
-        """A batch augmented by (seed, epoch, draw, clip id), then mixed: first one draw of each clip, then the next."""
+        """A batch augmented by (seed, epoch, draw, clip id), then mixed: first one draw of each clip, then the next.
+
+        Each draw sees its window of the batch.
+        """
         settings = self.augmentation
         if settings is None:
-            draws = [self.evaluation_input(batch)] * self.repeats
+            draws = [self.evaluation_input(batch, View(window=draw)) for draw in range(self.repeats)]
         else:
             draws = [
                 self._in_chunks(batch, lambda clips, draw=draw: self._augment(clips, settings, epoch, draw))
@@ -187,21 +203,22 @@ class ClipTransform:
             video[clips], targets[clips] = make(batch[clips])
         return ModelInput(video, targets)
 
-    def _evaluate(self, batch: Batch, view: View | None, missing: Missing | None) -> ModelInput:
-        faces, rows, targets = self._faces(batch).float().div_(255), self._rows(batch), self._targets(batch)
-        if view and faces.numel():
+    def _evaluate(self, batch: Batch, view: View, missing: Missing | None) -> ModelInput:
+        faces, rows, targets = self._faces(batch, view.window), self._rows(batch, view.window), self._targets(batch)
+        faces = faces.float().div_(255)
+        if not view.whole_faces and faces.numel():
             box = torch.tensor([view.left, view.top, view.side, view.side]) * CROP_PX
             faces = resample(faces, box.expand(len(batch), 4), torch.full((len(batch),), view.mirrored))
         absent = missing.absent(batch.keys, faces.shape[1], rows.shape[1]) if missing else None
         return self._fuse(batch, faces, rows, targets, absent)
 
-    def _faces(self, batch: Batch) -> Tensor:
+    def _faces(self, batch: Batch, window: int) -> Tensor:
         """uint8 [B, F, 3, S, S], a copy."""
-        return split_filmstrips(batch.filmstrips, self.strategy.faces).contiguous()
+        return fit_faces(batch.faces(self.strategy.faces, window), self.face_px)
 
-    def _rows(self, batch: Batch) -> Tensor:
+    def _rows(self, batch: Batch, window: int) -> Tensor:
         """Normalized spectrograms float32 [B, W, rows, 224]."""
-        rows = batch.spectrograms.float()
+        rows = batch.rows(self.feature, window)
         if self.strategy.windows:
             found, expected = rows.shape[1:3], (self.strategy.windows, len(self.normalization.mean))
             if found != expected:
@@ -215,7 +232,7 @@ class ClipTransform:
     def _augment(self, batch: Batch, settings: Augmentation, epoch: int, draw: int) -> ModelInput:
         """In the order of VideoMAE's `kinetics.py`: RandAugment, crop and flip, erasing, mixing."""
         draws = ClipDraws(keys=batch.draw_keys, seed=self.seed, epoch=epoch, draw=draw)
-        faces, rows, targets = self._faces(batch), self._rows(batch), self._targets(batch)
+        faces, rows, targets = self._faces(batch, draw), self._rows(batch, draw), self._targets(batch)
         if settings.rand_augment_operations and faces.numel():
             faces = rand_augment(faces, Plan.drawn(settings, draws))
         faces = faces.float().div_(255)
@@ -308,11 +325,16 @@ def downsample(video: Tensor, size: tuple[int, int, int]) -> Tensor:
     return functional.avg_pool3d(video, tuple(have // want for have, want in zip(found, size, strict=True)))
 
 
-def split_filmstrips(filmstrips: Tensor, count: int) -> Tensor:
-    """[B, S, 16 S, 3] -> [B, count, 3, S, S], every (16/count)-th face from the first on, without a copy."""
-    side = filmstrips.shape[1]
-    images = filmstrips.unflatten(2, (filmstrips.shape[2] // side, side)).permute(0, 2, 4, 1, 3)
-    return images[:, :: FRAMES // count] if count else images[:, :0]
+def fit_faces(faces: Tensor, side_px: int) -> Tensor:
+    """uint8 [B, F, 3, S, S] -> [B, F, 3, side_px, side_px], bilinear with antialiasing, rounded.
+
+    Faces whose side is a multiple stay as they are: `downsample` takes means of the pictures that they become.
+    """
+    if not faces.numel() or faces.shape[-1] % side_px == 0:
+        return faces
+    size = (side_px, side_px)
+    resized = functional.interpolate(faces.flatten(0, 1).float(), size, mode="bilinear", antialias=True)
+    return resized.round_().clamp_(0, 255).byte().unflatten(0, faces.shape[:2])
 
 
 def spectrogram_images(rows: Tensor, side: int = CROP_PX) -> Tensor:

@@ -85,6 +85,11 @@ class Recipe:
     test_crop_side: float = 1.0
     """Side of these squares, in validation too, in sides of a face. With 1 a test shows faces smaller than the random
     crops of training do on average (Touvron et al., "Fixing the train-test resolution discrepancy", 2019)."""
+    window_seconds: float = 0.0
+    """Longest window in time of a clip that is seen, in training and tests; 0 for the whole clip. Of shards with every
+    frame."""
+    test_windows: int = 1
+    """Windows of a test clip, evenly spaced; the probabilities of all views are averaged. A single one is centred."""
     freeze_encoder: bool = False
     """Only LayerNorm and Linear are trained, on features that are computed once."""
     freeze: tuple[str, ...] = ()
@@ -97,6 +102,7 @@ class Recipe:
         given = self.augmentation
         weights_off = self.class_weights == "none"
         whole_face = not self.test_flip and self.test_crops == 1 and self.test_crop_side == 1
+        one_view = whole_face and self.test_windows == 1
         in_use = "warmup_steps" if self.warmup_steps else "warmup_epochs"
         warmup, length = getattr(self, in_use), self.steps if self.warmup_steps else self.epochs
         rules = [
@@ -135,6 +141,15 @@ class Recipe:
             ("test_crop_side", 0.5 <= self.test_crop_side <= 1, "0.5 to 1"),
             ("test_crop_side", self.test_crops == 1 or self.test_crop_side < 1, "below 1 with several test_crops"),
         ]
+        rules += [
+            ("window_seconds", self.window_seconds == 0 or 0.1 <= self.window_seconds <= 3600, "0, or 0.1 to 3600"),
+            ("test_windows", 1 <= self.test_windows <= 64, "1 to 64"),
+            (
+                "test_windows",
+                self.test_windows == 1 or self.window_seconds > 0,
+                "1 without window_seconds: all windows of a whole clip are the same",
+            ),
+        ]
         if self.freeze_encoder:
             rules += [
                 ("augmentation", given == NO_AUGMENTATION, "none with freeze_encoder"),
@@ -142,13 +157,23 @@ class Recipe:
                 ("repeated_augmentation", self.repeated_augmentation == 1, "1 with freeze_encoder"),
                 (
                     "test_flip",
-                    whole_face,
-                    "one view with freeze_encoder: no test_flip, test_crops = 1, test_crop_side = 1",
+                    one_view,
+                    "one view with freeze_encoder: no test_flip, test_crops = test_windows = test_crop_side = 1",
                 ),
             ]
         for name, satisfied, expected in rules:
             if not satisfied:
                 raise RecipeError(f"recipe {self.name[:80]}: {name}: found {getattr(self, name)}, expected {expected}")
+
+    @property
+    def sees_parts(self) -> bool:
+        """Whether a test may see a part of a clip, or several, which takes shards with every frame."""
+        return self.window_seconds > 0 or self.test_windows > 1
+
+    def without_windows(self) -> Recipe:
+        """The same for shards of pairs, of which every training sees the same 16 instants."""
+        augmentation = replace(self.augmentation, window_share=NO_AUGMENTATION.window_share)
+        return replace(self, window_seconds=0.0, test_windows=1, augmentation=augmentation)
 
     def with_batch(self, batch: int) -> Recipe:
         """The same for another batch size, the learning rates scaled with it."""

@@ -211,9 +211,10 @@ def _describe_training(summaries: Sequence[RunSummary]) -> list[str]:
     for summary in summaries:
         protocol = summary.run.protocol
         start = protocol.lineage + (f" ({protocol.weights})" if protocol.weights else "")
+        seen = f", every frame ({protocol.windows})" if protocol.windows else ""
         training = (
-            f"recipe {protocol.recipe}, encoder {protocol.encoder} from {start}; {protocol.feature}, {protocol.build}; "
-            f"{protocol.precision}, settings {protocol.settings[:12]}"
+            f"recipe {protocol.recipe}, encoder {protocol.encoder} from {start}; {protocol.feature}, {protocol.build}"
+            f"{seen}; {protocol.precision}, settings {protocol.settings[:12]}"
         )
         run = summary.run
         across = f"{run.dataset} on {' and '.join(run.tests)} by " if run.tests else ""
