@@ -244,14 +244,19 @@ def _check_together(folders: Sequence[ShardFolder], tested: Sequence[ShardFolder
     twice = [name for name, count in Counter(folder.index.dataset for folder in every).items() if count > 1]
     if twice:
         where = " and ".join(str(folder.path) for folder in every if folder.index.dataset == twice[0])
-        advice = "; a corpus that is trained on has folds to test" if tested else ""
+        is_tested = twice[0] in {folder.index.dataset for folder in tested}
+        advice = "; a corpus that is trained on has folds to test" if is_tested else ""
         raise DataError(f"found {twice[0]} twice ({where}), expected corpora of different names{advice}")
     first = every[0].index
     for other in (folder.index for folder in every[1:]):
         if other.kind != first.kind:
             differing = [f"kind: {first.kind} -> {other.kind}"]
         else:
-            differing = config_diff(appearance(first.identity["config"]), appearance(other.identity["config"]))
+            before, after = (each.identity["config"] for each in (first, other))
+            size = "size_px"  # of sequences
+            differing = config_diff(
+                {**appearance(before), size: before.get(size)}, {**appearance(after), size: after.get(size)}
+            )
         if differing:
             raise DataError(
                 f"{first.dataset} and {other.dataset}: were built in different ways ({'; '.join(differing)}); build "
@@ -284,10 +289,10 @@ def check_recordings(folders: Sequence[ShardFolder]) -> None:
         recordings = {row.sha256[:_DIGITS] for row in index.load_rows(folder.path) if row.sha256 and row.shard}
         if common := {owners[recording] for recording in recordings if recording in owners}:
             other = min(common)
-            shared = sum(owners.get(recording) == other for recording in recordings)
+            shared = pluralize(sum(owners.get(recording) == other for recording in recordings), "recording")
             raise DataError(
-                f"{other} and {dataset}: found {pluralize(shared, 'recording')} in both, expected different "
-                "recordings: their speakers could be trained on and tested; choose one of these corpora"
+                f"{other} and {dataset}: found {shared} in both, expected different recordings: their speakers could "
+                "be trained on and tested; choose one of these corpora"
             )
         owners |= dict.fromkeys(recordings, dataset)
 
