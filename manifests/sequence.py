@@ -15,7 +15,7 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate, chain, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -237,6 +237,7 @@ def read_frame_index(data: bytes, frames_bytes: int | None) -> FrameIndex:
         raise SchemaError(f"json.timing.frame_seconds: {found}, expected ascending times within it")
     ranges = np.empty((0, 2), np.int64)
     if frames_bytes is not None:
+        check_size(FRAMES_MEMBER, frames_bytes)
         ranges = _byte_ranges(meta["byte_ranges"], len(seconds), frames_bytes)
     return FrameIndex(
         span_seconds=(start, end),
@@ -262,11 +263,11 @@ def _numbers(values: Mapping[str, Any], name: str) -> Seconds:
 
 def _byte_ranges(found: Any, count: int, frames_bytes: int) -> npt.NDArray[np.int64]:
     """[n, 2] offsets and sizes that follow one another through all bytes. Raises SchemaError."""
-    try:
-        ranges = np.array(found)
-    except (ValueError, RecursionError):  # of lists of different lengths
-        ranges = np.empty(0)
-    if ranges.shape == (count, 2) and ranges.dtype == np.int64:
+    pairs = found if isinstance(found, list) and {*map(type, found)} == {list} else []
+    numbers = [*chain.from_iterable(pairs)]
+    plain = {*map(len, pairs)} == {2} and len(pairs) == count and {*map(type, numbers)} == {int}
+    if plain and min(numbers) >= 0 and max(numbers) <= frames_bytes:  # so that their sum fits into 64 bits, too
+        ranges = np.array(numbers, dtype=np.int64).reshape(count, 2)
         offsets, sizes = ranges.T
         ends = np.cumsum(sizes)
         if sizes.min() > 0 and offsets[0] == 0 and (offsets[1:] == ends[:-1]).all() and ends[-1] == frames_bytes:

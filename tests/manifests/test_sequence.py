@@ -133,6 +133,12 @@ HOSTILE: dict[str, tuple[dict[str, bytes], str]] = {
     "range beyond": ({"json": ranged(lambda r: [*r[:-1], [r[-1][0], 10**9]])}, "json.byte_ranges"),
     "range of floats": ({"json": ranged(lambda r: [[0.0, 1.0], *r[1:]])}, "json.byte_ranges"),
     "range huge": ({"json": ranged(lambda r: [[0, 10**400], *r[1:]])}, "json.byte_ranges"),
+    "ranges that wrap around": (
+        {"json": ranged(lambda r: [[0, 2**63 - 1], [2**63 - 1, 2**63 - 1], [-2, 2], *r[3:]])},
+        "json.byte_ranges",
+    ),
+    "ranges of texts": ({"json": ranged(lambda r: ["a" * 99_999, *[""] * 9_999])}, "json.byte_ranges"),
+    "ranges of booleans": ({"json": ranged(lambda r: [[False, True], *r[1:]])}, "json.byte_ranges"),
     "fewer ranges": ({"json": ranged(lambda r: r[:-1])}, "json.byte_ranges: found 4"),
     "no ranges": ({"json": described(byte_ranges=...)}, "json: missing byte_ranges"),
     "side": ({"json": described(side_px=225)}, "json.side_px"),

@@ -237,7 +237,7 @@ class _PendingSequences(PendingBatch):
     def __init__(self, reader: SequenceReader, clips: Indices, epoch: int, repeats: tuple[int, ...]) -> None:
         fields, (count, windows) = reader.describe(clips, repeats), (len(clips), reader.windows.count)
         spectrogram = reader.clips.members.spectrogram
-        self._feature, self._grid = split_spectrogram(spectrogram) if spectrogram else ("", 0)
+        self._grid = split_spectrogram(spectrogram)[1] if spectrogram else 0
         frames = reader.frames.take(count)
         self._placements = reader.windows.placements(draw_keys(fields["keys"], repeats), epoch).tolist()
         self._sounds = [np.empty(0, np.int16)] * count
