@@ -151,6 +151,7 @@ class ClipTransform:
 
     strategy: Strategy
     classes: int
+    """0 for clips without labels, whose targets are empty."""
     feature: str = "mfcc"
     normalization: NormalizationStats = NormalizationStats()
     """Of `<feature>_<windows>` over the training shards; empty where the strategy has no windows."""
@@ -227,6 +228,8 @@ class ClipTransform:
         return rows
 
     def _targets(self, batch: Batch) -> Tensor:
+        if not self.classes:
+            return torch.zeros(len(batch), 0, device=batch.labels.device)
         return functional.one_hot(batch.labels, self.classes).float()
 
     def _augment(self, batch: Batch, settings: Augmentation, epoch: int, draw: int) -> ModelInput:

@@ -76,10 +76,10 @@ def read_settings(folder: Path) -> dict[str, Any]:
     return _settings(folder / WEIGHTS_FILE)
 
 
-def dump_weights(model: nn.Module, lineage: Lineage) -> bytes:
-    """A model's state dict as bytes of a safetensors file, with what the weights descend from in its metadata."""
+def dump_weights(model: nn.Module | Mapping[str, Tensor], lineage: Lineage) -> bytes:
+    """A model, or a state dict, as bytes of a safetensors file, with what it descends from in its metadata."""
     state, seen = {}, set()
-    for name, tensor in model.state_dict().items():
+    for name, tensor in (model.state_dict() if isinstance(model, nn.Module) else model).items():
         state[name] = tensor.detach().cpu().contiguous()
         if state[name].data_ptr() in seen:  # weights that two layers share, of an encoder of one's own
             state[name] = state[name].clone()

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from manifests.files import atomic_write
 from manifests.records import SchemaError
@@ -98,7 +98,11 @@ def load_weights(source: str | Path, *encoders: EncoderConfig) -> Weights:
 
     Raises WeightsError for anything that is not such a checkpoint or does not fit.
     """
-    checkpoint = read_checkpoint(source)
+    return convert_weights(read_checkpoint(source), *encoders)
+
+
+def convert_weights(checkpoint: CheckpointFile, *encoders: EncoderConfig) -> Weights:
+    """The same of a checkpoint that was read."""
     if (recorded := recorded_config(checkpoint.settings, checkpoint.where)) is not None:
         raise WeightsError(
             f"{checkpoint.where}: found weights of the encoder {recorded.path}, expected those of a built-in one; load "
@@ -206,9 +210,9 @@ def _load_own(source: CheckpointFile, encoder: OwnEncoder) -> TrainedClassifier:
     )
 
 
-def fingerprint(model: Encoder | Classifier) -> str:
-    """SHA-256 of a configuration and weights: encoders with the same one compute the same features."""
-    config = model.encoder.config if isinstance(model, Classifier) else model.config
+def fingerprint(model: nn.Module) -> str:
+    """SHA-256 of a model's weights and its encoder's configuration: encoders with the same one compute the same."""
+    config = model.config if isinstance(model, Encoder) else model.encoder.config
     digest = hashlib.sha256(json.dumps(asdict(config), sort_keys=True).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())

@@ -1,0 +1,214 @@
+"""Weights of masked autoencoders: official ones and those of Hugging Face read, ours written, in both layouts."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from manifests.files import atomic_write
+from train.lineage import Lineage
+from train.models.checkpoint_formats import WeightsError, quote_keys
+from train.models.checkpoint_io import MODEL_CONFIG_FILE, WEIGHTS_FILE, dump_weights, first_line, read_checkpoint
+from train.models.mae import DecoderConfig, MaskedAutoencoder
+from train.models.videomae import EncoderConfig
+from train.models.weights import FORMAT, VERSION, Weights, convert_weights, fingerprint
+
+#: Folder, beside a pre-trained model, of the same in Hugging Face's layout.
+TRANSFORMERS = "transformers"
+
+#: Channels of an attention head of the official decoders.
+_HEAD_CHANNELS = 64
+_PREFIXES = ("decoder.", "encoder_to_decoder.", "mask_token")
+#: Parts of our keys -> of those of `transformers`, replaced in this order; query, key and value are apart there.
+_TRANSFORMERS_KEYS = (
+    (r"^encoder\.patch_embed\.proj", "videomae.embeddings.patch_embeddings.projection"),
+    (r"^encoder\.blocks", "videomae.encoder.layer"),
+    (r"^encoder\.norm", "videomae.layernorm"),
+    (r"^decoder\.blocks", "decoder.decoder_layers"),
+    (r"attn\.proj", "attention.output.dense"),
+    (r"attn\.q_bias", "attention.attention.query.bias"),
+    (r"attn\.v_bias", "attention.attention.value.bias"),
+    (r"norm1", "layernorm_before"),
+    (r"norm2", "layernorm_after"),
+    (r"mlp\.fc1", "intermediate.dense"),
+    (r"mlp\.fc2", "output.dense"),
+)
+#: And back, of the decoder.
+_OUR_KEYS = (
+    (r"^decoder\.decoder_layers", "decoder.blocks"),
+    (r"attention\.output\.dense", "attn.proj"),
+    (r"attention\.attention\.(query\.bias|q_bias)", "attn.q_bias"),
+    (r"attention\.attention\.(value\.bias|v_bias)", "attn.v_bias"),
+    (r"layernorm_before", "norm1"),
+    (r"layernorm_after", "norm2"),
+    (r"intermediate\.dense", "mlp.fc1"),
+    (r"output\.dense", "mlp.fc2"),
+)
+_PROJECTIONS = ("query", "key", "value")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainedWeights:
+    """Weights to begin a pre-training with."""
+
+    encoder: Weights
+    decoder: Mapping[str, Tensor]
+    """State dict of everything but the encoder under its names in `MaskedAutoencoder`; {} if the file has none."""
+    decoder_config: DecoderConfig | None
+    """Of that decoder."""
+
+
+def load_pretrained(source: str | Path, *encoders: EncoderConfig) -> PretrainedWeights:
+    """Read a checkpoint with or without a decoder; arguments and errors as of `load_weights`.
+
+    The encoder's final norm is kept, if there is one.
+    """
+    checkpoint = read_checkpoint(source)
+    keys = {key.removeprefix("videomae.").removeprefix("encoder.") for key in checkpoint.state}
+    normed = bool(keys & {"norm.weight", "layernorm.weight"})
+    weights = convert_weights(checkpoint, *(replace(each, final_norm=normed) for each in encoders))
+    state = _decoder_state(checkpoint.state, checkpoint.where)
+    config = _decoder_config(state, checkpoint.settings, weights.config, checkpoint.where) if state else None
+    return PretrainedWeights(encoder=weights, decoder=state, decoder_config=config)
+
+
+def initialize_autoencoder(model: MaskedAutoencoder, weights: PretrainedWeights) -> str:
+    """Copy weights into an autoencoder that is to be trained; what they are, in words.
+
+    A decoder of another shape, or none, leaves that of the model as it is. Raises WeightsError for an encoder of
+    another shape.
+    """
+    if replace(model.encoder.config, final_norm=False) != replace(weights.encoder.config, final_norm=False):
+        raise WeightsError(f"{weights.encoder.source}: found {weights.encoder.config}, expected {model.encoder.config}")
+    model.encoder.load_state_dict(dict(weights.encoder.encoder), strict=weights.encoder.config.final_norm)
+    if weights.decoder_config is None or shape_of(weights.decoder_config) != shape_of(model.decoder.config):
+        return "encoder; the decoder begins with random weights"
+    missing, unexpected = model.load_state_dict(dict(weights.decoder), strict=False)
+    if unexpected or any(not name.startswith("encoder.") for name in missing):
+        raise WeightsError(f"{weights.encoder.source}: found an incomplete decoder; get the file again")
+    return "encoder and decoder"
+
+
+def shape_of(config: DecoderConfig) -> tuple[int, int, int, int]:
+    """What decoders must have in common for the weights of one to fit another."""
+    return config.width, config.depth, config.heads, config.mlp
+
+
+def save_autoencoder(
+    model: MaskedAutoencoder, folder: Path, *, licence: str, lineage: Lineage, details: Mapping[str, Any]
+) -> None:
+    """Write `model.safetensors` and `config.json`, for `load_pretrained` and as WEIGHTS= of every strategy, and the
+    same in Hugging Face's layout in a folder of its own. The configuration is written last."""
+    state, config = to_transformers(model)
+    atomic_write(folder / TRANSFORMERS / WEIGHTS_FILE, dump_weights(state, lineage))
+    atomic_write(folder / TRANSFORMERS / MODEL_CONFIG_FILE, _dump(config))
+    settings = {
+        "format": FORMAT,
+        "version": VERSION,
+        "encoder": asdict(model.encoder.config),
+        "decoder": asdict(model.decoder.config),
+        "classes": [],
+        "licence": licence,
+        "details": dict(details),
+        "sha256": fingerprint(model),
+    }
+    atomic_write(folder / WEIGHTS_FILE, dump_weights(model, lineage))
+    atomic_write(folder / MODEL_CONFIG_FILE, _dump(settings))
+
+
+def to_transformers(model: MaskedAutoencoder) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """State dict and configuration of `VideoMAEForPreTraining` of `transformers`.
+
+    It computes the same but for the decoder's last norm, whose epsilon is 1e-5 there.
+    """
+    state: dict[str, Tensor] = {}
+    for key, tensor in model.state_dict().items():
+        name = key
+        for pattern, replacement in _TRANSFORMERS_KEYS:
+            name = re.sub(pattern, replacement, name)
+        if name.endswith("attn.qkv.weight"):
+            stem = name.removesuffix("attn.qkv.weight")
+            for part, rows in zip(_PROJECTIONS, tensor.chunk(3), strict=True):
+                state[f"{stem}attention.attention.{part}.weight"] = rows
+        else:
+            state[name] = tensor
+    encoder, decoder = model.encoder.config, model.decoder.config
+    frames, rows, columns = encoder.patch
+    if rows != columns or encoder.input[1] != encoder.input[2]:
+        raise WeightsError(f"transformers: found patches of {encoder.patch}, expected square ones")
+    return state, {
+        "architectures": ["VideoMAEForPreTraining"],
+        "model_type": "videomae",
+        "image_size": encoder.input[1],
+        "patch_size": rows,
+        "num_frames": encoder.input[0],
+        "tubelet_size": frames,
+        "hidden_size": encoder.width,
+        "num_hidden_layers": encoder.depth,
+        "num_attention_heads": encoder.heads,
+        "intermediate_size": encoder.mlp,
+        "layer_norm_eps": encoder.layer_norm_eps,
+        "qkv_bias": True,
+        "use_mean_pooling": False,
+        "decoder_hidden_size": decoder.width,
+        "decoder_num_hidden_layers": decoder.depth,
+        "decoder_num_attention_heads": decoder.heads,
+        "decoder_intermediate_size": decoder.mlp,
+        "norm_pix_loss": True,
+    }
+
+
+def _decoder_state(state: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    """Weights of all but the encoder under our names; {} without a decoder."""
+    found: dict[str, Tensor] = {}
+    for key, tensor in state.items():
+        if not key.startswith(_PREFIXES):
+            continue
+        name = key
+        for pattern, replacement in _OUR_KEYS:
+            name = re.sub(pattern, replacement, name)
+        found[name] = tensor.float()
+    for query in [name for name in found if name.endswith("attention.attention.query.weight")]:
+        parts = [query.replace("query", part) for part in _PROJECTIONS]
+        if missing := [part for part in parts if part not in found]:
+            raise WeightsError(f"{where}: found no {quote_keys(missing)}, expected query, key and value of a block")
+        weight = [found.pop(part) for part in parts]
+        if len({tuple(each.shape) for each in weight}) > 1:
+            raise WeightsError(f"{where}: found query, key and value of other shapes in {query[:80]!r}")
+        found[query.replace("attention.attention.query", "attn.qkv")] = torch.cat(weight)
+    if broken := [name for name, tensor in found.items() if not tensor.isfinite().all()]:
+        raise WeightsError(f"{where}: found NaN or infinity in {quote_keys(broken)}, expected finite numbers")
+    return found
+
+
+def _decoder_config(
+    state: Mapping[str, Tensor], settings: Mapping[str, Any], encoder: EncoderConfig, where: str
+) -> DecoderConfig:
+    """Shape of a decoder, from its weights and its configuration, if it has one."""
+    token, mlp = state.get("mask_token"), state.get("decoder.blocks.0.mlp.fc1.weight")
+    if token is None or token.ndim != 3 or mlp is None or mlp.ndim != 2:
+        raise WeightsError(f"{where}: found no mask token and MLP in their shapes, expected a decoder")
+    blocks = {match[1] for name in state if (match := re.match(r"decoder\.blocks\.(\d+)\.", name))}
+    width = token.shape[-1]
+    recorded = settings.get("decoder") if settings.get("format") == FORMAT else None
+    heads = settings.get("decoder_num_attention_heads", max(width // _HEAD_CHANNELS, 1))
+    fields = {"heads": heads, "layer_norm_eps": encoder.layer_norm_eps, "final_norm_eps": encoder.layer_norm_eps}
+    if settings.get("model_type") == "videomae":
+        fields["final_norm_eps"] = 1e-5
+    if isinstance(recorded, dict):
+        fields |= recorded
+    try:
+        return DecoderConfig(**{**fields, "width": width, "depth": len(blocks), "mlp": mlp.shape[0]})
+    except (TypeError, ValueError) as error:
+        raise WeightsError(f"{where}: {first_line(error)}") from error
+
+
+def _dump(settings: Mapping[str, Any]) -> bytes:
+    return (json.dumps(settings, indent=2) + "\n").encode()
