@@ -63,6 +63,7 @@ STORES := $(if $(filter s3://% hf://%,$(SHARDS) $(TEST) $(FROM) $(DEST) $(HUB)),
 EXCEL  := $(if $(wildcard $(DATA)/clips.xlsx)$(filter csv=%.xlsx csv=%.xlsm,$(OPTION)),$(VENV)/excel.ok)# and these if a table does
 TABLES := $(if $(filter %.xlsx %.xlsm,$(SCHEME) $(LABELS)),$(VENV)/excel.ok)
 LOGGERS := $(patsubst %,$(VENV)/%.ok,$(filter tensorboard wandb,$(LOGGER)))
+ONNX    := $(if $(filter onnx,$(FORMAT)),$(VENV)/onnx.ok)
 PARQUET := $(if $(filter %.parquet,$(TO)),$(VENV)/parquet.ok)
 
 .PHONY: help
@@ -79,6 +80,7 @@ EXTRAS_train   := '.[train]'
 EXTRAS_stores  := '.[hub,s3]'
 EXTRAS_dask    := '.[dask]'
 EXTRAS_excel   := '.[excel]'
+EXTRAS_onnx    := '.[onnx]'
 EXTRAS_parquet := '.[parquet]'
 EXTRAS_tensorboard := '.[tensorboard]'
 EXTRAS_wandb   := '.[wandb]'
@@ -154,10 +156,10 @@ embeddings: $(VENV)/train.ok $(STORES) $(PARQUET) $(TABLES)  ## Write vectors of
 	    --strategy=STRATEGY --feature=FEATURE --layer=LAYER --fold-scheme=SCHEME --label-scheme=LABELS --out=TO \
 	    --workers=WORKERS --device=DEVICE ARGS
 
-export: $(VENV)/train.ok  ## Export a finished run: RUN=folder OUT=folder
+export: $(VENV)/train.ok $(ONNX)  ## Export a finished run: RUN=folder OUT=folder; FORMAT=onnx
 	$(call require,RUN,folder of a finished run)
 	$(if $(GIVEN_OUT)$(HELP),,$(error OUT= is missing: folder to write))
-	$(START) train export --run=RUN --out=GIVEN_OUT --encoder=ENCODER --strategy=STRATEGY ARGS
+	$(START) train export --run=RUN --out=GIVEN_OUT --format=FORMAT --encoder=ENCODER --strategy=STRATEGY ARGS
 
 PARALLEL := --numprocesses auto --dist worksteal
 

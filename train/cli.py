@@ -24,6 +24,7 @@ from train.data.corpora import Corpora, open_corpora
 from train.data.fold_data import choose_label_schemes, require_labels, unusable_fold
 from train.data.shard_folder import find_folder, open_folder
 from train.distributed import Ranks, init_distributed
+from train.export import FORMATS as EXPORT_FORMATS
 from train.export import export
 from train.fusion import STRATEGIES
 from train.loggers import LOGGERS, check_loggers
@@ -304,7 +305,8 @@ def _run_embeddings(args: argparse.Namespace) -> int:
 
 
 def _run_export(args: argparse.Namespace) -> int:
-    result = export(Path(args.folder), Path(args.out), encoder=args.encoder, strategy=args.strategy)
+    own = {"encoder": args.encoder, "strategy": args.strategy}
+    result = export(Path(args.folder), Path(args.out), form=args.format, **own)
     say(f"{args.out}: {_describe_run(result)}")
     say(f"use it with make predict RUN={args.out}, or as initial weights with make train WEIGHTS={args.out}")
     return 0
@@ -395,6 +397,7 @@ def _parser() -> Parser:
     command.add_argument("--run", dest="folder", metavar="FOLDER", required=True, help="folder of the run")
     _add_own_code(command)
     command.add_argument("--out", required=True, help="folder to write")
+    command.add_argument("--format", choices=EXPORT_FORMATS, help="also write the classifier in this format")
     command = add_command(commands, "recipes", _run_recipes, "List the recipes.")
     command.add_argument("--table", action="store_true", help="compare the published recipes with ours, in Markdown")
     return parser

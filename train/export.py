@@ -7,21 +7,27 @@ from pathlib import Path
 from manifests.files import atomic_write, partial_files
 from train.models.checkpoint_io import MODEL_CONFIG_FILE, RUN_MODEL, WEIGHTS_FILE
 from train.models.weights import load_classifier
+from train.onnx import ONNX_FILE, write_onnx
 from train.predict import PredictError, Predictor, load_predictor
 from train.report.render import render_template
 from train.runs import RunResult, read_result
 
 MODEL_CARD_FILE = "README.md"
-_EXPORTED = (WEIGHTS_FILE, MODEL_CONFIG_FILE, MODEL_CARD_FILE)
+_EXPORTED = (WEIGHTS_FILE, MODEL_CONFIG_FILE, MODEL_CARD_FILE, ONNX_FILE)
+#: Formats that can be written beside this project's own.
+FORMATS = ("onnx",)
 
 
-def export(run: Path, out: Path, *, encoder: str | None = None, strategy: str | None = None) -> RunResult:
+def export(
+    run: Path, out: Path, *, form: str | None = None, encoder: str | None = None, strategy: str | None = None
+) -> RunResult:
     """Write a finished run's classifier into a folder to share, and load that folder as a check.
 
-    `encoder` and `strategy` are import paths of the user's own code, as of `load_predictor`. It is not in the export.
+    `form` is one of `FORMATS`, which is written, too. `encoder` and `strategy` are import paths of the user's own code,
+    as of `load_predictor`. It is not in the export.
 
     Raises EvaluationError for a run that is not finished, WeightsError for a damaged one, PredictError for a folder
-    with something else in it, OSError.
+    with something else in it, OnnxError, OSError.
     """
     predictor, result = load_predictor(run, encoder=encoder, strategy=strategy), read_result(run)
     partial = [path for name in _EXPORTED for path in partial_files(out / name)]  # of an export that was killed
@@ -34,6 +40,10 @@ def export(run: Path, out: Path, *, encoder: str | None = None, strategy: str | 
     atomic_write(out / MODEL_CARD_FILE, model_card(predictor, result).encode())
     for name in (WEIGHTS_FILE, MODEL_CONFIG_FILE):  # config.json last: it names the hash of the weights it belongs to
         atomic_write(out / name, (run / RUN_MODEL / name).read_bytes())
+    if form == "onnx":
+        found, protocol = predictor.classifier, result.run.protocol
+        about = {"input_range": found.model.encoder.config.input_range, "feature": protocol.feature}
+        write_onnx(out / ONNX_FILE, found.model, found.classes, {**about, "strategy": result.run.strategy})
     load_classifier(out, encoder)
     return result
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import onnxruntime
 import pytest
 import torch
 
@@ -149,6 +150,29 @@ def test_what_cannot_be_predicted_is_one_line(
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_an_export_as_onnx_computes_the_same(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, arguments = tmp_path / "export", ["export", "--run", str(run), "--format", "onnx", "--out"]
+    assert cli.run([*arguments, str(out)]) == 0
+    assert cli.run([*arguments, str(out)]) == 0  # again
+    capsys.readouterr()
+    session = onnxruntime.InferenceSession(out / "model.onnx", providers=["CPUExecutionProvider"])
+    trained = load_classifier(run / "model")
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["classes"]) == list(trained.classes)
+    assert (metadata["input_range"], metadata["strategy"], metadata["feature"]) == ("imagenet", "cfas", "mfcc")
+    for clips in (1, 3):
+        shape = (clips, 3, *trained.model.encoder.config.input)
+        video = torch.randn(shape, generator=torch.Generator().manual_seed(clips))
+        (logits,) = session.run(["logits"], {"video": video.numpy()})
+        with torch.no_grad():
+            torch.testing.assert_close(torch.from_numpy(logits), trained.model(video), rtol=1e-5, atol=1e-5)
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    assert cli.run([*arguments, str(tmp_path / "other")]) == 2
+    assert "onnxscript is not installed; pip install" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("name", "found"), [("out.xlsx", "found .xlsx"), ("out", "found no suffix")])
