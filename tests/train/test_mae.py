@@ -18,10 +18,12 @@ from train.models.mae import (
     DecoderConfig,
     MaskedAutoencoder,
     decoder_for,
+    hide_patches,
+    paint,
     patch_targets,
     reconstruction_losses,
 )
-from train.models.videomae import ENCODERS, EncoderConfig
+from train.models.videomae import ENCODERS, EncoderConfig, split_patches, take_tokens
 
 #: Names of `transformers`' weights -> the official ones, which are ours.
 RENAMES = (
@@ -164,6 +166,26 @@ def test_targets_are_pixels_by_patch(seed: int, motion: bool) -> None:
     if motion:
         expected = torch.stack([expected[:, 0], expected[:, 1] - expected[:, 0]], dim=1)
     torch.testing.assert_close(normal[1, -1], expected.permute(1, 2, 3, 0).flatten(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("motion", [False, True])
+def test_a_perfect_prediction_paints_the_truth(motion: bool) -> None:
+    pixels = torch.rand(2, 3, 4, 32, 32, generator=torch.Generator().manual_seed(2))
+    order = torch.stack([torch.randperm(32, generator=torch.Generator().manual_seed(seed)) for seed in range(2)])
+    visible, decoded = order[:, :8], order[:, 8:20]  # the last 12 are neither
+    targets = patch_targets(pixels, (2, 8, 8), motion=motion)
+    exact = take_tokens(targets, decoded)
+    torch.testing.assert_close(paint(pixels, exact, decoded, (2, 8, 8), motion=motion), pixels, rtol=1e-4, atol=1e-4)
+    flat = paint(pixels, torch.zeros_like(exact), decoded, (2, 8, 8), motion=motion)
+    patches, true = split_patches(flat, (2, 8, 8)), split_patches(pixels, (2, 8, 8))
+    for clip in range(2):
+        assert torch.equal(patches[clip, visible[clip]], true[clip, visible[clip]])
+        mean = true[clip, decoded[clip]].mean(-1, keepdim=True).expand(-1, -1, 128)
+        torch.testing.assert_close(patches[clip, decoded[clip]], mean)
+    hidden = split_patches(hide_patches(pixels, visible, (2, 8, 8), value=2.0), (2, 8, 8))
+    for clip in range(2):
+        assert torch.equal(hidden[clip, visible[clip]], true[clip, visible[clip]])
+        assert (hidden[clip, order[clip, 8:]] == 2).all()
 
 
 def test_flat_patches_have_finite_targets_in_float32() -> None:

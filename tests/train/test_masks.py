@@ -49,6 +49,21 @@ def test_videomae_hides_176_of_196_places() -> None:
     assert not np.array_equal(masks.visible[0], masks.visible[1])
 
 
+@pytest.mark.parametrize("name", ["cfas", "sfas", "ffls", "ofos", "spectrograms"])
+def test_no_hidden_sound_is_in_the_visible_half_of_the_next_window(name: str) -> None:
+    """Tubes of faces have one column, those of sound two."""
+    layout = LAYOUTS[name, FULL]
+    for seen in layout.draw(MaskSettings(), draws("a", "b")).visible.tolist():
+        shown = np.zeros(layout.codes.shape, dtype=bool)
+        shown.reshape(-1)[seen] = True
+        sound = (layout.codes & SHOWS_SOUND) > 0
+        columns = (shown & sound).any(axis=(0,))
+        assert np.array_equal(columns[:, :7], columns[:, 7:])
+        faces = (shown & (layout.codes == SHOWS_FACES)).any(axis=0)
+        if faces.any():
+            assert not np.array_equal(faces[:, :7], faces[:, 7:])
+
+
 @settings(max_examples=60)
 @given(
     st.sampled_from(sorted(STRATEGIES)),

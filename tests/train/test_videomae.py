@@ -18,8 +18,10 @@ from train.models.videomae import (
     EncoderConfig,
     Head,
     drop_path,
+    join_patches,
     resize_positions,
     sinusoidal_positions,
+    split_patches,
 )
 
 torch.set_num_threads(1)
@@ -71,6 +73,13 @@ def test_with_stored_table_and_final_norm_it_has_the_size_marlin_publishes() -> 
     with torch.device("meta"):
         state = Encoder(replace(LARGE, positions="stored", final_norm=True)).state_dict()
     assert sum(tensor.numel() for tensor in state.values()) == 305_466_368  # "305.47M"
+
+
+def test_patches_are_joined_as_they_were_split() -> None:
+    video = _video(SMALL)
+    patches = split_patches(video, SMALL.patch)
+    assert patches.shape == (2, SMALL.tokens, 3, 2 * 16 * 16)
+    assert torch.equal(join_patches(patches, SMALL.grid, SMALL.patch), video)
 
 
 def test_large_sees_1568_tokens() -> None:

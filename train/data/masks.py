@@ -1,7 +1,9 @@
 """Which tokens of a clip a masked autoencoder sees, and which hidden ones it has to predict.
 
 A tube is a place in the picture over all time steps of a modality: it is visible as a whole or not at all, because
-what is hidden at one instant only could be copied from the next. Strategies put faces and spectrograms on different
+what is hidden at one instant only could be copied from the next. Spectrogram windows overlap by half: what the right
+half of one shows is in the left half of the next, so that a tube that shows sound has two places, half a window apart.
+Strategies put faces and spectrograms on different
 tokens (above and below, one after the other) or on the same ones (added, alternating frames of a tubelet); where each
 modality has tokens of its own, it has a ratio of its own, and can be hidden wholly. Then the other modality has more
 visible tokens: every clip has equally many, so that shapes are static.
@@ -83,7 +85,8 @@ class TokenLayout:
     """Code -> its tokens by tube, [tubes, steps]."""
 
     def __post_init__(self) -> None:
-        groups = {code: _tubes(self.codes == code) for code in np.unique(self.codes).tolist()}
+        codes = np.unique(self.codes).tolist()
+        groups = {code: _tubes(self.codes == code, paired=bool(code & SHOWS_SOUND)) for code in codes}
         object.__setattr__(self, "groups", groups)
 
     @classmethod
@@ -179,11 +182,18 @@ class TokenLayout:
         return np.sort(hidden[order[:count]])
 
 
-def _tubes(shown: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-    """[t, h, w] which tokens -> their indices by tube, [tubes, steps]; each is a tube of its own if steps differ."""
-    tokens = np.arange(shown.size).reshape(shown.shape)
-    places = shown.any(axis=0)
-    steps = shown.any(axis=(1, 2))
-    if (shown[steps][:, places]).all():
-        return tokens[steps][:, places].T
-    return tokens[shown][:, None]
+def _tubes(shown: npt.NDArray[np.bool_], *, paired: bool) -> npt.NDArray[np.int64]:
+    """[t, h, w] which tokens -> their indices by tube, [tubes, tokens of one].
+
+    If `paired`, a tube has the places in columns c and c + w / 2. Where time steps or halves differ, each token is a
+    tube of its own.
+    """
+    steps, height, width = shown.shape
+    halves = 2 if paired and width % 2 == 0 else 1
+    # One axis of places that differ, one of those that belong to a tube.
+    apart = [array.reshape(steps, height, halves, -1) for array in (shown, np.arange(shown.size).reshape(shown.shape))]
+    tubes, tokens = (array.transpose(1, 3, 0, 2).reshape(height * width // halves, -1) for array in apart)
+    some, places = tubes.any(axis=0), tubes.any(axis=1)
+    if tubes[places][:, some].all():
+        return tokens[places][:, some]
+    return tokens[tubes][:, None]

@@ -21,6 +21,7 @@ from train.models.videomae import (
     EncoderConfig,
     encoder_name,
     initialise,
+    join_patches,
     sinusoidal_positions,
     split_patches,
     take_tokens,
@@ -141,6 +142,36 @@ def patch_targets(
         frames = patches.unflatten(-1, (patch[0], -1))
         patches = torch.cat([frames[..., :1, :], frames[..., 1:, :] - frames[..., :1, :]], dim=-2).flatten(-2)
     return patches.transpose(2, 3).flatten(2)
+
+
+def paint(pixels: Tensor, predicted: Tensor, decoded: Tensor, patch: tuple[int, int, int], *, motion: bool) -> Tensor:
+    """Pixels [B, 3, T, H, W] in which the decoded patches are painted as predicted, on the scale of the true patches.
+
+    A normalized target has lost mean and deviation of its patch; as VideoMAE's pictures do, these are taken from the
+    truth. Arguments as of `patch_targets` and `MaskedAutoencoder.forward`.
+    """
+    batch, grid = len(pixels), tuple(size // step for size, step in zip(pixels.shape[2:], patch, strict=True))
+    patches = split_patches(pixels.float(), patch)
+    painted = predicted.float().unflatten(-1, (-1, CHANNELS)).transpose(2, 3)  # [B, m, 3, pixels]
+    if motion:
+        frames = painted.unflatten(-1, (patch[0], -1))
+        painted = torch.cat([frames[..., :1, :], frames[..., 1:, :] + frames[..., :1, :]], dim=-2).flatten(-2)
+    rows = torch.arange(batch, device=pixels.device)[:, None]
+    true = patches[rows, decoded]
+    scale = true.var(dim=-1, unbiased=True, keepdim=True).sqrt() + _FLAT
+    result = patches.clone()
+    result[rows, decoded] = painted * scale + true.mean(dim=-1, keepdim=True)
+    return join_patches(result, grid, patch)
+
+
+def hide_patches(pixels: Tensor, visible: Tensor, patch: tuple[int, int, int], value: float = 0.5) -> Tensor:
+    """Pixels [B, 3, T, H, W] in which all patches but the visible ones, int64 [B, n], have one value."""
+    grid = tuple(size // step for size, step in zip(pixels.shape[2:], patch, strict=True))
+    patches = split_patches(pixels.float(), patch)
+    rows = torch.arange(len(pixels), device=pixels.device)[:, None]
+    result = torch.full_like(patches, value)
+    result[rows, visible] = patches[rows, visible]
+    return join_patches(result, grid, patch)
 
 
 def reconstruction_losses(predicted: Tensor, targets: Tensor, decoded: Tensor) -> Tensor:

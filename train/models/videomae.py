@@ -125,6 +125,13 @@ def split_patches(video: Tensor, patch: tuple[int, int, int]) -> Tensor:
     return patches.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(5).flatten(1, 3)
 
 
+def join_patches(patches: Tensor, grid: tuple[int, int, int], patch: tuple[int, int, int]) -> Tensor:
+    """Tubelets [B, N, 3, pixels] -> [B, 3, T, H, W]: what `split_patches` made."""
+    frames, rows, columns = patch
+    apart = patches.unflatten(1, grid).unflatten(-1, (frames, rows, columns))  # [B, t, h, w, 3, frames, rows, columns]
+    return apart.permute(0, 4, 1, 5, 2, 6, 3, 7).flatten(6, 7).flatten(4, 5).flatten(2, 3)
+
+
 def take_tokens(tokens: Tensor, indices: Tensor) -> Tensor:
     """[B or 1, N, D], indices [B, n] -> [B, n, D]."""
     chosen = indices[..., None].expand(-1, -1, tokens.shape[-1])

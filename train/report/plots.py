@@ -50,7 +50,7 @@ class LearningCurve:
     """Number of the epoch that was evaluated."""
 
 
-def _as_png(draw: Callable[_Arguments, Figure]) -> Callable[_Arguments, bytes]:
+def as_png(draw: Callable[_Arguments, Figure]) -> Callable[_Arguments, bytes]:
     """Draw in the style of `figures.mplstyle`, whatever the user's is, and render to the bytes of a PNG."""
 
     @wraps(draw)
@@ -63,18 +63,19 @@ def _as_png(draw: Callable[_Arguments, Figure]) -> Callable[_Arguments, bytes]:
     return render
 
 
-def _figure(height_inches: float) -> Figure:
+def make_figure(height_inches: float) -> Figure:
+    """A figure of the common width."""
     layout = ConstrainedLayoutEngine(wspace=0.05)
     return Figure(figsize=(WIDTH_INCHES, height_inches), dpi=DOTS_PER_INCH, layout=layout)
 
 
-@_as_png
+@as_png
 def learning_curves(curves: Mapping[str, LearningCurve], title: str, before: str = "fold") -> Figure:
     """Loss and validation UAR by epoch, fold name -> curve; the selected epoch is marked on each.
 
     `before` is a word that comes before the name of a single fold.
     """
-    figure = _figure(3.0)
+    figure = make_figure(3.0)
     loss, uar = figure.subplots(1, 2)
     for curve in curves.values():
         _draw_curve(loss, uar, curve, alone=len(curves) == 1)
@@ -95,12 +96,12 @@ def learning_curves(curves: Mapping[str, LearningCurve], title: str, before: str
     return figure
 
 
-@_as_png
+@as_png
 def confusion_matrix(scores: FoldScores, title: str) -> Figure:
     """The classes that clips of each class were predicted as: percent of the row, with the number of clips below."""
     clips = scores.confusion.sum(axis=1)
     shares = scores.confusion / np.maximum(clips[:, None], 1)
-    figure = _figure(1.0 + 0.44 * len(clips))
+    figure = make_figure(1.0 + 0.44 * len(clips))
     axes = figure.subplots()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for row, column in np.argwhere(scores.confusion).tolist():
@@ -126,14 +127,14 @@ def confusion_matrix(scores: FoldScores, title: str) -> Figure:
     return figure
 
 
-@_as_png
+@as_png
 def comparison(summaries: Sequence[RunSummary], title: str, ceiling: ScoreLine | None = None) -> Figure:
     """UAR and WAR of strategies, at least one: each fold, mean and standard deviation, pooled score and interval.
 
     Chance is what a guess without a look at the clips reaches. `ceiling` is a score that fusion has to beat.
     """
     lines = [chance_line(summaries), *([ceiling] if ceiling else [])]
-    figure = _figure(1.5 + 0.4 * len(summaries))
+    figure = make_figure(1.5 + 0.4 * len(summaries))
     figure.suptitle(title, x=0.01, ha="left", fontsize=9.5, fontweight="bold")
     panels = figure.subplots(1, 2, sharey=True)
     for axes, score in zip(panels, ("uar", "war"), strict=True):
@@ -151,10 +152,10 @@ def comparison(summaries: Sequence[RunSummary], title: str, ceiling: ScoreLine |
     return figure
 
 
-@_as_png
+@as_png
 def missing_modality(summaries: Sequence[RunSummary], title: str) -> Figure:
     """UAR of strategies, at least one, by the share of the sound (left) and of the faces (right) that is missing."""
-    figure = _figure(3.4)
+    figure = make_figure(3.4)
     figure.suptitle(f"{title}, a part of a modality missing", x=0.01, ha="left", fontsize=9.5, fontweight="bold")
     panels = figure.subplots(1, 2, sharey=True)
     chance = chance_line(summaries)
