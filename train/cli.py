@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from manifests.console import Parser, add_command, run_command, say
 from manifests.errors import UserError
 from manifests.folds import SIDES
 from manifests.index import DATASET_FILE
+from manifests.joined_folds import WHOLE
 from manifests.progress import log_line
 from manifests.stores import is_remote
 from manifests.text import pluralize, shorten_list
@@ -31,6 +33,8 @@ from train.loggers import LOGGERS, check_loggers
 from train.metrics import MIN_SPEAKERS
 from train.models.videomae import ENCODERS
 from train.own_code import is_import_path
+from train.pretraining.run import describe_pretrained, run_pretraining
+from train.pretraining.setup import prepare_pretraining
 from train.recipes import RECIPES, Recipe, dump_toml, override, recipe_named
 from train.recipes.table import describe_recipes, format_tables
 from train.report import write_report
@@ -40,9 +44,11 @@ from train.runs import RunProtocol, RunResult, RunSummary
 from train.scoring import FoldScores
 
 FEATURE_DEFAULT = "mfcc"
+#: Begins the names of recipes of pre-training, which the command `pretrain` adds.
+_PRETRAIN = "pretrain-"
 #: Folder with the shards of all corpora.
 _SHARDS = Path("shards")
-_COMMANDS = ("train", "sweep", "report", "predict", "embeddings", "export", "recipes")
+_COMMANDS = ("train", "sweep", "pretrain", "report", "predict", "embeddings", "export", "recipes")
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -75,6 +81,45 @@ def _run_sweep(args: argparse.Namespace) -> int:
         for problem in left_out:
             say(f"left out: {problem}")
     return int(bool(left_out))
+
+
+def _run_pretrain(args: argparse.Namespace) -> int:
+    strategies, folds = args.strategy or ["faces"], args.fold or []
+    if args.show_recipe:
+        named = args.dataset or [Path(location).name for location in args.shards or ()]
+        sys.stdout.write(dump_toml(_recipe(args, demo={*named} == {DEMO}, strategy=strategies[0])))
+        return 0
+    for name, values in (("strategy", strategies), ("fold", folds)):
+        if len(values) > 1:
+            raise ConfigError(f"{name}: found {', '.join(values)}, expected one")
+    if args.test or args.refit:
+        found = "--test" if args.test else "--refit"
+        raise ConfigError(f"pretrain: found {found}, expected none: nothing is tested, and no epoch is selected")
+    check_loggers(args.logger)
+    with (
+        init_distributed(args.device) as ranks,
+        _convert_out_of_memory(f"; try --micro-batches {2 * args.micro_batches}"),
+    ):
+        for config in _configs(args, strategies, folds):
+            whole = {} if folds else {"fold": WHOLE, "fold_scheme": None}
+            _pretrain_one(replace(config, **whole), ranks)
+    return 0
+
+
+def _pretrain_one(config: TrainConfig, ranks: Ranks) -> None:
+    """Run a pre-training that is not finished."""
+    setup = prepare_pretraining(config, ranks, log_line)
+    if not setup.is_finished():
+        held_out = "all speakers" if config.fold == WHOLE else f"without the test speakers of fold {config.fold}"
+        setup.log(
+            f"{setup.data.name}, {config.strategy}, {held_out}: recipe {config.recipe.name}, "
+            f"encoder {setup.config.encoder}, from {setup.origin}, on {ranks.device}; into {setup.folder}"
+        )
+    found = run_pretraining(setup)
+    if ranks.is_main:
+        say(f"{found.model}: {describe_pretrained(found)}")
+        say(f"look at {found.page}; begin with make train WEIGHTS={found.model}")
+        sys.stdout.flush()
 
 
 def _usable_folds(args: argparse.Namespace) -> tuple[list[str], list[str]]:
@@ -184,7 +229,7 @@ def _configs(args: argparse.Namespace, strategies: Sequence[str], folds: Sequenc
             fold=corpora.resolve_fold(fold),
             feature=choose_feature(args.feature, corpora.features),
             encoder=args.encoder or (None if args.weights else DEMO_DEFAULT if demo else ENCODER_DEFAULT),
-            recipe=_recipe(args, demo=demo),
+            recipe=_recipe(args, demo=demo, strategy=strategy),
             selection=selection,
             seed=seed,
             loggers=tuple(args.logger),
@@ -201,10 +246,15 @@ def choose_feature(name: str | None, built: Sequence[str]) -> str:
     return name or (built[0] if len(built) == 1 else FEATURE_DEFAULT)
 
 
-def _recipe(args: argparse.Namespace, *, demo: bool) -> Recipe:
+def _recipe(args: argparse.Namespace, *, demo: bool, strategy: str = "cfas") -> Recipe:
     """The recipe of `--recipe`, or the corpus's default, with the settings that replace its own."""
-    default = DEMO_DEFAULT if demo and args.weights is None and args.encoder in (None, DEMO_DEFAULT) else "finetune"
-    recipe = recipe_named(args.recipe or default)
+    tiny = demo and args.weights is None and args.encoder in (None, DEMO_DEFAULT)
+    if args.command == "pretrain":
+        alone = strategy in STRATEGIES and len(STRATEGIES[strategy].modality) == 1
+        name = args.recipe or (DEMO_DEFAULT if tiny else "videomae" if alone else "fused")
+        recipe = recipe_named(f"{_PRETRAIN}{name}" if f"{_PRETRAIN}{name}" in RECIPES else name)
+    else:
+        recipe = recipe_named(args.recipe or (DEMO_DEFAULT if tiny else "finetune"))
     if args.batch is not None:
         recipe = override(recipe, [f"batch={args.batch}"]) if args.batch < 1 else recipe.with_batch(args.batch)
     short = {"epochs": args.epochs, "learning_rate": args.learning_rate}
@@ -370,6 +420,7 @@ def _parser() -> Parser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_training_options(add_command(commands, "train", _run_train, "Train one strategy on one fold."))
     _add_training_options(add_command(commands, "sweep", _run_sweep, "Train strategies on folds."))
+    _add_training_options(add_command(commands, "pretrain", _run_pretrain, "Pre-train an encoder, without labels."))
     command = add_command(commands, "report", _run_report, "Compare all runs with the paper's tables.")
     command.add_argument("--runs", default="runs", help="folder of all runs")
     command.add_argument("--out", help="folder of the report; runs/report if not given")

@@ -52,12 +52,15 @@ def make_optimizer(model: nn.Module, depth: int, recipe: Recipe) -> AdamW:
 
 
 def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], depth: int, recipe: Recipe) -> list[dict[str, Any]]:
-    """Trained parameters with their `scale` of the learning rate and `weight_decay`: 0 for biases and norms."""
+    """Trained parameters with their `scale` of the learning rate and `weight_decay`.
+
+    It is 0 for biases, norms and the mask token.
+    """
     groups: dict[tuple[int, bool], dict[str, Any]] = {}
     for name, parameter in named:
         if not parameter.requires_grad:
             continue
-        layer, decayed = layer_index(name, depth), parameter.ndim > 1
+        layer, decayed = layer_index(name, depth), parameter.ndim > 1 and name != "mask_token"
         scale, decay = recipe.layer_decay ** (depth + 1 - layer), recipe.weight_decay if decayed else 0.0
         group = groups.setdefault((layer, decayed), {"params": [], "scale": scale, "weight_decay": decay})
         group["params"].append(parameter)

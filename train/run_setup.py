@@ -229,20 +229,7 @@ class TrainingSetup:
 
     def is_finished(self) -> bool:
         """Whether the run was tested. Raises ConfigError or EvaluationError if it was trained with other settings."""
-        path = self.folder / RUN_CONFIG_FILE
-        if path.is_file():
-            try:
-                before = dict(json.loads(path.read_bytes())["identity"])
-            except (ValueError, LookupError, TypeError, RecursionError) as error:
-                raise ConfigError(f"{path}: not a run's configuration; remove {path.parent} to start over") from error
-            changes = config_diff(before, self._config_record()["identity"])
-            if changes and self._started:
-                # The hash over all settings shows that something changed, not what; a setting is named once.
-                names = {change.partition(":")[0] for change in changes}
-                repeated = {"protocol.settings", *(f"protocol.{name}" for name in names)}
-                known = [change for change in changes if change.partition(":")[0] not in repeated]
-                what = "; ".join(known) or "other shards, or other initial weights"
-                raise ConfigError(f"{path.parent}: was trained with other settings ({what}); {runs.ANOTHER_FOLDER}")
+        check_same_settings(self.folder / RUN_CONFIG_FILE, self._config_record()["identity"], started=self._started)
         return runs.is_finished(self.folder, self.protocol)
 
     @property
@@ -262,17 +249,8 @@ class TrainingSetup:
         self.ranks.barrier()
 
     def _config_record(self) -> dict[str, Any]:
-        settings = self.config.to_json()
-        identity = {name: value for name, value in settings.items() if name not in _NOT_COMPARED}
-        identity["recipe"] = recipe_identity(self.config.recipe)
-        identity |= {"code_sha256": dict(self.code)} if self.code else {}
-        return {
-            "config": settings,
-            "identity": {**identity, "protocol": asdict(self.protocol)},
-            "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
-            "ranks": self.ranks.world_size,
-            "device": str(self.ranks.device),
-        }
+        code = {"code_sha256": dict(self.code)} if self.code else {}
+        return config_record(self.config, self.ranks, {**code, "protocol": asdict(self.protocol)})
 
     def save_model(self, epoch: int) -> Run:
         """Save the classifier with its current weights, those of the selected epoch, and its provenance."""
@@ -334,13 +312,13 @@ class TrainingSetup:
 def prepare(config: TrainConfig, ranks: Ranks, log: Callable[[str], None]) -> TrainingSetup:
     """Open and check everything that a run needs. Raises the errors of `open_fold`, WeightsError, ConfigError."""
     recipe = config.recipe
+    if recipe.pretraining:
+        raise ConfigError(
+            f"recipe {recipe.name}: is for make pretrain (pretrain), which uses no labels; choose another"
+        )
     if recipe.freeze_encoder and ranks.world_size > 1:
         raise ConfigError(f"recipe {recipe.name}: found {ranks.world_size} processes, expected one, so no torchrun")
-    multiple = ranks.world_size * (2 if recipe.augmentation.mixes else 1)
-    if recipe.batch % multiple:
-        raise ConfigError(
-            f"batch: found {recipe.batch} over {ranks.world_size} processes, expected a multiple of {multiple}"
-        )
+    check_batch(recipe, ranks)
     strategy = load_strategy(config.strategy) if is_import_path(config.strategy) else strategy_named(config.strategy)
     schemes = [config.fold_scheme] if isinstance(config.fold_scheme, str) else config.fold_scheme or ()
     corpora = open_corpora(
@@ -360,14 +338,17 @@ def prepare(config: TrainConfig, ranks: Ranks, log: Callable[[str], None]) -> Tr
     )
     config = replace(config, recipe=_fit_to_kind(recipe, data))
     recipe = config.recipe
+    if recipe.training_share < 1:
+        data = data.with_training_share(recipe.training_share, config.seed)
+        log(f"trained on {pluralize(len(data.training), 'clip')}, {100 * recipe.training_share:g} % of each class")
     classes = tuple(data.label_scheme.classes)
     model, weights = make_classifier(config, len(classes))
     own = isinstance(model.encoder, OwnEncoder)
     before = weights.lineage if weights else own_lineage(model.encoder.config) if own else RANDOM
     built_with = build_of(data.parts)
     seen = {part.name: before.known_speakers(part.name, load_rows(part.folder.path)) for part in data.parts}
-    _check_unseen(config, data, seen)
-    selection, notes = SELECTIONS[config.selection], _describe_transfer(before, built_with)
+    check_unseen(config, data, seen)
+    selection, notes = SELECTIONS[config.selection], describe_transfer(before, built_with)
     if config.selection != "last" and data.has_speakers("validation", seen):
         selection += ", whom the initial weights know"
         notes.append("know the validation speakers, who select the epoch; FIXED_EPOCHS=1 selects none")
@@ -375,7 +356,7 @@ def prepare(config: TrainConfig, ranks: Ranks, log: Callable[[str], None]) -> Tr
         log(f"{config.weights or config.encoder}: {note}")
     lineage = before
     for part in data.trained_parts:
-        lineage = lineage.after(_ancestor_of(config, part))
+        lineage = lineage.after(ancestor_of(config, part, labels=part.label_scheme.name))
     encoder = model.encoder.config
     if own:
         log(_describe_own(encoder, recipe))
@@ -425,6 +406,45 @@ def prepare(config: TrainConfig, ranks: Ranks, log: Callable[[str], None]) -> Tr
     )
 
 
+def check_batch(recipe: Recipe, ranks: Ranks) -> None:
+    """Raise ConfigError for a batch that the processes cannot share."""
+    multiple = ranks.world_size * (2 if recipe.augmentation.mixes else 1)
+    if recipe.batch % multiple:
+        raise ConfigError(
+            f"batch: found {recipe.batch} over {ranks.world_size} processes, expected a multiple of {multiple}"
+        )
+
+
+def config_record(config: TrainConfig, ranks: Ranks, more: Mapping[str, Any]) -> dict[str, Any]:
+    """Content of a run's config.json; its `identity`, with `more`, must be equal to resume."""
+    settings = config.to_json()
+    identity = {name: value for name, value in settings.items() if name not in _NOT_COMPARED}
+    return {
+        "config": settings,
+        "identity": {**identity, "recipe": recipe_identity(config.recipe), **more},
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+        "ranks": ranks.world_size,
+        "device": str(ranks.device),
+    }
+
+
+def check_same_settings(path: Path, identity: Mapping[str, Any], *, started: bool) -> None:
+    """Raise ConfigError if the run that has this config.json, if any, was started and with other settings."""
+    if not path.is_file():
+        return
+    try:
+        before = dict(json.loads(path.read_bytes())["identity"])
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise ConfigError(f"{path}: not a run's configuration; remove {path.parent} to start over") from error
+    if started and (changes := config_diff(before, identity)):
+        # The hash over all settings shows that something changed, not what; a setting is named once.
+        names = {change.partition(":")[0] for change in changes}
+        repeated = {"settings", "protocol.settings", *(f"protocol.{name}" for name in names)}
+        known = [change for change in changes if change.partition(":")[0] not in repeated]
+        what = "; ".join(known) or "other shards, or other initial weights"
+        raise ConfigError(f"{path.parent}: was trained with other settings ({what}); {runs.ANOTHER_FOLDER}")
+
+
 def _fit_to_kind(recipe: Recipe, data: FoldData) -> Recipe:
     """The recipe as these shards can be trained with. Raises ConfigError for windows of pairs, which have one."""
     if data.members.kind != PAIRS:
@@ -444,13 +464,16 @@ def _describe_windows(recipe: Recipe, data: FoldData) -> str | None:
     return describe_windows(recipe.window_seconds, recipe.augmentation.window_share, recipe.test_windows)
 
 
-def _ancestor_of(config: TrainConfig, part: FoldPart) -> Ancestor:
-    """What whoever uses the classifier as initial weights must know of this training on one corpus."""
+def ancestor_of(config: TrainConfig, part: FoldPart, *, labels: str | None) -> Ancestor:
+    """What whoever uses the result as initial weights must know of this training on one corpus.
+
+    `labels` is the label scheme, None if no labels are used.
+    """
     rows, about = load_rows(part.folder.path), part.folder.index.about
     return Ancestor(
         dataset=part.name,
         speakers=tuple(sorted(part.trained)),
-        labels=part.label_scheme.name,
+        labels=labels,
         strategy=config.strategy_name,
         build=describe_appearance(part.folder.index.identity["config"]),
         licence=str(about.get("licence", "not stated")),
@@ -472,7 +495,7 @@ def _describe_own(encoder: OwnEncoderConfig, recipe: Recipe) -> str:
     return f"{encoder.path}: {encoder.width} features of 16x{encoder.side}x{encoder.side}; {decay}{ignored}"
 
 
-def _check_unseen(config: TrainConfig, data: FoldData, seen: Mapping[str, frozenset[str]]) -> None:
+def check_unseen(config: TrainConfig, data: FoldData, seen: Mapping[str, frozenset[str]]) -> None:
     """Raise ConfigError if the initial weights have seen, in any training, a speaker who is tested.
 
     `seen` is corpus -> speakers.
@@ -498,7 +521,7 @@ def _check_unseen(config: TrainConfig, data: FoldData, seen: Mapping[str, frozen
     )
 
 
-def _describe_transfer(lineage: Lineage, build: Mapping[str, Any]) -> list[str]:
+def describe_transfer(lineage: Lineage, build: Mapping[str, Any]) -> list[str]:
     """What a user and a report must know of initial weights, a line each: how else their faces were cropped."""
     notes = []
     appearance = describe_appearance(build)

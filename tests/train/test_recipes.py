@@ -15,7 +15,17 @@ import pytest
 from train import cli
 from train.data.augment import Augmentation
 from train.optim import lr_at
-from train.recipes import NO_AUGMENTATION, RECIPES, Recipe, RecipeError, dump_toml, load_recipe, override, recipe_named
+from train.recipes import (
+    NO_AUGMENTATION,
+    RECIPES,
+    Pretraining,
+    Recipe,
+    RecipeError,
+    dump_toml,
+    load_recipe,
+    override,
+    recipe_named,
+)
 from train.recipes.table import TRAININGS, format_tables
 
 ROOT = Path(__file__).parents[2]
@@ -166,7 +176,7 @@ def test_what_is_shown_is_a_file_of_the_same_recipe(
     assert cli.run(["train", "--recipe", str(path), "--show-recipe"]) == 0
     assert capsys.readouterr().out == path.read_text()
     changed = ["--set", "augmentation.erase=0", "--set", "drop_path=0.05", "--set", "max_grad_norm=none"]
-    if not recipe.freeze_encoder:
+    if not recipe.freeze_encoder and not recipe.pretraining:
         assert cli.run(["train", "--recipe", recipe.name, "--show-recipe", *changed]) == 0
         path.write_text(capsys.readouterr().out)
         erased = replace(recipe.augmentation, erase=0.0)
@@ -265,7 +275,7 @@ def test_any_field_can_be_replaced() -> None:
     values |= {"window_seconds": "1.5"}
     base = Recipe(name="base", epochs=4, batch=4, learning_rate=1e-3, test_crop_side=0.8, window_seconds=2.0)
     for field in fields(Recipe):
-        if field.name in ("augmentation", "freeze_encoder"):
+        if field.name in ("augmentation", "freeze_encoder", "pretraining"):
             continue
         default = getattr(base, field.name)
         text = (
@@ -280,6 +290,14 @@ def test_any_field_can_be_replaced() -> None:
         text = "[0.5, 0.9]" if isinstance(default, tuple) else {bool: "false", int: "3", float: "0.25"}[type(default)]
         changed = override(base, [f"augmentation.{field.name}={text}"])
         assert getattr(changed.augmentation, field.name) != default, field.name
+    pretrained = replace(base, pretraining=Pretraining())
+    for field in fields(Pretraining):
+        default = getattr(Pretraining(), field.name)
+        text = {bool: "true", float: "0.25", type(None): "3"}[type(default)]
+        changed = override(pretrained, [f"pretraining.{field.name}={text}"])
+        assert getattr(changed.pretraining, field.name) != default, field.name
+    with pytest.raises(RecipeError, match=r"--set pretraining.motion: recipe base has no pretraining, expected one"):
+        override(base, ["pretraining.motion=true"])
 
 
 def test_later_settings_win_and_text_needs_no_quotes() -> None:
@@ -322,8 +340,14 @@ def test_short_options_come_first(capsys: pytest.CaptureFixture[str]) -> None:
         ("layer_decy=0.5", "--set: found field 'layer_decy'; the nearest is 'layer_decay'"),
         ("augmentation.mixp=0.5", "--set: augmentation: found field 'mixp'; the nearest is 'mixup'"),
         ("augmentation.mixp=none", "found field 'mixp'; the nearest is 'mixup'"),
-        ("other.mixup=0.5", "--set other.mixup: found no such field, expected NAME or augmentation.NAME"),
-        ("augmentation={mixup=1.0}", "--set augmentation: found no such field, expected NAME or augmentation.NAME"),
+        (
+            "other.mixup=0.5",
+            "found no such field, expected NAME, augmentation.NAME or pretraining.NAME",
+        ),
+        (
+            "augmentation={mixup=1.0}",
+            "--set augmentation: found no such field, expected NAME, augmentation.NAME",
+        ),
         ("layer_decay", "--set: found 'layer_decay', expected NAME=VALUE"),
         ("layer_decay=half", "--set: layer_decay: found 'half', expected a finite number"),
         ("layer_decay=0.5\nbatch=4", "--set: layer_decay: found '0.5\\nbatch=4', expected a finite number"),
@@ -406,4 +430,5 @@ def test_a_dumped_recipe_has_all_that_is_set() -> None:
         shown = tomllib.loads(dump_toml(recipe))
         values = {**asdict(recipe), "betas": list(recipe.betas), "freeze": list(recipe.freeze)}
         shown.pop("augmentation"), values.pop("augmentation")
+        assert (shown.pop("pretraining", None) is None) == (values.pop("pretraining") is None)
         assert shown == {name: value for name, value in values.items() if value is not None}

@@ -81,6 +81,11 @@ class ClipTable:
     def __len__(self) -> int:
         return len(self.keys)
 
+    def take(self, clips: npt.NDArray[np.int64]) -> ClipTable:
+        """Some of the clips, by index; shards and their statistics stay."""
+        names = ("shard", "keys", "labels", "byte_ranges", "missing")
+        return replace(self, **{name: getattr(self, name)[clips] for name in names})
+
     def clip_id(self, clip: int) -> str:
         """Id of a clip, of several corpora with the corpus: `crema-d/1001_DFA_ANG_XX`."""
         corpus, key = corpus_of(self.speakers[self.shard[clip]]), self.keys[clip].decode()

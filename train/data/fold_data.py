@@ -12,6 +12,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from manifests import labels
 from manifests.coverage import fold_coverage
 from manifests.folds import SIDES, SPLIT_SIDES, FoldSides, Side
@@ -212,6 +214,16 @@ class FoldData:
             return self
         parts = tuple(part.with_validation() for part in self.parts)
         return replace(self, parts=parts, training=concatenate(self.training, self.clips("validation")))
+
+    def with_training_share(self, share: float, seed: int) -> FoldData:
+        """The same with a share of the training clips of each class, at least one, drawn by (seed, clip)."""
+        training, chosen = self.training, []
+        for label in np.unique(training.labels):
+            clips = np.flatnonzero(training.labels == label)
+            drawn = [hashlib.sha256(f"share {seed} {training.clip_id(clip)}".encode()).digest() for clip in clips]
+            order = sorted(range(len(clips)), key=drawn.__getitem__)
+            chosen.append(clips[order[: max(1, round(share * len(clips)))]])
+        return replace(self, training=training.take(np.sort(np.concatenate(chosen))))
 
     def clips(self, side: str) -> ClipTable:
         """Clips of `train`, `validation` or `test`. Raises DataError."""

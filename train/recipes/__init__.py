@@ -1,12 +1,13 @@
 """Recipes: the hyperparameters of a training. One is a TOML file here, or a file of one's own of the same form."""
 
 from train.recipes.files import RECIPES, dump_toml, load_recipe, override, recipe_named
-from train.recipes.recipe import NO_AUGMENTATION, SCHEDULES, Recipe, RecipeError
+from train.recipes.recipe import NO_AUGMENTATION, SCHEDULES, Pretraining, Recipe, RecipeError
 
 __all__ = [
     "NO_AUGMENTATION",
     "RECIPES",
     "SCHEDULES",
+    "Pretraining",
     "Recipe",
     "RecipeError",
     "dump_toml",

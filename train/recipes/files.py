@@ -1,6 +1,7 @@
 """Recipe files: read and checked, those of the project and those of users alike; values replaced; written back.
 
-A recipe file is TOML: the fields of `Recipe`, and a table `augmentation` of those of `Augmentation`. What is left out
+A recipe file is TOML: the fields of `Recipe`, a table `augmentation` of those of `Augmentation` and, for masked
+pre-training, a table `pretraining` of those of `Pretraining`. What is left out
 has the default, and a file without `name` is named as the file is. Files are read as untrusted input.
 """
 
@@ -18,11 +19,15 @@ from manifests.files import read_limited
 from manifests.records import SchemaError, from_json
 from manifests.text import escape_unprintable
 from train.data.augment import Augmentation
-from train.recipes.recipe import CHOICES, Recipe, RecipeError
+from train.recipes.recipe import CHOICES, Pretraining, Recipe, RecipeError
 
 SUFFIX = ".toml"
 MAX_BYTES = 1 << 16
-_AUGMENTATION = "augmentation"
+#: Tables of a file.
+_TABLES: Mapping[str, type[Augmentation] | type[Pretraining]] = {
+    "augmentation": Augmentation,
+    "pretraining": Pretraining,
+}
 #: Fields with a list of texts, for which `--set` also takes a single one.
 _LISTS = {field.name for field in fields(Recipe) if field.type == "tuple[str, ...]"}
 #: Fields that replace each other, and warm-up, which is given in the same unit.
@@ -53,7 +58,7 @@ def load_recipe(path: Path) -> Recipe:
 
 
 def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
-    """A recipe with fields replaced: each setting is `NAME=VALUE`, as in its file, or `augmentation.NAME=VALUE`.
+    """A recipe with fields replaced: each setting is `NAME=VALUE`, as in its file, or `TABLE.NAME=VALUE`.
 
     A value is TOML, or text without quotes, also for a list of one text, or `none` to leave the field out. A new length
     replaces the old one, whichever of `epochs` and `steps` either is given in, and warm-up keeps its share unless it is
@@ -67,13 +72,11 @@ def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
         if not found:
             raise RecipeError(f"--set: found {setting[:80]!r}, expected NAME=VALUE")
         table, _, field = name.rpartition(".")
-        if table not in ("", _AUGMENTATION) or name == _AUGMENTATION:
-            raise RecipeError(f"--set {name[:80]}: found no such field, expected NAME or {_AUGMENTATION}.NAME")
-        target = values[_AUGMENTATION] if table else values
+        target = _table_of(name, recipe.name, values)
         value = _list_text(name, _parse_value(text.strip()))
         if value is None:
             target.pop(field, None)
-            _check_names([field], Augmentation if table else Recipe, f"--set {name[:80]}")
+            _check_names([field], _TABLES[table] if table else Recipe, f"--set {name[:80]}")
         else:
             target[field] = value
         changed[name] = value
@@ -86,6 +89,18 @@ def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
         if _WARMUPS[name] not in changed:
             values.pop(_WARMUPS[name], None)
     return _parse(values, "--set")
+
+
+def _table_of(name: str, recipe: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Values of the table that a field is in, or those of the file."""
+    table = name.rpartition(".")[0]
+    if table not in ("", *_TABLES) or name in _TABLES:
+        expected = " or ".join(f"{each}.NAME" for each in _TABLES)
+        raise RecipeError(f"--set {name[:80]}: found no such field, expected NAME, {expected}")
+    if table and table not in values:
+        raise RecipeError(f"--set {name[:80]}: recipe {recipe} has no {table}, expected one that has")
+    found: dict[str, Any] = values[table] if table else values
+    return found
 
 
 def _scale_warmup(values: dict[str, Any], recipe: Recipe, length: str) -> None:
@@ -104,17 +119,27 @@ def _scale_warmup(values: dict[str, Any], recipe: Recipe, length: str) -> None:
 def dump_toml(recipe: Recipe) -> str:
     """A recipe as a file that `load_recipe` reads; values that are None are left out."""
     values = _to_values(recipe)
-    augmentation = values.pop(_AUGMENTATION)
-    # JSON's text, numbers, booleans and lists of them are TOML's.
-    top, table = (
-        "".join(f"{name} = {json.dumps(value)}\n" for name, value in each.items()) for each in (values, augmentation)
-    )
-    return f"{top}\n[{_AUGMENTATION}]\n{table}"
+    tables = {name: values.pop(name) for name in _TABLES if name in values}
+    parts = [_dump_values(values), *(f"[{name}]\n{_dump_values(table)}" for name, table in tables.items())]
+    return "\n".join(parts)
+
+
+def _dump_values(values: Mapping[str, Any]) -> str:
+    """JSON's text, numbers, booleans and lists of them are TOML's."""
+    return "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items())
 
 
 def _to_values(recipe: Recipe) -> dict[str, Any]:
     """What the file of a recipe would have, without None."""
-    return {name: value for name, value in json.loads(json.dumps(asdict(recipe))).items() if value is not None}
+    return _without_none(json.loads(json.dumps(asdict(recipe))))
+
+
+def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: _without_none(value) if isinstance(value, dict) else value
+        for name, value in values.items()
+        if value is not None
+    }
 
 
 def _parse_value(text: str) -> Any:
@@ -136,9 +161,9 @@ def _list_text(name: str, value: Any) -> Any:
 def _parse(values: Mapping[str, Any], where: str) -> Recipe:
     """Raise RecipeError, beginning with `where`, for unknown fields, wrong types and values out of range."""
     _check_names(values, Recipe, where)
-    augmentation = values.get(_AUGMENTATION, {})
-    if isinstance(augmentation, dict):
-        _check_names(augmentation, Augmentation, f"{where}: {_AUGMENTATION}")
+    for name, kind in _TABLES.items():
+        if isinstance(table := values.get(name, {}), dict):
+            _check_names(table, kind, f"{where}: {name}")
     if missing := [name for name in ("batch", "learning_rate") if name not in values]:
         raise RecipeError(f"{where}: found no {missing[0]}, expected one")
     for name, valid in CHOICES.items():
@@ -151,7 +176,7 @@ def _parse(values: Mapping[str, Any], where: str) -> Recipe:
         raise RecipeError(f"{where}: {str(error).removeprefix(where).lstrip('.: ')}") from error
 
 
-def _check_names(names: Iterable[str], kind: type[Recipe] | type[Augmentation], where: str) -> None:
+def _check_names(names: Iterable[str], kind: type[Recipe] | type[Augmentation] | type[Pretraining], where: str) -> None:
     known = [field.name for field in fields(kind)]
     for name in names:
         if name not in known:

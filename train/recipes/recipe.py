@@ -7,7 +7,8 @@ import re
 from dataclasses import dataclass, replace
 
 from manifests.errors import UserError
-from train.data.augment import NO_AUGMENTATION, Augmentation
+from train.data.augment import NO_AUGMENTATION, Augmentation, TransformError
+from train.data.masks import MaskSettings
 
 SCHEDULES = ("cosine", "constant")
 CLASS_WEIGHTS = ("none", "balanced")
@@ -26,8 +27,23 @@ class RecipeError(UserError):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Pretraining(MaskSettings):
+    """What masked pre-training has that a classifier's training has not. Raises TransformError."""
+
+    decoder_depth: int | None = None
+    """Blocks of the decoder; None for those of VideoMAE's official models."""
+    motion: bool = False
+    """Whether, of each tubelet, the first frame and the difference of the others to it are predicted (MAE-DFER)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.decoder_depth is not None and not 1 <= self.decoder_depth <= 64:
+            raise TransformError(f"decoder_depth: found {self.decoder_depth}, expected 1 to 64")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How a classifier is trained. Raises RecipeError for values out of range.
+    """How a classifier or, with `pretraining`, a masked autoencoder is trained. Raises RecipeError for invalid values.
 
     The length is given either in epochs or in optimizer steps. Steps make small and large corpora comparable: what a
     pre-trained encoder can unlearn and learn is the sum of its learning rates over steps, whatever an epoch is.
@@ -96,7 +112,12 @@ class Recipe:
     """Glob patterns of the names of parameters that are not trained, such as `encoder.blocks.[0-9].*`."""
     gradient_checkpointing: bool = False
     """Activations are recomputed in the backward pass: a third more work for much less memory."""
+    training_share: float = 1.0
+    """Share of the labelled training clips of each class that is used, at least one: which ones follows from the seed.
+    Normalization statistics are of all."""
     augmentation: Augmentation = NO_AUGMENTATION
+    pretraining: Pretraining | None = None
+    """Of masked pre-training, which uses no labels; None for a classifier."""
 
     def __post_init__(self) -> None:
         given = self.augmentation
@@ -136,6 +157,7 @@ class Recipe:
             ("head_dropout", 0 <= self.head_dropout < 1, "0 to below 1"),
             ("head_init_scale", 0 < self.head_init_scale <= 1000, "above 0, up to 1000"),
             ("repeated_augmentation", 1 <= self.repeated_augmentation <= 64, "1 to 64"),
+            ("training_share", 0 < self.training_share <= 1, "above 0, up to 1"),
             ("validation_steps", 0 <= self.validation_steps <= _MOST, "0 or more"),
             ("test_crops", self.test_crops in TEST_CROPS, f"one of {', '.join(map(str, TEST_CROPS))}"),
             ("test_crop_side", 0.5 <= self.test_crop_side <= 1, "0.5 to 1"),
@@ -160,6 +182,15 @@ class Recipe:
                     one_view,
                     "one view with freeze_encoder: no test_flip, test_crops = test_windows = test_crop_side = 1",
                 ),
+            ]
+        if self.pretraining:
+            rules += [
+                ("augmentation", not given.mixes and not given.modality_dropout, "no mixing and no modality_dropout"),
+                ("drop_path", self.drop_path == self.head_dropout == 0, "0 with pretraining"),
+                ("freeze_encoder", not self.freeze_encoder and not self.freeze, "nothing frozen with pretraining"),
+                ("class_weights", weights_off, "none with pretraining, which uses no labels"),
+                ("sampling", self.sampling != "balanced", "shuffle or balanced-corpora with pretraining"),
+                ("training_share", self.training_share == 1, "1 with pretraining"),
             ]
         for name, satisfied, expected in rules:
             if not satisfied:

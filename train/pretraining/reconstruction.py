@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from train.classification import autocast, run_inference
 from train.data.augment import IMAGENET_MEAN, IMAGENET_STD, ClipDraws
-from train.data.loader import Batch, CachedLoader, Loader
+from train.data.batches import Batch
+from train.data.loader import CachedLoader, Loader
 from train.data.masks import SHOWS_FACES, SHOWS_SOUND, Masks, MaskSettings, TokenLayout
 from train.data.missing import FACES, SOUND, WHOLLY
 from train.data.transforms import ClipTransform
@@ -24,6 +25,8 @@ from train.distributed import Ranks
 from train.models.mae import MaskedAutoencoder, patch_targets, reconstruction_losses
 from train.models.videomae import InputRange
 
+#: Names of what a probe measures.
+PROBES = ("linear_probe", "nearest_neighbour")
 #: Epoch that masks of a validation are drawn from, which no training has: the same after each epoch.
 VALIDATION_EPOCH = 0
 #: Code of a hidden modality -> code of a clip that lacks it.
@@ -90,20 +93,23 @@ class Reconstruction:
         made = self.transform.training_input(batch, epoch) if training else self.transform.evaluation_input(batch)
         return made.inputs
 
-    @torch.inference_mode()
     def validate(
         self, model: nn.Module, loader: Loader | CachedLoader, ranks: Ranks, micro_batches: int
     ) -> dict[str, float]:
         """Mean loss of the clips of a loader, with masks that are always the same, and what the probe says."""
         model.eval()
+        scores = {"validation_loss": self._mean_loss(model, loader, ranks, micro_batches)}
+        return scores | (self.probe(model) if self.probe else {})
+
+    @torch.inference_mode()
+    def _mean_loss(self, model: nn.Module, loader: Loader | CachedLoader, ranks: Ranks, micro_batches: int) -> float:
         total = torch.zeros((), dtype=torch.float64, device=ranks.device)
         for part in micro_batched(loader, micro_batches):
             clips = self.masked(part.to(ranks.device), VALIDATION_EPOCH, training=False)
             with autocast(ranks.device):
                 predicted = model(clips.inputs, clips.masks.visible, clips.masks.decoded)
             total += reconstruction_losses(predicted, clips.targets, clips.masks.decoded).sum()
-        scores = {"validation_loss": float(ranks.sum(total)) / loader.sampler.clips}
-        return scores | (self.probe(model) if self.probe else {})
+        return float(ranks.sum(total)) / loader.sampler.clips
 
     def describe(self, scores: dict[str, float]) -> str:
         """Loss, and accuracies of the probe."""
@@ -111,10 +117,6 @@ class Reconstruction:
             f"{name.replace('_', ' ')} {100 * value:.1f} %" for name, value in scores.items() if name in PROBES
         ]
         return ", ".join([f"{scores['validation_loss']:.4f}", *accuracies])
-
-
-#: Names of what a probe measures.
-PROBES = ("linear_probe", "nearest_neighbour")
 
 
 def micro_batched(loader: Loader | CachedLoader, micro_batches: int) -> Iterator[Batch]:

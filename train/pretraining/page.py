@@ -1,0 +1,141 @@
+"""The page of a pre-training: curves, and clips as they are, as the encoder sees them, and as they are painted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from matplotlib.figure import Figure
+
+from manifests.files import atomic_write
+from train.classification import autocast
+from train.models.mae import hide_patches, paint
+from train.pretraining.reconstruction import PROBES, VALIDATION_EPOCH, to_pixels
+from train.report.plots import BLUE, GREEN, ORANGE, as_png, make_figure
+from train.report.reconstructions import HIDDEN, Reconstruction, draw_reconstructions
+from train.report.render import ReportFigure, ReportSection, ReportTable, TableRow, render_report
+from train.runs import LOG_FILE
+
+if TYPE_CHECKING:
+    from train.pretraining.setup import PretrainingSetup
+
+PAGE_FILE = "report.html"
+#: Clips that are shown.
+SHOWN_CLIPS = 3
+
+
+def read_epochs(folder: Path) -> list[dict[str, Any]]:
+    """Lines of the log about epochs that were validated, or the last one; of a repeated epoch the last line."""
+    return list(_read_lines(folder, "epoch").values())
+
+
+def _read_lines(folder: Path, number: str) -> dict[int, dict[str, Any]]:
+    """Epoch or step -> its last line in the log."""
+    lines = (json.loads(line) for line in (folder / LOG_FILE).read_bytes().splitlines())
+    found = {line[number]: line for line in lines if number in line}
+    return dict(sorted(found.items()))
+
+
+def write_page(setup: PretrainingSetup) -> None:
+    """Write `report.html` into the run's folder. Raises OSError."""
+    epochs, steps = read_epochs(setup.folder), list(_read_lines(setup.folder, "step").values())
+    figures = [
+        ReportFigure(name="curves.png", text="Loss, probes and learning rate", png=draw_curves(epochs, steps)),
+        ReportFigure(
+            name="reconstructions.png",
+            text="Clips as they are, as the encoder sees them, and painted",
+            png=_draw_clips(setup),
+        ),
+    ]
+    section = ReportSection(
+        title=f"{setup.data.name}, {setup.config.strategy}", tables=(_settings(setup),), figures=tuple(figures)
+    )
+    introduction = (
+        "Masked pre-training: the encoder sees the visible patches of a clip, a decoder paints the hidden ones. No "
+        "label was used to train; probes use labels of training speakers to classify clips of validation speakers, "
+        "only to look at. Painted patches have the mean and deviation of the true ones, which are not predicted."
+    )
+    _, page = render_report("Pre-training", introduction, [section])
+    atomic_write(setup.folder / PAGE_FILE, page.encode())
+
+
+def _settings(setup: PretrainingSetup) -> ReportTable:
+    recipe, masks = setup.config.recipe, setup.settings
+    decoder = setup.model.decoder.config
+    rows = {
+        "begins with": setup.origin,
+        "recipe": f"{recipe.name}, {recipe.epochs} epochs of {len(setup.data.training):,} clips, batch {recipe.batch}",
+        "encoder; decoder": f"{setup.config.encoder}; {decoder.depth} blocks of width {decoder.width}",
+        "hidden": f"{100 * masks.faces_ratio:g} % of the faces, {100 * masks.sound_ratio:g} % of the sound; one of "
+        f"both wholly in {100 * masks.hide_modality:g} % of the clips",
+        "predicted": f"{100 * masks.decoded:g} % of what is hidden{', and motion' if masks.motion else ''}",
+        "lineage": str(setup.lineage),
+    }
+    return ReportTable(
+        title="Settings",
+        columns=("", "value"),
+        rows=tuple(TableRow(cells=(name, value)) for name, value in rows.items()),
+    )
+
+
+@as_png
+def draw_curves(epochs: list[dict[str, Any]], steps: list[dict[str, Any]]) -> Figure:
+    """Losses and accuracies of probes by epoch, learning rate by step."""
+    figure = make_figure(3.0)
+    loss, rate = figure.subplots(1, 2)
+    for name, colour, title in (("train_loss", BLUE, "training"), ("validation_loss", ORANGE, "validation")):
+        points = [(line["epoch"], line[name]) for line in epochs if name in line]
+        if points:
+            loss.plot(*zip(*points, strict=True), color=colour, label=title)
+    loss.set(xlabel="epoch", ylabel="loss of hidden patches")
+    loss.legend()
+    probes = [name for name in PROBES if any(name in line for line in epochs)]
+    for name, style in zip(probes, ("-", "--"), strict=False):
+        points = [(line["epoch"], 100 * line[name]) for line in epochs if name in line]
+        rate.plot(*zip(*points, strict=True), style, color=GREEN, label=name.replace("_", " "))
+    if probes:
+        rate.set(xlabel="epoch", ylabel="accuracy of validation speakers, %")
+        rate.legend()
+        rate = loss.twinx()
+    rate.plot(*_learning_rate(epochs, steps), color="#999999", linestyle=":")
+    rate.set_ylabel("learning rate")
+    return figure
+
+
+def _learning_rate(epochs: list[dict[str, Any]], steps: list[dict[str, Any]]) -> tuple[list[float], list[float]]:
+    """Epoch, as a fraction, and learning rate of logged steps."""
+    last_step, last_epoch = (steps[-1]["step"], epochs[-1]["epoch"]) if steps and epochs else (1, 1)
+    return (
+        [line["step"] / last_step * last_epoch for line in steps],
+        [line["learning_rate"] for line in steps],
+    )
+
+
+@torch.inference_mode()
+def _draw_clips(setup: PretrainingSetup) -> bytes:
+    """Clips of validation speakers or, without any, of training speakers."""
+    clips = setup.data.clips("validation") if setup.validates else setup.data.training
+    spaced = torch.linspace(0, len(clips) - 1, min(SHOWN_CLIPS, len(clips))).round().long().unique().numpy()
+    loader, objective, patch = setup.make_loader(clips.take(spaced)), setup.objective, setup.objective.patch
+    setup.model.eval()
+    shown = []
+    for batch in loader.epoch(0):
+        found = objective.masked(batch.to(setup.ranks.device), VALIDATION_EPOCH, training=False)
+        visible, decoded = found.masks.visible, found.masks.decoded
+        with autocast(setup.ranks.device):
+            predicted = setup.model(found.inputs, visible, decoded)
+        pixels = to_pixels(found.inputs, setup.transform.input_range)
+        rows = {
+            "original": pixels,
+            "visible": hide_patches(pixels, visible, patch, HIDDEN),
+            "painted": paint(pixels, predicted, decoded, patch, motion=objective.motion),
+        }
+        shown += [
+            Reconstruction(key=key, videos={name: videos[i].cpu() for name, videos in rows.items()})
+            for i, key in enumerate(batch.keys)
+        ]
+    return draw_reconstructions(
+        shown, setup.transform.strategy, "Clips of validation speakers" if setup.validates else "Clips"
+    )

@@ -1,0 +1,96 @@
+"""One pre-training, from its first step to a model that every strategy can begin with."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from manifests.files import atomic_write, exclusive_lock, remove_leftovers
+from manifests.text import pluralize
+from train.checkpoint import load_trained
+from train.distributed import stop_on_signal
+from train.metric_logger import MetricLogger
+from train.pretraining.page import read_epochs, write_page
+from train.pretraining.setup import MODEL, RESULT_FILE, PretrainingSetup
+from train.trainer import TrainingError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrained:
+    """A finished pre-training."""
+
+    model: Path
+    """Folder to begin other trainings with."""
+    page: Path
+    """What a person looks at."""
+    epochs: int
+    scores: dict[str, float]
+    """`train_loss` of the last epoch and, with validation speakers, what was measured of these."""
+
+
+def run_pretraining(setup: PretrainingSetup) -> Pretrained:
+    """Pre-train, or what remains of it, save the model and write its page. A finished one is only read.
+
+    Raises ConfigError for a run with other settings, LoggerError, BusyError while another process trains it, Stopped
+    after a signal to stop, DataError or StoreError, and what the Trainer raises.
+    """
+    if setup.is_finished():
+        if setup.ranks.is_main:
+            setup.checkpoints.clear()  # left behind if the run was killed just after it finished
+        return _describe(setup)
+    lock = exclusive_lock(setup.folder, "RUNS=") if setup.ranks.is_main else nullcontext()
+    with lock, setup.data.prefetcher:
+        if setup.ranks.any(setup.is_finished()):  # by another process, before this one had the lock
+            return _describe(setup)
+        if setup.ranks.is_main:
+            remove_leftovers(setup.folder)
+            setup.checkpoints.remove_partial()
+        setup.write_config()
+        load_trained(setup.model, setup.checkpoints.best_path(_fit(setup)))
+        if setup.ranks.is_main:
+            setup.save_model()
+            write_page(setup)
+            result = {"epochs": setup.epochs, "clips": len(setup.data.training), "origin": setup.origin}
+            atomic_write(setup.folder / RESULT_FILE, (json.dumps(result, indent=1) + "\n").encode())
+            setup.checkpoints.clear()
+        setup.ranks.barrier()
+        return _describe(setup)
+
+
+def _fit(setup: PretrainingSetup) -> int:
+    """Train what remains; the epoch whose weights are kept."""
+    state = setup.checkpoints.load_state()
+    if state.epoch <= setup.epochs:
+        folder = setup.folder if setup.ranks.is_main else None
+        with closing(MetricLogger(folder, setup.log, setup.config.loggers)) as logger:
+            trainer = setup.make_trainer(logger)
+
+            def interrupt() -> None:
+                setup.data.prefetcher.interrupt()
+                trainer.interrupt()
+
+            with stop_on_signal(interrupt) as trainer.should_stop:
+                state = trainer.fit()
+    if not state.kept:
+        raise TrainingError(f"{setup.folder}: found no epoch that was kept; remove the folder to start over")
+    return state.kept
+
+
+def _describe(setup: PretrainingSetup) -> Pretrained:
+    last: dict[str, Any] = read_epochs(setup.folder)[-1]
+    return Pretrained(
+        model=setup.folder / MODEL,
+        page=setup.folder / "report.html",
+        epochs=setup.epochs,
+        scores={name: value for name, value in last.items() if isinstance(value, float)},
+    )
+
+
+def describe_pretrained(found: Pretrained) -> str:
+    """A finished pre-training in a line."""
+    names = {"train_loss": "loss", "validation_loss": "validation loss"}
+    losses = [f"{title} {found.scores[name]:.4f}" for name, title in names.items() if name in found.scores]
+    return f"{pluralize(found.epochs, 'epoch')}, {', '.join(losses)}"

@@ -1,0 +1,353 @@
+"""From a configuration to everything that a pre-training needs, checked before anything is computed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from manifests.errors import UserError
+from manifests.files import atomic_write
+from manifests.index import load_rows
+from manifests.joined_folds import WHOLE
+from manifests.kinds import PAIRS
+from manifests.labels import NO_LABELS
+from manifests.text import pluralize
+from train.checkpoint import Checkpoints
+from train.config import ConfigError, TrainConfig, settings_hash
+from train.data.clip_table import ClipTable
+from train.data.corpora import Corpora, corpus_indices, open_corpora, open_whole
+from train.data.fold_data import FoldData, open_fold
+from train.data.loader import Loader
+from train.data.masks import TokenLayout
+from train.data.sampler import ClipSampler
+from train.data.shard_folder import Check
+from train.data.transforms import ClipTransform
+from train.data.windows import EvenWindows, RandomWindows, describe_windows
+from train.distributed import Ranks
+from train.fusion import Strategy, strategy_named
+from train.lineage import RANDOM, Lineage
+from train.metric_logger import MetricLogger
+from train.models.mae import MaskedAutoencoder, decoder_for
+from train.models.mae_weights import PretrainedWeights, initialize_autoencoder, load_pretrained, save_autoencoder
+from train.models.videomae import ENCODERS, encoder_name
+from train.models.weights import fingerprint
+from train.optim import make_optimizer
+from train.own_code import is_import_path
+from train.pretraining.probe import linear_probe, nearest_neighbours
+from train.pretraining.reconstruction import PROBES, Reconstruction, encode_clips
+from train.provenance import build_of, describe_build
+from train.recipes import Pretraining, Recipe
+from train.run_setup import (
+    ancestor_of,
+    check_batch,
+    check_same_settings,
+    check_unseen,
+    config_record,
+    describe_transfer,
+    make_transform,
+)
+from train.runs import RUN_CONFIG_FILE
+from train.trainer import Trainer
+
+#: Written last into the folder of a pre-training: it is finished.
+RESULT_FILE = "pretraining.json"
+#: Folder of the model in that of a pre-training.
+MODEL = "model"
+#: Most clips of either side that a probe looks at.
+PROBE_CLIPS = 2000
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeClips:
+    """Labelled clips that say, during a pre-training, how well its features tell classes apart."""
+
+    train: ClipTable
+    test: ClipTable
+    """Of validation speakers."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PretrainingSetup:
+    """A pre-training that is ready to run."""
+
+    config: TrainConfig
+    settings: Pretraining
+    """Of its recipe."""
+    data: FoldData
+    """Without labels."""
+    probe_clips: ProbeClips | None
+    """None for corpora without labels, or without validation speakers."""
+    model: MaskedAutoencoder
+    """On the device."""
+    origin: str
+    """What it begins with, in words."""
+    licence: str
+    """Of the initial weights."""
+    lineage: Lineage
+    """Of the weights after this training."""
+    transform: ClipTransform
+    ranks: Ranks
+    log: Callable[[str], None]
+    identity: dict[str, Any]
+    """What must be equal to resume, beside the settings."""
+
+    @property
+    def folder(self) -> Path:
+        """Folder of this run: `runs/<corpora>/<strategy>/pretrain`, with the fold and the seed, if any."""
+        config = self.config
+        fold = "" if config.fold == WHOLE else f"-{config.fold}"
+        seed = f"-seed-{config.seed}" if config.seed else ""
+        return Path(config.runs) / self.data.name / config.strategy_name / f"pretrain{fold}{seed}"
+
+    @property
+    def epochs(self) -> int:
+        """Epochs to train."""
+        assert self.config.recipe.epochs is not None
+        return self.config.recipe.epochs
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """Those of this training."""
+        return Checkpoints(folder=self.folder, lineage=self.lineage)
+
+    @property
+    def validates(self) -> bool:
+        """Whether there are validation speakers."""
+        return self.config.selection != "last"
+
+    @property
+    def objective(self) -> Reconstruction:
+        """What is learned."""
+        encoder = self.model.encoder.config
+        return Reconstruction(
+            transform=self.transform,
+            layout=TokenLayout.of(self.transform.strategy, encoder),
+            masks=self.settings,
+            patch=encoder.patch,
+            motion=self.settings.motion,
+            seed=self.config.seed,
+            probe=self._probe if self.probe_clips else None,
+        )
+
+    def make_loader(self, clips: ClipTable, *, training: bool = False) -> Loader:
+        """Batches of clips, in random order for training."""
+        recipe, ranks = self.config.recipe, self.ranks
+        sampler = ClipSampler(
+            clips=len(clips),
+            batch_size=recipe.batch // ranks.world_size,
+            seed=self.config.seed,
+            shuffle=training,
+            rank=ranks.rank,
+            world_size=ranks.world_size,
+            drop_last=recipe.drop_last and training,
+            balanced_labels=corpus_indices(clips) if training and recipe.sampling == "balanced-corpora" else None,
+        )
+        longest = recipe.window_seconds
+        share, draws = recipe.augmentation.window_share, recipe.repeated_augmentation
+        drawn = RandomWindows(longest_seconds=longest, share=share, seed=self.config.seed, count=draws)
+        return Loader(
+            clips,
+            sampler,
+            face_px=self.transform.face_px,
+            windows=drawn if training else EvenWindows(longest_seconds=longest),
+            workers=self.config.workers,
+            pin=ranks.device.type == "cuda",
+            prefetcher=self.data.prefetcher,
+        )
+
+    def make_trainer(self, logger: MetricLogger) -> Trainer:
+        """The training loop of this run, its model wrapped for several ranks and compiled as configured."""
+        config, ranks, model = self.config, self.ranks, self.model
+        compiled: nn.Module = model
+        on_gpu = ranks.device.type == "cuda"
+        if ranks.world_size > 1:
+            compiled = DistributedDataParallel(model, device_ids=[ranks.device] if on_gpu else None)
+        if config.compile == "on" or (config.compile == "auto" and on_gpu):
+            compiled.compile()
+        return Trainer(
+            model=model,
+            compiled_model=compiled,
+            objective=self.objective,
+            optimizer=make_optimizer(model, model.encoder.config.depth, config.recipe),
+            config=config,
+            train_loader=self.make_loader(self.data.training, training=True),
+            val_loader=self.make_loader(self.data.clips("validation")) if self.validates else None,
+            ranks=ranks,
+            checkpoints=self.checkpoints,
+            logger=logger,
+        )
+
+    def _probe(self, model: nn.Module) -> dict[str, float]:
+        """Accuracies on labelled clips of validation speakers; labels change nothing that is learned."""
+        assert self.probe_clips
+        tables = (self.probe_clips.train, self.probe_clips.test)
+        features = [
+            encode_clips(
+                cast(MaskedAutoencoder, model),
+                self.make_loader(replace(table, labels=np.zeros_like(table.labels))),
+                self.transform,
+                self.ranks,
+                self.config.micro_batches,
+            )
+            for table in tables
+        ]
+        labels = [torch.from_numpy(table.labels) for table in tables]
+        measures = (linear_probe, nearest_neighbours)
+        found = [measure(features[0], labels[0], features[1], labels[1]) for measure in measures]
+        return dict(zip(PROBES, found, strict=True))
+
+    def is_finished(self) -> bool:
+        """Whether the model is there. Raises ConfigError if it was trained with other settings."""
+        started = self.checkpoints.started or (self.folder / RESULT_FILE).is_file()
+        check_same_settings(self.folder / RUN_CONFIG_FILE, self._config_record()["identity"], started=started)
+        return (self.folder / RESULT_FILE).is_file()
+
+    def write_config(self) -> None:
+        """Write config.json, unless the run is resumed."""
+        path = self.folder / RUN_CONFIG_FILE
+        if self.ranks.is_main and not (path.is_file() and self.checkpoints.started):
+            atomic_write(path, (json.dumps(self._config_record(), indent=1, sort_keys=True) + "\n").encode())
+        self.ranks.barrier()
+
+    def _config_record(self) -> dict[str, Any]:
+        return config_record(self.config, self.ranks, self.identity)
+
+    def save_model(self) -> None:
+        """Save the autoencoder with its current weights, and what they are."""
+        details = {
+            "pretraining": {"strategy": self.config.strategy_name, **asdict(self.settings)},
+            "normalization": asdict(self.transform.normalization),
+            "build": build_of(self.data.parts),
+        }
+        folder = self.folder / MODEL
+        save_autoencoder(self.model, folder, licence=self.licence, lineage=self.lineage, details=details)
+
+
+def prepare_pretraining(config: TrainConfig, ranks: Ranks, log: Callable[[str], None]) -> PretrainingSetup:
+    """Open and check everything that a pre-training needs. Raises the errors of `open_fold`, WeightsError, ConfigError.
+
+    `config.fold` is a fold whose test speakers are left out, or `whole` for all speakers, a fifth of whom validate;
+    with the selection `last` validation speakers are trained on, too.
+    """
+    recipe = config.recipe
+    if recipe.pretraining is None:
+        raise ConfigError(f"recipe {recipe.name}: found no table pretraining, expected a recipe such as pretrain-fused")
+    if config.has_own_encoder or is_import_path(config.strategy):
+        raise ConfigError("pretrain: found code of your own, expected a built-in encoder and strategy")
+    check_batch(recipe, ranks)
+    strategy = strategy_named(config.strategy)
+    corpora = _open(config)
+    options = {"strategy": strategy, "feature": config.feature, "validation": config.selection != "last"}
+    data = open_fold(
+        corpora, config.fold, label_scheme=NO_LABELS, unlabelled=True, check=cast(Check, config.check), **options
+    )
+    config = replace(config, recipe=_fit_to_kind(recipe, data, log))
+    probe_clips = _open_probe(corpora, config, strategy) if config.selection != "last" else None
+    if config.selection == "last":
+        data = data.with_validation()
+    model, weights, origin = make_autoencoder(config, recipe.pretraining)
+    before = weights.encoder.lineage if weights else RANDOM
+    seen = {part.name: before.known_speakers(part.name, load_rows(part.folder.path)) for part in data.parts}
+    check_unseen(config, data, seen)
+    for note in describe_transfer(before, build_of(data.parts)):
+        log(f"{config.weights}: {note}")
+    lineage = before
+    for part in data.trained_parts:
+        lineage = lineage.after(ancestor_of(config, part, labels=None))
+    encoder = model.encoder.config
+    transform = replace(make_transform(config, data, encoder), classes=0)
+    objective_sizes = TokenLayout.of(strategy, encoder).sizes(recipe.pretraining)
+    log(
+        f"{pluralize(len(data.training), 'clip')} of {data.name}; {encoder.tokens} tokens a clip, of which "
+        f"{objective_sizes[0]} are visible and {objective_sizes[1]} are predicted"
+    )
+    initial = fingerprint(model) if weights else json.dumps([asdict(encoder), asdict(model.decoder.config)])
+    config = replace(
+        config,
+        encoder=config.encoder or encoder_name(encoder),
+        recipe=config.recipe.for_clips(len(data.training)),
+    )
+    return PretrainingSetup(
+        config=config,
+        settings=recipe.pretraining,
+        data=data,
+        probe_clips=probe_clips,
+        model=model.to(ranks.device),
+        origin=origin,
+        licence=weights.encoder.licence if weights else "this project's own",
+        lineage=lineage,
+        transform=transform,
+        ranks=ranks,
+        log=log if ranks.is_main else lambda _: None,
+        identity={
+            "build": describe_build(build_of(data.parts)),
+            "windows": _describe_windows(config.recipe, data),
+            "settings": settings_hash(config, initial, data.sha256),
+        },
+    )
+
+
+def make_autoencoder(
+    config: TrainConfig, settings: Pretraining
+) -> tuple[MaskedAutoencoder, PretrainedWeights | None, str]:
+    """An autoencoder on the CPU, its initial weights, if any, and where it begins, in words. Raises WeightsError."""
+    encoders = [ENCODERS[config.encoder]] if config.encoder else [*ENCODERS.values()]
+    weights = load_pretrained(config.weights, *encoders) if config.weights else None
+    torch.manual_seed(config.seed)
+    encoder = replace(weights.encoder.config, final_norm=False) if weights else encoders[0]
+    decoder = decoder_for(encoder, settings.decoder_depth)
+    model = MaskedAutoencoder(encoder, decoder, gradient_checkpointing=config.recipe.gradient_checkpointing)
+    if weights is None:
+        return model, None, "random weights"
+    return model, weights, f"{config.weights}: {initialize_autoencoder(model, weights)}"
+
+
+def _open(config: TrainConfig) -> Corpora:
+    if config.fold == WHOLE:
+        return open_whole(config.locations)
+    schemes = [config.fold_scheme] if isinstance(config.fold_scheme, str) else config.fold_scheme or ()
+    return open_corpora(config.locations, schemes=schemes, allow_shared_speakers=config.allow_shared_speakers)
+
+
+def _open_probe(corpora: Corpora, config: TrainConfig, strategy: Strategy) -> ProbeClips | None:
+    """Clips with a class of training and validation speakers; None where corpora have no common labels."""
+    try:
+        data = open_fold(
+            corpora, config.fold, strategy=strategy, feature=config.feature, label_scheme=config.label_scheme
+        )
+        train, test = data.training, data.clips("validation")
+    except UserError:  # of a probe nothing depends
+        return None
+    if set(np.unique(test.labels)) - set(np.unique(train.labels)):
+        return None
+    return ProbeClips(train=_some(train), test=_some(test))
+
+
+def _some(clips: ClipTable) -> ClipTable:
+    """At most PROBE_CLIPS, evenly spaced."""
+    if len(clips) <= PROBE_CLIPS:
+        return clips
+    return clips.take(np.linspace(0, len(clips) - 1, PROBE_CLIPS).round().astype(np.int64))
+
+
+def _fit_to_kind(recipe: Recipe, data: FoldData, log: Callable[[str], None]) -> Recipe:
+    """The recipe as these shards can be trained with; pairs show whole clips."""
+    if data.members.kind != PAIRS:
+        return recipe
+    if recipe.sees_parts or recipe.augmentation.window_share != (1.0, 1.0):
+        log(f"recipe {recipe.name}: shards of pairs show whole clips, so that its windows in time are not used")
+    return replace(recipe, window_seconds=0.0, test_windows=1).without_windows()
+
+
+def _describe_windows(recipe: Recipe, data: FoldData) -> str | None:
+    if data.members.kind == PAIRS:
+        return None
+    return describe_windows(recipe.window_seconds, recipe.augmentation.window_share, 1)
