@@ -1,0 +1,278 @@
+"""Masked pre-training from shards: what is learned, what is written, what begins with it and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from transformers import VideoMAEForPreTraining
+
+from tests.factories.shards import SPEAKERS, make_folder
+from tests.factories.small_trainings import counted
+from train import cli
+from train.config import TrainConfig
+from train.data.fold_data import open_fold
+from train.data.masks import SHOWS_FACES, SHOWS_SOUND
+from train.distributed import Ranks
+from train.models.mae_weights import load_pretrained
+from train.models.videomae import ENCODERS, EncoderConfig
+from train.pretraining.page import read_epochs
+from train.pretraining.probe import linear_probe, nearest_neighbours
+from train.pretraining.reconstruction import Reconstruction
+from train.pretraining.run import run_pretraining
+from train.pretraining.setup import PretrainingSetup, prepare_pretraining
+from train.recipes import RECIPES
+from train.trainer import Stopped
+
+#: As `tiny`, but narrower.
+NARROW = EncoderConfig(width=16, depth=1, heads=2, mlp=32, patch=(2, 14, 14), input=(16, 56, 56))
+ALONE = Ranks(device=torch.device("cpu"))
+
+
+@pytest.fixture(autouse=True)
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.set_num_threads(1)
+    monkeypatch.setitem(ENCODERS, "tiny", NARROW)
+
+
+def setup(shards: Path, runs: Path, **changes: Any) -> PretrainingSetup:
+    """A pre-training of few epochs; `changes` are of the recipe, or of the configuration."""
+    recipe = replace(RECIPES["pretrain-tiny"], epochs=3, batch=4, warmup_epochs=1, validation_steps=0)
+    known = set(TrainConfig.__dataclass_fields__)
+    recipe = replace(recipe, **{name: value for name, value in changes.items() if name not in known})
+    settings = {"strategy": "cfas", "fold": "anna", "encoder": "tiny", **changes}
+    settings = {name: value for name, value in settings.items() if name in known}
+    config = TrainConfig(shards=str(shards), runs=str(runs), recipe=recipe, **settings)
+    return prepare_pretraining(config, ALONE, lambda line: None)
+
+
+def state_of(folder: Path) -> dict[str, torch.Tensor]:
+    return safetensors.torch.load_file(folder / "model" / "model.safetensors")
+
+
+@pytest.fixture
+def call(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """A command of the trainer -> its status, output and messages."""
+
+    def call(command: str, *arguments: str, **options: Any) -> tuple[int, str, str]:
+        named = {"shards": shards, "runs": tmp_path / "runs", "encoder": "tiny", "epochs": 2, **options}
+        words = [f"--{name.replace('_', '-')}={value}" for name, value in named.items() if value is not None]
+        status = cli.run([command, *words, *arguments])
+        said = capsys.readouterr()
+        return status, said.out, said.err
+
+    return call
+
+
+def test_it_learns_and_keeps_the_last_epoch(shards: Path, tmp_path: Path) -> None:
+    ours = setup(shards, tmp_path, epochs=30)
+    before = {name: tensor.clone() for name, tensor in ours.model.state_dict().items()}
+    found = run_pretraining(ours)
+    epochs = read_epochs(ours.folder)
+    assert [line["epoch"] for line in epochs] == list(range(1, 31))
+    assert epochs[-1]["train_loss"] < epochs[0]["train_loss"] - 0.02
+    assert 0 < epochs[-1]["validation_loss"] < epochs[0]["validation_loss"]
+    assert {"linear_probe", "nearest_neighbour"} <= epochs[-1].keys()
+    after = state_of(ours.folder)
+    assert {name for name, tensor in after.items() if torch.equal(before[name], tensor)} == set()
+    assert found.scores["train_loss"] == epochs[-1]["train_loss"]
+    assert sorted(path.name for path in ours.folder.iterdir()) == [
+        *(".lock", "config.json", "log.jsonl", "model", "pretraining.json", "report.html")
+    ]
+    page = (ours.folder / "report.html").read_text()
+    assert page.count("data:image/png;base64") == 2
+    assert run_pretraining(setup(shards, tmp_path, epochs=30)) == found  # read, not repeated
+
+
+def test_stopped_and_resumed_it_is_the_same(shards: Path, tmp_path: Path) -> None:
+    whole = setup(shards, tmp_path / "whole")
+    run_pretraining(whole)
+    for stop in (1, 4):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("train.pretraining.run.stop_on_signal", lambda _, n=stop: nullcontext(counted(n)))
+            with pytest.raises(Stopped):
+                run_pretraining(setup(shards, tmp_path / f"parts{stop}"))
+        rest = setup(shards, tmp_path / f"parts{stop}")
+        run_pretraining(rest)
+        for name in ("model.safetensors", "config.json", "transformers/model.safetensors"):
+            assert (rest.folder / "model" / name).read_bytes() == (whole.folder / "model" / name).read_bytes()
+
+
+def test_micro_batches_and_draws_are_means(shards: Path, tmp_path: Path) -> None:
+    run_pretraining(one := setup(shards, tmp_path / "one"))
+    run_pretraining(two := setup(shards, tmp_path / "two", micro_batches=2))
+    for name, tensor in state_of(one.folder).items():
+        torch.testing.assert_close(state_of(two.folder)[name], tensor, rtol=0, atol=5e-4)
+    four = setup(shards, tmp_path / "four", repeated_augmentation=4)
+    batch = next(iter(four.make_loader(four.data.training).epoch(1)))
+    clips = four.objective.masked(batch, 1, training=True)
+    assert len(clips.inputs) == 4 * len(batch)
+    assert len({tuple(row.tolist()) for row in clips.masks.visible}) > len(batch)  # masks of each draw
+
+
+def test_two_processes_learn_what_one_does(shards: Path, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = {"shards": shards, "strategy": "ffls", "fold": "anna", "recipe": "tiny", "epochs": 2, "batch": 4}
+    words = ["-m", "train", "pretrain", *(f"--{name}={value}" for name, value in options.items())]
+    shared = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    joined = {**shared, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    environments = [shared, *({**joined, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2))]
+    runs = [tmp_path / "one", tmp_path / "two", tmp_path / "two"]
+    started = [
+        subprocess.Popen([sys.executable, *words, "--encoder=tiny", f"--runs={folder}"], env=environment)
+        for environment, folder in zip(environments, runs, strict=True)
+    ]
+    try:
+        assert [process.wait(timeout=200) for process in started] == [0, 0, 0]
+    finally:
+        for process in started:
+            process.kill()
+    one, two = (state_of(folder / "folder" / "ffls" / "pretrain-anna") for folder in runs[:2])
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=0, atol=5e-4)
+
+
+def test_its_weights_begin_other_trainings_but_no_test_of_its_speakers(
+    call: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    status, out, said = call("pretrain", fold="anna", strategy="cfas", recipe="tiny")
+    assert status == 0, said
+    folder = tmp_path / "runs" / "folder" / "cfas" / "pretrain-anna"
+    assert f"begin with make train WEIGHTS={folder}/model" in out
+    assert "of which 32 are visible and 96 are predicted" in said
+    lineage = load_pretrained(folder / "model").encoder.lineage
+    assert lineage.kind == "self-supervised"
+    assert lineage.speakers("folder") == {*SPEAKERS} - {"anna"}
+    for strategy in ("cfas", "rfas", "spectrograms"):
+        status, _, said = call("train", fold="anna", strategy=strategy, recipe="tiny", weights=folder / "model")
+        assert status == 0, said
+    config = json.loads((tmp_path / "runs" / "folder" / "rfas" / "fold-anna" / "config.json").read_text())
+    assert config["identity"]["protocol"]["supervision"] == "self-supervised"
+    status, _, said = call("train", fold=SPEAKERS[1], strategy="cfas", recipe="tiny", weights=folder / "model")
+    assert status == 2
+    assert f"were trained on {SPEAKERS[1]} of folder, whom fold {SPEAKERS[1]} tests" in said
+    status, _, said = call("pretrain", fold="anna", recipe="tiny", strategy="faces", weights=folder / "model")
+    assert status == 0, said
+    assert f"from {folder}/model: encoder and decoder" in said
+    loaded, info = VideoMAEForPreTraining.from_pretrained(folder / "model" / "transformers", output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    assert loaded.config.patch_size == 14
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "message"),
+    [
+        ("pretrain", {"recipe": "finetune"}, "recipe finetune: found no table pretraining, expected a recipe such as"),
+        ("train", {"recipe": "pretrain-tiny"}, "recipe pretrain-tiny: is for make pretrain"),
+        ("pretrain", {"recipe": "tiny", "test": "other"}, "pretrain: found --test, expected none: nothing is tested"),
+        ("pretrain", {"recipe": "tiny", "refit": "1"}, "pretrain: found --refit, expected none"),
+        ("pretrain", {"recipe": "tiny", "set": "augmentation.mixup=0.8"}, "expected no mixing and no modality_dropout"),
+        ("pretrain", {"recipe": "tiny", "set": "pretraining.faces_ratio=1"}, "faces_ratio: found 1.0, expected above"),
+        ("pretrain", {"recipe": "tiny", "set": "pretraining.ratio=1"}, "pretraining: found field 'ratio'; the nearest"),
+        (
+            "pretrain",
+            {"recipe": "tiny", "set": "pretraining.faces_ratio=0.1"},
+            "expected at most the 64 of one modality, so that the other one can be hidden",
+        ),
+        ("pretrain", {"recipe": "tiny", "strategy": "mymodule:fuse"}, "pretrain: found code of your own"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(
+    call: Callable[..., tuple[int, str, str]], command: str, options: dict[str, str], message: str
+) -> None:
+    status, out, said = call(command, **{"fold": None if "test" in options else "anna", "strategy": "cfas", **options})
+    assert (status, out) == (2, "")
+    assert message in said
+    assert said.count("\n") == 1
+
+
+def test_other_settings_are_refused_once_it_was_started(call: Callable[..., tuple[int, str, str]]) -> None:
+    assert call("pretrain", fold="anna", recipe="tiny", epochs=1)[0] == 0
+    status, _, said = call("pretrain", fold="anna", recipe="tiny", epochs=1, set="pretraining.motion=true")
+    assert status == 2
+    assert "was trained with other settings (recipe.pretraining.motion: False -> True)" in said
+
+
+def test_without_a_fold_all_speakers_are_used(shards: Path, tmp_path: Path) -> None:
+    held_out = setup(shards, tmp_path, fold="whole")
+    assert held_out.folder == tmp_path / "folder" / "cfas" / "pretrain"
+    part = held_out.data.parts[0]
+    assert part.trained == {*SPEAKERS}
+    assert part.sides["validation"].subjects
+    everybody = setup(shards, tmp_path, fold="whole", selection="last")
+    assert len(everybody.data.training) == len(held_out.data.training) + len(held_out.data.clips("validation"))
+    run_pretraining(everybody)
+    assert "validation_loss" not in read_epochs(everybody.folder)[-1]
+    assert (everybody.folder / "report.html").is_file()
+
+
+def test_several_corpora_some_without_labels(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bare = make_folder(tmp_path / "shards" / "bare", dataset="bare", speakers=("eva", "finn", "gil"), emotions=(None,))
+    arguments = ["pretrain", "--shards", str(shards), str(bare), f"--runs={tmp_path / 'runs'}", "--encoder=tiny"]
+    status = cli.run([*arguments, "--recipe=tiny", "--epochs=1", "--set", "sampling=balanced-corpora"])
+    assert status == 0, capsys.readouterr().err
+    folder = tmp_path / "runs" / "bare+folder" / "faces" / "pretrain"
+    lineage = load_pretrained(folder / "model").encoder.lineage
+    assert lineage.speakers("bare") == {"eva", "finn", "gil"}
+    assert lineage.speakers("folder") == {*SPEAKERS}
+    assert "linear_probe" not in read_epochs(folder)[-1]
+
+
+@pytest.mark.parametrize("strategy", ["sfas", "ofos", "rfas"])
+def test_where_tokens_are_shared_a_modality_is_hidden_in_the_picture(
+    shards: Path, tmp_path: Path, strategy: str
+) -> None:
+    hiding = replace(RECIPES["pretrain-tiny"].pretraining, hide_modality=1.0)
+    ours = setup(shards, tmp_path, strategy=strategy, pretraining=hiding)
+    batch = next(iter(ours.make_loader(ours.data.training).epoch(1)))
+    found = ours.objective.masked(batch, 1, training=False)
+    whole = ours.transform.evaluation_input(batch).inputs
+    assert {*found.masks.hidden_modality} <= {SHOWS_FACES, SHOWS_SOUND}
+    plain: Reconstruction = ours.objective
+    plain.masks = replace(hiding, hide_modality=0.0)
+    complete = plain.masked(batch, 1, training=False)
+    assert torch.equal(complete.inputs, whole)
+    assert torch.equal(found.targets, complete.targets)  # what is hidden has to be predicted
+    for shown, full, modality in zip(found.inputs, whole, found.masks.hidden_modality, strict=True):
+        assert modality
+        assert not torch.equal(shown, full)
+
+
+def test_a_share_of_the_labels(shards: Path) -> None:
+    data = open_fold(shards, "anna", strategy="faces")
+    half = data.with_training_share(0.5, seed=0)
+    labels, counts = np.unique(data.training.labels, return_counts=True)
+    assert {label: np.count_nonzero(half.training.labels == label) for label in labels.tolist()} == {
+        label: max(1, round(count / 2)) for label, count in zip(labels.tolist(), counts.tolist(), strict=True)
+    }
+    assert {*half.training.ids} < {*data.training.ids}
+    assert half.training.statistics == data.training.statistics
+    assert data.with_training_share(0.5, seed=0).training.ids == half.training.ids
+    others = [data.with_training_share(0.5, seed=seed).training.ids for seed in range(1, 6)]
+    assert any(ids != half.training.ids for ids in others)
+    assert len(data.with_training_share(1e-6, seed=0).training) == len(labels)
+
+
+def test_probes_find_classes_that_are_apart() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(60) % 3
+    features = torch.randn(60, 8, generator=generator)
+    features[:, :3] += 8 * torch.eye(3)[labels]
+    for measure in (linear_probe, nearest_neighbours):
+        assert measure(features[:40], labels[:40], features[40:], labels[40:]) == 1.0
+        noise = torch.randn(60, 8, generator=generator)
+        assert measure(noise[:40], labels[:40], noise[40:], labels[40:]) < 0.8
