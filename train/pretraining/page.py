@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 PAGE_FILE = "report.html"
 #: Clips that are shown.
 SHOWN_CLIPS = 3
+_GREY = "#999999"
 
 
 def read_epochs(folder: Path) -> list[dict[str, Any]]:
@@ -88,18 +89,19 @@ def draw_curves(epochs: list[dict[str, Any]], steps: list[dict[str, Any]]) -> Fi
     for name, colour, title in (("train_loss", BLUE, "training"), ("validation_loss", ORANGE, "validation")):
         points = [(line["epoch"], line[name]) for line in epochs if name in line]
         if points:
-            loss.plot(*zip(*points, strict=True), color=colour, label=title)
+            loss.plot(*zip(*points, strict=True), marker=".", color=colour, label=title)
     loss.set(xlabel="epoch", ylabel="loss of hidden patches")
+    loss.plot([], [], color=_GREY, linestyle=":", label="learning rate")
     loss.legend()
     probes = [name for name in PROBES if any(name in line for line in epochs)]
     for name, style in zip(probes, ("-", "--"), strict=False):
         points = [(line["epoch"], 100 * line[name]) for line in epochs if name in line]
-        rate.plot(*zip(*points, strict=True), style, color=GREEN, label=name.replace("_", " "))
+        rate.plot(*zip(*points, strict=True), style, marker=".", color=GREEN, label=name.replace("_", " "))
     if probes:
         rate.set(xlabel="epoch", ylabel="accuracy of validation speakers, %")
         rate.legend()
         rate = loss.twinx()
-    rate.plot(*_learning_rate(epochs, steps), color="#999999", linestyle=":")
+    rate.plot(*_learning_rate(epochs, steps), color=_GREY, linestyle=":")
     rate.set_ylabel("learning rate")
     return figure
 
