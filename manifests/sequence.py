@@ -135,7 +135,24 @@ def decode_frame(
     and a crop has the pixels that it has in a filmstrip decoded likewise. With `needed_px`, the decoder reduces the
     picture to `reduced_px(side_px, needed_px)` pixels a side, as `manifests.schema.decode_filmstrip` does.
     """
+    check_frame(jpeg, side_px)
+    return decode_checked_frame(jpeg, side_px, smooth=smooth, needed_px=needed_px, out=out)
+
+
+def check_frame(jpeg: bytes | memoryview, side_px: int) -> None:
+    """Raise SchemaError unless the header of a JPEG says that it is a crop of this side, in few scans."""
     check_jpeg(jpeg, FRAMES_MEMBER, side_px, side_px)
+
+
+def decode_checked_frame(
+    jpeg: bytes | memoryview,
+    side_px: int,
+    *,
+    smooth: bool = True,
+    needed_px: int | None = None,
+    out: npt.NDArray[np.uint8] | None = None,
+) -> npt.NDArray[np.uint8]:
+    """`decode_frame` of a JPEG that `check_frame` has accepted before."""
     least = side_px if needed_px is None else min(needed_px, side_px)
     try:
         crop: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(

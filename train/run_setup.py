@@ -360,10 +360,6 @@ def prepare(config: TrainConfig, ranks: Ranks, log: Callable[[str], None]) -> Tr
     encoder = model.encoder.config
     if own:
         log(_describe_own(encoder, recipe))
-    transform = make_transform(config, data, encoder)
-    stored_px, needed_px = data.members.side_px, transform.face_px
-    if data.members.faces and stored_px < needed_px:
-        log(f"{config.shards}: crops of {stored_px} pixels are enlarged to the encoder's {needed_px}")
     name = config.encoder or encoder_name(encoder)
     initial = fingerprint(model.encoder) if weights else json.dumps(asdict(encoder), sort_keys=True)
     if config.selection == "last":
@@ -373,6 +369,10 @@ def prepare(config: TrainConfig, ranks: Ranks, log: Callable[[str], None]) -> Tr
     code |= {encoder.path: encoder.sha256} if own else {}
     settings = settings_hash(config, initial, data.sha256, code)
     config = replace(config, encoder=name, recipe=recipe.for_clips(len(data.training)))
+    transform = make_transform(config, data, encoder)
+    stored_px, needed_px = data.members.side_px, transform.face_px
+    if data.members.faces and stored_px < needed_px:
+        log(f"{config.shards}: crops of {stored_px} pixels are enlarged to the encoder's {needed_px}")
     return TrainingSetup(
         config=config,
         data=data,

@@ -128,8 +128,10 @@ def test_only_frames_that_are_used_are_read_and_decoded_each_once(
     sequences: Path, windows: Windows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded, read = [], []
-    real, real_read = sequence.decode_frame, readers._ShardFiles.read
-    monkeypatch.setattr(readers, "decode_frame", lambda *given, **named: decoded.append(1) or real(*given, **named))
+    real, real_read = sequence.decode_checked_frame, readers._ShardFiles.read
+    monkeypatch.setattr(
+        readers, "decode_checked_frame", lambda *given, **named: decoded.append(1) or real(*given, **named)
+    )
     monkeypatch.setattr(
         readers._ShardFiles, "read", lambda self, *given: read.append(given[2]) or real_read(self, *given)
     )
@@ -155,7 +157,7 @@ def test_a_modality_that_is_not_needed_is_neither_read_nor_decoded(
     assert clips_of(sequences, "faces").members.suffixes == ("frames.mjpg", "json")
     assert clips_of(sequences, "spectrograms").members.suffixes == ("audio.flac", "json")
     with monkeypatch.context() as patch:
-        patch.setattr(readers, "decode_frame", fail)
+        patch.setattr(readers, "decode_checked_frame", fail)
         heard = next(iter(loader_of(clips_of(sequences, "spectrograms")).epoch(0)))
         assert heard.faces(0).shape == (3, 0, 3, 224, 224)
         assert heard.rows("mfcc").shape == (3, 16, 13, 224)
@@ -353,16 +355,18 @@ def test_a_clip_of_fewer_frames_than_instants_shows_each_several_times(tmp_path:
 
 
 def test_times_of_frames_are_kept_up_to_a_limit(sequences: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    parsed, real = [], sequence.read_frame_index
+    parsed, checked, real, real_check = [], [], sequence.read_frame_index, sequence.check_frame
     monkeypatch.setattr(readers, "read_frame_index", lambda *given: parsed.append(1) or real(*given))
+    monkeypatch.setattr(readers, "check_frame", lambda *given: checked.append(1) or real_check(*given))
     clips = clips_of(sequences)
     loader = loader_of(clips)
     before = list(loader.epoch(0))
     assert all(same(*pair) for pair in zip(before, loader.epoch(0), strict=True))
-    assert len(parsed) == len(clips)
+    assert (len(parsed), len(checked)) == (len(clips), 16 * len(clips))
     parsed.clear()
+    checked.clear()
     monkeypatch.setattr(readers, "KEPT_INDEX_BYTES", 0)
     limited = loader_of(clips)
     for _ in range(2):
         list(limited.epoch(0))
-    assert len(parsed) == 2 * len(clips)
+    assert (len(parsed), len(checked)) == (2 * len(clips), 2 * 16 * len(clips))

@@ -12,7 +12,7 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +31,14 @@ from manifests.schema import (
     decode_spectrogram,
     spectrogram_shape,
 )
-from manifests.sequence import FRAMES_MEMBER, FrameIndex, decode_frame, read_frame_index, reduced_px
+from manifests.sequence import (
+    FRAMES_MEMBER,
+    FrameIndex,
+    check_frame,
+    decode_checked_frame,
+    read_frame_index,
+    reduced_px,
+)
 from manifests.silence import sound_present
 from manifests.timeline import nearest_frames, spread_instants
 from train.data import DataError
@@ -46,7 +53,7 @@ if TYPE_CHECKING:
 #: Shards kept open; others are opened for each read, so that the system's limit on open files is not reached.
 MAX_OPEN_SHARDS = 512
 
-#: Memory for times and places of frames, so that each clip's json is parsed once, not in each epoch.
+#: Memory for times and places of frames, so that jsons are parsed and headers of JPEGs checked once, not in each epoch.
 KEPT_INDEX_BYTES = 64 << 20
 
 FACES, AUDIO, JSON = "faces.jpg", "audio.flac", "json"
@@ -198,8 +205,8 @@ class SequenceReader(Reader):
         members = clips.members
         side = reduced_px(members.side_px, self.face_px)
         self.frames = self.buffers((self.windows.count, members.faces, side, side, 3), torch.uint8)
-        self._indices = dict[int, FrameIndex]()
-        self._index_bytes = 0
+        self._known = dict[int, _KnownClip]()
+        self._known_bytes = 0
 
     @staticmethod
     def suffixes(faces: int, spectrogram: str) -> tuple[str, ...]:
@@ -221,16 +228,23 @@ class SequenceReader(Reader):
         """As of every reader; windows are those of the epoch."""
         return _PendingSequences(self, clips, epoch, repeats)
 
-    def index(self, clip: int) -> FrameIndex:
+    def know(self, clip: int) -> _KnownClip:
         """Times and places of the frames of a clip, kept for later epochs. Raises SchemaError, OSError."""
-        index = self._indices.get(clip)
-        if index is None:
+        known = self._known.get(clip)
+        if known is None:
             frames_bytes = self.place(clip, FRAMES_MEMBER)[1] if self.clips.members.faces else None
             index = read_frame_index(self.read(clip, JSON), frames_bytes)
-            if self._index_bytes < KEPT_INDEX_BYTES:
-                self._indices[clip] = index
-                self._index_bytes += 1024 + index.frame_seconds.nbytes + index.byte_ranges.nbytes
-        return index
+            known = _KnownClip(index, bytearray(len(index.frame_seconds)))
+            if self._known_bytes < KEPT_INDEX_BYTES:
+                self._known[clip] = known
+                self._known_bytes += 1024 + index.frame_seconds.nbytes + index.byte_ranges.nbytes + len(known.checked)
+        return known
+
+
+class _KnownClip(NamedTuple):
+    index: FrameIndex
+    checked: bytearray
+    """[n] 1 for a frame that was decoded before: its header is not checked again, as its bytes have not changed."""
 
 
 class _PendingSequences(PendingBatch):
@@ -256,7 +270,7 @@ class _PendingSequences(PendingBatch):
 
     def _decode(self, row: int, clip: int) -> None:
         reader, members = self._reader, self._reader.clips.members
-        index, decoded = reader.index(clip), dict[int, npt.NDArray[np.uint8]]()
+        (index, checked), decoded = reader.know(clip), dict[int, npt.NDArray[np.uint8]]()
         for place, placement in enumerate(self._placements[row]):
             window = place_window(index.span_seconds, reader.windows.longest_seconds, Placement(*placement))
             timeline = window.timeline
@@ -273,7 +287,10 @@ class _PendingSequences(PendingBatch):
                     out[...] = decoded[frame]
                     continue
                 jpeg = reader.read(clip, FRAMES_MEMBER, (first + offset, size))
-                decoded[frame] = decode_frame(jpeg, members.side_px, needed_px=reader.face_px, out=out)
+                if not checked[frame]:
+                    check_frame(jpeg, members.side_px)
+                decoded[frame] = decode_checked_frame(jpeg, members.side_px, needed_px=reader.face_px, out=out)
+                checked[frame] = 1
         if self._grid:
             self._sounds[row] = decode_audio(reader.read(clip, AUDIO))
             self._sound_starts[row] = index.audio_start_seconds
