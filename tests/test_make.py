@@ -248,12 +248,14 @@ def test_finished_shards_of_a_named_corpus_are_those_of_a_dataset(home: Path) ->
 
 
 def test_several_corpora_are_words_where_a_command_takes_them(home: Path) -> None:
-    for target in ("train", "sweep"):
+    for target in ("train", "sweep", "pretrain"):
         done = make(home, target, "DATASET=crema-d ravdess", "SCHEME=crema-d-5fold 'my split.csv'")
         options = ["--dataset", "crema-d", "ravdess", "--fold-scheme", "crema-d-5fold", "my split.csv"]
         assert arguments_of(done) == [target, "--runs=runs", *options]
+    assert "make pretrain: TEST is not a setting here" in make(home, "pretrain", "TEST=ravdess").stderr
+    for target in ("train", "sweep"):
         done = make(home, target, "SHARDS=a https://example.org/b", "TEST=ravdess 'c d'", "LABELS=map.csv")
-        options = ["--shards", "a", "https://example.org/b", "--test", "ravdess", "c d", "--label-scheme=map.csv"]
+        options = ["--shards", "a", "https://example.org/b", "--label-scheme=map.csv", "--test", "ravdess", "c d"]
         assert arguments_of(done) == [target, "--runs=runs", *options]
         assert arguments_of(make(home, target, "TEST=ravdess"))[-1] == "--test=ravdess"
     (home / "one folder").mkdir()

@@ -78,7 +78,7 @@ def test_weights_of_an_unknown_encoder_are_refused_with_the_known_ones(train, tm
     status, _, err = train("anna", "first", weights=tmp_path / "other.safetensors", encoder="tiny")
     assert (status, err.count("\n")) == (2, 1)
     assert "found width 20, expected 16 as requested" in err
-    with pytest.raises(WeightsError, match=r"\(width x depth 20 x 1\), expected one of 16 x 1, 768 x 12, 1024 x 24"):
+    with pytest.raises(WeightsError, match=r"\(width x depth 20 x 1\), expected one of 16 x 1, 384 x 12, 768 x 12"):
         load_weights(tmp_path / "other.safetensors", *ENCODERS.values())
 
 

@@ -212,7 +212,7 @@ def _load_own(source: CheckpointFile, encoder: OwnEncoder) -> TrainedClassifier:
 
 def fingerprint(model: nn.Module) -> str:
     """SHA-256 of a model's weights and its encoder's configuration: encoders with the same one compute the same."""
-    config = model.config if isinstance(model, Encoder) else model.encoder.config
+    config = getattr(model, "encoder", model).config
     digest = hashlib.sha256(json.dumps(asdict(config), sort_keys=True).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
