@@ -167,7 +167,7 @@ export: $(VENV)/train.ok $(ONNX)  ## Export a finished run: RUN=folder OUT=folde
 
 PARALLEL := --numprocesses auto --dist worksteal
 
-.PHONY: test test-slow prove lint bench bench-build bench-index bench-load bench-train
+.PHONY: test test-slow prove lint bench bench-build bench-index bench-load bench-train bench-pretrain
 test: $(VENV)/test.ok lint  ## Lint, types, import contracts, and tests on all cores
 	$(START) pytest $(PARALLEL) ARGS
 
@@ -197,6 +197,9 @@ bench-load: $(VENV)/train.ok  ## Clips/s per core of the loader, compared with b
 
 bench-train: $(VENV)/train.ok  ## Clips/s and MFU of fine-tuning and of frozen features: ENCODER DEVICE ARGS
 	$(START) tests.bench.bench_train --encoder=ENCODER --device=DEVICE ARGS
+
+bench-pretrain: $(VENV)/test.ok  ## Clips/s and MFU of masked pre-training, and where its time goes: ENCODER STRATEGY SHARDS DEVICE ARGS
+	$(START) tests.bench.bench_pretrain --encoder=ENCODER --strategy=STRATEGY --shards=SHARDS --device=DEVICE ARGS
 
 .PHONY: clean
 clean:  ## Remove the environment; keep shards and data

@@ -7,6 +7,7 @@ import time
 
 import torch
 
+from train.models.mae import DecoderConfig
 from train.models.videomae import CHANNELS, EncoderConfig
 
 #: Forward passes that a training step is worth: one forward, and twice as much backward.
@@ -18,10 +19,23 @@ _REPEATS = {"cpu": 3, "cuda": 30}
 
 def forward_flop(encoder: EncoderConfig) -> float:
     """Floating-point operations of one clip's forward pass, two for each multiply-add; 1.19e12 for ViT-L."""
-    tokens, width = encoder.tokens, encoder.width
-    embedding = tokens * CHANNELS * math.prod(encoder.patch) * width
-    block = tokens * (4 * width**2 + 2 * width * encoder.mlp) + 2 * tokens**2 * width
-    return 2.0 * (embedding + encoder.depth * block)
+    embedding = encoder.tokens * CHANNELS * math.prod(encoder.patch) * encoder.width
+    return 2.0 * embedding + _blocks_flop(encoder, encoder.tokens)
+
+
+def pretraining_flop(encoder: EncoderConfig, decoder: DecoderConfig, visible: int, decoded: int) -> float:
+    """The same of one clip's forward pass of a masked autoencoder, of which so many tokens are visible and decoded.
+
+    2.8e11 for ViT-L with its decoder of 12 blocks, 160 of 1,568 tokens visible and all others decoded.
+    """
+    patch, width = CHANNELS * math.prod(encoder.patch), encoder.width
+    ends = visible * patch * width + visible * width * decoder.width + decoded * decoder.width * patch
+    return 2.0 * ends + _blocks_flop(encoder, visible) + _blocks_flop(decoder, visible + decoded)
+
+
+def _blocks_flop(shape: EncoderConfig | DecoderConfig, tokens: int) -> float:
+    block = tokens * (4 * shape.width**2 + 2 * shape.width * shape.mlp) + 2 * tokens**2 * shape.width
+    return 2.0 * shape.depth * block
 
 
 def measure_flops(device: torch.device) -> float:

@@ -28,6 +28,7 @@ STAGES: Mapping[str, tuple[str, ...]] = {
     "load": ("tests.bench.stage_load", "--shards={shards}"),
     "load, sequences": ("tests.bench.stage_load", "--shards={sequences}"),
     "train": ("tests.bench.stage_train",),
+    "pretrain": ("tests.bench.bench_pretrain", "--strategy=cfas", "--shards={sequences}"),
     "build, growing": ("tests.bench.stage_build_growth", "--data={demo}"),
     "load, growing": ("tests.bench.stage_load_growth",),
     "index, growing": ("tests.bench.stage_index",),

@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = _parser().parse_args(arguments)
     try:
         device = device_for(asked.device)
-        models = _models(asked.models)
+        models = available_models(asked.models)
     except ConfigError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
@@ -112,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, found in inputs.items():
         sys.stdout.write(f"input of {asked.batch[0]} clips, {name or 'no'} augmentation: {found:.1f} clips/s\n")
     if asked.json:
-        record = {"device": _device_name(device), "rate": rate, "torch": torch.__version__, "encoder": asdict(encoder)}
+        record = {"device": device_name(device), "rate": rate, "torch": torch.__version__, "encoder": asdict(encoder)}
         record |= {"figures": [asdict(figure) for figure in figures], "input": inputs}
         atomic_write(asked.json, (json.dumps(record, indent=1) + "\n").encode())
     return 0
@@ -126,7 +126,7 @@ def measured(
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     try:
-        clips_per_second = way.batch / _step_seconds(_step(way, encoder, strategy, device), device, seconds)
+        clips_per_second = way.batch / step_seconds(_step(way, encoder, strategy, device), device, seconds)
     except torch.OutOfMemoryError:
         clips_per_second = None
     memory = torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else None
@@ -146,11 +146,11 @@ def input_rates(
     They alternate, and the best round of each counts.
     """
     rates = dict.fromkeys(AUGMENTED, 0.0)
-    given = _batch(batch, _transform(encoder, strategy, None), pin=False).to(device)
+    given = make_batch(batch, make_transform(encoder, strategy, None), pin=False).to(device)
     for _, name in itertools.product(range(_INPUT_ROUNDS), AUGMENTED):
-        transform = _transform(encoder, strategy, RECIPES[name] if name else None)
+        transform = make_transform(encoder, strategy, RECIPES[name] if name else None)
         step = partial(_prepare, transform, given, itertools.count())
-        rates[name] = max(rates[name], batch / _step_seconds(step, device, seconds / _INPUT_ROUNDS))
+        rates[name] = max(rates[name], batch / step_seconds(step, device, seconds / _INPUT_ROUNDS))
     return rates
 
 
@@ -178,7 +178,7 @@ def _rates(figures: Sequence[Figure], work: str, model: str) -> Iterator[float]:
     )
 
 
-def _step_seconds(step: Callable[[], object], device: torch.device, seconds: float) -> float:
+def step_seconds(step: Callable[[], object], device: torch.device, seconds: float) -> float:
     """Mean time of a step. Steps are not waited for one by one: that is how training runs, too."""
     for _ in range(_WARM_UP):
         step()
@@ -200,13 +200,13 @@ def _step(way: Way, encoder: EncoderConfig, strategy: str, device: torch.device)
     """What is repeated: a step of the training loop, or the features of a batch."""
     recipe = RECIPES["finetune"].with_batch(way.batch)
     model = make_model(way.model, encoder, recipe).to(device)
-    transform = _transform(encoder, strategy, recipe)
-    batch = _batch(way.batch, transform, pin=device.type == "cuda")
+    transform = make_transform(encoder, strategy, recipe)
+    batch = make_batch(way.batch, transform, pin=device.type == "cuda")
     if way.work == "features":
         model.eval()
         features = torch.compile(model.features) if way.compiled else model.features
         return lambda: _compute_features(features, batch, transform, device)
-    loader = cast(Loader, _OneBatch(sampler=ClipSampler(clips=way.batch, batch_size=way.batch, shuffle=False)))
+    loader = cast(Loader, OneBatch(sampler=ClipSampler(clips=way.batch, batch_size=way.batch, shuffle=False)))
     trainer = Trainer(
         model=model,
         compiled_model=torch.compile(model) if way.compiled else model,
@@ -281,13 +281,13 @@ def make_model(name: str, encoder: EncoderConfig, recipe: Recipe) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _OneBatch:
+class OneBatch:
     """In place of a loader: what loading costs is measured by another bench."""
 
     sampler: ClipSampler
 
 
-def _transform(encoder: EncoderConfig, strategy: str, recipe: Recipe | None) -> ClipTransform:
+def make_transform(encoder: EncoderConfig, strategy: str, recipe: Recipe | None) -> ClipTransform:
     rows = ROWS if strategy_named(strategy).windows else 0
     return ClipTransform(
         strategy=strategy_named(strategy),
@@ -299,7 +299,7 @@ def _transform(encoder: EncoderConfig, strategy: str, recipe: Recipe | None) -> 
     )
 
 
-def _batch(clips: int, transform: ClipTransform, *, pin: bool) -> PairBatch:
+def make_batch(clips: int, transform: ClipTransform, *, pin: bool) -> PairBatch:
     """Random pixels and spectrograms in the shapes in which shards are decoded for a transform."""
     random, windows, side = np.random.default_rng(0), transform.strategy.windows, transform.face_px
     width = FRAMES * side if transform.strategy.faces else 0
@@ -318,7 +318,7 @@ def _batch(clips: int, transform: ClipTransform, *, pin: bool) -> PairBatch:
     )
 
 
-def _models(wanted: Sequence[str]) -> Sequence[str]:
+def available_models(wanted: Sequence[str]) -> Sequence[str]:
     """Those asked for, without transformers where it is absent and was not asked for by name."""
     here = importlib.util.find_spec("transformers") is not None
     if wanted and "transformers" in wanted and not here:
@@ -326,7 +326,7 @@ def _models(wanted: Sequence[str]) -> Sequence[str]:
     return wanted or [model for model in MODELS if here or model == "ours"]
 
 
-def _device_name(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU"
 
 
@@ -334,7 +334,7 @@ def _heading(device: torch.device, encoder: EncoderConfig, rate: float) -> str:
     kind = "bfloat16" if device.type == "cuda" else "float32"
     threads = "" if device.type == "cuda" else f", {torch.get_num_threads()} threads"
     return (
-        f"{_device_name(device)}{threads}, torch {torch.__version__}, {kind}: multiplies matrices at "
+        f"{device_name(device)}{threads}, torch {torch.__version__}, {kind}: multiplies matrices at "
         f"{rate / 1e12:.3g} TFLOP/s; {cost.forward_flop(encoder) / 1e12:.3g} TFLOP a clip forward\n"
         f"{'work':<10} {'model':<13} {'compile':<8}{'batch':>5} {'clips/s':>9} {'MFU':>6} {'GB':>6}\n"
     )
