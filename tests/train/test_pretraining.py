@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ from transformers import VideoMAEForPreTraining
 
 from tests.factories.shards import SPEAKERS, make_folder
 from tests.factories.small_trainings import counted
+from tests.fakes.servers import FileServer
+from tests.kills import killed_at_random
 from train import cli
 from train.config import TrainConfig
 from train.data.fold_data import open_fold
@@ -47,7 +51,7 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ENCODERS, "tiny", NARROW)
 
 
-def setup(shards: Path, runs: Path, **changes: Any) -> PretrainingSetup:
+def setup(shards: Path | str, runs: Path, **changes: Any) -> PretrainingSetup:
     """A pre-training of few epochs; `changes` are of the recipe, or of the configuration."""
     recipe = replace(RECIPES["pretrain-tiny"], epochs=3, batch=4, warmup_epochs=1, validation_steps=0)
     known = set(TrainConfig.__dataclass_fields__)
@@ -108,6 +112,43 @@ def test_stopped_and_resumed_it_is_the_same(shards: Path, tmp_path: Path) -> Non
         run_pretraining(rest)
         for name in ("model.safetensors", "config.json", "transformers/model.safetensors"):
             assert (rest.folder / "model" / name).read_bytes() == (whole.folder / "model" / name).read_bytes()
+
+
+def test_shards_at_an_address_teach_the_same(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    run_pretraining(here := setup(shards, tmp_path / "here"))
+    with FileServer(shards) as server:
+        run_pretraining(there := setup(server.url, tmp_path / "there"))
+    files = [(each.folder / "model" / "model.safetensors").read_bytes() for each in (here, there)]
+    assert files[0] == files[1]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_kills_at_random_moments_end_with_the_same_model(shards: Path, tmp_path: Path) -> None:
+    names = ("model/model.safetensors", "model/config.json", "model/transformers/model.safetensors")
+    run_pretraining(whole := setup(shards, tmp_path / "whole", epochs=6))
+    folder = tmp_path / "runs" / "folder" / "cfas" / "pretrain-anna"
+    servers = get_context("forkserver")  # of processes that have torch already, and are else like new
+    servers.set_forkserver_preload(["train.__main__"])
+
+    def ended() -> None:
+        for name in names:
+            assert (folder / name).read_bytes() == (whole.folder / name).read_bytes()
+        shutil.rmtree(folder)
+
+    def killed() -> None:
+        if (folder / "pretraining.json").exists():
+            assert all((folder / name).is_file() for name in names)
+
+    killed_at_random(lambda: servers.Process(target=_pretrain, args=(shards, tmp_path / "runs")), killed, ended, 20)
+
+
+def _pretrain(shards: Path, runs: Path) -> None:
+    """The same in a process of its own."""
+    torch.set_num_threads(1)
+    ENCODERS["tiny"] = NARROW  # type: ignore[index]
+    run_pretraining(setup(shards, runs, epochs=6))
 
 
 def test_micro_batches_and_draws_are_means(shards: Path, tmp_path: Path) -> None:
