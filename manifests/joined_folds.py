@@ -95,14 +95,14 @@ def _side_of(row: Row, speakers: Mapping[str, Sequence[tuple[str, Side]]]) -> st
     return next((name for name, side in speakers.get(row.speaker, ()) if side.has(row)), None)
 
 
-def train_on_all(dataset: str, shards: Mapping[str, str], rows: Iterable[Row]) -> FoldFile:
-    """One fold that trains on all speakers but about a fifth, who validate: those of `choose_validation`.
+def train_on_all(dataset: str, shards: Mapping[str, str], rows: Iterable[Row], *, validation: bool = True) -> FoldFile:
+    """One fold that trains on all speakers but, with `validation`, about a fifth, those of `choose_validation`.
 
-    Speakers who were recorded together stay together. Raises FoldError for fewer than two recordings.
+    Speakers who were recorded together stay together. Raises FoldError for fewer than two recordings to divide.
     """
     clips, facts = {row.clip_id: row for row in rows}, corpus_facts(dataset)
     groups = {speaker: facts.recording_group(speaker) for speaker in shards.values()}
-    validating = set(choose_validation(groups.values()))
+    validating = set(choose_validation(groups.values())) if validation else set()
     placed = {
         clip: "validation" if groups[row.speaker] in validating else "train"
         for clip, row in clips.items()

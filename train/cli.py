@@ -6,7 +6,6 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -22,7 +21,7 @@ from manifests.text import pluralize, shorten_list
 from train import cost, embeddings, predict, runs
 from train.clip_prediction import FORMATS, ClipPrediction, format_clips, format_for
 from train.config import DEMO, DEMO_DEFAULT, ENCODER_DEFAULT, ConfigError, TrainConfig, device_for
-from train.data.corpora import Corpora, open_corpora
+from train.data.corpora import Corpora, open_corpora, open_whole
 from train.data.fold_data import choose_label_schemes, require_labels, unusable_fold
 from train.data.shard_folder import find_folder, open_folder
 from train.distributed import Ranks, init_distributed
@@ -95,14 +94,19 @@ def _run_pretrain(args: argparse.Namespace) -> int:
     if args.test or args.refit:
         found = "--test" if args.test else "--refit"
         raise ConfigError(f"pretrain: found {found}, expected none: nothing is tested, and no epoch is selected")
+    if args.fold_scheme and not folds:
+        raise ConfigError(
+            f"pretrain: found fold scheme {', '.join(args.fold_scheme)}, expected a fold of it, too (FOLD=, --fold), "
+            "whose test speakers are left out; without both all speakers are used"
+        )
     check_loggers(args.logger)
     with (
         init_distributed(args.device) as ranks,
         _convert_out_of_memory(f"; try --micro-batches {2 * args.micro_batches}"),
     ):
-        for config in _configs(args, strategies, folds):
-            whole = {} if folds else {"fold": WHOLE, "fold_scheme": None}
-            _pretrain_one(replace(config, **whole), ranks)
+        corpora = _open_corpora(args) if folds else open_whole(_locations(args), validation=not args.fixed_epochs)
+        for config in _configs(args, corpora, strategies, folds):
+            _pretrain_one(config, ranks)
     return 0
 
 
@@ -145,11 +149,16 @@ def _open_corpora(args: argparse.Namespace) -> Corpora:
     if args.test and args.fold:
         raise ConfigError(f"fold: found {', '.join(args.fold)}, expected none with --test, which tests whole corpora")
     return open_corpora(
-        args.shards or [find_folder(_SHARDS, name) for name in args.dataset or [None]],
+        _locations(args),
         schemes=args.fold_scheme or (),
         tests=[_find_test(name) for name in args.test or ()],
         allow_shared_speakers=args.allow_shared_speakers,
     )
+
+
+def _locations(args: argparse.Namespace) -> list[str | Path]:
+    """The folders of shards to train on, by address or by the names of their corpora."""
+    return args.shards or [find_folder(_SHARDS, name) for name in args.dataset or [None]]
 
 
 def _find_test(name: str) -> str | Path:
@@ -176,7 +185,7 @@ def _train_all(
         _convert_out_of_memory(f"; try --micro-batches {2 * args.micro_batches}"),
     ):
         described, topics = set[str](), set[tuple[str, ...]]()
-        for config in _configs(args, strategies, folds):
+        for config in _configs(args, _open_corpora(args), strategies, folds):
             topics.add(_train_one(config, ranks, described))
         return topics if ranks.is_main else set()
 
@@ -205,16 +214,17 @@ def _train_one(config: TrainConfig, ranks: Ranks, described: set[str]) -> tuple[
     return _topic(setup.data.name, setup.data.corpora.tests, setup.protocol)
 
 
-def _configs(args: argparse.Namespace, strategies: Sequence[str], folds: Sequence[str] | None) -> list[TrainConfig]:
+def _configs(
+    args: argparse.Namespace, corpora: Corpora, strategies: Sequence[str], folds: Sequence[str] | None
+) -> list[TrainConfig]:
     """A configuration for each strategy and fold, with the corpus's defaults."""
-    corpora = _open_corpora(args)
     trained = [part for part in corpora.parts if "train" in part.sides]
     tested = [part for part in corpora.parts if part not in trained]
     demo = {part.name for part in trained} == {DEMO}
     shards: str | tuple[str, ...] = tuple(part.folder.location for part in trained)
     schemes = tuple(part.scheme_setting for part in trained) if args.fold_scheme else None
     if len(trained) == 1:  # as the user has named it
-        shards = str((args.shards or [find_folder(_SHARDS, name) for name in args.dataset or [None]])[0])
+        shards = str(_locations(args)[0])
         schemes = args.fold_scheme[0] if args.fold_scheme else None
     refit = args.refit == "1" or (args.refit is None and args.command == "sweep")
     selection = "last" if args.fixed_epochs else "refit" if refit else "validation"

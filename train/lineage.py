@@ -21,9 +21,9 @@ Supervision = Literal["random", "self-supervised", "supervised", "unknown"]
 
 #: Key of the lineage in the metadata of a safetensors file.
 METADATA_KEY = "lineage"
-#: Recordings that a lineage remembers of a training: all of most corpora, and of larger ones those with the smallest
-#: hashes, so that whoever is tested on any of these is found.
-MAX_RECORDINGS = 20_000
+#: Recordings that a lineage remembers of a training: all of corpora up to the size of VoxCeleb2, in 12 MB, and of
+#: larger ones those with the smallest hashes, so that whoever is tested on any of these is found.
+MAX_RECORDINGS = 1_200_000
 _DIGITS = 10  # of each hash: two recordings of a million have the same ones with a probability of 1e-6
 
 

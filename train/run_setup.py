@@ -35,7 +35,7 @@ from train.data.transforms import CachedTransform, ClipTransform, NormalizationS
 from train.data.windows import EvenWindows, RandomWindows, Windows, describe_windows
 from train.distributed import Ranks
 from train.embedding_cache import cached_embeddings
-from train.fusion import strategy_named
+from train.fusion import Strategy, strategy_named
 from train.lineage import RANDOM, Ancestor, Lineage, sketch_recordings
 from train.metric_logger import MetricLogger
 from train.models.checkpoint_io import RUN_MODEL
@@ -336,6 +336,7 @@ def prepare(config: TrainConfig, ranks: Ranks, log: Callable[[str], None]) -> Tr
         validation=config.selection != "last",
         check=cast(Check, config.check),
     )
+    check_sound(strategy, data)
     config = replace(config, recipe=_fit_to_kind(recipe, data))
     recipe = config.recipe
     if recipe.training_share < 1:
@@ -406,6 +407,14 @@ def prepare(config: TrainConfig, ranks: Ranks, log: Callable[[str], None]) -> Tr
     )
 
 
+def check_sound(strategy: Strategy, data: FoldData) -> None:
+    """Raise ConfigError if a strategy reads sound, and no training clip has any."""
+    if strategy.windows and data.training.statistics is None:
+        raise ConfigError(
+            f"{data.name}: found no training clip with sound, which {strategy.name} reads; choose STRATEGY=faces"
+        )
+
+
 def check_batch(recipe: Recipe, ranks: Ranks) -> None:
     """Raise ConfigError for a batch that the processes cannot share."""
     multiple = ranks.world_size * (2 if recipe.augmentation.mixes else 1)
@@ -461,7 +470,8 @@ def _fit_to_kind(recipe: Recipe, data: FoldData) -> Recipe:
 def _describe_windows(recipe: Recipe, data: FoldData) -> str | None:
     if data.members.kind == PAIRS:
         return None
-    return describe_windows(recipe.window_seconds, recipe.augmentation.window_share, recipe.test_windows)
+    drawn = not recipe.freeze_encoder  # its features are computed once, of the middle window
+    return describe_windows(recipe.window_seconds, recipe.augmentation.window_share, recipe.test_windows, drawn=drawn)
 
 
 def ancestor_of(config: TrainConfig, part: FoldPart, *, labels: str | None) -> Ancestor:

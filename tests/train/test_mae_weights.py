@@ -10,6 +10,7 @@ import torch
 from transformers import VideoMAEForPreTraining, VideoMAEModel
 
 from tests.train.test_mae import SMALL, SMALL_DECODER, reference, split_mask
+from tests.train.test_weights import MARLIN, marlin
 from train.lineage import RANDOM, Ancestor
 from train.models.checkpoint_formats import WeightsError
 from train.models.mae import MaskedAutoencoder
@@ -130,6 +131,12 @@ def test_an_encoder_alone_begins_with_a_random_decoder(tmp_path: Path) -> None:
     assert torch.equal(other.decoder.head.weight, before)
 
 
+def test_of_another_kind_of_decoder_only_the_encoder_is_used(tmp_path: Path) -> None:
+    torch.save(marlin(full=True), tmp_path / "marlin.pt")
+    weights = load_pretrained(tmp_path / "marlin.pt", MARLIN)
+    assert (weights.decoder, weights.decoder_config) == ({}, None)
+
+
 def test_another_decoder_is_not_loaded(tmp_path: Path) -> None:
     save(randomized(), tmp_path)
     other = MaskedAutoencoder(ENCODER, replace(DECODER, depth=1))
@@ -139,10 +146,12 @@ def test_another_decoder_is_not_loaded(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        ({"mask_token": None}, "found no mask token"),
+        ({"decoder.blocks.0.mlp.fc1.weight": None}, "found no mask token and MLP"),
         ({"decoder.head.bias": None}, "found an incomplete decoder"),
         ({"decoder.norm.bias": torch.full((16,), float("nan"))}, "found NaN or infinity in 'decoder.norm.bias'"),
         ({"decoder.blocks.7.extra": torch.zeros(2)}, "found an incomplete decoder"),
+        ({"decoder.head.weight": torch.zeros(10, 16)}, "found an incomplete decoder"),
+        ({"encoder_to_decoder.weight": torch.zeros(16, 7)}, "found an incomplete decoder"),
     ],
 )
 def test_damaged_decoders_are_refused(tmp_path: Path, damage: dict[str, torch.Tensor | None], message: str) -> None:

@@ -14,6 +14,7 @@ from train.data.augment import ClipDraws, TransformError
 from train.data.masks import SHOWS_BOTH, SHOWS_FACES, SHOWS_SOUND, MaskSettings, TokenLayout
 from train.fusion import STRATEGIES
 from train.models.videomae import ENCODERS, EncoderConfig
+from train.recipes import RECIPES
 
 TINY = ENCODERS["tiny"]
 #: VideoMAE's grid of 8 x 14 x 14, in few pixels.
@@ -156,3 +157,13 @@ def test_a_modality_cannot_be_hidden_if_the_other_has_too_few_tokens() -> None:
     with pytest.raises(TransformError, match="found 96 visible tokens, expected at most the 64 of one modality"):
         LAYOUTS["cfas", TINY].sizes(given_)
     assert LAYOUTS["cfas", TINY].sizes(replace(given_, hide_modality=0.0))[0] == 96
+
+
+@pytest.mark.parametrize("name", [name for name, recipe in RECIPES.items() if recipe.pretraining])
+def test_with_built_in_recipes_the_visible_tokens_are_whole_tubes(name: str) -> None:
+    given_, encoder = RECIPES[name].pretraining, TINY if name == "pretrain-tiny" else FULL
+    for strategy in STRATEGIES:
+        layout = LAYOUTS[strategy, encoder]
+        visible, _ = layout.sizes(given_)
+        if layout.separable and given_.hide_modality:
+            assert not any(visible % group.shape[1] for group in layout.groups.values()), strategy

@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,8 @@ import safetensors.torch
 import torch
 from transformers import VideoMAEForPreTraining
 
+from manifests.folds import FoldError
+from manifests.joined_folds import train_on_all
 from tests.factories.shards import SPEAKERS, make_folder
 from tests.factories.small_trainings import counted
 from tests.fakes.servers import FileServer
@@ -31,10 +34,11 @@ from train.data.fold_data import open_fold
 from train.data.masks import SHOWS_FACES, SHOWS_SOUND
 from train.distributed import Ranks
 from train.models.mae_weights import load_pretrained
-from train.models.videomae import ENCODERS, EncoderConfig
+from train.models.videomae import ENCODERS, EncoderConfig, split_patches
+from train.pretraining import page
 from train.pretraining.page import read_epochs
 from train.pretraining.probe import linear_probe, nearest_neighbours
-from train.pretraining.reconstruction import Reconstruction
+from train.pretraining.reconstruction import Reconstruction, to_pixels
 from train.pretraining.run import run_pretraining
 from train.pretraining.setup import PretrainingSetup, prepare_pretraining
 from train.recipes import RECIPES
@@ -230,6 +234,12 @@ def test_its_weights_begin_other_trainings_but_no_test_of_its_speakers(
             "expected at most the 64 of one modality, so that the other one can be hidden",
         ),
         ("pretrain", {"recipe": "tiny", "strategy": "mymodule:fuse"}, "pretrain: found code of your own"),
+        ("pretrain", {"recipe": "tiny", "label_scheme": "bogus"}, "bogus"),
+        (
+            "pretrain",
+            {"recipe": "tiny", "fold": None, "fold_scheme": "loso"},
+            "found fold scheme loso, expected a fold",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(
@@ -259,6 +269,65 @@ def test_without_a_fold_all_speakers_are_used(shards: Path, tmp_path: Path) -> N
     run_pretraining(everybody)
     assert "validation_loss" not in read_epochs(everybody.folder)[-1]
     assert (everybody.folder / "report.html").is_file()
+
+
+def test_without_a_fold_no_scheme_is_opened(
+    call: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Schemes of one and of five folds cannot be joined, and corpora of two speakers have none."""
+
+    def fail(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(cli, "_open_corpora", fail)
+    assert call("pretrain", recipe="tiny", strategy="faces", epochs=1)[0] == 0
+    assert call("pretrain", "--fixed-epochs", recipe="tiny", strategy="spectrograms", epochs=1)[0] == 0
+
+
+def test_a_single_speaker_can_be_trained_on_but_not_validated_with() -> None:
+    rows = [SimpleNamespace(clip_id="1", speaker="eva", shard="eva-000.tar", raw_label="joy")]
+    sides = train_on_all("folder", {"eva-000.tar": "eva"}, rows, validation=False).folds["whole"]
+    assert (sides["train"].subjects, sides["validation"].subjects) == (("eva",), ())
+    with pytest.raises(FoldError):
+        train_on_all("folder", {"eva-000.tar": "eva"}, rows)
+
+
+def test_pictures_are_of_complete_clips_and_all_that_is_hidden_is_painted(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where half is decoded in training, and a modality is replaced in what the encoder sees."""
+    shown: list[page.Reconstruction] = []
+    monkeypatch.setattr(page, "draw_reconstructions", lambda clips, *_: shown.extend(clips) or b"")
+    hiding = replace(RECIPES["pretrain-tiny"].pretraining, hide_modality=1.0, decoded=0.5)
+    ours = setup(shards, tmp_path, strategy="ofos", pretraining=hiding)
+    page._draw_clips(ours)
+    clips = ours.data.clips("validation")
+    whole = {
+        key: pixels
+        for batch in ours.make_loader(clips).epoch(0)
+        for key, pixels in zip(
+            batch.keys, to_pixels(ours.transform.evaluation_input(batch).inputs, "imagenet"), strict=True
+        )
+    }
+    for clip in shown:
+        original, visible, painted = (clip.videos[name] for name in ("original", "visible", "painted"))
+        assert torch.equal(original, whole[clip.key])
+        patches = [split_patches(video[None], NARROW.patch)[0].flatten(1) for video in (original, visible, painted)]
+        hidden = (patches[1] == 0.5).all(1)
+        assert hidden.sum() == 96
+        varied = patches[0].std(1) > 1e-3
+        assert not (patches[2] == patches[0]).all(1)[hidden & varied].any()
+
+
+def test_of_clips_without_sound_nothing_more_is_hidden(shards: Path, tmp_path: Path) -> None:
+    hiding = replace(RECIPES["pretrain-tiny"].pretraining, hide_modality=1.0)
+    for strategy in ("cfas", "ofos"):
+        ours = setup(shards, tmp_path, strategy=strategy, pretraining=hiding)
+        batch = next(iter(ours.make_loader(ours.data.training).epoch(1)))
+        lacking = replace(batch, missing=(1, 2, *[0] * (len(batch) - 2)))
+        codes = ours.objective.masked(lacking, 1, training=True).masks.hidden_modality
+        assert codes[:2] == (0, 0)
+        assert all(codes[2:])
 
 
 def test_several_corpora_some_without_labels(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,9 +7,9 @@ test across corpora has a single fold: it trains on all speakers of some corpora
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -202,14 +202,18 @@ def open_corpora(
     return Corpora(parts=tuple(parts), folds=tuple(str(number + 1) for number in range(count)))
 
 
-def open_whole(locations: Sequence[Location], tests: Sequence[Location] = ()) -> Corpora:
+def open_whole(locations: Sequence[Location], tests: Sequence[Location] = (), *, validation: bool = True) -> Corpora:
     """Corpora all of whose speakers are trained on, but for a fifth who validate; and others that are tested, if any.
 
-    They have one fold, `whole`, or the one of a test across corpora. Raises what `open_corpora` does.
+    Without `validation` nobody validates. They have one fold, `whole`, or the one of a test across corpora. Raises
+    what `open_corpora` does.
     """
     folders, tested = [[_open(location) for location in each] for each in (locations, tests)]
     _check_together(folders, tested)
-    parts = [*(_whole(folder, test=False) for folder in folders), *(_whole(folder, test=True) for folder in tested)]
+    trained = [
+        _whole(folder, partial(train_on_all, validation=validation), ("train", "validation")) for folder in folders
+    ]
+    parts = [*trained, *(_whole(folder, hold_out, ("test",)) for folder in tested)]
     parts = sorted(parts, key=lambda part: part.name)
     names = join_names(folder.index.dataset for folder in tested)
     return Corpora(parts=tuple(parts), folds=(f"{TEST_PREFIX}{names}" if tested else WHOLE,))
@@ -227,14 +231,12 @@ def _open(location: Location) -> ShardFolder:
     return location if isinstance(location, ShardFolder) else open_folder(location)
 
 
-def _whole(folder: ShardFolder, *, test: bool) -> CorpusFolds:
-    """A corpus of a test across corpora, all of which is tested, or trained on and validated with."""
-    make = hold_out if test else train_on_all
+def _whole(folder: ShardFolder, make: Callable[..., FoldFile], sides: tuple[str, ...]) -> CorpusFolds:
+    """A corpus all of whose clips are on some sides of one fold."""
     try:
         file = make(folder.index.dataset, folder.speakers, index.load_rows(folder.path))
     except FoldError as error:
         raise FoldError(f"{folder.index.dataset}: {error}", details=error.details) from error
-    sides = ("test",) if test else ("train", "validation")
     return CorpusFolds(folder=folder, scheme=file, scheme_setting=file.name, file=file, sides=sides)
 
 

@@ -3,10 +3,12 @@
 A tube is a place in the picture over all time steps of a modality: it is visible as a whole or not at all, because
 what is hidden at one instant only could be copied from the next. Spectrogram windows overlap by half: what the right
 half of one shows is in the left half of the next, so that a tube that shows sound has two places, half a window apart.
-Strategies put faces and spectrograms on different
-tokens (above and below, one after the other) or on the same ones (added, alternating frames of a tubelet); where each
-modality has tokens of its own, it has a ratio of its own, and can be hidden wholly. Then the other modality has more
-visible tokens: every clip has equally many, so that shapes are static.
+
+Strategies put faces and spectrograms on different tokens (above and below, one after the other) or on the same ones
+(added, alternating frames of a tubelet); where each modality has tokens of its own, it has a ratio of its own, and can
+be hidden wholly. Then the other modality has more visible tokens: every clip has equally many, so that shapes are
+static. Where they do not fill whole tubes, the last one is visible for a part of its time; with the built-in recipes
+and 14 x 14 places they do.
 
 Everything is drawn from (seed, epoch, draw, clip id). Shape suffixes: B clips; t, h, w patches; N = t h w tokens, n of
 them visible, m decoded.
@@ -14,6 +16,7 @@ them visible, m decoded.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -23,7 +26,7 @@ import torch
 from torch import Tensor
 
 from train.data.augment import ClipDraws, TransformError
-from train.data.missing import FACES, SOUND
+from train.data.missing import FACES, SOUND, WHOLLY
 from train.data.transforms import downsample
 from train.fusion import FusionInput, Strategy
 from train.models.videomae import EncoderConfig, split_patches
@@ -33,7 +36,8 @@ Codes = npt.NDArray[np.int8]
 #: Codes of a token: what it shows.
 SHOWS_FACES, SHOWS_SOUND = 1, 2
 SHOWS_BOTH = SHOWS_FACES | SHOWS_SOUND
-MODALITY = {FACES: SHOWS_FACES, SOUND: SHOWS_SOUND}
+#: Code of a clip that lacks a modality (`train.data.missing.WHOLLY`) -> code of that modality.
+LACKS = {code: {FACES: SHOWS_FACES, SOUND: SHOWS_SOUND}[modality] for code, modality in WHOLLY.items()}
 
 #: Side of the cells of running cell masking, in patches.
 _CELL = 2
@@ -133,12 +137,13 @@ class TokenLayout:
         """Whether each modality has tokens of its own, and no token shows both."""
         return self.groups.keys() == {SHOWS_FACES, SHOWS_SOUND}
 
-    def draw(self, settings: MaskSettings, draws: ClipDraws) -> Masks:
-        """Masks of some clips. Pure."""
+    def draw(self, settings: MaskSettings, draws: ClipDraws, missing: Sequence[int] = ()) -> Masks:
+        """Masks of some clips, B codes of which may say what they lack: of those no modality is hidden wholly. Pure."""
         visible_count, decoded_count = self.sizes(settings)
         visible, decoded, hidden_modality = [], [], []
-        for generator in draws.generators("mask"):
-            modality = self._hidden_modality(settings, generator)
+        lacking = missing or (0,) * len(draws.keys)
+        for generator, lacks in zip(draws.generators("mask"), lacking, strict=True):
+            modality = 0 if lacks else self._hidden_modality(settings, generator)
             seen = self._visible(settings, modality if self.separable else 0, visible_count, generator)
             hidden = np.setdiff1d(np.arange(self.codes.size), seen)
             visible.append(np.sort(seen))

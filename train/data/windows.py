@@ -94,14 +94,16 @@ def place_window(span_seconds: tuple[float, float], longest_seconds: float, plac
     return Window(first, min(first + length, end))
 
 
-def describe_windows(longest_seconds: float, share: tuple[float, float], test_windows: int) -> str:
+def describe_windows(
+    longest_seconds: float, share: tuple[float, float], test_windows: int, *, drawn: bool = True
+) -> str:
     """What a training and its test see of each clip, such as "random 0.6 to 1 of a clip, tested on whole clips"."""
     longest = f"{longest_seconds:g} s" if longest_seconds else "a clip"
     least, most = (f"{number:g}" for number in share)
     if share != (1.0, 1.0):
         trained = f"random {least} to {most} of {longest}"
     else:
-        trained = f"random {longest}" if longest_seconds else "whole clips"
+        trained = f"{'random' if drawn else 'the middle'} {longest}" if longest_seconds else "whole clips"
     tested = f"the middle {longest}" if longest_seconds else "whole clips"
     if test_windows > 1:
         tested = f"{test_windows} windows of {longest}"

@@ -74,7 +74,8 @@ def load_pretrained(source: str | Path, *encoders: EncoderConfig) -> PretrainedW
     keys = {key.removeprefix("videomae.").removeprefix("encoder.") for key in checkpoint.state}
     normed = bool(keys & {"norm.weight", "layernorm.weight"})
     weights = convert_weights(checkpoint, *(replace(each, final_norm=normed) for each in encoders))
-    state = _decoder_state(checkpoint.state, checkpoint.where)
+    foreign = not {key.removeprefix("module.") for key in checkpoint.state} & {"mask_token"}  # MARLIN's, or none
+    state = {} if foreign else _decoder_state(checkpoint.state, checkpoint.where)
     config = _decoder_config(state, checkpoint.settings, weights.config, checkpoint.where) if state else None
     return PretrainedWeights(encoder=weights, decoder=state, decoder_config=config)
 
@@ -90,9 +91,10 @@ def initialize_autoencoder(model: MaskedAutoencoder, weights: PretrainedWeights)
     model.encoder.load_state_dict(dict(weights.encoder.encoder), strict=weights.encoder.config.final_norm)
     if weights.decoder_config is None or shape_of(weights.decoder_config) != shape_of(model.decoder.config):
         return "encoder; the decoder begins with random weights"
-    missing, unexpected = model.load_state_dict(dict(weights.decoder), strict=False)
-    if unexpected or any(not name.startswith("encoder.") for name in missing):
+    expected = {name: t.shape for name, t in model.state_dict().items() if not name.startswith("encoder.")}
+    if {name: tensor.shape for name, tensor in weights.decoder.items()} != expected:
         raise WeightsError(f"{weights.encoder.source}: found an incomplete decoder; get the file again")
+    model.load_state_dict(dict(weights.decoder), strict=False)
     return "encoder and decoder"
 
 

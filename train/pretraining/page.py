@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,8 +43,11 @@ def _read_lines(folder: Path, number: str) -> dict[int, dict[str, Any]]:
 def write_page(setup: PretrainingSetup) -> None:
     """Write `report.html` into the run's folder. Raises OSError."""
     epochs, steps = read_epochs(setup.folder), list(_read_lines(setup.folder, "step").values())
+    per_epoch = setup.config.recipe.steps_per_epoch(len(setup.data.training))
     figures = [
-        ReportFigure(name="curves.png", text="Loss, probes and learning rate", png=draw_curves(epochs, steps)),
+        ReportFigure(
+            name="curves.png", text="Loss, probes and learning rate", png=draw_curves(epochs, steps, per_epoch)
+        ),
         ReportFigure(
             name="reconstructions.png",
             text="Clips as they are, as the encoder sees them, and painted",
@@ -82,7 +86,7 @@ def _settings(setup: PretrainingSetup) -> ReportTable:
 
 
 @as_png
-def draw_curves(epochs: list[dict[str, Any]], steps: list[dict[str, Any]]) -> Figure:
+def draw_curves(epochs: list[dict[str, Any]], steps: list[dict[str, Any]], steps_per_epoch: int) -> Figure:
     """Losses and accuracies of probes by epoch, learning rate by step."""
     figure = make_figure(3.0)
     loss, rate = figure.subplots(1, 2)
@@ -101,18 +105,14 @@ def draw_curves(epochs: list[dict[str, Any]], steps: list[dict[str, Any]]) -> Fi
         rate.set(xlabel="epoch", ylabel="accuracy of validation speakers, %")
         rate.legend()
         rate = loss.twinx()
-    rate.plot(*_learning_rate(epochs, steps), color=_GREY, linestyle=":")
+    rate.plot(*_learning_rate(steps, steps_per_epoch), color=_GREY, linestyle=":")
     rate.set_ylabel("learning rate")
     return figure
 
 
-def _learning_rate(epochs: list[dict[str, Any]], steps: list[dict[str, Any]]) -> tuple[list[float], list[float]]:
+def _learning_rate(steps: list[dict[str, Any]], steps_per_epoch: int) -> tuple[list[float], list[float]]:
     """Epoch, as a fraction, and learning rate of logged steps."""
-    last_step, last_epoch = (steps[-1]["step"], epochs[-1]["epoch"]) if steps and epochs else (1, 1)
-    return (
-        [line["step"] / last_step * last_epoch for line in steps],
-        [line["learning_rate"] for line in steps],
-    )
+    return [line["step"] / steps_per_epoch for line in steps], [line["learning_rate"] for line in steps]
 
 
 @torch.inference_mode()
@@ -121,6 +121,7 @@ def _draw_clips(setup: PretrainingSetup) -> bytes:
     clips = setup.data.clips("validation") if setup.validates else setup.data.training
     spaced = torch.linspace(0, len(clips) - 1, min(SHOWN_CLIPS, len(clips))).round().long().unique().numpy()
     loader, objective, patch = setup.make_loader(clips.take(spaced)), setup.objective, setup.objective.patch
+    objective.masks = replace(setup.settings, decoded=1.0)  # all that is hidden is painted
     setup.model.eval()
     shown = []
     for batch in loader.epoch(0):
@@ -128,11 +129,11 @@ def _draw_clips(setup: PretrainingSetup) -> bytes:
         visible, decoded = found.masks.visible, found.masks.decoded
         with autocast(setup.ranks.device):
             predicted = setup.model(found.inputs, visible, decoded)
-        pixels = to_pixels(found.inputs, setup.transform.input_range)
+        seen = to_pixels(found.inputs, setup.transform.input_range)
         rows = {
-            "original": pixels,
-            "visible": hide_patches(pixels, visible, patch, HIDDEN),
-            "painted": paint(pixels, predicted, decoded, patch, motion=objective.motion),
+            "original": found.pixels,
+            "visible": hide_patches(seen, visible, patch, HIDDEN),
+            "painted": paint(found.pixels, predicted, decoded, patch, motion=objective.motion),
         }
         shown += [
             Reconstruction(key=key, videos={name: videos[i].cpu() for name, videos in rows.items()})

@@ -18,8 +18,7 @@ from train.classification import autocast, run_inference
 from train.data.augment import IMAGENET_MEAN, IMAGENET_STD, ClipDraws
 from train.data.batches import Batch
 from train.data.loader import CachedLoader, Loader
-from train.data.masks import SHOWS_FACES, SHOWS_SOUND, Masks, MaskSettings, TokenLayout
-from train.data.missing import FACES, SOUND, WHOLLY
+from train.data.masks import LACKS, Masks, MaskSettings, TokenLayout
 from train.data.transforms import ClipTransform
 from train.distributed import Ranks
 from train.models.mae import MaskedAutoencoder, patch_targets, reconstruction_losses
@@ -30,14 +29,16 @@ PROBES = ("linear_probe", "nearest_neighbour")
 #: Epoch that masks of a validation are drawn from, which no training has: the same after each epoch.
 VALIDATION_EPOCH = 0
 #: Code of a hidden modality -> code of a clip that lacks it.
-_MISSING = {{FACES: SHOWS_FACES, SOUND: SHOWS_SOUND}[modality]: code for code, modality in WHOLLY.items()}
+_MISSING = {modality: code for code, modality in LACKS.items()}
 
 
 class MaskedClips(NamedTuple):
     """Clips as the model sees them, and what it should predict."""
 
     inputs: Tensor
-    """[B, 3, T, H, W] on the encoder's scale."""
+    """[B, 3, T, H, W] on the encoder's scale, as the model gets it."""
+    pixels: Tensor
+    """[B, 3, T, H, W] RGB in 0..1 of the complete clips."""
     masks: Masks
     """On the device."""
     targets: Tensor
@@ -73,7 +74,7 @@ class Reconstruction:
         """A batch on a device, augmented if it is for training, with masks that belong to (seed, epoch, clip)."""
         repeats = self.transform.repeats if training else 1
         common = {"keys": batch.draw_keys, "seed": self.seed, "epoch": epoch}
-        drawn = [self.layout.draw(self.masks, ClipDraws(draw=draw, **common)) for draw in range(repeats)]
+        drawn = [self.layout.draw(self.masks, ClipDraws(draw=draw, **common), batch.missing) for draw in range(repeats)]
         device = batch.labels.device
         masks = Masks(
             torch.cat([each.visible for each in drawn]).to(device, non_blocking=True),
@@ -81,13 +82,14 @@ class Reconstruction:
             tuple(code for each in drawn for code in each.hidden_modality),
         )
         shown = self._video(batch, epoch, training)
-        targets = patch_targets(to_pixels(shown, self.transform.input_range), self.patch, motion=self.motion)
+        pixels = to_pixels(shown, self.transform.input_range)
+        targets = patch_targets(pixels, self.patch, motion=self.motion)
         if not self.layout.separable and any(masks.hidden_modality):
             parts = [self._video(_without(batch, each.hidden_modality), epoch, training) for each in drawn]
             # Each is a batch of all draws, of which only its own counts.
             rows = [part.chunk(repeats)[draw] for draw, part in enumerate(parts)]
             shown = torch.cat(rows)
-        return MaskedClips(shown, masks, targets)
+        return MaskedClips(shown, pixels, masks, targets)
 
     def _video(self, batch: Batch, epoch: int, training: bool) -> Tensor:
         made = self.transform.training_input(batch, epoch) if training else self.transform.evaluation_input(batch)
@@ -134,9 +136,9 @@ def to_pixels(video: Tensor, input_range: InputRange) -> Tensor:
 
 
 def _without(batch: Batch, hidden: tuple[int, ...]) -> Batch:
-    """A batch in which each clip lacks the modality that is hidden, unless it already lacks one."""
+    """A batch in which each clip lacks the modality that is hidden, or what it lacked before."""
     recorded = batch.missing or (0,) * len(batch)
-    codes = (code or _MISSING.get(modality, 0) for code, modality in zip(recorded, hidden, strict=True))
+    codes = (_MISSING.get(modality, code) for code, modality in zip(recorded, hidden, strict=True))
     return replace(batch, missing=tuple(codes))
 
 

@@ -49,6 +49,7 @@ from train.run_setup import (
     ancestor_of,
     check_batch,
     check_same_settings,
+    check_sound,
     check_unseen,
     config_record,
     describe_transfer,
@@ -250,9 +251,10 @@ def prepare_pretraining(config: TrainConfig, ranks: Ranks, log: Callable[[str], 
         corpora, config.fold, label_scheme=NO_LABELS, unlabelled=True, check=cast(Check, config.check), **options
     )
     config = replace(config, recipe=_fit_to_kind(recipe, data, log))
-    probe_clips = _open_probe(corpora, config, strategy) if config.selection != "last" else None
+    probe_clips = _open_probe(corpora, config, strategy, log) if config.selection != "last" else None
     if config.selection == "last":
         data = data.with_validation()
+    check_sound(strategy, data)
     model, weights, origin = make_autoencoder(config, recipe.pretraining)
     before = weights.encoder.lineage if weights else RANDOM
     seen = {part.name: before.known_speakers(part.name, load_rows(part.folder.path)) for part in data.parts}
@@ -312,21 +314,30 @@ def make_autoencoder(
 
 def _open(config: TrainConfig) -> Corpora:
     if config.fold == WHOLE:
-        return open_whole(config.locations)
+        return open_whole(config.locations, validation=config.selection != "last")
     schemes = [config.fold_scheme] if isinstance(config.fold_scheme, str) else config.fold_scheme or ()
     return open_corpora(config.locations, schemes=schemes, allow_shared_speakers=config.allow_shared_speakers)
 
 
-def _open_probe(corpora: Corpora, config: TrainConfig, strategy: Strategy) -> ProbeClips | None:
-    """Clips with a class of training and validation speakers; None where corpora have no common labels."""
+def _open_probe(
+    corpora: Corpora, config: TrainConfig, strategy: Strategy, log: Callable[[str], None]
+) -> ProbeClips | None:
+    """Clips with a class of training and validation speakers; None, after a line, where corpora have none in common.
+
+    Raises what `open_fold` does if a label scheme was asked for.
+    """
     try:
         data = open_fold(
             corpora, config.fold, strategy=strategy, feature=config.feature, label_scheme=config.label_scheme
         )
         train, test = data.training, data.clips("validation")
-    except UserError:  # of a probe nothing depends
+    except UserError as error:
+        if config.label_scheme is not None:
+            raise
+        log(f"no probe of the features: {error}")
         return None
     if set(np.unique(test.labels)) - set(np.unique(train.labels)):
+        log("no probe of the features: validation speakers have classes that training speakers have not")
         return None
     return ProbeClips(train=_some(train), test=_some(test))
 
