@@ -219,7 +219,7 @@ def _predict_folder(
     with prefetch_shards(folder, names) as prefetcher:
         probabilities = _predict_probabilities(predictor, clips, ranks, workers, prefetcher, draw_keys)
     mapping = _find_mapping(provenance, folder, location, emotions)
-    seen = predictor.classifier.lineage.known_speakers(folder.index.dataset, rows)
+    seen = predictor.classifier.lineage.known_speakers(folder.index.dataset, load_rows(folder.path))
     predictions = [
         ClipPrediction(
             clip=key.decode(),
