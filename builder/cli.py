@@ -30,7 +30,7 @@ from manifests.kinds import PAIRS
 from manifests.label_counts import LabelCounts, count_labels, describe_classes, label_warnings
 from manifests.labels import LABEL_SCHEMES, LabelScheme
 from manifests.progress import ProgressBar
-from manifests.schema import COLUMNS, DROP_REASONS, FEATURE_ROWS, FLAGS, GRIDS
+from manifests.schema import DROP_REASONS, FEATURE_ROWS, FLAGS
 from manifests.tables import is_table
 from manifests.text import pluralize
 from manifests.usable import describe_usable
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from builder.run import BuildPlan, BuildSummary, Part
 
 LOCAL, DASK = "local", "dask"
-#: Size of faces, audio and json of a clip: 257 kB in CREMA-D, 285 kB in the demo corpus.
-CLIP_BYTES = 270_000
 #: Most classes that are listed without ALL=1.
 CLASSES_LISTED = 20
 #: Dropped clips that are named where too many were.
@@ -352,7 +350,7 @@ def describe_plan(plan: BuildPlan, out: Path, show_all: bool = False) -> list[st
         f"{pluralize(len(plan.shards), 'shard')}",
         *_describe_withdrawn(plan.withdrawn),
         f"into      {out}: {plan.count_present(out)} of {pluralize(len(plan.shards), 'shard')} already built",
-        *_describe_size(plan, sources),
+        *_describe_cost(plan, sources),
         *(f"table     {note}" for note in scan.notes),
         *describe_labels(labels, next(iter(plan.corpus.facts.label_schemes), None), show_all=show_all),
         plan_folds(plan),
@@ -362,21 +360,29 @@ def describe_plan(plan: BuildPlan, out: Path, show_all: bool = False) -> list[st
     return lines
 
 
-def _describe_size(plan: BuildPlan, sources: Sequence[ClipSource]) -> list[str]:
-    """Estimated size of the shards and, of sequences, the time that they take."""
-    if plan.config.kind == PAIRS:
-        # Clips of two to three seconds; longer ones have more sound, but as many frames and windows, which are float16.
-        rows = sum(FEATURE_ROWS[feature] for feature in plan.config.features)
-        estimated_bytes = len(sources) * (CLIP_BYTES + rows * COLUMNS * sum(GRIDS) * 2)
-        return [f"size      about {math.ceil(estimated_bytes / 1e6)} MB in total"]
-    from builder.estimate import estimate_sequences
+def _describe_cost(plan: BuildPlan, sources: Sequence[ClipSource]) -> list[str]:
+    """Estimated size of the shards, and the CPU time that they take."""
+    from builder.estimate import estimate_clip
 
-    clip = estimate_sequences(sources, plan.config)
-    megabytes, minutes = (math.ceil(len(sources) * each) for each in (clip.bytes / 1e6, clip.core_seconds / 60))
+    clip = estimate_clip(sources, plan.config)
+    frames = "" if plan.config.kind == PAIRS else f", {clip.frames:.0f} frames a clip"
+    basis = f"estimated from {pluralize(clip.opened, 'recording')}"
+    if not clip.opened:
+        basis = f"estimated for usual clips of {clip.frames:.0f} frames: none of {clip.tried} recordings can be opened"
+    elif clip.opened < clip.tried:
+        basis += f" ({clip.tried - clip.opened} more cannot be opened)"
     return [
-        f"size      about {megabytes} MB in total, {clip.frames:.0f} frames a clip",
-        f"time      about {pluralize(minutes, 'minute')} of one core",
+        f"size      about {_describe_bytes(len(sources) * clip.bytes)} in total{frames}",
+        f"time      about {_describe_minutes(len(sources) * clip.core_seconds / 60)} of one core, {basis}",
     ]
+
+
+def _describe_bytes(size: float) -> str:
+    return f"{math.ceil(size / 1e6)} MB" if size < 1e10 else f"{math.ceil(size / 1e9)} GB"
+
+
+def _describe_minutes(minutes: float) -> str:
+    return pluralize(math.ceil(minutes), "minute") if minutes < 120 else f"{math.ceil(minutes / 60)} hours"
 
 
 def _optional_files(dataset: str) -> set[str]:

@@ -234,7 +234,9 @@ def test_plan_estimates_the_size(
     data = real_clip("crema-d/VideoFlash/1001_DFA_ANG_XX.flv").parents[1]
     arguments = ["--dataset", "crema-d", "--data", str(data), "--out", str(tmp_path / "out"), "--feature", features]
     assert main(["plan", *arguments]) == 0
-    estimated = float(re.search(r"^size      about (\d+) MB in total$", capsys.readouterr().out, re.MULTILINE)[1])  # type: ignore[index]
+    output = capsys.readouterr().out
+    estimated = float(re.search(r"^size      about (\d+) MB in total$", output, re.MULTILINE)[1])  # type: ignore[index]
+    assert "\ntime      about 1 minute of one core, estimated from 4 recordings\n" in output
     assert main(["shards", *arguments, "--workers", "1"]) == 0
     built = sum(shard.bytes for shard in index.load_dataset(tmp_path / "out").shards)
     assert estimated == pytest.approx(built / 1e6, rel=0.3)
