@@ -71,10 +71,10 @@ def contents(folder: Path) -> Contents:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def undisturbed(data: Path) -> Contents:
+def undisturbed(data: Path, **config: Any) -> Contents:
     """What a build that nothing happens to makes of a corpus."""
     out = data.parent / "undisturbed"
-    build(job(data, out))
+    build(job(data, out, **config))
     assert verify(out, full=True) == []
     found = contents(out)
     shutil.rmtree(out)
@@ -191,20 +191,25 @@ def test_killed_while_following_a_changed_corpus(data: Path, out: Path, step: in
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("frames", ["16", "all"])
 def test_kills_at_random_moments_end_with_the_same_bytes(
-    data: Path, out: Path, record_property: Callable[[str, object], None]
+    data: Path, out: Path, frames: str, record_property: Callable[[str, object], None]
 ) -> None:
-    expected = undisturbed(data)
+    expected = undisturbed(data, frames=frames)
 
     def ended() -> None:
         assert contents(out) == expected
         shutil.rmtree(out)
 
     builds = killed_at_random(
-        forked(lambda: build(job(data, out))), lambda: check_nothing_half_published(out, {}, expected), ended
+        forked(lambda: build(job(data, out, frames=frames))),
+        lambda: check_nothing_half_published(out, {}, expected),
+        ended,
     )
-    record_property("seen", f"{KILLS} random kills of build in {builds} builds, all ended with the same bytes")
+    kind = BuildConfig(dataset="folder", frames=frames).kind
+    record_property("seen", f"{KILLS} random kills of build ({kind}) in {builds} builds, all ended with the same bytes")
 
 
 # --- disk full, not writable -----------------------------------------------------------------------------------

@@ -44,11 +44,13 @@ class Running:
             start_new_session=True,
         )
 
-    def end(self, number: signal.Signals | None = None, *, group: bool = True) -> tuple[int, str, str]:
+    def end(
+        self, number: signal.Signals | None = None, *, group: bool = True, within_seconds: float = 100.0
+    ) -> tuple[int, str, str]:
         """Send a signal, wait; exit status, output, errors. No process that it started may be left."""
         started = tagged(self.tag)
         if number is not None:
             (os.killpg if group else os.kill)(self.process.pid, number)
-        out, err = self.process.communicate(timeout=100)
+        out, err = self.process.communicate(timeout=within_seconds)
         assert survivors([*started, *tagged(self.tag)]) == []
         return self.process.returncode, out, err

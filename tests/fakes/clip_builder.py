@@ -27,9 +27,12 @@ from builder.clip_result import ClipResult, drop_clip, recorded_row
 from builder.config import BuildConfig
 from builder.datasets.base import ClipSource
 from builder.worker import Limits, MakeBuilder
+from manifests import sequence
 from manifests.index import Row, SpectrogramSums
+from manifests.kinds import PAIRS
 from manifests.schema import Clip, Sample, dump_json, encode, metadata
-from tests.factories.samples import sample
+from manifests.sequence import SequenceSample, encode_frame
+from tests.factories.samples import sample, sequence_sample
 
 TAG = "FAKE_BUILD_TAG"
 
@@ -68,6 +71,7 @@ class FakeBuilder:
 
     def __init__(self, config: BuildConfig, root: Path) -> None:
         self._root = root
+        self._make = built if config.kind == PAIRS else built_sequence
 
     def build(self, source: ClipSource) -> ClipResult:
         """The recording's order, e.g. `sleep 0.1`, and its members."""
@@ -78,7 +82,7 @@ class FakeBuilder:
         copies = int(arguments[0]) if order == "big" else 40
         if order in ORDERS:
             ORDERS[order](source, *arguments)
-        return built(row, copies)
+        return self._make(row, copies)
 
 
 class InProcessPool:
@@ -112,22 +116,50 @@ def _blank() -> tuple[Sample, dict[str, bytes]]:
     return blank, encode(blank)
 
 
+@cache
+def _blank_sequence() -> SequenceSample:
+    """Black and silent, of five frames."""
+    black = encode_frame(np.zeros((224, 224, 3), np.uint8))
+    silence = np.zeros(100, np.int16)
+    return sequence_sample(jpegs=(black,) * 5, audio=silence, face_found=(True,) * 5, flags=())
+
+
 def built(row: Row, copies: int = 40) -> ClipResult:
     """A clip that has its recording's hash in its description and, repeated, behind the end of its picture."""
     blank, members = _blank()
-    digest = hashlib.sha256(f"{row.clip_id} {row.sha256}".encode()).digest()
-    clip = Clip(clip_id=row.clip_id, speaker=row.speaker, emotion=row.emotion)
-    described = metadata(replace(blank, clip=clip, source={"path": row.source, "sha256": digest.hex()}))
+    digest = _digest(row)
+    described = metadata(replace(blank, clip=_clip(row), source={"path": row.source, "sha256": digest.hex()}))
     picture = members["faces.jpg"] + digest.hex().encode() * 2 * copies
-    numbers = tuple(float(byte) for byte in digest[:13])
+    return _built(row, 16, members | {"faces.jpg": picture, "json": dump_json(described).encode()})
+
+
+def built_sequence(row: Row, copies: int = 40) -> ClipResult:
+    """The same as a sequence; the hash is behind the end of the first picture, before another end."""
+    blank, digest = _blank_sequence(), _digest(row).hex()
+    first, *others = blank.jpegs
+    jpegs = (first + digest.encode() * 2 * copies + first[-2:], *others)
+    described = replace(blank, clip=_clip(row), source={"path": row.source, "sha256": digest}, jpegs=jpegs)
+    return _built(row, len(jpegs), sequence.encode(described))
+
+
+def _built(row: Row, faces_found: int, members: Mapping[str, bytes]) -> ClipResult:
+    numbers = tuple(float(byte) for byte in _digest(row)[:13])
     return ClipResult(
-        row=Row(**vars(row) | {"status": "built", "faces_found": 16, "sound_sha256": None}),
-        members=members | {"faces.jpg": picture, "json": dump_json(described).encode()},
+        row=Row(**vars(row) | {"status": "built", "faces_found": faces_found, "sound_sha256": None}),
+        members=members,
         statistics={
             f"mfcc_{grid}": SpectrogramSums(count=grid * 224, total=numbers, squares=tuple(x * x for x in numbers))
             for grid in (16, 8)
         },
     )
+
+
+def _clip(row: Row) -> Clip:
+    return Clip(clip_id=row.clip_id, speaker=row.speaker, emotion=row.emotion)
+
+
+def _digest(row: Row) -> bytes:
+    return hashlib.sha256(f"{row.clip_id} {row.sha256}".encode()).digest()
 
 
 # --- what a recording may order --------------------------------------------------------------------------------

@@ -47,6 +47,15 @@ FAULTS = (
         train_trainer="killed_between_checkpoints_is_as_if_it_had_not_been",
     ),
     _case(
+        "1a",
+        "a build of recordings into sequences (`FRAMES=all`), killed with its workers before each receipt",
+        "the next run resumes; 1 and 2 workers give the same bytes as an undisturbed build",
+        builder_sequence=(
+            "a_killed_build_resumes_with_the_same_bytes",
+            "any_number_of_workers_gives_the_same_bytes",
+        ),
+    ),
+    _case(
         "2",
         "disk full",
         "non-zero exit with path and free space; no incomplete file under a final name",
