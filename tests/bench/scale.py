@@ -3,6 +3,9 @@
 A synthetic corpus is written to a temporary folder, without any media: a table of empty recordings, receipts as a
 build writes them, and sparse tars of the recorded size. 50 clips per shard and 167 per speaker, as in VoxCeleb2. Each
 stage runs in its own process on one core; its peak memory is the peak of that process.
+
+A second corpus is of sequences without labels. Its tars are hard links to one real shard of small black frames, so that
+the loader can read it.
 """
 
 from __future__ import annotations
@@ -12,19 +15,32 @@ import csv
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from io import BytesIO
+from itertools import chain, count, islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from manifests import folds, index
+import numpy as np
+
+from manifests import folds, index, kinds, sequence
 from manifests.index import Dataset, Receipt, Row, SpectrogramSums
+from manifests.labels import NO_LABELS
 from manifests.schema import FEATURE_ROWS, feature_members, member_names
 from manifests.verify import verify as verify_folder
 from tests.bench.processes import peak_mb
+from tests.factories.samples import sequence_sample
+from tests.factories.shards import SETTINGS
+
+if TYPE_CHECKING:
+    from train.data.fold_data import FoldData
 
 SIZES = (10_000, 100_000, 1_000_000)
 CLIPS_PER_SHARD = 50
@@ -33,6 +49,11 @@ PARTS = (4, 3, 3)
 EMOTIONS = ("anger", "disgust", "fear", "joy", "neutral", "sadness", "surprise")
 FEATURES = ("mfcc",)
 MAX_SECONDS, MOST_BYTES = 60.0, 2 * 10**9
+#: Of sequences: the corpus's clips, frames of each and their side, those that the loader reads, and those of a batch.
+SEQUENCES, FRAMES, SIDE_PX, READ, BATCH = (100_000,), 200, 96, 6_000, 32
+#: The most that memory may grow from a third of the clips that the loader reads to all of them; the times of frames,
+#: which it keeps, are at most 64 MiB.
+MOST_GROWN_BYTES = 2**26
 _MEMBER_BYTES = {"jpg": 250_000, "npy": 100_480, "flac": 120_000, "json": 4_000}
 _RECORDINGS = "recordings"
 
@@ -48,11 +69,14 @@ class Cost:
     cpu_seconds: float
     """CPU time of one core, imports included."""
     peak_bytes: int
+    grown_bytes: int | None = None
+    """Of the loader: resident memory after its last clip, less that after a third of them."""
 
     @property
     def fits(self) -> bool:
-        """Within a minute of one core and 2 GB."""
-        return self.cpu_seconds <= MAX_SECONDS and self.peak_bytes <= MOST_BYTES
+        """Within a minute of one core and 2 GB, and the loader in memory that does not grow."""
+        flat = (self.grown_bytes or 0) <= MOST_GROWN_BYTES
+        return self.cpu_seconds <= MAX_SECONDS and self.peak_bytes <= MOST_BYTES and flat
 
 
 def shard_names(clips: int) -> Iterator[tuple[str, str]]:
@@ -74,6 +98,45 @@ def make_folder(folder: Path, clips: int) -> None:
         (folder / index.receipt_name(name)).write_bytes(index.dump_receipt(receipt))
         with (folder / name).open("wb") as tar:
             tar.truncate(receipt.bytes)
+
+
+def make_sequences(folder: Path, clips: int) -> None:
+    """Write shards of sequences without labels: receipts of their own, and tars that are links to one."""
+    (folder / index.RECEIPTS).mkdir(parents=True)
+    members = sequence.encode(_black_sequence())
+    first: Receipt | None = None
+    for name, speaker in shard_names(clips):
+        if first is None:
+            (folder / name).write_bytes(_tar_of(members, _keys(name)))
+            places = index.member_byte_ranges(folder / name)
+            size, digest = (folder / name).stat().st_size, index.file_sha256(folder / name)
+            first = replace(_receipt(name, speaker), members=places, bytes=size, sha256=digest)
+        else:
+            (folder / name).hardlink_to(folder / first.shard)
+        rows = tuple(replace(_row(key, name, speaker, ""), emotion=None) for key in _keys(name))
+        named = dict(zip(_keys(name), first.members.values(), strict=True))
+        receipt = replace(first, shard=name, speaker=speaker, members=named, rows=rows)
+        (folder / index.receipt_name(name)).write_bytes(index.dump_receipt(receipt))
+
+
+def _black_sequence() -> sequence.SequenceSample:
+    black = sequence.encode_frame(np.zeros((SIDE_PX, SIDE_PX, 3), np.uint8))
+    sound = np.zeros(round(0.04 * FRAMES * 16_000), np.int16)
+    present = (True,) * FRAMES
+    return sequence_sample(
+        count=FRAMES, side_px=SIDE_PX, jpegs=(black,) * FRAMES, audio=sound, face_found=present, flags=()
+    )
+
+
+def _tar_of(members: Mapping[str, bytes], keys: Iterator[str]) -> bytes:
+    buffer = BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for key in keys:
+            for suffix, data in members.items():
+                member = tarfile.TarInfo(f"{key}.{suffix}")
+                member.size = len(data)
+                tar.addfile(member, BytesIO(data))
+    return buffer.getvalue()
 
 
 def make_table(folder: Path, clips: int) -> None:
@@ -101,6 +164,13 @@ def describe_dataset() -> Dataset:
     """The dataset's description without its shards."""
     config = {"dataset": "folder", "features": list(FEATURES), "align": "frame", "decoder": "pyav"}
     return Dataset(dataset="folder", complete=False, identity={"config": config}, about={"title": "Synthetic"})
+
+
+def describe_sequences() -> Dataset:
+    """The same of sequences, of a corpus without labels."""
+    described = describe_dataset()
+    config = {**SETTINGS, **described.identity["config"], "frames": "all", "size_px": SIDE_PX, "rate_hz": None}
+    return replace(described, kind=kinds.SEQUENCES, identity={"config": config})
 
 
 def plan(folder: Path, clips: int) -> None:
@@ -155,14 +225,76 @@ def open_fold(folder: Path, clips: int) -> None:
     assert sum(len(data.clips(side)) for side in folds.SIDES) == clips
 
 
+def write_sequence_index(folder: Path, clips: int) -> None:
+    """Read all receipts of sequences and write all index files."""
+    from manifests.index_writer import write_index
+
+    written = write_index(folder, describe_sequences(), [name for name, _ in shard_names(clips)])
+    assert sum(written.dataset.counts.values()) == clips
+    assert written.dataset.fold_schemes
+
+
+def open_whole(folder: Path, clips: int) -> None:
+    """Open all clips without their labels, as pre-training does."""
+    from train.data.corpora import open_whole as open_whole_corpora
+    from train.data.fold_data import open_fold as open_fold_data
+
+    corpora = open_whole_corpora([folder])
+    data = open_fold_data(corpora, corpora.folds[0], strategy="cfas", label_scheme=NO_LABELS, unlabelled=True)
+    assert sum(len(data.clips(side)) for side in ("train", "validation")) == clips
+
+
+def open_unlabelled_fold(folder: Path, clips: int) -> None:
+    """Open all sides of a fold without their labels."""
+    data = _open_unlabelled(folder)
+    assert sum(len(data.clips(side)) for side in folds.SIDES) == clips
+
+
+def _open_unlabelled(folder: Path) -> FoldData:
+    from train.data.fold_data import open_fold as open_fold_data
+
+    fold = next(iter(_assignment(folder).folds))
+    return open_fold_data(folder, fold, strategy="cfas", label_scheme=NO_LABELS, unlabelled=True, check="sizes")
+
+
+def read_batches(folder: Path, _clips: int) -> int:
+    """Open a fold, read `READ` clips in an epoch's order, and return by how many bytes memory grew meanwhile."""
+    from train.data.loader import Loader
+    from train.data.sampler import ClipSampler
+
+    clips = _open_unlabelled(folder).training
+    loader = Loader(clips, ClipSampler(clips=len(clips), batch_size=BATCH))
+    batches = chain.from_iterable(map(loader.epoch, count()))
+    resident = []
+    for part in (READ // 3, READ - READ // 3):
+        for batch in islice(batches, part // BATCH):
+            assert len(batch.keys) > 0
+        resident.append(_resident_bytes())
+    return resident[1] - resident[0]
+
+
+def _resident_bytes() -> int:
+    found = re.search(r"VmRSS:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found
+    return int(found[1]) * 1024
+
+
 #: Stage -> its function. A stage may read the files of the stages before it.
-STAGES: Mapping[str, Callable[[Path, int], None]] = {
+STAGES: Mapping[str, Callable[[Path, int], int | None]] = {
     "plan": plan,
     "index": write_index,
     "rows": read_rows,
     "folds": make_folds,
     "verify": verify,
     "open": open_fold,
+}
+#: The same of sequences without labels.
+SEQUENCE_STAGES: Mapping[str, Callable[[Path, int], int | None]] = {
+    "sequences, index": write_sequence_index,
+    "sequences, verify": verify,
+    "sequences, whole": open_whole,
+    "sequences, fold": open_unlabelled_fold,
+    "sequences, loader": read_batches,
 }
 
 
@@ -176,6 +308,15 @@ def measure(clips: int, stages: Sequence[str] = tuple(STAGES)) -> Iterator[Cost]
             yield _run_in_process(stage, folder, clips)
 
 
+def measure_sequences(clips: int) -> Iterator[Cost]:
+    """Write a synthetic corpus of sequences without labels and run the stages on it."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "shards"
+        make_sequences(folder, clips)
+        for stage in SEQUENCE_STAGES:
+            yield _run_in_process(stage, folder, clips)
+
+
 def _run_in_process(stage: str, folder: Path, clips: int) -> Cost:
     command = [sys.executable, "-m", "tests.bench.scale", "--stage", stage, str(folder), "--clips", str(clips)]
     root = Path(__file__).parents[2]
@@ -186,13 +327,14 @@ def _run_stage(stage: str, folder: Path, clips: int) -> Cost:
     """Run a stage in this process, on one core."""
     os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
     started = time.perf_counter()
-    STAGES[stage](folder, clips)
+    grown = {**STAGES, **SEQUENCE_STAGES}[stage](folder, clips)
     return Cost(
         stage=stage,
         clips=clips,
         seconds=time.perf_counter() - started,
         cpu_seconds=time.process_time(),
         peak_bytes=round(1e6 * peak_mb(os.getpid())),
+        grown_bytes=grown,
     )
 
 
@@ -257,7 +399,8 @@ def _sha256(text: str) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status 1 if a stage takes more than a minute of one core or more than 2 GB."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.scale", description=__doc__)
-    parser.add_argument("--clips", type=int, nargs="+", default=SIZES, metavar="N", help="sizes of the corpus")
+    parser.add_argument("--clips", type=int, nargs="*", default=SIZES, metavar="N", help="sizes of the corpus")
+    parser.add_argument("--sequences", type=int, nargs="*", default=SEQUENCES, metavar="N", help="sizes of that corpus")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
     parser.add_argument("--stage", nargs=2, metavar=("STAGE", "FOLDER"), help="run one stage and print its cost")
     args = parser.parse_args(arguments)
@@ -265,20 +408,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.write(json.dumps(asdict(_run_stage(args.stage[0], Path(args.stage[1]), args.clips[0]))))
         return 0
     costs = []
-    sys.stdout.write("    clips stage   seconds    cpu s  peak MB\n")
-    for clips in args.clips:
-        for cost in measure(clips):
-            costs.append(cost)
-            sys.stdout.write(_format_cost(cost) + "\n")
-            sys.stdout.flush()
+    sys.stdout.write("    clips stage              seconds    cpu s  peak MB\n")
+    for cost in chain(*map(measure, args.clips), *map(measure_sequences, args.sequences)):
+        costs.append(cost)
+        sys.stdout.write(_format_cost(cost) + "\n")
+        sys.stdout.flush()
     if args.json:
         args.json.write_text(json.dumps([asdict(cost) for cost in costs], indent=1) + "\n")
     return int(not all(cost.fits for cost in costs))
 
 
 def _format_cost(cost: Cost) -> str:
-    line = f"{cost.clips:9,} {cost.stage:6} {cost.seconds:8.1f} {cost.cpu_seconds:8.1f} {cost.peak_bytes / 1e6:8.0f}"
-    return line if cost.fits else line + f"  more than {MAX_SECONDS:.0f} s or {MOST_BYTES / 1e6:.0f} MB"
+    line = f"{cost.clips:9,} {cost.stage:17} {cost.seconds:8.1f} {cost.cpu_seconds:8.1f} {cost.peak_bytes / 1e6:8.0f}"
+    if cost.grown_bytes is not None:
+        line += f"  grown by {cost.grown_bytes / 1e6:.0f} MB"
+    return (
+        line
+        if cost.fits
+        else line
+        + f"  more than {MAX_SECONDS:.0f} s, {MOST_BYTES / 1e6:.0f} MB, or {MOST_GROWN_BYTES / 1e6:.0f} MB of growth"
+    )
 
 
 if __name__ == "__main__":

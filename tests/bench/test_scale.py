@@ -6,6 +6,7 @@ import json
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,42 @@ def test_twice_the_clips_take_no_more_than_twice_the_work(
     assert 1.2 * small < twice < 2.1 * small
 
 
+@pytest.fixture(scope="module")
+def sequences(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Number of clips -> synthetic shards of sequences without labels; two clips per shard, for many speakers."""
+    made = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scale, "CLIPS_PER_SHARD", 2)
+        for clips in (SMALL, TWICE):
+            made[clips] = tmp_path_factory.mktemp("sequences") / "shards"
+            scale.make_sequences(made[clips], clips)
+            scale.write_sequence_index(made[clips], clips)
+    return made
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [stage for stage in scale.SEQUENCE_STAGES if stage != "sequences, loader"])
+def test_twice_the_sequences_take_no_more_than_twice_the_work(
+    stage: str, sequences: dict[int, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scale, "CLIPS_PER_SHARD", 2)
+    work = scale.SEQUENCE_STAGES[stage]
+    work(sequences[SMALL], SMALL)  # imports and caches, once per process
+    small, twice = (count_calls(work, sequences[clips], clips) for clips in (SMALL, TWICE))
+    assert 1.2 * small < twice < 2.1 * small
+
+
+def test_sequences_without_labels_are_whole_and_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scale, "CLIPS_PER_SHARD", 2)
+    monkeypatch.setattr(scale, "READ", 96)
+    folder, clips = tmp_path / "shards", 60
+    scale.make_sequences(folder, clips)
+    for work in scale.SEQUENCE_STAGES.values():
+        work(folder, clips)
+    assert index.load_dataset(folder).kind == "sequences"
+    assert {row.emotion for row in index.load_rows(folder)} == {None}
+
+
 def test_an_index_of_many_clips_is_small_and_its_folds_are_ten(corpora: dict[int, Path]) -> None:
     small, twice = (corpora[clips] for clips in (SMALL, TWICE))
     dataset = index.load_dataset(twice)
@@ -81,9 +118,9 @@ def test_an_index_of_many_clips_is_small_and_its_folds_are_ten(corpora: dict[int
 
 @pytest.mark.slow
 def test_the_bench_prints_the_cost_of_each_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert scale.main(["--clips", "600", "--json", str(tmp_path / "costs.json")]) == 0
+    assert scale.main(["--clips", "600", "--sequences", "600", "--json", str(tmp_path / "costs.json")]) == 0
     costs = json.loads((tmp_path / "costs.json").read_text())
-    assert [cost["stage"] for cost in costs] == list(scale.STAGES)
+    assert [cost["stage"] for cost in costs] == [*scale.STAGES, *scale.SEQUENCE_STAGES]
     assert all(cost["clips"] == 600 and cost["peak_bytes"] > 10**7 for cost in costs)
     assert len(capsys.readouterr().out.splitlines()) == 1 + len(costs)
 
@@ -93,8 +130,19 @@ def test_a_stage_over_the_limit_is_an_error(
 ) -> None:
     cost = scale.Cost(stage="rows", clips=200, seconds=61.0, cpu_seconds=60.5, peak_bytes=10**8)
     monkeypatch.setattr(scale, "measure", lambda _: [cost])
-    assert scale.main(["--clips", "200"]) == 1
-    assert "more than 60 s or 2000 MB" in capsys.readouterr().out
+    assert scale.main(["--clips", "200", "--sequences"]) == 1
+    assert "more than 60 s, 2000 MB, or 67 MB of growth" in capsys.readouterr().out
+
+
+def test_a_loader_that_grows_is_an_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    cost = scale.Cost(
+        stage="loader", clips=200, seconds=1.0, cpu_seconds=1.0, peak_bytes=10**8, grown_bytes=scale.MOST_GROWN_BYTES
+    )
+    for grown, status in ((0, 0), (1, 1)):
+        grows = replace(cost, grown_bytes=scale.MOST_GROWN_BYTES + grown)
+        monkeypatch.setattr(scale, "measure_sequences", lambda _, grows=grows: [grows])
+        assert scale.main(["--clips", "--sequences", "200"]) == status
+    assert "grown by 67 MB" in capsys.readouterr().out
 
 
 @pytest.mark.slow
