@@ -368,7 +368,8 @@ def _describe_cost(plan: BuildPlan, sources: Sequence[ClipSource]) -> list[str]:
     frames = "" if plan.config.kind == PAIRS else f", {clip.frames:.0f} frames a clip"
     basis = f"estimated from {pluralize(clip.opened, 'recording')}"
     if not clip.opened:
-        basis = f"estimated for usual clips of {clip.frames:.0f} frames: none of {clip.tried} recordings can be opened"
+        tried = pluralize(clip.tried, "recording")
+        basis = f"estimated for usual clips of {clip.frames:.0f} frames: found none that can be opened of {tried}"
     elif clip.opened < clip.tried:
         basis += f" ({clip.tried - clip.opened} more cannot be opened)"
     return [

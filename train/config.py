@@ -36,7 +36,7 @@ COMPILE = ("auto", "on", "off")
 #: Fields of recipes that are younger than finished runs, whose hash and identity must stay valid: they are in neither
 #: where they have the default.
 _NEW_IN_RECIPES = (
-    *("class_weights", "freeze", "pretraining", "sampling"),
+    *("class_weights", "corpus_weights", "freeze", "pretraining", "sampling"),
     *("test_crop_side", "test_windows", "training_share", "window_seconds"),
 )
 #: The same of the augmentation.

@@ -26,7 +26,7 @@ from train.checkpoint import Checkpoints
 from train.classification import Classification
 from train.config import SELECTIONS, ConfigError, TrainConfig, recipe_identity, settings_hash
 from train.data.clip_table import ClipTable
-from train.data.corpora import corpus_indices, open_corpora
+from train.data.corpora import corpus_indices, corpus_shares, open_corpora
 from train.data.fold_data import FoldData, FoldPart, open_fold
 from train.data.loader import CachedLoader, Loader
 from train.data.sampler import ClipSampler, balanced_class_weights
@@ -180,6 +180,7 @@ class TrainingSetup:
             world_size=self.ranks.world_size,
             drop_last=self.config.recipe.drop_last and training,
             balanced_labels=self._balanced(clips) if training else None,
+            class_shares=corpus_shares(clips, self.config.recipe.weights_of_corpora or {}) if training else (),
         )
 
     def _balanced(self, clips: ClipTable) -> npt.NDArray[np.int64] | None:

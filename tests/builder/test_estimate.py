@@ -75,7 +75,7 @@ def test_a_plan_of_voxceleb2_says_shards_bytes_and_hours(
     arguments = ["plan", "--dataset", "voxceleb2", "--data", str(data), "--out", str(tmp_path / "out")]
     assert main([*arguments, "--frames", frames]) == 0
     unread = capsys.readouterr().out
-    assert ", estimated for usual clips of 75 frames: none of 12 recordings can be opened\n" in unread
+    assert ", estimated for usual clips of 75 frames: found none that can be opened of 12 recordings\n" in unread
     costly = Estimate(frames=200, bytes=3e9, core_seconds=5400.0, opened=11, tried=12)
     monkeypatch.setattr(estimate, "estimate_clip", lambda _sources, _config: costly)
     assert main([*arguments, "--frames", frames]) == 0

@@ -26,12 +26,13 @@ from tests.factories.shards import make_folder, sign
 from tests.fakes.servers import FileServer
 from train import ShardDataset, cli, run_fold
 from train.data import DataError
-from train.data.corpora import check_recordings, corpus_indices, open_corpora, open_whole
+from train.data.corpora import check_recordings, corpus_indices, corpus_shares, open_corpora, open_whole
 from train.data.fold_data import open_fold
+from train.data.sampler import ClipSampler
 from train.data.shard_folder import verified_files
 from train.models.weights import load_classifier
 from train.predict import Predictor
-from train.recipes import RECIPES
+from train.recipes import RECIPES, Recipe, RecipeError
 from train.runs import finished_runs, read_result, read_summaries
 
 pytestmark = pytest.mark.usefixtures("small_encoder")
@@ -695,3 +696,32 @@ def test_a_damaged_shard_of_either_corpus_is_refused(shards: Path, call: Command
     status, _, err = call("train", "--dataset", "alpha", "beta", "--fold=1")
     assert status == 2
     assert "shards/beta/2-000.tar: found SHA-256 " in err.splitlines()[-1]
+
+
+def test_corpora_are_drawn_in_shares() -> None:
+    labels = np.repeat([0, 1, 2], [80, 15, 5])
+    sampler = ClipSampler(clips=100, batch_size=10, balanced_labels=labels, class_shares=(1.0, 3.0, 1.0))
+    drawn = labels[sampler.order(1)]
+    assert np.bincount(drawn).tolist() == [20, 60, 20]
+    assert np.bincount(sampler.order(1)[drawn == 1], minlength=95)[80:95].tolist() == [4] * 15  # all equally often
+    equal = replace(sampler, class_shares=(2.0, 2.0, 2.0))
+    assert np.array_equal(equal.order(1), replace(sampler, class_shares=()).order(1))
+
+
+def test_shares_of_corpora_have_names(shards: Path) -> None:
+    clips = open_fold(
+        open_whole([shards / "alpha", shards / "beta"]), "whole", strategy="faces", label_scheme="none", unlabelled=True
+    ).training
+    names = list(dict.fromkeys(speaker.partition("/")[0] for speaker in clips.speakers))
+    assert corpus_shares(clips, {names[1]: 3.0}) == (1.0, 3.0)
+    assert corpus_shares(clips, {}) == ()
+    with pytest.raises(DataError, match="corpus_weights: found gamma, expected one of "):
+        corpus_shares(clips, {"gamma": 1.0})
+    base = {"name": "a", "epochs": 1, "batch": 2, "learning_rate": 0.1}
+    weights = Recipe(**base, sampling="balanced-corpora", corpus_weights=("a=2", "b = 0.5")).weights_of_corpora
+    assert weights == {"a": 2.0, "b": 0.5}
+    for wrong in (("a",), ("a=0",), ("a=1", "a=2"), ("a=nan",)):
+        with pytest.raises(RecipeError, match="corpus_weights: found"):
+            Recipe(**base, sampling="balanced-corpora", corpus_weights=wrong)
+    with pytest.raises(RecipeError, match="with sampling = balanced-corpora"):
+        Recipe(**base, corpus_weights=("a=2",))

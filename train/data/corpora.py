@@ -320,6 +320,19 @@ def shard_key(folder: Path, name: str) -> str:
     return str((folder / name).absolute())
 
 
+def corpus_shares(clips: ClipTable, weights: Mapping[str, float]) -> tuple[float, ...]:
+    """Weight of each corpus, by its number in `corpus_indices`, 1 if it has none; () without any weights.
+
+    Raises DataError for an unknown corpus.
+    """
+    if not weights:
+        return ()
+    names = list(dict.fromkeys(corpus_of(speaker) for speaker in clips.speakers))
+    if unknown := sorted(weights.keys() - {*names}):
+        raise DataError(f"corpus_weights: found {unknown[0]}, expected one of {shorten_list(names)}")
+    return tuple(weights.get(name, 1.0) for name in names)
+
+
 def corpus_indices(clips: ClipTable) -> npt.NDArray[np.int64]:
     """[n] which corpus each clip is of, a number from 0; all 0 for clips of a single one."""
     of_shards = [corpus_of(speaker) for speaker in clips.speakers]

@@ -37,6 +37,8 @@ class ClipSampler:
     """Whether the clips that do not fill a step are left out of an epoch."""
     balanced_labels: Indices | None = field(default=None, repr=False, compare=False)
     """[clips] class indices of the clips whose classes are balanced; None for each clip once."""
+    class_shares: tuple[float, ...] = ()
+    """How often each balanced class is drawn, relative to the others; () for equally often."""
 
     def __post_init__(self) -> None:
         if min(self.clips, self.batch_size) < 1 or self.seed < 0 or not 0 <= self.rank < self.world_size:
@@ -64,7 +66,7 @@ class ClipSampler:
         generator = np.random.default_rng((self.seed, epoch))
         if self.balanced_labels is None:
             return generator.permutation(self.clips)
-        return _balanced_order(self.balanced_labels, generator)
+        return _balanced_order(self.balanced_labels, generator, self.class_shares)
 
     def step_size(self, step: int) -> int:
         """Clips that all ranks together see in a step."""
@@ -109,12 +111,12 @@ def balanced_class_weights(labels: Indices, classes: int) -> npt.NDArray[np.floa
     return np.where(counts > 0, len(labels) / (present * np.maximum(counts, 1)), 0).astype(np.float32)
 
 
-def _balanced_order(labels: Indices, generator: np.random.Generator) -> Indices:
-    """[clips] clip indices in random order, of each class equally many, to one."""
+def _balanced_order(labels: Indices, generator: np.random.Generator, shares: tuple[float, ...] = ()) -> Indices:
+    """[clips] clip indices in random order, of each class equally many, or its share, to one."""
     classes = np.unique(labels)
-    each, rest = divmod(len(labels), len(classes))
-    quotas = np.full(len(classes), each)
-    quotas[generator.permutation(len(classes))[:rest]] += 1
+    weights = np.array([shares[label] for label in classes]) if shares else np.ones(len(classes))
+    quotas = np.floor(len(labels) * weights / weights.sum() + 1e-9).astype(int)
+    quotas[generator.permutation(len(classes))[: len(labels) - quotas.sum()]] += 1
     drawn = []
     for label, quota in zip(classes, quotas.tolist(), strict=True):
         clips = np.flatnonzero(labels == label)

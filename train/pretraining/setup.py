@@ -23,7 +23,7 @@ from manifests.text import pluralize
 from train.checkpoint import Checkpoints
 from train.config import ConfigError, TrainConfig, settings_hash
 from train.data.clip_table import ClipTable
-from train.data.corpora import Corpora, corpus_indices, open_corpora, open_whole
+from train.data.corpora import Corpora, corpus_indices, corpus_shares, open_corpora, open_whole
 from train.data.fold_data import FoldData, open_fold
 from train.data.loader import Loader
 from train.data.masks import TokenLayout
@@ -150,6 +150,7 @@ class PretrainingSetup:
             world_size=ranks.world_size,
             drop_last=recipe.drop_last and training,
             balanced_labels=corpus_indices(clips) if training and recipe.sampling == "balanced-corpora" else None,
+            class_shares=corpus_shares(clips, recipe.weights_of_corpora or {}) if training else (),
         )
         longest = recipe.window_seconds
         share, draws = recipe.augmentation.window_share, recipe.repeated_augmentation

@@ -79,6 +79,9 @@ class Recipe:
     class_weights: str = "none"
     """One of `CLASS_WEIGHTS`. `balanced`: a clip's loss is multiplied by the inverse frequency of its class among the
     training clips, scaled such that the mean over these is 1; of a mixed clip by the mean of both, in their shares."""
+    corpus_weights: tuple[str, ...] = ()
+    """With `sampling = "balanced-corpora"`, how often clips of a corpus are drawn relative to the others, such as
+    `["voxceleb2=3", "mead=1"]`; 1 for a corpus that is not named."""
     sampling: str = "shuffle"
     """One of `SAMPLING`: each clip once an epoch; or, in an epoch of the same length, each class equally often, or each
     of several corpora."""
@@ -152,6 +155,12 @@ class Recipe:
                 self.sampling != "balanced" or weights_off,
                 f"shuffle with class_weights = {self.class_weights}; both balance the classes: use only one of them",
             ),
+            (
+                "corpus_weights",
+                not self.corpus_weights
+                or (self.sampling == "balanced-corpora" and self.weights_of_corpora is not None),
+                'texts such as "mead=2", each corpus once, above 0, with sampling = balanced-corpora',
+            ),
             ("freeze", all(self.freeze), "patterns of names of parameters"),
             ("drop_path", 0 <= self.drop_path < 1, "0 to below 1"),
             ("head_dropout", 0 <= self.head_dropout < 1, "0 to below 1"),
@@ -205,6 +214,17 @@ class Recipe:
         """The same for shards of pairs, of which every training sees the same 16 instants."""
         augmentation = replace(self.augmentation, window_share=NO_AUGMENTATION.window_share)
         return replace(self, window_seconds=0.0, test_windows=1, augmentation=augmentation)
+
+    @property
+    def weights_of_corpora(self) -> dict[str, float] | None:
+        """Corpus -> its weight; None for texts that are no weights."""
+        parts = [text.partition("=") for text in self.corpus_weights]
+        try:
+            weights = {name.strip(): float(number) for name, _, number in parts}
+        except ValueError:
+            return None
+        usable = len(weights) == len(parts) and all(0 < weight < math.inf for weight in weights.values())
+        return weights if usable else None
 
     def with_batch(self, batch: int) -> Recipe:
         """The same for another batch size, the learning rates scaled with it."""
