@@ -210,7 +210,8 @@ def _predict_folder(
     if unknown := ", ".join(sorted(set(speakers) - known)):
         raise PredictError(f"{folder.path}: found no speaker {unknown}; available speakers: {', '.join(sorted(known))}")
     names = [shard.name for shard in available if not speakers or shard.speaker in speakers]
-    rows = [row for row in load_rows(folder.path) if row.shard in {*names}]
+    every, chosen = list(load_rows(folder.path)), {*names}
+    rows = [row for row in every if row.shard in chosen]
     if useless := [row for row in rows if _lacking(run.strategy, row)]:
         log_line(f"{location}: left out {pluralize(len(useless), 'clip')} with {_lacking(run.strategy, useless[0])}")
         if len(useless) == len(rows):
@@ -219,7 +220,7 @@ def _predict_folder(
     with prefetch_shards(folder, names) as prefetcher:
         probabilities = _predict_probabilities(predictor, clips, ranks, workers, prefetcher, draw_keys)
     mapping = _find_mapping(provenance, folder, location, emotions)
-    seen = predictor.classifier.lineage.known_speakers(folder.index.dataset, load_rows(folder.path))
+    seen = predictor.classifier.lineage.known_speakers(folder.index.dataset, every)
     predictions = [
         ClipPrediction(
             clip=key.decode(),

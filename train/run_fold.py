@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from contextlib import closing, nullcontext
+from typing import TYPE_CHECKING
 
 from manifests.files import exclusive_lock, remove_leftovers
 from train import runs
@@ -17,6 +18,9 @@ from train.run_setup import REFIT, TrainingSetup
 from train.runs import Run, RunResult
 from train.scoring import Predictions, expected_clips
 from train.trainer import TrainingError
+
+if TYPE_CHECKING:
+    from train.pretraining.setup import PretrainingSetup
 
 
 def run_fold(setup: TrainingSetup) -> RunResult | None:
@@ -40,16 +44,16 @@ def run_fold(setup: TrainingSetup) -> RunResult | None:
             remove_leftovers(setup.folder)
             setup.checkpoints.remove_partial()
         setup.write_config()
-        epoch = _fit(setup)
+        epoch = fit(setup)
         if setup.config.selection == "refit":
             setup.log(f"epoch {epoch} selected; training again from the start, with the validation speakers")
             setup = setup.refit(epoch)
-            _fit(setup)
+            fit(setup)
         load_trained(setup.trainable_module, setup.checkpoints.best_path(epoch))
         return _test(setup, setup.save_model(epoch))
 
 
-def _fit(setup: TrainingSetup) -> int:
+def fit(setup: TrainingSetup | PretrainingSetup) -> int:
     """Train what remains of a training; the epoch whose weights are kept."""
     state = setup.checkpoints.load_state()
     if state.epoch <= setup.epochs:

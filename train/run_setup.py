@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -139,9 +138,9 @@ class TrainingSetup:
         if side == "test" or not self.config.recipe.freeze_encoder:
             return Loader(
                 clips,
-                self._sampler(clips, training=training),
+                make_sampler(self.config, self.ranks, clips, training=training),
                 face_px=self.transform.face_px,
-                windows=self._windows(side),
+                windows=windows_of(self.config, side),
                 workers=self.config.workers,
                 pin=self.ranks.device.type == "cuda",
                 prefetcher=self.data.prefetcher,
@@ -151,58 +150,24 @@ class TrainingSetup:
             self.data,
             clips,
             self.transform,
-            windows=self._windows("validation"),
+            windows=windows_of(self.config, "validation"),
             cache=self.runs / FEATURES,
             ranks=self.ranks,
             workers=self.config.workers,
             on_shard=lambda name: self.log(f"features of {name}"),
         )
         keys = tuple(key.decode() for key in clips.keys)
-        sampler = self._sampler(clips, training=training)
+        sampler = make_sampler(self.config, self.ranks, clips, training=training)
         return CachedLoader(inputs.to(self.ranks.device), torch.from_numpy(clips.labels), keys, sampler)
-
-    def _windows(self, side: str) -> Windows:
-        """Parts of a clip that are seen: of shards with every frame."""
-        recipe = self.config.recipe
-        if side == "train":
-            share, draws = recipe.augmentation.window_share, recipe.repeated_augmentation
-            return RandomWindows(longest_seconds=recipe.window_seconds, share=share, seed=self.config.seed, count=draws)
-        count = recipe.test_windows if side == "test" else 1
-        return EvenWindows(longest_seconds=recipe.window_seconds, count=count)
-
-    def _sampler(self, clips: ClipTable, *, training: bool) -> ClipSampler:
-        return ClipSampler(
-            clips=len(clips),
-            batch_size=self.config.recipe.batch // self.ranks.world_size,
-            seed=self.config.seed,
-            shuffle=training,
-            rank=self.ranks.rank,
-            world_size=self.ranks.world_size,
-            drop_last=self.config.recipe.drop_last and training,
-            balanced_labels=self._balanced(clips) if training else None,
-            class_shares=corpus_shares(clips, self.config.recipe.weights_of_corpora or {}) if training else (),
-        )
-
-    def _balanced(self, clips: ClipTable) -> npt.NDArray[np.int64] | None:
-        """[n] what an epoch has equally often of each: classes or corpora; None for each clip once."""
-        groups = {"balanced": clips.labels, "balanced-corpora": corpus_indices(clips)}
-        return groups.get(self.config.recipe.sampling)
 
     def make_trainer(self, logger: MetricLogger) -> Trainer:
         """The training loop of this run, its model wrapped for several ranks and compiled as configured."""
         config, ranks, model = self.config, self.ranks, self.trainable_module
         if config.recipe.freeze:
             self.log(describe_trained(self.model))
-        compiled, on_gpu = model, ranks.device.type == "cuda"
-        if ranks.world_size > 1:
-            options = {"find_unused_parameters": True} if config.has_own_encoder else {}
-            compiled = DistributedDataParallel(model, device_ids=[ranks.device] if on_gpu else None, **options)
-        by_default = config.compile == "auto" and on_gpu and not config.has_own_encoder
-        if not config.recipe.freeze_encoder and (config.compile == "on" or by_default):
-            compiled.compile()
         return Trainer(
             model=model,
-            compiled_model=compiled,
+            compiled_model=wrap_model(model, config, ranks),
             optimizer=make_optimizer(model, self.model.encoder.config.depth, config.recipe),
             config=replace(config, recipe=config.recipe.shortened(self.epochs)),
             train_loader=self.make_loader("train"),
@@ -396,7 +361,7 @@ def prepare(config: TrainConfig, ranks: Ranks, log: Callable[[str], None]) -> Tr
             supervision=before.kind,
             feature=config.feature,
             build=describe_build(built_with),
-            windows=_describe_windows(recipe, data),
+            windows=describe_seen(recipe, data),
             precision="bfloat16" if ranks.device.type == "cuda" else "float32",
             settings=settings,
         ),
@@ -406,6 +371,45 @@ def prepare(config: TrainConfig, ranks: Ranks, log: Callable[[str], None]) -> Tr
         validate=config.selection != "last",
         code=code,
     )
+
+
+def make_sampler(config: TrainConfig, ranks: Ranks, clips: ClipTable, *, training: bool) -> ClipSampler:
+    """The clips of each step of this process, in random order for training."""
+    recipe = config.recipe
+    groups = {"balanced": clips.labels, "balanced-corpora": corpus_indices(clips)}
+    return ClipSampler(
+        clips=len(clips),
+        batch_size=recipe.batch // ranks.world_size,
+        seed=config.seed,
+        shuffle=training,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        drop_last=recipe.drop_last and training,
+        balanced_labels=groups.get(recipe.sampling) if training else None,
+        class_shares=corpus_shares(clips, recipe.weights_of_corpora or {}) if training else (),
+    )
+
+
+def windows_of(config: TrainConfig, side: str) -> Windows:
+    """Parts of a clip of `train`, `validation` or `test` that are seen: of shards with every frame."""
+    recipe = config.recipe
+    if side == "train":
+        share, draws = recipe.augmentation.window_share, recipe.repeated_augmentation
+        return RandomWindows(longest_seconds=recipe.window_seconds, share=share, seed=config.seed, count=draws)
+    count = recipe.test_windows if side == "test" else 1
+    return EvenWindows(longest_seconds=recipe.window_seconds, count=count)
+
+
+def wrap_model(model: nn.Module, config: TrainConfig, ranks: Ranks) -> nn.Module:
+    """A model as training calls it: for several ranks, and compiled as configured."""
+    wrapped, on_gpu = model, ranks.device.type == "cuda"
+    if ranks.world_size > 1:
+        options = {"find_unused_parameters": True} if config.has_own_encoder else {}
+        wrapped = DistributedDataParallel(model, device_ids=[ranks.device] if on_gpu else None, **options)
+    by_default = config.compile == "auto" and on_gpu and not config.has_own_encoder
+    if not config.recipe.freeze_encoder and (config.compile == "on" or by_default):
+        wrapped.compile()
+    return wrapped
 
 
 def check_sound(strategy: Strategy, data: FoldData) -> None:
@@ -468,7 +472,8 @@ def _fit_to_kind(recipe: Recipe, data: FoldData) -> Recipe:
     return recipe.without_windows()
 
 
-def _describe_windows(recipe: Recipe, data: FoldData) -> str | None:
+def describe_seen(recipe: Recipe, data: FoldData) -> str | None:
+    """Which part of clips is seen, in words; None of pairs, which show whole clips."""
     if data.members.kind == PAIRS:
         return None
     drawn = not recipe.freeze_encoder  # its features are computed once, of the middle window

@@ -109,7 +109,7 @@ def test_stopped_and_resumed_it_is_the_same(shards: Path, tmp_path: Path) -> Non
     run_pretraining(whole)
     for stop in (1, 4):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("train.pretraining.run.stop_on_signal", lambda _, n=stop: nullcontext(counted(n)))
+            patch.setattr("train.run_fold.stop_on_signal", lambda _, n=stop: nullcontext(counted(n)))
             with pytest.raises(Stopped):
                 run_pretraining(setup(shards, tmp_path / f"parts{stop}"))
         rest = setup(shards, tmp_path / f"parts{stop}")

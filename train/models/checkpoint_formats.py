@@ -52,10 +52,14 @@ class CheckpointFormat:
 
     def canonical(self, key: str) -> str | None:
         """Canonical name of a key, None if the format has no such key."""
-        name = re.sub(f"^{self.prefix}", "", key)
+        name = self.rename(re.sub(f"^{self.prefix}", "", key))
+        return name if _CANONICAL.fullmatch(name) else None
+
+    def rename(self, name: str) -> str:
+        """A name with the parts that the format calls otherwise."""
         for part, canonical in self.renames.items():
             name = name.replace(part, canonical)
-        return name if _CANONICAL.fullmatch(name) else None
+        return name
 
 
 _DATA = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
@@ -103,12 +107,17 @@ def canonical_state(
             tensors[name] = tensor
     if unknown:
         raise WeightsError(f"{where}: found unknown keys {quote_keys(unknown)}, expected only those of {known.name}")
+    stack_projections(tensors)
+    return tensors, tuple(ignored)
+
+
+def stack_projections(tensors: dict[str, Tensor]) -> None:
+    """Replace query, key and value of each block by one matrix [3 D, D], where all three are there in one shape."""
     for query in [name for name in tensors if name.endswith(".query.weight")]:
         block = query.removesuffix("query.weight")
         parts = [f"{block}{part}.weight" for part in ("query", "key", "value")]
         if len({tensors[part].shape if part in tensors else None for part in parts}) == 1:
             tensors[f"{block}qkv.weight"] = torch.cat([tensors.pop(part) for part in parts])
-    return tensors, tuple(ignored)
 
 
 def quote_keys(keys: Iterable[str]) -> str:

@@ -150,28 +150,32 @@ def paint(pixels: Tensor, predicted: Tensor, decoded: Tensor, patch: tuple[int, 
     A normalized target has lost mean and deviation of its patch; as VideoMAE's pictures do, these are taken from the
     truth. Arguments as of `patch_targets` and `MaskedAutoencoder.forward`.
     """
-    batch, grid = len(pixels), tuple(size // step for size, step in zip(pixels.shape[2:], patch, strict=True))
     patches = split_patches(pixels.float(), patch)
     painted = predicted.float().unflatten(-1, (-1, CHANNELS)).transpose(2, 3)  # [B, m, 3, pixels]
     if motion:
         frames = painted.unflatten(-1, (patch[0], -1))
         painted = torch.cat([frames[..., :1, :], frames[..., 1:, :] + frames[..., :1, :]], dim=-2).flatten(-2)
-    rows = torch.arange(batch, device=pixels.device)[:, None]
+    rows = torch.arange(len(pixels), device=pixels.device)[:, None]
     true = patches[rows, decoded]
     scale = true.var(dim=-1, unbiased=True, keepdim=True).sqrt() + _FLAT
     result = patches.clone()
     result[rows, decoded] = painted * scale + true.mean(dim=-1, keepdim=True)
-    return join_patches(result, grid, patch)
+    return join_patches(result, _grid(pixels, patch), patch)
 
 
 def hide_patches(pixels: Tensor, visible: Tensor, patch: tuple[int, int, int], value: float = 0.5) -> Tensor:
     """Pixels [B, 3, T, H, W] in which all patches but the visible ones, int64 [B, n], have one value."""
-    grid = tuple(size // step for size, step in zip(pixels.shape[2:], patch, strict=True))
     patches = split_patches(pixels.float(), patch)
     rows = torch.arange(len(pixels), device=pixels.device)[:, None]
     result = torch.full_like(patches, value)
     result[rows, visible] = patches[rows, visible]
-    return join_patches(result, grid, patch)
+    return join_patches(result, _grid(pixels, patch), patch)
+
+
+def _grid(pixels: Tensor, patch: tuple[int, int, int]) -> tuple[int, int, int]:
+    """t, h, w: how many patches fit into [B, 3, T, H, W]."""
+    frames, rows, columns = (size // step for size, step in zip(pixels.shape[2:], patch, strict=True))
+    return frames, rows, columns
 
 
 def reconstruction_losses(predicted: Tensor, targets: Tensor, decoded: Tensor) -> Tensor:

@@ -9,12 +9,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from manifests.files import atomic_write
 from train.lineage import Lineage
-from train.models.checkpoint_formats import WeightsError, quote_keys
+from train.models.checkpoint_formats import WeightsError, detect_format, quote_keys, stack_projections
 from train.models.checkpoint_io import MODEL_CONFIG_FILE, WEIGHTS_FILE, dump_weights, first_line, read_checkpoint
 from train.models.mae import DecoderConfig, MaskedAutoencoder
 from train.models.videomae import EncoderConfig
@@ -39,17 +38,6 @@ _TRANSFORMERS_KEYS = (
     (r"norm2", "layernorm_after"),
     (r"mlp\.fc1", "intermediate.dense"),
     (r"mlp\.fc2", "output.dense"),
-)
-#: And back, of the decoder.
-_OUR_KEYS = (
-    (r"^decoder\.decoder_layers", "decoder.blocks"),
-    (r"attention\.output\.dense", "attn.proj"),
-    (r"attention\.attention\.(query\.bias|q_bias)", "attn.q_bias"),
-    (r"attention\.attention\.(value\.bias|v_bias)", "attn.v_bias"),
-    (r"layernorm_before", "norm1"),
-    (r"layernorm_after", "norm2"),
-    (r"intermediate\.dense", "mlp.fc1"),
-    (r"output\.dense", "mlp.fc2"),
 )
 _PROJECTIONS = ("query", "key", "value")
 
@@ -169,22 +157,13 @@ def to_transformers(model: MaskedAutoencoder) -> tuple[dict[str, Tensor], dict[s
 
 def _decoder_state(state: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
     """Weights of all but the encoder under our names; {} without a decoder."""
-    found: dict[str, Tensor] = {}
-    for key, tensor in state.items():
-        if not key.startswith(_PREFIXES):
-            continue
-        name = key
-        for pattern, replacement in _OUR_KEYS:
-            name = re.sub(pattern, replacement, name)
-        found[name] = tensor.float()
-    for query in [name for name in found if name.endswith("attention.attention.query.weight")]:
-        parts = [query.replace("query", part) for part in _PROJECTIONS]
-        if missing := [part for part in parts if part not in found]:
-            raise WeightsError(f"{where}: found no {quote_keys(missing)}, expected query, key and value of a block")
-        weight = [found.pop(part) for part in parts]
-        if len({tuple(each.shape) for each in weight}) > 1:
-            raise WeightsError(f"{where}: found query, key and value of other shapes in {query[:80]!r}")
-        found[query.replace("attention.attention.query", "attn.qkv")] = torch.cat(weight)
+    known = detect_format(state, where)
+    found = {
+        known.rename(key.replace("decoder.decoder_layers.", "decoder.blocks.")): tensor.float()
+        for key, tensor in state.items()
+        if key.startswith(_PREFIXES)
+    }
+    stack_projections(found)
     if broken := [name for name, tensor in found.items() if not tensor.isfinite().all()]:
         raise WeightsError(f"{where}: found NaN or infinity in {quote_keys(broken)}, expected finite numbers")
     return found

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from train.classification import autocast, run_inference
-from train.data.augment import IMAGENET_MEAN, IMAGENET_STD, ClipDraws
+from train.data.augment import ClipDraws
 from train.data.batches import Batch
 from train.data.loader import CachedLoader, Loader
 from train.data.masks import LACKS, Masks, MaskSettings, TokenLayout
-from train.data.transforms import ClipTransform
+from train.data.transforms import PIXEL_RANGES, ClipTransform
 from train.distributed import Ranks
 from train.models.mae import MaskedAutoencoder, patch_targets, reconstruction_losses
 from train.models.videomae import InputRange
@@ -129,9 +129,8 @@ def micro_batched(loader: Loader | CachedLoader, micro_batches: int) -> Iterator
 
 def to_pixels(video: Tensor, input_range: InputRange) -> Tensor:
     """[B, 3, T, H, W] on an encoder's scale -> RGB in 0..1, float32."""
-    if input_range == "unit":
-        return video.float()
-    mean, std = (torch.tensor(rgb, device=video.device)[:, None, None, None] for rgb in (IMAGENET_MEAN, IMAGENET_STD))
+    scale = PIXEL_RANGES[input_range]
+    mean, std = (torch.tensor(rgb, device=video.device)[:, None, None, None] for rgb in (scale.mean, scale.std))
     return video.float() * std + mean
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from contextlib import closing, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,9 @@ from typing import Any
 from manifests.files import atomic_write, exclusive_lock, remove_leftovers
 from manifests.text import pluralize
 from train.checkpoint import load_trained
-from train.distributed import stop_on_signal
-from train.metric_logger import MetricLogger
 from train.pretraining.page import read_epochs, write_page
 from train.pretraining.setup import MODEL, RESULT_FILE, PretrainingSetup
-from train.trainer import TrainingError
+from train.run_fold import fit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +47,7 @@ def run_pretraining(setup: PretrainingSetup) -> Pretrained:
             remove_leftovers(setup.folder)
             setup.checkpoints.remove_partial()
         setup.write_config()
-        load_trained(setup.model, setup.checkpoints.best_path(_fit(setup)))
+        load_trained(setup.model, setup.checkpoints.best_path(fit(setup)))
         if setup.ranks.is_main:
             setup.save_model()
             write_page(setup)
@@ -58,25 +56,6 @@ def run_pretraining(setup: PretrainingSetup) -> Pretrained:
             setup.checkpoints.clear()
         setup.ranks.barrier()
         return _describe(setup)
-
-
-def _fit(setup: PretrainingSetup) -> int:
-    """Train what remains; the epoch whose weights are kept."""
-    state = setup.checkpoints.load_state()
-    if state.epoch <= setup.epochs:
-        folder = setup.folder if setup.ranks.is_main else None
-        with closing(MetricLogger(folder, setup.log, setup.config.loggers)) as logger:
-            trainer = setup.make_trainer(logger)
-
-            def interrupt() -> None:
-                setup.data.prefetcher.interrupt()
-                trainer.interrupt()
-
-            with stop_on_signal(interrupt) as trainer.should_stop:
-                state = trainer.fit()
-    if not state.kept:
-        raise TrainingError(f"{setup.folder}: found no epoch that was kept; remove the folder to start over")
-    return state.kept
 
 
 def _describe(setup: PretrainingSetup) -> Pretrained:

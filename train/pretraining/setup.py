@@ -11,7 +11,6 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from manifests.errors import UserError
 from manifests.files import atomic_write
@@ -23,14 +22,12 @@ from manifests.text import pluralize
 from train.checkpoint import Checkpoints
 from train.config import ConfigError, TrainConfig, settings_hash
 from train.data.clip_table import ClipTable
-from train.data.corpora import Corpora, corpus_indices, corpus_shares, open_corpora, open_whole
+from train.data.corpora import Corpora, open_corpora, open_whole
 from train.data.fold_data import FoldData, open_fold
 from train.data.loader import Loader
 from train.data.masks import TokenLayout
-from train.data.sampler import ClipSampler
 from train.data.shard_folder import Check
 from train.data.transforms import ClipTransform
-from train.data.windows import EvenWindows, RandomWindows, describe_windows
 from train.distributed import Ranks
 from train.fusion import Strategy, strategy_named
 from train.lineage import RANDOM, Lineage
@@ -52,8 +49,12 @@ from train.run_setup import (
     check_sound,
     check_unseen,
     config_record,
+    describe_seen,
     describe_transfer,
+    make_sampler,
     make_transform,
+    windows_of,
+    wrap_model,
 )
 from train.runs import RUN_CONFIG_FILE
 from train.trainer import Trainer
@@ -120,6 +121,11 @@ class PretrainingSetup:
         return Checkpoints(folder=self.folder, lineage=self.lineage)
 
     @property
+    def part(self) -> str:
+        """There is one."""
+        return ""
+
+    @property
     def validates(self) -> bool:
         """Whether there are validation speakers."""
         return self.config.selection != "last"
@@ -140,43 +146,22 @@ class PretrainingSetup:
 
     def make_loader(self, clips: ClipTable, *, training: bool = False) -> Loader:
         """Batches of clips, in random order for training."""
-        recipe, ranks = self.config.recipe, self.ranks
-        sampler = ClipSampler(
-            clips=len(clips),
-            batch_size=recipe.batch // ranks.world_size,
-            seed=self.config.seed,
-            shuffle=training,
-            rank=ranks.rank,
-            world_size=ranks.world_size,
-            drop_last=recipe.drop_last and training,
-            balanced_labels=corpus_indices(clips) if training and recipe.sampling == "balanced-corpora" else None,
-            class_shares=corpus_shares(clips, recipe.weights_of_corpora or {}) if training else (),
-        )
-        longest = recipe.window_seconds
-        share, draws = recipe.augmentation.window_share, recipe.repeated_augmentation
-        drawn = RandomWindows(longest_seconds=longest, share=share, seed=self.config.seed, count=draws)
         return Loader(
             clips,
-            sampler,
+            make_sampler(self.config, self.ranks, clips, training=training),
             face_px=self.transform.face_px,
-            windows=drawn if training else EvenWindows(longest_seconds=longest),
+            windows=windows_of(self.config, "train" if training else "validation"),
             workers=self.config.workers,
-            pin=ranks.device.type == "cuda",
+            pin=self.ranks.device.type == "cuda",
             prefetcher=self.data.prefetcher,
         )
 
     def make_trainer(self, logger: MetricLogger) -> Trainer:
         """The training loop of this run, its model wrapped for several ranks and compiled as configured."""
         config, ranks, model = self.config, self.ranks, self.model
-        compiled: nn.Module = model
-        on_gpu = ranks.device.type == "cuda"
-        if ranks.world_size > 1:
-            compiled = DistributedDataParallel(model, device_ids=[ranks.device] if on_gpu else None)
-        if config.compile == "on" or (config.compile == "auto" and on_gpu):
-            compiled.compile()
         return Trainer(
             model=model,
-            compiled_model=compiled,
+            compiled_model=wrap_model(model, config, ranks),
             objective=self.objective,
             optimizer=make_optimizer(model, model.encoder.config.depth, config.recipe),
             config=config,
@@ -292,7 +277,7 @@ def prepare_pretraining(config: TrainConfig, ranks: Ranks, log: Callable[[str], 
         log=log if ranks.is_main else lambda _: None,
         identity={
             "build": describe_build(build_of(data.parts)),
-            "windows": _describe_windows(config.recipe, data),
+            "windows": describe_seen(replace(config.recipe, test_windows=1), data),
             "settings": settings_hash(config, initial, data.sha256),
         },
     )
@@ -357,9 +342,3 @@ def _fit_to_kind(recipe: Recipe, data: FoldData, log: Callable[[str], None]) -> 
     if recipe.sees_parts or recipe.augmentation.window_share != (1.0, 1.0):
         log(f"recipe {recipe.name}: shards of pairs show whole clips, so that its windows in time are not used")
     return replace(recipe, window_seconds=0.0, test_windows=1).without_windows()
-
-
-def _describe_windows(recipe: Recipe, data: FoldData) -> str | None:
-    if data.members.kind == PAIRS:
-        return None
-    return describe_windows(recipe.window_seconds, recipe.augmentation.window_share, 1)
