@@ -8,7 +8,7 @@ A folder for each speaker; file names::
     speaker  S01..S08
     emotion  happy = smile, lively voice    calm = smile, dull voice
              angry = frown, lively voice    sad  = frown, dull voice
-    take     01..04: the same timing for all four emotions
+    take     01..04: the same words, in the same rhythm, for all four emotions; each recording has a light of its own
     defect   crowd   a second, smaller face       silent  digital silence      (kept and flagged by a builder)
              noface  an empty room                cut     the second half of the file is missing (dropped)
 

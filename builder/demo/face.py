@@ -27,7 +27,7 @@ _CANVAS_PX = (512, 340)  # part of the portrait that is used
 _GRID_PX = 2  # step of the grid the smooth displacements are computed on
 _MIDLINE, _MIDDLE_Y = 224.5, 118.0  # of the face
 _MOUTH_X, _MOUTH_HALF_WIDTH = 223.5, 20.5
-_JAW_DROP_PX = 8.5  # opening of the lips at full voice
+_JAW_DROP_PX = 17.0  # opening of the lips at full voice
 
 #: Outline of the figure, and of skin (face, ears, neck) within it.
 _FIGURE = (
@@ -75,8 +75,10 @@ _EXPRESSIONS: Mapping[Expression, tuple[Bump, ...]] = {
         *_both(29, 91, 0.0, 2.5, 8), *_both(21, 98, 0.0, 1.5, 5), Bump(_MOUTH_X, 168, 0.0, -2.5, 11),
     ),
 }  # fmt: skip
-#: Opening of the lips (fraction of the maximum) by the expression, and additional opening by the voice.
-_PARTED: Mapping[Expression, tuple[float, float]] = {"smile": (0.4, 0.6), "frown": (0.0, 0.7)}
+#: Opening of the lips, as a fraction of the maximum, and rounding, negative where they are spread, by vowel.
+_PARTED = (1.0, 0.7, 0.4, 0.8, 0.45)
+_ROUNDED = (0.0, -0.5, -0.8, 0.6, 1.0)
+_ROUND = (*_both(20, 145, -7.0, 0.0, 9),)
 _BLINK = tuple(Bump(x, y - 0.5, 0.0, 4.6, 4.4) for x, y in _EYES)
 #: Apparent depth of a turn or nod: the nose moves further than the rest. Per unit of turn or nod.
 _TURN = (Bump(_MIDLINE, 126, 1.0, 0.0, 26), Bump(_MIDLINE, 128, 0.5, 0.0, 9))
@@ -85,9 +87,9 @@ _NOD = (Bump(_MIDLINE, 126, 0.0, 1.0, 26), Bump(_MIDLINE, 128, 0.0, 0.5, 9))
 
 def render_frames(speaker: str, take: Take, expression: Expression, motion: FaceMotion) -> Iterator[Image]:
     """Frames of a take, `take.frames` times [360, 480, 3] RGB, at 30000/1001 frames a second."""
-    figure, backdrop = _figure(speaker), _backdrop(speaker)
+    figure, backdrop, lit = _figure(speaker), _backdrop(speaker), _Lighting(SPEAKERS[speaker], motion)
     for colour, alpha in _moving(figure, SPEAKERS[speaker], take, expression, motion):
-        yield _over(colour, alpha, backdrop)
+        yield lit(_over(colour, alpha, backdrop))
 
 
 def render_crowd(
@@ -98,9 +100,9 @@ def render_crowd(
     camera = _camera(behind, (400.0, 170.0), 0.85)
     person = _pose(_figure(bystander), camera, _displacement(_figure(bystander), {}), 0.0)
     backdrop = _over(*person, _backdrop(speaker))
-    aside = (SPEAKERS[speaker].centre_px[0] - 170.0, 0.0)
+    aside, lit = (SPEAKERS[speaker].centre_px[0] - 170.0, 0.0), _Lighting(SPEAKERS[speaker], motion)
     for colour, alpha in _moving(figure, SPEAKERS[speaker], take, expression, motion, aside):
-        yield _over(colour, alpha, backdrop)
+        yield lit(_over(colour, alpha, backdrop))
 
 
 def render_empty(speaker: str, take: Take) -> Iterator[Image]:
@@ -124,15 +126,14 @@ def _moving(
     """Colour [360, 480, 3] and alpha [360, 480] of every frame."""
     seconds = np.arange(take.frames) / float(FPS)
     strength = motion.onset.at(seconds, take.duration_seconds)
-    at_rest, by_voice = _PARTED[expression]
-    jaw = at_rest * strength + by_voice * take.envelope(seconds)
+    jaw, rounded = take.blend(seconds, _PARTED), take.blend(seconds, _ROUNDED)
     head = np.stack([a * np.sin(2 * np.pi * f * seconds + p) for a, f, p in motion.head], axis=1)
     x, y = (c - a + o for c, a, o in zip(speaker.centre_px, aside_px, motion.offset_px, strict=True))
     camera = _camera(speaker, (x, y), speaker.zoom)
     for i, (turn, nod, roll, sway, heave) in enumerate(head):
         to_blink = min((abs(seconds[i] - at) for at in motion.blinks_seconds), default=1.0)
         blink = float(smoothstep(np.array(1.0 - to_blink / 0.12)))
-        weights = {expression: strength[i], "turn": turn, "nod": nod, "blink": blink}
+        weights = {expression: strength[i], "turn": turn, "nod": nod, "blink": blink, "round": rounded[i]}
         moved = _displacement(figure, weights, roll_degrees=roll, shift_px=(sway, heave))
         yield _pose(figure, camera, moved, jaw[i])
 
@@ -182,6 +183,21 @@ def _pose(figure: _Figure, camera: _Camera, displacement: Floats, jaw: float) ->
 def _over(colour: Image, alpha: Image, backdrop: Image) -> Image:
     weight = alpha.astype(np.float32) / np.float32(255)
     return cv2.blendLinear(colour, backdrop, weight, 1 - weight)
+
+
+class _Lighting:
+    """Frames [360, 480, 3] -> the same under the light and with the camera of a recording."""
+
+    def __init__(self, speaker: Speaker, motion: FaceMotion) -> None:
+        light, (middle_x, middle_y) = motion.light, speaker.centre_px
+        x, y = np.meshgrid(*(np.arange(side, dtype=np.float32) for side in FRAME_PX))
+        towards = (x - middle_x) * np.cos(light.direction_rad) + (y - middle_y) * np.sin(light.direction_rad)
+        brightness = np.clip(1 + light.slope * towards / 100, 0.1, 2.0)[..., None]
+        self.gain = (brightness * np.float32(light.gain_rgb)).astype(np.float32)
+        self.curve = np.round(255 * (np.arange(256) / 255) ** light.gamma).astype(np.uint8)
+
+    def __call__(self, frame: Image) -> Image:
+        return cv2.multiply(cv2.LUT(frame, self.curve), self.gain, dtype=cv2.CV_8U)
 
 
 # --- the mouth ---------------------------------------------------------------------------------------------------
@@ -299,7 +315,7 @@ def _figure(speaker: str) -> _Figure:
         Bump(_MIDLINE, 25, 0, -look.hair_height, 30),
         *_both(68, 75, look.hair_width, 0, 26),
     )
-    bumps = {"speaker": geometry, "turn": _TURN, "nod": _NOD, "blink": _BLINK, **_EXPRESSIONS}
+    bumps = {"speaker": geometry, "turn": _TURN, "nod": _NOD, "blink": _BLINK, "round": _ROUND, **_EXPRESSIONS}
     return _Figure(_texture(SPEAKERS[speaker]), {name: _field(pushes) for name, pushes in bumps.items()})
 
 

@@ -7,13 +7,14 @@ A *take* of a speaker is two face motions (smile, frown) crossed with two speaki
     frown       angry          sad
 
 so every face motion occurs once with either voice and every voice once with either expression: a classifier with
-one modality is correct on at most half of the clips of any set of takes. What both modalities share (length,
-loudness and the slow speech envelope that opens the jaw and swells the voice) is sampled once per take.
+one modality is correct on at most half of the clips of any set of takes. What both modalities share is sampled once per
+take: its length, its loudness, and its words. In each word the voice sounds and the lips part, both as its vowel has
+it; between words the lips close and only the room is heard.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
@@ -29,11 +30,13 @@ Defect = Literal["silent", "crowd", "noface", "cut"]
 Curve = npt.NDArray[np.float64]
 
 #: Part of every seed and of the manifest: raise it with every change to what is sampled or rendered.
-VERSION = 1
+VERSION = 2
 #: Describes the corpus; the first file of it that is written.
 MANIFEST = "demo.json"
 FPS = Fraction(30_000, 1_001)
 TAKES = 4
+#: Vowels that are spoken and seen on the lips.
+VOWELS = ("a", "e", "i", "o", "u")
 SPEAKER_IDS = tuple(SPEAKERS)
 #: Raw emotion -> expression of the face and style of the speech.
 EMOTIONS: Mapping[str, tuple[Expression, SpeakingStyle]] = {
@@ -52,7 +55,7 @@ DEFECTS: Mapping[tuple[str, str], Defect] = {
     ("S06", "sad"): "noface",
     ("S08", "happy"): "cut",
 }
-_DEFECT_TAKE = TAKES + 1
+_DEFECT_TAKE = 0
 _STREAMS = ("take", "smile", "frown", "lively", "dull")
 
 
@@ -76,9 +79,9 @@ class Utterance:
         return f"{self.speaker}/{self.clip_id}.mp4"
 
 
-def list_utterances() -> tuple[Utterance, ...]:
-    """Every clip of the corpus, sorted by speaker, then clip id."""
-    good = [Utterance(speaker=s, emotion=e, take=t) for s in SPEAKER_IDS for e in EMOTIONS for t in range(1, TAKES + 1)]
+def list_utterances(takes: int = TAKES) -> tuple[Utterance, ...]:
+    """Every clip of the corpus with so many takes of each speaker, sorted by speaker, then clip id."""
+    good = [Utterance(speaker=s, emotion=e, take=t) for s in SPEAKER_IDS for e in EMOTIONS for t in range(1, takes + 1)]
     bad = [Utterance(speaker=s, emotion=e, take=_DEFECT_TAKE, defect=d) for (s, e), d in DEFECTS.items()]
     return tuple(sorted(good + bad, key=lambda utterance: utterance.path))
 
@@ -102,22 +105,62 @@ class Onset:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Word:
+    """A word of one vowel, from pause to pause."""
+
+    centre_seconds: float
+    half_width_seconds: float
+    height: float
+    """Of the speech envelope, 0..1."""
+    vowel: int
+    """Index in VOWELS."""
+
+    def at(self, seconds: Curve) -> Curve:
+        """[n] envelope of this word: 0 outside, `height` around its centre."""
+        return self.height * smoothstep(1.5 * (1.0 - np.abs(seconds - self.centre_seconds) / self.half_width_seconds))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Take:
     """Parameters that face and voice share, independent of the class."""
 
     frames: int
     loudness_db: float
-    words: tuple[tuple[float, float, float], ...]
-    """(centre in seconds, half width in seconds, height 0..1) of each peak of the speech envelope."""
+    words: tuple[Word, ...]
+    """With pauses between them."""
 
     @property
     def duration_seconds(self) -> float:
         return float(self.frames / FPS)
 
     def envelope(self, seconds: Curve) -> Curve:
-        """[n] slow speech envelope, 0..1, which opens the jaw and raises the voice."""
-        peaks = [h * smoothstep(1.0 - np.abs(seconds - c) / w) for c, w, h in self.words]
-        return np.clip(np.sum(peaks, axis=0), 0.0, 1.0)
+        """[n] slow speech envelope, 0..1, which parts the lips and raises the voice; 0 between words."""
+        return self.blend(seconds, [1.0] * len(VOWELS))
+
+    def blend(self, seconds: Curve, by_vowel: Sequence[float]) -> Curve:
+        """[n] sum over words of their envelope times a number of their vowel."""
+        words = [by_vowel[word.vowel] * word.at(seconds) for word in self.words]
+        return np.sum(words, axis=0) if words else np.zeros_like(seconds)
+
+    def vowels(self, seconds: Curve) -> npt.NDArray[np.int64]:
+        """[n] vowel of the nearest word."""
+        centres = np.array([word.centre_seconds for word in self.words])
+        nearest = np.abs(seconds[:, None] - centres).argmin(axis=1)
+        return np.array([word.vowel for word in self.words])[nearest]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Light:
+    """Light and camera of a recording, the same in all of its frames."""
+
+    direction_rad: float
+    """Where the light comes from, in the frame."""
+    slope: float
+    """Relative brightness gained over 100 pixels towards the light."""
+    gamma: float
+    """Contrast of the camera, 1 for that of the portrait."""
+    gain_rgb: tuple[float, float, float]
+    """Exposure and white balance."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +173,7 @@ class FaceMotion:
     blinks_seconds: tuple[float, ...]
     offset_px: tuple[float, float]
     """Shift of the speaker in this take, relative to the usual position."""
+    light: Light
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,8 +182,6 @@ class Speech:
 
     onset: Onset
     syllables_hz: float
-    vowels: tuple[int, ...]
-    """Indices of the vowels, one per syllable: all five before any repeats, so that no clip is all i or all a."""
     pitch: tuple[tuple[float, float, float], ...]
     """(weight, frequency in Hz, phase in rad) of the modulation of the pitch."""
     pitch_shift: float
@@ -149,15 +191,23 @@ class Speech:
 
 
 def sample_take(speaker: str, take: int) -> Take:
-    """Sample length, loudness and envelope of a take, the same for its four clips."""
+    """Sample length, loudness and words of a take, the same for its four clips."""
     rng = _rng(speaker, take, "take")
     frames = int(rng.integers(51, 73))
     duration = float(frames / FPS)
-    words, centre = [], rng.uniform(0.15, 0.3)
-    while centre < duration - 0.12:
-        half_width = rng.uniform(0.2, 0.32)
-        words.append((float(centre), float(half_width), float(rng.uniform(0.5, 1.0))))
-        centre += half_width * rng.uniform(1.25, 1.7)
+    vowels = [int(vowel) for _ in range(3) for vowel in rng.permutation(len(VOWELS))]  # all before any repeats
+    words, start = [], rng.uniform(0.0, 0.35)
+    while start < duration - 0.3:
+        half_width = rng.uniform(0.09, 0.23)
+        words.append(
+            Word(
+                centre_seconds=float(start + half_width),
+                half_width_seconds=float(half_width),
+                height=float(rng.uniform(0.7, 1.0)),
+                vowel=vowels[len(words)],
+            )
+        )
+        start += 2 * half_width + rng.uniform(0.07, 0.35)
     return Take(frames=frames, loudness_db=float(rng.uniform(-3.0, 3.0)), words=tuple(words))
 
 
@@ -171,6 +221,7 @@ def sample_face_motion(speaker: str, take: int, expression: Expression) -> FaceM
         head=_sample_waves(rng, (2.2, 1.6, 2.4, 3.0, 1.5), (0.25, 0.9)),
         blinks_seconds=tuple(float(t) for t in blinks),
         offset_px=(float(rng.uniform(-14, 14)), float(rng.uniform(-8, 8))),
+        light=_sample_light(rng),
     )
 
 
@@ -181,7 +232,6 @@ def sample_speech(speaker: str, take: int, speaking_style: SpeakingStyle) -> Spe
     return Speech(
         onset=_sample_onset(rng, duration),
         syllables_hz=float(rng.uniform(5.0, 6.5) if speaking_style == "lively" else rng.uniform(2.0, 2.8)),
-        vowels=tuple(int(v) for _ in range(4) for v in rng.permutation(5)),
         pitch=_sample_waves(rng, (0.6, 0.4), (0.7, 2.2)),
         pitch_shift=float(rng.uniform(0.94, 1.06)),
         noise_db=float(rng.uniform(-50.0, -42.0)),
@@ -202,6 +252,17 @@ def _sample_onset(rng: np.random.Generator, duration: float) -> Onset:
         begin_seconds=float(rng.uniform(0.0, 0.2) * duration),
         rise_seconds=float(rng.uniform(0.2, 0.5)),
         release=float(rng.uniform(0.0, 0.35)),
+    )
+
+
+def _sample_light(rng: np.random.Generator) -> Light:
+    direction, slope, gamma = rng.uniform(0.0, 2 * np.pi), rng.uniform(0.0, 0.35), np.exp(rng.uniform(-0.25, 0.25))
+    gain = np.exp(rng.uniform(-0.3, 0.2) + rng.uniform(-0.08, 0.08, size=3))
+    return Light(
+        direction_rad=float(direction),
+        slope=float(slope),
+        gamma=float(gamma),
+        gain_rgb=(float(gain[0]), float(gain[1]), float(gain[2])),
     )
 
 

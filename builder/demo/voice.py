@@ -1,8 +1,8 @@
 """Speech-like sound by the source-filter model: glottal pulses and aspiration noise through formant resonators.
 
 Two speaking styles. *Lively*: raised and modulated pitch, bright and pressed, raised larynx, quick syllables.
-*Dull*: lowered flat pitch, soft spectral tilt, breathy, slow syllables. Both follow the same slow envelope that opens
-the jaw; only the sound distinguishes them.
+*Dull*: lowered flat pitch, soft spectral tilt, breathy, slow syllables. Both speak the same words, whose envelope and
+vowels also shape the lips; only the sound distinguishes them.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import numpy.typing as npt
 from scipy import signal
 
 from builder.demo.speakers import SPEAKERS, Speaker
-from builder.demo.utterances import Curve, SpeakingStyle, Speech, Take, smoothstep
+from builder.demo.utterances import Curve, SpeakingStyle, Speech, Take
 
 RATE_HZ = 48_000
-#: First three formants of [a e i o u] in an average tract, in Hz; those above hardly move with the vowel.
+#: First three formants of VOWELS in an average tract, in Hz; those above hardly move with the vowel.
 _VOWELS_HZ = ((750, 1250, 2600), (480, 1850, 2550), (310, 2200, 2950), (500, 900, 2450), (340, 800, 2300))
 _UPPER_FORMANTS_HZ = (3500, 4500, 5500, 6600, 7700)
 _BANDWIDTHS_HZ = np.array([80.0, 100.0, 140.0, 200.0, 280.0, 360.0, 440.0, 520.0])
@@ -55,7 +55,7 @@ def synthesize_speech(speaker: str, take: Take, speaking_style: SpeakingStyle, s
     strength = speech.onset.at(seconds, take.duration_seconds)
     syllable = np.cumsum(np.full(len(seconds), speech.syllables_hz / RATE_HZ))
     source = _source(_pitch_hz(who, style, speech, seconds, strength), style, strength, rng)
-    spoken = _articulate(source, who.formant_scale * style.formants, speech.vowels, syllable)
+    spoken = _articulate(source, who.formant_scale * style.formants, take.vowels(seconds))
     spoken *= take.envelope(seconds) * (0.3 + 0.7 * np.sin(np.pi * syllable) ** 2)
     spoken *= 10 ** ((_SPEECH_RMS_DB + take.loudness_db) / 20) / np.sqrt(np.mean(spoken**2))
     room = _room(len(seconds), rng) * 10 ** ((_SPEECH_RMS_DB + speech.noise_db) / 20 + 0.5)
@@ -89,16 +89,12 @@ def _source(pitch_hz: Curve, style: _StyleTarget, strength: Curve, rng: np.rando
     return soft * (1.0 - brightness) ** 2 + bright * brightness**2 + breath * 10 ** (breath_db / 20)
 
 
-def _articulate(source: Curve, formant_scale: float, vowels: tuple[int, ...], syllable: Curve) -> Curve:
-    """[n] the source through the vowels' formants, gliding from syllable to syllable."""
-    here = np.floor(syllable).astype(int)
-    glide = smoothstep((syllable - here - 0.75) / 0.25)
-    now, then = np.take(vowels, here, mode="wrap"), np.take(vowels, here + 1, mode="wrap")
+def _articulate(source: Curve, formant_scale: float, vowels: npt.NDArray[np.int64]) -> Curve:
+    """[n] the source through the formants of the vowel of each sample; vowels change in pauses."""
     total = np.zeros_like(source)
-    for vowel in sorted(set(vowels)):
-        weight = (now == vowel) * (1.0 - glide) + (then == vowel) * glide
+    for vowel in np.unique(vowels):
         resonant = signal.sosfilt(_formants(_VOWELS_HZ[vowel], formant_scale), source)
-        total += weight * resonant / _rms(resonant)
+        total += (vowels == vowel) * resonant / _rms(resonant)
     return total
 
 
