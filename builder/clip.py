@@ -17,6 +17,7 @@ from builder import faces, media
 from builder.clip_result import ClipResult, Sha256, drop_clip, recorded_row, recording_sha256, relative_name
 from builder.config import BuildConfig
 from builder.datasets.base import ClipSource
+from builder.decoders.base import PartNotKept
 from builder.faces import FaceFinder
 from builder.media import DecodedClip, MediaError
 from builder.sequence import encode_crops, frame_maps, survey_frames
@@ -154,9 +155,11 @@ class ClipBuilder:
         maps = frame_maps(surveyed, config) if surveyed.sampled.found.any() else np.zeros((count, 2, 3))
         shown = found if "no_face" in flags else np.ones(count, dtype=bool)
         encode = partial(encode_crops, plan=plan, maps=maps, present=shown, config=config, region=source.region)
-        if surveyed.kept is not None:
+        try:
+            if surveyed.kept is None:
+                raise PartNotKept
             jpegs = encode(surveyed.kept.items())
-        else:
+        except PartNotKept:
             jpegs = media.decode_again(source, config.make_timeline, encode, config.decoder)
         windows = spectrograms(sound.samples, sound.start_seconds, plan.timeline, config.features)
         sounding = is_heard(sound.samples, sound.start_seconds, seconds - step, 2 * step)

@@ -23,9 +23,12 @@ import numpy as np
 import numpy.typing as npt
 
 from builder.config import DETECTOR, MESH, model_path
+from builder.decoders.base import LargePicture
 
 Frame = npt.NDArray[np.uint8]
 Points = npt.NDArray[np.float64]
+#: A frame, converted or not; both have a shape.
+AnyFrame = Frame | LargePicture
 
 #: Both models read square RGB pictures with sides of this many pixels.
 INPUT_PX = 192
@@ -89,7 +92,7 @@ class FaceDetector:
         centres = CELL_PX * (np.arange(INPUT_PX // CELL_PX) + 0.5)
         self._cells = np.stack(np.meshgrid(centres, centres), axis=-1).reshape(-1, 1, 2)
 
-    def __call__(self, frame: Frame) -> list[Detection]:
+    def __call__(self, frame: AnyFrame) -> list[Detection]:
         """The faces in a frame, the most certain first."""
         height, width = frame.shape[:2]
         scale = max(height, width) / INPUT_PX  # the frame is in the middle of the input, black beside it
@@ -114,7 +117,7 @@ class FaceMesh:
     def __init__(self) -> None:
         self.model = _Model(MESH, lowest=0)
 
-    def __call__(self, frame: Frame, region: Points) -> Mesh | None:
+    def __call__(self, frame: AnyFrame, region: Points) -> Mesh | None:
         """The face in the region, None if there is none."""
         points, presence = self.model(sample(frame, region, cv2.BORDER_REPLICATE))
         if presence.item() <= 0:  # less than 50 %
@@ -149,8 +152,12 @@ class _Model:
         return [self._interpreter.get_tensor(index) for index in self._outputs]
 
 
-def sample(frame: Frame, region: Points, border: int) -> Frame:
+def sample(frame: AnyFrame, region: Points, border: int) -> Frame:
     """[192, 192, 3] the region of a frame."""
+    if isinstance(frame, LargePicture):
+        corners = INPUT_PX * np.array([(0, 0), (0, 1), (1, 0), (1, 1)])
+        frame, origin_px = frame.around(corners @ region[:, :2].T + region[:, 2])
+        region = np.column_stack([region[:, :2], region[:, 2] - origin_px])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     return cv2.warpAffine(frame, region, (INPUT_PX, INPUT_PX), flags=flags, borderMode=border)
 

@@ -21,7 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from builder.config import Align, Crop
-from builder.face_models import Detection, FaceDetector, FaceMesh, Frame, Mesh, Points, centre_of, distance
+from builder.decoders.base import PART_STEP_PX, LargePicture
+from builder.face_models import AnyFrame, Detection, FaceDetector, FaceMesh, Frame, Mesh, Points, centre_of, distance
 from manifests.schema import CROP_PX
 
 #: Points of mediapipe's canonical face (canonical_face_model.obj, Apache 2.0) in cm: x to the right of the image, y
@@ -140,15 +141,15 @@ class FaceFinder:
         self._detector = FaceDetector()
         self._mesh = FaceMesh()
 
-    def detect(self, frame: Frame) -> list[Detection]:
+    def detect(self, frame: AnyFrame) -> list[Detection]:
         """The faces in a frame, the largest first."""
         return sorted(self._detector(frame), key=lambda each: each.area_px, reverse=True)
 
-    def mesh(self, frame: Frame, region: Points) -> Mesh | None:
+    def mesh(self, frame: AnyFrame, region: Points) -> Mesh | None:
         """The face in a region of the frame, None if there is none."""
         return self._mesh(frame, region)
 
-    def count(self, frame: Frame, detected: Sequence[Detection]) -> int:
+    def count(self, frame: AnyFrame, detected: Sequence[Detection]) -> int:
         """Count the detections that the mesh confirms: the detector has false positives on hair and hands."""
         confirmed = 0
         for each in detected:
@@ -157,7 +158,7 @@ class FaceFinder:
                 confirmed += bool((each.box[:2] <= centre).all() and (centre <= each.box[2:]).all())
         return confirmed
 
-    def follow(self, frames: Iterable[Frame], detection_frames: Collection[int] = DETECTION_FRAMES) -> Faces:
+    def follow(self, frames: Iterable[AnyFrame], detection_frames: Collection[int] = DETECTION_FRAMES) -> Faces:
         """The face in any number of frames, of which only the landmarks are kept; see FaceTrack."""
         track = FaceTrack(self, detection_frames)
         for frame in frames:
@@ -177,7 +178,7 @@ class FaceTrack:
         self._region: Points | None = None
         self._several = False
 
-    def add(self, frame: Frame) -> None:
+    def add(self, frame: AnyFrame) -> None:
         """Look for the face in the next frame: where it was last, then everywhere."""
         finder, region = self._finder, self._region
         mesh = None if region is None else finder.mesh(frame, region)
@@ -191,13 +192,18 @@ class FaceTrack:
             self._region = mesh.region
         self._points.append(np.full((len(LANDMARKS), 3), np.nan) if mesh is None else mesh.points[list(LANDMARKS)])
 
+    @property
+    def region(self) -> Points | None:
+        """[2, 3] where the face was last; None if it has not been found yet."""
+        return self._region
+
     def faces(self) -> Faces:
         """The face in each of the frames."""
         points = np.array(self._points).reshape(-1, len(LANDMARKS), 3)
         boxes = np.concatenate([points[..., :2].min(axis=1), points[..., :2].max(axis=1)], axis=1)
         return Faces(points=points, boxes=boxes, several=self._several)
 
-    def _locate(self, frame: Frame, detected: Sequence[Detection], mesh: Mesh | None) -> Mesh | None:
+    def _locate(self, frame: AnyFrame, detected: Sequence[Detection], mesh: Mesh | None) -> Mesh | None:
         """The face that was last in the region, if any, where `mesh` may have found it again.
 
         From the nearest detection, unless that is too far away to be the face that the mesh sees: the detector misses
@@ -376,9 +382,14 @@ def resize_maps(maps: Points, side_px: int) -> Points:
     return resized
 
 
-def warp(frame: Frame, matrix: Points, fill: int = 0, side_px: int = CROP_PX) -> Frame:
+def warp(frame: AnyFrame, matrix: Points, fill: int = 0, side_px: int = CROP_PX) -> Frame:
     """One frame -> square crop, of grey level `fill` outside the frame. A large face is first downsampled."""
     shrink = int(1 / max(float(np.hypot(matrix[0, 0], matrix[1, 0])), 1e-3))
+    if isinstance(frame, LargePicture):
+        corners = side_px * np.array([(0, 0), (0, 1), (1, 0), (1, 1)])
+        points = (corners - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T
+        frame, origin_px = frame.around(points, PART_STEP_PX * max(shrink, 1))
+        matrix = np.column_stack([matrix[:, :2], matrix[:, 2] + matrix[:, :2] @ origin_px])
     if shrink > 1:
         frame = cv2.resize(frame, None, fx=1 / shrink, fy=1 / shrink, interpolation=cv2.INTER_AREA)
         # The centre of a downsampled pixel is in the middle of the pixels it averages, not on the first.

@@ -2,8 +2,9 @@
 
 The mesh looks for the face on anchor frames only: the 16 frames of the timeline, which a build of pairs stores, and
 further ones between them, no more than ANCHOR_SECONDS apart. Between anchors the place of the crop is interpolated over
-time. A crop is known when all anchors are, so frames are kept as the decoder stores them until then, but not more than
-KEPT_BYTES of them: of longer or larger recordings none is kept, and all are decoded a second time.
+time. A crop is known when all anchors are, so frames are kept as the decoder stores them until then, of large ones only
+what is around the face. If they take more than KEPT_BYTES, or a crop needs a part that was not kept, all are decoded a
+second time.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ import numpy.typing as npt
 from builder import faces
 from builder.config import BuildConfig
 from builder.datasets.base import Region
-from builder.decoders.base import Listing, MediaError, Picture
+from builder.decoders.base import LargePicture, Listing, MediaError, Picture
+from builder.face_models import INPUT_PX, AnyFrame
 from builder.faces import FaceFinder, Faces, FaceTrack, Frame, Points, TimedFaces
 from builder.media import cut_region
 from builder.timeline import steady_instants
@@ -31,6 +33,9 @@ from manifests.timeline import Seconds, Timeline, nearest_frames
 #: More meshes add their noise to crops of heads that hardly move, fewer lose heads that shake;
 #: see builder/docs/sequences.md.
 ANCHOR_SECONDS = 0.085
+#: Corners of what is kept of a large frame, in pixels of the region where the mesh looks for the face: enough for every
+#: crop of a face that moves by less than a third of its width until the next mesh.
+KEPT_REGION = INPUT_PX * np.array([(x, y) for x in (-0.3, 1.3) for y in (-0.3, 1.3)])
 #: Memory for the frames of a clip; with more, it is decoded twice.
 KEPT_BYTES = 512 << 20
 
@@ -69,7 +74,8 @@ class Survey:
     origin_px: tuple[int, int]
     """As in `DecodedVideo`."""
     kept: Mapping[int, Picture] | None
-    """Frame -> picture, of those that are shown; None if they would take more memory than KEPT_BYTES."""
+    """Frame -> picture, of those that are shown, of large ones only what is around the face; None if they would take
+    more memory than KEPT_BYTES."""
 
     @property
     def timeline(self) -> Timeline:
@@ -128,19 +134,23 @@ def survey_frames(
     """Look for the face in the anchor frames, and keep the frames to show while they fit into KEPT_BYTES."""
     plan = plan_frames(listing, config.rate_hz)
     shown, anchors, track = set(plan.shown), {*plan.sampled, *plan.further}, FaceTrack(finder)
-    sampled, kept = dict[int, Frame](), _KeptPictures(len(shown))
+    sampled, kept = dict[int, AnyFrame](), _KeptPictures(len(shown))
     reductions, origin_px = dict[int, tuple[float, float]](), (0, 0)
     for i, picture in enumerate(pictures):
-        rgb = picture.rgb() if i in anchors else None
-        if rgb is not None:
-            frame, origin_px = cut_region(rgb, region)
+        rgb, large = None, _large(picture, region)
+        if i in anchors:
+            if large is None:
+                rgb = picture.rgb()
+                frame, origin_px = cut_region(rgb, region)
+            else:
+                frame = large
             if i in plan.sampled:
                 sampled[i] = frame
             else:
                 track.add(frame)
         if i in shown:
             reductions[i] = picture.reduction
-            kept.add(i, picture, rgb)
+            kept.add(i, picture, rgb, None if large is None else track.region)
     followed = finder.follow([sampled[i] for i in plan.sampled])
     own = TimedFaces(faces=followed, seconds=plan.times(plan.sampled))
     others = faces.without_strangers(own, TimedFaces(faces=track.faces(), seconds=plan.times(plan.further)))
@@ -154,23 +164,32 @@ def survey_frames(
     )
 
 
-class _KeptPictures:
-    """The pictures of a clip, if all fit into KEPT_BYTES; as RGB where they were converted and there is room for that.
+def _large(picture: Picture, region: Region) -> LargePicture | None:
+    """The picture in parts, if it can be converted in parts and all of it is the speaker's."""
+    return picture.large if region == "full" else None
 
-    Large frames take longer to convert than to decode.
-    """
+
+class _KeptPictures:
+    """The pictures of a clip, if all fit into KEPT_BYTES; as RGB if they were converted and there is room for that."""
 
     def __init__(self, count: int) -> None:
         self._count = count
         self._pictures: dict[int, Picture] | None = {}
-        self._converted_bytes = 0
+        self._bytes = self._converted_bytes = 0
 
-    def add(self, i: int, picture: Picture, rgb: Frame | None) -> None:
-        """Keep frame i, unless so many frames of its size do not fit: then none is kept."""
-        needed_bytes = self._count * picture.bytes
+    def add(self, i: int, picture: Picture, rgb: Frame | None, face: Points | None = None) -> None:
+        """Keep frame i, unless it and the frames to come, if they are as large, do not fit: then none is kept.
+
+        `face`: the region in which it is, if only that part is to be kept of a large picture.
+        """
+        if self._pictures is None:
+            return
+        if picture.large is not None and face is not None:
+            picture = picture.keep_around(KEPT_REGION @ face[:, :2].T + face[:, 2])
+        needed_bytes = self._bytes + (self._count - len(self._pictures)) * picture.bytes
+        self._bytes += picture.bytes
         if needed_bytes > KEPT_BYTES:
             self._pictures = None
-        if self._pictures is None:
             return
         if rgb is not None and needed_bytes + self._converted_bytes + rgb.nbytes <= KEPT_BYTES:
             self._converted_bytes += rgb.nbytes
@@ -206,6 +225,7 @@ def encode_crops(
         if (row := rows.get(i)) is not None:
             crop = black
             if present[row]:
-                crop = faces.warp(cut_region(picture.rgb(), region)[0], maps[row], fill, config.size_px)
+                frame = _large(picture, region) or cut_region(picture.rgb(), region)[0]
+                crop = faces.warp(frame, maps[row], fill, config.size_px)
             jpegs[i] = encode_frame(crop)
     return tuple(jpegs[i] for i in plan.shown)

@@ -43,6 +43,8 @@ MAX_SIDE_PX = 16_384
 MAX_PIXELS = 1 << 26
 #: Larger frames (more than 4K) are reduced by a whole factor, so that 16 of them fit into memory.
 MAX_KEPT_PIXELS = 4096 * 2304
+#: Parts of a frame are converted to RGB at multiples of this, which all converters treat as they treat the whole frame.
+PART_STEP_PX = 16
 #: Longest plausible time in a recording, 30 years; later ones would overflow the integers of a demuxer.
 MAX_SECONDS = 1e9
 #: Longest delay of a sound coder: sound that starts so little before 0, or before the rest, is not part of it.
@@ -90,6 +92,56 @@ class Listing:
     timeline: Timeline
 
 
+#: x0, y0, x1, y1 of a part of a frame in pixels.
+Box = tuple[int, int, int, int]
+
+
+class PartNotKept(Exception):
+    """A part of a frame is needed that was not kept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LargePicture:
+    """A frame of which only the parts that are looked at are converted to RGB."""
+
+    shape: tuple[int, int, int]
+    """H, W, 3."""
+    kept: Box
+    """The part that is in memory."""
+    bytes: int
+    """Memory that it takes until it is released."""
+    convert: Callable[[Box], npt.NDArray[np.uint8]]
+    """A part of what is kept, with sides as `_box` returns them -> [h, w, 3] RGB."""
+    copy: Callable[[Box], LargePicture]
+    """A copy that only keeps such a part."""
+
+    def around(
+        self, points: npt.NDArray[np.float64], step_px: int = PART_STEP_PX
+    ) -> tuple[npt.NDArray[np.uint8], tuple[int, int]]:
+        """RGB of a part that has all pixels that interpolation between `points` [n, 2] reads, and its top left corner.
+
+        Points and corner are (x, y) in frame pixels; the corner is at multiples of `step_px`, a multiple of
+        PART_STEP_PX. Raises PartNotKept.
+        """
+        box, kept = self._box(points, step_px), self.kept
+        if box[0] < kept[0] or box[1] < kept[1] or box[2] > kept[2] or box[3] > kept[3]:
+            raise PartNotKept
+        return self.convert(box), box[:2]
+
+    def keep_around(self, points: npt.NDArray[np.float64]) -> LargePicture:
+        """A copy without what is not around `points` [n, 2], as in `around`."""
+        return self.copy(self._box(points, PART_STEP_PX))
+
+    def _box(self, points: npt.NDArray[np.float64], step_px: int) -> Box:
+        """Sides of a part at multiples of `step_px` or of the frame's; points may be outside of the frame."""
+        size = np.array(self.shape[1::-1])
+        low = np.floor((points.min(axis=0) - 2) / step_px).astype(int) * step_px
+        high = np.ceil((points.max(axis=0) + 2) / step_px).astype(int) * step_px
+        x0, y0 = np.clip(low, 0, (size - 1) // step_px * step_px).tolist()
+        x1, y1 = np.minimum(np.maximum(high, (x0 + step_px, y0 + step_px)), size).tolist()
+        return x0, y0, x1, y1
+
+
 @dataclass(frozen=True, kw_only=True)
 class Picture:
     """A decoded frame, as the decoder stores it."""
@@ -100,6 +152,18 @@ class Picture:
     """As in `DecodedVideo.reductions`."""
     bytes: int
     """Memory that it takes until it is released."""
+    large: LargePicture | None = None
+    """The same, of which parts can be converted; None where that is no faster than to convert all of it."""
+
+    def keep_around(self, points: npt.NDArray[np.float64]) -> Picture:
+        """A large picture without what is not around `points` [n, 2] (x, y); its parts can be converted, not all."""
+        assert self.large is not None
+        large = self.large.keep_around(points)
+        return replace(self, rgb=_not_kept, bytes=large.bytes, large=large)
+
+
+def _not_kept() -> npt.NDArray[np.uint8]:
+    raise PartNotKept
 
 
 _Result = TypeVar("_Result")

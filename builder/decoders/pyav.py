@@ -29,6 +29,7 @@ from builder.decoders.base import (
     Consume,
     DecodedSound,
     DecodedVideo,
+    LargePicture,
     Listing,
     MakeTimeline,
     MediaError,
@@ -43,6 +44,9 @@ from manifests.timeline import nearest_frames
 SEEK_MARGINS_SECONDS = (1.0, 15.0)
 #: Packets are stored in decoding order; read this much past the segment's end for late ones.
 REORDER_SECONDS = 1.0
+#: Frames of so many pixels are converted in parts, if their format is one of 8 bits with a plane for each component.
+MIN_LARGE_PIXELS = 1 << 19
+PARTED_FORMATS = {f"yuv{range_}{chroma}p" for range_ in ("", "j") for chroma in (420, 422, 444)}
 
 _Result = TypeVar("_Result")
 
@@ -383,6 +387,7 @@ def _decode_in_order(clip: _Packets, times: _Times) -> Iterator[Picture]:
                 rgb=partial(_rgb, same[-1], to_rgb, aspect),
                 reduction=_reduction(same[-1], aspect),
                 bytes=sum(plane.buffer_size for plane in same[-1].planes),
+                large=_large(same[-1], to_rgb, aspect),
             )
             yield from [picture] * len(same)
     if number != len(times.pts):
@@ -486,6 +491,54 @@ def _rgb(frame: Any, to_rgb: VideoReformatter, aspect: Fraction) -> npt.NDArray[
     if transposed:
         rgb = rgb.transpose(1, 0, 2)
     return np.ascontiguousarray(rgb[:: -1 if down else 1, :: -1 if across else 1])
+
+
+def _large(frame: Any, to_rgb: VideoReformatter, aspect: Fraction) -> LargePicture | None:
+    """A frame whose parts can be converted, as it is stored; None if it is small, turned or in a rare format."""
+    width, height = frame.width, frame.height
+    if width * height < MIN_LARGE_PIXELS or frame.format.name not in PARTED_FORMATS or width % 2 or height % 2:
+        return None
+    if _square_size(width, height, aspect) != ((width, height), (1.0, 1.0)):
+        return None
+    if any(base.orientation(_display_matrix(frame))) or any(plane.line_size <= 0 for plane in frame.planes):
+        return None
+    return _keep(frame, (0, 0, width, height), (height, width, 3), to_rgb)
+
+
+def _keep(part: Any, kept: base.Box, shape: tuple[int, int, int], to_rgb: VideoReformatter) -> LargePicture:
+    """A picture of this shape of which `part`, a frame of PyAV's, is kept."""
+
+    def cut(box: base.Box) -> Any:
+        """Copy a part as it is stored."""
+        x0, y0, x1, y1 = box[0] - kept[0], box[1] - kept[1], box[2] - kept[0], box[3] - kept[1]
+        copied = av.VideoFrame(x1 - x0, y1 - y0, part.format.name)
+        for whole, plane in zip(part.planes, copied.planes, strict=True):
+            across, down = part.width // whole.width, part.height // whole.height
+            rows = slice(y0 // down, y0 // down + plane.height)
+            _pixels(plane)[:] = _pixels(whole)[rows, x0 // across : x0 // across + plane.width]
+        for name in ("colorspace", "color_range", "color_primaries", "color_trc"):
+            setattr(copied, name, getattr(part, name))
+        return copied
+
+    def convert(box: base.Box) -> npt.NDArray[np.uint8]:
+        found = part if box == kept else cut(box)
+        rgb: npt.NDArray[np.uint8] = to_rgb.reformat(
+            found, width=found.width, height=found.height, format="rgb24", threads=1
+        ).to_ndarray()
+        return rgb
+
+    return LargePicture(
+        shape=shape,
+        kept=kept,
+        bytes=sum(plane.buffer_size for plane in part.planes),
+        convert=convert,
+        copy=lambda box: _keep(cut(box), box, shape, to_rgb),
+    )
+
+
+def _pixels(plane: Any) -> npt.NDArray[np.uint8]:
+    """[H, W] a plane of 8 bits, not copied."""
+    return np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]
 
 
 def _display_matrix(frame: Any) -> list[float]:

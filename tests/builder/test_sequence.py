@@ -10,10 +10,12 @@ from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import simplejpeg
 import skimage.data
+from av.video.reformatter import VideoReformatter
 
 from builder import faces, media, sequence
 from builder.__main__ import main
@@ -21,7 +23,7 @@ from builder.clip import ClipBuilder
 from builder.config import BuildConfig, ConfigError, identity
 from builder.datasets.base import ClipSource
 from builder.decoders import pyav
-from builder.decoders.base import Listing, MediaError, Picture
+from builder.decoders.base import Listing, MediaError, PartNotKept, Picture
 from builder.faces import LANDMARKS, FaceFinder, Faces, FaceTrack, TimedFaces
 from builder.features import FeaturesJob, make_features
 from builder.sequence import ANCHOR_SECONDS, plan_frames
@@ -214,9 +216,56 @@ def test_only_what_fits_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = (kept.pictures() or {}).values()
     assert first.rgb() is rgb
     assert second is picture, "300 bytes more are too many"
-    kept.add(2, replace(picture, bytes=251), None)
+    kept.add(2, replace(picture, bytes=351), None)
     kept.add(3, picture, None)
     assert kept.pictures() is None
+
+
+@pytest.mark.parametrize("kept_share", [1.0, 0.1])
+def test_large_frames_converted_in_parts_give_the_same_bytes(
+    build: Callable[..., ClipBuilder], recording: Recording, kept_share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a crop needs more than what was kept, so that they are decoded twice."""
+    source, decoded = recording(), []
+    whole = build(frames="all").build(source)
+    monkeypatch.setattr(pyav, "MIN_LARGE_PIXELS", 0)
+    monkeypatch.setattr(sequence, "KEPT_REGION", 96 + kept_share * (sequence.KEPT_REGION - 96))
+    again = media.decode_again
+    monkeypatch.setattr(media, "decode_again", lambda *given: decoded.append(given) or again(*given))
+    assert build(frames="all").build(source) == whole
+    assert len(decoded) == (kept_share < 1)
+
+
+@pytest.mark.parametrize("form", sorted(pyav.PARTED_FORMATS))
+def test_parts_are_converted_like_the_whole(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pyav, "MIN_LARGE_PIXELS", 0)
+    rng, to_rgb = np.random.default_rng(0), VideoReformatter()
+    noise = rng.integers(0, 256, (182, 250, 3), dtype=np.uint8)
+    frame = av.VideoFrame.from_ndarray(noise, format="rgb24").reformat(format=form)
+    whole, large = pyav._rgb(frame, to_rgb, Fraction(1)), pyav._large(frame, to_rgb, Fraction(1))
+    assert large is not None
+    assert large.shape == whole.shape
+    for _ in range(20):
+        points = rng.uniform((-40, -40), (290, 220), (2, 2))
+        for picture in (large, large.keep_around(np.concatenate([points - 80, points + 80]))):
+            part, (x, y) = picture.around(points, 32)
+            np.testing.assert_array_equal(part, whole[y : y + part.shape[0], x : x + part.shape[1]])
+            assert (x % 32, y % 32) == (0, 0)
+            inside = np.clip(points, 0, (249, 181))
+            assert (inside.min(axis=0) >= (x, y)).all()
+            assert (inside.max(axis=0) <= (x + part.shape[1] - 1, y + part.shape[0] - 1)).all()
+    with pytest.raises(PartNotKept):
+        large.keep_around(np.zeros((1, 2))).around(np.full((1, 2), 100.0))
+
+
+def test_small_odd_stretched_and_rare_frames_are_converted_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    to_rgb, square = VideoReformatter(), Fraction(1)
+    assert pyav._large(av.VideoFrame(320, 240, "yuv420p"), to_rgb, square) is None
+    monkeypatch.setattr(pyav, "MIN_LARGE_PIXELS", 0)
+    assert pyav._large(av.VideoFrame(320, 240, "yuv420p"), to_rgb, square) is not None
+    assert pyav._large(av.VideoFrame(320, 241, "yuv420p"), to_rgb, square) is None
+    assert pyav._large(av.VideoFrame(320, 240, "yuv420p"), to_rgb, Fraction(16, 15)) is None
+    assert pyav._large(av.VideoFrame(320, 240, "yuv420p10le"), to_rgb, square) is None
 
 
 def test_a_moving_face_stands_still(build: Callable[..., ClipBuilder], recording: Recording) -> None:
