@@ -343,13 +343,18 @@ def _run_embeddings(args: argparse.Namespace) -> int:
         raise ConfigError(f"embeddings: found no strategy, expected --strategy with one of {', '.join(STRATEGIES)}")
     own = {"encoder": args.encoder, "strategy": args.strategy}
     predictor = predict.Predictor.load(args.folder, args.device, **own) if args.folder else None
-    corpus = args.dataset or (predictor.provenance.run.dataset if predictor else None)
-    folder = open_folder(args.shards or find_folder(Path("shards"), corpus))
+    corpora = [args.dataset] if args.dataset else list(predictor.provenance.corpora) if predictor else [None]
+    if len(corpora) > 1 and not args.shards:
+        raise ConfigError(
+            f"embeddings: found a run on {len(corpora)} corpora, expected the one to compute vectors of: DATASET= "
+            f"(--dataset), such as {shorten_list(corpora)}"
+        )
+    folder = open_folder(args.shards or find_folder(Path("shards"), corpora[0]))
     if predictor:
         encoder = embeddings.EmbeddingModel.of_run(predictor, args.folder)
         provenance = predictor.provenance
         if provenance.test_flip or provenance.test_crop_side < 1 or provenance.test_windows > 1:
-            log_line(f"{args.folder}: its predictions are of other views of a clip; vectors are of the whole faces")
+            log_line(f"{args.folder}: predictions also see mirrored faces, or parts of clips; vectors see whole faces")
     else:
         feature = choose_feature(args.feature, folder.index.features)
         encoder = embeddings.EmbeddingModel.of_weights(args.weights, args.encoder, args.strategy, feature)

@@ -87,7 +87,7 @@ def test_labels_that_are_no_classes_are_named(run: Path, tmp_path: Path, capsys:
     shards = make_folder(tmp_path / "ravdess", dataset="ravdess", **options)
     assert cli.run(["predict", "--run", str(run), "--shards", str(shards)]) == 0
     captured = capsys.readouterr()
-    words = "because the classes (fear, joy) are of folder, and the labels of ravdess (calm, joy)"
+    words = "because its labels (calm, joy) are those of ravdess, and the classes (fear, joy) those of folder"
     assert f"{shards}: not scored, {words}\n" in captured.err
     assert "UAR" not in captured.out
 
