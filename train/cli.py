@@ -300,7 +300,7 @@ def _convert_out_of_memory(advice: str = "") -> Iterator[None]:
 def _run_predict(args: argparse.Namespace) -> int:
     """Exit status 1 if a recording cannot be used."""
     if bool(args.clips) == bool(args.shards):
-        raise ConfigError("predict: expected recordings, or --shards with a folder of shards")
+        raise ConfigError("predict: expected either recordings (make: CLIP=) or --shards (make: SHARDS=)")
     if args.out and not args.format:
         format_for(Path(args.out))  # before anything is computed
     predictor = predict.Predictor.load(args.folder, args.device, encoder=args.encoder, strategy=args.strategy)

@@ -138,9 +138,9 @@ def test_a_classifier_knows_how_its_faces_were_cropped(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "expected recordings, or --shards"),
+        ([], "expected either recordings (make: CLIP=) or --shards"),
         (["absent.mp4"], "absent.mp4: not found, expected a recording"),
-        (["x.mp4", "--shards", "y"], "expected recordings, or --shards"),
+        (["x.mp4", "--shards", "y"], "expected either recordings (make: CLIP=) or --shards"),
     ],
 )
 def test_what_cannot_be_predicted_is_one_line(

@@ -138,7 +138,7 @@ def test_pairs_cannot_be_seen_as_parts_of_clips_were(folders: tuple[Path, Path],
 
 def test_sequences_of_another_size_are_other_clips(tmp_path: Path, runs: dict[str, Path]) -> None:
     small = folder_of(tmp_path / "small", SEQUENCES, side_px=112)
-    with pytest.raises(PredictError, match=r"other settings than the training shards .*size_px: None -> 112"):
+    with pytest.raises(PredictError, match=r"other settings than the training shards .*size_px: 224 -> 112"):
         probabilities(runs["whole"], small)
 
 
