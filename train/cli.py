@@ -326,7 +326,8 @@ def _describe_unseen(predictor: predict.Predictor, predictions: Sequence[ClipPre
     if seen:
         yield f"not scored: {seen} clips of speakers that the classifier was trained or selected on"
     if scores:
-        yield f"{_describe_scores(scores)}; {scores.clips} clips of unseen speakers ({', '.join(scores.speakers)})"
+        clips, speakers = pluralize(scores.clips, "clip"), ", ".join(scores.speakers)
+        yield f"{_describe_scores(scores)}; {clips} of unseen speakers ({speakers})"
 
 
 def _run_embeddings(args: argparse.Namespace) -> int:
@@ -397,7 +398,7 @@ def _describe_run(result: RunResult, fold: str = "") -> str:
     speakers = pluralize(len(scores.speakers), "speaker" if shared else "unseen speaker")
     seen = ", who may be in training, too" if shared else ""
     names = shorten_list(scores.speakers) if run.reads_several else ", ".join(scores.speakers)
-    clips = f"{scores.clips} clips of {speakers} ({names}){seen}"
+    clips = f"{pluralize(scores.clips, 'clip')} of {speakers} ({names}){seen}"
     epoch = f"epoch {run.epoch} of {run.epochs} (selection: {run.protocol.selection})"
     tested = f"tested on {run.tested}" if run.tests else f"fold {fold or run.fold}"
     return f"{run.dataset}, {run.strategy}, {tested}: {_describe_scores(scores)}; {clips}; {epoch}"
