@@ -197,9 +197,10 @@ def _train_one(config: TrainConfig, ranks: Ranks, described: set[str]) -> tuple[
         protocol = setup.protocol
         tests = setup.data.corpora.tests
         tested = f"tested on {' and '.join(tests)}" if tests else f"fold {config.fold}"
+        frames = f", every frame ({protocol.windows})" if protocol.windows else ""
         setup.log(
             f"{setup.data.name}, {config.strategy}, {tested}: recipe {protocol.recipe}, "
-            f"encoder {protocol.encoder}, {protocol.feature}, on {ranks.device}; into {setup.folder}"
+            f"encoder {protocol.encoder}, {protocol.feature}{frames}, on {ranks.device}; into {setup.folder}"
         )
         if config.fold not in described:
             setup.log("\n".join(setup.data.describe_classes()))
