@@ -35,8 +35,8 @@ from pathlib import Path
 WORDS = frozenset({"ARGS", "CLIP", "COLUMNS", "FOLD", "LOGGER", "OPTION", "SPEAKER", "SPLIT", "STRATEGY"})
 #: Of these, options that are repeated for each value.
 REPEATED = frozenset({"COLUMNS", "OPTION"})
-#: Settings that most commands take one value of.
-ONE_CORPUS = ("DATASET",)
+#: Settings that most commands take one value of, a name or a folder.
+ONE_CORPUS = ("DATASET", "SHARDS")
 #: What to write where a setting of builds is refused.
 INSTEAD = {"NAME": "; finished shards of NAME=mine are DATASET=mine"}
 #: Extras with packages that take minutes to download.
@@ -106,7 +106,8 @@ def check_used(target: str, given: "Sequence[str]", template: "Sequence[str]") -
             instead = INSTEAD.get(name, f"; make help TARGET={target} lists them")
             instead = "; the file to write is TO=" if name == "OUT" and "TO" in known else instead
             raise ValueError(f"make {target}: {explain_unknown(name, known)}{instead}")
-        if name in ONE_CORPUS and len(os.environ[name].split()) > 1 and f"--dataset+GIVEN_{name}" not in template:
+        several = name in ONE_CORPUS and len(os.environ[name].split()) > 1 and not is_path(os.environ[name])
+        if several and not {f"--dataset+GIVEN_{name}", f"--shards+{name}"} & {*template}:
             raise ValueError(f"make {target}: {name}: found {os.environ[name]!r}, expected one corpus at a time")
 
 

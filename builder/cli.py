@@ -24,6 +24,7 @@ from builder.naming import corpus_name, data_folder, shard_folder
 from builder.worker import Limits, count_cores
 from manifests.console import Parser, add_command, exit_on_interrupt, fail, folder_path, say
 from manifests.corpora import OWN
+from manifests.files import FolderError
 from manifests.folds import FoldError, assign, fold_scheme, fold_schemes_for, load_fold_file
 from manifests.index import FOLDS, RECEIPTS, Dataset, load_dataset, load_rows
 from manifests.kinds import PAIRS
@@ -311,7 +312,7 @@ def plan_folds(plan: BuildPlan) -> str:
 
 
 def run_plan(args: argparse.Namespace) -> int:
-    """Print what a build would do."""
+    """Print what a build would do, also if it needs another folder."""
     with exit_on_interrupt():
         from builder.run import plan_build, remaining_plan
     config, name, out = build_config(args), _corpus_name(args), _out_folder(args)
@@ -319,14 +320,19 @@ def run_plan(args: argparse.Namespace) -> int:
     if corpus.is_started is not None and not corpus.is_started(data):
         say(f"{corpus.title}: not in {data} yet; make shards generates it there first, without a download")
         return 0
-    plan, _ = remaining_plan(plan_build(config, data, name), out)
-    for line in describe_plan(plan, out, show_all=args.all):
+    plan = plan_build(config, data, name)
+    try:
+        plan, _ = remaining_plan(plan, out)
+        place = f"{out}: {plan.count_present(out)} of {pluralize(len(plan.shards), 'shard')} already built"
+    except FolderError as error:  # where make shards would refuse to build
+        place = str(error)
+    for line in describe_plan(plan, place, show_all=args.all):
         say(line)
     return 0
 
 
-def describe_plan(plan: BuildPlan, out: Path, show_all: bool = False) -> list[str]:
-    """Describe what a build would do, missing files and known defects; long lists are cut unless `every`."""
+def describe_plan(plan: BuildPlan, place: str, *, show_all: bool = False) -> list[str]:
+    """Describe what a build would do and where, missing files and known defects; long lists are cut by default."""
     scan = plan.scan
     sources = [source for shard in plan.shards for source in shard.sources]
     speakers = {source.clip.speaker for source in sources}
@@ -349,7 +355,7 @@ def describe_plan(plan: BuildPlan, out: Path, show_all: bool = False) -> list[st
         f"{plan.corpus.title}: {pluralize(len(sources), 'clip')}{complete}, {pluralize(len(speakers), 'speaker')}, "
         f"{pluralize(len(plan.shards), 'shard')}",
         *_describe_withdrawn(plan.withdrawn),
-        f"into      {out}: {plan.count_present(out)} of {pluralize(len(plan.shards), 'shard')} already built",
+        f"into      {place}",
         *_describe_cost(plan, sources),
         *(f"table     {note}" for note in scan.notes),
         *describe_labels(labels, next(iter(plan.corpus.facts.label_schemes), None), show_all=show_all),

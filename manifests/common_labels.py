@@ -9,6 +9,7 @@ corpus has clips of: a class of one corpus alone could be recognized by its stud
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,6 +74,19 @@ def common_schemes(corpora: Sequence[CorpusEmotions], name: str | None = None) -
             f"classes: {found}; say which class each emotion is in a table: {_TABLE}"
         )
     return {dataset: _restrict(scheme, classes) for dataset, scheme in schemes.items()}
+
+
+def classes_by_name(corpus: CorpusEmotions, name: str, classes: Sequence[str]) -> Mapping[str, str]:
+    """Raw emotion -> class, of a corpus that a classifier of several others was not trained on.
+
+    `name` is the label scheme of the classifier, `COMMON` or that of one of the project's corpora. Emotions without one
+    of its classes are left out, which may be all. Raises LabelError for an unknown scheme.
+    """
+    if name != COMMON:
+        labels.label_scheme(name)
+    with suppress(LabelError):  # no emotion has a class of the scheme
+        return _restrict(_scheme_of(corpus, None if name == COMMON else name), tuple(classes)).mapping
+    return {}
 
 
 def _check_known(corpus: CorpusEmotions, scheme: LabelScheme) -> None:

@@ -25,6 +25,12 @@ def qualify(corpus: str, name: str) -> str:
     return f"{corpus}{_AFTER}{name}"
 
 
+def clip_of(speaker: str, clip: str) -> str:
+    """A clip of a speaker, named with the corpus where the speaker is: `crema-d/1001_DFA_ANG_XX`."""
+    corpus = corpus_of(speaker)
+    return qualify(corpus, clip) if corpus else clip
+
+
 def corpus_of(qualified: str) -> str:
     """Corpus of a name that `qualify` made; "" for one of a single corpus."""
     corpus, found, _ = qualified.partition(_AFTER)

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from manifests import folds
 from manifests.corpora import corpus_facts
 from manifests.folds import SIDES, FoldFile
+from manifests.joined_folds import WHOLE
 from manifests.text import pluralize, shorten_list
 
 
@@ -31,12 +32,15 @@ def describe_usable(file: FoldFile) -> str:
 def describe_unusable(
     file: FoldFile, fold: str, emotions: Collection[str] | None = None, sides: Sequence[str] = SIDES
 ) -> str:
-    """Why a fold cannot be used: corpus, scheme, fold, side and what it lacks; empty if it can."""
+    """Why a fold cannot be used: corpus, scheme, fold, side and what it lacks; empty if it can.
+
+    A corpus that is trained on, or tested, as a whole has neither scheme nor fold.
+    """
     for side in sides:
         found = file.folds[fold][side]
         if _count(found.clips, emotions):
             continue
-        where = f"{file.dataset}, scheme {file.name}, fold {fold}: "
+        where = f"{file.dataset}: " if fold == WHOLE else f"{file.dataset}, scheme {file.name}, fold {fold}: "
         if found.clips:
             names = [name or "no label" for name in sorted(found.clips)]
             return f"{where}no clip of the {side} side has a class (found {shorten_list(names)})"

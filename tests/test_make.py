@@ -277,6 +277,10 @@ def test_other_commands_take_one_corpus_at_a_time(home: Path) -> None:
         assert done.stderr.splitlines()[0] == said
         refused = make(home, target, "TEST=ravdess", *given)
         assert "TEST is not a setting here" in refused.stderr
+    done = make(home, "predict", "RUN=r", "SHARDS=shards/a shards/b")
+    assert "error: make predict: SHARDS: found 'shards/a shards/b', expected one corpus at a time" in done.stderr
+    (home / "shards" / "a b").mkdir(parents=True)
+    assert "--shards=shards/a b" in arguments_of(make(home, "predict", "RUN=r", "SHARDS=shards/a b"))
 
 
 def test_the_name_of_a_machine_is_not_that_of_a_corpus(home: Path) -> None:

@@ -197,9 +197,10 @@ def _train_one(config: TrainConfig, ranks: Ranks, described: set[str]) -> tuple[
         protocol = setup.protocol
         tests = setup.data.corpora.tests
         tested = f"tested on {' and '.join(tests)}" if tests else f"fold {config.fold}"
+        frames = f", every frame ({protocol.windows})" if protocol.windows else ""
         setup.log(
             f"{setup.data.name}, {config.strategy}, {tested}: recipe {protocol.recipe}, "
-            f"encoder {protocol.encoder}, {protocol.feature}, on {ranks.device}; into {setup.folder}"
+            f"encoder {protocol.encoder}, {protocol.feature}{frames}, on {ranks.device}; into {setup.folder}"
         )
         if config.fold not in described:
             setup.log("\n".join(setup.data.describe_classes()))
@@ -300,7 +301,7 @@ def _convert_out_of_memory(advice: str = "") -> Iterator[None]:
 def _run_predict(args: argparse.Namespace) -> int:
     """Exit status 1 if a recording cannot be used."""
     if bool(args.clips) == bool(args.shards):
-        raise ConfigError("predict: expected recordings, or --shards with a folder of shards")
+        raise ConfigError("predict: expected either recordings (make: CLIP=) or --shards (make: SHARDS=)")
     if args.out and not args.format:
         format_for(Path(args.out))  # before anything is computed
     predictor = predict.Predictor.load(args.folder, args.device, encoder=args.encoder, strategy=args.strategy)
@@ -326,7 +327,8 @@ def _describe_unseen(predictor: predict.Predictor, predictions: Sequence[ClipPre
     if seen:
         yield f"not scored: {seen} clips of speakers that the classifier was trained or selected on"
     if scores:
-        yield f"{_describe_scores(scores)}; {scores.clips} clips of unseen speakers ({', '.join(scores.speakers)})"
+        clips, speakers = pluralize(scores.clips, "clip"), ", ".join(scores.speakers)
+        yield f"{_describe_scores(scores)}; {clips} of unseen speakers ({speakers})"
 
 
 def _run_embeddings(args: argparse.Namespace) -> int:
@@ -343,13 +345,18 @@ def _run_embeddings(args: argparse.Namespace) -> int:
         raise ConfigError(f"embeddings: found no strategy, expected --strategy with one of {', '.join(STRATEGIES)}")
     own = {"encoder": args.encoder, "strategy": args.strategy}
     predictor = predict.Predictor.load(args.folder, args.device, **own) if args.folder else None
-    corpus = args.dataset or (predictor.provenance.run.dataset if predictor else None)
-    folder = open_folder(args.shards or find_folder(Path("shards"), corpus))
+    corpora = [args.dataset] if args.dataset else list(predictor.provenance.corpora) if predictor else [None]
+    if len(corpora) > 1 and not args.shards:
+        raise ConfigError(
+            f"embeddings: found a run on {len(corpora)} corpora, expected the one to compute vectors of: DATASET= "
+            f"(--dataset), such as {shorten_list(corpora)}"
+        )
+    folder = open_folder(args.shards or find_folder(Path("shards"), corpora[0]))
     if predictor:
         encoder = embeddings.EmbeddingModel.of_run(predictor, args.folder)
         provenance = predictor.provenance
         if provenance.test_flip or provenance.test_crop_side < 1 or provenance.test_windows > 1:
-            log_line(f"{args.folder}: its predictions are of other views of a clip; vectors are of the whole faces")
+            log_line(f"{args.folder}: predictions also see mirrored faces, or parts of clips; vectors see whole faces")
     else:
         feature = choose_feature(args.feature, folder.index.features)
         encoder = embeddings.EmbeddingModel.of_weights(args.weights, args.encoder, args.strategy, feature)
@@ -392,7 +399,7 @@ def _describe_run(result: RunResult, fold: str = "") -> str:
     speakers = pluralize(len(scores.speakers), "speaker" if shared else "unseen speaker")
     seen = ", who may be in training, too" if shared else ""
     names = shorten_list(scores.speakers) if run.reads_several else ", ".join(scores.speakers)
-    clips = f"{scores.clips} clips of {speakers} ({names}){seen}"
+    clips = f"{pluralize(scores.clips, 'clip')} of {speakers} ({names}){seen}"
     epoch = f"epoch {run.epoch} of {run.epochs} (selection: {run.protocol.selection})"
     tested = f"tested on {run.tested}" if run.tests else f"fold {fold or run.fold}"
     return f"{run.dataset}, {run.strategy}, {tested}: {_describe_scores(scores)}; {clips}; {epoch}"

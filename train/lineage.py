@@ -43,6 +43,8 @@ class Ancestor:
     """Of the recordings."""
     recordings: str = ""
     """`sketch_recordings` of all clips that it was trained, or its epoch was selected, on."""
+    corpora: int = 1
+    """Corpora of the training, which is an ancestor for each of them, one after another."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,11 +103,14 @@ class Lineage:
         return cast(Supervision, self.supervision)
 
     def __str__(self) -> str:
-        """In words, such as "VideoMAE, self-supervised on Kinetics-400, then supervised on ravdess"."""
-        trainings = [
-            f"{'self-supervised' if each.labels is None else 'supervised'} on {each.dataset}" for each in self.ancestors
-        ]
-        return ", then ".join(dict.fromkeys([self.origin, *trainings]))
+        """In words, such as "VideoMAE, self-supervised on Kinetics-400, then supervised on crema-d and ravdess"."""
+        words, rest = [self.origin], self.ancestors
+        while rest:
+            count = max(rest[0].corpora, 1)
+            training, rest = rest[:count], rest[count:]
+            kind = "self-supervised" if training[0].labels is None else "supervised"
+            words.append(f"{kind} on {' and '.join(each.dataset for each in training)}")
+        return ", then ".join(dict.fromkeys(words))
 
     def dump(self) -> str:
         """JSON text, for `parse_lineage`."""

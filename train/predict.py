@@ -18,11 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from manifests.common_labels import COMMON, CorpusEmotions, classes_by_name
 from manifests.corpora import dataset_setting
 from manifests.errors import UserError
 from manifests.files import file_sha256
 from manifests.index import Row, load_rows
 from manifests.kinds import PAIRS
+from manifests.labels import LABEL_SCHEMES
 from manifests.progress import ProgressBar, log_line
 from manifests.schema import CROP_PX, NAME, UNLABELLED
 from manifests.text import pluralize, shorten_list
@@ -249,17 +251,26 @@ def _find_mapping(
         return {}
     run, classes = provenance.run, shorten_list(provenance.run.protocol.classes)
     dataset = folder.index.dataset
-    alike = [each for each in provenance.corpora if dataset_setting(each) == dataset_setting(dataset)]
-    if not alike:  # own corpora name emotions freely
+    if dataset not in provenance.corpora and run.reads_several:  # as a test across corpora would
+        if run.protocol.label_scheme not in (COMMON, *LABEL_SCHEMES):
+            log_line(
+                f"{location}: not scored, because the classes ({classes}) are those of a table of {run.dataset}, and "
+                f"no class is known for the emotions of {dataset}"
+            )
+            return {}
+        corpus = CorpusEmotions(dataset=dataset, label_schemes=folder.index.label_schemes, emotions=labelled)
+        mapping = classes_by_name(corpus, run.protocol.label_scheme, run.protocol.classes)
+    elif dataset_setting(dataset) == dataset_setting(run.dataset) or dataset in provenance.corpora:
+        trained = dataset if dataset in provenance.corpora else run.dataset  # of one's own, maybe renamed
+        mapping = provenance.mapping_of(trained)
+        if options := provenance.diff_options(trained, folder.index.identity["config"]):
+            log_line(f"{location}: not scored, because its labels or its sound are others ({'; '.join(options)})")
+            return {}
+    else:  # own corpora name emotions freely
         log_line(
-            f"{location}: not scored, because the classes ({classes}) are of {run.dataset}, and the labels of "
-            f"{dataset} ({shorten_list(sorted(labelled))})"
+            f"{location}: not scored, because its labels ({shorten_list(sorted(labelled))}) are those of {dataset}, "
+            f"and the classes ({classes}) those of {run.dataset}"
         )
-        return {}
-    corpus = dataset if dataset in alike else alike[0]
-    mapping = provenance.mapping_of(corpus)
-    if options := provenance.diff_options(corpus, folder.index.identity["config"]):
-        log_line(f"{location}: not scored, because its labels or its sound are others ({'; '.join(options)})")
         return {}
     if len(labelled) < len(emotions):
         log_line(f"{location}: clips without a label are not scored")

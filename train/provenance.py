@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from manifests.records import SchemaError, from_json
-from manifests.schema import FEATURE_ROWS, spectrogram_shape
+from manifests.schema import CROP_PX, FEATURE_ROWS, spectrogram_shape
 from manifests.several import corpus_of, join_names, name_within, qualify
 from manifests.text import config_diff, shorten_list
 from train.data.corpora import UNNAMED_CROP as UNNAMED_CROP
@@ -99,7 +99,8 @@ class Provenance:
 
         Whole clips of shards with every frame look as pairs of the timeline `uniform` do.
         """
-        return config_diff(appearance(self.build), appearance(build))
+        before, after = ({**appearance(each), "size_px": each.get("size_px", CROP_PX)} for each in (self.build, build))
+        return config_diff(before, after)
 
     @property
     def corpora(self) -> tuple[str, ...]:

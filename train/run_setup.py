@@ -156,9 +156,8 @@ class TrainingSetup:
             workers=self.config.workers,
             on_shard=lambda name: self.log(f"features of {name}"),
         )
-        keys = tuple(key.decode() for key in clips.keys)
         sampler = make_sampler(self.config, self.ranks, clips, training=training)
-        return CachedLoader(inputs.to(self.ranks.device), torch.from_numpy(clips.labels), keys, sampler)
+        return CachedLoader(inputs.to(self.ranks.device), torch.from_numpy(clips.labels), clips.ids, sampler)
 
     def make_trainer(self, logger: MetricLogger) -> Trainer:
         """The training loop of this run, its model wrapped for several ranks and compiled as configured."""
@@ -494,6 +493,7 @@ def ancestor_of(config: TrainConfig, part: FoldPart, *, labels: str | None) -> A
         build=describe_appearance(part.folder.index.identity["config"]),
         licence=str(about.get("licence", "not stated")),
         recordings=sketch_recordings(row.sha256 for row in rows if row.shard and row.speaker in part.trained),
+        corpora=len(config.locations),
     )
 
 

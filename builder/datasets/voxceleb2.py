@@ -21,7 +21,7 @@ from manifests.corpora import CORPORA
 from manifests.schema import Clip
 
 _FOLDERS = ("dev/mp4", "test/mp4", "mp4")
-_LAYOUT = "dev/mp4/idNNNNN/VIDEO/NNNNN.mp4 or test/mp4/..., any part of them"
+_LAYOUT = "dev/mp4/idNNNNN/VIDEO/NNNNN.mp4 or test/mp4/..., VIDEO of 11 characters, any part of them"
 _TRACK = re.compile(r"(?P<speaker>id\d{5})/(?P<video>[A-Za-z0-9_-]{11})/(?P<track>\d{5})\.mp4")
 _DEPTH = 3
 

@@ -14,6 +14,7 @@ from builder.report.figure import Strokes, draw_clip, template_marks
 from builder.report.images import RgbImage, color_scales, data_uri, mean_face
 from builder.report.shard_reader import ReportFolder
 from manifests.index import Dataset, Row
+from manifests.kinds import PAIRS
 from manifests.schema import CROP_PX, DROP_REASONS, FLAGS, FRAMES, Sample
 
 #: Most entries of a list; the others are counted, and all are in `clips.jsonl`.
@@ -60,7 +61,7 @@ def render_page(
             speakers=len({row.speaker for row in build.kept}),
             speakers_without_clips=len({row.speaker for row in build.rows} - {row.speaker for row in build.kept}),
             size=format_bytes(sum(shard.bytes for shard in dataset.shards)),
-            timeline=_describe_setting(_TIMELINES, config, "timeline"),
+            timeline=_describe_time(dataset),
             alignment=_CROPS.get(crop) or _describe_setting(_ALIGNMENTS, config, "align"),
             settings=sorted({**config, "versions": dataset.identity.get("versions", {})}.items()),
             emotions=tables.count_by_emotion(build),
@@ -112,6 +113,16 @@ def _describe_setting(meanings: Mapping[str, str], config: Mapping[str, Any], se
     """Describe a setting's value; the value itself if it is unknown."""
     value = str(config.get(setting, ""))
     return meanings[value].replace("{step}", str(config.get("step_frames"))) if value in meanings else value
+
+
+def _describe_time(dataset: Dataset) -> str:
+    """Which instants of a clip are stored."""
+    config = dataset.identity["config"]
+    if dataset.kind == PAIRS:
+        return _describe_setting(_TIMELINES, config, "timeline")
+    rate, side = config.get("rate_hz"), config.get("size_px", CROP_PX)
+    frames = f"{rate:g} frames a second" if isinstance(rate, int | float) else "every frame of the recording"
+    return f"{frames}, {side}x{side} pixels; figures show 16 instants spread evenly over each clip"
 
 
 def _describe_sample(sample: Sample) -> dict[str, list[tuple[str, str]]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,18 +24,38 @@ SMALL, TWICE = 1_800, 3_600
 @pytest.fixture(scope="module")
 def corpora(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     """Number of clips -> synthetic shards and their recordings; two clips per shard, for many speakers."""
-    made = {}
+
+    def make(folder: Path, clips: int) -> None:
+        scale.make_folder(folder, clips)
+        scale.make_table(folder.parent / "recordings", clips)
+        scale.write_index(folder, clips)
+
+    return make_both(tmp_path_factory.mktemp("scale"), make)
+
+
+@pytest.fixture(scope="module")
+def sequences(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Number of clips -> synthetic shards of sequences without labels; two clips per shard, for many speakers."""
+
+    def make(folder: Path, clips: int) -> None:
+        scale.make_sequences(folder, clips)
+        scale.write_sequence_index(folder, clips)
+
+    return make_both(tmp_path_factory.mktemp("sequences"), make)
+
+
+def make_both(home: Path, make: Callable[[Path, int], None]) -> dict[int, Path]:
+    """Number of clips -> folder of a corpus that `make` made."""
+    folders = {clips: home / str(clips) / "shards" for clips in (SMALL, TWICE)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scale, "CLIPS_PER_SHARD", 2)
-        for clips in (SMALL, TWICE):
-            made[clips] = tmp_path_factory.mktemp("scale") / "shards"
-            scale.make_folder(made[clips], clips)
-            scale.make_table(made[clips].parent / "recordings", clips)
-            scale.write_index(made[clips], clips)
-    return made
+        for clips, folder in folders.items():
+            folder.parent.mkdir()
+            make(folder, clips)
+    return folders
 
 
-def count_calls(work: Callable[[Path, int], None], folder: Path, clips: int) -> int:
+def count_calls(work: Callable[[Path, int], int | None], folder: Path, clips: int) -> int:
     """Number of function calls of a stage, in all threads."""
     count = 0
 
@@ -54,41 +74,25 @@ def count_calls(work: Callable[[Path, int], None], folder: Path, clips: int) -> 
     return count
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("stage", scale.STAGES)
-def test_twice_the_clips_take_no_more_than_twice_the_work(
-    stage: str, corpora: dict[int, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(scale, "CLIPS_PER_SHARD", 2)
-    work = scale.STAGES[stage]
-    work(corpora[SMALL], SMALL)  # imports and caches, once per process
-    small, twice = (count_calls(work, corpora[clips], clips) for clips in (SMALL, TWICE))
+def check_work(work: Callable[[Path, int], int | None], folders: Mapping[int, Path]) -> None:
+    """Twice the clips take no more than twice the calls."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scale, "CLIPS_PER_SHARD", 2)
+        work(folders[SMALL], SMALL)  # imports and caches, once per process
+        small, twice = (count_calls(work, folders[clips], clips) for clips in (SMALL, TWICE))
     assert 1.2 * small < twice < 2.1 * small
 
 
-@pytest.fixture(scope="module")
-def sequences(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    """Number of clips -> synthetic shards of sequences without labels; two clips per shard, for many speakers."""
-    made = {}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scale, "CLIPS_PER_SHARD", 2)
-        for clips in (SMALL, TWICE):
-            made[clips] = tmp_path_factory.mktemp("sequences") / "shards"
-            scale.make_sequences(made[clips], clips)
-            scale.write_sequence_index(made[clips], clips)
-    return made
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", scale.STAGES)
+def test_twice_the_clips_take_no_more_than_twice_the_work(stage: str, corpora: dict[int, Path]) -> None:
+    check_work(scale.STAGES[stage], corpora)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [stage for stage in scale.SEQUENCE_STAGES if stage != "sequences, loader"])
-def test_twice_the_sequences_take_no_more_than_twice_the_work(
-    stage: str, sequences: dict[int, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(scale, "CLIPS_PER_SHARD", 2)
-    work = scale.SEQUENCE_STAGES[stage]
-    work(sequences[SMALL], SMALL)  # imports and caches, once per process
-    small, twice = (count_calls(work, sequences[clips], clips) for clips in (SMALL, TWICE))
-    assert 1.2 * small < twice < 2.1 * small
+def test_twice_the_sequences_take_no_more_than_twice_the_work(stage: str, sequences: dict[int, Path]) -> None:
+    check_work(scale.SEQUENCE_STAGES[stage], sequences)
 
 
 def test_sequences_without_labels_are_whole_and_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

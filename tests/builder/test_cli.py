@@ -212,8 +212,11 @@ def test_plan_knows_what_is_in_the_folder(tmp_path: Path, quick: None, capsys: p
         "  left out because withdrawn from this folder: B",
         f"into      {out}: 2 of 2 shards already built",
     ]
-    assert main(command("plan", data, out, "--align", "clip")) == 2
-    assert "was built differently (config.align: frame -> clip)" in capsys.readouterr().err
+    assert main(command("plan", data, out, "--align", "clip")) == 0
+    assert capsys.readouterr().out.splitlines()[:2] == [
+        "data: 6 clips, 3 speakers, 3 shards",
+        f"into      {out}: was built differently (config.align: frame -> clip); choose another OUT=",
+    ]
     assert contents(out) == before
 
 

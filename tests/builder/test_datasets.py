@@ -702,6 +702,12 @@ def test_voxceleb2_may_be_any_part(tmp_path: Path) -> None:
         assert len(scan_corpus("voxceleb2", alone / part).sources) == clips  # as the archive of the test part unpacks
 
 
+def test_voxceleb2_says_what_a_video_is_called(tmp_path: Path) -> None:
+    corpora.put(tmp_path / "dev/mp4/id00001/short/00001.mp4")
+    with pytest.raises(CorpusError, match=r"expected dev/mp4/idNNNNN/VIDEO/NNNNN.mp4 .*, VIDEO of 11 characters"):
+        scan_corpus("voxceleb2", tmp_path)
+
+
 def test_voxceleb2_ignores_what_it_does_not_know(tmp_path: Path) -> None:
     corpora.voxceleb2(tmp_path)
     strangers = ["id1/zYx-wV_U9tS/00001.mp4", "id00001/short/00001.mp4", "id00001/zYx-wV_U9tS/1.mp4", "00001.mp4"]

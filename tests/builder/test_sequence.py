@@ -609,6 +609,9 @@ def test_features_are_refused(shards: Path, tmp_path: Path) -> None:
 def test_report_shows_every_frame_without_a_script(shards: Path) -> None:
     page = (shards / "report.html").read_text()
     assert page.count("Every frame: scroll to move through the clip") == 6
+    assert "every frame of the recording, 224x224 pixels; figures show 16 instants" in page
+    assert "16 stored" not in page
+    assert "Please cite" not in page  # recordings of one's own
     assert "<script" not in page
 
 

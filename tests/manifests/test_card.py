@@ -115,6 +115,11 @@ def test_an_index_that_says_nothing_of_terms_allows_nothing() -> None:
     assert "# demo: aligned faces" in card
 
 
+def test_recordings_of_ones_own_ask_for_no_citation() -> None:
+    assert "Please cite" in dataset_card(of_corpus("demo", about={"citation": "Nobody, 2026"}), [])
+    assert "Please cite" not in dataset_card(of_corpus("folder", about={"citation": "none"}), [])
+
+
 def test_people_are_spoken_of_and_how_to_withdraw_one(whole: Path) -> None:
     card = (whole / "README.md").read_text(encoding="utf-8")
     assert "Face crops and voices are personal data" in card

@@ -48,12 +48,13 @@ FAULTS = (
     ),
     _case(
         "1a",
-        "a build of recordings into sequences (`FRAMES=all`), killed with its workers before each receipt",
+        "a build of sequences (`FRAMES=all`), killed before each receipt; of either kind, 20 times at random",
         "the next run resumes; 1 and 2 workers give the same bytes as an undisturbed build",
         builder_sequence=(
             "a_killed_build_resumes_with_the_same_bytes",
             "any_number_of_workers_gives_the_same_bytes",
         ),
+        builder_cli="twenty_kills_at_random_moments_end_with_the_same_bytes",
     ),
     _case(
         "2",

@@ -281,6 +281,10 @@ def test_lineage_survives_json_and_says_itself_in_words() -> None:
     assert parse_lineage(lineage.dump(), "x") == lineage
     assert str(lineage) == "MARLIN, then supervised on demo"
     assert json.loads(lineage.dump())["ancestors"][1]["speakers"] == ["S01"]
+    joint = [replace(ancestor, dataset=name, labels=None, corpora=2) for name in ("mead", "voxceleb2")]
+    assert str(lineage.after(joint[0]).after(joint[1]).after(ancestor)) == (
+        "MARLIN, then supervised on demo, then self-supervised on mead and voxceleb2"
+    )
     with pytest.raises(SchemaError, match=r"x\.origin: found 1, expected text"):
         parse_lineage('{"origin": 1}', "x")
 

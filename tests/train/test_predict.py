@@ -87,7 +87,7 @@ def test_labels_that_are_no_classes_are_named(run: Path, tmp_path: Path, capsys:
     shards = make_folder(tmp_path / "ravdess", dataset="ravdess", **options)
     assert cli.run(["predict", "--run", str(run), "--shards", str(shards)]) == 0
     captured = capsys.readouterr()
-    words = "because the classes (fear, joy) are of folder, and the labels of ravdess (calm, joy)"
+    words = "because its labels (calm, joy) are those of ravdess, and the classes (fear, joy) those of folder"
     assert f"{shards}: not scored, {words}\n" in captured.err
     assert "UAR" not in captured.out
 
@@ -138,9 +138,9 @@ def test_a_classifier_knows_how_its_faces_were_cropped(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "expected recordings, or --shards"),
+        ([], "expected either recordings (make: CLIP=) or --shards"),
         (["absent.mp4"], "absent.mp4: not found, expected a recording"),
-        (["x.mp4", "--shards", "y"], "expected recordings, or --shards"),
+        (["x.mp4", "--shards", "y"], "expected either recordings (make: CLIP=) or --shards"),
     ],
 )
 def test_what_cannot_be_predicted_is_one_line(

@@ -138,7 +138,7 @@ def test_pairs_cannot_be_seen_as_parts_of_clips_were(folders: tuple[Path, Path],
 
 def test_sequences_of_another_size_are_other_clips(tmp_path: Path, runs: dict[str, Path]) -> None:
     small = folder_of(tmp_path / "small", SEQUENCES, side_px=112)
-    with pytest.raises(PredictError, match=r"other settings than the training shards .*size_px: None -> 112"):
+    with pytest.raises(PredictError, match=r"other settings than the training shards .*size_px: 224 -> 112"):
         probabilities(runs["whole"], small)
 
 
@@ -182,6 +182,7 @@ def test_small_crops_are_enlarged_and_that_is_logged(tmp_path: Path, capsys: pyt
         assert cli.run(["train", "--shards", str(small), "--runs", str(tmp_path / "runs"), *chosen]) == 0
     logged = capsys.readouterr()
     assert "crops of 96 pixels are enlarged to the encoder's 112" in logged.out + logged.err
+    assert ", mfcc, every frame (random 0.6 to 1 of a clip, tested on whole clips), on " in logged.err
 
 
 def test_embeddings_of_whole_clips_are_those_of_pairs(

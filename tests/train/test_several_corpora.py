@@ -26,8 +26,10 @@ from tests.factories.shards import make_folder, sign
 from tests.fakes.servers import FileServer
 from train import ShardDataset, cli, run_fold
 from train.data import DataError
+from train.data.augment import ClipDraws
 from train.data.corpora import check_recordings, corpus_indices, corpus_shares, open_corpora, open_whole
 from train.data.fold_data import open_fold
+from train.data.loader import Loader
 from train.data.sampler import ClipSampler
 from train.data.shard_folder import verified_files
 from train.models.weights import load_classifier
@@ -41,6 +43,8 @@ pytestmark = pytest.mark.usefixtures("small_encoder")
 ALPHA = {"dataset": "alpha", "speakers": ("1", "2", "3", "4", "5"), "emotions": ("fear", "joy", "bored")}
 BETA = {"dataset": "beta", "speakers": ("1", "2", "3"), "emotions": ("fear", "happy", "sad")}
 GAMMA = {"dataset": "gamma", "speakers": ("7", "8", "9"), "emotions": ("afraid", "joy", "bored")}
+
+BOTH = ["shards/alpha", "shards/beta"]
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -123,6 +127,19 @@ def test_speakers_and_clips_of_the_same_names_are_kept_apart(shards: Path, fold:
     assert sum(map(len, speakers)) == 8
     assert len({*tables["train"].shards, *tables["test"].shards, *tables["validation"].shards}) == 8
     assert {*np.unique(corpus_indices(tables["train"]))} == {0, 1}
+
+
+def test_clips_of_one_id_in_two_corpora_are_augmented_apart(shards: Path) -> None:
+    tables = [open_fold(open_corpora(names), "1", strategy="cfas").training for names in (["shards/alpha"], BOTH)]
+    batches = [
+        next(Loader(clips, ClipSampler(clips=len(clips), batch_size=len(clips), shuffle=False), workers=0).epoch(1))
+        for clips in tables
+    ]
+    assert batches[0].draw_keys == batches[0].keys  # a single corpus: as ever
+    assert len({*batches[1].keys}) < len(batches[1].keys)
+    assert batches[1].draw_keys == tables[1].ids
+    drawn = ClipDraws(keys=batches[1].draw_keys, seed=0, epoch=1).uniform("crop", 4)
+    assert len(np.unique(drawn, axis=0)) == len(drawn)
 
 
 def test_every_speaker_is_tested_once(shards: Path) -> None:
@@ -575,6 +592,14 @@ def test_what_a_test_across_corpora_does_not_take_is_refused(shards: Path, call:
     make_folder(Path("shards/mute"), dataset="mute", emotions=(None,))
     said = refusal(call, "--dataset", "alpha", "--test", "mute")
     assert "mute: found no labels, but some of the other corpora" in said
+    beta = Path("shards/beta")
+    rows = [replace(row, emotion="sad") if row.speaker == "2" else row for row in index.load_rows(beta)]
+    (beta / index.CLIPS_FILE).write_bytes(index.dump_rows(rows))
+    sign(beta)
+    assert refusal(call, "--dataset", "beta", "--test", "alpha") == (
+        "error: beta: no clip of the validation side has a class (found sad); choose other corpora, or classes with "
+        "LABELS= (--label-scheme), or FIXED_EPOCHS=1 (--fixed-epochs), which takes no validation\n"
+    )
     make_folder(Path("shards/odd"), dataset="odd", emotions=("fear", "odd"))
     assert "found fearful that all corpora have, expected at least 2 classes: alpha has" in refusal(
         call, "--dataset", "alpha", "--test", "odd"
@@ -598,12 +623,36 @@ def test_predictions_of_each_corpus_are_scored_by_its_own_names(shards: Path, ca
         row = predicted[f"{corpus}/1-fear-0"]
         assert (row["predicted"], row["label"]) == (found["1-fear-0"].predicted, found["1-fear-0"].label)
         assert float(row["p(happy)"]) == pytest.approx(found["1-fear-0"].probabilities["happy"], abs=1e-5)
-    assert all(not clip.seen for clip in predictor.predict_shards("shards/gamma"))
+    third = predictor.predict_shards("shards/gamma")
+    assert not any(clip.seen for clip in third)
+    assert {(clip.clip.split("-")[1], clip.label) for clip in third} == (
+        {("afraid", "fearful"), ("joy", "happy"), ("bored", None)}  # by the common names, as a test across corpora
+    )
     assert call("train", "--dataset", "alpha", "--test", "beta")[0] == 0
     across = Predictor.load("runs/alpha/cfas/test-beta")
     assert {clip.label for clip in across.predict_shards("shards/beta")} == {"fearful", "happy", None}
     assert not any(clip.seen for clip in across.predict_shards("shards/beta"))
     assert all(clip.seen for clip in across.predict_shards("shards/alpha"))
+
+
+def test_another_corpus_is_not_scored_by_a_table_of_classes(shards: Path, call: Command) -> None:
+    Path("map.csv").write_text("emotion,class\nfear,bad\njoy,good\nhappy,good\nbored,bad\nsad,bad\n")
+    assert call("train", "--dataset", "alpha", "beta", "--label-scheme=map.csv")[0] == 0
+    run = "runs/alpha+beta/cfas/fold-1"
+    assert "12 clips of unseen speakers" in call("predict", "--run", run, "--shards=shards/alpha")[1]
+    status, out, err = call("predict", "--run", run, "--shards=shards/gamma")
+    assert (status, "UAR" in out, "labelled" in out) == (0, False, False)
+    assert "shards/gamma: not scored, because the classes (bad, good) are those of a table of alpha+beta, and " in err
+
+
+def test_embeddings_of_a_run_on_several_corpora_need_one_of_them(shards: Path, call: Command) -> None:
+    assert call("train", "--dataset", "alpha", "--test", "beta")[0] == 0
+    status, out, err = call("embeddings", "--run=runs/alpha/cfas/test-beta", "--out=a.npz")
+    assert (status, out) == (2, "")
+    assert err == (
+        "error: embeddings: found a run on 2 corpora, expected the one to compute vectors of: DATASET= (--dataset), "
+        "such as alpha, beta\n"
+    )
 
 
 def test_embeddings_have_the_folds_of_the_run(shards: Path, call: Command) -> None:

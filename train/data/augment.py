@@ -1,8 +1,9 @@
 """Augmentation of clips, each modality on its own, before fusion; on the device, for a whole batch at once.
 
-Every random number belongs to a clip: it is drawn from (seed, epoch, draw, purpose, clip id), on the CPU, so that
+Every random number belongs to a clip: it is drawn from (seed, epoch, draw, purpose, clip id) on the CPU, so that
 workers, ranks, devices, micro-batches and the other clips of a batch do not change how a clip is augmented, and so that
-one kind of augmentation does not change what another one draws. Frames of a clip share one draw.
+one kind of augmentation does not change what another one draws. Of several corpora, the corpus is part of the id.
+Frames of a clip share one draw.
 
 Boxes in faces are drawn in pixels of a crop of 224x224, and scaled for faces that are decoded to fewer. Shape suffixes:
 B clips, F faces, W windows, S pixels a side of a face.
@@ -126,7 +127,7 @@ class ClipDraws:
     """Random numbers for B clips. Those of a clip depend on its id and the fields, never on the other clips."""
 
     keys: tuple[str, ...]
-    """B clip ids."""
+    """B clip ids, see `train.data.batches.ClipBatch.draw_keys`."""
     seed: int
     epoch: int
     draw: int = 0

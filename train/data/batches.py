@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from manifests.schema import COLUMNS, FEATURE_ROWS, FRAMES
+from manifests.several import clip_of
 from manifests.timeline import Seconds
 from train.data.spectrograms import spectrogram_windows
 
@@ -32,9 +33,14 @@ class ClipBatch:
     """B numbers: how often the clip came before in the epoch; () where no clip comes twice."""
 
     @property
+    def ids(self) -> tuple[str, ...]:
+        """B clip ids, of several corpora with the corpus."""
+        return self.keys
+
+    @property
     def draw_keys(self) -> tuple[str, ...]:
         """What random numbers of each clip are drawn from: its id and, from its second time in an epoch on, which."""
-        return draw_keys(self.keys, self.repeats)
+        return draw_keys(self.ids, self.repeats)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -61,6 +67,11 @@ class Batch(ClipBatch, ABC):
     """B speaker ids."""
     missing: tuple[int, ...] = ()
     """B codes of what each recording has no part of: 0, or one of `train.data.missing.WHOLLY`; () if all have both."""
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """As of every batch; `keys` are within their corpora."""
+        return clip_ids(self.keys, self.speakers)
 
     @abstractmethod
     def faces(self, count: int, window: int = 0) -> Tensor:
@@ -143,11 +154,16 @@ class CachedBatch(ClipBatch):
     """[B, D]."""
 
 
-def draw_keys(keys: Sequence[str], repeats: Sequence[int]) -> tuple[str, ...]:
+def clip_ids(keys: Sequence[str], speakers: Sequence[str]) -> tuple[str, ...]:
+    """Ids of clips of these speakers, of several corpora with the corpus."""
+    return tuple(map(clip_of, speakers, keys))
+
+
+def draw_keys(ids: Sequence[str], repeats: Sequence[int]) -> tuple[str, ...]:
     """As `ClipBatch.draw_keys`; `repeats` is empty where no clip comes twice."""
     if not repeats:
-        return tuple(keys)
-    return tuple(f"{key} {n}" if n else key for key, n in zip(keys, repeats, strict=True))
+        return tuple(ids)
+    return tuple(f"{key} {n}" if n else key for key, n in zip(ids, repeats, strict=True))
 
 
 def split_filmstrips(filmstrips: Tensor, count: int) -> Tensor:

@@ -23,7 +23,7 @@ from manifests.kinds import PAIRS
 from manifests.labels import LabelScheme
 from manifests.schema import CROP_PX, UNLABELLED, spectrogram_shape
 from manifests.sequence import SIDES_PX
-from manifests.several import corpus_of, qualify
+from manifests.several import clip_of
 from train.data import DataError
 from train.data.readers import READERS
 from train.data.shard_folder import ShardFolder, load_receipt
@@ -88,8 +88,7 @@ class ClipTable:
 
     def clip_id(self, clip: int) -> str:
         """Id of a clip, of several corpora with the corpus: `crema-d/1001_DFA_ANG_XX`."""
-        corpus, key = corpus_of(self.speakers[self.shard[clip]]), self.keys[clip].decode()
-        return qualify(corpus, key) if corpus else key
+        return clip_of(self.speakers[self.shard[clip]], self.keys[clip].decode())
 
     @property
     def ids(self) -> tuple[str, ...]:

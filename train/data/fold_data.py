@@ -338,6 +338,10 @@ def unusable_fold(
     problem: str, corpora: Corpora, classes: Sequence[LabelScheme], sides: Sequence[str]
 ) -> UnusableFoldError:
     """The error for a fold that lacks clips on one of some sides, with the folds of all schemes that can be used."""
+    if corpora.parts[0].is_whole:
+        without = corpora.describe_unusable(corpora.folds[0], classes, ("train", "test"))
+        advice = "" if without else ", or FIXED_EPOCHS=1 (--fixed-epochs), which takes no validation"
+        return UnusableFoldError(f"{problem}; choose other corpora, or classes with LABELS= (--label-scheme){advice}")
     if corpora.several:
         usable = [fold for fold in corpora.folds if not corpora.describe_unusable(fold, classes, sides)]
         advice = f"folds that can be used: FOLD={usable[0]}" if usable else "no fold of these schemes can be used"

@@ -38,7 +38,7 @@ class CachedLoader:
     labels: Tensor
     """int64 [clips]."""
     keys: tuple[str, ...]
-    """Clip ids."""
+    """Clip ids, of several corpora with the corpus."""
     sampler: ClipSampler
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[CachedBatch]:

@@ -42,7 +42,7 @@ from manifests.sequence import (
 from manifests.silence import sound_present
 from manifests.timeline import nearest_frames, spread_instants
 from train.data import DataError
-from train.data.batches import Batch, PairBatch, SequenceBatch, Sounds, draw_keys
+from train.data.batches import Batch, PairBatch, SequenceBatch, Sounds, clip_ids, draw_keys
 from train.data.sampler import Indices
 from train.data.spectrograms import spectrogram_windows
 from train.data.windows import WHOLE_CLIPS, Placement, Windows, place_window
@@ -253,7 +253,8 @@ class _PendingSequences(PendingBatch):
         spectrogram = reader.clips.members.spectrogram
         self._grid = split_spectrogram(spectrogram)[1] if spectrogram else 0
         frames = reader.frames.take(count)
-        self._placements = reader.windows.placements(draw_keys(fields["keys"], repeats), epoch).tolist()
+        ids = clip_ids(fields["keys"], fields["speakers"])
+        self._placements = reader.windows.placements(draw_keys(ids, repeats), epoch).tolist()
         self._sounds = [np.empty(0, np.int16)] * count
         self._sound_starts = np.zeros(count)
         self._window_starts, self._hops = np.zeros((count, windows, self._grid)), np.zeros((count, windows))
