@@ -33,9 +33,9 @@ from manifests.timeline import Seconds, Timeline, nearest_frames
 #: More meshes add their noise to crops of heads that hardly move, fewer lose heads that shake;
 #: see builder/docs/sequences.md.
 ANCHOR_SECONDS = 0.085
-#: Corners of what is kept of a large frame, in pixels of the region where the mesh looks for the face: enough for every
-#: crop of a face that moves by less than a third of its width until the next mesh.
-KEPT_REGION = INPUT_PX * np.array([(x, y) for x in (-0.3, 1.3) for y in (-0.3, 1.3)])
+#: Corners of what is kept of a large frame, in pixels of the region where the mesh looks for the face: enough for the
+#: largest crop, and the usual one of a face that moves by a quarter of its width until the next mesh.
+KEPT_REGION = INPUT_PX * np.array([(x, y) for x in (-0.2, 1.2) for y in (-0.2, 1.2)])
 #: Memory for the frames of a clip; with more, it is decoded twice.
 KEPT_BYTES = 512 << 20
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -471,10 +471,13 @@ def _upright_rgb(frame: Any, to_rgb: VideoReformatter, aspect: Fraction) -> _Fra
 def _reduction(frame: Any, aspect: Fraction) -> tuple[float, float]:
     """Recorded pixels per pixel of the upright frame across and down."""
     _, reduction = _square_size(frame.width, frame.height, aspect)
+    if reduction[0] == reduction[1]:  # however it is turned
+        return reduction
     transposed, _, _ = base.orientation(_display_matrix(frame))
     return reduction[::-1] if transposed else reduction
 
 
+@lru_cache
 def _square_size(width: int, height: int, aspect: Fraction) -> tuple[tuple[int, int], tuple[float, float]]:
     """Width and height of a recorded frame with square pixels, as it is kept, and the reduction."""
     square = base.square_width(width, height, aspect)
@@ -568,8 +571,10 @@ def _decode_sound(clip: _Packets) -> Sound | None:
                 for frame in clip.audio.decode(packet):
                     # PyAV reads planes beyond the seventh out of bounds, so many channels are interleaved.
                     samples = "fltp" if frame.layout.nb_channels < 8 else "flt"
-                    found = (frame.format.name, str(frame.layout), frame.sample_rate)
-                    decoded += to_float.setdefault(found, av.AudioResampler(format=samples)).resample(frame)
+                    found = (frame.format.name, frame.layout.name, frame.sample_rate)
+                    if found not in to_float:
+                        to_float[found] = av.AudioResampler(format=samples)
+                    decoded += to_float[found].resample(frame)
             except av.FFmpegError:
                 lost_seconds += 0.0 if packet is None else _seconds_inside(packet, clip)
                 continue
@@ -579,7 +584,7 @@ def _decode_sound(clip: _Packets) -> Sound | None:
                     if not frame.format.is_planar:  # [1, n * channels]
                         values = values.reshape(-1, frame.layout.nb_channels).T
                     # One voice, in any number of channels: average them.
-                    seconds, mono = float(frame.pts * frame.time_base) - clip.start_seconds, base.mix(values)
+                    seconds, mono = frame.time - clip.start_seconds, base.mix(values)
                     chunks.append(base.SoundChunk(seconds=seconds, samples=mono, rate_hz=frame.sample_rate))
     return base.assemble_sound(chunks, clip.sound_range, lost_seconds)
 

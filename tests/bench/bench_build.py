@@ -1,7 +1,8 @@
 """CPU time of building a clip, beside the least it could take, both on one thread: python tests/bench/bench_build.py.
 
 The floor is what no builder of these shards can avoid: decode every frame, run the model of the face mesh 16 times,
-encode the filmstrip. Clips are measured in turn, floor and build next to each other, so that a noisy machine is as
+encode the filmstrip; of sequences (`--frames all`), run it once on every frame on which the builder looks for the face,
+and encode every crop. Clips are measured in turn, floor and build next to each other, so that a noisy machine is as
 noisy for both; figures are the sums of each clip's best time.
 """
 
@@ -16,7 +17,7 @@ from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
-from builder.worker import limit_native_threads
+from builder.worker import keep_freed_memory, limit_native_threads
 from manifests.console import Parser, run_command, say
 from manifests.text import pluralize
 
@@ -61,8 +62,8 @@ def measure(
     from builder.config import BuildConfig
     from builder.face_models import FaceMesh
 
-    config = BuildConfig(dataset="crema-d")
-    builder = ClipBuilder(config, root)
+    keep_freed_memory()
+    builder = ClipBuilder(BuildConfig(dataset="crema-d"), root)
     mesh = FaceMesh().model
     watches = [Stopwatch(best={}) for _ in sources]
     for _ in range(repeats):
@@ -75,9 +76,54 @@ def measure(
     return watches
 
 
+def measure_sequences(sources: Sequence[ClipSource], root: Path, repeats: int) -> list[Stopwatch]:
+    """CPU time of floor and build of sequences, per clip, and of all frames as RGB, which is not in the floor."""
+    import cv2
+    import numpy as np
+
+    from builder.clip import ClipBuilder
+    from builder.config import BuildConfig
+    from builder.decoders.base import Listing
+    from builder.face_models import INPUT_PX, FaceMesh
+    from builder.sequence import plan_frames
+    from manifests.sequence import decode, decode_frame, encode_frame
+    from manifests.timeline import spread_instants
+
+    keep_freed_memory()
+    builder = ClipBuilder(BuildConfig(dataset="crema-d", frames="all"), root)
+    mesh = FaceMesh().model
+    watches = [Stopwatch(best={}) for _ in sources]
+    for _ in range(repeats):
+        for source, watch in zip(sources, watches, strict=True):
+            built = watch.time("build", lambda source=source: builder.build(source))
+            sample = decode(built.members)
+            crops = [decode_frame(jpeg, sample.side_px) for jpeg in sample.jpegs]
+            seconds = np.array(sample.timing.frame_seconds)
+            plan = plan_frames(Listing(seconds=seconds, timeline=spread_instants(sample.timing.span_seconds)), None)
+            watch.time("floor: decode all frames", lambda source=source: _decode_all(source))
+            small = [cv2.resize(crops[i], (INPUT_PX, INPUT_PX)) for i in {*plan.sampled, *plan.further}]
+            watch.time("floor: bare face meshes", lambda small=small: [mesh(crop) for crop in small])
+            watch.time("floor: encode all crops", lambda crops=crops: [encode_frame(crop) for crop in crops])
+            watch.time("decode all frames to RGB", lambda source=source: _decode_all(source, form="rgb24"))
+    return watches
+
+
+def _decode_all(source: ClipSource, form: str | None = None) -> int:
+    """Decode every frame, and convert it to a pixel format."""
+    import av
+    from av.video.reformatter import VideoReformatter
+
+    converter = VideoReformatter()
+    with av.open(str(source.video)) as container:
+        container.streams.video[0].codec_context.thread_count = 1
+        return sum(
+            1 if form is None else converter.reformat(frame, format=form, threads=1).height > 0
+            for frame in container.decode(video=0)
+        )
+
+
 def _floor(source: ClipSource, mesh: Callable[[Any], Any], watch: Stopwatch) -> None:
     """Decode all frames; 16 bare meshes on crops ready-made; encode the filmstrip."""
-    import av
     import cv2
     import numpy as np
 
@@ -85,15 +131,10 @@ def _floor(source: ClipSource, mesh: Callable[[Any], Any], watch: Stopwatch) -> 
     from builder.face_models import INPUT_PX
     from manifests.schema import encode_faces
 
-    def decode_all() -> int:
-        with av.open(str(source.video)) as container:
-            container.streams.video[0].codec_context.thread_count = 1
-            return sum(1 for _ in container.decode(video=0))
-
     frames = media.decode(source, timeline.uniform).video.frames
     crops = [cv2.resize(frame, (INPUT_PX, INPUT_PX)) for frame in frames]
     faces = np.stack([np.resize(crop, (224, 224, 3)) for crop in crops])
-    watch.time("floor: decode all frames", decode_all)
+    watch.time("floor: decode all frames", lambda: _decode_all(source))
     watch.time("floor: 16 bare face meshes", lambda: [mesh(crop) for crop in crops])
     watch.time("floor: encode the filmstrip", lambda: encode_faces(faces))
 
@@ -128,12 +169,14 @@ def describe(watches: Sequence[Stopwatch]) -> list[str]:
     corpus_minutes = build * CORPUS_CLIPS / CORES / 60_000
     steps = {name: value for name, value in average.items() if name.startswith("step")}
     rest = build - sum(steps.values())
+    others = {name: value for name, value in average.items() if ":" not in name and name != "build"}
     return [
         f"CPU milliseconds a clip, one thread, mean over {pluralize(len(watches), 'clip')} of the best of each",
         *(f"  {value:7.1f}  {name}" for name, value in average.items() if name.startswith("floor")),
         f"  {floor:7.1f}  floor",
         *(f"  {value:7.1f}  {name}" for name, value in steps.items()),
-        f"  {rest:7.1f}  rest: hashing, statistics, records (what separate measurements leave)",
+        *([f"  {rest:7.1f}  rest: hashing, statistics, records (what separate measurements leave)"] if steps else []),
+        *(f"  {value:7.1f}  {name}, not in the floor" for name, value in others.items()),
         f"  {build:7.1f}  build",
         f"ratio {build / floor:.2f} (build / floor)",
         f"{CORPUS_CLIPS} clips: {corpus_minutes:.1f} minutes on {CORES} cores",
@@ -146,7 +189,8 @@ def print_table(args: argparse.Namespace) -> int:
 
     root = (args.data or Path("data") / args.dataset).absolute()
     sources = scan_corpus(args.dataset, root).sources[: args.clips]
-    for line in describe(measure(sources, root, args.repeats)):
+    measured = measure_sequences if args.frames == "all" else measure
+    for line in describe(measured(sources, root, args.repeats)):
         say(line)
     return 0
 
@@ -157,6 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.set_defaults(run=print_table, debug=False)
     parser.add_argument("--dataset", default="demo")
     parser.add_argument("--data", type=Path, help="the corpus's folder (default: data/DATASET)")
+    parser.add_argument("--frames", default="16", choices=("16", "all"))
     parser.add_argument("--clips", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=7)
     return run_command(parser, arguments)

@@ -56,6 +56,14 @@ def test_every_step_of_a_real_clip_is_measured_and_what_else_is_asked_for(tmp_pa
     assert all(spent > 0 for spent in watch.best.values())
 
 
+def test_sequences_are_measured_with_a_floor_of_their_own(tmp_path: Path) -> None:
+    (watch,) = bench_build.measure_sequences([_clip(tmp_path)], tmp_path, 1)
+    assert all(spent > 0 for spent in watch.best.values())
+    lines = bench_build.describe([watch])
+    assert sum(line.endswith("decode all frames to RGB, not in the floor") for line in lines) == 1
+    assert not any("rest" in line for line in lines), "no steps were measured"
+
+
 @pytest.mark.filterwarnings("ignore:.*slated for removal in Python 3.13:DeprecationWarning")  # what librosa imports
 def test_a_naive_pipeline_makes_the_same_kind_of_sample(tmp_path: Path) -> None:
     from tests.bench import naive
