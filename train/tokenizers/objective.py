@@ -117,11 +117,9 @@ def power_of(batch: SequenceBatch, row: int) -> Tensor:
 
 def draw_spectra(batch: SequenceBatch, drawn: np.ndarray) -> Tensor:
     """Of each clip some of its spectra, in one line [B S, 513]; `drawn` [B, S] in 0..1 says which."""
-    chosen = [torch.empty(0, BINS, device=batch.labels.device)]
-    for row, numbers in enumerate(torch.from_numpy(drawn)):
-        power = power_of(batch, row)
-        chosen.append(power[(numbers * len(power)).long().to(power.device)])
-    return torch.cat(chosen)
+    device = batch.labels.device
+    clips = zip(batch.sounds.samples, torch.from_numpy(drawn), strict=True)
+    return torch.cat([torch.empty(0, BINS, device=device), *(clip_power(sound, device, each) for sound, each in clips)])
 
 
 def faces_of(batch: SequenceBatch) -> Tensor:
