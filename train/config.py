@@ -22,6 +22,8 @@ from train.recipes import Recipe
 DEMO = "demo"
 DEMO_DEFAULT = "tiny"
 ENCODER_DEFAULT = "large"
+#: Strategy of a training of VQ-MAE-AV's tokenizers, which fuses nothing and has no encoder.
+TOKENIZERS = "tokenizers"
 #: How the tested epoch is chosen -> its words in reports. `validation`: the best one by UAR of validation speakers.
 #: `refit`: trained again from the start, with the schedule in as many epochs, on training and validation speakers.
 #: `last`: trained on both for all epochs of the recipe.
@@ -36,7 +38,7 @@ COMPILE = ("auto", "on", "off")
 #: Fields of recipes that are younger than finished runs, whose hash and identity must stay valid: they are in neither
 #: where they have the default.
 _NEW_IN_RECIPES = (
-    *("class_weights", "corpus_weights", "freeze", "pretraining", "sampling"),
+    *("class_weights", "corpus_weights", "freeze", "pretraining", "sampling", "tokenizers"),
     *("test_crop_side", "test_windows", "training_share", "window_seconds"),
 )
 #: The same of the augmentation.
@@ -54,7 +56,7 @@ class TrainConfig:
     shards: str | tuple[str, ...]
     """Folder of shards: a path or an address; or those of several corpora."""
     strategy: str
-    """A name in `STRATEGIES`, or the import path of one's own."""
+    """A name in `STRATEGIES`, or the import path of one's own; or TOKENIZERS."""
     fold: str
     tests: tuple[str, ...] = ()
     """Folders of shards of other corpora that are tested as a whole, in place of a fold."""
@@ -66,7 +68,7 @@ class TrainConfig:
     """Whether speakers may be on several sides of a fold of one's own."""
     feature: str = "mfcc"
     encoder: str | None
-    """A name in `ENCODERS`, or the import path of one's own; None for the one that fits the weights."""
+    """A name in `ENCODERS`, or the import path of one's own; None for the one that fits the weights, or tokenizers."""
     weights: str | None = None
     """File, folder or hub id of the encoder's initial weights; None for random weights."""
     recipe: Recipe
@@ -91,10 +93,11 @@ class TrainConfig:
     """Names in `train.loggers.LOGGERS` that numbers go to, beside log.jsonl; they change no result."""
 
     def __post_init__(self) -> None:
-        if not is_import_path(self.strategy):
+        if not is_import_path(self.strategy) and self.strategy != TOKENIZERS:
             strategy_named(self.strategy)
         own = self.has_own_encoder
-        if self.encoder not in ENCODERS and not (self.encoder is None and self.weights) and not own:
+        none_needed = self.encoder is None and (self.weights or self.strategy == TOKENIZERS)
+        if self.encoder not in ENCODERS and not none_needed and not own:
             raise ConfigError(f"unknown encoder {self.encoder!r}; valid are {', '.join(ENCODERS)}, or mymodule:build")
         if own and self.weights is not None:
             raise ConfigError(f"weights: found {self.weights}, expected none: {self.encoder} loads its own")

@@ -33,9 +33,11 @@ from train.config import TrainConfig
 from train.data.fold_data import open_fold
 from train.data.masks import SHOWS_FACES, SHOWS_SOUND
 from train.distributed import Ranks
+from train.models.mae import patch_targets
 from train.models.mae_weights import load_pretrained
-from train.models.videomae import ENCODERS, EncoderConfig, split_patches
+from train.models.videomae import ENCODERS, EncoderConfig, split_patches, take_tokens
 from train.pretraining import page
+from train.pretraining.cross_modal import measure_cross_modal
 from train.pretraining.page import read_epochs
 from train.pretraining.probe import linear_probe, nearest_neighbours
 from train.pretraining.reconstruction import Reconstruction, to_pixels
@@ -101,6 +103,9 @@ def test_it_learns_and_keeps_the_last_epoch(shards: Path, tmp_path: Path) -> Non
     ]
     page = (ours.folder / "report.html").read_text()
     assert page.count("data:image/png;base64") == 2
+    hidden = json.loads((ours.folder / "pretraining.json").read_text())["hidden_modality"]
+    assert hidden.keys() == {"sound", "faces"}
+    assert all(f"{each[name]:.4f}" in page for each in hidden.values() for name in ("own", "other"))
     assert run_pretraining(setup(shards, tmp_path, epochs=30)) == found  # read, not repeated
 
 
@@ -328,6 +333,38 @@ def test_of_clips_without_sound_nothing_more_is_hidden(shards: Path, tmp_path: P
         codes = ours.objective.masked(lacking, 1, training=True).masks.hidden_modality
         assert codes[:2] == (0, 0)
         assert all(codes[2:])
+
+
+def test_the_right_clip_paints_what_is_hidden_of_it(shards: Path, tmp_path: Path) -> None:
+    ours = setup(shards, tmp_path)
+    objective, patch = ours.objective, ours.objective.patch
+    clips = ours.data.clips("validation")
+    (batch,) = ours.make_loader(clips).epoch(0)
+    inputs = ours.transform.evaluation_input(batch).inputs
+    targets = patch_targets(to_pixels(inputs, "imagenet"), patch)
+
+    def knows_every_clip(seen: torch.Tensor, visible: torch.Tensor, decoded: torch.Tensor) -> torch.Tensor:
+        """What is hidden of the clip that is seen, whichever that is."""
+        codes = objective.layout.codes.ravel()
+        assert len({(codes[visible].min(), codes[visible].max()), (codes[decoded].min(), codes[decoded].max())}) == 2
+        which = [int((inputs - clip).abs().sum(dim=(1, 2, 3, 4)).argmin()) for clip in seen]
+        return take_tokens(targets[which], decoded)
+
+    found = measure_cross_modal(objective, knows_every_clip, ours.make_loader(clips), ALONE, 1)
+    assert found.keys() == {"sound", "faces"}
+    for each in found.values():
+        assert each.own == 0 < each.other
+        assert each.won == each.clips == len(clips)
+    nothing = measure_cross_modal(
+        objective, lambda _, __, decoded: torch.zeros(*decoded.shape, 1176), ours.make_loader(clips), ALONE, 1
+    )
+    assert all(each.own == each.other > 0 == each.won for each in nothing.values())
+
+
+def test_where_tokens_are_shared_no_modality_is_painted_from_the_other(shards: Path, tmp_path: Path) -> None:
+    assert setup(shards, tmp_path, strategy="ofos").measure_hidden() == {}
+    assert setup(shards, tmp_path, strategy="faces").measure_hidden() == {}
+    assert setup(shards, tmp_path, selection="last").measure_hidden() == {}
 
 
 def test_several_corpora_some_without_labels(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -103,6 +103,11 @@ class ClipTable:
 
 def members_for(dataset: Dataset, strategy: Strategy, feature: str) -> ClipMembers:
     """What a strategy reads of clips. Raises DataError for a feature that was not built, or crops of no valid side."""
+    if dataset.kind not in READERS:
+        raise DataError(
+            f"{dataset.dataset}: found shards of {dataset.kind}, expected {' or '.join(READERS)}; {dataset.kind} are "
+            "read by VQ-MAE-AV only"
+        )
     if feature not in dataset.features:
         built = ", ".join(dataset.features)
         raise DataError(f"{dataset.dataset}: found no feature {feature!r} in its shards; choose FEATURE= of {built}")

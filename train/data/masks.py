@@ -137,17 +137,23 @@ class TokenLayout:
         """Whether each modality has tokens of its own, and no token shows both."""
         return self.groups.keys() == {SHOWS_FACES, SHOWS_SOUND}
 
-    def draw(self, settings: MaskSettings, draws: ClipDraws, missing: Sequence[int] = ()) -> Masks:
-        """Masks of some clips, B codes of which may say what they lack: of those no modality is hidden wholly. Pure."""
+    def draw(
+        self, settings: MaskSettings, draws: ClipDraws, missing: Sequence[int] = (), hidden: int | None = None
+    ) -> Masks:
+        """Masks of some clips, B codes of which may say what they lack: of those no modality is hidden wholly. Pure.
+
+        `hidden` is the modality that is hidden of every clip, whatever was drawn.
+        """
         visible_count, decoded_count = self.sizes(settings)
         visible, decoded, hidden_modality = [], [], []
         lacking = missing or (0,) * len(draws.keys)
         for generator, lacks in zip(draws.generators("mask"), lacking, strict=True):
-            modality = 0 if lacks else self._hidden_modality(settings, generator)
+            drawn = 0 if lacks else self._hidden_modality(settings, generator)
+            modality = drawn if hidden is None else hidden
             seen = self._visible(settings, modality if self.separable else 0, visible_count, generator)
-            hidden = np.setdiff1d(np.arange(self.codes.size), seen)
+            unseen = np.setdiff1d(np.arange(self.codes.size), seen)
             visible.append(np.sort(seen))
-            decoded.append(self._decoded(hidden, decoded_count, generator))
+            decoded.append(self._decoded(unseen, decoded_count, generator))
             hidden_modality.append(modality)
         return Masks(
             torch.from_numpy(np.array(visible, dtype=np.int64).reshape(-1, visible_count)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from matplotlib.figure import Figure
 from manifests.files import atomic_write
 from train.classification import autocast
 from train.models.mae import hide_patches, paint
+from train.pretraining.cross_modal import CrossModal
 from train.pretraining.reconstruction import PROBES, VALIDATION_EPOCH, to_pixels
 from train.report.plots import BLUE, GREEN, ORANGE, as_png, make_figure
 from train.report.reconstructions import HIDDEN, Reconstruction, draw_reconstructions
@@ -40,8 +42,8 @@ def _read_lines(folder: Path, number: str) -> dict[int, dict[str, Any]]:
     return dict(sorted(found.items()))
 
 
-def write_page(setup: PretrainingSetup) -> None:
-    """Write `report.html` into the run's folder. Raises OSError."""
+def write_page(setup: PretrainingSetup, hidden: Mapping[str, CrossModal]) -> None:
+    """Write `report.html` into the run's folder; `hidden` is as of `measure_cross_modal`. Raises OSError."""
     epochs, steps = read_epochs(setup.folder), list(_read_lines(setup.folder, "step").values())
     per_epoch = setup.config.recipe.steps_per_epoch(len(setup.data.training))
     figures = [
@@ -54,9 +56,8 @@ def write_page(setup: PretrainingSetup) -> None:
             png=_draw_clips(setup),
         ),
     ]
-    section = ReportSection(
-        title=f"{setup.data.name}, {setup.config.strategy}", tables=(_settings(setup),), figures=tuple(figures)
-    )
+    tables = (_settings(setup), _hidden(hidden)) if hidden else (_settings(setup),)
+    section = ReportSection(title=f"{setup.data.name}, {setup.config.strategy}", tables=tables, figures=tuple(figures))
     introduction = (
         "Masked pre-training: the encoder sees the visible patches of a clip, a decoder paints the hidden ones. No "
         "label was used to train; probes use labels of training speakers to classify clips of validation speakers, "
@@ -82,6 +83,17 @@ def _settings(setup: PretrainingSetup) -> ReportTable:
         title="Settings",
         columns=("", "value"),
         rows=tuple(TableRow(cells=(name, value)) for name, value in rows.items()),
+    )
+
+
+def _hidden(found: Mapping[str, CrossModal]) -> ReportTable:
+    rows = [
+        (name, f"{each.own:.4f}", f"{each.other:.4f}", f"{each.won} of {each.clips}") for name, each in found.items()
+    ]
+    return ReportTable(
+        title="One modality hidden wholly: loss of validation clips",
+        columns=("hidden", "painted from the clip's other modality", "from that of other clips", "own is better"),
+        rows=tuple(TableRow(cells=row) for row in rows),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +48,16 @@ def run_pretraining(setup: PretrainingSetup) -> Pretrained:
             setup.checkpoints.remove_partial()
         setup.write_config()
         load_trained(setup.model, setup.checkpoints.best_path(fit(setup)))
+        hidden = setup.measure_hidden()
         if setup.ranks.is_main:
             setup.save_model()
-            write_page(setup)
-            result = {"epochs": setup.epochs, "clips": len(setup.data.training), "origin": setup.origin}
+            write_page(setup, hidden)
+            result = {
+                "epochs": setup.epochs,
+                "clips": len(setup.data.training),
+                "origin": setup.origin,
+                "hidden_modality": {name: asdict(found) for name, found in hidden.items()},
+            }
             atomic_write(setup.folder / RESULT_FILE, (json.dumps(result, indent=1) + "\n").encode())
             setup.checkpoints.clear()
         setup.ranks.barrier()

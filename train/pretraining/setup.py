@@ -38,6 +38,7 @@ from train.models.videomae import ENCODERS, encoder_name
 from train.models.weights import fingerprint
 from train.optim import make_optimizer
 from train.own_code import is_import_path
+from train.pretraining.cross_modal import CrossModal, measure_cross_modal
 from train.pretraining.probe import linear_probe, nearest_neighbours
 from train.pretraining.reconstruction import PROBES, Reconstruction, encode_clips
 from train.provenance import build_of, describe_build
@@ -190,6 +191,14 @@ class PretrainingSetup:
         measures = (linear_probe, nearest_neighbours)
         found = [measure(features[0], labels[0], features[1], labels[1]) for measure in measures]
         return dict(zip(PROBES, found, strict=True))
+
+    def measure_hidden(self) -> dict[str, CrossModal]:
+        """Hidden modality -> how well it is painted of validation speakers, from the right clip and from others."""
+        if not self.validates:
+            return {}
+        self.model.eval()
+        loader = self.make_loader(self.data.clips("validation"))
+        return measure_cross_modal(self.objective, self.model, loader, self.ranks, self.config.micro_batches)
 
     def is_finished(self) -> bool:
         """Whether the model is there. Raises ConfigError if it was trained with other settings."""

@@ -1,8 +1,9 @@
 """Recipe files: read and checked, those of the project and those of users alike; values replaced; written back.
 
 A recipe file is TOML: the fields of `Recipe`, a table `augmentation` of those of `Augmentation` and, for masked
-pre-training, a table `pretraining` of those of `Pretraining`. What is left out
-has the default, and a file without `name` is named as the file is. Files are read as untrusted input.
+pre-training, a table `pretraining` of those of `Pretraining`, or, for tokenizers, `tokenizers` of those of
+`Tokenizing`. What is left out has the default, and a file without `name` is named as the file is. Files are read as
+untrusted input.
 """
 
 from __future__ import annotations
@@ -19,15 +20,13 @@ from manifests.files import read_limited
 from manifests.records import SchemaError, from_json
 from manifests.text import escape_unprintable
 from train.data.augment import Augmentation
-from train.recipes.recipe import CHOICES, Pretraining, Recipe, RecipeError
+from train.recipes.recipe import CHOICES, Pretraining, Recipe, RecipeError, Tokenizing
 
 SUFFIX = ".toml"
 MAX_BYTES = 1 << 16
 #: Tables of a file.
-_TABLES: Mapping[str, type[Augmentation] | type[Pretraining]] = {
-    "augmentation": Augmentation,
-    "pretraining": Pretraining,
-}
+_Table = type[Augmentation] | type[Pretraining] | type[Tokenizing]
+_TABLES: Mapping[str, _Table] = {"augmentation": Augmentation, "pretraining": Pretraining, "tokenizers": Tokenizing}
 #: Fields with a list of texts, for which `--set` also takes a single one.
 _LISTS = {field.name for field in fields(Recipe) if field.type == "tuple[str, ...]"}
 #: Fields that replace each other, and warm-up, which is given in the same unit.
@@ -95,8 +94,8 @@ def _table_of(name: str, recipe: str, values: dict[str, Any]) -> dict[str, Any]:
     """Values of the table that a field is in, or those of the file."""
     table = name.rpartition(".")[0]
     if table not in ("", *_TABLES) or name in _TABLES:
-        expected = " or ".join(f"{each}.NAME" for each in _TABLES)
-        raise RecipeError(f"--set {name[:80]}: found no such field, expected NAME, {expected}")
+        expected = ", ".join(["NAME", *(f"{each}.NAME" for each in _TABLES)])
+        raise RecipeError(f"--set {name[:80]}: found no such field, expected one of {expected}")
     if table and table not in values:
         raise RecipeError(f"--set {name[:80]}: recipe {recipe} has no {table}, expected one that has")
     found: dict[str, Any] = values[table] if table else values
@@ -176,7 +175,7 @@ def _parse(values: Mapping[str, Any], where: str) -> Recipe:
         raise RecipeError(f"{where}: {str(error).removeprefix(where).lstrip('.: ')}") from error
 
 
-def _check_names(names: Iterable[str], kind: type[Recipe] | type[Augmentation] | type[Pretraining], where: str) -> None:
+def _check_names(names: Iterable[str], kind: type[Recipe] | _Table, where: str) -> None:
     known = [field.name for field in fields(kind)]
     for name in names:
         if name not in known:
