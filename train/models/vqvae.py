@@ -1,0 +1,286 @@
+"""VQ-MAE-AV's tokenizers: a VQ-VAE for one power spectrum, another for one face (paper 3.1 and 4.1.2).
+
+Each encodes one frame without its neighbours: a spectrum of 513 bins becomes 64 codes, a face of 96x96 pixels 24x24.
+Layers are those of the authors' code, which the paper's figure does not show in full.
+
+Shape suffixes: n frames, P places of a frame, K codes, E numbers of a code's vector.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, distributed, nn
+
+from train.models.codebook import Codebook
+
+#: Bins of a power spectrum, and codes of one.
+BINS, AUDIO_PLACES = 513, 64
+#: Pixels a side of a face, and codes a side.
+SIDE_PX, VISUAL_PLACES = 96, 24
+#: Added to powers before they are compared, as in the authors' code.
+POWER_EPS = 1e-10
+#: Most that a decoder's log power can be, so that no power is infinite.
+_MAX_LOG_POWER = 80.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudioTokenizerConfig:
+    """Shape of an audio tokenizer. Raises ValueError for sizes that make none."""
+
+    hidden: int = 32
+    """Channels."""
+    residual_layers: int = 1
+    """1 as in VQ-MAE-AV; the released model of VQ-MAE-S has 2."""
+    codes: int = 256
+    """K; the codes of a spectrum are stored in 8 bits."""
+    width: int = 8
+    """E."""
+
+    def __post_init__(self) -> None:
+        if min(self.hidden, self.residual_layers, self.width) < 1 or self.hidden % 2 or not 2 <= self.codes <= 256:
+            raise ValueError(f"audio tokenizer: found {self}, expected sizes from 1, even hidden, 2 to 256 codes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisualTokenizerConfig:
+    """Shape of a visual tokenizer. Raises ValueError for sizes that make none."""
+
+    hidden: int = 128
+    """Channels."""
+    residual_hidden: int = 64
+    """Channels within a residual layer."""
+    residual_layers: int = 2
+    codes: int = 512
+    """K."""
+    width: int = 4
+    """E."""
+
+    def __post_init__(self) -> None:
+        sizes = (self.hidden, self.residual_hidden, self.residual_layers, self.width)
+        if min(sizes) < 1 or self.hidden % 2 or not 2 <= self.codes <= 65536:
+            raise ValueError(f"visual tokenizer: found {self}, expected sizes from 1, even hidden, 2 to 65536 codes")
+
+
+class Tokenized(NamedTuple):
+    """Frames that went through a tokenizer."""
+
+    reconstruction: Tensor
+    """As the input: [n, 513] or [n, 3, 96, 96]. The gradient passes the codes as if there were none."""
+    commitment: Tensor
+    """[n] mean squared distance between latents and the vectors of their codes."""
+    codes: Tensor
+    """int64 [n, 64] or [n, 24, 24]."""
+
+
+class Tokenizer(nn.Module, ABC):
+    """Frames -> codes -> frames."""
+
+    encoder: nn.Module
+    """Frames -> latents [n, E, ...]."""
+    decoder: nn.Module
+    """Vectors [n, E, ...] -> frames, before `_output`."""
+    quantizer: Codebook
+
+    @property
+    def codebook(self) -> Tensor:
+        """float32 [K, E]."""
+        return self.quantizer.vectors
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """Frames -> int64 codes [n, 64] or [n, 24, 24]. Calibrated models are used in evaluation mode."""
+        latents = self._latents(frames)
+        return self.quantizer.nearest(latents.flatten(0, -2)).view(latents.shape[:-1])
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Codes -> frames."""
+        return self._output(self.decoder(self.quantizer(codes).movedim(-1, 1)))
+
+    def forward(self, frames: Tensor) -> Tokenized:
+        """Encode and decode frames; in training mode the codebook follows them."""
+        latents = self._latents(frames)
+        flat = latents.detach().flatten(0, -2)
+        if self.training:
+            self.quantizer.restart(flat)
+        codes = self.quantizer.nearest(flat)
+        vectors = self.quantizer(codes).view_as(latents)
+        if self.training:
+            self.quantizer.update(flat, codes)
+        commitment = (latents - vectors).square().flatten(1).mean(dim=1)
+        passed = latents + (vectors - latents).detach()
+        reconstruction = self._output(self.decoder(passed.movedim(-1, 1)))
+        return Tokenized(reconstruction, commitment, codes.view(latents.shape[:-1]))
+
+    def _latents(self, frames: Tensor) -> Tensor:
+        """[n, ..., E]."""
+        latents: Tensor = self.encoder(self._input(frames))
+        return latents.movedim(1, -1).contiguous()
+
+    @abstractmethod
+    def losses(self, frames: Tensor, reconstruction: Tensor) -> Tensor:
+        """[n] how far each reconstruction is from its frame."""
+
+    @abstractmethod
+    def _input(self, frames: Tensor) -> Tensor:
+        """Frames as the first layer takes them."""
+
+    @abstractmethod
+    def _output(self, decoded: Tensor) -> Tensor:
+        """Frames from the last layer."""
+
+
+class AudioTokenizer(Tokenizer):
+    """Power spectra float32 [n, 513], `train.data.spectrograms.power_spectra` -> codes [n, 64] -> power spectra."""
+
+    def __init__(self, config: AudioTokenizerConfig | None = None, *, seed: int = 0) -> None:
+        super().__init__()
+        self.config = config = config or AudioTokenizerConfig()
+        hidden, half = config.hidden, config.hidden // 2
+        self.encoder = nn.Sequential(
+            nn.Conv1d(1, half, 4, stride=2, padding=1),
+            BatchNorm(half),
+            nn.Tanh(),
+            nn.Conv1d(half, hidden, 4, stride=2, padding=1),
+            BatchNorm(hidden),
+            nn.Tanh(),
+            nn.Conv1d(hidden, hidden, 3, stride=2, padding=1),
+            BatchNorm(hidden),
+            *(_Residual(nn.Conv1d, nn.Tanh, hidden, hidden) for _ in range(config.residual_layers)),
+            nn.Tanh(),
+            nn.Conv1d(hidden, config.width, 1),
+        )
+        self.quantizer = Codebook(config.codes, config.width, seed=seed)
+        self.decoder = nn.Sequential(
+            nn.Conv1d(config.width, hidden, 3, padding=1),
+            *(_Residual(nn.Conv1d, nn.Tanh, hidden, hidden) for _ in range(config.residual_layers)),
+            nn.Tanh(),
+            nn.ConvTranspose1d(hidden, hidden, 4, stride=2, padding=1),
+            BatchNorm(hidden),
+            nn.Tanh(),
+            nn.ConvTranspose1d(hidden, half, 4, stride=2, padding=1),
+            BatchNorm(half),
+            nn.Tanh(),
+            nn.ConvTranspose1d(half, 1, 3, stride=2),
+        )
+
+    def losses(self, frames: Tensor, reconstruction: Tensor) -> Tensor:
+        """Itakura-Saito divergence, mean over bins (paper 3.1)."""
+        return itakura_saito(frames, reconstruction)
+
+    def _input(self, frames: Tensor) -> Tensor:
+        return frames[:, None]
+
+    def _output(self, decoded: Tensor) -> Tensor:
+        return decoded[:, 0].clamp(max=_MAX_LOG_POWER).exp()
+
+
+class VisualTokenizer(Tokenizer):
+    """RGB faces in 0..1, float32 [n, 3, 96, 96] -> codes [n, 24, 24] -> faces."""
+
+    def __init__(self, config: VisualTokenizerConfig | None = None, *, seed: int = 0) -> None:
+        super().__init__()
+        self.config = config = config or VisualTokenizerConfig()
+        hidden, half, within = config.hidden, config.hidden // 2, config.residual_hidden
+        self.encoder = nn.Sequential(
+            nn.Conv2d(3, half, 4, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(half, hidden, 4, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(hidden, hidden, 3, padding=1),
+            *(_Residual(nn.Conv2d, nn.ReLU, hidden, within) for _ in range(config.residual_layers)),
+            nn.ReLU(),
+            nn.Conv2d(hidden, config.width, 1),
+        )
+        self.quantizer = Codebook(config.codes, config.width, seed=seed)
+        self.decoder = nn.Sequential(
+            nn.Conv2d(config.width, hidden, 3, padding=1),
+            *(_Residual(nn.Conv2d, nn.ReLU, hidden, within) for _ in range(config.residual_layers)),
+            nn.ReLU(),
+            nn.ConvTranspose2d(hidden, half, 4, stride=2, padding=1),
+            nn.ReLU(),
+            nn.ConvTranspose2d(half, 3, 4, stride=2, padding=1),
+        )
+
+    def losses(self, frames: Tensor, reconstruction: Tensor) -> Tensor:
+        """Mean squared error of values in 0..1."""
+        return (reconstruction - frames).square().flatten(1).mean(dim=1)
+
+    def _input(self, frames: Tensor) -> Tensor:
+        return frames - 0.5
+
+    def _output(self, decoded: Tensor) -> Tensor:
+        return decoded + 0.5
+
+
+class _Residual(nn.Module):
+    """x + 1x1(f(3x3(f(x)))), convolutions without bias."""
+
+    def __init__(
+        self, conv: type[nn.Conv1d | nn.Conv2d], activation: type[nn.Module], channels: int, within: int
+    ) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            activation(),
+            conv(channels, within, 3, padding=1, bias=False),
+            activation(),
+            conv(within, channels, 1, bias=False),
+        )
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """[n, C, ...] -> the same shape."""
+        change: Tensor = self.layers(frames)
+        return frames + change
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """Batch normalisation whose batch is that of all processes, on a CPU too, where torch's SyncBatchNorm cannot."""
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """[n, C, P] -> the same shape."""
+        if not (self.training and distributed.is_initialized()):
+            return super().forward(frames)
+        from torch.distributed.nn.functional import all_reduce
+
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
+        numbers = frames.new_full((1,), frames.shape[0] * frames.shape[2])
+        sums: Tensor = all_reduce(torch.cat([frames.sum(dim=(0, 2)), numbers]))  # type: ignore[no-untyped-call]
+        mean, count = sums[:-1] / sums[-1], sums[-1].detach()
+        # A second sum, because the variance as a difference of two large numbers would be inexact.
+        squares: Tensor = all_reduce((frames - mean[:, None]).square().sum(dim=(0, 2)))  # type: ignore[no-untyped-call]
+        variance = squares / count
+        self.running_mean.lerp_(mean.detach(), self.momentum)
+        self.running_var.lerp_(variance.detach() * count / (count - 1), self.momentum)
+        self.num_batches_tracked += 1
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return (frames - mean[:, None]) * scale[:, None] + self.bias[:, None]
+
+
+@torch.no_grad()
+def calibrate(model: AudioTokenizer, power: Tensor) -> None:
+    """Give batch norms the statistics of these spectra [n, 513] as one batch, and put the model in evaluation mode.
+
+    All processes call it together, with the same spectra. The averages that training leaves belong to weights of
+    many steps; each norm gets those of its own input here, behind norms that have theirs.
+    """
+    model.eval()
+    norms = [module for module in model.modules() if isinstance(module, BatchNorm)]
+    momentum = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.train()
+        norm.momentum = 1.0
+    model(power)
+    for norm, before in zip(norms, momentum, strict=True):
+        norm.momentum = before
+    model.eval()
+
+
+def itakura_saito(power: Tensor, estimate: Tensor) -> Tensor:
+    """[n, 513] power spectra and estimates of them -> [n] Itakura-Saito divergence, mean over bins."""
+    ratio = (power + POWER_EPS) / (estimate + POWER_EPS)
+    return (ratio - ratio.log() - 1).mean(dim=1)
