@@ -13,8 +13,9 @@ import torch
 from manifests.errors import UserError
 from train.data.augment import Augmentation
 from train.data.shard_folder import Check
-from train.fusion import strategy_named
+from train.fusion import TOKEN_STRATEGIES, strategy_named
 from train.models.videomae import ENCODERS
+from train.models.vq_mae_av import MODELS
 from train.own_code import is_import_path
 from train.recipes import Recipe
 
@@ -36,7 +37,8 @@ COMPILE = ("auto", "on", "off")
 #: Fields of recipes that are younger than finished runs, whose hash and identity must stay valid: they are in neither
 #: where they have the default.
 _NEW_IN_RECIPES = (
-    *("class_weights", "corpus_weights", "freeze", "pretraining", "sampling"),
+    *("class_weights", "corpus_weights", "freeze", "loss", "pretraining", "sampling"),
+    *("token_pretraining", "vq_mae"),
     *("test_crop_side", "test_windows", "training_share", "window_seconds"),
 )
 #: The same of the augmentation.
@@ -54,7 +56,7 @@ class TrainConfig:
     shards: str | tuple[str, ...]
     """Folder of shards: a path or an address; or those of several corpora."""
     strategy: str
-    """A name in `STRATEGIES`, or the import path of one's own."""
+    """A name in `STRATEGIES` or `TOKEN_STRATEGIES`, or the import path of one's own."""
     fold: str
     tests: tuple[str, ...] = ()
     """Folders of shards of other corpora that are tested as a whole, in place of a fold."""
@@ -66,7 +68,8 @@ class TrainConfig:
     """Whether speakers may be on several sides of a fold of one's own."""
     feature: str = "mfcc"
     encoder: str | None
-    """A name in `ENCODERS`, or the import path of one's own; None for the one that fits the weights."""
+    """A name in `ENCODERS`, or in `MODELS` of tokens, or the import path of one's own; None for the one that fits the
+    weights."""
     weights: str | None = None
     """File, folder or hub id of the encoder's initial weights; None for random weights."""
     recipe: Recipe
@@ -93,9 +96,14 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if not is_import_path(self.strategy):
             strategy_named(self.strategy)
-        own = self.has_own_encoder
-        if self.encoder not in ENCODERS and not (self.encoder is None and self.weights) and not own:
-            raise ConfigError(f"unknown encoder {self.encoder!r}; valid are {', '.join(ENCODERS)}, or mymodule:build")
+        own, tokens = self.has_own_encoder, self.strategy in TOKEN_STRATEGIES
+        if tokens != (self.recipe.vq_mae is not None):
+            expected = "one with a table vq_mae" if tokens else f"MODEL= ({', '.join(TOKEN_STRATEGIES)})"
+            raise ConfigError(f"recipe {self.recipe.name}: found strategy {self.strategy}, expected {expected}")
+        known = MODELS if tokens else ENCODERS
+        if self.encoder not in known and not (self.encoder is None and self.weights) and (tokens or not own):
+            choices = ", ".join(known) + ("" if tokens else ", or mymodule:build")
+            raise ConfigError(f"unknown encoder {self.encoder!r}; valid are {choices}")
         if own and self.weights is not None:
             raise ConfigError(f"weights: found {self.weights}, expected none: {self.encoder} loads its own")
         for name, least in (("seed", 0), ("workers", 0), ("micro_batches", 1), ("save_steps", 1)):

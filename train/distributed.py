@@ -15,6 +15,7 @@ from typing import NoReturn
 
 import torch
 from torch import Tensor, distributed
+from torch.nn import functional
 
 from train.config import ConfigError, device_for
 
@@ -37,6 +38,19 @@ class Ranks:
         if self.world_size > 1:
             distributed.all_reduce(tensor)
         return tensor
+
+    def gather(self, rows: Tensor, most: int) -> Tensor:
+        """[n, D] of this rank -> those of all ranks, one after another, with gradients.
+
+        Of several ranks each has `most` rows there, the last of which are zeros where it has fewer.
+        """
+        if self.world_size == 1:
+            return rows
+        from torch.distributed.nn.functional import all_reduce  # imported before the group: see below
+
+        parts = [rows.new_zeros(most, rows.shape[1]) for _ in range(self.world_size)]
+        parts[self.rank] = functional.pad(rows, (0, 0, 0, most - len(rows)))
+        return all_reduce(torch.cat(parts))
 
     def any(self, flag: bool) -> bool:
         """Whether a flag is set on any rank."""

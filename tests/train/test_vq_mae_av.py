@@ -129,7 +129,7 @@ def test_gradients_reach_every_parameter_of_a_classifier(changes: dict[str, Any]
     torch.manual_seed(0)
     model = EmotionClassifier(config, 3, head)
     targets = functional.one_hot(torch.arange(6) % 3, 3).float()
-    asymmetric_loss(model(codes_of(config, 6)), targets, 0.1).backward()
+    asymmetric_loss(model((codes_of(config, 6), None)), targets, 0.1).backward()
     assert {name for name, each in model.named_parameters() if each.grad is None or not each.grad.any()} == set()
 
 
@@ -186,10 +186,10 @@ def test_a_clip_may_lack_a_modality(fusion: Any, head: str) -> None:
         draw_fixed_masks({AUDIO: share, VISUAL: 0.0}, tokens, ClipDraws(keys=tuple("abcd"), seed=0, epoch=0)).visible
         for share in (0.0, 1.0)
     )
-    torch.testing.assert_close(model(codes, complete), model(codes), rtol=1e-4, atol=1e-5)
-    logits = model(codes, silent)
+    torch.testing.assert_close(model((codes, complete)), model((codes, None)), rtol=1e-4, atol=1e-5)
+    logits = model((codes, silent))
     assert torch.isfinite(logits).all()
-    assert torch.equal(model({**codes, AUDIO: codes[AUDIO].flip(0)}, silent), logits)
+    assert torch.equal(model(({**codes, AUDIO: codes[AUDIO].flip(0)}, silent)), logits)
     logits.sum().backward()
     assert all(torch.isfinite(each.grad).all() for each in model.parameters() if each.grad is not None)
 

@@ -74,10 +74,12 @@ def draw_masks(settings: TokenMaskSettings, tokens: Mapping[str, int], draws: Cl
     return _place(tokens, np.array(visible).reshape(-1, len(tokens)), draws, settings.decoded)
 
 
-def draw_fixed_masks(hidden: Mapping[str, float], tokens: Mapping[str, int], draws: ClipDraws) -> TokenMasks:
-    """Masks that hide given shares of each modality, 0 to 1, and decode every token. Pure."""
+def draw_fixed_masks(
+    hidden: Mapping[str, float], tokens: Mapping[str, int], draws: ClipDraws, decoded: float = 1.0
+) -> TokenMasks:
+    """Masks that hide given shares of each modality, 0 to 1, and decode a share of the tokens. Pure."""
     counts = np.array([count - round(hidden[name] * count) for name, count in tokens.items()])
-    return _place(tokens, np.tile(counts, (len(draws.keys), 1)), draws, 1.0)
+    return _place(tokens, np.tile(counts, (len(draws.keys), 1)), draws, decoded)
 
 
 def _place(tokens: Mapping[str, int], counts: npt.NDArray[np.int64], draws: ClipDraws, share: float) -> TokenMasks:

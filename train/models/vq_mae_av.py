@@ -33,7 +33,10 @@ AUDIO: Modality = "audio"
 VISUAL: Modality = "visual"
 #: All modalities, in the order of their tokens.
 MODALITIES: tuple[Modality, ...] = get_args(Modality)
-Fusion = Literal["saf", "caf"]
+#: Seconds of a clip that a model sees.
+WINDOW_SECONDS = 2.0
+#: Self-attention and cross-attention fusion.
+FUSIONS = ("saf", "caf")
 #: Modality -> [B, ...] tensors; a modality that a model does not use is left out.
 Tensors = Mapping[str, Tensor]
 
@@ -53,7 +56,7 @@ class CodeShape:
 
     def __post_init__(self) -> None:
         sizes = (*self.grid, *self.tube, self.codes, self.code_width)
-        fitting = len(self.grid) == len(self.tube) and min(sizes) > 0
+        fitting = len(self.grid) == len(self.tube) and 0 < min(sizes) <= max(sizes) <= 1 << 16
         if not fitting or any(size % step for size, step in zip(self.grid, self.tube, strict=True)):
             raise ValueError(
                 f"codes: found grid {self.grid} in tubes of {self.tube}, expected whole tubes, sizes from 1"
@@ -85,11 +88,11 @@ class VqMaeConfig:
 
     depth: int = 12
     """L, blocks of the encoder."""
-    encoder_fusion: Fusion = "saf"
+    encoder_fusion: str = "saf"
     """`saf`: blocks over both modalities. `caf`: a block in which each modality queries both, then L of its own."""
     decoder_depth: int = 4
     """L'."""
-    decoder_fusion: Fusion = "saf"
+    decoder_fusion: str = "saf"
     """The same of the decoder."""
     width: int = 320
     """D. Where it is not that of the tokens, these are mapped to it and back."""
@@ -103,11 +106,11 @@ class VqMaeConfig:
 
     def __post_init__(self) -> None:
         sizes = (self.depth, self.decoder_depth, self.width, self.heads)
-        if min(sizes) < 1 or self.width % self.heads or not 0 < self.mlp_ratio <= 16:
+        if min(sizes) < 1 or max(sizes) > 1 << 13 or self.width % self.heads or not 0 < self.mlp_ratio <= 16:
             raise ValueError(f"model: found {self}, expected sizes from 1 and a width that the heads divide")
         for fusion in (self.encoder_fusion, self.decoder_fusion):
-            if fusion not in get_args(Fusion):
-                raise ValueError(f"model: found fusion {fusion!r}, expected one of {', '.join(get_args(Fusion))}")
+            if fusion not in FUSIONS:
+                raise ValueError(f"model: found fusion {fusion!r}, expected one of {', '.join(FUSIONS)}")
         if not self.shapes or (len(self.shapes) == 1 and "caf" in (self.encoder_fusion, self.decoder_fusion)):
             raise ValueError("model: found fewer modalities than fusion takes, expected one with saf, or both")
 
@@ -120,6 +123,15 @@ class VqMaeConfig:
     def mlp(self) -> int:
         """Hidden width of an MLP."""
         return int(self.mlp_ratio * self.width)
+
+    @property
+    def strategy(self) -> str:
+        """Name of what it reads: one of `train.fusion.TOKEN_STRATEGIES`."""
+        return "vq-mae-" + "".join(name[0] for name in self.shapes)
+
+    def __str__(self) -> str:
+        """Such as `12 blocks, caf-saf`."""
+        return f"{self.depth} blocks of width {self.width}, {self.encoder_fusion}-{self.decoder_fusion}"
 
     @property
     def slots(self) -> int:
@@ -229,7 +241,7 @@ class AttentionPool(nn.Module):
 class Fused(nn.Module):
     """Blocks over the tokens of all modalities: self-attention or cross-attention fusion (3.5.2)."""
 
-    def __init__(self, config: VqMaeConfig, depth: int, fusion: Fusion) -> None:
+    def __init__(self, config: VqMaeConfig, depth: int, fusion: str) -> None:
         super().__init__()
         names = list(config.shapes) if fusion == "caf" else ["fused"]
         self.cross = nn.ModuleDict({name: CrossBlock(config) for name in names if fusion == "caf"})

@@ -90,13 +90,17 @@ class EmotionClassifier(nn.Module):
 
     def __init__(self, config: VqMaeConfig, classes: int, head: str) -> None:
         super().__init__()
-        self.config = config
         self.encoder = Encoder(config)
+        self.head_name = head
         self.head = HEADS[head](config, classes)
 
-    def forward(self, codes: Tensors, visible: Tensors | None = None) -> Tensor:
-        """Modality -> codes [B, *grid], and bool [B, N] tokens that a clip has, None for all -> logits [B, C]."""
-        return self.head(self.encoder(codes, visible), visible)
+    def forward(self, inputs: tuple[Tensors, Tensors | None]) -> Tensor:
+        """Modality -> codes [B, *grid], and bool [B, N] tokens that a clip has, None for all -> logits [B, C].
+
+        They are float32 under autocast too.
+        """
+        codes, visible = inputs
+        return self.head(self.encoder(codes, visible), visible).float()
 
 
 def asymmetric_loss(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0, gamma: float = 4.0) -> Tensor:

@@ -39,8 +39,8 @@ class HiddenCodes:
 
     def cross_entropy(self, logits: Tensor) -> Tensor:
         """[B, m, P, K] -> mean over the hidden codes of each clip [B], float32; 0 where none is hidden (equation 3)."""
-        losses = F.cross_entropy(logits.float().movedim(-1, 1), self.codes, reduction="none")  # [B, m, P]
-        return (losses.sum(2) * self.hidden).sum(1) / self.counts.clamp(min=1)
+        losses = F.cross_entropy(logits.float().flatten(0, 2), self.codes.flatten(), reduction="none")
+        return (losses.view_as(self.codes).sum(2) * self.hidden).sum(1) / self.counts.clamp(min=1)
 
     def correct(self, predicted: Tensor) -> Tensor:
         """Predicted codes [B, m, P], or those that broadcast to it -> how many hidden ones are right, int64 [B]."""

@@ -11,8 +11,8 @@ from typing import Any
 from manifests.files import atomic_write, exclusive_lock, remove_leftovers
 from manifests.text import pluralize
 from train.checkpoint import load_trained
-from train.pretraining.page import read_epochs, write_page
-from train.pretraining.setup import MODEL, RESULT_FILE, PretrainingSetup
+from train.pretraining.base import MODEL, RESULT_FILE, BasePretraining
+from train.pretraining.page import read_epochs
 from train.run_fold import fit
 
 
@@ -29,7 +29,7 @@ class Pretrained:
     """`train_loss` of the last epoch and, with validation speakers, what was measured of these."""
 
 
-def run_pretraining(setup: PretrainingSetup) -> Pretrained:
+def run_pretraining(setup: BasePretraining) -> Pretrained:
     """Pre-train, or what remains of it, save the model and write its page. A finished one is only read.
 
     Raises ConfigError for a run with other settings, LoggerError, BusyError while another process trains it, Stopped
@@ -50,15 +50,14 @@ def run_pretraining(setup: PretrainingSetup) -> Pretrained:
         load_trained(setup.model, setup.checkpoints.best_path(fit(setup)))
         if setup.ranks.is_main:
             setup.save_model()
-            write_page(setup)
-            result = {"epochs": setup.epochs, "clips": len(setup.data.training), "origin": setup.origin}
-            atomic_write(setup.folder / RESULT_FILE, (json.dumps(result, indent=1) + "\n").encode())
+            setup.write_page()
+            atomic_write(setup.folder / RESULT_FILE, (json.dumps(setup.result(), indent=1) + "\n").encode())
             setup.checkpoints.clear()
         setup.ranks.barrier()
         return _describe(setup)
 
 
-def _describe(setup: PretrainingSetup) -> Pretrained:
+def _describe(setup: BasePretraining) -> Pretrained:
     last: dict[str, Any] = read_epochs(setup.folder)[-1]
     return Pretrained(
         model=setup.folder / MODEL,

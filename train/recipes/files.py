@@ -1,8 +1,9 @@
 """Recipe files: read and checked, those of the project and those of users alike; values replaced; written back.
 
 A recipe file is TOML: the fields of `Recipe`, a table `augmentation` of those of `Augmentation` and, for masked
-pre-training, a table `pretraining` of those of `Pretraining`. What is left out
-has the default, and a file without `name` is named as the file is. Files are read as untrusted input.
+pre-training, a table `pretraining` of those of `Pretraining`; for a VQ-MAE-AV a table `vq_mae` of those of `VqMae` and,
+for its pre-training, `token_pretraining` of those of `TokenPretraining`. What is left out has the default, and a file
+without `name` is named as the file is. Files are read as untrusted input.
 """
 
 from __future__ import annotations
@@ -19,14 +20,17 @@ from manifests.files import read_limited
 from manifests.records import SchemaError, from_json
 from manifests.text import escape_unprintable
 from train.data.augment import Augmentation
-from train.recipes.recipe import CHOICES, Pretraining, Recipe, RecipeError
+from train.recipes.recipe import CHOICES, Pretraining, Recipe, RecipeError, TokenPretraining, VqMae
 
 SUFFIX = ".toml"
 MAX_BYTES = 1 << 16
 #: Tables of a file.
-_TABLES: Mapping[str, type[Augmentation] | type[Pretraining]] = {
+_Table = type[Augmentation] | type[Pretraining] | type[VqMae] | type[TokenPretraining]
+_TABLES: Mapping[str, _Table] = {
     "augmentation": Augmentation,
     "pretraining": Pretraining,
+    "vq_mae": VqMae,
+    "token_pretraining": TokenPretraining,
 }
 #: Fields with a list of texts, for which `--set` also takes a single one.
 _LISTS = {field.name for field in fields(Recipe) if field.type == "tuple[str, ...]"}
@@ -176,7 +180,7 @@ def _parse(values: Mapping[str, Any], where: str) -> Recipe:
         raise RecipeError(f"{where}: {str(error).removeprefix(where).lstrip('.: ')}") from error
 
 
-def _check_names(names: Iterable[str], kind: type[Recipe] | type[Augmentation] | type[Pretraining], where: str) -> None:
+def _check_names(names: Iterable[str], kind: type[Recipe] | _Table, where: str) -> None:
     known = [field.name for field in fields(kind)]
     for name in names:
         if name not in known:

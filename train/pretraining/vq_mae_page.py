@@ -1,0 +1,98 @@
+"""The page of a VQ-MAE-AV's pre-training: settings, curves, and what it predicts of validation speakers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from matplotlib.figure import Figure
+
+from manifests.files import atomic_write
+from train.models.vq_mae_av import AUDIO, VISUAL
+from train.pretraining.page import PAGE_FILE, read_epochs
+from train.report.plots import BLUE, GREEN, ORANGE, as_png, make_figure
+from train.report.render import ReportFigure, ReportSection, ReportTable, TableRow, render_report
+
+if TYPE_CHECKING:
+    from train.pretraining.vq_mae import VqMaePretraining
+
+#: Measure -> its words.
+_MEASURES = {
+    "accuracy": "hidden codes, coupled masks",
+    "unigram": "the most frequent code",
+    "accuracy_90": "90 % hidden, of both modalities",
+    "accuracy_90_alone": "90 % hidden, without the other modality",
+    "accuracy_other": "from the other modality only",
+}
+
+
+def write_page(setup: VqMaePretraining) -> None:
+    """Write `report.html` into the run's folder. Raises OSError."""
+    epochs = read_epochs(setup.folder)
+    section = ReportSection(
+        title=f"{setup.data.name}, {setup.config.strategy}",
+        tables=(_settings(setup), *_measures(epochs[-1])),
+        figures=(ReportFigure(name="curves.png", text="Losses and accuracies by epoch", png=draw_curves(epochs)),),
+    )
+    introduction = (
+        "Masked pre-training on codes: the encoder sees the visible tokens of sound and faces, a decoder predicts the "
+        "codes of hidden ones, and global tokens of a clip's sound and face are drawn together. No label was used. "
+        "Measured on validation speakers, none of whose clips were trained on."
+    )
+    _, page = render_report("Pre-training", introduction, [section])
+    atomic_write(setup.folder / PAGE_FILE, page.encode())
+
+
+def _settings(setup: VqMaePretraining) -> ReportTable:
+    recipe, settings = setup.config.recipe, setup.settings
+    rows = {
+        "begins with": setup.origin,
+        "recipe": f"{recipe.name}, {recipe.epochs} epochs of {len(setup.data.training):,} clips, batch {recipe.batch}",
+        "model": str(setup.model.config),
+        "loss": f"{settings.generative:g} x generative + {settings.contrastive:g} x contrastive",
+        "hidden shares": "Dirichlet({:g}, {:g}), coupled".format(*settings.concentration),
+        "lineage": str(setup.lineage),
+    }
+    return ReportTable(
+        title="Settings", columns=("", "value"), rows=tuple(TableRow(cells=cells) for cells in rows.items())
+    )
+
+
+def _measures(scores: dict[str, Any]) -> tuple[ReportTable, ...]:
+    """What was measured after the last epoch; nothing without validation speakers."""
+    names = [name for name in (AUDIO, VISUAL) if f"{name}_accuracy" in scores]
+    rows = [
+        (words, *(f"{100 * scores[key]:.1f}" if (key := f"{name}_{measure}") in scores else "-" for name in names))
+        for measure, words in _MEASURES.items()
+        if names
+    ]
+    if "retrieval" in scores:
+        rows.append(("the clip's face by its sound", f"{100 * scores['retrieval']:.1f}", *[""] * (len(names) - 1)))
+    if not rows:
+        return ()
+    columns = ("right, %", *({AUDIO: "sound", VISUAL: "faces"}[name] for name in names or (AUDIO,)))
+    return (ReportTable(title="Validation speakers", columns=columns, rows=tuple(TableRow(cells=row) for row in rows)),)
+
+
+@as_png
+def draw_curves(epochs: list[dict[str, Any]]) -> Figure:
+    """Losses, and accuracies of hidden codes beside those of the most frequent code, by epoch."""
+    figure = make_figure(3.0)
+    losses, rates = figure.subplots(1, 2)
+    for name, colour, title in (("train_loss", BLUE, "training"), ("validation_loss", ORANGE, "validation")):
+        _plot(losses, epochs, name, 1.0, color=colour, label=title)
+    losses.set(xlabel="epoch", ylabel="loss")
+    losses.legend()
+    for name, colour, title in ((AUDIO, BLUE, "sound"), (VISUAL, ORANGE, "faces")):
+        _plot(rates, epochs, f"{name}_accuracy", 100.0, color=colour, label=title)
+        _plot(rates, epochs, f"{name}_unigram", 100.0, color=colour, linestyle=":", label=f"{title}, most frequent")
+    _plot(rates, epochs, "retrieval", 100.0, color=GREEN, label="face by sound")
+    rates.set(xlabel="epoch", ylabel="right, validation speakers, %")
+    if rates.lines:
+        rates.legend(fontsize=6)
+    return figure
+
+
+def _plot(axes: Any, epochs: list[dict[str, Any]], name: str, factor: float, **style: Any) -> None:
+    points = [(line["epoch"], factor * line[name]) for line in epochs if name in line]
+    if points:
+        axes.plot(*zip(*points, strict=True), marker=".", **style)
