@@ -52,11 +52,12 @@ FOLDERS  := --dataset=DATASET --name=NAME --data=DATA --out=GIVEN_OUT
 FEATURES := --feature=FEATURE --timeline=TIMELINE --step=STEP --crop=CROP --align=ALIGN --decoder=DECODER --keep=KEEP \
             --frames=FRAMES --size=SIZE --rate=RATE --option=OPTION --column=COLUMNS
 CLUSTER  := --rank=RANK --world-size=WORLD_SIZE --engine=ENGINE --scheduler=SCHEDULER
-PRETRAINING := --runs=RUNS --dataset+GIVEN_DATASET --shards+SHARDS --strategy=STRATEGY --fold=FOLD \
-            --fold-scheme+SCHEME --label-scheme=LABELS --feature=FEATURE --encoder=ENCODER --weights=WEIGHTS \
-            --recipe=RECIPE --seed=SEED --seeds=SEEDS --fixed-epochs:FIXED_EPOCHS --workers=WORKERS --device=DEVICE \
+TOKENIZING := --runs=RUNS --dataset+GIVEN_DATASET --shards+SHARDS --fold=FOLD --fold-scheme+SCHEME --recipe=RECIPE \
+            --seed=SEED --seeds=SEEDS --fixed-epochs:FIXED_EPOCHS --workers=WORKERS --device=DEVICE \
             --allow-shared-speakers:ALLOW_SHARED_SPEAKERS --epochs=EPOCHS --batch=BATCH --learning-rate=LR \
             --logger=LOGGER
+PRETRAINING := $(TOKENIZING) --strategy=STRATEGY --label-scheme=LABELS --feature=FEATURE --encoder=ENCODER \
+            --weights=WEIGHTS
 TRAINING := $(PRETRAINING) --test+TEST --refit=REFIT
 
 HUB    := $(if $(filter 1,$(words $(WEIGHTS))),$(if $(wildcard $(WEIGHTS)),,hf://$(WEIGHTS)))# not a file: an id
@@ -136,7 +137,7 @@ withdraw: $(VENV)/core.ok  ## Remove SPEAKER="1001 1002" from finished shards; o
 	$(call require,SPEAKER,ids of the speakers to remove)
 	$(START) manifests withdraw OUT SPEAKER ARGS
 
-.PHONY: train sweep pretrain results predict embeddings export
+.PHONY: train sweep pretrain tokenizers results predict embeddings export
 train: $(VENV)/train.ok $(STORES) $(LOGGERS) $(TABLES)  ## Train a strategy on a fold: STRATEGY FOLD DATASET ENCODER WEIGHTS RECIPE LABELS SCHEME; or on all of DATASET="a b" with TEST=c
 	$(START) train train $(TRAINING) ARGS
 
@@ -145,6 +146,9 @@ sweep: $(VENV)/train.ok $(STORES) $(LOGGERS) $(TABLES)  ## Train all strategies 
 
 pretrain: $(VENV)/train.ok $(STORES) $(LOGGERS) $(TABLES)  ## Pre-train an encoder without labels: STRATEGY DATASET="a b" ENCODER RECIPE; FOLD leaves its test speakers out
 	$(START) train pretrain $(PRETRAINING) ARGS
+
+tokenizers: $(VENV)/train.ok $(STORES) $(LOGGERS) $(TABLES)  ## Train VQ-MAE-AV's tokenizers on sequences (FRAMES=all RATE=25 SIZE=96): DATASET="a b" RECIPE; FOLD leaves its test speakers out
+	$(START) train tokenizers $(TOKENIZING) ARGS
 
 results: $(VENV)/train.ok  ## Compare all runs with the paper's tables, with plots: runs/report
 	$(START) train report --runs=RUNS ARGS

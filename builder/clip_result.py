@@ -1,24 +1,14 @@
-"""The result of building one clip: its row in the index and its members. Imports no decoder and no face model."""
+"""The result of building one clip: its row in the index. Imports no decoder and no face model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from builder.datasets.base import ClipSource
-from manifests.index import Row, SpectrogramSums, file_sha256
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClipResult:
-    """The members of a clip that was built, or the reason in the row of one that was dropped."""
-
-    row: Row
-    members: Mapping[str, bytes] | None
-    """Member suffix -> bytes in tar order; None for a dropped clip."""
-    statistics: Mapping[str, SpectrogramSums]
-    """Spectrogram name -> sums of its values; {} for a dropped clip."""
+from manifests.index import Row, file_sha256
+from manifests.shard_writer import ClipResult as ClipResult
 
 
 def planned_row(source: ClipSource, root: Path) -> Row:

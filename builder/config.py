@@ -16,7 +16,8 @@ from builder.timeline import FIXED_STEP_FRAMES, fixed, uniform
 from manifests.errors import UserError
 from manifests.index import KEEP_INCOMPLETE
 from manifests.kinds import PAIRS, SEQUENCES
-from manifests.schema import CROP_PX, FEATURE_ROWS, MASKED_SCHEMA_VERSION, SCHEMA_VERSION, dump_json
+from manifests.schema import CROP_PX, FEATURE_ROWS, MASKED_SCHEMA_VERSION, SCHEMA_VERSION
+from manifests.schema import digest as digest
 from manifests.sequence import SIDES_PX
 
 if TYPE_CHECKING:
@@ -165,11 +166,6 @@ def model_hashes() -> dict[str, str]:
     with suppress(ModuleNotFoundError):
         return {name: hashlib.sha256(model_path(name).read_bytes()).hexdigest() for name in (DETECTOR, MESH)}
     return {}
-
-
-def digest(value: object) -> str:
-    """SHA-256 of a value's canonical JSON."""
-    return hashlib.sha256(dump_json(value).encode()).hexdigest()
 
 
 def versions() -> dict[str, str]:

@@ -17,20 +17,20 @@ from builder.clip_result import ClipResult
 from builder.config import BuildConfig, digest, identity, versions
 from builder.datasets.base import ClipSource
 from builder.engines import BuildContext, Engine, LocalPool
-from builder.shards import ShardPlan, find_earlier_build, load_intact
+from builder.shards import ShardPlan
 from builder.spectrograms import spectrograms
 from builder.worker import Limits
 from manifests import index, schema
-from manifests.files import FolderError, describe_os_error, exclusive_lock, remove_leftovers
-from manifests.index import Dataset, ManifestError, Receipt, SpectrogramSums, window_statistics
-from manifests.index_writer import mark_unfinished, write_index
+from manifests.derived import derive, open_source, read_members
+from manifests.files import describe_os_error
+from manifests.index import Dataset, ManifestError, SpectrogramSums, window_statistics
 from manifests.kinds import PAIRS
 from manifests.progress import ProgressBar
 from manifests.records import from_json
 from manifests.schema import Clip, SchemaError, Timing
+from manifests.shard_writer import ShardName
 from manifests.text import config_diff
 from manifests.timeline import Timeline
-from manifests.verify import verify
 
 #: Packages whose version can change a spectrogram.
 VERSIONED = ("librosa", "multimae-der", "numpy", "scipy")
@@ -73,58 +73,40 @@ def make_features(job: FeaturesJob) -> FeaturesSummary:
     EngineError, OSError.
     """
     config = BuildConfig(dataset="any", features=job.features)  # raises for unknown features
-    shards, out = job.shards.resolve(), job.out.resolve()
-    if out.is_relative_to(shards) or shards.is_relative_to(out):
-        raise FolderError(
-            f"{job.out}: the new shards need a separate folder, outside of {job.shards}; choose it with TO="
-        )
-    source = _load_verified(job.shards)
+    source = _open_pairs(job)
     described = replace(source, identity=_describe_identity(source, job))
-    plans = _plan_shards(job.shards, described.identity)
-    with exclusive_lock(job.out, "TO="):
-        earlier = find_earlier_build(job.out, described.dataset, described.identity, "TO=")
-        remove_leftovers(job.out)
-        done = {plan.name for plan in plans if load_intact(job.out, plan)}
-        todo = [plan for plan in plans if plan.name not in done]
-        if todo or not (earlier and earlier.complete):
-            for name in (index.RECEIPTS, index.FOLDS):
-                (job.out / name).mkdir(exist_ok=True)
-            mark_unfinished(job.out, described)
-        if todo:
-            work = BuildContext(
-                config=config,
-                root=job.shards,
-                out=job.out,
-                identity=digest(identity(config)),
-                make_builder=StoredClipBuilder,
-                limits=LIMITS,
-            )
-            clips = sum(len(plan.sources) for plan in todo)
-            with ProgressBar(clips, f"computing {' and '.join(job.features)}") as progress:
-                job.engine.build(work, todo, lambda _: progress.step())
-        written = write_index(job.out, described, [plan.name for plan in plans])
+    work = BuildContext(
+        config=config,
+        root=job.shards,
+        out=job.out,
+        identity=digest(identity(config)),
+        make_builder=StoredClipBuilder,
+        limits=LIMITS,
+    )
+
+    def write(shards: Sequence[ShardName]) -> None:
+        plans = [_plan_shard(job.shards, shard) for shard in shards]
+        clips = sum(len(plan.sources) for plan in plans)
+        with ProgressBar(clips, f"computing {' and '.join(job.features)}") as progress:
+            job.engine.build(work, plans, lambda _: progress.step())
+
+    written, resumed = derive(job.shards, job.out, described, write)
     changed = config_diff(source.identity.get("versions", {}), described.identity[SPECTROGRAM_SOURCE]["versions"])
     return FeaturesSummary(
         dataset=written.dataset,
         skipped_schemes=written.skipped_schemes,
-        resumed=len(done),
+        resumed=resumed,
         other_versions=tuple(line for line in changed if line.partition(":")[0] in VERSIONED),
     )
 
 
-def _load_verified(folder: Path) -> Dataset:
-    """Load the index of a folder after verifying every file."""
-    dataset = index.load_dataset(folder)
+def _open_pairs(job: FeaturesJob) -> Dataset:
+    """Load the index of the shards after verifying every file."""
+    dataset = open_source(job.shards, job.out)
     if dataset.kind != PAIRS:
         raise ManifestError(
-            f"{folder}: found shards of {dataset.kind}, which store no spectrograms, expected {PAIRS}; a build with "
-            "FRAMES=all and another FEATURE= has the statistics of that feature"
-        )
-    with ProgressBar(len(dataset.shards), f"checking {folder}", unit="shard") as progress:
-        problems = verify(folder, full=True, on_file=lambda name: name.endswith(".tar") and progress.step())
-    if problems:
-        raise ManifestError(
-            f"{folder}: {problems[0]} ({len(problems)} problems in total, make verify lists them); restore it first"
+            f"{job.shards}: found shards of {dataset.kind}, which store no spectrograms, expected {PAIRS}; a build "
+            "of sequences with another FEATURE= has the statistics of that feature"
         )
     return dataset
 
@@ -142,21 +124,12 @@ def _describe_identity(source: Dataset, job: FeaturesJob) -> dict[str, Any]:
     }
 
 
-def _plan_shards(shards: Path, build_identity: Mapping[str, Any]) -> list[ShardPlan]:
-    """Plan all shards in order, including those without a built clip. A receipt's hash identifies a shard's content.
-
-    The `video` of a source is the shard that contains the clip.
-    """
-    build = digest(build_identity)
-    plans = []
-    for name, sha256 in index.load_checksums(shards).items():
-        if name.startswith(f"{index.RECEIPTS}/"):
-            receipt = index.load_receipt(shards / name)
-            clips = (Clip(**{each.name: getattr(row, each.name) for each in fields(Clip)}) for row in receipt.rows)
-            sources = tuple(ClipSource(clip=clip, video=shards / receipt.shard) for clip in clips)
-            content = digest({"build": build, "receipt": sha256})
-            plans.append(ShardPlan(name=receipt.shard, speaker=receipt.speaker, sources=sources, digest=content))
-    return sorted(plans, key=lambda plan: (plan.speaker, len(plan.name), plan.name))
+def _plan_shard(shards: Path, shard: ShardName) -> ShardPlan:
+    """All clips of a shard; the `video` of a source is the finished shard that contains the clip."""
+    receipt = index.load_receipt(shards / index.receipt_name(shard.name))
+    clips = (Clip(**{each.name: getattr(row, each.name) for each in fields(Clip)}) for row in receipt.rows)
+    sources = tuple(ClipSource(clip=clip, video=shards / shard.name) for clip in clips)
+    return ShardPlan(name=shard.name, speaker=shard.speaker, digest=shard.digest, sources=sources)
 
 
 class StoredClipBuilder:
@@ -174,24 +147,13 @@ class StoredClipBuilder:
         if row.shard is None:
             return ClipResult(row=row, members=None, statistics={})
         try:
-            members, statistics = replace_features(_read_members(source, receipt), self._features)
+            members = read_members(source.video, receipt, source.clip.clip_id)
+            members, statistics = replace_features(members, self._features)
         except SchemaError as error:
             raise ManifestError(f"{source.video}: {row.clip_id}: {error}") from error
         except OSError as error:
             raise ManifestError(describe_os_error(error)) from error
         return ClipResult(row=replace(row, shard=None), members=members, statistics=statistics)
-
-
-def _read_members(source: ClipSource, receipt: Receipt) -> dict[str, bytes]:
-    places = receipt.members.get(source.clip.clip_id)
-    if places is None:
-        raise SchemaError("not in the shard, although its receipt has a row for it")
-    members = {}
-    with source.video.open("rb") as tar:
-        for suffix, (offset, size) in places.items():
-            tar.seek(offset)
-            members[suffix] = tar.read(size)
-    return members
 
 
 def replace_features(

@@ -14,14 +14,7 @@ from builder.datasets import get_corpus, scan_corpus
 from builder.datasets.base import Corpus, Scan
 from builder.datasets.checks import resolve_options
 from builder.engines import BuildContext, Engine, LocalPool
-from builder.shards import (
-    ShardPlan,
-    find_earlier_build,
-    has_other_recordings,
-    load_finished,
-    load_present,
-    plan_shards,
-)
+from builder.shards import ShardPlan, has_other_recordings, load_finished, plan_shards
 from builder.worker import Limits, MakeBuilder
 from manifests import index
 from manifests.corpora import OWN
@@ -30,6 +23,7 @@ from manifests.index import Dataset
 from manifests.index_writer import mark_unfinished, write_index
 from manifests.label_counts import LabelCounts
 from manifests.progress import ProgressBar, log_line
+from manifests.shard_writer import find_earlier_build, load_present
 from manifests.text import pluralize
 from manifests.withdraw import is_withdrawal_pending
 

@@ -1,10 +1,10 @@
-"""Assigns clips to shards, and writes a shard: first a deterministic tar, then its receipt."""
+"""Assigns clips to shards, and finds shards that need not be built again."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
 from pathlib import Path, PurePosixPath
@@ -13,25 +13,19 @@ from typing import Any
 from builder.clip_result import ClipResult, planned_row, recording_sha256
 from builder.config import CLIPS_PER_SHARD, digest
 from builder.datasets.base import ClipSource
-from manifests import index
-from manifests.files import FolderError, atomic_write, atomic_writer, check_regular, find_files
-from manifests.index import Dataset, ManifestError, Receipt, Row, SpectrogramSums, file_sha256, receipt_name
-from manifests.text import config_diff
+from manifests import index, shard_writer
+from manifests.index import ManifestError, Receipt, receipt_name
+from manifests.shard_writer import ShardName, load_intact
 
 #: Drop reasons caused by the machine, not by the recording: a retry may succeed.
 RETRYABLE = frozenset({"timeout", "worker_died"})
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShardPlan:
+class ShardPlan(ShardName):
     """One shard before it is built."""
 
-    name: str
-    """`<speaker>-<part>.tar`."""
-    speaker: str
     sources: tuple[ClipSource, ...]
-    digest: str
-    """SHA-256 of its planned content and of the build's identity; a receipt must have the same one."""
 
 
 def plan_shards(sources: Sequence[ClipSource], root: Path, build_digest: str) -> list[ShardPlan]:
@@ -65,32 +59,6 @@ def _describe(source: ClipSource, root: Path) -> dict[str, Any]:
     )
 
 
-def find_earlier_build(folder: Path, corpus: str, identity: Mapping[str, Any], setting: str = "OUT=") -> Dataset | None:
-    """Index of the build in a folder; None for a folder without files.
-
-    Raises FolderError for other files, for links and devices, and for a build of another corpus or with another
-    identity; `setting` is named in the error message.
-    """
-    index_file = folder / index.DATASET_FILE
-    if not index_file.exists():  # before links: those among other files are none of ours to remove
-        others = sorted(folder / name for name, _ in find_files(folder) if not Path(name).name.startswith("."))
-        if others and not index_file.exists():  # another part of the same build may have started in the meantime
-            raise FolderError(
-                f"{others[0]}: not written by a build: found no {index.DATASET_FILE}; choose an empty folder with "
-                f"{setting.rpartition(' ')[2]}"
-            )
-        check_regular(folder)
-        if not others:
-            return None
-    check_regular(folder)
-    earlier = index.load_dataset(folder)
-    if earlier.dataset != corpus:
-        raise FolderError(f"{folder}: has shards of {earlier.dataset}, not of {corpus}; choose another {setting}")
-    if changed := config_diff(earlier.identity, identity):
-        raise FolderError(f"{folder}: was built differently ({'; '.join(changed)}); choose another {setting}")
-    return earlier
-
-
 def has_other_recordings(folder: Path, plans: Iterable[ShardPlan]) -> bool:
     """Whether a folder has shards, but none with a recording of the shard that is planned under its name.
 
@@ -121,39 +89,15 @@ def has_other_recordings(folder: Path, plans: Iterable[ShardPlan]) -> bool:
 
 def write_shard(folder: Path, plan: ShardPlan, clips: Iterable[ClipResult]) -> Receipt:
     """Write the tar of the built clips, then the receipt of all. `clips` may be lazy; it is in the plan's order."""
-    from webdataset.writer import TarWriter  # imports torch where it is installed: workers do without
+    return shard_writer.write_shard(folder, plan, _in_order(plan, clips))
 
-    path = folder / plan.name
-    rows: list[Row] = []
-    statistics: list[Mapping[str, SpectrogramSums]] = []
-    with atomic_writer(path) as file:
-        # Fixed times and owners: same samples, same bytes. A float time would need an extra header.
-        with TarWriter(file, encoder=False, mtime=0, user="", group="") as tar:
-            for clip in clips:
-                if clip.members is None:
-                    rows.append(clip.row)
-                    continue
-                rows.append(replace(clip.row, shard=plan.name))
-                statistics.append(clip.statistics)
-                tar.write({"__key__": clip.row.clip_id, **clip.members})
-        assert [row.clip_id for row in rows] == [source.clip.clip_id for source in plan.sources]
-    if not statistics:
-        path.unlink()
-    sums: dict[str, SpectrogramSums] = {}
-    for each in statistics:
-        sums |= {name: sums[name] + found if name in sums else found for name, found in each.items()}
-    receipt = Receipt(
-        shard=plan.name,
-        speaker=plan.speaker,
-        plan=plan.digest,
-        sha256=file.sha256 if statistics else None,
-        bytes=file.bytes if statistics else 0,
-        members=index.member_byte_ranges(path) if statistics else {},
-        rows=tuple(rows),
-        statistics=sums,
-    )
-    atomic_write(folder / receipt_name(plan.name), index.dump_receipt(receipt))
-    return receipt
+
+def _in_order(plan: ShardPlan, clips: Iterable[ClipResult]) -> Iterator[ClipResult]:
+    found = []
+    for clip in clips:
+        found.append(clip.row.clip_id)
+        yield clip
+    assert found == [source.clip.clip_id for source in plan.sources]
 
 
 def load_finished(folder: Path, plan: ShardPlan) -> Receipt | None:
@@ -162,27 +106,6 @@ def load_finished(folder: Path, plan: ShardPlan) -> Receipt | None:
     if receipt is None or any(row.reason in RETRYABLE for row in receipt.rows) or _recordings_changed(plan, receipt):
         return None
     return receipt
-
-
-def load_intact(folder: Path, plan: ShardPlan) -> Receipt | None:
-    """Load the receipt of a shard of this plan; None unless its tar is intact. Recordings are not read."""
-    receipt = load_present(folder, plan)
-    if receipt is None or (receipt.sha256 and file_sha256(folder / plan.name) != receipt.sha256):
-        return None
-    return receipt
-
-
-def load_present(folder: Path, plan: ShardPlan) -> Receipt | None:
-    """Load the receipt of a shard of this plan; None unless its tar has the expected size. Hashes are not checked."""
-    path, tar = folder / receipt_name(plan.name), folder / plan.name
-    if not path.is_file():
-        return None
-    try:
-        receipt = index.load_receipt(path)
-    except ManifestError:
-        return None  # damaged or foreign: rebuild the shard
-    complete = tar.is_file() and tar.stat().st_size == receipt.bytes if receipt.sha256 else not tar.exists()
-    return receipt if complete and receipt.plan == plan.digest else None
 
 
 def _recordings_changed(plan: ShardPlan, receipt: Receipt) -> bool:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 #: Types of the members for Hugging Face; by default it would require torchcodec for the FLAC.
-_TYPES = {"audio.flac": "binary", "json": "json", "__key__": "string", "__url__": "string"}
+_TYPES = {"audio.flac": "binary", "audio.npy": "binary", "json": "json", "__key__": "string", "__url__": "string"}
 _OTHER_LICENCE = "other\nlicense_name: see-below\nlicense_link: README.md"
 _SIZES = {10**3: "n<1K", 10**4: "1K<n<10K", 10**5: "10K<n<100K", 10**6: "100K<n<1M", 10**7: "1M<n<10M"}
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~&!$])")

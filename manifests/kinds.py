@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from manifests import schema, sequence
+from manifests import schema, sequence, tokens
 from manifests.schema import FEATURE_ROWS, Clip, SchemaError, check_size
 
-PAIRS, SEQUENCES = "pairs", "sequences"
+PAIRS, SEQUENCES, TOKENS = "pairs", "sequences", "tokens"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +63,18 @@ KINDS: Mapping[str, Kind] = {
         picture="Aligned face crops of every frame, as Motion JPEG",
         picture_type="video/x-motion-jpeg",
         picture_class="sc:VideoObject",
+        hub_type="binary",
+    ),
+    TOKENS: Kind(
+        members=lambda _: tokens.MEMBERS,
+        check=tokens.check,
+        title="codes of aligned faces and sound",
+        content="24x24 codes of every aligned face, and 64 of each of 50 spectra of the sound a second, on one clock",
+        summary="Codes of aligned face crops and of spectra of the sound, by VQ-MAE-AV's tokenizers,",
+        record="Codes of aligned faces and sound",
+        picture="Codes of aligned face crops, as NumPy arrays",
+        picture_type="application/octet-stream",
+        picture_class="sc:Text",
         hub_type="binary",
     ),
 }

@@ -8,7 +8,7 @@ A sample is a group of tar members that share a key::
     KEY.audio.flac     the clip's sound, 16 kHz mono, 16 bit, so that features can be rebuilt
     KEY.json           who, what, when: `Clip`, times in seconds, transforms, masks, flags, provenance
 
-Samples of the other kind are in `manifests.sequence`, both in the table of `manifests.kinds`.
+Samples of the other kinds are in `manifests.sequence` and `manifests.tokens`, all in the table of `manifests.kinds`.
 
 Samples may be untrusted: decoding checks sizes, types and shapes before it allocates, uses only the parsers for JPEG,
 FLAC and JSON, and accepts only the member names above.
@@ -16,6 +16,7 @@ FLAC and JSON, and accepts only the member names above.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import math
@@ -82,7 +83,7 @@ INCOMPLETE_FLAGS = frozenset({"no_face", "no_sound"})
 #: Maximum size of a member, by file suffix; the builder's members are far smaller.
 MAX_MEMBER_BYTES: Mapping[str, int] = {
     "jpg": 4 << 20,
-    "npy": 4 << 20,
+    "npy": 8 << 20,
     "mjpg": 128 << 20,
     "flac": 32 << 20,
     "json": 1 << 20,
@@ -342,6 +343,11 @@ def decode_audio(data: bytes) -> npt.NDArray[np.int16]:
 def dump_json(value: object) -> str:
     """One canonical line of JSON: sorted keys, UTF-8, no NaN. Equal values have equal bytes."""
     return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def digest(value: object) -> str:
+    """SHA-256 of a value's canonical JSON."""
+    return hashlib.sha256(dump_json(value).encode()).hexdigest()
 
 
 def encode(sample: Sample) -> dict[str, bytes]:

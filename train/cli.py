@@ -20,7 +20,7 @@ from manifests.stores import is_remote
 from manifests.text import pluralize, shorten_list
 from train import cost, embeddings, predict, runs
 from train.clip_prediction import FORMATS, ClipPrediction, format_clips, format_for
-from train.config import DEMO, DEMO_DEFAULT, ENCODER_DEFAULT, ConfigError, TrainConfig, device_for
+from train.config import DEMO, DEMO_DEFAULT, ENCODER_DEFAULT, TOKENIZERS, ConfigError, TrainConfig, device_for
 from train.data.corpora import Corpora, open_corpora, open_whole
 from train.data.fold_data import choose_label_schemes, require_labels, unusable_fold
 from train.data.shard_folder import find_folder, open_folder
@@ -41,13 +41,16 @@ from train.run_fold import run_fold
 from train.run_setup import TrainingSetup, prepare
 from train.runs import RunProtocol, RunResult, RunSummary
 from train.scoring import FoldScores
+from train.tokenizers.run import describe_tokenizers, run_tokenizers
+from train.tokenizers.setup import prepare_tokenizers
 
 FEATURE_DEFAULT = "mfcc"
-#: Begins the names of recipes of pre-training, which the command `pretrain` adds.
-_PRETRAIN = "pretrain-"
+#: Commands whose name begins those of their recipes, which the command adds: `--recipe tiny` of `pretrain` is
+#: `pretrain-tiny`.
+_PREFIXED = ("pretrain", "tokenizers")
 #: Folder with the shards of all corpora.
 _SHARDS = Path("shards")
-_COMMANDS = ("train", "sweep", "pretrain", "report", "predict", "embeddings", "export", "recipes")
+_COMMANDS = ("train", "sweep", "pretrain", "tokenizers", "report", "predict", "embeddings", "export", "recipes")
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -91,23 +94,27 @@ def _run_pretrain(args: argparse.Namespace) -> int:
     for name, values in (("strategy", strategies), ("fold", folds)):
         if len(values) > 1:
             raise ConfigError(f"{name}: found {', '.join(values)}, expected one")
-    if args.test or args.refit:
-        found = "--test" if args.test else "--refit"
-        raise ConfigError(f"pretrain: found {found}, expected none: nothing is tested, and no epoch is selected")
-    if args.fold_scheme and not folds:
-        raise ConfigError(
-            f"pretrain: found fold scheme {', '.join(args.fold_scheme)}, expected a fold of it, too (FOLD=, --fold), "
-            "whose test speakers are left out; without both all speakers are used"
-        )
-    check_loggers(args.logger)
     with (
         init_distributed(args.device) as ranks,
         _convert_out_of_memory(f"; try --micro-batches {2 * args.micro_batches}"),
     ):
-        corpora = _open_corpora(args) if folds else open_whole(_locations(args), validation=not args.fixed_epochs)
-        for config in _configs(args, corpora, strategies, folds):
+        for config in _configs(args, _open_unlabelled(args), strategies, folds):
             _pretrain_one(config, ranks)
     return 0
+
+
+def _open_unlabelled(args: argparse.Namespace) -> Corpora:
+    """Corpora of a training without labels and without a test: of a fold, or whole. Raises ConfigError."""
+    if args.test or args.refit:
+        found = "--test" if args.test else "--refit"
+        raise ConfigError(f"{args.command}: found {found}, expected none: nothing is tested, and no epoch is selected")
+    if args.fold_scheme and not args.fold:
+        raise ConfigError(
+            f"{args.command}: found fold scheme {', '.join(args.fold_scheme)}, expected a fold of it, too (FOLD=, "
+            "--fold), whose test speakers are left out; without both all speakers are used"
+        )
+    check_loggers(args.logger)
+    return _open_corpora(args) if args.fold else open_whole(_locations(args), validation=not args.fixed_epochs)
 
 
 def _pretrain_one(config: TrainConfig, ranks: Ranks) -> None:
@@ -123,6 +130,37 @@ def _pretrain_one(config: TrainConfig, ranks: Ranks) -> None:
     if ranks.is_main:
         say(f"{found.model}: {describe_pretrained(found)}")
         say(f"look at {found.page}; begin with make train WEIGHTS={found.model}")
+        sys.stdout.flush()
+
+
+def _run_tokenizers(args: argparse.Namespace) -> int:
+    if args.show_recipe:
+        named = args.dataset or [Path(location).name for location in args.shards or ()]
+        sys.stdout.write(dump_toml(_recipe(args, demo={*named} == {DEMO})))
+        return 0
+    for name in ("strategy", "encoder", "weights", "label_scheme"):
+        if value := getattr(args, name):
+            found = ", ".join(value) if isinstance(value, list) else value
+            raise ConfigError(f"tokenizers: found {name.replace('_', ' ')} {found}, expected none")
+    with init_distributed(args.device) as ranks, _convert_out_of_memory("; try a smaller --batch"):
+        for config in _configs(args, _open_unlabelled(args), [TOKENIZERS], args.fold):
+            _train_tokenizers(config, ranks)
+    return 0
+
+
+def _train_tokenizers(config: TrainConfig, ranks: Ranks) -> None:
+    """Run a training of tokenizers that is not finished."""
+    setup = prepare_tokenizers(config, ranks, log_line)
+    if not setup.is_finished():
+        held_out = "all speakers" if config.fold == WHOLE else f"without the test speakers of fold {config.fold}"
+        setup.log(
+            f"{setup.data.name}, tokenizers, {held_out}: recipe {config.recipe.name}, on {ranks.device}; "
+            f"into {setup.folder}"
+        )
+    found = run_tokenizers(setup)
+    if ranks.is_main:
+        say(f"{found.model}: {describe_tokenizers(found)}")
+        say(f"look at {found.page}; make shards of codes with make tokens WEIGHTS={found.model}")
         sys.stdout.flush()
 
 
@@ -238,7 +276,7 @@ def _configs(
             strategy=strategy,
             fold=corpora.resolve_fold(fold),
             feature=choose_feature(args.feature, corpora.features),
-            encoder=args.encoder or (None if args.weights else DEMO_DEFAULT if demo else ENCODER_DEFAULT),
+            encoder=args.encoder or _default_encoder(args, demo=demo),
             recipe=_recipe(args, demo=demo, strategy=strategy),
             selection=selection,
             seed=seed,
@@ -251,6 +289,13 @@ def _configs(
     ]
 
 
+def _default_encoder(args: argparse.Namespace, *, demo: bool) -> str | None:
+    """None where weights say which, and for tokenizers."""
+    if args.weights or args.command == TOKENIZERS:
+        return None
+    return DEMO_DEFAULT if demo else ENCODER_DEFAULT
+
+
 def choose_feature(name: str | None, built: Sequence[str]) -> str:
     """The spectrogram that is named, else the only one that was built, else the default."""
     return name or (built[0] if len(built) == 1 else FEATURE_DEFAULT)
@@ -259,12 +304,11 @@ def choose_feature(name: str | None, built: Sequence[str]) -> str:
 def _recipe(args: argparse.Namespace, *, demo: bool, strategy: str = "cfas") -> Recipe:
     """The recipe of `--recipe`, or the corpus's default, with the settings that replace its own."""
     tiny = demo and args.weights is None and args.encoder in (None, DEMO_DEFAULT)
-    if args.command == "pretrain":
-        alone = strategy in STRATEGIES and len(STRATEGIES[strategy].modality) == 1
-        name = args.recipe or (DEMO_DEFAULT if tiny else "videomae" if alone else "fused")
-        recipe = recipe_named(f"{_PRETRAIN}{name}" if f"{_PRETRAIN}{name}" in RECIPES else name)
-    else:
-        recipe = recipe_named(args.recipe or (DEMO_DEFAULT if tiny else "finetune"))
+    alone = strategy in STRATEGIES and len(STRATEGIES[strategy].modality) == 1
+    defaults = {"pretrain": "videomae" if alone else "fused", TOKENIZERS: TOKENIZERS}
+    name = args.recipe or (DEMO_DEFAULT if tiny else defaults.get(args.command, "finetune"))
+    prefixed = f"{args.command}-{name}"
+    recipe = recipe_named(prefixed if args.command in _PREFIXED and prefixed in RECIPES else name)
     if args.batch is not None:
         recipe = override(recipe, [f"batch={args.batch}"]) if args.batch < 1 else recipe.with_batch(args.batch)
     short = {"epochs": args.epochs, "learning_rate": args.learning_rate}
@@ -431,6 +475,9 @@ def _parser() -> Parser:
     _add_training_options(add_command(commands, "train", _run_train, "Train one strategy on one fold."))
     _add_training_options(add_command(commands, "sweep", _run_sweep, "Train strategies on folds."))
     _add_training_options(add_command(commands, "pretrain", _run_pretrain, "Pre-train an encoder, without labels."))
+    _add_training_options(
+        add_command(commands, TOKENIZERS, _run_tokenizers, "Train VQ-MAE-AV's tokenizers on sequences, without labels.")
+    )
     command = add_command(commands, "report", _run_report, "Compare all runs with the paper's tables.")
     command.add_argument("--runs", default="runs", help="folder of all runs")
     command.add_argument("--out", help="folder of the report; runs/report if not given")

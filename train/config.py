@@ -23,6 +23,8 @@ from train.recipes import Recipe
 DEMO = "demo"
 DEMO_DEFAULT = "tiny"
 ENCODER_DEFAULT = "large"
+#: Strategy of a training of VQ-MAE-AV's tokenizers, which fuses nothing and has no encoder.
+TOKENIZERS = "tokenizers"
 #: How the tested epoch is chosen -> its words in reports. `validation`: the best one by UAR of validation speakers.
 #: `refit`: trained again from the start, with the schedule in as many epochs, on training and validation speakers.
 #: `last`: trained on both for all epochs of the recipe.
@@ -38,7 +40,7 @@ COMPILE = ("auto", "on", "off")
 #: where they have the default.
 _NEW_IN_RECIPES = (
     *("class_weights", "corpus_weights", "freeze", "loss", "pretraining", "sampling"),
-    *("token_pretraining", "vq_mae"),
+    *("token_pretraining", "tokenizers", "vq_mae"),
     *("test_crop_side", "test_windows", "training_share", "window_seconds"),
 )
 #: The same of the augmentation.
@@ -56,7 +58,7 @@ class TrainConfig:
     shards: str | tuple[str, ...]
     """Folder of shards: a path or an address; or those of several corpora."""
     strategy: str
-    """A name in `STRATEGIES` or `TOKEN_STRATEGIES`, or the import path of one's own."""
+    """A name in `STRATEGIES` or `TOKEN_STRATEGIES`, or the import path of one's own; or TOKENIZERS."""
     fold: str
     tests: tuple[str, ...] = ()
     """Folders of shards of other corpora that are tested as a whole, in place of a fold."""
@@ -69,7 +71,7 @@ class TrainConfig:
     feature: str = "mfcc"
     encoder: str | None
     """A name in `ENCODERS`, or in `MODELS` of tokens, or the import path of one's own; None for the one that fits the
-    weights."""
+    weights, or tokenizers."""
     weights: str | None = None
     """File, folder or hub id of the encoder's initial weights; None for random weights."""
     recipe: Recipe
@@ -94,14 +96,15 @@ class TrainConfig:
     """Names in `train.loggers.LOGGERS` that numbers go to, beside log.jsonl; they change no result."""
 
     def __post_init__(self) -> None:
-        if not is_import_path(self.strategy):
+        if not is_import_path(self.strategy) and self.strategy != TOKENIZERS:
             strategy_named(self.strategy)
         own, tokens = self.has_own_encoder, self.strategy in TOKEN_STRATEGIES
         if tokens != (self.recipe.vq_mae is not None):
             expected = "one with a table vq_mae" if tokens else f"MODEL= ({', '.join(TOKEN_STRATEGIES)})"
             raise ConfigError(f"recipe {self.recipe.name}: found strategy {self.strategy}, expected {expected}")
         known = MODELS if tokens else ENCODERS
-        if self.encoder not in known and not (self.encoder is None and self.weights) and (tokens or not own):
+        none_needed = self.encoder is None and (self.weights or self.strategy == TOKENIZERS)
+        if self.encoder not in known and not none_needed and (tokens or not own):
             choices = ", ".join(known) + ("" if tokens else ", or mymodule:build")
             raise ConfigError(f"unknown encoder {self.encoder!r}; valid are {choices}")
         if own and self.weights is not None:

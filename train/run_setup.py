@@ -278,9 +278,10 @@ class TrainingSetup:
 def prepare(config: TrainConfig, ranks: Ranks, log: Callable[[str], None]) -> TrainingSetup:
     """Open and check everything that a run needs. Raises the errors of `open_fold`, WeightsError, ConfigError."""
     recipe = config.recipe
-    if recipe.pretraining:
+    if recipe.pretraining or recipe.tokenizers:
+        command = "pretrain" if recipe.pretraining else "tokenizers"
         raise ConfigError(
-            f"recipe {recipe.name}: is for make pretrain (pretrain), which uses no labels; choose another"
+            f"recipe {recipe.name}: is for make {command} ({command}), which uses no labels; choose another"
         )
     if recipe.freeze_encoder and ranks.world_size > 1:
         raise ConfigError(f"recipe {recipe.name}: found {ranks.world_size} processes, expected one, so no torchrun")

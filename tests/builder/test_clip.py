@@ -23,11 +23,11 @@ from builder.config import BuildConfig, identity
 from builder.datasets.base import ClipSource
 from builder.decoders import base
 from builder.features import replace_features
-from builder.shards import find_earlier_build
 from manifests import index
 from manifests.files import FolderError
 from manifests.index import SpectrogramSums
 from manifests.schema import FRAMES, Clip, Sample, decode
+from manifests.shard_writer import find_earlier_build
 from manifests.verify import verify
 from tests.factories import media as factory
 

@@ -61,10 +61,18 @@ def moving_sample(clip: Clip, side_px: int = 224, **changes: Any) -> SequenceSam
     return sequence_sample(clip, count=FRAMES, side_px=side_px, **(options | changes))
 
 
-def folder_of(out: Path, kind: str, *, side_px: int = 224, speakers: Sequence[str] = SPEAKERS, **changes: Any) -> Path:
+def folder_of(
+    out: Path,
+    kind: str,
+    *,
+    side_px: int = 224,
+    rate_hz: float | None = None,
+    speakers: Sequence[str] = SPEAKERS,
+    **changes: Any,
+) -> Path:
     """A finished build of `moving_sample`s, two of each speaker."""
     make = partial(_make, kind=kind, side_px=side_px, changes=changes)
-    settings = SETTINGS if kind == PAIRS else {**ALL_FRAMES, "size_px": side_px}
+    settings = SETTINGS if kind == PAIRS else {**ALL_FRAMES, "size_px": side_px, "rate_hz": rate_hz}
     if "faces_present" in changes:
         settings = {**settings, "keep": "incomplete"}
     return shard_folder(out, speakers=speakers, drops=False, kind=kind, settings=settings, make=make)

@@ -57,8 +57,8 @@ def test_a_folder_says_what_it_is_and_is_whole(frozen: Path) -> None:
 
 
 def test_an_unknown_kind_is_refused(folder: Path) -> None:
-    edit_json(folder / "dataset.json", lambda value: value.update(kind="tokens"))
-    with pytest.raises(ManifestError, match=r"found kind 'tokens', expected one of pairs, sequences"):
+    edit_json(folder / "dataset.json", lambda value: value.update(kind="words"))
+    with pytest.raises(ManifestError, match=r"found kind 'words', expected one of pairs, sequences, tokens"):
         index.load_dataset(folder)
 
 

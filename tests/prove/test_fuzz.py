@@ -30,11 +30,11 @@ from builder import media
 from builder.datasets import iemocap, scan_corpus
 from builder.datasets.base import CorpusError
 from builder.decoders import ffmpeg
-from builder.shards import find_earlier_build
 from builder.timeline import uniform
 from manifests import folds, index, schema, sequence
 from manifests.errors import UserError
 from manifests.fetch import fetch
+from manifests.shard_writer import find_earlier_build
 from manifests.share import ShareOptions, share
 from manifests.stores import LocalStore
 from manifests.verify import verify

@@ -21,6 +21,7 @@ from train.recipes import (
     Pretraining,
     Recipe,
     RecipeError,
+    Tokenizing,
     dump_toml,
     load_recipe,
     override,
@@ -176,7 +177,7 @@ def test_what_is_shown_is_a_file_of_the_same_recipe(
     assert cli.run(["train", "--recipe", str(path), "--show-recipe"]) == 0
     assert capsys.readouterr().out == path.read_text()
     changed = ["--set", "augmentation.erase=0", "--set", "drop_path=0.05", "--set", "max_grad_norm=none"]
-    if not recipe.freeze_encoder and not recipe.pretraining:
+    if not recipe.freeze_encoder and not recipe.pretraining and not recipe.tokenizers:
         assert cli.run(["train", "--recipe", recipe.name, "--show-recipe", *changed]) == 0
         path.write_text(capsys.readouterr().out)
         erased = replace(recipe.augmentation, erase=0.0)
@@ -244,7 +245,7 @@ def test_files_are_read_safely(write: Callable[..., Path], tmp_path: Path) -> No
 
 def test_unknown_recipe_lists_the_valid_ones() -> None:
     with pytest.raises(
-        RecipeError, match=r"unknown recipe 'probe'; valid are finetune, .*, tiny, or a file probe\.toml"
+        RecipeError, match=r"unknown recipe 'probe'; valid are finetune, .*, tiny, .*, or a file probe\.toml"
     ):
         recipe_named("probe")
 
@@ -275,7 +276,7 @@ def test_any_field_can_be_replaced() -> None:
     values |= {"window_seconds": "1.5"}
     base = Recipe(name="base", epochs=4, batch=4, learning_rate=1e-3, test_crop_side=0.8, window_seconds=2.0)
     for field in fields(Recipe):
-        if field.name in ("augmentation", "corpus_weights", "freeze_encoder", "pretraining"):
+        if field.name in ("augmentation", "corpus_weights", "freeze_encoder", "pretraining", "tokenizers"):
             continue
         default = getattr(base, field.name)
         text = (
@@ -296,6 +297,11 @@ def test_any_field_can_be_replaced() -> None:
         text = {bool: "true", float: "0.25", type(None): "3"}[type(default)]
         changed = override(pretrained, [f"pretraining.{field.name}={text}"])
         assert getattr(changed.pretraining, field.name) != default, field.name
+    tokenized = replace(base, tokenizers=Tokenizing())
+    for field in fields(Tokenizing):
+        text = {int: "2", float: "0.5"}[type(getattr(Tokenizing(), field.name))]
+        changed = override(tokenized, [f"tokenizers.{field.name}={text}"])
+        assert getattr(changed.tokenizers, field.name) == float(text), field.name
     with pytest.raises(RecipeError, match=r"--set pretraining.motion: recipe base has no pretraining, expected one"):
         override(base, ["pretraining.motion=true"])
 
@@ -342,11 +348,11 @@ def test_short_options_come_first(capsys: pytest.CaptureFixture[str]) -> None:
         ("augmentation.mixp=none", "found field 'mixp'; the nearest is 'mixup'"),
         (
             "other.mixup=0.5",
-            "found no such field, expected NAME, augmentation.NAME or pretraining.NAME",
+            "found no such field, expected one of NAME, augmentation.NAME, pretraining.NAME, tokenizers.NAME",
         ),
         (
             "augmentation={mixup=1.0}",
-            "--set augmentation: found no such field, expected NAME, augmentation.NAME",
+            "--set augmentation: found no such field, expected one of NAME, augmentation.NAME",
         ),
         ("layer_decay", "--set: found 'layer_decay', expected NAME=VALUE"),
         ("layer_decay=half", "--set: layer_decay: found 'half', expected a finite number"),
@@ -431,5 +437,6 @@ def test_a_dumped_recipe_has_all_that_is_set() -> None:
         values = {**asdict(recipe), "betas": list(recipe.betas), "freeze": list(recipe.freeze)}
         values["corpus_weights"] = list(recipe.corpus_weights)
         shown.pop("augmentation"), values.pop("augmentation")
-        assert (shown.pop("pretraining", None) is None) == (values.pop("pretraining") is None)
+        for table in ("pretraining", "tokenizers"):
+            assert (shown.pop(table, None) is None) == (values.pop(table) is None)
         assert shown == {name: value for name, value in values.items() if value is not None}

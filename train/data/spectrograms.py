@@ -79,6 +79,13 @@ def power_spectra(sounds: Tensor) -> Tensor:
     return (spectrum.real**2 + spectrum.imag**2).transpose(1, 2)
 
 
+def clip_power(sound: npt.NDArray[np.int16], device: torch.device | str = "cpu") -> Tensor:
+    """Sound of a clip [n] -> [1 + n // 320, 513] power spectra of it, scaled such that its peak is 1; silence stays."""
+    samples = torch.from_numpy(sound).to(device).float()
+    peak = samples.abs().max() if len(sound) else samples.new_ones(())
+    return power_spectra((samples / peak.clamp(min=1))[None])[0]
+
+
 def mfcc(frames: Tensor) -> Tensor:
     """[n, 400] frames -> [n, 13] cepstral coefficients 1..13, as `builder.spectrograms.mfcc`."""
     bands = (_power(frames) @ _constant(mfcc_bands, frames)).clamp(min=POWER_FLOOR)

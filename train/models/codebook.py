@@ -34,7 +34,7 @@ class Codebook(nn.Module):
         """Make K = `codes` random vectors of E = `width` numbers.
 
         `decay` is the share of a moving average that a step keeps. A code that is used less than `dead_share` of the
-        mean use starts again, at a latent that is drawn from `seed` and the step.
+        mean use, which every code is at first, starts again, at a latent that is drawn from `seed` and the step.
         """
         super().__init__()
         self.decay, self.dead_share, self.seed = decay, dead_share, seed
@@ -59,8 +59,8 @@ class Codebook(nn.Module):
         sizes = torch.zeros(processes, dtype=torch.int64, device=latents.device)
         sizes[rank] = len(latents)
         total = int(sum_over_processes(sizes).sum())
-        mean_use = total / len(self.vectors)
-        dead = self.counts < self.dead_share * mean_use if self.steps else torch.ones_like(self.counts).bool()
+        least = self.dead_share * total / len(self.vectors)
+        dead = self.counts < least
         if not dead.any():
             return
         generator = np.random.default_rng((self.seed, int(self.steps)))
@@ -72,8 +72,8 @@ class Codebook(nn.Module):
         starts[own] = latents[drawn[own]]
         starts = sum_over_processes(starts)[dead]
         self.vectors[dead] = starts
-        self.counts[dead] = mean_use
-        self.sums[dead] = starts * mean_use
+        self.counts[dead] = least  # so that one that is not used at once starts again in the next step
+        self.sums[dead] = starts * least
 
     @torch.no_grad()
     def update(self, latents: Tensor, codes: Tensor) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, distributed, nn
@@ -23,6 +23,8 @@ BINS, AUDIO_PLACES = 513, 64
 SIDE_PX, VISUAL_PLACES = 96, 24
 #: Added to powers before they are compared, as in the authors' code.
 POWER_EPS = 1e-10
+#: Of the values of aligned faces in 0..1, about.
+_FACE_VARIANCE = 0.06
 #: Most that a decoder's log power can be, so that no power is infinite.
 _MAX_LOG_POWER = 80.0
 
@@ -120,8 +122,12 @@ class Tokenizer(nn.Module, ABC):
         return latents.movedim(1, -1).contiguous()
 
     @abstractmethod
-    def losses(self, frames: Tensor, reconstruction: Tensor) -> Tensor:
+    def distances(self, frames: Tensor, reconstruction: Tensor) -> Tensor:
         """[n] how far each reconstruction is from its frame."""
+
+    def losses(self, frames: Tensor, reconstruction: Tensor) -> Tensor:
+        """[n] what training minimises beside the commitment: the distances, on the scale of the latents."""
+        return self.distances(frames, reconstruction)
 
     @abstractmethod
     def _input(self, frames: Tensor) -> Tensor:
@@ -135,7 +141,8 @@ class Tokenizer(nn.Module, ABC):
 class AudioTokenizer(Tokenizer):
     """Power spectra float32 [n, 513], `train.data.spectrograms.power_spectra` -> codes [n, 64] -> power spectra."""
 
-    def __init__(self, config: AudioTokenizerConfig | None = None, *, seed: int = 0) -> None:
+    def __init__(self, config: AudioTokenizerConfig | None = None, **following: Any) -> None:
+        """A tokenizer with random weights; `following` are options of `Codebook`."""
         super().__init__()
         self.config = config = config or AudioTokenizerConfig()
         hidden, half = config.hidden, config.hidden // 2
@@ -152,7 +159,7 @@ class AudioTokenizer(Tokenizer):
             nn.Tanh(),
             nn.Conv1d(hidden, config.width, 1),
         )
-        self.quantizer = Codebook(config.codes, config.width, seed=seed)
+        self.quantizer = Codebook(config.codes, config.width, **following)
         self.decoder = nn.Sequential(
             nn.Conv1d(config.width, hidden, 3, padding=1),
             *(_Residual(nn.Conv1d, nn.Tanh, hidden, hidden) for _ in range(config.residual_layers)),
@@ -166,7 +173,7 @@ class AudioTokenizer(Tokenizer):
             nn.ConvTranspose1d(half, 1, 3, stride=2),
         )
 
-    def losses(self, frames: Tensor, reconstruction: Tensor) -> Tensor:
+    def distances(self, frames: Tensor, reconstruction: Tensor) -> Tensor:
         """Itakura-Saito divergence, mean over bins (paper 3.1)."""
         return itakura_saito(frames, reconstruction)
 
@@ -180,7 +187,8 @@ class AudioTokenizer(Tokenizer):
 class VisualTokenizer(Tokenizer):
     """RGB faces in 0..1, float32 [n, 3, 96, 96] -> codes [n, 24, 24] -> faces."""
 
-    def __init__(self, config: VisualTokenizerConfig | None = None, *, seed: int = 0) -> None:
+    def __init__(self, config: VisualTokenizerConfig | None = None, **following: Any) -> None:
+        """A tokenizer with random weights; `following` are options of `Codebook`."""
         super().__init__()
         self.config = config = config or VisualTokenizerConfig()
         hidden, half, within = config.hidden, config.hidden // 2, config.residual_hidden
@@ -194,7 +202,7 @@ class VisualTokenizer(Tokenizer):
             nn.ReLU(),
             nn.Conv2d(hidden, config.width, 1),
         )
-        self.quantizer = Codebook(config.codes, config.width, seed=seed)
+        self.quantizer = Codebook(config.codes, config.width, **following)
         self.decoder = nn.Sequential(
             nn.Conv2d(config.width, hidden, 3, padding=1),
             *(_Residual(nn.Conv2d, nn.ReLU, hidden, within) for _ in range(config.residual_layers)),
@@ -204,15 +212,32 @@ class VisualTokenizer(Tokenizer):
             nn.ConvTranspose2d(half, 3, 4, stride=2, padding=1),
         )
 
-    def losses(self, frames: Tensor, reconstruction: Tensor) -> Tensor:
-        """Mean squared error of values in 0..1."""
+    def distances(self, frames: Tensor, reconstruction: Tensor) -> Tensor:
+        """Squared error, mean over values in 0..1."""
         return (reconstruction - frames).square().flatten(1).mean(dim=1)
+
+    def losses(self, frames: Tensor, reconstruction: Tensor) -> Tensor:
+        """The same by the variance of faces, as in van den Oord's code: else the commitment outweighs it."""
+        return self.distances(frames, reconstruction) / _FACE_VARIANCE
 
     def _input(self, frames: Tensor) -> Tensor:
         return frames - 0.5
 
     def _output(self, decoded: Tensor) -> Tensor:
         return decoded + 0.5
+
+
+class Tokenizers(nn.Module):
+    """Both tokenizers, trained at the same time; neither depends on the other."""
+
+    def __init__(self, audio: AudioTokenizer, visual: VisualTokenizer) -> None:
+        super().__init__()
+        self.audio = audio
+        self.visual = visual
+
+    def forward(self, power: Tensor, faces: Tensor) -> tuple[Tokenized, Tokenized]:
+        """Power spectra [n, 513] and faces [m, 3, 96, 96], each encoded and decoded."""
+        return self.audio(power), self.visual(faces)
 
 
 class _Residual(nn.Module):

@@ -1,9 +1,10 @@
 """Recipe files: read and checked, those of the project and those of users alike; values replaced; written back.
 
 A recipe file is TOML: the fields of `Recipe`, a table `augmentation` of those of `Augmentation` and, for masked
-pre-training, a table `pretraining` of those of `Pretraining`; for a VQ-MAE-AV a table `vq_mae` of those of `VqMae` and,
-for its pre-training, `token_pretraining` of those of `TokenPretraining`. What is left out has the default, and a file
-without `name` is named as the file is. Files are read as untrusted input.
+pre-training, a table `pretraining` of those of `Pretraining`; for tokenizers, `tokenizers` of those of `Tokenizing`;
+for a VQ-MAE-AV, `vq_mae` of those of `VqMae` and, for its pre-training, `token_pretraining` of those of
+`TokenPretraining`. What is left out has the default, and a file without `name` is named as the file is. Files are read
+as untrusted input.
 """
 
 from __future__ import annotations
@@ -20,15 +21,16 @@ from manifests.files import read_limited
 from manifests.records import SchemaError, from_json
 from manifests.text import escape_unprintable
 from train.data.augment import Augmentation
-from train.recipes.recipe import CHOICES, Pretraining, Recipe, RecipeError, TokenPretraining, VqMae
+from train.recipes.recipe import CHOICES, Pretraining, Recipe, RecipeError, Tokenizing, TokenPretraining, VqMae
 
 SUFFIX = ".toml"
 MAX_BYTES = 1 << 16
 #: Tables of a file.
-_Table = type[Augmentation] | type[Pretraining] | type[VqMae] | type[TokenPretraining]
+_Table = type[Augmentation] | type[Pretraining] | type[Tokenizing] | type[VqMae] | type[TokenPretraining]
 _TABLES: Mapping[str, _Table] = {
     "augmentation": Augmentation,
     "pretraining": Pretraining,
+    "tokenizers": Tokenizing,
     "vq_mae": VqMae,
     "token_pretraining": TokenPretraining,
 }
@@ -99,8 +101,8 @@ def _table_of(name: str, recipe: str, values: dict[str, Any]) -> dict[str, Any]:
     """Values of the table that a field is in, or those of the file."""
     table = name.rpartition(".")[0]
     if table not in ("", *_TABLES) or name in _TABLES:
-        expected = " or ".join(f"{each}.NAME" for each in _TABLES)
-        raise RecipeError(f"--set {name[:80]}: found no such field, expected NAME, {expected}")
+        expected = ", ".join(["NAME", *(f"{each}.NAME" for each in _TABLES)])
+        raise RecipeError(f"--set {name[:80]}: found no such field, expected one of {expected}")
     if table and table not in values:
         raise RecipeError(f"--set {name[:80]}: recipe {recipe} has no {table}, expected one that has")
     found: dict[str, Any] = values[table] if table else values

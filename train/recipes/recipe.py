@@ -46,6 +46,44 @@ class Pretraining(MaskSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Tokenizing:
+    """What a training of VQ-MAE-AV's tokenizers has that a classifier's has not. Raises RecipeError."""
+
+    audio_residual_layers: int = 1
+    """As of `train.models.vqvae.AudioTokenizerConfig`."""
+    visual_hidden: int = 128
+    """As of `train.models.vqvae.VisualTokenizerConfig`, as the next."""
+    visual_residual_hidden: int = 64
+    spectra: int = 64
+    """Power spectra of a clip in a step, drawn from all it has."""
+    faces: int = 4
+    """Faces of a clip in a step, evenly spaced over its window: 1, 2, 4, 8 or 16."""
+    commitment: float = 0.25
+    """Factor of the distance between latents and their codes in the loss."""
+    decay: float = 0.99
+    """Of the moving averages that codes follow, as the next: see `train.models.codebook`."""
+    dead_share: float = 0.1
+    calibration_spectra: int = 8192
+    """Spectra of training clips that batch norms get the statistics of."""
+
+    def __post_init__(self) -> None:
+        rules = {
+            "audio_residual_layers": (1 <= self.audio_residual_layers <= 16, "1 to 16"),
+            "visual_hidden": (2 <= self.visual_hidden <= 4096 and self.visual_hidden % 2 == 0, "even, 2 to 4096"),
+            "visual_residual_hidden": (1 <= self.visual_residual_hidden <= 4096, "1 to 4096"),
+            "spectra": (1 <= self.spectra <= 65536, "1 to 65536"),
+            "faces": (self.faces in (1, 2, 4, 8, 16), "1, 2, 4, 8 or 16"),
+            "commitment": (0 <= self.commitment < math.inf, "0 or more"),
+            "decay": (0 <= self.decay < 1, "0 to below 1"),
+            "dead_share": (0 < self.dead_share < 1, "above 0, below 1"),
+            "calibration_spectra": (2 <= self.calibration_spectra <= 1 << 20, "2 to 1048576"),
+        }
+        for name, (satisfied, expected) in rules.items():
+            if not satisfied:
+                raise RecipeError(f"tokenizers: {name}: found {getattr(self, name)}, expected {expected}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class VqMae:
     """Shape of a VQ-MAE-AV, as far as it differs from that of its name, and its head. Raises RecipeError."""
 
@@ -88,7 +126,9 @@ class TokenPretraining(TokenMaskSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How a classifier or, with `pretraining`, a masked autoencoder is trained. Raises RecipeError for invalid values.
+    """How a classifier, a masked autoencoder (with `pretraining`) or tokenizers (with `tokenizers`) are trained.
+
+    Raises RecipeError for invalid values.
 
     The length is given either in epochs or in optimizer steps. Steps make small and large corpora comparable: what a
     pre-trained encoder can unlearn and learn is the sum of its learning rates over steps, whatever an epoch is.
@@ -172,6 +212,8 @@ class Recipe:
     """Of a VQ-MAE-AV's pre-training, which uses no labels; None for a classifier."""
     loss: str = "cross-entropy"
     """Of a classifier, one of `LOSSES`: see `train.models.vq_mae_heads.asymmetric_loss`."""
+    tokenizers: Tokenizing | None = None
+    """Of VQ-MAE-AV's tokenizers, which use no labels; None for others."""
 
     def __post_init__(self) -> None:
         given = self.augmentation
@@ -246,6 +288,13 @@ class Recipe:
                     "one view with freeze_encoder: no test_flip, test_crops = test_windows = test_crop_side = 1",
                 ),
             ]
+        if self.tokenizers:
+            unchanged = replace(given, window_share=NO_AUGMENTATION.window_share) == NO_AUGMENTATION
+            rules += [
+                ("augmentation", unchanged, "window_share only, with tokenizers"),
+                ("repeated_augmentation", self.repeated_augmentation == 1, "1 with tokenizers"),
+                ("pretraining", self.pretraining is None, "none with tokenizers"),
+            ]
         if self.vq_mae or self.token_pretraining:
             codes = replace(NO_AUGMENTATION, modality_dropout=given.modality_dropout)
             rules += [
@@ -259,15 +308,15 @@ class Recipe:
                 ("repeated_augmentation", not self.token_pretraining or self.repeated_augmentation == 1, "1"),
                 ("gradient_checkpointing", not self.gradient_checkpointing, "false with vq_mae"),
             ]
-        if self.pretraining or self.token_pretraining:
+        if self.pretraining or self.tokenizers or self.token_pretraining:
             rules += [
-                ("loss", self.loss == LOSSES[0], f"{LOSSES[0]} with pretraining"),
+                ("loss", self.loss == LOSSES[0], f"{LOSSES[0]} without labels"),
                 ("augmentation", not given.mixes and not given.modality_dropout, "no mixing and no modality_dropout"),
-                ("drop_path", self.drop_path == self.head_dropout == 0, "0 with pretraining"),
-                ("freeze_encoder", not self.freeze_encoder and not self.freeze, "nothing frozen with pretraining"),
-                ("class_weights", weights_off, "none with pretraining, which uses no labels"),
-                ("sampling", self.sampling != "balanced", "shuffle or balanced-corpora with pretraining"),
-                ("training_share", self.training_share == 1, "1 with pretraining"),
+                ("drop_path", self.drop_path == self.head_dropout == 0, "0 without labels"),
+                ("freeze_encoder", not self.freeze_encoder and not self.freeze, "nothing frozen without labels"),
+                ("class_weights", weights_off, "none without labels"),
+                ("sampling", self.sampling != "balanced", "shuffle or balanced-corpora without labels"),
+                ("training_share", self.training_share == 1, "1 without labels"),
             ]
         for name, satisfied, expected in rules:
             if not satisfied:

@@ -55,12 +55,26 @@ class ReportFigure:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReportSound:
+    """A WAV file that the page plays."""
+
+    text: str
+    wav: bytes
+
+    @property
+    def base64(self) -> str:
+        """The file as text, for a data URI."""
+        return base64.b64encode(self.wav).decode()
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReportSection:
     """One corpus."""
 
     title: str
     tables: tuple[ReportTable, ...]
     figures: tuple[ReportFigure, ...]
+    sounds: tuple[ReportSound, ...] = ()
 
 
 def render_report(title: str, introduction: str, sections: Sequence[ReportSection]) -> tuple[str, str]:

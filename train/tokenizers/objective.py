@@ -1,0 +1,143 @@
+"""The objective of tokenizers: reconstruct spectra by Itakura-Saito divergence, and faces by squared error (paper 3.1).
+
+Shape suffixes: B clips; n spectra and m faces of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from train.data.augment import ClipDraws
+from train.data.batches import SequenceBatch
+from train.data.loader import CachedLoader, Loader
+from train.data.missing import FACES, SOUND, WHOLLY
+from train.data.spectrograms import clip_power
+from train.distributed import Ranks
+from train.models.codebook import perplexity
+from train.models.vqvae import BINS, Tokenized, Tokenizers, calibrate
+from train.recipes import Tokenizing
+
+
+class Reference(NamedTuple):
+    """Some frames of training clips, on the device."""
+
+    power: Tensor
+    """[n, 513] spectra of all clips, evenly spaced."""
+    face: Tensor
+    """[3, 96, 96] mean of faces of all clips."""
+
+
+@dataclass(kw_only=True, eq=False)
+class Tokenization:
+    """Trains `Tokenizers`; the last epoch is kept."""
+
+    settings: Tokenizing
+    reference: Callable[[], Reference]
+    """Training clips that batch norms are calibrated on, and their means; equal on all ranks."""
+    seed: int = 0
+    selects_epoch: bool = False
+
+    def loss(self, model: Callable[..., tuple[Tokenized, Tokenized]], batch: SequenceBatch, epoch: int) -> Tensor:
+        """Sum of the clips' losses, [], each the mean over its spectra plus the mean over its faces."""
+        draws = ClipDraws(keys=batch.draw_keys, seed=self.seed, epoch=epoch)
+        power, faces = draw_spectra(batch, draws.uniform("spectra", self.settings.spectra)), faces_of(batch)
+        heard, seen = model(power, faces)
+        tokenizers = cast(Tokenizers, getattr(model, "module", model))
+        audio = tokenizers.audio.losses(power, heard.reconstruction) + self.settings.commitment * heard.commitment
+        visual = tokenizers.visual.losses(faces, seen.reconstruction) + self.settings.commitment * seen.commitment
+        return _sum_over_clips(audio, batch, SOUND) + _sum_over_clips(visual, batch, FACES)
+
+    def validate(
+        self, model: nn.Module, loader: Loader | CachedLoader, ranks: Ranks, micro_batches: int
+    ) -> dict[str, float]:
+        """What `measure` measures of a loader's clips once batch norms are calibrated."""
+        del micro_batches  # clips are encoded one by one
+        tokenizers = cast(Tokenizers, model)
+        reference = self.reference()
+        calibrate(tokenizers.audio, reference.power)
+        scores = measure(tokenizers.eval(), cast(Loader, loader), reference, ranks)
+        return {"validation_loss": scores["divergence"] + scores["squared_error"], **scores}
+
+    def describe(self, scores: dict[str, float]) -> str:
+        """The same in a few words."""
+        return (
+            f"Itakura-Saito {scores['divergence']:.3f}, PSNR {scores['psnr']:.2f} dB, perplexity "
+            f"{scores['audio_perplexity']:.0f} of sound and {scores['visual_perplexity']:.0f} of faces"
+        )
+
+
+@torch.inference_mode()
+def measure(model: Tokenizers, loader: Loader, reference: Reference, ranks: Ranks) -> dict[str, float]:
+    """How well tokenizers in evaluation mode reconstruct the clips of a loader: all spectra, and the faces it gives.
+
+    `divergence` is Itakura-Saito, mean over spectra; `squared_error` of RGB in 0..1, `psnr` the same in dB. Those with
+    `mean_` are what mean spectrum and mean face of training clips reach. Perplexities are those of all codes together.
+    """
+    tokenizers = {SOUND: model.audio, FACES: model.visual}
+    means = {SOUND: reference.power.mean(dim=0), FACES: reference.face}
+    used = {name: torch.zeros(len(each.codebook), device=ranks.device) for name, each in tokenizers.items()}
+    sums = {name: torch.zeros(3, dtype=torch.float64, device=ranks.device) for name in tokenizers}
+    for batch in loader.epoch(0):
+        for row in range(len(batch)):
+            clip = cast(SequenceBatch, batch[row : row + 1].to(ranks.device))
+            for name, tokenizer in tokenizers.items():
+                if present(clip, name):
+                    frames = power_of(clip, 0) if name == SOUND else faces_of(clip)
+                    found: Tokenized = tokenizer(frames)
+                    distances = [tokenizer.distances(frames, each) for each in (found.reconstruction, means[name])]
+                    sums[name] += torch.stack(
+                        [*(each.double().sum() for each in distances), distances[0].new_tensor(len(frames))]
+                    )
+                    used[name] += torch.bincount(found.codes.flatten(), minlength=len(tokenizer.codebook))
+    scores = {}
+    for name, key in ((SOUND, "divergence"), (FACES, "squared_error")):
+        distance, mean_distance, count = ranks.sum(sums[name]).tolist()
+        scores |= {key: distance / max(count, 1), f"mean_{key}": mean_distance / max(count, 1)}
+    scores |= {"psnr": psnr(scores["squared_error"]), "mean_psnr": psnr(scores["mean_squared_error"])}
+    named = ((SOUND, "audio_perplexity"), (FACES, "visual_perplexity"))
+    return scores | {key: float(perplexity(ranks.sum(used[name]))) for name, key in named}
+
+
+def psnr(squared_error: float) -> float:
+    """Of values in 0..1, in dB; at most 100."""
+    return -10 * math.log10(max(squared_error, 1e-10))
+
+
+def power_of(batch: SequenceBatch, row: int) -> Tensor:
+    """[n, 513] power spectra of the whole sound of a clip, on the batch's device."""
+    return clip_power(batch.sounds.samples[row], batch.labels.device)
+
+
+def draw_spectra(batch: SequenceBatch, drawn: np.ndarray) -> Tensor:
+    """Of each clip some of its spectra, in one line [B S, 513]; `drawn` [B, S] in 0..1 says which."""
+    chosen = [torch.empty(0, BINS, device=batch.labels.device)]
+    for row, numbers in enumerate(torch.from_numpy(drawn)):
+        power = power_of(batch, row)
+        chosen.append(power[(numbers * len(power)).long().to(power.device)])
+    return torch.cat(chosen)
+
+
+def faces_of(batch: SequenceBatch) -> Tensor:
+    """Faces of all clips in one line, RGB in 0..1, [m, 3, 96, 96]."""
+    return batch.frames[:, 0].flatten(0, 1).permute(0, 3, 1, 2).float() / 255
+
+
+def present(batch: SequenceBatch, modality: str) -> Tensor:
+    """float32 [B] 0 for a clip whose recording has nothing of a modality, else 1."""
+    codes = batch.missing or (0,) * len(batch)
+    flags = [float(WHOLLY.get(code) != modality) for code in codes]
+    return torch.tensor(flags, device=batch.labels.device)
+
+
+def _sum_over_clips(losses: Tensor, batch: SequenceBatch, modality: str) -> Tensor:
+    """Losses of the frames of a batch -> sum over clips of the mean over each one's frames."""
+    if not len(batch):
+        return losses.sum()
+    return (losses.view(len(batch), -1).mean(dim=1) * present(batch, modality)).sum()
