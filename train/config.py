@@ -74,6 +74,8 @@ class TrainConfig:
     weights, or tokenizers."""
     weights: str | None = None
     """File, folder or hub id of the encoder's initial weights; None for random weights."""
+    tokenizers: str | None = None
+    """Folder of the tokenizers that made the codes, whose codebooks a VQ-MAE-AV begins with; None for random ones."""
     recipe: Recipe
     selection: str = "validation"
     """One of `SELECTIONS`."""
@@ -98,17 +100,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if not is_import_path(self.strategy) and self.strategy != TOKENIZERS:
             strategy_named(self.strategy)
-        own, tokens = self.has_own_encoder, self.strategy in TOKEN_STRATEGIES
-        if tokens != (self.recipe.vq_mae is not None):
-            expected = "one with a table vq_mae" if tokens else f"MODEL= ({', '.join(TOKEN_STRATEGIES)})"
-            raise ConfigError(f"recipe {self.recipe.name}: found strategy {self.strategy}, expected {expected}")
-        known = MODELS if tokens else ENCODERS
-        none_needed = self.encoder is None and (self.weights or self.strategy == TOKENIZERS)
-        if self.encoder not in known and not none_needed and (tokens or not own):
-            choices = ", ".join(known) + ("" if tokens else ", or mymodule:build")
-            raise ConfigError(f"unknown encoder {self.encoder!r}; valid are {choices}")
-        if own and self.weights is not None:
-            raise ConfigError(f"weights: found {self.weights}, expected none: {self.encoder} loads its own")
+        self._check_encoder()
         for name, least in (("seed", 0), ("workers", 0), ("micro_batches", 1), ("save_steps", 1)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name}: found {getattr(self, name)}, expected at least {least}")
@@ -119,6 +111,22 @@ class TrainConfig:
             raise ConfigError(
                 f"recipe {self.recipe.name}: found no weights, expected --weights: a frozen encoder must be pre-trained"
             )
+
+    def _check_encoder(self) -> None:
+        """Raise ConfigError unless recipe, encoder and weights fit the strategy."""
+        own, tokens = self.has_own_encoder, self.strategy in TOKEN_STRATEGIES
+        if tokens != (self.recipe.vq_mae is not None):
+            expected = "one with a table vq_mae" if tokens else f"MODEL= ({', '.join(TOKEN_STRATEGIES)})"
+            raise ConfigError(f"recipe {self.recipe.name}: found strategy {self.strategy}, expected {expected}")
+        known = MODELS if tokens else ENCODERS
+        none_needed = self.encoder is None and (self.weights or self.strategy == TOKENIZERS)
+        if self.encoder not in known and not none_needed and (tokens or not own):
+            choices = ", ".join(known) + ("" if tokens else ", or mymodule:build")
+            raise ConfigError(f"unknown encoder {self.encoder!r}; valid are {choices}")
+        if self.tokenizers is not None and (not tokens or self.weights is not None):
+            raise ConfigError("tokenizers: found a folder, expected none but for a VQ-MAE-AV with random weights")
+        if own and self.weights is not None:
+            raise ConfigError(f"weights: found {self.weights}, expected none: {self.encoder} loads its own")
 
     @property
     def locations(self) -> tuple[str, ...]:

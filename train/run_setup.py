@@ -64,6 +64,7 @@ _NOT_COMPARED = (
     "check",
     "compile",
     "weights",
+    "tokenizers",
     "loggers",
 )
 
@@ -521,9 +522,10 @@ def check_unseen(config: TrainConfig, data: FoldData, seen: Mapping[str, frozens
     if not any(met.values()):
         return
     known = " and ".join(f"{shorten_list(speakers)} of {name}" for name, speakers in met.items() if speakers)
+    source = config.weights or "the tokenizers of these codes"
     if data.corpora.tests:
         raise ConfigError(
-            f"{config.weights}: were trained on {known}, which is tested as a whole; expected weights that have seen "
+            f"{source}: were trained on {known}, which is tested as a whole; expected weights that have seen "
             "none of its speakers: choose other --weights, or test another corpus"
         )
     fitting = [
@@ -533,7 +535,7 @@ def check_unseen(config: TrainConfig, data: FoldData, seen: Mapping[str, frozens
     ]
     others = f"fold {shorten_list(fitting)} of {data.fold_scheme}" if fitting else f"no fold of {data.fold_scheme}"
     raise ConfigError(
-        f"{config.weights}: were trained on {known}, whom fold {config.fold} tests; "
+        f"{source}: were trained on {known}, whom fold {config.fold} tests; "
         f"expected unseen speakers: these weights can be tested on {others}, or choose other --weights"
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import zlib
 from collections.abc import Sequence
@@ -10,24 +9,17 @@ from pathlib import Path
 
 import numpy as np
 
-from manifests import folds, index, kinds
+from manifests import folds, index, tokens
 from manifests.index import Dataset, Receipt, Row, SpectrogramSums
+from manifests.schema import Clip
+from manifests.tokens import Codebooks, TokenSample, TokenTiming
 from tests.factories.shards import SETTINGS, SPEAKERS, _promised, _tar, sign
+from train.lineage import RANDOM, Lineage
 
-if "tokens" not in kinds.KINDS:
-    kinds.KINDS["tokens"] = kinds.Kind(
-        **{**vars(kinds.KINDS["pairs"]), "members": lambda _: ("audio.npy", "visual.npy", "json")}
-    )
-    kinds._MEMBERS |= {"audio.npy", "visual.npy"}
-
+CODEBOOKS = Codebooks(audio=256, visual=512)
+TOKENIZER = "a" * 64
 #: Emotion -> whether it is aroused, which is heard only, and whether it is pleasant, which is seen only.
 EMOTIONS = {"joy": (1, 1), "anger": (1, 0), "calm": (0, 1), "sadness": (0, 0)}
-
-
-def npy(array: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    return buffer.getvalue()
 
 
 def make_codes(key: str, emotion: str, faces: int) -> dict[str, np.ndarray]:
@@ -37,11 +29,38 @@ def make_codes(key: str, emotion: str, faces: int) -> dict[str, np.ndarray]:
     rhythm = np.repeat(rng.integers(0, 4, faces // 5 + 1), 5)[:faces]
     audio = 16 * np.repeat(rhythm, 2)[:, None] + 64 * aroused + rng.integers(0, 3, (2 * faces, 64))
     visual = 32 * rhythm[:, None, None] + 128 * pleasant + rng.integers(0, 3, (faces, 24, 24))
-    return {"audio.npy": audio.astype(np.uint8), "visual.npy": visual.astype("<u2")}
+    return {"audio": audio.astype(np.uint8), "visual": visual.astype(np.uint16)}
+
+
+def make_sample(clip: Clip, codes: dict[str, np.ndarray], lead: int = 0) -> TokenSample:
+    """A sample of codes, of which `lead` spectra are before the first face."""
+    faces = len(codes["visual"])
+    return TokenSample(
+        clip=clip,
+        timing=TokenTiming(
+            span_seconds=(0.0, 0.04 * faces),
+            frame_seconds=tuple(0.04 * place for place in range(faces)),
+            rate_hz=25.0,
+            audio_start_seconds=-0.02 * lead,
+            spectra_hz=50.0,
+        ),
+        codebooks=CODEBOOKS,
+        tokenizer=TOKENIZER,
+        face_found=(True,) * faces,
+        flags=(),
+        source={"path": f"{clip.clip_id}.mp4"},
+        **codes,
+    )
 
 
 def make_token_folder(
-    out: Path, *, speakers: Sequence[str] = SPEAKERS, takes: int = 2, faces: int = 60, dataset: str = "folder"
+    out: Path,
+    *,
+    speakers: Sequence[str] = SPEAKERS,
+    takes: int = 2,
+    faces: int = 60,
+    dataset: str = "folder",
+    lineage: Lineage = RANDOM,
 ) -> Path:
     """Finished shards of clips `<speaker>-<emotion>-<take>` of so many faces."""
     for name in (index.RECEIPTS, index.FOLDS):
@@ -53,9 +72,8 @@ def make_token_folder(
         for emotion in EMOTIONS:
             for take in range(takes):
                 key = f"{speaker}-{emotion}-{take}"
-                members = {name: npy(codes) for name, codes in make_codes(key, emotion, faces).items()}
-                samples[key] = members | {"json": json.dumps({"clip_id": key}).encode()}
                 described = {"clip_id": key, "speaker": speaker, "emotion": emotion, "sentence": None}
+                samples[key] = tokens.encode(make_sample(Clip(**described), make_codes(key, emotion, faces)))
                 rows.append(Row(**described, status="built", source=f"{key}.mp4", shard=path.name))
         path.write_bytes(_tar(samples))
         receipt = Receipt(
@@ -74,11 +92,18 @@ def make_token_folder(
     rows = [row for receipt in receipts for row in receipt.rows]
     scheme = folds.leave_one_speaker_out(dataset, speakers)
     assignment = folds.assign(scheme, {each.name: each.speaker for each in shards}, [vars(row) for row in rows])
+    source = {
+        "index_sha256": "0" * 64,
+        "tokenizer": TOKENIZER,
+        "codebooks": vars(CODEBOOKS),
+        "lineage": json.loads(lineage.dump()),
+        "versions": {},
+    }
     described = Dataset(
         dataset=dataset,
         kind="tokens",
         complete=True,
-        identity={"config": {"dataset": dataset, "features": ["mfcc"], **SETTINGS}},
+        identity={"config": {"dataset": dataset, "features": ["mfcc"], **SETTINGS}, tokens.SOURCE_KEY: source},
         about={"title": "A folder", "licence": "CC0 1.0", "citation": "Nobody, 2026"},
         label_schemes=(),
         fold_schemes=(folds.LOSO,),

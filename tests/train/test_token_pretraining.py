@@ -18,13 +18,13 @@ import safetensors.torch
 import torch
 
 from tests.factories.small_trainings import counted
-from tests.factories.tokens import make_codes, make_token_folder, npy
+from tests.factories.tokens import make_codes, make_token_folder
 from train.config import TrainConfig
 from train.data import DataError
 from train.data.fold_data import open_fold
 from train.data.loader import Loader
 from train.data.sampler import ClipSampler
-from train.data.token_reader import decode_codes, place_codes
+from train.data.token_reader import place_codes
 from train.data.windows import EvenWindows, Placement, RandomWindows
 from train.distributed import Ranks
 from train.models.vq_mae_av import MODELS, CodeShape, VqMaeConfig
@@ -88,8 +88,8 @@ def test_windows_are_those_of_the_codes(shards: Path, workers: int) -> None:
         for row, key in enumerate(batch.keys):
             codes = make_codes(key, key.split("-")[1], 60)
             for window, start in enumerate((0, 5, 10)):
-                assert np.array_equal(batch.visual[row, window], codes["visual.npy"][start : start + 50])
-                assert np.array_equal(batch.audio[row, window], codes["audio.npy"][2 * start : 2 * start + 100])
+                assert np.array_equal(batch.visual[row, window], codes["visual"][start : start + 50])
+                assert np.array_equal(batch.audio[row, window], codes["audio"][2 * start : 2 * start + 100])
     (first,) = [next(iter(loader_of(shards, "vq-mae-a").epoch(1)))]
     assert first.visual.shape == (3, 1, 0, 24, 24)
 
@@ -105,25 +105,15 @@ def test_random_windows_are_those_of_seed_epoch_and_clip(shards: Path) -> None:
 @pytest.mark.parametrize(("faces", "spectra"), [(20, 40), (20, 41), (20, 39), (20, 37), (1, 1), (60, 100)])
 def test_short_clips_wrap_round_in_step(faces: int, spectra: int) -> None:
     audio, visual = np.zeros((spectra, 64), np.uint8), np.zeros((faces, 24, 24), np.uint16)
-    heard, seen = place_codes(audio, visual, Placement(1.0, 0.7))
+    heard, seen = place_codes(audio, visual, 0, Placement(1.0, 0.7))
     length = min(faces, -(-spectra // 2))
     assert (len(heard), len(seen)) == (100, 50)
     assert seen.tolist() == [place % length for place in range(50)]
     assert (np.abs(heard // 2 - np.repeat(seen, 2)) <= 1).all() and heard.max() < spectra
-    alone, _ = place_codes(audio, None, Placement(1.0, 0.0))
+    heard, seen = place_codes(audio, visual, -3, Placement(1.0, 0.0))  # the sound begins later than the faces
+    assert heard.min() == 0 and heard.max() < spectra and seen.max() < faces
+    alone, _ = place_codes(audio, None, 0, Placement(1.0, 0.0))
     assert alone.max() < spectra
-
-
-def test_codes_are_refused_by_name() -> None:
-    good = npy(np.zeros((3, 64), np.uint8))
-    assert decode_codes(good, "audio.npy").shape == (3, 64)
-    bad = [good[:-1], npy(np.zeros((3, 64), np.int8)), npy(np.zeros((0, 64), np.uint8)), b"", good + b"\0"]
-    for data in (*bad, npy(np.zeros((3, 32), np.uint8)), npy(np.zeros((64, 3), np.uint8).T)):
-        with pytest.raises(ValueError, match=r"audio\.npy: found"):
-            decode_codes(data, "audio.npy")
-    high = npy(np.full((2, 24, 24), 512, "<u2"))
-    with pytest.raises(ValueError, match="found code 512, expected codes below 512"):
-        decode_codes(high, "visual.npy")
 
 
 def test_kinds_of_shards_and_strategies_must_fit(shards: Path, tmp_path: Path) -> None:

@@ -19,15 +19,15 @@ from manifests import index, labels
 from manifests.download import ExpectedFile, cancellable_pool, download_file
 from manifests.folds import Side
 from manifests.index import Dataset, Receipt, Row, Shard, SpectrogramSums, window_statistics
-from manifests.kinds import PAIRS
+from manifests.kinds import PAIRS, TOKENS
 from manifests.labels import LabelScheme
 from manifests.schema import CROP_PX, UNLABELLED, spectrogram_shape
 from manifests.sequence import SIDES_PX
 from manifests.several import corpus_of, qualify
+from manifests.tokens import AUDIO_MEMBER
 from train.data import DataError
-from train.data.kinds import READERS, TOKENS
+from train.data.kinds import READERS
 from train.data.shard_folder import ShardFolder, load_receipt
-from train.data.token_reader import AUDIO_MEMBER
 from train.fusion import Strategy
 
 #: Class index of clips without a label, where they are read at all.

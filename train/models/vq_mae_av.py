@@ -139,10 +139,12 @@ class VqMaeConfig:
         return max(shape.tokens for shape in self.shapes.values())
 
 
+#: The paper's model.
+MODEL_DEFAULT = "vq-mae-av"
 #: Models by name. `vq-mae-av` is the paper's, with 12 blocks; `tiny` pre-trains on the demo corpus in minutes on a CPU:
 #: larger tubes, so that there are 40 tokens of sound and 80 of faces, mapped to a narrow width.
 MODELS: Mapping[str, VqMaeConfig] = {
-    "vq-mae-av": VqMaeConfig(),
+    MODEL_DEFAULT: VqMaeConfig(),
     "tiny": VqMaeConfig(
         depth=3,
         decoder_depth=1,

@@ -46,6 +46,8 @@ class VqMaeWeights:
     lineage: Lineage
     details: Mapping[str, Any]
     """Provenance; JSON values."""
+    tokenizer: str
+    """SHA-256 of the tokenizers whose codes it was trained on."""
     sha256: str
     """`fingerprint` of the model that was saved."""
     source: str
@@ -57,6 +59,7 @@ def save_vq_mae(
     *,
     licence: str,
     lineage: Lineage,
+    tokenizer: str,
     details: Mapping[str, Any],
     classes: Sequence[str] = (),
 ) -> None:
@@ -68,6 +71,7 @@ def save_vq_mae(
         "model": asdict(model.encoder.config),
         "head": model.head_name if isinstance(model, EmotionClassifier) else "",
         "classes": list(classes),
+        "tokenizer": tokenizer,
         "licence": licence,
         "details": dict(details),
         "sha256": fingerprint(model),
@@ -107,6 +111,7 @@ def convert_vq_mae(found: CheckpointFile) -> VqMaeWeights:
         licence=str(settings.get("licence")),
         lineage=lineage,
         details=details if isinstance(details, dict) else {},
+        tokenizer=str(settings.get("tokenizer")),
         sha256=str(settings.get("sha256")),
         source=found.where,
     )

@@ -15,7 +15,6 @@ from train.data.clip_table import ClipTable
 from train.data.loader import Loader
 from train.distributed import Ranks
 from train.fusion import strategy_named
-from train.lineage import RANDOM
 from train.models.vq_mae_av import VqMae
 from train.models.vq_mae_weights import initialize_pretraining, save_vq_mae
 from train.models.weights import fingerprint
@@ -25,7 +24,14 @@ from train.pretraining.vq_mae_page import write_page
 from train.provenance import build_of, describe_build
 from train.recipes import TokenPretraining
 from train.run_setup import check_batch, describe_seen, describe_transfer, make_sampler, windows_of
-from train.token_models import model_name, model_shape
+from train.token_models import (
+    check_tokenizers,
+    lineage_with_tokenizers,
+    load_codebooks,
+    model_name,
+    model_shape,
+    tokenizer_of,
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -90,7 +96,8 @@ class VqMaePretraining(BasePretraining):
             "pretraining": {"strategy": self.config.strategy_name, **asdict(self.settings)},
             "build": build_of(self.data.parts),
         }
-        save_vq_mae(self.model, self.folder / MODEL, licence=self.licence, lineage=self.lineage, details=details)
+        known = {"licence": self.licence, "lineage": self.lineage, "tokenizer": tokenizer_of(self.data)}
+        save_vq_mae(self.model, self.folder / MODEL, **known, details=details)
 
     def write_page(self) -> None:
         """As of every pre-training."""
@@ -119,16 +126,19 @@ def prepare_vq_mae(config: TrainConfig, ranks: Ranks, log: Callable[[str], None]
         )
     torch.manual_seed(config.seed)
     model = VqMae(shape, generative=settings.generative > 0, contrastive=settings.contrastive > 0)
+    check_tokenizers(config, data, weights)
     origin = "random weights"
     if weights:
         origin = f"{config.weights}: {initialize_pretraining(model, weights)}"
-    before = weights.lineage if weights else RANDOM
-    for note in describe_transfer(before, build_of(data.parts)):
-        log(f"{config.weights}: {note}")
-    lineage = lineage_after(config, data, before)
+        for note in describe_transfer(weights.lineage, build_of(data.parts)):
+            log(f"{config.weights}: {note}")
+    elif config.tokenizers:
+        load_codebooks(model.encoder, config, data)
+        origin += " and the codebooks of the tokenizers"
+    lineage = lineage_after(config, data, lineage_with_tokenizers(data, weights))
     tokens = " and ".join(f"{each.tokens} of {name}" for name, each in shape.shapes.items())
     log(f"{pluralize(len(data.training), 'clip')} of {data.name}; {tokens} tokens a clip; {shape}")
-    initial = fingerprint(model) if weights else json.dumps(asdict(shape), sort_keys=True)
+    initial = fingerprint(model) if weights or config.tokenizers else json.dumps(asdict(shape), sort_keys=True)
     config = replace(config, encoder=config.encoder or model_name(shape), recipe=recipe.for_clips(len(data.training)))
     return VqMaePretraining(
         config=config,
