@@ -137,7 +137,7 @@ withdraw: $(VENV)/core.ok  ## Remove SPEAKER="1001 1002" from finished shards; o
 	$(call require,SPEAKER,ids of the speakers to remove)
 	$(START) manifests withdraw OUT SPEAKER ARGS
 
-.PHONY: train sweep pretrain tokenizers results predict embeddings export
+.PHONY: train sweep pretrain tokenizers tokens results predict embeddings export
 train: $(VENV)/train.ok $(STORES) $(LOGGERS) $(TABLES)  ## Train a strategy on a fold: STRATEGY FOLD DATASET ENCODER WEIGHTS RECIPE LABELS SCHEME; or on all of DATASET="a b" with TEST=c
 	$(START) train train $(TRAINING) ARGS
 
@@ -149,6 +149,10 @@ pretrain: $(VENV)/train.ok $(STORES) $(LOGGERS) $(TABLES)  ## Pre-train an encod
 
 tokenizers: $(VENV)/train.ok $(STORES) $(LOGGERS) $(TABLES)  ## Train VQ-MAE-AV's tokenizers on sequences (FRAMES=all RATE=25 SIZE=96): DATASET="a b" RECIPE; FOLD leaves its test speakers out
 	$(START) train tokenizers $(TOKENIZING) ARGS
+
+tokens: $(VENV)/train.ok $(STORES)  ## Write shards of the codes of sequences in OUT by tokenizers: WEIGHTS=folder; TO=folder
+	$(call require,WEIGHTS,folder of tokenizers such as runs/demo/tokenizers/model)
+	$(START) train tokens OUT --weights=WEIGHTS --out=TO --workers=WORKERS --device=DEVICE ARGS
 
 results: $(VENV)/train.ok  ## Compare all runs with the paper's tables, with plots: runs/report
 	$(START) train report --runs=RUNS ARGS

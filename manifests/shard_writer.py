@@ -35,13 +35,18 @@ class ShardName:
     """SHA-256 of its planned content and of the build's identity; a receipt must have the same one."""
 
 
-def write_shard(folder: Path, shard: ShardName, clips: Iterable[ClipResult]) -> Receipt:
-    """Write the tar of the built clips, then the receipt of all. `clips` may be lazy."""
+def write_shard(
+    folder: Path, shard: ShardName, clips: Iterable[ClipResult], statistics: Mapping[str, SpectrogramSums] = {}
+) -> Receipt:
+    """Write the tar of the built clips, then the receipt of all. `clips` may be lazy.
+
+    `statistics` are those of the shard, if they are known and clips have none.
+    """
     from webdataset.writer import TarWriter  # imports torch where it is installed: workers do without
 
     path = folder / shard.name
     rows: list[Row] = []
-    sums: dict[str, SpectrogramSums] = {}
+    sums = dict(statistics)
     built = False
     # Fixed times and owners: same samples, same bytes. A float time would need an extra header.
     with atomic_writer(path) as file, TarWriter(file, encoder=False, mtime=0, user="", group="") as tar:

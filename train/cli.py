@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 
-from manifests.console import Parser, add_command, run_command, say
+from manifests.console import Parser, add_command, folder_path, run_command, say
 from manifests.errors import UserError
 from manifests.folds import SIDES
-from manifests.index import DATASET_FILE
+from manifests.index import DATASET_FILE, load_dataset
 from manifests.joined_folds import WHOLE
 from manifests.progress import log_line
 from manifests.stores import is_remote
@@ -30,6 +30,7 @@ from train.export import export
 from train.fusion import STRATEGIES, TOKEN_STRATEGIES
 from train.loggers import LOGGERS, check_loggers
 from train.metrics import MIN_SPEAKERS
+from train.models.checkpoint_io import RUN_MODEL
 from train.models.videomae import ENCODERS
 from train.models.vq_mae_av import MODEL_DEFAULT
 from train.models.vq_mae_heads import HEADS
@@ -45,6 +46,7 @@ from train.runs import RunProtocol, RunResult, RunSummary
 from train.scoring import FoldScores
 from train.tokenizers.run import describe_tokenizers, run_tokenizers
 from train.tokenizers.setup import prepare_tokenizers
+from train.tokenizers.shards import TokensJob, make_tokens
 
 FEATURE_DEFAULT = "mfcc"
 #: Commands whose name begins those of their recipes, which the command adds: `--recipe tiny` of `pretrain` is
@@ -52,7 +54,18 @@ FEATURE_DEFAULT = "mfcc"
 _PREFIXED = ("pretrain", "tokenizers")
 #: Folder with the shards of all corpora.
 _SHARDS = Path("shards")
-_COMMANDS = ("train", "sweep", "pretrain", "tokenizers", "report", "predict", "embeddings", "export", "recipes")
+_COMMANDS = (
+    "train",
+    "sweep",
+    "pretrain",
+    "tokenizers",
+    "tokens",
+    "report",
+    "predict",
+    "embeddings",
+    "export",
+    "recipes",
+)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -164,6 +177,26 @@ def _train_tokenizers(config: TrainConfig, ranks: Ranks) -> None:
         say(f"{found.model}: {describe_tokenizers(found)}")
         say(f"look at {found.page}; make shards of codes with make tokens WEIGHTS={found.model}")
         sys.stdout.flush()
+
+
+def _run_tokens(args: argparse.Namespace) -> int:
+    out = args.out or args.shards.with_name(_token_folder(args.shards, Path(args.weights)))
+    device = device_for(args.device)
+    job = TokensJob(shards=args.shards, weights=args.weights, out=out, workers=args.workers, device=device)
+    with _convert_out_of_memory():
+        made = make_tokens(job)
+    size, before = made.bytes / max(made.clips, 1) / 1000, made.source_bytes / max(made.clips, 1) / 1000
+    say(f"clips     {made.clips}, {size:.0f} kB each, of {before:.0f} kB as sequences")
+    say(f"shards    {out} ({pluralize(len(made.dataset.shards), 'shard')}, {made.resumed} already made)")
+    say(f"tokenizer {made.tokenizer}")
+    return 0
+
+
+def _token_folder(shards: Path, weights: Path) -> str:
+    """Name of the folder of tokens: `demo-tokens-S08` of `runs/demo/tokenizers-S08/model`."""
+    run = weights.resolve().parent.name if weights.name == RUN_MODEL else weights.resolve().name
+    suffix = run.removeprefix(TOKENIZERS) if run.startswith(TOKENIZERS) else ""
+    return f"{load_dataset(shards).dataset}-tokens{suffix}"
 
 
 def _usable_folds(args: argparse.Namespace) -> tuple[list[str], list[str]]:
@@ -483,6 +516,14 @@ def _parser() -> Parser:
     _add_training_options(
         add_command(commands, TOKENIZERS, _run_tokenizers, "Train VQ-MAE-AV's tokenizers on sequences, without labels.")
     )
+    command = add_command(commands, "tokens", _run_tokens, "Write shards of the codes that tokenizers give sequences.")
+    command.add_argument("shards", type=folder_path, metavar="SHARDS", help="finished shards of sequences")
+    command.add_argument("--weights", required=True, help="folder of tokenizers, or of the run that trained them")
+    command.add_argument(
+        "--out", type=folder_path, help="folder to write; beside SHARDS, such as demo-tokens-S08, if not given"
+    )
+    command.add_argument("--workers", type=int, default=2, help="threads; do not change the result")
+    command.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     command = add_command(commands, "report", _run_report, "Compare all runs with the paper's tables.")
     command.add_argument("--runs", default="runs", help="folder of all runs")
     command.add_argument("--out", help="folder of the report; runs/report if not given")

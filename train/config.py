@@ -107,7 +107,7 @@ class TrainConfig:
         for name, valid in (("check", get_args(Check)), ("compile", COMPILE), ("selection", SELECTIONS)):
             if getattr(self, name) not in valid:
                 raise ConfigError(f"{name}: found {getattr(self, name)!r}; valid are {', '.join(valid)}")
-        if self.recipe.freeze_encoder and self.weights is None and not own:
+        if self.recipe.freeze_encoder and self.weights is None and not self.has_own_encoder:
             raise ConfigError(
                 f"recipe {self.recipe.name}: found no weights, expected --weights: a frozen encoder must be pre-trained"
             )

@@ -15,7 +15,7 @@ from builder.config import BuildConfig
 from builder.datasets import get_corpus
 from builder.datasets.base import ClipSource, Scan
 from builder.shards import ShardPlan, write_shard
-from manifests import sequence
+from manifests import sequence, tokens
 from manifests.index import (
     Row,
     SpectrogramSums,
@@ -26,9 +26,9 @@ from manifests.index import (
     load_dataset,
 )
 from manifests.index_writer import write_index
-from manifests.kinds import PAIRS, SEQUENCES
+from manifests.kinds import PAIRS, SEQUENCES, TOKENS
 from manifests.schema import Clip, encode
-from tests.factories.samples import sample, sequence_sample
+from tests.factories.samples import sample, sequence_sample, token_sample
 
 #: Members of a clip, its flags, and the sums of its spectrograms.
 MadeClip = tuple[Mapping[str, bytes], tuple[str, ...], Mapping[str, SpectrogramSums]]
@@ -71,7 +71,7 @@ def shard_folder(
         (out / name).mkdir(parents=True, exist_ok=True)
     for plan in plans:
         write_shard(out, plan, [_clip(source, make) for source in plan.sources])
-    write_index(out, run.describe_dataset(planned), [plan.name for plan in plans])
+    write_index(out, replace(run.describe_dataset(planned), kind=kind), [plan.name for plan in plans])
     return out
 
 
@@ -118,5 +118,9 @@ def _clip(source: ClipSource, make: MakeClip) -> ClipResult:
 def _make(clip: Clip, features: Sequence[str], kind: str) -> MadeClip:
     made = sample(clip, features)
     statistics = {name: SpectrogramSums.of(windows) for name, windows in made.spectrograms.items()}
-    members = encode(made) if kind == PAIRS else sequence.encode(sequence_sample(clip))
-    return members, made.flags, statistics
+    encoded = {
+        PAIRS: lambda: encode(made),
+        SEQUENCES: lambda: sequence.encode(sequence_sample(clip)),
+        TOKENS: lambda: tokens.encode(token_sample(clip)),
+    }
+    return encoded[kind](), made.flags, statistics

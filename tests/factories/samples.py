@@ -10,6 +10,7 @@ import numpy as np
 
 from manifests.schema import Clip, Sample, Timing, spectrogram_shape
 from manifests.sequence import SequenceSample, SequenceTiming, encode_frame
+from manifests.tokens import Codebooks, TokenSample, TokenTiming
 
 
 def sample(clip: Clip | None = None, features: Sequence[str] = ("mfcc",), **changes: Any) -> Sample:
@@ -68,3 +69,27 @@ def sequence_sample(clip: Clip | None = None, count: int = 5, side_px: int = 224
         "source": {"path": f"{clip.clip_id}.mp4", "sha256": "0" * 64, "decoder": "pyav"},
     }
     return SequenceSample(**(fields | changes))
+
+
+def token_sample(clip: Clip | None = None, faces: int = 5, spectra: int = 11, **changes: Any) -> TokenSample:
+    """A sample of codes of so many faces and spectra, whose content depends on the clip's id alone."""
+    clip = clip or Clip(clip_id="anna-joy", speaker="anna", emotion="joy", sentence="hello")
+    rng = np.random.default_rng(zlib.crc32(clip.clip_id.encode()))
+    fields = {
+        "clip": clip,
+        "timing": TokenTiming(
+            span_seconds=(0.05, 0.05 + 0.04 * faces),
+            frame_seconds=tuple(0.05 + 0.04 * i for i in range(faces)),
+            rate_hz=25.0,
+            audio_start_seconds=-0.02,
+            spectra_hz=50.0,
+        ),
+        "visual": rng.integers(0, 512, (faces, 24, 24), np.uint16),
+        "audio": rng.integers(0, 256, (spectra, 64), np.uint8),
+        "codebooks": Codebooks(audio=256, visual=512),
+        "tokenizer": "f" * 64,
+        "face_found": (True,) * (faces - 1) + (False,),
+        "flags": ("faces_missing",),
+        "source": {"path": f"{clip.clip_id}.mp4", "sha256": "0" * 64, "decoder": "pyav"},
+    }
+    return TokenSample(**(fields | changes))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from manifests.files import atomic_write
+from manifests.index import Dataset
 from manifests.joined_folds import WHOLE
 from manifests.kinds import SEQUENCES
 from manifests.labels import NO_LABELS
@@ -211,7 +212,7 @@ def prepare_tokenizers(config: TrainConfig, ranks: Ranks, log: Callable[[str], N
     check_batch(recipe, ranks)
     corpora = _open(config)
     for part in corpora.parts:
-        _check_kind(part.folder.index.kind, part.folder.index.identity["config"], part.name)
+        check_kind(part.folder.index, part.name)
     data = open_fold(
         corpora,
         config.fold,
@@ -276,12 +277,13 @@ def _open(config: TrainConfig) -> Corpora:
     return open_corpora(config.locations, schemes=schemes, allow_shared_speakers=config.allow_shared_speakers)
 
 
-def _check_kind(kind: str, build: dict[str, Any], name: str) -> None:
-    """Raise ConfigError for shards whose frames a tokenizer cannot take."""
+def check_kind(dataset: Dataset, where: str | Path) -> None:
+    """Raise ConfigError, beginning with `where`, for shards whose frames a tokenizer cannot take."""
+    kind, build = dataset.kind, dataset.identity["config"]
     side_px, rate_hz = build.get("size_px"), build.get("rate_hz")
     if (kind, side_px, rate_hz) != (SEQUENCES, SIDE_PX, RATE_HZ):
         frames = f" of {side_px} pixels at {f'{rate_hz:g}' if rate_hz else 'any number of'} frames a second"
         raise ConfigError(
-            f"{name}: found {kind}{frames if kind == SEQUENCES else ''}, expected {SEQUENCES} of {SIDE_PX} pixels at "
+            f"{where}: found {kind}{frames if kind == SEQUENCES else ''}, expected {SEQUENCES} of {SIDE_PX} pixels at "
             f"{RATE_HZ} frames a second: build them with make shards FRAMES=all RATE={RATE_HZ} SIZE={SIDE_PX}"
         )
