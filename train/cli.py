@@ -77,7 +77,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def _run_train(args: argparse.Namespace) -> int:
     if args.show_recipe:
         named = args.dataset or [Path(location).name for location in args.shards or ()]
-        sys.stdout.write(dump_toml(_recipe(args, demo={*named} == {DEMO})))
+        strategy = (args.strategy or ["cfas"])[0]
+        sys.stdout.write(dump_toml(_recipe(args, demo={*named} == {DEMO}, strategy=strategy)))
         return 0
     for name, values in (("strategy", args.strategy or []), ("fold", args.fold or [])):
         if len(values) > 1:

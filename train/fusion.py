@@ -80,15 +80,15 @@ class Strategy:
 
 def strategy_named(name: str) -> Strategy:
     """Strategy of that name, also one that was registered. Raises FusionError, listing the valid names, for others."""
-    known = {**_registered, **STRATEGIES, **TOKEN_STRATEGIES}
+    known = {**_registered, **BUILT_IN}
     if name not in known:
-        raise FusionError(f"unknown strategy {name!r}; valid are {', '.join((*STRATEGIES, *TOKEN_STRATEGIES))}")
+        raise FusionError(f"unknown strategy {name!r}; valid are {', '.join(BUILT_IN)}")
     return known[name]
 
 
 def register_strategy(strategy: Strategy) -> None:
     """Make a strategy of one's own known by its name, in this process. Raises FusionError for a built-in name."""
-    if strategy.name in (*STRATEGIES, *TOKEN_STRATEGIES):
+    if strategy.name in BUILT_IN:
         raise FusionError(f"strategy {strategy.name}: is a built-in name; choose another")
     _registered[strategy.name] = strategy
 
@@ -210,6 +210,9 @@ TOKEN_STRATEGIES: Mapping[str, Strategy] = {
         (("vq-mae-v", 50, 0), ("vq-mae-a", 0, 100), ("vq-mae-av", 50, 100)), len(STRATEGIES) + 1
     )
 }
+
+#: Name -> strategy, of this module.
+BUILT_IN: Mapping[str, Strategy] = {**STRATEGIES, **TOKEN_STRATEGIES}
 
 #: Name -> strategy of one's own: see `train.own_code`.
 _registered: dict[str, Strategy] = {}

@@ -16,6 +16,8 @@ from train.models.tokenizer_files import load_tokenizers
 from train.models.vq_mae_av import AUDIO, MODALITIES, MODELS, VISUAL, Encoder, VqMaeConfig
 from train.models.vq_mae_heads import EmotionClassifier
 from train.models.vq_mae_weights import VqMaeWeights, initialize_classifier, load_vq_mae
+from train.optim import freeze_parameters
+from train.token_variants import Variant, describe_fusion
 
 #: Name of a strategy -> modalities that it has not.
 _WITHOUT = {"vq-mae-a": VISUAL, "vq-mae-v": AUDIO}
@@ -72,7 +74,27 @@ def make_emotion_classifier(
         initialize_classifier(model, weights)
     else:
         load_codebooks(model.encoder, config, data)
+    freeze_parameters(model, config.recipe.freeze)
     return model, weights
+
+
+def variant_of(model: EmotionClassifier, weights: VqMaeWeights | None) -> Variant:
+    """What a run is called in its protocol and in the report."""
+    shape, losses, start = model.encoder.config, "none", "scratch"
+    if weights:
+        before = weights.details.get("pretraining")
+        trained = before if isinstance(before, dict) else {}
+        names = [name for name in ("generative", "contrastive") if trained.get(name)]
+        losses = "both" if len(names) > 1 else names[0] if names else "unknown"
+        start = "tuned" if all(each.requires_grad for each in model.encoder.parameters()) else "frozen"
+    return Variant(
+        model=model_name(shape),
+        depth=str(shape.depth),
+        fusion=describe_fusion(shape),
+        head=model.head_name,
+        losses=losses,
+        start=start,
+    )
 
 
 def tokenizer_of(data: FoldData) -> str:
