@@ -175,7 +175,7 @@ export: $(VENV)/train.ok $(ONNX)  ## Export a finished run: RUN=folder OUT=folde
 
 PARALLEL := --numprocesses auto --dist worksteal
 
-.PHONY: test test-slow prove lint bench bench-build bench-index bench-load bench-train bench-pretrain
+.PHONY: test test-slow prove lint bench bench-build bench-index bench-load bench-train bench-pretrain bench-vq-mae-av
 test: $(VENV)/test.ok lint  ## Lint, types, import contracts, and tests on all cores
 	$(START) pytest $(PARALLEL) ARGS
 
@@ -208,6 +208,9 @@ bench-train: $(VENV)/train.ok  ## Clips/s and MFU of fine-tuning and of frozen f
 
 bench-pretrain: $(VENV)/test.ok  ## Clips/s and MFU of masked pre-training, and where its time goes: ENCODER STRATEGY SHARDS DEVICE ARGS
 	$(START) tests.bench.bench_pretrain --encoder=ENCODER --strategy=STRATEGY --shards=SHARDS --device=DEVICE ARGS
+
+bench-vq-mae-av: $(VENV)/test.ok  ## Clips/s of VQ-MAE-AV's stages beside plain PyTorch, and of the loader of tokens: ENCODER SHARDS DEVICE ARGS
+	$(START) tests.bench.bench_vq_mae --encoder=ENCODER --shards=SHARDS --device=DEVICE ARGS
 
 .PHONY: clean
 clean:  ## Remove the environment; keep shards and data

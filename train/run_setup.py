@@ -332,7 +332,7 @@ def prepare(config: TrainConfig, ranks: Ranks, log: Callable[[str], None]) -> Tr
         selection += ", whom the initial weights know"
         notes.append("know the validation speakers, who select the epoch; FIXED_EPOCHS=1 selects none")
     for note in notes:
-        log(f"{config.weights or config.encoder}: {note}")
+        log(f"{config.weights or ('the tokenizers' if strategy.tokens else config.encoder)}: {note}")
     lineage = before
     for part in data.trained_parts:
         lineage = lineage.after(ancestor_of(config, part, labels=part.label_scheme.name))
