@@ -26,7 +26,12 @@ def open_source(folder: Path, out: Path) -> Dataset:
         raise FolderError(f"{out}: the new shards need a separate folder, outside of {folder}; choose it with TO=")
     dataset = index.load_dataset(folder)
     with ProgressBar(len(dataset.shards), f"checking {folder}", unit="shard") as progress:
-        problems = verify(folder, full=True, on_file=lambda name: name.endswith(".tar") and progress.step())
+
+        def count(name: str) -> None:
+            if name.endswith(".tar"):
+                progress.step()
+
+        problems = verify(folder, full=True, on_file=count)
     if problems:
         raise ManifestError(
             f"{folder}: {problems[0]} ({len(problems)} problems in total, make verify lists them); restore it first"

@@ -216,9 +216,10 @@ def _load_codes(data: bytes, name: str, shape: tuple[int, ...]) -> npt.NDArray[A
     expected = f"{{'descr': '{kind.str}', 'fortran_order': False, 'shape': {(count, *shape)}, }}"
     if rest or header[:8] != b"\x93NUMPY\x01\x00" or header[10:].rstrip(b" \n") != expected.encode():
         raise SchemaError(f"{name}.npy: found {header[:120]!r}, {len(data)} bytes; expected npy 1.0 with {expected}")
-    return np.frombuffer(data, dtype=kind, offset=start).reshape(count, *shape)
+    codes: npt.NDArray[Any] = np.frombuffer(data, dtype=kind, offset=start).reshape(count, *shape)
+    return codes
 
 
-_TYPES = {"visual": np.dtype("<u2"), "audio": np.dtype("|u1")}
+_TYPES: Mapping[str, np.dtype[Any]] = {"visual": np.dtype("<u2"), "audio": np.dtype("|u1")}
 _FIELDS = ("timing", "face_found", "source", "codebooks", "tokenizer")
 _MASKS = ("faces_present", "sound_present")

@@ -131,7 +131,7 @@ def test_an_option_of_a_command_is_no_setting(home: Path) -> None:
     assert 'with ARGS, as in ARGS="--set class_weights=balanced" (there are' in done.stderr
 
 
-@pytest.mark.parametrize("target", ["features", "share", "fetch", "folds", "withdraw", "predict", "export"])
+@pytest.mark.parametrize("target", ["features", "share", "fetch", "folds", "withdraw", "predict", "export", "tokens"])
 def test_help_of_a_command_needs_no_setting(home: Path, target: str) -> None:
     assert arguments_of(make(home, target, "ARGS=--help"))[-1] == "--help"
     assert "= is missing: " in make(home, target).stderr
@@ -150,7 +150,7 @@ def test_help_lists_the_settings_of_a_target(home: Path, target: str) -> None:
     goal = "results" if target == "report" else target
     listed = {line.split()[0] for line in make(home, "help", f"TARGET={goal}").stdout.splitlines()}
     required = {"predict": "RUN=r", "export": "RUN=r", "share": "DEST=d", "fetch": "FROM=f", "withdraw": "SPEAKER=s"}
-    required |= {"features": "FEATURE=mfcc", "folds": "SCHEME=s.csv", "embeddings": "TO=x.npz"}
+    required |= {"features": "FEATURE=mfcc", "folds": "SCHEME=s.csv", "embeddings": "TO=x.npz", "tokens": "WEIGHTS=w"}
     given = [required[goal], *(["OUT=o"] if goal == "export" else [])] if goal in required else []
     assert listed
     assert make(home, goal, *given, *(f"{name}=1" for name in listed - {"ARGS=--help", "ENGINE"})).returncode == 0
@@ -234,7 +234,7 @@ def test_the_name_of_a_corpus_decides_on_its_folders(home: Path) -> None:
 
 def test_finished_shards_of_a_named_corpus_are_those_of_a_dataset(home: Path) -> None:
     required = {"share": ["DEST=d"], "fetch": ["FROM=f"], "folds": ["SCHEME=s.csv"], "withdraw": ["SPEAKER=s"]}
-    required |= {"verify": [], "features": ["FEATURE=logmel"]}
+    required |= {"verify": [], "features": ["FEATURE=logmel"], "tokens": ["WEIGHTS=w"]}
     for target, given in required.items():
         assert "shards/interviews" in arguments_of(make(home, target, "DATASET=interviews", *given))
     required |= {"train": [], "sweep": [], "embeddings": ["TO=x.npz"]}
@@ -248,7 +248,7 @@ def test_finished_shards_of_a_named_corpus_are_those_of_a_dataset(home: Path) ->
 
 
 def test_several_corpora_are_words_where_a_command_takes_them(home: Path) -> None:
-    for target in ("train", "sweep", "pretrain"):
+    for target in ("train", "sweep", "pretrain", "tokenizers"):
         done = make(home, target, "DATASET=crema-d ravdess", "SCHEME=crema-d-5fold 'my split.csv'")
         options = ["--dataset", "crema-d", "ravdess", "--fold-scheme", "crema-d-5fold", "my split.csv"]
         assert arguments_of(done) == [target, "--runs=runs", *options]

@@ -31,7 +31,7 @@ from builder.datasets import iemocap, scan_corpus
 from builder.datasets.base import CorpusError
 from builder.decoders import ffmpeg
 from builder.timeline import uniform
-from manifests import folds, index, schema, sequence
+from manifests import folds, index, schema, sequence, tokens
 from manifests.errors import UserError
 from manifests.fetch import fetch
 from manifests.shard_writer import find_earlier_build
@@ -42,7 +42,7 @@ from manifests.withdraw import withdraw
 from tests.factories import corpora
 from tests.factories import media as media_factory
 from tests.factories.builder_shards import edit_json, resign, shard_folder
-from tests.factories.samples import sample, sequence_sample
+from tests.factories.samples import sample, sequence_sample, token_sample
 
 QUICK, THOROUGH = 100, 4000
 
@@ -121,6 +121,14 @@ PARSERS = {
             (schema.SchemaError,),
         )
         for name in sequence.MEMBERS
+    },
+    **{
+        f"tokens {name}": Parser(
+            lambda folder, name=name: tokens.encode(token_sample())[name],
+            lambda data, folder, name=name: tokens.check({**tokens.encode(token_sample()), name: data}),
+            (schema.SchemaError,),
+        )
+        for name in tokens.MEMBERS
     },
 }
 

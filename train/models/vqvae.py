@@ -81,9 +81,9 @@ class Tokenized(NamedTuple):
 class Tokenizer(nn.Module, ABC):
     """Frames -> codes -> frames."""
 
-    encoder: nn.Module
+    encoder: nn.Sequential
     """Frames -> latents [n, E, ...]."""
-    decoder: nn.Module
+    decoder: nn.Sequential
     """Vectors [n, E, ...] -> frames, before `_output`."""
     quantizer: Codebook
 
@@ -172,6 +172,18 @@ class AudioTokenizer(Tokenizer):
             nn.Tanh(),
             nn.ConvTranspose1d(half, 1, 3, stride=2),
         )
+        self._show_quiet_bins()
+
+    @torch.no_grad()
+    def _show_quiet_bins(self) -> None:
+        """Begin with filters that sum to 0 and gains from 1 to 100.
+
+        Powers span ten decades, of which a norm with gain 1 shows the loudest. Where filters do not sum to 0, higher
+        gains show where the mean is, which loud bins decide.
+        """
+        convolution, norm, *_ = self.encoder
+        convolution.weight -= convolution.weight.mean(dim=-1, keepdim=True)
+        norm.weight.copy_(torch.logspace(0, 2, norm.num_features))
 
     def distances(self, frames: Tensor, reconstruction: Tensor) -> Tensor:
         """Itakura-Saito divergence, mean over bins (paper 3.1)."""

@@ -113,7 +113,7 @@ def griffin_lim(power: Tensor, seed: int = 0) -> Tensor:
     Begins with random phases of `seed`.
     """
     window, samples = torch.hann_window(POWER_WINDOW_SAMPLES), (len(power) - 1) * POWER_HOP_SAMPLES
-    options = {"n_fft": POWER_WINDOW_SAMPLES, "hop_length": POWER_HOP_SAMPLES, "window": window}
+    options: dict[str, Any] = {"n_fft": POWER_WINDOW_SAMPLES, "hop_length": POWER_HOP_SAMPLES, "window": window}
     magnitude = power.T.sqrt()
     angles = 2 * torch.pi * torch.rand(magnitude.shape, generator=torch.Generator().manual_seed(seed))
     spectrum = torch.polar(magnitude, angles)

@@ -96,7 +96,7 @@ def measure(model: Tokenizers, loader: Loader, reference: Reference, ranks: Rank
                         [*(each.double().sum() for each in distances), distances[0].new_tensor(len(frames))]
                     )
                     used[name] += torch.bincount(found.codes.flatten(), minlength=len(tokenizer.codebook))
-    scores = {}
+    scores = dict[str, float]()
     for name, key in ((SOUND, "divergence"), (FACES, "squared_error")):
         distance, mean_distance, count = ranks.sum(sums[name]).tolist()
         scores |= {key: distance / max(count, 1), f"mean_{key}": mean_distance / max(count, 1)}
