@@ -32,7 +32,7 @@ def make_codes(key: str, emotion: str, faces: int) -> dict[str, np.ndarray]:
     return {"audio": audio.astype(np.uint8), "visual": visual.astype(np.uint16)}
 
 
-def make_sample(clip: Clip, codes: dict[str, np.ndarray], lead: int = 0) -> TokenSample:
+def make_sample(clip: Clip, codes: dict[str, np.ndarray], lead: int = 0, tokenizer: str = TOKENIZER) -> TokenSample:
     """A sample of codes, of which `lead` spectra are before the first face."""
     faces = len(codes["visual"])
     return TokenSample(
@@ -45,7 +45,7 @@ def make_sample(clip: Clip, codes: dict[str, np.ndarray], lead: int = 0) -> Toke
             spectra_hz=50.0,
         ),
         codebooks=CODEBOOKS,
-        tokenizer=TOKENIZER,
+        tokenizer=tokenizer,
         face_found=(True,) * faces,
         flags=(),
         source={"path": f"{clip.clip_id}.mp4"},
@@ -61,6 +61,7 @@ def make_token_folder(
     faces: int = 60,
     dataset: str = "folder",
     lineage: Lineage = RANDOM,
+    tokenizer: str = TOKENIZER,
 ) -> Path:
     """Finished shards of clips `<speaker>-<emotion>-<take>` of so many faces."""
     for name in (index.RECEIPTS, index.FOLDS):
@@ -73,7 +74,9 @@ def make_token_folder(
             for take in range(takes):
                 key = f"{speaker}-{emotion}-{take}"
                 described = {"clip_id": key, "speaker": speaker, "emotion": emotion, "sentence": None}
-                samples[key] = tokens.encode(make_sample(Clip(**described), make_codes(key, emotion, faces)))
+                samples[key] = tokens.encode(
+                    make_sample(Clip(**described), make_codes(key, emotion, faces), tokenizer=tokenizer)
+                )
                 rows.append(Row(**described, status="built", source=f"{key}.mp4", shard=path.name))
         path.write_bytes(_tar(samples))
         receipt = Receipt(
@@ -94,7 +97,7 @@ def make_token_folder(
     assignment = folds.assign(scheme, {each.name: each.speaker for each in shards}, [vars(row) for row in rows])
     source = {
         "index_sha256": "0" * 64,
-        "tokenizer": TOKENIZER,
+        "tokenizer": tokenizer,
         "codebooks": vars(CODEBOOKS),
         "lineage": json.loads(lineage.dump()),
         "versions": {},

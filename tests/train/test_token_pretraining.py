@@ -27,7 +27,10 @@ from train.data.sampler import ClipSampler
 from train.data.token_reader import place_codes
 from train.data.windows import EvenWindows, Placement, RandomWindows
 from train.distributed import Ranks
+from train.lineage import RANDOM
+from train.models.tokenizer_files import load_tokenizers, save_tokenizers
 from train.models.vq_mae_av import MODELS, CodeShape, VqMaeConfig
+from train.models.vqvae import AudioTokenizer, Tokenizers, VisualTokenizer, VisualTokenizerConfig
 from train.pretraining.page import read_epochs
 from train.pretraining.run import run_pretraining
 from train.pretraining.setup import prepare_pretraining
@@ -236,3 +239,21 @@ def test_what_cannot_be_is_refused(shards: Path, tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             setup(shards, tmp_path, **changes)
+
+
+def test_it_begins_with_the_codebooks_and_paints_with_the_tokenizers(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    small = VisualTokenizer(VisualTokenizerConfig(hidden=8, residual_hidden=4))
+    folders = [tmp_path / "tokenizers", tmp_path / "others"]
+    for folder in folders:
+        model = Tokenizers(AudioTokenizer(), small).eval()
+        save_tokenizers(model, folder, licence="none", lineage=RANDOM, details={}, card="")
+    found = load_tokenizers(folders[0])
+    shards = make_token_folder(tmp_path / "folder", tokenizer=found.sha256)
+    with pytest.raises(ValueError, match="found other tokenizers than those that made the codes of folder"):
+        setup(shards, tmp_path / "runs", tokenizers=str(folders[1]))
+    ours = setup(shards, tmp_path / "runs", tokenizers=str(folders[0]))
+    assert ours.origin == "random weights and the codebooks of the tokenizers"
+    assert torch.equal(ours.model.encoder.codebooks["visual"].weight, found.model.visual.codebook)
+    run_pretraining(ours)
+    assert (ours.folder / "report.html").read_text().count("data:image/png;base64") == 3

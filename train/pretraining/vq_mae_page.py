@@ -4,13 +4,27 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from manifests.files import atomic_write
-from train.models.vq_mae_av import AUDIO, VISUAL
-from train.pretraining.page import PAGE_FILE, read_epochs
+from train.data.augment import ClipDraws
+from train.data.token_masks import draw_fixed_masks
+from train.data.token_transform import window_codes
+from train.models.tokenizer_files import load_tokenizers
+from train.models.vq_mae_av import AUDIO, VISUAL, join_tubes, split_tubes
+from train.pretraining.hidden_codes import VALIDATION_EPOCH
+from train.pretraining.page import PAGE_FILE, SHOWN_CLIPS, read_epochs
 from train.report.plots import BLUE, GREEN, ORANGE, as_png, make_figure
 from train.report.render import ReportFigure, ReportSection, ReportTable, TableRow, render_report
+from train.report.tokenizers import DecodedClip, draw_faces, draw_spectra
+
+#: Hidden share of what is painted.
+_HIDDEN = 0.8
+#: Fields of a decoded clip by modality, and which frames are shown: all spectra, every seventh face.
+_FIELDS = {AUDIO: ("power", "decoded_power"), VISUAL: ("faces", "decoded_faces")}
+_EVERY = {AUDIO: 1, VISUAL: 7}
 
 if TYPE_CHECKING:
     from train.pretraining.vq_mae import VqMaePretraining
@@ -28,10 +42,11 @@ _MEASURES = {
 def write_page(setup: VqMaePretraining) -> None:
     """Write `report.html` into the run's folder. Raises OSError."""
     epochs = read_epochs(setup.folder)
+    curves = ReportFigure(name="curves.png", text="Losses and accuracies by epoch", png=draw_curves(epochs))
     section = ReportSection(
         title=f"{setup.data.name}, {setup.config.strategy}",
         tables=(_settings(setup), *_measures(epochs[-1])),
-        figures=(ReportFigure(name="curves.png", text="Losses and accuracies by epoch", png=draw_curves(epochs)),),
+        figures=(curves, *_paint(setup)),
     )
     introduction = (
         "Masked pre-training on codes: the encoder sees the visible tokens of sound and faces, a decoder predicts the "
@@ -55,6 +70,53 @@ def _settings(setup: VqMaePretraining) -> ReportTable:
     return ReportTable(
         title="Settings", columns=("", "value"), rows=tuple(TableRow(cells=cells) for cells in rows.items())
     )
+
+
+@torch.inference_mode()
+def _paint(setup: VqMaePretraining) -> list[ReportFigure]:
+    """Clips decoded from their codes, and from what is predicted of 80 % hidden ones; [] without tokenizers."""
+    shape, device = setup.model.config, setup.ranks.device
+    if setup.config.tokenizers is None or setup.model.decoder is None:
+        return []
+    tokenizers = load_tokenizers(setup.config.tokenizers).model.to(device)
+    clips = setup.data.clips("validation") if setup.validates else setup.data.training
+    spaced = torch.linspace(0, len(clips) - 1, min(SHOWN_CLIPS, len(clips))).round().long().unique().numpy()
+    shown = []
+    setup.model.eval()
+    for batch in setup.make_loader(clips.take(spaced)).epoch(0):
+        codes = window_codes(batch.to(device), 0, shape)
+        draws = ClipDraws(keys=batch.draw_keys, seed=setup.config.seed, epoch=VALIDATION_EPOCH)
+        tokens = {name: each.tokens for name, each in shape.shapes.items()}
+        masks = draw_fixed_masks(dict.fromkeys(tokens, _HIDDEN), tokens, draws).to(device)
+        logits = setup.model(codes, *masks, shape.slots).logits
+        decoded: dict[str, tuple[Tensor, Tensor]] = {}
+        for name, each in shape.shapes.items():
+            true = split_tubes(codes[name].long(), each.tube)
+            painted = torch.where(masks.visible[name][..., None], true, logits[name].argmax(-1))
+            decode = getattr(tokenizers, name).decode
+            decoded[name] = tuple(
+                decode(join_tubes(tokens_of, each).flatten(0, 1)).unflatten(0, (len(batch), -1)).cpu()
+                for tokens_of in (true, painted)
+            )
+        shown += [
+            DecodedClip(
+                key=key,
+                **{
+                    field: pair[row][clip, :: _EVERY[name]]
+                    for name, pair in decoded.items()
+                    for row, field in enumerate(_FIELDS[name])
+                },
+                **{field: torch.empty(0) for name in _FIELDS.keys() - decoded.keys() for field in _FIELDS[name]},
+            )
+            for clip, key in enumerate(batch.keys)
+        ]
+    title, names = f"{100 * _HIDDEN:.0f} % hidden, of clips that were not trained on", ("codes", "painted")
+    draw = {AUDIO: draw_spectra, VISUAL: draw_faces}
+    text = f"Clips decoded from their codes, and painted with {100 * _HIDDEN:.0f} % hidden"
+    return [
+        ReportFigure(name=f"{name}.png", text=f"{text}: {name}", png=draw[name](shown, title, names))
+        for name in decoded
+    ]
 
 
 def _measures(scores: dict[str, Any]) -> tuple[ReportTable, ...]:
