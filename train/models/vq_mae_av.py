@@ -142,15 +142,15 @@ class VqMaeConfig:
 #: The paper's model.
 MODEL_DEFAULT = "vq-mae-av"
 #: Models by name. `vq-mae-av` is the paper's, with 12 blocks; `tiny` pre-trains on the demo corpus in minutes on a CPU:
-#: larger tubes, so that there are 40 tokens of sound and 80 of faces, mapped to a narrow width.
+#: larger tubes, so that there are 40 tokens of sound and 180 of faces, mapped to a narrow width.
 MODELS: Mapping[str, VqMaeConfig] = {
     MODEL_DEFAULT: VqMaeConfig(),
     "tiny": VqMaeConfig(
         depth=3,
         decoder_depth=1,
-        width=96,
+        width=128,
         audio=CodeShape(grid=(100, 64), tube=(20, 8), codes=256, code_width=8),
-        visual=CodeShape(grid=(50, 24, 24), tube=(10, 6, 6), codes=512, code_width=4),
+        visual=CodeShape(grid=(50, 24, 24), tube=(10, 4, 4), codes=512, code_width=4),
     ),
 }
 
