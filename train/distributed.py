@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, distributed
@@ -46,11 +46,9 @@ class Ranks:
         """
         if self.world_size == 1:
             return rows
-        from torch.distributed.nn.functional import all_reduce  # imported before the group: see below
-
         parts = [rows.new_zeros(most, rows.shape[1]) for _ in range(self.world_size)]
         parts[self.rank] = functional.pad(rows, (0, 0, 0, most - len(rows)))
-        return all_reduce(torch.cat(parts))
+        return _SumOfRanks.apply(torch.cat(parts))
 
     def any(self, flag: bool) -> bool:
         """Whether a flag is set on any rank."""
@@ -60,6 +58,24 @@ class Ranks:
         """Wait for all ranks."""
         if self.world_size > 1:
             distributed.barrier()
+
+
+class _SumOfRanks(torch.autograd.Function):
+    """Sum of a tensor over ranks; its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:  # noqa: ARG004 - nothing is kept
+        """Any shape, the same on all ranks."""
+        total = tensor.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ARG004
+        """As forward."""
+        total = gradient.clone()
+        distributed.all_reduce(total)
+        return total
 
 
 @contextmanager

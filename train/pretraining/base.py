@@ -75,7 +75,7 @@ class BasePretraining(ABC):
         """Write the page of the run. Raises OSError."""
 
     def result(self) -> dict[str, Any]:
-        """What is written of the finished run."""
+        """What is written of the finished run. All ranks call it together."""
         return {"epochs": self.epochs, "clips": len(self.data.training), "origin": self.origin}
 
     @property

@@ -48,10 +48,11 @@ def run_pretraining(setup: BasePretraining) -> Pretrained:
             setup.checkpoints.remove_partial()
         setup.write_config()
         load_trained(setup.model, setup.checkpoints.best_path(fit(setup)))
+        result = setup.result()  # with the other ranks
         if setup.ranks.is_main:
             setup.save_model()
             setup.write_page()
-            atomic_write(setup.folder / RESULT_FILE, (json.dumps(setup.result(), indent=1) + "\n").encode())
+            atomic_write(setup.folder / RESULT_FILE, (json.dumps(result, indent=1) + "\n").encode())
             setup.checkpoints.clear()
         setup.ranks.barrier()
         return _describe(setup)
