@@ -7,10 +7,10 @@ PY   := $(VENV)/bin/python
 ANY_PYTHON = "$$(command -v python3 || command -v python3.11 || command -v python3.12 || echo "$${PYTHON:-python3}")"
 
 SETTINGS := AFFIRM ALIGN ALL ALLOW_DROPS ALLOW_SHARED_SPEAKERS ARGS BATCH CHECK CLIP COLUMNS CROP DATA DATASET \
-            DECODER DEST DEVICE ENCODER ENGINE EPOCHS FEATURE FIXED_EPOCHS FOLD FORMAT FRAMES FROM KEEP \
-            KEEP_ARCHIVES LABELS LAYER LOGGER LR NAME NO_REPORT OPTION OUT PROBABILITIES PRUNE PUBLIC PYTHON QUICK RANK \
+            DECODER DEPTH DEST DEVICE ENCODER ENGINE EPOCHS FEATURE FIXED_EPOCHS FOLD FORMAT FRAMES FROM FUSION HEAD KEEP \
+            KEEP_ARCHIVES LABELS LAYER LOGGER LR MODEL NAME NO_REPORT OPTION OUT PROBABILITIES PRUNE PUBLIC PYTHON QUICK RANK \
             RATE RECIPE REFIT REPLACE RUN RUNS SCHEDULER SCHEME SEED SEEDS SHARDS SIZE SPEAKER SPLIT STEP STRATEGY \
-            TARGET TEST TIMELINE TO WEIGHTS WORKERS WORLD_SIZE
+            TARGET TEST TIMELINE TO TOKENIZERS WEIGHTS WORKERS WORLD_SIZE
 
 # Terminals export their width as COLUMNS, and WSL its host as NAME, so that only arguments of make set these.
 ifneq ($(origin COLUMNS),command line)
@@ -57,7 +57,7 @@ TOKENIZING := --runs=RUNS --dataset+GIVEN_DATASET --shards+SHARDS --fold=FOLD --
             --allow-shared-speakers:ALLOW_SHARED_SPEAKERS --epochs=EPOCHS --batch=BATCH --learning-rate=LR \
             --logger=LOGGER
 PRETRAINING := $(TOKENIZING) --strategy=STRATEGY --label-scheme=LABELS --feature=FEATURE --encoder=ENCODER \
-            --weights=WEIGHTS
+            --weights=WEIGHTS --model+MODEL --tokenizers=TOKENIZERS --head=HEAD --depth=DEPTH --fusion=FUSION
 TRAINING := $(PRETRAINING) --test+TEST --refit=REFIT
 
 HUB    := $(if $(filter 1,$(words $(WEIGHTS))),$(if $(wildcard $(WEIGHTS)),,hf://$(WEIGHTS)))# not a file: an id
@@ -175,7 +175,7 @@ export: $(VENV)/train.ok $(ONNX)  ## Export a finished run: RUN=folder OUT=folde
 
 PARALLEL := --numprocesses auto --dist worksteal
 
-.PHONY: test test-slow prove lint bench bench-build bench-index bench-load bench-train bench-pretrain
+.PHONY: test test-slow prove lint bench bench-build bench-index bench-load bench-train bench-pretrain bench-vq-mae-av
 test: $(VENV)/test.ok lint  ## Lint, types, import contracts, and tests on all cores
 	$(START) pytest $(PARALLEL) ARGS
 
@@ -208,6 +208,9 @@ bench-train: $(VENV)/train.ok  ## Clips/s and MFU of fine-tuning and of frozen f
 
 bench-pretrain: $(VENV)/test.ok  ## Clips/s and MFU of masked pre-training, and where its time goes: ENCODER STRATEGY SHARDS DEVICE ARGS
 	$(START) tests.bench.bench_pretrain --encoder=ENCODER --strategy=STRATEGY --shards=SHARDS --device=DEVICE ARGS
+
+bench-vq-mae-av: $(VENV)/test.ok  ## Clips/s of VQ-MAE-AV's stages beside plain PyTorch, and of the loader of tokens: ENCODER SHARDS DEVICE ARGS
+	$(START) tests.bench.bench_vq_mae --encoder=ENCODER --shards=SHARDS --device=DEVICE ARGS
 
 .PHONY: clean
 clean:  ## Remove the environment; keep shards and data

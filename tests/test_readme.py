@@ -132,7 +132,7 @@ def test_every_setting_in_the_pages_is_one_the_makefile_reads() -> None:
 def test_every_setting_that_the_makefile_reads_is_in_a_page_and_exported() -> None:
     recipes = MAKEFILE.partition("SETTINGS := ")[2].partition("\n")[2]
     read = set(
-        re.findall(r"[=:(\s]([A-Z][A-Z_]+)(?=[\s,)]|$)", re.sub(r"#.*|^[A-Z].*:=", "", recipes, flags=re.MULTILINE))
+        re.findall(r"[=:+(\s]([A-Z][A-Z_]+)(?=[\s,)]|$)", re.sub(r"#.*|^[A-Z].*:=", "", recipes, flags=re.MULTILINE))
     )
     own = set(re.findall(r"^([A-Z][A-Z_]+) *:?=", MAKEFILE, re.MULTILINE))
     assert SETTINGS - {"PYTHON"} <= read

@@ -20,6 +20,7 @@ from train.data.loader import CachedLoader, Loader
 from train.data.missing import Missing
 from train.data.transforms import CachedTransform, ClipTransform, View, evaluation_views
 from train.distributed import Ranks
+from train.models.vq_mae_heads import asymmetric_loss
 from train.recipes import Recipe
 
 
@@ -40,11 +41,14 @@ class Classification:
     def loss(self, model: Callable[..., Tensor], batch: ClipBatch, epoch: int) -> Tensor:
         """Sum of the clips' cross-entropies, [], each the mean over the draws of the clip."""
         inputs, targets = self.transform.training_input(batch, epoch)
-        noise = self.noise(batch.draw_keys, epoch, inputs.device)
-        with autocast(inputs.device):
-            logits = model(inputs, *noise)
+        noise = self.noise(batch.draw_keys, epoch, targets.device)
+        with autocast(targets.device):
+            logits = model(inputs, *noise).float()
         # Of an empty batch the loss is 0, with a gradient all the same.
-        losses = sum_of_losses(logits.float(), targets, self.recipe.label_smoothing, self.class_weights)
+        if self.recipe.loss == "asymmetric":
+            losses = asymmetric_loss(logits, targets, self.recipe.label_smoothing)
+        else:
+            losses = sum_of_losses(logits, targets, self.recipe.label_smoothing, self.class_weights)
         return losses / self.recipe.repeated_augmentation
 
     def noise(self, keys: tuple[str, ...], epoch: int, device: torch.device | str = "cpu") -> tuple[Tensor, ...]:

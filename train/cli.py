@@ -27,11 +27,13 @@ from train.data.shard_folder import find_folder, open_folder
 from train.distributed import Ranks, init_distributed
 from train.export import FORMATS as EXPORT_FORMATS
 from train.export import export
-from train.fusion import STRATEGIES
+from train.fusion import STRATEGIES, TOKEN_STRATEGIES
 from train.loggers import LOGGERS, check_loggers
 from train.metrics import MIN_SPEAKERS
 from train.models.checkpoint_io import RUN_MODEL
 from train.models.videomae import ENCODERS
+from train.models.vq_mae_av import MODEL_DEFAULT
+from train.models.vq_mae_heads import HEADS
 from train.own_code import is_import_path
 from train.pretraining.run import describe_pretrained, run_pretraining
 from train.pretraining.setup import prepare_pretraining
@@ -75,7 +77,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def _run_train(args: argparse.Namespace) -> int:
     if args.show_recipe:
         named = args.dataset or [Path(location).name for location in args.shards or ()]
-        sys.stdout.write(dump_toml(_recipe(args, demo={*named} == {DEMO})))
+        strategy = (args.strategy or ["cfas"])[0]
+        sys.stdout.write(dump_toml(_recipe(args, demo={*named} == {DEMO}, strategy=strategy)))
         return 0
     for name, values in (("strategy", args.strategy or []), ("fold", args.fold or [])):
         if len(values) > 1:
@@ -300,7 +303,7 @@ def _configs(
         schemes = args.fold_scheme[0] if args.fold_scheme else None
     refit = args.refit == "1" or (args.refit is None and args.command == "sweep")
     selection = "last" if args.fixed_epochs else "refit" if refit else "validation"
-    copied = ("label_scheme", "allow_shared_speakers", "weights", "runs", "workers", "device")
+    copied = ("label_scheme", "allow_shared_speakers", "weights", "tokenizers", "runs", "workers", "device")
     options = {name: getattr(args, name) for name in (*copied, "micro_batches", "save_steps", "check", "compile")}
     return [
         TrainConfig(
@@ -310,7 +313,7 @@ def _configs(
             strategy=strategy,
             fold=corpora.resolve_fold(fold),
             feature=choose_feature(args.feature, corpora.features),
-            encoder=args.encoder or _default_encoder(args, demo=demo),
+            encoder=args.encoder or _default_encoder(args, strategy, demo=demo),
             recipe=_recipe(args, demo=demo, strategy=strategy),
             selection=selection,
             seed=seed,
@@ -323,11 +326,11 @@ def _configs(
     ]
 
 
-def _default_encoder(args: argparse.Namespace, *, demo: bool) -> str | None:
+def _default_encoder(args: argparse.Namespace, strategy: str, *, demo: bool) -> str | None:
     """None where weights say which, and for tokenizers."""
     if args.weights or args.command == TOKENIZERS:
         return None
-    return DEMO_DEFAULT if demo else ENCODER_DEFAULT
+    return DEMO_DEFAULT if demo else MODEL_DEFAULT if strategy in TOKEN_STRATEGIES else ENCODER_DEFAULT
 
 
 def choose_feature(name: str | None, built: Sequence[str]) -> str:
@@ -341,11 +344,14 @@ def _recipe(args: argparse.Namespace, *, demo: bool, strategy: str = "cfas") -> 
     alone = strategy in STRATEGIES and len(STRATEGIES[strategy].modality) == 1
     defaults = {"pretrain": "videomae" if alone else "fused", TOKENIZERS: TOKENIZERS}
     name = args.recipe or (DEMO_DEFAULT if tiny else defaults.get(args.command, "finetune"))
+    if args.recipe is None and strategy in TOKEN_STRATEGIES:
+        name = f"{MODEL_DEFAULT}-{DEMO_DEFAULT}" if demo and args.encoder in (None, DEMO_DEFAULT) else MODEL_DEFAULT
     prefixed = f"{args.command}-{name}"
     recipe = recipe_named(prefixed if args.command in _PREFIXED and prefixed in RECIPES else name)
     if args.batch is not None:
         recipe = override(recipe, [f"batch={args.batch}"]) if args.batch < 1 else recipe.with_batch(args.batch)
     short = {"epochs": args.epochs, "learning_rate": args.learning_rate}
+    short |= {f"vq_mae.{field}": getattr(args, field) for field in ("head", "depth", "fusion")}
     settings = [f"{name}={value}" for name, value in short.items() if value is not None]
     return override(recipe, [*settings, *args.set])
 
@@ -597,6 +603,13 @@ def _add_training_options(command: Parser) -> None:
         "--strategy", nargs="+", help=f"cfas, or your own, MODULE:NAME; in a sweep all of {', '.join(STRATEGIES)}"
     )
     group.add_argument(
+        "--model",
+        nargs="+",
+        dest="strategy",
+        choices=TOKEN_STRATEGIES,
+        help="in place of --strategy, a VQ-MAE-AV, or its version for sound or faces alone, of shards of tokens",
+    )
+    group.add_argument(
         "--fold", nargs="+", help="name of the test fold, or its number if names are none; the first, in a sweep all"
     )
     own = "name, or a table of one's own (.csv); the corpus's default if not given"
@@ -613,6 +626,10 @@ def _add_training_options(command: Parser) -> None:
         "the demo",
     )
     group.add_argument("--weights", help="file, folder, run or hub id of initial weights; random if not given")
+    group.add_argument("--tokenizers", help="of --model: the folder of its tokenizers, whose codebooks it begins with")
+    group.add_argument("--head", choices=HEADS, help="of --model: short for --set vq_mae.head=")
+    group.add_argument("--depth", type=int, help="of --model: blocks of the encoder; short for --set vq_mae.depth=")
+    group.add_argument("--fusion", help="of --model: saf-saf, caf-saf, saf-caf or caf-caf, of encoder and decoder")
     group.add_argument("--recipe", help=f"{', '.join(RECIPES)}, or a TOML file; finetune, or tiny for the demo corpus")
     group.add_argument(
         "--set",

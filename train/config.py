@@ -13,8 +13,9 @@ import torch
 from manifests.errors import UserError
 from train.data.augment import Augmentation
 from train.data.shard_folder import Check
-from train.fusion import strategy_named
+from train.fusion import TOKEN_STRATEGIES, strategy_named
 from train.models.videomae import ENCODERS
+from train.models.vq_mae_av import MODELS
 from train.own_code import is_import_path
 from train.recipes import Recipe
 
@@ -38,7 +39,8 @@ COMPILE = ("auto", "on", "off")
 #: Fields of recipes that are younger than finished runs, whose hash and identity must stay valid: they are in neither
 #: where they have the default.
 _NEW_IN_RECIPES = (
-    *("class_weights", "corpus_weights", "freeze", "pretraining", "sampling", "tokenizers"),
+    *("class_weights", "corpus_weights", "freeze", "loss", "pretraining", "sampling"),
+    *("token_pretraining", "tokenizers", "vq_mae"),
     *("test_crop_side", "test_windows", "training_share", "window_seconds"),
 )
 #: The same of the augmentation.
@@ -56,7 +58,7 @@ class TrainConfig:
     shards: str | tuple[str, ...]
     """Folder of shards: a path or an address; or those of several corpora."""
     strategy: str
-    """A name in `STRATEGIES`, or the import path of one's own; or TOKENIZERS."""
+    """A name in `STRATEGIES` or `TOKEN_STRATEGIES`, or the import path of one's own; or TOKENIZERS."""
     fold: str
     tests: tuple[str, ...] = ()
     """Folders of shards of other corpora that are tested as a whole, in place of a fold."""
@@ -68,9 +70,12 @@ class TrainConfig:
     """Whether speakers may be on several sides of a fold of one's own."""
     feature: str = "mfcc"
     encoder: str | None
-    """A name in `ENCODERS`, or the import path of one's own; None for the one that fits the weights, or tokenizers."""
+    """A name in `ENCODERS`, or in `MODELS` of tokens, or the import path of one's own; None for the one that fits the
+    weights, or tokenizers."""
     weights: str | None = None
     """File, folder or hub id of the encoder's initial weights; None for random weights."""
+    tokenizers: str | None = None
+    """Folder of the tokenizers that made the codes, whose codebooks a VQ-MAE-AV begins with; None for random ones."""
     recipe: Recipe
     selection: str = "validation"
     """One of `SELECTIONS`."""
@@ -95,22 +100,33 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if not is_import_path(self.strategy) and self.strategy != TOKENIZERS:
             strategy_named(self.strategy)
-        own = self.has_own_encoder
-        none_needed = self.encoder is None and (self.weights or self.strategy == TOKENIZERS)
-        if self.encoder not in ENCODERS and not none_needed and not own:
-            raise ConfigError(f"unknown encoder {self.encoder!r}; valid are {', '.join(ENCODERS)}, or mymodule:build")
-        if own and self.weights is not None:
-            raise ConfigError(f"weights: found {self.weights}, expected none: {self.encoder} loads its own")
+        self._check_encoder()
         for name, least in (("seed", 0), ("workers", 0), ("micro_batches", 1), ("save_steps", 1)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name}: found {getattr(self, name)}, expected at least {least}")
         for name, valid in (("check", get_args(Check)), ("compile", COMPILE), ("selection", SELECTIONS)):
             if getattr(self, name) not in valid:
                 raise ConfigError(f"{name}: found {getattr(self, name)!r}; valid are {', '.join(valid)}")
-        if self.recipe.freeze_encoder and self.weights is None and not own:
+        if self.recipe.freeze_encoder and self.weights is None and not self.has_own_encoder:
             raise ConfigError(
                 f"recipe {self.recipe.name}: found no weights, expected --weights: a frozen encoder must be pre-trained"
             )
+
+    def _check_encoder(self) -> None:
+        """Raise ConfigError unless recipe, encoder and weights fit the strategy."""
+        own, tokens = self.has_own_encoder, self.strategy in TOKEN_STRATEGIES
+        if tokens != (self.recipe.vq_mae is not None):
+            expected = "one with a table vq_mae" if tokens else f"MODEL= ({', '.join(TOKEN_STRATEGIES)})"
+            raise ConfigError(f"recipe {self.recipe.name}: found strategy {self.strategy}, expected {expected}")
+        known = MODELS if tokens else ENCODERS
+        none_needed = self.encoder is None and (self.weights or self.strategy == TOKENIZERS)
+        if self.encoder not in known and not none_needed and (tokens or not own):
+            choices = ", ".join(known) + ("" if tokens else ", or mymodule:build")
+            raise ConfigError(f"unknown encoder {self.encoder!r}; valid are {choices}")
+        if self.tokenizers is not None and (not tokens or self.weights is not None):
+            raise ConfigError("tokenizers: found a folder, expected none but for a VQ-MAE-AV with random weights")
+        if own and self.weights is not None:
+            raise ConfigError(f"weights: found {self.weights}, expected none: {self.encoder} loads its own")
 
     @property
     def locations(self) -> tuple[str, ...]:

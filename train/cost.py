@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 
 import torch
 
 from train.models.mae import DecoderConfig
 from train.models.videomae import CHANNELS, EncoderConfig
+from train.models.vq_mae_av import VqMaeConfig
 
 #: Forward passes that a training step is worth: one forward, and twice as much backward.
 TRAINING_PASSES = 3
@@ -17,8 +19,10 @@ _MATRIX_SIZES = {"cpu": 1024, "cuda": 8192}
 _REPEATS = {"cpu": 3, "cuda": 30}
 
 
-def forward_flop(encoder: EncoderConfig) -> float:
+def forward_flop(encoder: EncoderConfig | VqMaeConfig) -> float:
     """Floating-point operations of one clip's forward pass, two for each multiply-add; 1.19e12 for ViT-L."""
+    if isinstance(encoder, VqMaeConfig):
+        return token_flop(encoder)
     embedding = encoder.tokens * CHANNELS * math.prod(encoder.patch) * encoder.width
     return 2.0 * embedding + _blocks_flop(encoder, encoder.tokens)
 
@@ -31,6 +35,33 @@ def pretraining_flop(encoder: EncoderConfig, decoder: DecoderConfig, visible: in
     patch, width = CHANNELS * math.prod(encoder.patch), encoder.width
     ends = visible * patch * width + visible * width * decoder.width + decoded * decoder.width * patch
     return 2.0 * ends + _blocks_flop(encoder, visible) + _blocks_flop(decoder, visible + decoded)
+
+
+def token_flop(model: VqMaeConfig, visible: Mapping[str, int] | None = None, *, decodes: bool = False) -> float:
+    """The same of a VQ-MAE-AV, of whose tokens so many are visible, all if None; with all tokens decoded, too.
+
+    8.4e9 with 160 tokens of sound visible, 1.38e10 with 360 of faces: 4.2 and 6.9 GMAC with the decoder.
+    """
+    tokens = {name: shape.tokens for name, shape in model.shapes.items()}
+    work = _fused_flop(model, visible or tokens, model.depth, model.encoder_fusion)
+    if decodes:
+        work += _fused_flop(model, tokens, model.decoder_depth, model.decoder_fusion)
+        codes = {name: shape.tokens * shape.codes_per_token for name, shape in model.shapes.items()}
+        work += sum(2.0 * codes[name] * shape.code_width * shape.codes for name, shape in model.shapes.items())
+    return work
+
+
+def _fused_flop(model: VqMaeConfig, tokens: Mapping[str, int], depth: int, fusion: str) -> float:
+    """Of the blocks of an encoder or a decoder."""
+    width, together = model.width, sum(tokens.values())
+
+    def block(queries: int, keys: int) -> float:
+        linear = queries * (2 * width**2 + 2 * width * model.mlp) + keys * 2 * width**2
+        return 2.0 * (linear + 2 * queries * keys * width)
+
+    if fusion == "saf":
+        return depth * block(together, together)
+    return sum(block(count, together) + depth * block(count, count) for count in tokens.values())
 
 
 def _blocks_flop(shape: EncoderConfig | DecoderConfig, tokens: int) -> float:

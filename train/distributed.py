@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, distributed
+from torch.nn import functional
 
 from train.config import ConfigError, device_for
 
@@ -38,6 +39,17 @@ class Ranks:
             distributed.all_reduce(tensor)
         return tensor
 
+    def gather(self, rows: Tensor, most: int) -> Tensor:
+        """[n, D] of this rank -> those of all ranks, one after another, with gradients.
+
+        Of several ranks each has `most` rows there, the last of which are zeros where it has fewer.
+        """
+        if self.world_size == 1:
+            return rows
+        parts = [rows.new_zeros(most, rows.shape[1]) for _ in range(self.world_size)]
+        parts[self.rank] = functional.pad(rows, (0, 0, 0, most - len(rows)))
+        return _SumOfRanks.apply(torch.cat(parts))
+
     def any(self, flag: bool) -> bool:
         """Whether a flag is set on any rank."""
         return flag if self.world_size == 1 else bool(self.sum(torch.tensor(float(flag), device=self.device)) > 0)
@@ -46,6 +58,24 @@ class Ranks:
         """Wait for all ranks."""
         if self.world_size > 1:
             distributed.barrier()
+
+
+class _SumOfRanks(torch.autograd.Function):
+    """Sum of a tensor over ranks; its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:  # noqa: ARG004 - nothing is kept
+        """Any shape, the same on all ranks."""
+        total = tensor.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ARG004
+        """As forward."""
+        total = gradient.clone()
+        distributed.all_reduce(total)
+        return total
 
 
 @contextmanager

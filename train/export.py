@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from manifests.files import atomic_write, partial_files
+from train.fusion import strategy_named
 from train.models.checkpoint_io import MODEL_CONFIG_FILE, RUN_MODEL, WEIGHTS_FILE
-from train.models.weights import load_classifier
+from train.models.classifiers import load_trained_classifier
 from train.onnx import ONNX_FILE, write_onnx
 from train.predict import PredictError, Predictor, load_predictor
 from train.report.render import render_template
@@ -42,9 +43,11 @@ def export(
         atomic_write(out / name, (run / RUN_MODEL / name).read_bytes())
     if form == "onnx":
         found, protocol = predictor.classifier, result.run.protocol
+        if strategy_named(result.run.strategy).tokens:
+            raise PredictError(f"{run}: found a VQ-MAE-AV, expected another model with FORMAT=onnx; leave it out")
         about = {"input_range": found.model.encoder.config.input_range, "feature": protocol.feature}
         write_onnx(out / ONNX_FILE, found.model, found.classes, {**about, "strategy": result.run.strategy})
-    load_classifier(out, encoder)
+    load_trained_classifier(out, encoder)
     return result
 
 

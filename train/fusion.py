@@ -61,6 +61,8 @@ class Strategy:
     """Import path of a strategy of one's own; "" for those of this module."""
     sha256: str = ""
     """Of the file of a strategy of one's own."""
+    tokens: bool = False
+    """Whether it reads shards of tokens, and makes no video: see `TOKEN_STRATEGIES`."""
 
     @property
     def modality(self) -> str:
@@ -78,16 +80,15 @@ class Strategy:
 
 def strategy_named(name: str) -> Strategy:
     """Strategy of that name, also one that was registered. Raises FusionError, listing the valid names, for others."""
-    if name in _registered:
-        return _registered[name]
-    if name not in STRATEGIES:
-        raise FusionError(f"unknown strategy {name!r}; valid are {', '.join(STRATEGIES)}")
-    return STRATEGIES[name]
+    known = {**_registered, **BUILT_IN}
+    if name not in known:
+        raise FusionError(f"unknown strategy {name!r}; valid are {', '.join(BUILT_IN)}")
+    return known[name]
 
 
 def register_strategy(strategy: Strategy) -> None:
     """Make a strategy of one's own known by its name, in this process. Raises FusionError for a built-in name."""
-    if strategy.name in STRATEGIES:
+    if strategy.name in BUILT_IN:
         raise FusionError(f"strategy {strategy.name}: is a built-in name; choose another")
     _registered[strategy.name] = strategy
 
@@ -195,6 +196,23 @@ _STRATEGIES = (
 
 #: Name -> strategy: the paper's six in its order, then its V-only and A-only rows.
 STRATEGIES: Mapping[str, Strategy] = {strategy.name: strategy for strategy in _STRATEGIES}
+
+
+def _no_video(pairs: FusionInput) -> Tensor:  # noqa: ARG001 - as every rule
+    raise FusionError("tokens: found faces and spectrograms, expected codes of both; choose another strategy")
+
+
+#: What VQ-MAE-AV and its versions for one modality read of 2 s: 50 faces, 100 spectra, or both, as codes. They fuse
+#: them in the encoder: see `train.models.vq_mae_av`.
+TOKEN_STRATEGIES: Mapping[str, Strategy] = {
+    name: Strategy(name=name, faces=faces, windows=windows, order=order, rule=_no_video, tokens=True)
+    for order, (name, faces, windows) in enumerate(
+        (("vq-mae-v", 50, 0), ("vq-mae-a", 0, 100), ("vq-mae-av", 50, 100)), len(STRATEGIES) + 1
+    )
+}
+
+#: Name -> strategy, of this module.
+BUILT_IN: Mapping[str, Strategy] = {**STRATEGIES, **TOKEN_STRATEGIES}
 
 #: Name -> strategy of one's own: see `train.own_code`.
 _registered: dict[str, Strategy] = {}

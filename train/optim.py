@@ -16,8 +16,8 @@ from manifests.text import pluralize, shorten_list
 from train.recipes import Recipe, RecipeError
 
 #: `encoder.module` is an encoder of one's own.
-_BLOCK = re.compile(r"encoder\.(?:module\.)?blocks\.(\d+)\.")
-_PATCH_EMBED = re.compile(r"encoder\.(?:module\.)?patch_embed")
+_BLOCK = re.compile(r"encoder\.(?:module\.)?(?:fused\.blocks\.\w+|blocks)\.(\d+)\.")
+_PATCH_EMBED = re.compile(r"encoder\.(?:(?:module\.)?patch_embed|codebooks|project|places)")
 
 
 def freeze_parameters(model: nn.Module, patterns: Sequence[str]) -> None:
@@ -54,13 +54,16 @@ def make_optimizer(model: nn.Module, depth: int, recipe: Recipe) -> AdamW:
 def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], depth: int, recipe: Recipe) -> list[dict[str, Any]]:
     """Trained parameters with their `scale` of the learning rate and `weight_decay`.
 
-    It is 0 for biases, norms and the mask token.
+    It is 0 for biases, norms, and learned tokens and positions, which are [1, N, D].
     """
     groups: dict[tuple[int, bool], dict[str, Any]] = {}
     for name, parameter in named:
         if not parameter.requires_grad:
             continue
-        layer, decayed = layer_index(name, depth), parameter.ndim > 1 and name != "mask_token"
+        layer, decayed = (
+            layer_index(name, depth),
+            parameter.ndim > 1 and not (parameter.ndim == 3 and len(parameter) == 1),
+        )
         scale, decay = recipe.layer_decay ** (depth + 1 - layer), recipe.weight_decay if decayed else 0.0
         group = groups.setdefault((layer, decayed), {"params": [], "scale": scale, "weight_decay": decay})
         group["params"].append(parameter)

@@ -23,11 +23,12 @@ from manifests.corpora import dataset_setting
 from manifests.errors import UserError
 from manifests.files import file_sha256
 from manifests.index import Row, load_rows
-from manifests.kinds import PAIRS
+from manifests.kinds import PAIRS, TOKENS
 from manifests.labels import LABEL_SCHEMES
 from manifests.progress import ProgressBar, log_line
 from manifests.schema import CROP_PX, NAME, UNLABELLED
 from manifests.text import pluralize, shorten_list
+from manifests.tokens import token_source
 from train.classification import run_inference
 from train.clip_prediction import ClipPrediction, format_for, write_clips
 from train.config import device_for
@@ -37,14 +38,16 @@ from train.data.missing import WHOLLY
 from train.data.prefetch import ShardPrefetcher
 from train.data.sampler import ClipSampler
 from train.data.shard_folder import ShardFolder, open_folder, prefetch_shards
+from train.data.token_transform import TokenTransform
 from train.data.transforms import ClipTransform, evaluation_views
 from train.data.windows import EvenWindows
 from train.distributed import Ranks, interrupt_on_signal
 from train.fusion import strategy_named
 from train.models.checkpoint_formats import WeightsError
 from train.models.checkpoint_io import classifier_folder, read_settings
+from train.models.classifiers import load_trained_classifier
 from train.models.own_encoder import recorded_config
-from train.models.weights import TrainedClassifier, load_classifier
+from train.models.weights import TrainedClassifier
 from train.provenance import Provenance
 from train.recordings import find_recordings
 from train.scoring import FoldScores, Predictions, score_predictions
@@ -135,7 +138,7 @@ def load_predictor(folder: Path, *, encoder: str | None = None, strategy: str | 
         raise PredictError(f"{folder}: no such folder, expected that of a finished run, or an exported one")
     home = classifier_folder(folder)
     _check_named(home, encoder, strategy)
-    classifier = load_classifier(home, encoder)
+    classifier = load_trained_classifier(home, encoder)
     where = f"{home}/config.json: details"
     provenance = Provenance.from_json(dict(classifier.details), where)
     provenance.load_strategy(strategy, where)
@@ -185,6 +188,12 @@ def check_build(provenance: Provenance, folder: ShardFolder, location: str) -> N
             f"{location}: was built with other settings than the training shards ({'; '.join(changes)}); "
             "build it with the same"
         )
+    tokenizer = token_source(folder.index.identity, location).tokenizer if folder.index.kind == TOKENS else ""
+    if tokenizer != provenance.tokenizer:
+        kind = folder.index.kind
+        found = f"codes of the tokenizers {tokenizer[:12]}" if kind == TOKENS else f"shards of {kind}"
+        expected = f"codes of {provenance.tokenizer[:12]}" if provenance.tokenizer else "pictures and sound"
+        raise PredictError(f"{location}: found {found}, expected {expected}, as the classifier was trained on")
     if folder.index.kind == PAIRS and provenance.sees_parts:
         raise PredictError(
             f"{location}: found shards of pairs, which show whole clips; expected shards with every frame, which "
@@ -299,6 +308,11 @@ def predict_recordings(
     recording, has a prediction with the reason. Raises PredictError if no file can be read, or for a builder that
     fails. SIGTERM and SIGHUP, like Ctrl-C, end the builder and remove what it wrote.
     """
+    if strategy_named(predictor.provenance.run.strategy).tokens:
+        raise PredictError(
+            "recordings: found a classifier of codes, expected SHARDS= (--shards) with shards of tokens, which "
+            "make tokens writes of sequences"
+        )
     recordings = find_recordings(names)
     readable = [recording.path for recording in recordings if not recording.problem]
     if not readable:
@@ -359,20 +373,23 @@ def _predict_probabilities(
 ) -> np.ndarray:
     """float32 [n, C], computed as in an evaluation. Raises PredictError unless all are finite."""
     model, run = predictor.classifier.model.to(ranks.device), predictor.provenance.run
-    encoder = model.encoder.config
+    encoder, strategy, classes = model.encoder.config, strategy_named(run.strategy), len(predictor.classes)
     unlabelled = replace(clips, labels=np.zeros(len(clips), dtype=np.int64))
     if draw_keys:
         keys = [draw_keys.get(key.decode(), key.decode()) for key in clips.keys]
         unlabelled = replace(unlabelled, keys=np.array(keys, dtype=np.bytes_))
     sampler = ClipSampler(clips=len(clips), batch_size=_BATCH, shuffle=False)
-    transform = ClipTransform(
-        strategy=strategy_named(run.strategy),
-        classes=len(predictor.classes),
-        feature=run.protocol.feature,
-        normalization=predictor.provenance.normalization,
-        input_range=encoder.input_range,
-        input_size=encoder.input,
-    )
+    if strategy.tokens:
+        transform = TokenTransform(strategy=strategy, classes=classes, model=encoder)
+    else:
+        transform = ClipTransform(
+            strategy=strategy,
+            classes=classes,
+            feature=run.protocol.feature,
+            normalization=predictor.provenance.normalization,
+            input_range=encoder.input_range,
+            input_size=encoder.input,
+        )
     options = {"workers": workers, "pin": ranks.device.type == "cuda", "prefetcher": prefetcher}
     provenance = predictor.provenance
     windows = EvenWindows(longest_seconds=provenance.window_seconds, count=provenance.test_windows)
@@ -386,9 +403,9 @@ def _predict_probabilities(
     unit = "clip" if len(views) == 1 else "view"
     with ProgressBar(len(clips) * len(views), "classifying", unit) as bar:
 
-        def classify(video: Tensor) -> Tensor:
-            logits = model(video)
-            bar.step(by=len(video))
+        def classify(inputs: Any) -> Tensor:
+            logits = model(inputs)
+            bar.step(by=len(logits))
             return logits
 
         logits = run_inference(classify, loader, transform, ranks, views=views)

@@ -44,6 +44,8 @@ class Provenance:
     """Import path of a strategy of one's own, as the next; "" for a built-in one."""
     strategy_sha256: str = ""
     """Of its file."""
+    tokenizer: str = ""
+    """SHA-256 of the tokenizers whose codes it classifies; "" for a classifier of pictures."""
 
     @classmethod
     def from_json(cls, value: object, where: str) -> Provenance:
@@ -56,7 +58,8 @@ class Provenance:
     def check(self, classes: Sequence[str], where: str) -> None:
         """Raise WeightsError, beginning with `where`, for values that do not fit a classifier of these classes."""
         protocol, features = self.run.protocol, self.build.get("features")
-        windows = strategy_named(self.run.strategy).windows
+        strategy = strategy_named(self.run.strategy)
+        windows = 0 if strategy.tokens else strategy.windows  # codes have no statistics
         rows = spectrogram_shape(f"{protocol.feature}_{windows}")[1] if windows else 0
         expected = [
             ("run.protocol.classes", protocol.classes, tuple(classes)),

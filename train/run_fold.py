@@ -20,7 +20,7 @@ from train.scoring import Predictions, expected_clips
 from train.trainer import TrainingError
 
 if TYPE_CHECKING:
-    from train.pretraining.setup import PretrainingSetup
+    from train.pretraining.base import BasePretraining
     from train.tokenizers.setup import TokenizerSetup
 
 
@@ -54,7 +54,7 @@ def run_fold(setup: TrainingSetup) -> RunResult | None:
         return _test(setup, setup.save_model(epoch))
 
 
-def fit(setup: TrainingSetup | PretrainingSetup | TokenizerSetup) -> int:
+def fit(setup: TrainingSetup | BasePretraining | TokenizerSetup) -> int:
     """Train what remains of a training; the epoch whose weights are kept."""
     state = setup.checkpoints.load_state()
     if state.epoch <= setup.epochs:

@@ -30,6 +30,7 @@ from train.data.fold_data import FoldData, FoldPart, open_fold
 from train.data.loader import CachedLoader, Loader
 from train.data.sampler import ClipSampler, balanced_class_weights
 from train.data.shard_folder import Check
+from train.data.token_transform import TokenTransform
 from train.data.transforms import CachedTransform, ClipTransform, NormalizationStats
 from train.data.windows import EvenWindows, RandomWindows, Windows, describe_windows
 from train.distributed import Ranks
@@ -40,12 +41,22 @@ from train.metric_logger import MetricLogger
 from train.models.checkpoint_io import RUN_MODEL
 from train.models.own_encoder import OwnEncoder, OwnEncoderConfig, build_encoder
 from train.models.videomae import ENCODERS, Classifier, EncoderConfig, Head, encoder_name
+from train.models.vq_mae_av import VqMaeConfig
+from train.models.vq_mae_heads import EmotionClassifier
+from train.models.vq_mae_weights import VqMaeWeights, save_vq_mae
 from train.models.weights import Weights, fingerprint, initialize_from, load_weights, save_classifier
 from train.optim import describe_trained, freeze_parameters, make_optimizer
 from train.own_code import is_import_path, load_strategy
 from train.provenance import UNNAMED_CROP, Provenance, about_of, build_of, describe_appearance, describe_build
 from train.recipes import NO_AUGMENTATION, Recipe
 from train.runs import RUN_CONFIG_FILE, Run, RunProtocol
+from train.token_models import (
+    lineage_with_tokenizers,
+    make_emotion_classifier,
+    model_name,
+    tokenizer_of,
+    variant_of,
+)
 from train.trainer import Trainer
 
 #: Folder, among the runs, of features of frozen encoders.
@@ -64,6 +75,7 @@ _NOT_COMPARED = (
     "check",
     "compile",
     "weights",
+    "tokenizers",
     "loggers",
 )
 
@@ -74,13 +86,13 @@ class TrainingSetup:
 
     config: TrainConfig
     data: FoldData
-    model: Classifier
+    model: Classifier | EmotionClassifier
     """On the device."""
     licence: str
     """Of the initial weights."""
     lineage: Lineage
     """Of the weights after this training."""
-    transform: ClipTransform
+    transform: ClipTransform | TokenTransform
     protocol: RunProtocol
     ranks: Ranks
     log: Callable[[str], None]
@@ -119,7 +131,7 @@ class TrainingSetup:
         return Head(self.model.fc_norm, self.model.head) if frozen else self.model
 
     @property
-    def input_transform(self) -> ClipTransform | CachedTransform:
+    def input_transform(self) -> ClipTransform | TokenTransform | CachedTransform:
         """The transform of the clips that train and validate: their loaders give features of a frozen encoder."""
         frozen = self.config.recipe.freeze_encoder
         return CachedTransform(classes=self.transform.classes) if frozen else self.transform
@@ -243,16 +255,15 @@ class TrainingSetup:
             test_windows=config.recipe.test_windows,
             strategy_path=self.transform.strategy.path,
             strategy_sha256=self.transform.strategy.sha256,
+            tokenizer=tokenizer_of(data) if self.transform.strategy.tokens else "",
         )
         if self.ranks.is_main:
-            save_classifier(
-                self.model,
-                self.folder / RUN_MODEL,
-                classes=self.protocol.classes,
-                licence=self.licence,
-                lineage=self.lineage,
-                details=asdict(provenance),
-            )
+            known = {"classes": self.protocol.classes, "licence": self.licence, "lineage": self.lineage}
+            known |= {"details": asdict(provenance)}
+            if isinstance(self.model, EmotionClassifier):
+                save_vq_mae(self.model, self.folder / RUN_MODEL, tokenizer=provenance.tokenizer, **known)
+            else:
+                save_classifier(self.model, self.folder / RUN_MODEL, **known)
         return run
 
     def refit(self, epochs: int) -> TrainingSetup:
@@ -261,7 +272,7 @@ class TrainingSetup:
         Raises DataError, ConfigError for an encoder whose file was changed meanwhile.
         """
         data = self.data.with_validation()
-        model, _ = make_classifier(self.config, len(self.protocol.classes))
+        model, _ = make_classifier(self.config, data, len(self.protocol.classes))
         if model.encoder.config != self.model.encoder.config:
             raise ConfigError(f"{self.config.encoder}: its file was changed during the run; restore it and start again")
         return replace(
@@ -277,8 +288,8 @@ class TrainingSetup:
 def prepare(config: TrainConfig, ranks: Ranks, log: Callable[[str], None]) -> TrainingSetup:
     """Open and check everything that a run needs. Raises the errors of `open_fold`, WeightsError, ConfigError."""
     recipe = config.recipe
-    if recipe.pretraining or recipe.tokenizers:
-        command = "pretrain" if recipe.pretraining else "tokenizers"
+    if recipe.pretraining or recipe.token_pretraining or recipe.tokenizers:
+        command = "tokenizers" if recipe.tokenizers else "pretrain"
         raise ConfigError(
             f"recipe {recipe.name}: is for make {command} ({command}), which uses no labels; choose another"
         )
@@ -309,9 +320,9 @@ def prepare(config: TrainConfig, ranks: Ranks, log: Callable[[str], None]) -> Tr
         data = data.with_training_share(recipe.training_share, config.seed)
         log(f"trained on {pluralize(len(data.training), 'clip')}, {100 * recipe.training_share:g} % of each class")
     classes = tuple(data.label_scheme.classes)
-    model, weights = make_classifier(config, len(classes))
+    model, weights = make_classifier(config, data, len(classes))
     own = isinstance(model.encoder, OwnEncoder)
-    before = weights.lineage if weights else own_lineage(model.encoder.config) if own else RANDOM
+    before = _lineage_before(data, strategy, model, weights)
     built_with = build_of(data.parts)
     seen = {part.name: before.known_speakers(part.name, load_rows(part.folder.path)) for part in data.parts}
     check_unseen(config, data, seen)
@@ -320,15 +331,17 @@ def prepare(config: TrainConfig, ranks: Ranks, log: Callable[[str], None]) -> Tr
         selection += ", whom the initial weights know"
         notes.append("know the validation speakers, who select the epoch; FIXED_EPOCHS=1 selects none")
     for note in notes:
-        log(f"{config.weights or config.encoder}: {note}")
+        log(f"{config.weights or ('the tokenizers' if strategy.tokens else config.encoder)}: {note}")
     lineage = before
     for part in data.trained_parts:
         lineage = lineage.after(ancestor_of(config, part, labels=part.label_scheme.name))
     encoder = model.encoder.config
     if own:
         log(_describe_own(encoder, recipe))
-    name = config.encoder or encoder_name(encoder)
-    initial = fingerprint(model.encoder) if weights else json.dumps(asdict(encoder), sort_keys=True)
+    name = config.encoder or (model_name(encoder) if strategy.tokens else encoder_name(encoder))
+    initial = (
+        fingerprint(model.encoder) if weights or config.tokenizers else json.dumps(asdict(encoder), sort_keys=True)
+    )
     if config.selection == "last":
         data = data.with_validation()
     # Of all folds alike: how many epochs a number of steps takes depends on the fold.
@@ -355,7 +368,7 @@ def prepare(config: TrainConfig, ranks: Ranks, log: Callable[[str], None]) -> Tr
             shared_speakers=data.shared_speakers,
             selection=selection,
             recipe=recipe.name,
-            encoder=name,
+            encoder=str(variant_of(model, weights)) if strategy.tokens else name,
             weights=config.weights,
             lineage="; ".join([str(before), *notes]),
             supervision=before.kind,
@@ -371,6 +384,17 @@ def prepare(config: TrainConfig, ranks: Ranks, log: Callable[[str], None]) -> Tr
         validate=config.selection != "last",
         code=code,
     )
+
+
+def _lineage_before(
+    data: FoldData, strategy: Strategy, model: Classifier | EmotionClassifier, weights: Weights | VqMaeWeights | None
+) -> Lineage:
+    """What a classifier descends from before its training."""
+    if strategy.tokens:
+        return lineage_with_tokenizers(data, weights)
+    if isinstance(model.encoder, OwnEncoder):
+        return own_lineage(model.encoder.config)
+    return weights.lineage if weights else RANDOM
 
 
 def make_sampler(config: TrainConfig, ranks: Ranks, clips: ClipTable, *, training: bool) -> ClipSampler:
@@ -414,7 +438,7 @@ def wrap_model(model: nn.Module, config: TrainConfig, ranks: Ranks) -> nn.Module
 
 def check_sound(strategy: Strategy, data: FoldData) -> None:
     """Raise ConfigError if a strategy reads sound, and no training clip has any."""
-    if strategy.windows and data.training.statistics is None:
+    if strategy.windows and not strategy.tokens and data.training.statistics is None:
         raise ConfigError(
             f"{data.name}: found no training clip with sound, which {strategy.name} reads; choose STRATEGY=faces"
         )
@@ -521,9 +545,10 @@ def check_unseen(config: TrainConfig, data: FoldData, seen: Mapping[str, frozens
     if not any(met.values()):
         return
     known = " and ".join(f"{shorten_list(speakers)} of {name}" for name, speakers in met.items() if speakers)
+    source = config.weights or "the tokenizers of these codes"
     if data.corpora.tests:
         raise ConfigError(
-            f"{config.weights}: were trained on {known}, which is tested as a whole; expected weights that have seen "
+            f"{source}: were trained on {known}, which is tested as a whole; expected weights that have seen "
             "none of its speakers: choose other --weights, or test another corpus"
         )
     fitting = [
@@ -533,7 +558,7 @@ def check_unseen(config: TrainConfig, data: FoldData, seen: Mapping[str, frozens
     ]
     others = f"fold {shorten_list(fitting)} of {data.fold_scheme}" if fitting else f"no fold of {data.fold_scheme}"
     raise ConfigError(
-        f"{config.weights}: were trained on {known}, whom fold {config.fold} tests; "
+        f"{source}: were trained on {known}, whom fold {config.fold} tests; "
         f"expected unseen speakers: these weights can be tested on {others}, or choose other --weights"
     )
 
@@ -552,12 +577,16 @@ def describe_transfer(lineage: Lineage, build: Mapping[str, Any]) -> list[str]:
     return notes
 
 
-def make_classifier(config: TrainConfig, classes: int) -> tuple[Classifier, Weights | None]:
+def make_classifier(
+    config: TrainConfig, data: FoldData, classes: int
+) -> tuple[Classifier | EmotionClassifier, Weights | VqMaeWeights | None]:
     """A classifier on the CPU, pre-trained or random, the same for the same seed; and its initial weights.
 
-    Raises WeightsError.
+    Raises WeightsError, ConfigError.
     """
     recipe = config.recipe
+    if recipe.vq_mae:
+        return make_emotion_classifier(config, data, classes)
     if config.has_own_encoder:
         return _own_classifier(config, classes), None
     encoders = [ENCODERS[config.encoder]] if config.encoder else [*ENCODERS.values()]
@@ -593,9 +622,20 @@ def _own_classifier(config: TrainConfig, classes: int) -> Classifier:
     return model
 
 
-def make_transform(config: TrainConfig, data: FoldData, encoder: EncoderConfig) -> ClipTransform:
+def make_transform(
+    config: TrainConfig, data: FoldData, encoder: EncoderConfig | VqMaeConfig
+) -> ClipTransform | TokenTransform:
     """How batches of this run become input of the encoder."""
     augmentation = config.recipe.augmentation
+    if isinstance(encoder, VqMaeConfig):
+        return TokenTransform(
+            strategy=strategy_named(config.strategy),
+            classes=len(data.label_scheme.classes),
+            model=encoder,
+            augmentation=augmentation,
+            repeats=config.recipe.repeated_augmentation,
+            seed=config.seed,
+        )
     return ClipTransform(
         strategy=strategy_named(config.strategy_name),
         classes=len(data.label_scheme.classes),

@@ -362,9 +362,9 @@ def test_the_right_clip_paints_what_is_hidden_of_it(shards: Path, tmp_path: Path
 
 
 def test_where_tokens_are_shared_no_modality_is_painted_from_the_other(shards: Path, tmp_path: Path) -> None:
-    assert setup(shards, tmp_path, strategy="ofos").measure_hidden() == {}
-    assert setup(shards, tmp_path, strategy="faces").measure_hidden() == {}
-    assert setup(shards, tmp_path, selection="last").measure_hidden() == {}
+    assert setup(shards, tmp_path, strategy="ofos").result().get("hidden_modality", {}) == {}
+    assert setup(shards, tmp_path, strategy="faces").result().get("hidden_modality", {}) == {}
+    assert setup(shards, tmp_path, selection="last").result().get("hidden_modality", {}) == {}
 
 
 def test_several_corpora_some_without_labels(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

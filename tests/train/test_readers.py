@@ -23,8 +23,8 @@ from tests.factories.builder_shards import shard_folder
 from train.data import DataError, readers
 from train.data.batches import Batch, SequenceBatch
 from train.data.clip_table import ClipTable, load_clips, members_for
+from train.data.kinds import READERS
 from train.data.loader import Loader
-from train.data.readers import READERS
 from train.data.sampler import ClipSampler
 from train.data.shard_folder import fold_sides, open_folder
 from train.data.windows import WHOLE_CLIPS, EvenWindows, Placement, RandomWindows, Windows, place_window

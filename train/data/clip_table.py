@@ -19,13 +19,14 @@ from manifests import index, labels
 from manifests.download import ExpectedFile, cancellable_pool, download_file
 from manifests.folds import Side
 from manifests.index import Dataset, Receipt, Row, Shard, SpectrogramSums, window_statistics
-from manifests.kinds import PAIRS
+from manifests.kinds import PAIRS, TOKENS
 from manifests.labels import LabelScheme
 from manifests.schema import CROP_PX, UNLABELLED, spectrogram_shape
 from manifests.sequence import SIDES_PX
 from manifests.several import clip_of
+from manifests.tokens import AUDIO_MEMBER
 from train.data import DataError
-from train.data.readers import READERS
+from train.data.kinds import READERS
 from train.data.shard_folder import ShardFolder, load_receipt
 from train.fusion import Strategy
 
@@ -49,6 +50,13 @@ class ClipMembers:
     """`<feature>_<grid>`, stored or computed from the sound; "" for none."""
     side_px: int = CROP_PX
     """Side of a stored crop."""
+    audio_codes: bool = False
+    """Whether sound is read as codes, of shards of tokens."""
+
+    @property
+    def sound(self) -> bool:
+        """Whether any sound is read."""
+        return bool(self.spectrogram) or self.audio_codes
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -102,12 +110,16 @@ class ClipTable:
 
 
 def members_for(dataset: Dataset, strategy: Strategy, feature: str) -> ClipMembers:
-    """What a strategy reads of clips. Raises DataError for a feature that was not built, or crops of no valid side."""
-    if dataset.kind not in READERS:
-        raise DataError(
-            f"{dataset.dataset}: found shards of {dataset.kind}, expected {' or '.join(READERS)}; {dataset.kind} are "
-            "read by VQ-MAE-AV only"
-        )
+    """What a strategy reads of clips.
+
+    Raises DataError for shards of another kind than it reads, a feature that was not built, or crops of no valid side.
+    """
+    if strategy.tokens != (dataset.kind == TOKENS):
+        expected = "those of tokens" if strategy.tokens else "those of another kind, or a strategy that reads tokens"
+        raise DataError(f"{dataset.dataset}: found shards of {dataset.kind}, expected {expected} for {strategy.name}")
+    if strategy.tokens:
+        suffixes = READERS[TOKENS].suffixes(strategy.faces, AUDIO_MEMBER if strategy.windows else "")
+        return ClipMembers(kind=TOKENS, suffixes=suffixes, faces=strategy.faces, audio_codes=strategy.windows > 0)
     if feature not in dataset.features:
         built = ", ".join(dataset.features)
         raise DataError(f"{dataset.dataset}: found no feature {feature!r} in its shards; choose FEATURE= of {built}")
@@ -229,7 +241,7 @@ def _index_shard(
     labelled = [row for row in on_side if classes.get(row.raw_label) is not None]
     codes = {row.clip_id: 1 if "no_sound" in row.flags else 2 if "no_face" in row.flags else 0 for row in labelled}
     # Clips with nothing of what is read.
-    unusable = () if members.faces and members.spectrogram else (2,) if members.faces else (1,)
+    unusable = () if members.faces and members.sound else (2,) if members.faces else (1,)
     used = [row for row in labelled if codes[row.clip_id] not in unusable]
     for row in used:
         found = receipt.members[row.clip_id]

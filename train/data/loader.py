@@ -20,8 +20,9 @@ from manifests.schema import CROP_PX
 from train.data import DataError
 from train.data.batches import Batch, CachedBatch
 from train.data.clip_table import ClipTable
+from train.data.kinds import READERS
 from train.data.prefetch import ShardPrefetcher
-from train.data.readers import READERS, PendingBatch
+from train.data.readers import PendingBatch
 from train.data.sampler import ClipSampler, Indices
 from train.data.windows import WHOLE_CLIPS, Windows
 

@@ -19,7 +19,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from manifests.kinds import PAIRS, SEQUENCES
 from manifests.schema import (
     COLUMNS,
     CROP_PX,
@@ -102,9 +101,9 @@ class Reader(ABC):
         """Members that are read of each clip for so many faces, or none, and a spectrogram, or ""."""
 
     @staticmethod
-    @abstractmethod
-    def clip_windows(read: Callable[[str], bytes], spectrogram: str) -> ClipWindows:
+    def clip_windows(read: Callable[[str], bytes], spectrogram: str) -> ClipWindows:  # noqa: ARG004
         """The spectrograms that a receipt's statistics are of; `read` gives a member. Raises SchemaError."""
+        raise SchemaError(f"{spectrogram}: found a kind of shards without spectrograms")
 
     @abstractmethod
     def start(self, clips: Indices, epoch: int = 0, repeats: tuple[int, ...] = ()) -> PendingBatch:
@@ -304,10 +303,6 @@ class _PendingSequences(PendingBatch):
             hops=self._hops,
         )
         return SequenceBatch(frames=self._tensor, sounds=sounds, **self._fields)
-
-
-#: Kind of shards -> its reader.
-READERS: Mapping[str, type[Reader]] = {PAIRS: PairReader, SEQUENCES: SequenceReader}
 
 
 def split_spectrogram(name: str) -> tuple[str, int]:

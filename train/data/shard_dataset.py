@@ -27,8 +27,9 @@ from train.data import DataError
 from train.data.clip_table import ClipTable
 from train.data.corpora import Location, open_corpora
 from train.data.fold_data import open_fold
+from train.data.kinds import READERS
 from train.data.missing import WHOLLY
-from train.data.readers import READERS, Reader, split_spectrogram
+from train.data.readers import Reader, split_spectrogram
 from train.data.shard_folder import Check
 from train.data.transforms import NormalizationStats
 from train.data.windows import EvenWindows, RandomWindows, Windows

@@ -42,6 +42,7 @@ from train.models.checkpoint_io import (
 )
 from train.models.own_encoder import OwnEncoder, rebuild_encoder, recorded_config
 from train.models.videomae import ARCHITECTURE, Classifier, Encoder, EncoderConfig, resize_positions
+from train.models.vq_mae_heads import EmotionClassifier
 
 FORMAT = "multimae-der"
 VERSION = 2
@@ -78,7 +79,7 @@ class Weights:
 class TrainedClassifier:
     """A classifier as `save_classifier` wrote it."""
 
-    model: Classifier
+    model: Classifier | EmotionClassifier
     """In evaluation mode."""
     classes: tuple[str, ...]
     """Names of the logits, in their order."""

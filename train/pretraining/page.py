@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 from manifests.files import atomic_write
 from train.classification import autocast
 from train.models.mae import hide_patches, paint
-from train.pretraining.cross_modal import CrossModal
 from train.pretraining.reconstruction import PROBES, VALIDATION_EPOCH, to_pixels
 from train.report.plots import BLUE, GREEN, ORANGE, as_png, make_figure
 from train.report.reconstructions import HIDDEN, Reconstruction, draw_reconstructions
@@ -42,8 +41,8 @@ def _read_lines(folder: Path, number: str) -> dict[int, dict[str, Any]]:
     return dict(sorted(found.items()))
 
 
-def write_page(setup: PretrainingSetup, hidden: Mapping[str, CrossModal]) -> None:
-    """Write `report.html` into the run's folder; `hidden` is as of `measure_cross_modal`. Raises OSError."""
+def write_page(setup: PretrainingSetup, result: Mapping[str, Any]) -> None:
+    """Write `report.html` into the run's folder; `result` is what is written of the run. Raises OSError."""
     epochs, steps = read_epochs(setup.folder), list(_read_lines(setup.folder, "step").values())
     per_epoch = setup.config.recipe.steps_per_epoch(len(setup.data.training))
     figures = [
@@ -56,6 +55,7 @@ def write_page(setup: PretrainingSetup, hidden: Mapping[str, CrossModal]) -> Non
             png=_draw_clips(setup),
         ),
     ]
+    hidden = result.get("hidden_modality")
     tables = (_settings(setup), _hidden(hidden)) if hidden else (_settings(setup),)
     section = ReportSection(title=f"{setup.data.name}, {setup.config.strategy}", tables=tables, figures=tuple(figures))
     introduction = (
@@ -86,9 +86,11 @@ def _settings(setup: PretrainingSetup) -> ReportTable:
     )
 
 
-def _hidden(found: Mapping[str, CrossModal]) -> ReportTable:
+def _hidden(found: Mapping[str, Mapping[str, Any]]) -> ReportTable:
+    """Modality -> fields of a `CrossModal`."""
     rows = [
-        (name, f"{each.own:.4f}", f"{each.other:.4f}", f"{each.won} of {each.clips}") for name, each in found.items()
+        (name, f"{each['own']:.4f}", f"{each['other']:.4f}", f"{each['won']} of {each['clips']}")
+        for name, each in found.items()
     ]
     return ReportTable(
         title="One modality hidden wholly: loss of validation clips",

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from manifests.files import atomic_write, exclusive_lock, remove_leftovers
 from manifests.text import pluralize
 from train.checkpoint import load_trained
-from train.pretraining.page import read_epochs, write_page
-from train.pretraining.setup import MODEL, RESULT_FILE, PretrainingSetup
+from train.pretraining.base import MODEL, RESULT_FILE, BasePretraining
+from train.pretraining.page import read_epochs
 from train.run_fold import fit
 
 
@@ -29,7 +29,7 @@ class Pretrained:
     """`train_loss` of the last epoch and, with validation speakers, what was measured of these."""
 
 
-def run_pretraining(setup: PretrainingSetup) -> Pretrained:
+def run_pretraining(setup: BasePretraining) -> Pretrained:
     """Pre-train, or what remains of it, save the model and write its page. A finished one is only read.
 
     Raises ConfigError for a run with other settings, LoggerError, BusyError while another process trains it, Stopped
@@ -48,23 +48,17 @@ def run_pretraining(setup: PretrainingSetup) -> Pretrained:
             setup.checkpoints.remove_partial()
         setup.write_config()
         load_trained(setup.model, setup.checkpoints.best_path(fit(setup)))
-        hidden = setup.measure_hidden()
+        result = setup.result()  # with the other ranks
         if setup.ranks.is_main:
             setup.save_model()
-            write_page(setup, hidden)
-            result = {
-                "epochs": setup.epochs,
-                "clips": len(setup.data.training),
-                "origin": setup.origin,
-                "hidden_modality": {name: asdict(found) for name, found in hidden.items()},
-            }
+            setup.write_page(result)
             atomic_write(setup.folder / RESULT_FILE, (json.dumps(result, indent=1) + "\n").encode())
             setup.checkpoints.clear()
         setup.ranks.barrier()
         return _describe(setup)
 
 
-def _describe(setup: PretrainingSetup) -> Pretrained:
+def _describe(setup: BasePretraining) -> Pretrained:
     last: dict[str, Any] = read_epochs(setup.folder)[-1]
     return Pretrained(
         model=setup.folder / MODEL,

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -13,57 +12,47 @@ import torch
 from torch import nn
 
 from manifests.errors import UserError
-from manifests.files import atomic_write
-from manifests.index import load_rows
-from manifests.joined_folds import WHOLE
 from manifests.kinds import PAIRS
-from manifests.labels import NO_LABELS
 from manifests.text import pluralize
-from train.checkpoint import Checkpoints
 from train.config import ConfigError, TrainConfig, settings_hash
 from train.data.clip_table import ClipTable
-from train.data.corpora import Corpora, open_corpora, open_whole
+from train.data.corpora import Corpora
 from train.data.fold_data import FoldData, open_fold
 from train.data.loader import Loader
 from train.data.masks import TokenLayout
-from train.data.shard_folder import Check
 from train.data.transforms import ClipTransform
 from train.distributed import Ranks
 from train.fusion import Strategy, strategy_named
-from train.lineage import RANDOM, Lineage
-from train.metric_logger import MetricLogger
+from train.lineage import RANDOM
 from train.models.mae import MaskedAutoencoder, decoder_for
 from train.models.mae_weights import PretrainedWeights, initialize_autoencoder, load_pretrained, save_autoencoder
 from train.models.videomae import ENCODERS, encoder_name
 from train.models.weights import fingerprint
-from train.optim import make_optimizer
 from train.own_code import is_import_path
-from train.pretraining.cross_modal import CrossModal, measure_cross_modal
+from train.pretraining.base import (
+    MODEL,
+    BasePretraining,
+    lineage_after,
+    open_for_pretraining,
+    open_unlabelled,
+)
+from train.pretraining.cross_modal import measure_cross_modal
+from train.pretraining.page import write_page
 from train.pretraining.probe import linear_probe, nearest_neighbours
 from train.pretraining.reconstruction import PROBES, Reconstruction, encode_clips
+from train.pretraining.vq_mae import prepare_vq_mae
 from train.provenance import build_of, describe_build
 from train.recipes import Pretraining, Recipe
 from train.run_setup import (
-    ancestor_of,
     check_batch,
-    check_same_settings,
     check_sound,
-    check_unseen,
-    config_record,
     describe_seen,
     describe_transfer,
     make_sampler,
     make_transform,
     windows_of,
-    wrap_model,
 )
-from train.runs import RUN_CONFIG_FILE
-from train.trainer import Trainer
 
-#: Written last into the folder of a pre-training: it is finished.
-RESULT_FILE = "pretraining.json"
-#: Folder of the model in that of a pre-training.
-MODEL = "model"
 #: Most clips of either side that a probe looks at.
 PROBE_CLIPS = 2000
 
@@ -78,58 +67,15 @@ class ProbeClips:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class PretrainingSetup:
-    """A pre-training that is ready to run."""
+class PretrainingSetup(BasePretraining):
+    """A pre-training of a video encoder."""
 
-    config: TrainConfig
+    model: MaskedAutoencoder
     settings: Pretraining
     """Of its recipe."""
-    data: FoldData
-    """Without labels."""
     probe_clips: ProbeClips | None
     """None for corpora without labels, or without validation speakers."""
-    model: MaskedAutoencoder
-    """On the device."""
-    origin: str
-    """What it begins with, in words."""
-    licence: str
-    """Of the initial weights."""
-    lineage: Lineage
-    """Of the weights after this training."""
     transform: ClipTransform
-    ranks: Ranks
-    log: Callable[[str], None]
-    identity: dict[str, Any]
-    """What must be equal to resume, beside the settings."""
-
-    @property
-    def folder(self) -> Path:
-        """Folder of this run: `runs/<corpora>/<strategy>/pretrain`, with the fold and the seed, if any."""
-        config = self.config
-        fold = "" if config.fold == WHOLE else f"-{config.fold}"
-        seed = f"-seed-{config.seed}" if config.seed else ""
-        return Path(config.runs) / self.data.name / config.strategy_name / f"pretrain{fold}{seed}"
-
-    @property
-    def epochs(self) -> int:
-        """Epochs to train."""
-        assert self.config.recipe.epochs is not None
-        return self.config.recipe.epochs
-
-    @property
-    def checkpoints(self) -> Checkpoints:
-        """Those of this training."""
-        return Checkpoints(folder=self.folder, lineage=self.lineage)
-
-    @property
-    def part(self) -> str:
-        """There is one."""
-        return ""
-
-    @property
-    def validates(self) -> bool:
-        """Whether there are validation speakers."""
-        return self.config.selection != "last"
 
     @property
     def objective(self) -> Reconstruction:
@@ -146,7 +92,7 @@ class PretrainingSetup:
         )
 
     def make_loader(self, clips: ClipTable, *, training: bool = False) -> Loader:
-        """Batches of clips, in random order for training."""
+        """As of every pre-training."""
         return Loader(
             clips,
             make_sampler(self.config, self.ranks, clips, training=training),
@@ -155,22 +101,6 @@ class PretrainingSetup:
             workers=self.config.workers,
             pin=self.ranks.device.type == "cuda",
             prefetcher=self.data.prefetcher,
-        )
-
-    def make_trainer(self, logger: MetricLogger) -> Trainer:
-        """The training loop of this run, its model wrapped for several ranks and compiled as configured."""
-        config, ranks, model = self.config, self.ranks, self.model
-        return Trainer(
-            model=model,
-            compiled_model=wrap_model(model, config, ranks),
-            objective=self.objective,
-            optimizer=make_optimizer(model, model.encoder.config.depth, config.recipe),
-            config=config,
-            train_loader=self.make_loader(self.data.training, training=True),
-            val_loader=self.make_loader(self.data.clips("validation")) if self.validates else None,
-            ranks=ranks,
-            checkpoints=self.checkpoints,
-            logger=logger,
         )
 
     def _probe(self, model: nn.Module) -> dict[str, float]:
@@ -192,32 +122,17 @@ class PretrainingSetup:
         found = [measure(features[0], labels[0], features[1], labels[1]) for measure in measures]
         return dict(zip(PROBES, found, strict=True))
 
-    def measure_hidden(self) -> dict[str, CrossModal]:
-        """Hidden modality -> how well it is painted of validation speakers, from the right clip and from others."""
+    def result(self) -> dict[str, Any]:
+        """With how well a hidden modality is painted of validation speakers, from the right clip and from others."""
         if not self.validates:
-            return {}
+            return super().result()
         self.model.eval()
         loader = self.make_loader(self.data.clips("validation"))
-        return measure_cross_modal(self.objective, self.model, loader, self.ranks, self.config.micro_batches)
-
-    def is_finished(self) -> bool:
-        """Whether the model is there. Raises ConfigError if it was trained with other settings."""
-        started = self.checkpoints.started or (self.folder / RESULT_FILE).is_file()
-        check_same_settings(self.folder / RUN_CONFIG_FILE, self._config_record()["identity"], started=started)
-        return (self.folder / RESULT_FILE).is_file()
-
-    def write_config(self) -> None:
-        """Write config.json, unless the run is resumed."""
-        path = self.folder / RUN_CONFIG_FILE
-        if self.ranks.is_main and not (path.is_file() and self.checkpoints.started):
-            atomic_write(path, (json.dumps(self._config_record(), indent=1, sort_keys=True) + "\n").encode())
-        self.ranks.barrier()
-
-    def _config_record(self) -> dict[str, Any]:
-        return config_record(self.config, self.ranks, self.identity)
+        found = measure_cross_modal(self.objective, self.model, loader, self.ranks, self.config.micro_batches)
+        return {**super().result(), "hidden_modality": {name: asdict(each) for name, each in found.items()}}
 
     def save_model(self) -> None:
-        """Save the autoencoder with its current weights, and what they are."""
+        """As of every pre-training."""
         details = {
             "pretraining": {"strategy": self.config.strategy_name, **asdict(self.settings)},
             "normalization": asdict(self.transform.normalization),
@@ -226,25 +141,28 @@ class PretrainingSetup:
         folder = self.folder / MODEL
         save_autoencoder(self.model, folder, licence=self.licence, lineage=self.lineage, details=details)
 
+    def write_page(self, result: Mapping[str, Any]) -> None:
+        """As of every pre-training."""
+        write_page(self, result)
 
-def prepare_pretraining(config: TrainConfig, ranks: Ranks, log: Callable[[str], None]) -> PretrainingSetup:
+
+def prepare_pretraining(config: TrainConfig, ranks: Ranks, log: Callable[[str], None]) -> BasePretraining:
     """Open and check everything that a pre-training needs. Raises the errors of `open_fold`, WeightsError, ConfigError.
 
     `config.fold` is a fold whose test speakers are left out, or `whole` for all speakers, a fifth of whom validate;
     with the selection `last` validation speakers are trained on, too.
     """
     recipe = config.recipe
+    if recipe.token_pretraining:
+        return prepare_vq_mae(config, ranks, log)
     if recipe.pretraining is None:
         raise ConfigError(f"recipe {recipe.name}: found no table pretraining, expected a recipe such as pretrain-fused")
     if config.has_own_encoder or is_import_path(config.strategy):
         raise ConfigError("pretrain: found code of your own, expected a built-in encoder and strategy")
     check_batch(recipe, ranks)
     strategy = strategy_named(config.strategy)
-    corpora = _open(config)
-    options = {"strategy": strategy, "feature": config.feature, "validation": config.selection != "last"}
-    data = open_fold(
-        corpora, config.fold, label_scheme=NO_LABELS, unlabelled=True, check=cast(Check, config.check), **options
-    )
+    corpora = open_for_pretraining(config)
+    data = open_unlabelled(config, corpora, strategy)
     config = replace(config, recipe=_fit_to_kind(recipe, data, log))
     probe_clips = _open_probe(corpora, config, strategy, log) if config.selection != "last" else None
     if config.selection == "last":
@@ -252,13 +170,9 @@ def prepare_pretraining(config: TrainConfig, ranks: Ranks, log: Callable[[str], 
     check_sound(strategy, data)
     model, weights, origin = make_autoencoder(config, recipe.pretraining)
     before = weights.encoder.lineage if weights else RANDOM
-    seen = {part.name: before.known_speakers(part.name, load_rows(part.folder.path)) for part in data.parts}
-    check_unseen(config, data, seen)
+    lineage = lineage_after(config, data, before)
     for note in describe_transfer(before, build_of(data.parts)):
         log(f"{config.weights}: {note}")
-    lineage = before
-    for part in data.trained_parts:
-        lineage = lineage.after(ancestor_of(config, part, labels=None))
     encoder = model.encoder.config
     transform = replace(make_transform(config, data, encoder), classes=0)
     objective_sizes = TokenLayout.of(strategy, encoder).sizes(recipe.pretraining)
@@ -305,13 +219,6 @@ def make_autoencoder(
     if weights is None:
         return model, None, "random weights"
     return model, weights, f"{config.weights}: {initialize_autoencoder(model, weights)}"
-
-
-def _open(config: TrainConfig) -> Corpora:
-    if config.fold == WHOLE:
-        return open_whole(config.locations, validation=config.selection != "last")
-    schemes = [config.fold_scheme] if isinstance(config.fold_scheme, str) else config.fold_scheme or ()
-    return open_corpora(config.locations, schemes=schemes, allow_shared_speakers=config.allow_shared_speakers)
 
 
 def _open_probe(

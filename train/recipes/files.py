@@ -1,9 +1,10 @@
 """Recipe files: read and checked, those of the project and those of users alike; values replaced; written back.
 
 A recipe file is TOML: the fields of `Recipe`, a table `augmentation` of those of `Augmentation` and, for masked
-pre-training, a table `pretraining` of those of `Pretraining`, or, for tokenizers, `tokenizers` of those of
-`Tokenizing`. What is left out has the default, and a file without `name` is named as the file is. Files are read as
-untrusted input.
+pre-training, a table `pretraining` of those of `Pretraining`; for tokenizers, `tokenizers` of those of `Tokenizing`;
+for a VQ-MAE-AV, `vq_mae` of those of `VqMae` and, for its pre-training, `token_pretraining` of those of
+`TokenPretraining`. What is left out has the default, and a file without `name` is named as the file is. Files are read
+as untrusted input.
 """
 
 from __future__ import annotations
@@ -20,13 +21,19 @@ from manifests.files import read_limited
 from manifests.records import SchemaError, from_json
 from manifests.text import escape_unprintable
 from train.data.augment import Augmentation
-from train.recipes.recipe import CHOICES, Pretraining, Recipe, RecipeError, Tokenizing
+from train.recipes.recipe import CHOICES, Pretraining, Recipe, RecipeError, Tokenizing, TokenPretraining, VqMae
 
 SUFFIX = ".toml"
 MAX_BYTES = 1 << 16
 #: Tables of a file.
-_Table = type[Augmentation] | type[Pretraining] | type[Tokenizing]
-_TABLES: Mapping[str, _Table] = {"augmentation": Augmentation, "pretraining": Pretraining, "tokenizers": Tokenizing}
+_Table = type[Augmentation] | type[Pretraining] | type[Tokenizing] | type[VqMae] | type[TokenPretraining]
+_TABLES: Mapping[str, _Table] = {
+    "augmentation": Augmentation,
+    "pretraining": Pretraining,
+    "tokenizers": Tokenizing,
+    "vq_mae": VqMae,
+    "token_pretraining": TokenPretraining,
+}
 #: Fields with a list of texts, for which `--set` also takes a single one.
 _LISTS = {field.name for field in fields(Recipe) if field.type == "tuple[str, ...]"}
 #: Fields that replace each other, and warm-up, which is given in the same unit.

@@ -9,12 +9,16 @@ from dataclasses import dataclass, replace
 from manifests.errors import UserError
 from train.data.augment import NO_AUGMENTATION, Augmentation, TransformError
 from train.data.masks import MaskSettings
+from train.data.token_masks import TokenMaskSettings
+from train.models.vq_mae_av import FUSIONS, WINDOW_SECONDS
+from train.models.vq_mae_heads import HEADS
 
+LOSSES = ("cross-entropy", "asymmetric")
 SCHEDULES = ("cosine", "constant")
 CLASS_WEIGHTS = ("none", "balanced")
 SAMPLING = ("shuffle", "balanced", "balanced-corpora")
 #: Field -> the texts that it may be.
-CHOICES = {"schedule": SCHEDULES, "class_weights": CLASS_WEIGHTS, "sampling": SAMPLING}
+CHOICES = {"loss": LOSSES, "schedule": SCHEDULES, "class_weights": CLASS_WEIGHTS, "sampling": SAMPLING}
 #: Numbers of test crops: the whole face, or centre and corners.
 TEST_CROPS = (1, 5)
 
@@ -77,6 +81,47 @@ class Tokenizing:
         for name, (satisfied, expected) in rules.items():
             if not satisfied:
                 raise RecipeError(f"tokenizers: {name}: found {getattr(self, name)}, expected {expected}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VqMae:
+    """Shape of a VQ-MAE-AV, as far as it differs from that of its name, and its head. Raises RecipeError."""
+
+    depth: int | None = None
+    """Blocks of the encoder; None for those of the model that is named, or of the weights."""
+    fusion: str | None = None
+    """Fusion of encoder and decoder, such as `caf-saf`; None for `saf-saf`, or that of the weights."""
+    head: str = "attention"
+    """How a classifier makes one vector of all tokens: `mean`, `attention` or `query2emo`."""
+
+    def __post_init__(self) -> None:
+        fusions = [f"{encoder}-{decoder}" for encoder in FUSIONS for decoder in FUSIONS]
+        if self.depth is not None and not 1 <= self.depth <= 64:
+            raise RecipeError(f"vq_mae: depth: found {self.depth}, expected 1 to 64")
+        if self.fusion is not None and self.fusion not in fusions:
+            raise RecipeError(f"vq_mae: fusion: found {self.fusion[:80]!r}, expected one of {', '.join(fusions)}")
+        if self.head not in HEADS:
+            raise RecipeError(f"vq_mae: head: found {self.head[:80]!r}, expected one of {', '.join(HEADS)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenPretraining(TokenMaskSettings):
+    """What the pre-training of a VQ-MAE-AV minimizes. Raises TransformError."""
+
+    generative: float = 1.0
+    """Weight of the cross-entropy of hidden codes; with 0 there is no decoder."""
+    contrastive: float = 1.0
+    """Weight of the contrastive loss between both modalities' global tokens; with 0 there are none."""
+    temperature: float = 0.5
+    """Of the contrastive loss."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        weights, most = (self.generative, self.contrastive), 1000
+        if not all(0 <= weight <= most for weight in weights) or not any(weights):
+            raise TransformError(f"generative, contrastive: found {weights}, expected 0 to {most}, one above 0")
+        if not 0 < self.temperature <= most:
+            raise TransformError(f"temperature: found {self.temperature}, expected above 0, up to {most}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,11 +206,18 @@ class Recipe:
     augmentation: Augmentation = NO_AUGMENTATION
     pretraining: Pretraining | None = None
     """Of masked pre-training, which uses no labels; None for a classifier."""
+    vq_mae: VqMae | None = None
+    """Of a VQ-MAE-AV, which reads shards of tokens; None for other models."""
+    token_pretraining: TokenPretraining | None = None
+    """Of a VQ-MAE-AV's pre-training, which uses no labels; None for a classifier."""
+    loss: str = "cross-entropy"
+    """Of a classifier, one of `LOSSES`: see `train.models.vq_mae_heads.asymmetric_loss`."""
     tokenizers: Tokenizing | None = None
     """Of VQ-MAE-AV's tokenizers, which use no labels; None for others."""
 
     def __post_init__(self) -> None:
         given = self.augmentation
+        asymmetric = self.loss == "asymmetric"
         weights_off = self.class_weights == "none"
         whole_face = not self.test_flip and self.test_crops == 1 and self.test_crop_side == 1
         one_view = whole_face and self.test_windows == 1
@@ -191,6 +243,8 @@ class Recipe:
             ("max_grad_norm", self.max_grad_norm is None or self.max_grad_norm > 0, "above 0, or none"),
             ("label_smoothing", 0 <= self.label_smoothing < 1, "0 to below 1"),
             ("class_weights", self.class_weights in CLASS_WEIGHTS, f"one of {', '.join(CLASS_WEIGHTS)}"),
+            ("loss", self.loss in LOSSES, f"one of {', '.join(LOSSES)}"),
+            ("class_weights", weights_off or not asymmetric, "none with loss = asymmetric"),
             ("sampling", self.sampling in SAMPLING, f"one of {', '.join(SAMPLING)}"),
             (
                 "sampling",
@@ -241,8 +295,22 @@ class Recipe:
                 ("repeated_augmentation", self.repeated_augmentation == 1, "1 with tokenizers"),
                 ("pretraining", self.pretraining is None, "none with tokenizers"),
             ]
-        if self.pretraining or self.tokenizers:
+        if self.vq_mae or self.token_pretraining:
+            codes = replace(NO_AUGMENTATION, modality_dropout=given.modality_dropout)
             rules += [
+                ("vq_mae", self.vq_mae is not None, "a table with token_pretraining"),
+                ("pretraining", self.pretraining is None, "token_pretraining with vq_mae"),
+                ("augmentation", given == codes, "modality_dropout only, with vq_mae: codes are not augmented"),
+                ("test_flip", whole_face, "no other views than windows with vq_mae"),
+                ("window_seconds", self.window_seconds == WINDOW_SECONDS, f"{WINDOW_SECONDS:g} with vq_mae"),
+                ("freeze_encoder", not self.freeze_encoder, 'freeze = ["encoder.*"] with vq_mae'),
+                ("drop_path", self.drop_path == self.head_dropout == 0, "0 with vq_mae"),
+                ("repeated_augmentation", not self.token_pretraining or self.repeated_augmentation == 1, "1"),
+                ("gradient_checkpointing", not self.gradient_checkpointing, "false with vq_mae"),
+            ]
+        if self.pretraining or self.tokenizers or self.token_pretraining:
+            rules += [
+                ("loss", self.loss == LOSSES[0], f"{LOSSES[0]} without labels"),
                 ("augmentation", not given.mixes and not given.modality_dropout, "no mixing and no modality_dropout"),
                 ("drop_path", self.drop_path == self.head_dropout == 0, "0 without labels"),
                 ("freeze_encoder", not self.freeze_encoder and not self.freeze, "nothing frozen without labels"),

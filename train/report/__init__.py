@@ -15,7 +15,7 @@ from pathlib import Path
 
 from manifests.files import atomic_write, remove_leftovers, remove_partial_files
 from manifests.text import pluralize
-from train.fusion import STRATEGIES
+from train.fusion import BUILT_IN
 from train.metrics import DRAWS, LEVEL, MIN_SPEAKERS
 from train.report import plots
 from train.report.plots import LearningCurve
@@ -30,6 +30,7 @@ from train.report.tables import (
     fold_table,
     missing_table,
 )
+from train.report.vq_mae import is_vq_mae, vq_mae_section
 from train.runs import LOG_FILE, RunSummary, read_log, read_summaries, run_folder
 
 _NOT_IN_FILE_NAMES = re.compile("[^A-Za-z0-9_-]+")
@@ -63,7 +64,7 @@ def build_report(runs: Path) -> list[ReportSection]:
     Then one for each other corpus with reported results.
     """
     corpora: dict[str, list[RunSummary]] = {dataset: [] for dataset in REPORTED}
-    order = {name: strategy.order for name, strategy in STRATEGIES.items()}  # those of another version come last
+    order = {name: strategy.order for name, strategy in BUILT_IN.items()}  # those of another version come last
     across = []
     for summary in read_summaries(runs):
         if summary.run.tests:
@@ -83,7 +84,9 @@ def build_report(runs: Path) -> list[ReportSection]:
         figures = _draw_figures(dataset, summaries, runs) if summaries else ()
         section = ReportSection(title=title, tables=tuple(tables), figures=tuple(figures))
         (ours if summaries else others).append(section)
-    return [*ours, *([_cross_corpus_section(across, runs)] if across else []), *others]
+    of_tokens = [summary for found in corpora.values() for summary in found if is_vq_mae(summary)]
+    tokens = [vq_mae_section(of_tokens)] if of_tokens else []
+    return [*ours, *([_cross_corpus_section(across, runs)] if across else []), *tokens, *others]
 
 
 def _cross_corpus_section(summaries: Sequence[RunSummary], runs: Path) -> ReportSection:

@@ -24,7 +24,7 @@ from matplotlib.ticker import MaxNLocator
 
 from train import metrics
 from train.data.missing import FACES, SOUND
-from train.fusion import STRATEGIES
+from train.fusion import BUILT_IN
 from train.report.reported import MODALITY_CEILINGS, ScoreLine
 from train.runs import EpochMetrics, RunSummary
 from train.scoring import FoldScores
@@ -183,7 +183,7 @@ def chance_line(summaries: Sequence[RunSummary]) -> ScoreLine:
 
 def ceiling_line(dataset: str, summaries: Sequence[RunSummary]) -> ScoreLine | None:
     """What fusion has to beat: the known ceiling of one modality, else the best score that one reached, by UAR."""
-    strategies = [(summary, STRATEGIES.get(summary.run.strategy)) for summary in summaries]
+    strategies = [(summary, BUILT_IN.get(summary.run.strategy)) for summary in summaries]
     single = [summary for summary, strategy in strategies if strategy and not (strategy.faces and strategy.windows)]
     if dataset in MODALITY_CEILINGS or not single:
         return MODALITY_CEILINGS.get(dataset)

@@ -8,7 +8,7 @@ import numpy as np
 
 from manifests.text import pluralize
 from train import metrics
-from train.fusion import STRATEGIES
+from train.fusion import BUILT_IN, STRATEGIES
 from train.metrics import MeanStd
 from train.report.render import ReportTable, TableRow
 from train.report.reported import REPORTED
@@ -202,7 +202,7 @@ def cross_corpus_table(summaries: Sequence[RunSummary]) -> ReportTable:
 
 def _modality(strategy: str) -> str:
     """V, A or V+A, as the paper's tables have it; "" for a strategy of another version."""
-    return STRATEGIES[strategy].modality if strategy in STRATEGIES else ""
+    return BUILT_IN[strategy].modality if strategy in BUILT_IN else ""
 
 
 def _describe_training(summaries: Sequence[RunSummary]) -> list[str]:

@@ -17,6 +17,8 @@ from manifests.schema import SAMPLE_RATE_HZ
 from train.data.spectrograms import POWER_HOP_SAMPLES, POWER_WINDOW_SAMPLES
 from train.report.plots import BLUE, GREEN, ORANGE, WIDTH_INCHES, as_png, make_figure
 
+#: What pictures show of each clip.
+TRUE_AND_DECODED = ("true", "decoded")
 #: Of Griffin and Lim's algorithm.
 _ITERATIONS = 60
 #: Weakest power that a picture of spectra shows, below the strongest.
@@ -67,14 +69,14 @@ def draw_curves(epochs: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 @as_png
-def draw_spectra(clips: Sequence[DecodedClip], title: str) -> Figure:
-    """Power spectra of each clip over time, in dB, above those that are decoded."""
+def draw_spectra(clips: Sequence[DecodedClip], title: str, names: tuple[str, str] = TRUE_AND_DECODED) -> Figure:
+    """Power spectra of each clip over time, in dB, beside those that are decoded; `names` are those of both."""
     figure = make_figure(0.4 + 1.9 * len(clips))
     figure.suptitle(title)
     rows = figure.subplots(len(clips), 2, squeeze=False)
     for axes, clip in zip(rows, clips, strict=True):
         top = float(_decibel(clip.power).max())
-        for panel, (name, power) in zip(axes, (("true", clip.power), ("decoded", clip.decoded_power)), strict=True):
+        for panel, (name, power) in zip(axes, zip(names, (clip.power, clip.decoded_power), strict=True), strict=True):
             seconds = len(power) * POWER_HOP_SAMPLES / SAMPLE_RATE_HZ
             shown = {"extent": (0, seconds, 0, SAMPLE_RATE_HZ / 2000), "vmin": top - _RANGE_DB, "vmax": top}
             panel.imshow(_decibel(power).T, origin="lower", aspect="auto", cmap="magma", **shown)
@@ -86,14 +88,12 @@ def draw_spectra(clips: Sequence[DecodedClip], title: str) -> Figure:
 
 
 @as_png
-def draw_faces(clips: Sequence[DecodedClip], title: str) -> Figure:
-    """Faces of all clips side by side, above those that are decoded."""
+def draw_faces(clips: Sequence[DecodedClip], title: str, names: tuple[str, str] = TRUE_AND_DECODED) -> Figure:
+    """Faces of all clips side by side, above those that are decoded; `names` are those of both."""
+    rows_of_faces = ((clip.faces for clip in clips), (clip.decoded_faces for clip in clips))
     strips = [
         (name, torch.cat([*torch.cat(list(faces)).clamp(0, 1)], dim=-1).permute(1, 2, 0).numpy())
-        for name, faces in (
-            ("true", (clip.faces for clip in clips)),
-            ("decoded", (clip.decoded_faces for clip in clips)),
-        )
+        for name, faces in zip(names, rows_of_faces, strict=True)
     ]
     rows, columns = strips[0][1].shape[:2]
     figure = make_figure(0.4 + 2 * WIDTH_INCHES * rows / columns)

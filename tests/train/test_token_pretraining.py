@@ -1,0 +1,260 @@
+"""Pre-training of a VQ-MAE-AV from shards of tokens: what is learned, resumed, shared by processes, and refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from tests.factories.small_trainings import counted
+from tests.factories.tokens import make_codes, make_token_folder
+from train.config import TrainConfig
+from train.data import DataError
+from train.data.fold_data import open_fold
+from train.data.loader import Loader
+from train.data.sampler import ClipSampler
+from train.data.token_reader import place_codes
+from train.data.windows import EvenWindows, Placement, RandomWindows
+from train.distributed import Ranks
+from train.lineage import RANDOM
+from train.models.tokenizer_files import load_tokenizers, save_tokenizers
+from train.models.vq_mae_av import MODELS, CodeShape, VqMaeConfig
+from train.models.vqvae import AudioTokenizer, Tokenizers, VisualTokenizer, VisualTokenizerConfig
+from train.pretraining.page import read_epochs
+from train.pretraining.run import run_pretraining
+from train.pretraining.setup import prepare_pretraining
+from train.pretraining.vq_mae import VqMaePretraining
+from train.recipes import RECIPES
+from train.trainer import Stopped
+
+#: As `tiny`, but narrower, and with tubes of a whole face.
+NARROW = VqMaeConfig(
+    depth=1,
+    decoder_depth=1,
+    width=16,
+    heads=2,
+    audio=CodeShape(grid=(100, 64), tube=(10, 16), codes=256, code_width=8),
+    visual=CodeShape(grid=(50, 24, 24), tube=(5, 12, 12), codes=512, code_width=4),
+)
+ALONE = Ranks(device=torch.device("cpu"))
+
+
+@pytest.fixture(autouse=True)
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.set_num_threads(1)
+    monkeypatch.setitem(MODELS, "tiny", NARROW)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_token_folder(tmp_path_factory.mktemp("tokens") / "folder")
+
+
+def setup(shards: Path, runs: Path, **changes: Any) -> VqMaePretraining:
+    """A pre-training of few epochs; `changes` are of the recipe, its table, or the configuration."""
+    recipe = replace(RECIPES["pretrain-vq-mae-av-tiny"], epochs=3, batch=8, warmup_epochs=1, validation_steps=0)
+    table = {"decoded": 0.05} | {name: changes.pop(name) for name in ("generative", "contrastive") if name in changes}
+    recipe = replace(recipe, token_pretraining=replace(recipe.token_pretraining, **table))
+    known = set(TrainConfig.__dataclass_fields__)
+    recipe = replace(recipe, **{name: value for name, value in changes.items() if name not in known})
+    settings = {"strategy": "vq-mae-av", "fold": "anna", "encoder": "tiny", **changes}
+    settings = {name: value for name, value in settings.items() if name in known}
+    config = TrainConfig(shards=str(shards), runs=str(runs), recipe=recipe, **settings)
+    return prepare_pretraining(config, ALONE, lambda line: None)
+
+
+def state_of(folder: Path) -> dict[str, torch.Tensor]:
+    return safetensors.torch.load_file(folder / "model" / "model.safetensors")
+
+
+def loader_of(shards: Path, strategy: str = "vq-mae-av", **options: Any) -> Loader:
+    clips = open_fold(shards, "anna", strategy=strategy).training
+    return Loader(clips, ClipSampler(clips=len(clips), batch_size=3, shuffle=False), **options)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_windows_are_those_of_the_codes(shards: Path, workers: int) -> None:
+    loader = loader_of(shards, windows=EvenWindows(longest_seconds=2.0, count=3), workers=workers)
+    for batch in loader.epoch(1):
+        assert (batch.audio.dtype, batch.visual.dtype) == (torch.uint8, torch.uint16)
+        for row, key in enumerate(batch.keys):
+            codes = make_codes(key, key.split("-")[1], 60)
+            for window, start in enumerate((0, 5, 10)):
+                assert np.array_equal(batch.visual[row, window], codes["visual"][start : start + 50])
+                assert np.array_equal(batch.audio[row, window], codes["audio"][2 * start : 2 * start + 100])
+    (first,) = [next(iter(loader_of(shards, "vq-mae-a").epoch(1)))]
+    assert first.visual.shape == (3, 1, 0, 24, 24)
+
+
+def test_random_windows_are_those_of_seed_epoch_and_clip(shards: Path) -> None:
+    windows = RandomWindows(longest_seconds=2.0, seed=1)
+    first, again = (next(iter(loader_of(shards, windows=windows).epoch(epoch))) for epoch in (1, 1))
+    other = next(iter(loader_of(shards, windows=windows).epoch(2)))
+    assert torch.equal(first.visual.int(), again.visual.int())
+    assert not torch.equal(first.visual.int(), other.visual.int())
+
+
+@pytest.mark.parametrize(("faces", "spectra"), [(20, 40), (20, 41), (20, 39), (20, 37), (1, 1), (60, 100)])
+def test_short_clips_wrap_round_in_step(faces: int, spectra: int) -> None:
+    audio, visual = np.zeros((spectra, 64), np.uint8), np.zeros((faces, 24, 24), np.uint16)
+    heard, seen = place_codes(audio, visual, 0, Placement(1.0, 0.7))
+    length = min(faces, -(-spectra // 2))
+    assert (len(heard), len(seen)) == (100, 50)
+    assert seen.tolist() == [place % length for place in range(50)]
+    assert (np.abs(heard // 2 - np.repeat(seen, 2)) <= 1).all() and heard.max() < spectra
+    heard, seen = place_codes(audio, visual, -3, Placement(1.0, 0.0))  # the sound begins later than the faces
+    assert heard.min() == 0 and heard.max() < spectra and seen.max() < faces
+    alone, _ = place_codes(audio, None, 0, Placement(1.0, 0.0))
+    assert alone.max() < spectra
+
+
+def test_kinds_of_shards_and_strategies_must_fit(shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"found shards of tokens, expected those of another kind, or a strategy"):
+        open_fold(shards, "anna", strategy="cfas")
+
+
+def test_it_learns_and_keeps_the_last_epoch(shards: Path, tmp_path: Path) -> None:
+    ours = setup(shards, tmp_path, epochs=40, learning_rate=1e-2, validation_steps=40)
+    before = {name: tensor.clone() for name, tensor in ours.model.state_dict().items()}
+    found = run_pretraining(ours)
+    epochs = read_epochs(ours.folder)
+    last = epochs[-1]
+    assert last["train_loss"] < epochs[0]["train_loss"] - 0.2
+    assert last["validation_loss"] < epochs[0]["validation_loss"] - 0.1
+    for name in ("audio", "visual"):
+        assert 0 < last[f"{name}_unigram"] < 1
+        assert {f"{name}_accuracy{what}" for what in ("_90", "_90_alone", "_other")} <= last.keys()
+    assert {name for name, tensor in state_of(ours.folder).items() if torch.equal(before[name], tensor)} == set()
+    result = json.loads((ours.folder / "pretraining.json").read_text())
+    assert result["validation"]["retrieval"] == pytest.approx(last["retrieval"])
+    assert sum(clips for _, clips in result["retrieval"]["speakers"].values()) == len(ours.data.clips("validation"))
+    assert (ours.folder / "report.html").read_text().count("data:image/png;base64") == 1
+    assert run_pretraining(setup(shards, tmp_path, epochs=40, learning_rate=1e-2, validation_steps=40)) == found
+
+
+def test_stopped_and_resumed_it_is_the_same(shards: Path, tmp_path: Path) -> None:
+    run_pretraining(whole := setup(shards, tmp_path / "whole"))
+    for stop in (1, 4):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("train.run_fold.stop_on_signal", lambda _, n=stop: nullcontext(counted(n)))
+            with pytest.raises(Stopped):
+                run_pretraining(setup(shards, tmp_path / f"parts{stop}"))
+        run_pretraining(rest := setup(shards, tmp_path / f"parts{stop}"))
+        for name in ("model/model.safetensors", "model/config.json", "pretraining.json"):
+            assert (rest.folder / name).read_bytes() == (whole.folder / name).read_bytes()
+
+
+_RANK = """
+import sys
+import torch
+from pathlib import Path
+from tests.train import test_token_pretraining as tests
+from train.distributed import init_distributed
+from train.pretraining.run import run_pretraining
+torch.set_num_threads(1)
+tests.MODELS["tiny"] = tests.NARROW
+with init_distributed("cpu") as ranks:
+    tests.ALONE = ranks
+    made = tests.setup(Path(sys.argv[1]), Path(sys.argv[2]), epochs=2, batch=10)
+    run_pretraining(made)
+    del made
+"""
+
+
+def test_two_processes_learn_what_one_does(shards: Path, tmp_path: Path) -> None:
+    """Batches of 10 of 16 clips: the last step has 6, three for each rank, and the contrastive loss compares all."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(Path.cwd()), *sys.path])}
+    joined = {**shared, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", _RANK, str(shards), str(tmp_path / "two")],
+            env={**joined, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(2)
+    ]
+    try:
+        run_pretraining(one := setup(shards, tmp_path / "one", epochs=2, batch=10))
+        assert [process.wait(timeout=200) for process in started] == [0, 0]
+    finally:
+        for process in started:
+            process.kill()
+    two = tmp_path / "two" / one.folder.relative_to(tmp_path / "one")
+    for name, tensor in state_of(one.folder).items():
+        torch.testing.assert_close(state_of(two)[name], tensor, rtol=0, atol=5e-4)
+    scores = [json.loads((folder / "pretraining.json").read_text())["validation"] for folder in (one.folder, two)]
+    assert scores[0] == pytest.approx(scores[1], abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"generative": 0.0}, {"encoder", "pools"}),
+        ({"contrastive": 0.0}, {"encoder", "decoder"}),
+        ({"strategy": "vq-mae-a"}, {"encoder", "decoder"}),
+        ({"strategy": "vq-mae-v"}, {"encoder", "decoder"}),
+    ],
+)
+def test_ablations_have_only_what_they_train(
+    shards: Path, tmp_path: Path, changes: dict[str, Any], parts: set[str]
+) -> None:
+    run_pretraining(ours := setup(shards, tmp_path, **changes))
+    assert {name.partition(".")[0] for name in state_of(ours.folder)} == parts
+    last = read_epochs(ours.folder)[-1]
+    assert ("retrieval" in last) == ("pools" in parts)
+    assert any(name.endswith("_accuracy") for name in last) == ("decoder" in parts)
+    assert (ours.folder / "report.html").is_file()
+
+
+def test_it_begins_with_weights(shards: Path, tmp_path: Path) -> None:
+    run_pretraining(first := setup(shards, tmp_path / "first"))
+    second = setup(shards, tmp_path / "second", weights=str(first.folder / "model"))
+    assert second.origin.endswith("encoder and decoder and pools")
+    for name, tensor in state_of(first.folder).items():
+        assert torch.equal(second.model.state_dict()[name], tensor)
+    with pytest.raises(ValueError, match="found vq-mae-av, expected weights of vq-mae-a"):
+        setup(shards, tmp_path / "third", weights=str(first.folder / "model"), strategy="vq-mae-a")
+    with pytest.raises(ValueError, match="were trained on ben of folder, whom fold ben tests"):
+        setup(shards, tmp_path / "third", weights=str(first.folder / "model"), fold="ben")
+
+
+def test_what_cannot_be_is_refused(shards: Path, tmp_path: Path) -> None:
+    for changes, message in (
+        ({"micro_batches": 2}, "expected 1: the contrastive loss compares all clips of a step"),
+        ({"strategy": "vq-mae-a", "generative": 0.0}, "found the contrastive loss only"),
+        ({"strategy": "cfas"}, r"found strategy cfas, expected MODEL= \(vq-mae-v, vq-mae-a, vq-mae-av\)"),
+        ({"encoder": "large"}, "unknown encoder 'large'; valid are vq-mae-av, tiny"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            setup(shards, tmp_path, **changes)
+
+
+def test_it_begins_with_the_codebooks_and_paints_with_the_tokenizers(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    small = VisualTokenizer(VisualTokenizerConfig(hidden=8, residual_hidden=4))
+    folders = [tmp_path / "tokenizers", tmp_path / "others"]
+    for folder in folders:
+        model = Tokenizers(AudioTokenizer(), small).eval()
+        save_tokenizers(model, folder, licence="none", lineage=RANDOM, details={}, card="")
+    found = load_tokenizers(folders[0])
+    shards = make_token_folder(tmp_path / "folder", tokenizer=found.sha256)
+    with pytest.raises(ValueError, match="found other tokenizers than those that made the codes of folder"):
+        setup(shards, tmp_path / "runs", tokenizers=str(folders[1]))
+    ours = setup(shards, tmp_path / "runs", tokenizers=str(folders[0]))
+    assert ours.origin == "random weights and the codebooks of the tokenizers"
+    assert torch.equal(ours.model.encoder.codebooks["visual"].weight, found.model.visual.codebook)
+    run_pretraining(ours)
+    assert (ours.folder / "report.html").read_text().count("data:image/png;base64") == 3

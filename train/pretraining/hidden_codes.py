@@ -1,0 +1,214 @@
+"""The objective of VQ-MAE-AV's pre-training: codes of hidden tokens, and pairs of sound and face (paper 3.6).
+
+No label is used. What a model has learned is measured on validation speakers with masks that are always the same:
+
+    accuracy            of hidden codes, with coupled masks as in training
+    unigram             the same for a model that always says the most frequent code of these clips
+    accuracy_90         with 90 % of both modalities hidden
+    accuracy_90_alone   the same, the other modality hidden wholly
+    accuracy_other      of a modality that is hidden wholly, from the other one, all of which is visible
+    retrieval           how often a clip's face is the most similar one, among a few clips', to its sound: each global
+                        token is of a clip of which the encoder sees one modality only
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from train.classification import autocast
+from train.data.augment import ClipDraws
+from train.data.loader import Loader
+from train.data.token_masks import TokenMasks, draw_fixed_masks, draw_masks
+from train.data.token_reader import TokenBatch
+from train.data.token_transform import window_codes
+from train.distributed import Ranks
+from train.models.vq_mae_av import AUDIO, VISUAL, Predicted, VqMaeConfig
+from train.models.vq_mae_losses import HiddenCodes, nt_xent
+from train.recipes import TokenPretraining
+
+#: Epoch that masks of a validation are drawn from, which no training has: the same after each epoch.
+VALIDATION_EPOCH = 0
+#: Clips whose faces are compared with a sound.
+RETRIEVED_AMONG = 16
+_HIDDEN = 0.9
+
+
+@dataclass(kw_only=True)
+class Measures:
+    """Sums over clips, of all ranks once `HiddenCodesObjective.measure` gives them."""
+
+    sums: dict[str, float] = field(default_factory=dict)
+    """Name -> sum of losses, of right codes, or of codes."""
+    counts: dict[str, Tensor] = field(default_factory=dict)
+    """Modality -> int64 [K] hidden codes."""
+    pooled: dict[str, Tensor] = field(default_factory=dict)
+    """Modality -> unit vectors [clips, D] of the global tokens of all clips; {} without."""
+
+    def scores(self) -> dict[str, float]:
+        """Numbers for the log."""
+        clips = self.sums["clips"]
+        losses = ("loss", "generative", "contrastive")
+        scores = {f"validation_{name}": self.sums[name] / clips for name in losses if name in self.sums}
+        for name, counts in self.counts.items():
+            scores[f"{name}_unigram"] = float(counts.max() / counts.sum().clamp(min=1))
+        for name in self.sums:
+            if name.startswith("right "):
+                scores[name.removeprefix("right ")] = self.sums[name] / max(self.sums[f"codes {name[6:]}"], 1)
+        if self.pooled:
+            scores["retrieval"] = float(self.retrieved().float().mean())
+        return scores
+
+    def retrieved(self) -> Tensor:
+        """bool [clips] whether the most similar face is that of the clip; none is a tie."""
+        audio, visual = (self.pooled[name] for name in (AUDIO, VISUAL))
+        count = len(audio)
+        among = min(RETRIEVED_AMONG, count)
+        steps = torch.arange(among) * count // among
+        others = (torch.arange(count)[:, None] + steps) % count  # evenly spaced over speakers and clips, its own first
+        similarity = (audio[:, None] * visual[others]).sum(-1)
+        return (similarity[:, :1] > similarity[:, 1:]).all(1)
+
+
+@dataclass(kw_only=True, eq=False)
+class HiddenCodesObjective:
+    """Trains a `VqMae`; the last epoch is kept."""
+
+    shape: VqMaeConfig
+    settings: TokenPretraining
+    ranks: Ranks
+    most: int
+    """Clips that a rank has in a step, at most."""
+    seed: int = 0
+    selects_epoch: bool = False
+
+    def loss(self, model: Callable[..., Predicted], batch: TokenBatch, epoch: int) -> Tensor:
+        """Sum of the clips' losses, []; the contrastive one compares them with the clips of all ranks."""
+        draws = ClipDraws(keys=batch.draw_keys, seed=self.seed, epoch=epoch)
+        masks = draw_masks(self.settings, self._tokens, draws).to(batch.labels.device)
+        losses, _ = self._losses(model, window_codes(batch, 0, self.shape), masks)
+        return losses["loss"].sum()
+
+    def validate(self, model: nn.Module, loader: Loader, ranks: Ranks, micro_batches: int) -> dict[str, float]:  # noqa: ARG002
+        """What `Measures.scores` has of the clips of a loader."""
+        return self.measure(model, loader).scores()
+
+    def describe(self, scores: dict[str, float]) -> str:
+        """Loss, accuracies beside those of the most frequent code, and retrieval."""
+        parts = [f"{scores['validation_loss']:.3f}"]
+        for name in self.shape.shapes:
+            if f"{name}_accuracy" in scores:
+                right, unigram = (100 * scores[f"{name}_{what}"] for what in ("accuracy", "unigram"))
+                parts.append(f"{name} codes {right:.1f} % (most frequent {unigram:.1f})")
+        if "retrieval" in scores:
+            parts.append(f"face from sound {100 * scores['retrieval']:.1f} %")
+        return ", ".join(parts)
+
+    @torch.inference_mode()
+    def measure(self, model: nn.Module, loader: Loader) -> Measures:
+        """Measures of all clips of a loader, the same on every rank. Leaves the model in evaluation mode."""
+        model.eval()
+        device, sums = self.ranks.device, dict[str, Tensor]()
+        counts = {name: torch.zeros(shape.codes, device=device) for name, shape in self.shape.shapes.items()}
+        alone: dict[str, list[Tensor]] = {name: [] for name in self.shape.shapes}
+
+        def add(name: str, value: Tensor) -> None:
+            sums[name] = sums.get(name, torch.zeros((), dtype=torch.float64, device=device)) + value.sum()
+
+        for batch in loader.epoch(0):
+            moved = batch.to(device)
+            codes = window_codes(moved, 0, self.shape)
+            draws = ClipDraws(keys=moved.draw_keys, seed=self.seed, epoch=VALIDATION_EPOCH)
+            masks = draw_masks(self.settings, self._tokens, draws).to(device)
+            losses, found = self._losses(model, codes, masks)
+            add("clips", torch.ones(len(batch), device=device))
+            for name, each in losses.items():
+                add(name, each)
+            for name, logits in found.logits.items():
+                expected = self._hidden(codes, masks, name)
+                add(f"right {name}_accuracy", expected.correct(logits.argmax(-1)))
+                add(f"codes {name}_accuracy", expected.counts)
+                kept = expected.codes[expected.hidden].flatten()
+                counts[name] += torch.bincount(kept, minlength=len(counts[name]))
+            for hidden, measured, complete in self._conditions:
+                fixed = draw_fixed_masks(hidden, self._tokens, draws, self.settings.decoded).to(device)
+                found = self._predict(model, codes, fixed)
+                for name, measure in measured.items() if found.logits else ():
+                    expected = self._hidden(codes, fixed, name)
+                    add(f"right {measure}", expected.correct(found.logits[name].argmax(-1)))
+                    add(f"codes {measure}", expected.counts)
+                if complete and found.pooled:
+                    alone[complete].append(functional.normalize(found.pooled[complete].float(), dim=1))
+        clips = torch.from_numpy(np.concatenate(loader.sampler.batches(0))).to(device)
+        pooled = {}
+        for name, parts in alone.items():
+            if parts:
+                vectors = torch.zeros(loader.sampler.clips, parts[0].shape[1], device=device)
+                vectors[clips] = torch.cat(parts)
+                pooled[name] = self.ranks.sum(vectors).cpu()
+        return Measures(
+            sums={name: float(self.ranks.sum(each)) for name, each in sums.items()},
+            counts={name: self.ranks.sum(each).cpu() for name, each in counts.items() if self.settings.generative},
+            pooled=pooled,
+        )
+
+    @property
+    def _tokens(self) -> dict[str, int]:
+        return {name: shape.tokens for name, shape in self.shape.shapes.items()}
+
+    @property
+    def _conditions(self) -> list[tuple[dict[str, float], dict[str, str], str]]:
+        """Hidden share of each modality, name of the accuracy of each that is measured, and which one is complete."""
+        names = list(self.shape.shapes)
+        conditions = [(dict.fromkeys(names, _HIDDEN), {name: f"{name}_accuracy_90" for name in names}, "")]
+        if len(names) > 1:
+            for name, other in ((AUDIO, VISUAL), (VISUAL, AUDIO)):
+                conditions += [
+                    ({name: _HIDDEN, other: 1.0}, {name: f"{name}_accuracy_90_alone"}, ""),
+                    ({name: 1.0, other: 0.0}, {name: f"{name}_accuracy_other"}, other),
+                ]
+        return [({name: hidden[name] for name in names}, *rest) for hidden, *rest in conditions]
+
+    def _predict(self, model: Callable[..., Predicted], codes: Mapping[str, Tensor], masks: TokenMasks) -> Predicted:
+        with autocast(self.ranks.device):
+            return model(codes, *masks, self.shape.slots)
+
+    def _hidden(self, codes: Mapping[str, Tensor], masks: TokenMasks, name: str) -> HiddenCodes:
+        return HiddenCodes.of(codes[name], masks.visible[name], masks.decoded[name], self.shape.shapes[name].tube)
+
+    def _losses(
+        self, model: Callable[..., Predicted], codes: Mapping[str, Tensor], masks: TokenMasks
+    ) -> tuple[dict[str, Tensor], Predicted]:
+        """Name -> losses of clips [B], their weighted sum as `loss`; and what the model predicts."""
+        found = self._predict(model, codes, masks)
+        losses, settings = dict[str, Tensor](), self.settings
+        if found.logits:
+            parts = [self._hidden(codes, masks, name).cross_entropy(logits) for name, logits in found.logits.items()]
+            losses["generative"] = torch.stack(parts).sum(0)
+        if found.pooled:
+            pooled = [functional.normalize(found.pooled[name].float(), dim=1) for name in (AUDIO, VISUAL)]
+            everybody = [self.ranks.gather(each, self.most) for each in pooled]
+            first = self.ranks.rank * self.most
+            losses["contrastive"] = nt_xent(tuple(pooled), tuple(everybody), first, settings.temperature)
+        weighted = [getattr(settings, name) * each for name, each in losses.items()]
+        return {"loss": torch.stack(weighted).sum(0), **losses}, found
+
+
+def speaker_interval(retrieved: Tensor, speakers: tuple[str, ...]) -> tuple[float, float] | None:
+    """95 % bootstrap interval, over the choice of speakers, of the share of clips that were retrieved.
+
+    None for a single speaker.
+    """
+    names, places = np.unique(speakers, return_inverse=True)
+    if len(names) < 2:
+        return None
+    right, clips = np.bincount(places, retrieved.numpy()), np.bincount(places)
+    chosen = np.random.default_rng(0).integers(len(names), size=(2000, len(names)))
+    shares = right[chosen].sum(1) / clips[chosen].sum(1)
+    low, high = np.quantile(shares, (0.025, 0.975)).tolist()
+    return low, high

@@ -1,0 +1,166 @@
+"""The page of a VQ-MAE-AV's pre-training: settings, curves, and what it predicts of validation speakers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from manifests.files import atomic_write
+from train.data.augment import ClipDraws
+from train.data.token_masks import draw_fixed_masks
+from train.data.token_transform import window_codes
+from train.models.tokenizer_files import load_tokenizers
+from train.models.vq_mae_av import AUDIO, VISUAL, join_tubes, split_tubes
+from train.pretraining.hidden_codes import VALIDATION_EPOCH
+from train.pretraining.page import PAGE_FILE, SHOWN_CLIPS, read_epochs
+from train.report.plots import BLUE, GREEN, ORANGE, as_png, make_figure
+from train.report.render import ReportFigure, ReportSection, ReportTable, TableRow, render_report
+from train.report.tokenizers import DecodedClip, draw_faces, draw_spectra
+
+#: Hidden share of what is painted.
+_HIDDEN = 0.8
+#: Fields of a decoded clip by modality, and which frames are shown: all spectra, every seventh face.
+_FIELDS = {AUDIO: ("power", "decoded_power"), VISUAL: ("faces", "decoded_faces")}
+_EVERY = {AUDIO: 1, VISUAL: 7}
+
+if TYPE_CHECKING:
+    from train.pretraining.vq_mae import VqMaePretraining
+
+#: Measure -> its words.
+_MEASURES = {
+    "accuracy": "hidden codes, coupled masks",
+    "unigram": "the most frequent code",
+    "accuracy_90": "90 % hidden, of both modalities",
+    "accuracy_90_alone": "90 % hidden, without the other modality",
+    "accuracy_other": "from the other modality only",
+}
+
+
+def write_page(setup: VqMaePretraining, result: Mapping[str, Any]) -> None:
+    """Write `report.html` into the run's folder; `result` is what is written of the run. Raises OSError."""
+    epochs = read_epochs(setup.folder)
+    curves = ReportFigure(name="curves.png", text="Losses and accuracies by epoch", png=draw_curves(epochs))
+    section = ReportSection(
+        title=f"{setup.data.name}, {setup.config.strategy}",
+        tables=(_settings(setup), *_measures(epochs[-1], result.get("retrieval"))),
+        figures=(curves, *_paint(setup)),
+    )
+    introduction = (
+        "Masked pre-training on codes: the encoder sees the visible tokens of sound and faces, a decoder predicts the "
+        "codes of hidden ones, and global tokens of a clip's sound and face are drawn together. No label was used. "
+        "Measured on validation speakers, none of whose clips were trained on."
+    )
+    _, page = render_report("Pre-training", introduction, [section])
+    atomic_write(setup.folder / PAGE_FILE, page.encode())
+
+
+def _settings(setup: VqMaePretraining) -> ReportTable:
+    recipe, settings = setup.config.recipe, setup.settings
+    rows = {
+        "begins with": setup.origin,
+        "recipe": f"{recipe.name}, {recipe.epochs} epochs of {len(setup.data.training):,} clips, batch {recipe.batch}",
+        "model": str(setup.model.config),
+        "loss": f"{settings.generative:g} x generative + {settings.contrastive:g} x contrastive",
+        "hidden shares": "Dirichlet({:g}, {:g}), coupled".format(*settings.concentration),
+        "lineage": str(setup.lineage),
+    }
+    return ReportTable(
+        title="Settings", columns=("", "value"), rows=tuple(TableRow(cells=cells) for cells in rows.items())
+    )
+
+
+@torch.inference_mode()
+def _paint(setup: VqMaePretraining) -> list[ReportFigure]:
+    """Clips decoded from their codes, and from what is predicted of 80 % hidden ones; [] without tokenizers."""
+    shape, device = setup.model.config, setup.ranks.device
+    if setup.config.tokenizers is None or setup.model.decoder is None:
+        return []
+    tokenizers = load_tokenizers(setup.config.tokenizers).model.to(device)
+    clips = setup.data.clips("validation") if setup.validates else setup.data.training
+    spaced = torch.linspace(0, len(clips) - 1, min(SHOWN_CLIPS, len(clips))).round().long().unique().numpy()
+    shown = []
+    setup.model.eval()
+    for batch in setup.make_loader(clips.take(spaced)).epoch(0):
+        codes = window_codes(batch.to(device), 0, shape)
+        draws = ClipDraws(keys=batch.draw_keys, seed=setup.config.seed, epoch=VALIDATION_EPOCH)
+        tokens = {name: each.tokens for name, each in shape.shapes.items()}
+        masks = draw_fixed_masks(dict.fromkeys(tokens, _HIDDEN), tokens, draws).to(device)
+        logits = setup.model(codes, *masks, shape.slots).logits
+        decoded: dict[str, tuple[Tensor, Tensor]] = {}
+        for name, each in shape.shapes.items():
+            true = split_tubes(codes[name].long(), each.tube)
+            painted = torch.where(masks.visible[name][..., None], true, logits[name].argmax(-1))
+            decode = getattr(tokenizers, name).decode
+            decoded[name] = tuple(
+                decode(join_tubes(tokens_of, each).flatten(0, 1)).unflatten(0, (len(batch), -1)).cpu()
+                for tokens_of in (true, painted)
+            )
+        shown += [
+            DecodedClip(
+                key=key,
+                **{
+                    field: pair[row][clip, :: _EVERY[name]]
+                    for name, pair in decoded.items()
+                    for row, field in enumerate(_FIELDS[name])
+                },
+                **{field: torch.empty(0) for name in _FIELDS.keys() - decoded.keys() for field in _FIELDS[name]},
+            )
+            for clip, key in enumerate(batch.keys)
+        ]
+    title, names = f"{100 * _HIDDEN:.0f} % hidden, of clips that were not trained on", ("codes", "painted")
+    draw = {AUDIO: draw_spectra, VISUAL: draw_faces}
+    text = f"Clips decoded from their codes, and painted with {100 * _HIDDEN:.0f} % hidden"
+    return [
+        ReportFigure(name=f"{name}.png", text=f"{text}: {name}", png=draw[name](shown, title, names))
+        for name in decoded
+    ]
+
+
+def _measures(scores: dict[str, Any], retrieval: Mapping[str, Any] | None) -> tuple[ReportTable, ...]:
+    """What was measured after the last epoch; nothing without validation speakers."""
+    names = [name for name in (AUDIO, VISUAL) if f"{name}_accuracy" in scores]
+    rows = [
+        (words, *(f"{100 * scores[key]:.1f}" if (key := f"{name}_{measure}") in scores else "-" for name in names))
+        for measure, words in _MEASURES.items()
+        if names
+    ]
+    if "retrieval" in scores:
+        found, words = f"{100 * scores['retrieval']:.1f}", "the clip's face by its sound"
+        if retrieval:
+            words += f", among {retrieval['among']}"
+            if retrieval["interval"]:
+                found += " ({:.1f} to {:.1f})".format(*(100 * bound for bound in retrieval["interval"]))
+        rows.append((words, found, *[""] * (len(names) - 1)))
+    if not rows:
+        return ()
+    columns = ("right, %", *({AUDIO: "sound", VISUAL: "faces"}[name] for name in names or (AUDIO,)))
+    return (ReportTable(title="Validation speakers", columns=columns, rows=tuple(TableRow(cells=row) for row in rows)),)
+
+
+@as_png
+def draw_curves(epochs: list[dict[str, Any]]) -> Figure:
+    """Losses, and accuracies of hidden codes beside those of the most frequent code, by epoch."""
+    figure = make_figure(3.0)
+    losses, rates = figure.subplots(1, 2)
+    for name, colour, title in (("train_loss", BLUE, "training"), ("validation_loss", ORANGE, "validation")):
+        _plot(losses, epochs, name, 1.0, color=colour, label=title)
+    losses.set(xlabel="epoch", ylabel="loss")
+    losses.legend()
+    for name, colour, title in ((AUDIO, BLUE, "sound"), (VISUAL, ORANGE, "faces")):
+        _plot(rates, epochs, f"{name}_accuracy", 100.0, color=colour, label=title)
+        _plot(rates, epochs, f"{name}_unigram", 100.0, color=colour, linestyle=":", label=f"{title}, most frequent")
+    _plot(rates, epochs, "retrieval", 100.0, color=GREEN, label="face by sound")
+    rates.set(xlabel="epoch", ylabel="right, validation speakers, %")
+    if rates.lines:
+        rates.legend(fontsize=6)
+    return figure
+
+
+def _plot(axes: Any, epochs: list[dict[str, Any]], name: str, factor: float, **style: Any) -> None:
+    points = [(line["epoch"], factor * line[name]) for line in epochs if name in line]
+    if points:
+        axes.plot(*zip(*points, strict=True), marker=".", **style)
