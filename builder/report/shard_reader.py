@@ -31,7 +31,7 @@ from manifests.index import (
     load_rows,
     local_shards,
 )
-from manifests.kinds import PAIRS, SEQUENCES
+from manifests.kinds import PAIRS, SEQUENCES, TOKENS
 from manifests.schema import Sample, SchemaError, Timing, decode
 
 _LONGEST_SECONDS = 24 * 3600.0
@@ -58,6 +58,10 @@ class ReportFolder:
 def read_folder(folder: Path) -> ReportFolder:
     """Read the index of a finished build. Raises ManifestError."""
     dataset = load_dataset(folder)
+    if dataset.kind == TOKENS:
+        raise ManifestError(
+            f"{folder}: found shards of tokens, which have no pictures, expected those they were made of"
+        )
     if not dataset.complete:
         raise ManifestError(f"{folder / DATASET_FILE}: an unfinished build; run the same command again to finish it")
     speakers = {shard.name: shard.speaker for shard in dataset.shards}

@@ -16,8 +16,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from builder.report.shard_reader import read_folder
 from manifests import index, kinds, tokens
 from manifests.fetch import fetch
+from manifests.index import ManifestError
 from manifests.kinds import TOKENS
 from manifests.records import SchemaError
 from manifests.sequence import MAX_FRAMES
@@ -169,6 +171,11 @@ def test_a_folder_says_what_it_is_and_is_whole(frozen: Path) -> None:
     assert (dataset.kind, dataset.members) == ("tokens", tokens.MEMBERS)
     assert verify(frozen, full=True) == []
     assert {tokens.check(members).clip_id for members in members_of(frozen).values()} == members_of(frozen).keys()
+
+
+def test_a_report_of_pictures_is_refused(frozen: Path) -> None:
+    with pytest.raises(ManifestError, match="found shards of tokens, which have no pictures"):
+        read_folder(frozen)
 
 
 def test_codes_beyond_their_codebook_are_found(folder: Path) -> None:

@@ -30,7 +30,7 @@ from tests.fakes.servers import FileServer
 from tests.kills import killed_at_random
 from train import cli
 from train.config import TrainConfig
-from train.data.spectrograms import clip_power
+from train.data.spectrograms import clip_power, power_spectra
 from train.distributed import Ranks
 from train.models.checkpoint_formats import WeightsError
 from train.models.tokenizer_files import load_tokenizers
@@ -310,9 +310,15 @@ def test_spectra_of_a_step_belong_to_clip_and_epoch(shards: Path, tmp_path: Path
     drawn = np.array([[0.0, 0.5, 0.999]] * len(batch), np.float32)
     found = draw_spectra(batch, drawn).view(len(batch), 3, 513)
     power = clip_power(batch.sounds.samples[1])
-    assert torch.equal(found[1], power[[0, len(power) // 2, len(power) - 1]])
+    torch.testing.assert_close(found[1], power[[0, len(power) // 2, len(power) - 1]], rtol=1e-5, atol=1e-6)
+    assert torch.equal(power, power_spectra(torch.from_numpy(_scaled(batch.sounds.samples[1])))[0])
     assert power.max() > 1  # of a peak of 1
     assert torch.equal(clip_power(batch.sounds.samples[1] // 2 * 2), clip_power(batch.sounds.samples[1] // 2))
+
+
+def _scaled(sound: np.ndarray) -> np.ndarray:
+    """[1, n] float32, its peak 1."""
+    return (sound.astype(np.float32) / np.abs(sound.astype(np.float32)).max())[None]
 
 
 def test_sound_from_its_own_spectra_has_these_spectra() -> None:

@@ -71,19 +71,30 @@ def spectrogram_windows(
     return found.view(*centres.shape, FEATURE_ROWS[feature]).transpose(2, 3).contiguous()
 
 
-def power_spectra(sounds: Tensor) -> Tensor:
-    """[B, n] float32 sound in -1..1 -> [B, frames, 513] power |X|^2, 50 frames a second, the first centred at 0."""
+def power_spectra(sounds: Tensor, *, padded: bool = False) -> Tensor:
+    """[B, n] float32 sound in -1..1 -> [B, frames, 513] power |X|^2, 50 frames a second, the first centred at 0.
+
+    Of sound that is `padded` the first begins at 0.
+    """
     window = torch.hann_window(POWER_WINDOW_SAMPLES, device=sounds.device)
-    options = {"window": window, "center": True, "pad_mode": "constant", "return_complex": True}
+    options = {"window": window, "center": not padded, "pad_mode": "constant", "return_complex": True}
     spectrum = torch.stft(sounds, POWER_WINDOW_SAMPLES, POWER_HOP_SAMPLES, **options)
     return (spectrum.real**2 + spectrum.imag**2).transpose(1, 2)
 
 
-def clip_power(sound: npt.NDArray[np.int16], device: torch.device | str = "cpu") -> Tensor:
-    """Sound of a clip [n] -> [1 + n // 320, 513] power spectra of it, scaled such that its peak is 1; silence stays."""
+def clip_power(sound: npt.NDArray[np.int16], device: torch.device | str = "cpu", drawn: Tensor | None = None) -> Tensor:
+    """Sound of a clip [n] -> [1 + n // 320, 513] power spectra of it, scaled such that its peak is 1; silence stays.
+
+    With `drawn`, [k] numbers from 0 to below 1, only the spectra at these shares of the clip, [k, 513].
+    """
     samples = torch.from_numpy(sound).to(device).float()
     peak = samples.abs().max() if len(sound) else samples.new_ones(())
-    return power_spectra((samples / peak.clamp(min=1))[None])[0]
+    scaled = functional.pad(samples / peak.clamp(min=1), (POWER_WINDOW_SAMPLES // 2, POWER_WINDOW_SAMPLES // 2))
+    if drawn is None:
+        return power_spectra(scaled[None], padded=True)[0]
+    starts = (drawn.to(device).double() * (1 + len(sound) // POWER_HOP_SAMPLES)).long() * POWER_HOP_SAMPLES
+    frames = scaled.unfold(0, POWER_WINDOW_SAMPLES, 1)[starts]
+    return power_spectra(frames, padded=True)[:, 0]
 
 
 def mfcc(frames: Tensor) -> Tensor:

@@ -176,14 +176,15 @@ class AudioTokenizer(Tokenizer):
 
     @torch.no_grad()
     def _show_quiet_bins(self) -> None:
-        """Begin with filters that sum to 0 and gains from 1 to 100.
+        """Begin with filters that sum to 0, and with gains of the first two norms from 1 to 100 and from 1 to 10.
 
         Powers span ten decades, of which a norm with gain 1 shows the loudest. Where filters do not sum to 0, higher
         gains show where the mean is, which loud bins decide.
         """
-        convolution, norm, *_ = self.encoder
+        convolution, first, _, _, second, *_ = self.encoder
         convolution.weight -= convolution.weight.mean(dim=-1, keepdim=True)
-        norm.weight.copy_(torch.logspace(0, 2, norm.num_features))
+        first.weight.copy_(torch.logspace(0, 2, first.num_features))
+        second.weight.copy_(torch.logspace(0, 1, second.num_features))
 
     def distances(self, frames: Tensor, reconstruction: Tensor) -> Tensor:
         """Itakura-Saito divergence, mean over bins (paper 3.1)."""

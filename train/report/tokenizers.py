@@ -15,7 +15,7 @@ from torch import Tensor
 
 from manifests.schema import SAMPLE_RATE_HZ
 from train.data.spectrograms import POWER_HOP_SAMPLES, POWER_WINDOW_SAMPLES
-from train.report.plots import BLUE, GREEN, ORANGE, as_png, make_figure
+from train.report.plots import BLUE, GREEN, ORANGE, WIDTH_INCHES, as_png, make_figure
 
 #: What pictures show of each clip.
 TRUE_AND_DECODED = ("true", "decoded")
@@ -89,18 +89,21 @@ def draw_spectra(clips: Sequence[DecodedClip], title: str, names: tuple[str, str
 
 @as_png
 def draw_faces(clips: Sequence[DecodedClip], title: str, names: tuple[str, str] = TRUE_AND_DECODED) -> Figure:
-    """Faces of each clip above those that are decoded; `names` are those of both."""
-    figure = make_figure(0.4 + 2.6 * len(clips))
-    figure.suptitle(title)
+    """Faces of all clips side by side, above those that are decoded; `names` are those of both."""
     strips = [
-        (f"{clip.key}\n{name}", torch.cat([*faces.clamp(0, 1)], dim=-1).permute(1, 2, 0).numpy())
-        for clip in clips
-        for name, faces in zip(names, (clip.faces, clip.decoded_faces), strict=True)
+        (name, torch.cat([*torch.cat(list(faces)).clamp(0, 1)], dim=-1).permute(1, 2, 0).numpy())
+        for name, faces in (
+            (names[0], (clip.faces for clip in clips)),
+            (names[1], (clip.decoded_faces for clip in clips)),
+        )
     ]
-    for axes, (name, strip) in zip(figure.subplots(len(strips), 1, squeeze=False)[:, 0], strips, strict=True):
+    rows, columns = strips[0][1].shape[:2]
+    figure = make_figure(0.4 + 2 * WIDTH_INCHES * rows / columns)
+    figure.suptitle(title)
+    for axes, (name, strip) in zip(figure.subplots(2, 1), strips, strict=True):
         axes.imshow(strip, interpolation="nearest")
         axes.set(xticks=[], yticks=[])
-        axes.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=6)
+        axes.set_ylabel(name, fontsize=7)
     return figure
 
 

@@ -82,8 +82,9 @@ def measure(model: Tokenizers, loader: Loader, reference: Reference, ranks: Rank
     """
     tokenizers = {SOUND: model.audio, FACES: model.visual}
     means = {SOUND: reference.power.mean(dim=0), FACES: reference.face}
-    used = {name: torch.zeros(len(each.codebook), device=ranks.device) for name, each in tokenizers.items()}
-    sums = {name: torch.zeros(3, dtype=torch.float64, device=ranks.device) for name in tokenizers}
+    exact = {"dtype": torch.float64, "device": ranks.device}
+    used = {name: torch.zeros(len(each.codebook), **exact) for name, each in tokenizers.items()}
+    sums = {name: torch.zeros(3, **exact) for name in tokenizers}
     for batch in loader.epoch(0):
         for row in range(len(batch)):
             clip = cast(SequenceBatch, batch[row : row + 1].to(ranks.device))
@@ -91,10 +92,9 @@ def measure(model: Tokenizers, loader: Loader, reference: Reference, ranks: Rank
                 if present(clip, name):
                     frames = power_of(clip, 0) if name == SOUND else faces_of(clip)
                     found: Tokenized = tokenizer(frames)
-                    distances = [tokenizer.distances(frames, each) for each in (found.reconstruction, means[name])]
-                    sums[name] += torch.stack(
-                        [*(each.double().sum() for each in distances), distances[0].new_tensor(len(frames))]
-                    )
+                    for place, estimate in enumerate((found.reconstruction, means[name])):
+                        sums[name][place] += tokenizer.distances(frames, estimate).double().sum()
+                    sums[name][2] += len(frames)
                     used[name] += torch.bincount(found.codes.flatten(), minlength=len(tokenizer.codebook))
     scores = dict[str, float]()
     for name, key in ((SOUND, "divergence"), (FACES, "squared_error")):
@@ -117,11 +117,9 @@ def power_of(batch: SequenceBatch, row: int) -> Tensor:
 
 def draw_spectra(batch: SequenceBatch, drawn: np.ndarray) -> Tensor:
     """Of each clip some of its spectra, in one line [B S, 513]; `drawn` [B, S] in 0..1 says which."""
-    chosen = [torch.empty(0, BINS, device=batch.labels.device)]
-    for row, numbers in enumerate(torch.from_numpy(drawn)):
-        power = power_of(batch, row)
-        chosen.append(power[(numbers * len(power)).long().to(power.device)])
-    return torch.cat(chosen)
+    device = batch.labels.device
+    clips = zip(batch.sounds.samples, torch.from_numpy(drawn), strict=True)
+    return torch.cat([torch.empty(0, BINS, device=device), *(clip_power(sound, device, each) for sound, each in clips)])
 
 
 def faces_of(batch: SequenceBatch) -> Tensor:

@@ -35,7 +35,11 @@ def write_page(setup: TokenizerSetup, scores: dict[str, float]) -> None:
         atomic_write(setup.folder / SOUND_FILE, sound)
         figures += [
             ReportFigure(name="spectra.png", text="Spectra, true and decoded", png=draw_spectra(clips, title)),
-            ReportFigure(name="faces.png", text="Faces, true and decoded", png=draw_faces(clips, title)),
+            ReportFigure(
+                name="faces.png",
+                text="Faces, true and decoded",
+                png=draw_faces(clips, ", ".join(clip.key for clip in clips)),
+            ),
         ]
         said = f"{clips[0].key}: phases are estimated by Griffin and Lim's algorithm, from"
         sounds = [

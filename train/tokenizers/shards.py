@@ -31,7 +31,6 @@ from manifests.schema import SAMPLE_RATE_HZ, SchemaError
 from manifests.shard_writer import ClipResult, ShardName, write_shard
 from manifests.tokens import Codebooks, TokenSample, TokenSource, TokenTiming
 from train.data.spectrograms import POWER_HOP_SAMPLES, clip_power
-from train.lineage import Lineage, parse_lineage
 from train.models.tokenizer_files import TrainedTokenizers, load_tokenizers
 from train.models.vqvae import Tokenizer
 from train.tokenizers.setup import check_kind
@@ -107,17 +106,6 @@ def make_tokens(job: TokensJob) -> TokensSummary:
         source_bytes=sum(shard.bytes for shard in source.shards),
         resumed=resumed,
     )
-
-
-def token_lineage(dataset: Dataset, where: str) -> Lineage:
-    """What the tokenizers of a folder of tokens were trained on. Raises SchemaError, beginning with `where`."""
-    source = tokens.token_source(dataset.identity, where)
-    return parse_lineage(json.dumps(source.lineage), f"{where}: {tokens.SOURCE_KEY}.lineage")
-
-
-def encode_clip(members: Mapping[str, bytes], tokenizers: TrainedTokenizers, device: torch.device) -> TokenSample:
-    """A sample of sequences as codes. Raises SchemaError naming the invalid member."""
-    return _ClipEncoder(tokenizers, device)(members)
 
 
 class _ClipEncoder:
