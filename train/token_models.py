@@ -13,7 +13,7 @@ from train.data.fold_data import FoldData, FoldPart
 from train.lineage import RANDOM, Lineage
 from train.models.checkpoint_formats import WeightsError
 from train.models.tokenizer_files import load_tokenizers
-from train.models.vq_mae_av import AUDIO, MODALITIES, MODELS, VISUAL, Encoder, VqMaeConfig
+from train.models.vq_mae_av import AUDIO, MODALITIES, MODELS, VISUAL, Decoder, Encoder, VqMaeConfig
 from train.models.vq_mae_heads import EmotionClassifier
 from train.models.vq_mae_weights import VqMaeWeights, initialize_classifier, load_vq_mae
 from train.optim import freeze_parameters
@@ -73,7 +73,7 @@ def make_emotion_classifier(
     if weights:
         initialize_classifier(model, weights)
     else:
-        load_codebooks(model.encoder, config, data)
+        load_codebooks(config, data, model.encoder)
     freeze_parameters(model, config.recipe.freeze)
     return model, weights
 
@@ -117,14 +117,16 @@ def check_tokenizers(config: TrainConfig, data: FoldData, weights: VqMaeWeights 
         )
 
 
-def load_codebooks(encoder: Encoder, config: TrainConfig, data: FoldData) -> None:
+def load_codebooks(config: TrainConfig, data: FoldData, *parts: Encoder | Decoder | None) -> None:
     """Begin with the codebooks of `config.tokenizers`, if any. Raises WeightsError, ConfigError for other ones."""
     if config.tokenizers is None:
         return
     found = load_tokenizers(config.tokenizers)
     if found.sha256 != tokenizer_of(data):
         raise ConfigError(f"{config.tokenizers}: found other tokenizers than those that made the codes of {data.name}")
-    encoder.load_codebooks({AUDIO: found.model.audio.codebook, VISUAL: found.model.visual.codebook})
+    for part in parts:
+        if part is not None:
+            part.load_codebooks({AUDIO: found.model.audio.codebook, VISUAL: found.model.visual.codebook})
 
 
 def lineage_with_tokenizers(data: FoldData, weights: VqMaeWeights | None) -> Lineage:

@@ -122,6 +122,28 @@ def test_gradients_reach_every_parameter(changes: dict[str, Any], objective: str
     assert {name for name, each in model.named_parameters() if each.grad is None or not each.grad.any()} == set()
 
 
+def test_separate_global_tokens_see_one_modality() -> None:
+    torch.manual_seed(1)
+    model = VqMae(TINY, separate=True)
+    codes, masks = codes_of(TINY, 4), masks_of(TINY, 4)
+    before, other = model(codes, *masks, TINY.slots), codes_of(TINY, 4, seed=1)
+    after = model({AUDIO: codes[AUDIO], VISUAL: other[VISUAL]}, *masks, TINY.slots)
+    assert torch.equal(after.pooled[AUDIO], before.pooled[AUDIO])
+    assert not torch.allclose(after.pooled[VISUAL], before.pooled[VISUAL], atol=1e-4)
+    sum(each.sum() for each in (*after.logits.values(), *after.pooled.values())).backward()
+    assert all(each.grad is not None for each in model.parameters())
+
+
+def test_a_decoder_begins_with_distances_to_the_codebook() -> None:
+    model = VqMae(TINY)
+    codebooks = {name: torch.randn(shape.codes, shape.code_width) for name, shape in TINY.shapes.items()}
+    model.decoder.load_codebooks(codebooks)
+    head, centred = model.decoder.heads[AUDIO], codebooks[AUDIO] - codebooks[AUDIO].mean(0)
+    assert torch.equal(head(centred).argmax(1), torch.arange(TINY.audio.codes))
+    distances = ((centred[3] - centred).square() / centred.var(0)).sum(1)
+    torch.testing.assert_close(head(centred[3]).softmax(0), (-distances).softmax(0), rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("changes", VARIANTS)
 def test_gradients_reach_every_parameter_of_a_classifier(changes: dict[str, Any], head: str) -> None:

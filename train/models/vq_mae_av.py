@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - everybody calls it F
 
-from train.models.videomae import initialise, take_tokens
+from train.models.videomae import initialise, sinusoidal_positions, take_tokens
 
 Modality = Literal["audio", "visual"]
 AUDIO: Modality = "audio"
@@ -342,6 +342,21 @@ class Decoder(nn.Module):
         self.apply(initialise)
         truncated_normal(self.mask_token)
 
+    @torch.no_grad()
+    def load_codebooks(self, codebooks: Tensors) -> None:
+        """Begin with the tokenizers' codebooks, float32 [K, E] of each modality: logits are distances to their vectors.
+
+        Each is -|x - c|^2 / (2 s), up to a constant, with half of the vectors' variance in each channel as s; what
+        predicts x begins near their mean.
+        """
+        for name, head in self.heads.items():
+            vectors = codebooks[name] - codebooks[name].mean(0)
+            scaled = vectors / (vectors.var(0) / 2)
+            head.weight.copy_(scaled)
+            head.bias.copy_(-(scaled * vectors).sum(1) / 2)
+        for layer in self.project.values():
+            layer.weight.mul_(0.05)
+
     def forward(self, tokens: Tensors, visible: Tensors, decoded: Tensors) -> dict[str, Tensor]:
         """Modality -> [B, N, D], bool [B, N], int64 [B, m] tokens to decode -> logits [B, m, P, K]."""
         complete = {
@@ -357,7 +372,10 @@ class Decoder(nn.Module):
 
 
 class Places(nn.Module):
-    """Adds to each token learned embeddings of its position and its modality."""
+    """Adds to each token learned embeddings of its position and its modality.
+
+    Those of positions begin with sinusoids, so that tokens of one time, or of one place, are alike from the start.
+    """
 
     def __init__(self, config: VqMaeConfig) -> None:
         super().__init__()
@@ -367,6 +385,9 @@ class Places(nn.Module):
         )
         self.modalities = nn.ParameterDict({name: nn.Parameter(torch.empty(1, 1, width)) for name in shapes})
         truncated_normal(*self.positions.values(), *self.modalities.values())
+        with torch.no_grad():
+            for name, shape in shapes.items():
+                self.positions[name] += axis_positions(shape, width)
 
     def forward(self, tokens: Tensors) -> dict[str, Tensor]:
         """Modality -> [B, N, D] -> the same."""
@@ -378,9 +399,13 @@ class Places(nn.Module):
 class VqMae(nn.Module):
     """The model of a pre-training: encoder, decoder for the generative loss, pools for the contrastive one."""
 
-    def __init__(self, config: VqMaeConfig, *, generative: bool = True, contrastive: bool = True) -> None:
+    def __init__(
+        self, config: VqMaeConfig, *, generative: bool = True, contrastive: bool = True, separate: bool = False
+    ) -> None:
+        """With `separate`, a global token is of all tokens of its modality, encoded without the other one."""
         super().__init__()
         self.config = config
+        self.separate = separate
         self.encoder = Encoder(config)
         self.pools = nn.ModuleDict({name: AttentionPool(config) for name in config.shapes if contrastive})
         self.decoder = Decoder(config) if generative else None
@@ -389,7 +414,26 @@ class VqMae(nn.Module):
         """Arguments as of `Encoder.forward` and `Decoder.forward`."""
         tokens = self.encoder(codes, visible, slots)
         logits = self.decoder(tokens, visible, decoded) if self.decoder is not None else {}
+        if self.separate:
+            return Predicted(logits, {name: self._pool_alone(codes, visible, slots, name) for name in self.pools})
         return Predicted(logits, {name: pool(tokens[name], visible[name]) for name, pool in self.pools.items()})
+
+    def _pool_alone(self, codes: Tensors, visible: Tensors, slots: int | None, name: str) -> Tensor:
+        """Global token [B, D] of a modality of which everything is seen, and nothing of others."""
+        shown = {each: torch.full_like(mask, each == name) for each, mask in visible.items()}
+        return self.pools[name](self.encoder(codes, shown, slots)[name])
+
+
+def axis_positions(shape: CodeShape, width: int) -> Tensor:
+    """[1, N, D]: sinusoids of a token's place on each axis, side by side."""
+    counts = [size // step for size, step in zip(shape.grid, shape.tube, strict=True)]
+    channels = width // len(counts) // 2 * 2
+    table = torch.zeros(*counts, width)
+    for axis, count in enumerate(counts):
+        sinusoids = sinusoidal_positions(count, channels)[0]  # [count, channels]
+        view = [count if each == axis else 1 for each in range(len(counts))]
+        table[..., axis * channels : (axis + 1) * channels] = sinusoids.view(*view, channels)
+    return table.flatten(0, -2)[None]
 
 
 def split_tubes(codes: Tensor, tube: Sequence[int]) -> Tensor:

@@ -125,7 +125,8 @@ def prepare_vq_mae(config: TrainConfig, ranks: Ranks, log: Callable[[str], None]
             "step; use more processes, or --set token_pretraining.contrastive=0"
         )
     torch.manual_seed(config.seed)
-    model = VqMae(shape, generative=settings.generative > 0, contrastive=settings.contrastive > 0)
+    losses = {"generative": settings.generative > 0, "contrastive": settings.contrastive > 0}
+    model = VqMae(shape, **losses, separate=settings.separate)
     check_tokenizers(config, data, weights)
     origin = "random weights"
     if weights:
@@ -133,7 +134,7 @@ def prepare_vq_mae(config: TrainConfig, ranks: Ranks, log: Callable[[str], None]
         for note in describe_transfer(weights.lineage, build_of(data.parts)):
             log(f"{config.weights}: {note}")
     elif config.tokenizers:
-        load_codebooks(model.encoder, config, data)
+        load_codebooks(config, data, model.encoder, model.decoder)
         origin += " and the codebooks of the tokenizers"
     lineage = lineage_after(config, data, lineage_with_tokenizers(data, weights))
     tokens = " and ".join(f"{each.tokens} of {name}" for name, each in shape.shapes.items())

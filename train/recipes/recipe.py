@@ -114,6 +114,9 @@ class TokenPretraining(TokenMaskSettings):
     """Weight of the contrastive loss between both modalities' global tokens; with 0 there are none."""
     temperature: float = 0.5
     """Of the contrastive loss."""
+    separate: bool = False
+    """Whether a global token is of a pass that sees its modality only, a pass for each. The paper's are of the pass
+    with coupled masks, where the encoder can tell either modality what the other one is."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
