@@ -32,6 +32,7 @@ from train import cli
 from train.config import TrainConfig
 from train.data.spectrograms import clip_power, power_spectra
 from train.distributed import Ranks
+from train.metric_logger import MetricLogger
 from train.models.checkpoint_formats import WeightsError
 from train.models.tokenizer_files import load_tokenizers
 from train.models.vqvae import BatchNorm
@@ -45,7 +46,9 @@ from train.trainer import Stopped
 
 ALONE = Ranks(device=torch.device("cpu"))
 FILES = ("model/model.safetensors", "model/config.json", "model/README.md", "report.html", "decoded.wav")
-SMALL = Tokenizing(visual_hidden=8, visual_residual_hidden=4, spectra=16, faces=4, calibration_spectra=128)
+SMALL = Tokenizing(
+    visual_hidden=8, visual_residual_hidden=4, spectra=16, faces=4, calibration_spectra=128, fixed_share=0.5
+)
 
 
 @pytest.fixture(autouse=True)
@@ -142,6 +145,28 @@ def test_norms_have_the_statistics_of_training_clips(shards: Path, tmp_path: Pat
     assert len(ours.reference.power) >= SMALL.calibration_spectra
 
 
+def test_in_the_last_epochs_the_encoder_of_sound_and_all_norms_stay(shards: Path, tmp_path: Path) -> None:
+    fresh = setup(shards, tmp_path, epochs=4)
+    batch = next(iter(fresh.make_loader(fresh.data.training, training=True).epoch(1)))
+    audio, objective = fresh.model.audio, fresh.objective
+    optimizer = fresh.make_trainer(MetricLogger(None, lambda line: None)).optimizer
+    states = []
+    for epoch in (1, 2, 3, 4):
+        fresh.model.train()
+        objective.loss(fresh.model, batch, epoch).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        states.append({name: tensor.clone() for name, tensor in audio.state_dict().items()})
+        assert bool(audio.fixed) == (epoch > 2)
+    before, after = states[2:]
+    assert all(torch.equal(before[name], after[name]) for name in after if name.startswith("encoder."))
+    norms = [f"{name}.running_mean" for name, module in audio.named_modules() if isinstance(module, BatchNorm)]
+    assert all(torch.equal(before[name], after[name]) for name in norms)
+    assert not torch.equal(states[0][norms[0]], states[1][norms[0]])
+    assert not torch.equal(before["decoder.0.weight"], after["decoder.0.weight"])
+    assert not torch.equal(before["quantizer.vectors"], after["quantizer.vectors"])
+
+
 @pytest.mark.parametrize("change", ["weights", "config"])
 def test_a_changed_folder_is_refused(shards: Path, tmp_path: Path, change: str) -> None:
     run_tokenizers(ours := setup(shards, tmp_path, epochs=1))
@@ -166,7 +191,7 @@ def test_a_changed_folder_is_refused(shards: Path, tmp_path: Path, change: str) 
 
 def test_stopped_and_resumed_it_is_the_same(shards: Path, tmp_path: Path) -> None:
     run_tokenizers(whole := setup(shards, tmp_path / "whole"))
-    for stop in (1, 4):
+    for stop in (1, 3, 5):  # before, at and after the encoder of sound is fixed
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("train.run_fold.stop_on_signal", lambda _, n=stop: nullcontext(counted(n)))
             with pytest.raises(Stopped):

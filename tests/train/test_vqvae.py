@@ -80,6 +80,7 @@ def released(golden: dict[str, Tensor]) -> AudioTokenizer:
         "quantizer.sums": state.pop("_vq_vae._ema_w"),
         "quantizer.counts": state.pop("_vq_vae._ema_cluster_size"),
         "quantizer.steps": torch.tensor(1),
+        "fixed": torch.tensor(0),
     }
     for name, tensor in state.items():
         layer = next(layer for layer in NAMES if name.startswith(f"{layer}."))

@@ -28,8 +28,8 @@ from train.models.vqvae import (
 FORMAT = "multimae-der-tokenizers"
 VERSION = 1
 CARD_FILE = "README.md"
-#: Buffers of a codebook that only a training needs, and counters.
-_OF_TRAINING = ("quantizer.sums", "quantizer.counts", "quantizer.steps", "num_batches_tracked")
+#: Buffers that only a training needs.
+_OF_TRAINING = ("quantizer.sums", "quantizer.counts", "quantizer.steps", "num_batches_tracked", "fixed")
 
 
 @dataclass(frozen=True, kw_only=True)

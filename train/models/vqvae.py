@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, distributed, nn
@@ -86,6 +86,13 @@ class Tokenizer(nn.Module, ABC):
     decoder: nn.Sequential
     """Vectors [n, E, ...] -> frames, before `_output`."""
     quantizer: Codebook
+    fixed: Tensor
+    """int64 [] 1 once `fix` was called."""
+
+    def __init__(self, encoder: nn.Sequential, quantizer: Codebook, decoder: nn.Sequential) -> None:
+        super().__init__()
+        self.encoder, self.quantizer, self.decoder = encoder, quantizer, decoder
+        self.register_buffer("fixed", torch.zeros((), dtype=torch.int64))
 
     @property
     def codebook(self) -> Tensor:
@@ -103,7 +110,8 @@ class Tokenizer(nn.Module, ABC):
 
     def forward(self, frames: Tensor) -> Tokenized:
         """Encode and decode frames; in training mode the codebook follows them."""
-        latents = self._latents(frames)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.fixed):
+            latents = self._latents(frames)
         flat = latents.detach().flatten(0, -2)
         if self.training:
             self.quantizer.restart(flat)
@@ -115,6 +123,25 @@ class Tokenizer(nn.Module, ABC):
         passed = latents + (vectors - latents).detach()
         reconstruction = self._output(self.decoder(passed.movedim(-1, 1)))
         return Tokenized(reconstruction, commitment, codes.view(latents.shape[:-1]))
+
+    def train(self, mode: bool = True) -> Self:
+        """As of every module; norms of a fixed encoder stay as they are."""
+        super().train(mode)
+        if self.fixed:
+            for norm in norms_of(self):
+                norm.eval()
+        return self
+
+    def fix(self, frames: Tensor) -> None:
+        """Calibrate norms on frames [n, ...], and train codebook and decoder only from now on.
+
+        Every code starts again in the next step: those that followed an encoder in training mode, whose latents change
+        with each batch's statistics, lie between latents that they were to tell apart. All processes call it together.
+        """
+        calibrate(self, frames)
+        self.fixed.fill_(1)
+        self.quantizer.counts.zero_()
+        self.train()
 
     def _latents(self, frames: Tensor) -> Tensor:
         """[n, ..., E]."""
@@ -143,10 +170,9 @@ class AudioTokenizer(Tokenizer):
 
     def __init__(self, config: AudioTokenizerConfig | None = None, **following: Any) -> None:
         """A tokenizer with random weights; `following` are options of `Codebook`."""
-        super().__init__()
         self.config = config = config or AudioTokenizerConfig()
         hidden, half = config.hidden, config.hidden // 2
-        self.encoder = nn.Sequential(
+        encoder = nn.Sequential(
             nn.Conv1d(1, half, 4, stride=2, padding=1),
             BatchNorm(half),
             nn.Tanh(),
@@ -159,8 +185,7 @@ class AudioTokenizer(Tokenizer):
             nn.Tanh(),
             nn.Conv1d(hidden, config.width, 1),
         )
-        self.quantizer = Codebook(config.codes, config.width, **following)
-        self.decoder = nn.Sequential(
+        decoder = nn.Sequential(
             nn.Conv1d(config.width, hidden, 3, padding=1),
             *(_Residual(nn.Conv1d, nn.Tanh, hidden, hidden) for _ in range(config.residual_layers)),
             nn.Tanh(),
@@ -172,6 +197,7 @@ class AudioTokenizer(Tokenizer):
             nn.Tanh(),
             nn.ConvTranspose1d(half, 1, 3, stride=2),
         )
+        super().__init__(encoder, Codebook(config.codes, config.width, **following), decoder)
         self._show_quiet_bins()
 
     @torch.no_grad()
@@ -202,10 +228,9 @@ class VisualTokenizer(Tokenizer):
 
     def __init__(self, config: VisualTokenizerConfig | None = None, **following: Any) -> None:
         """A tokenizer with random weights; `following` are options of `Codebook`."""
-        super().__init__()
         self.config = config = config or VisualTokenizerConfig()
         hidden, half, within = config.hidden, config.hidden // 2, config.residual_hidden
-        self.encoder = nn.Sequential(
+        encoder = nn.Sequential(
             nn.Conv2d(3, half, 4, stride=2, padding=1),
             nn.ReLU(),
             nn.Conv2d(half, hidden, 4, stride=2, padding=1),
@@ -215,8 +240,7 @@ class VisualTokenizer(Tokenizer):
             nn.ReLU(),
             nn.Conv2d(hidden, config.width, 1),
         )
-        self.quantizer = Codebook(config.codes, config.width, **following)
-        self.decoder = nn.Sequential(
+        decoder = nn.Sequential(
             nn.Conv2d(config.width, hidden, 3, padding=1),
             *(_Residual(nn.Conv2d, nn.ReLU, hidden, within) for _ in range(config.residual_layers)),
             nn.ReLU(),
@@ -224,6 +248,7 @@ class VisualTokenizer(Tokenizer):
             nn.ReLU(),
             nn.ConvTranspose2d(half, 3, 4, stride=2, padding=1),
         )
+        super().__init__(encoder, Codebook(config.codes, config.width, **following), decoder)
 
     def distances(self, frames: Tensor, reconstruction: Tensor) -> Tensor:
         """Squared error, mean over values in 0..1."""
@@ -299,20 +324,25 @@ class BatchNorm(nn.BatchNorm1d):
         return (frames - mean[:, None]) * scale[:, None] + self.bias[:, None]
 
 
-@torch.no_grad()
-def calibrate(model: AudioTokenizer, power: Tensor) -> None:
-    """Give batch norms the statistics of these spectra [n, 513] as one batch, and put the model in evaluation mode.
+def norms_of(model: nn.Module) -> list[BatchNorm]:
+    """Batch norms of a model, in order."""
+    return [module for module in model.modules() if isinstance(module, BatchNorm)]
 
-    All processes call it together, with the same spectra. The averages that training leaves belong to weights of
-    many steps; each norm gets those of its own input here, behind norms that have theirs.
+
+@torch.no_grad()
+def calibrate(model: Tokenizer, frames: Tensor) -> None:
+    """Give batch norms the statistics of these frames as one batch, and put the model in evaluation mode.
+
+    All processes call it together, with the same frames. The averages that training leaves belong to weights of many
+    steps; each norm gets those of its own input here, behind norms that have theirs.
     """
     model.eval()
-    norms = [module for module in model.modules() if isinstance(module, BatchNorm)]
+    norms = norms_of(model)
     momentum = [norm.momentum for norm in norms]
     for norm in norms:
         norm.train()
         norm.momentum = 1.0
-    model(power)
+    model(frames)
     for norm, before in zip(norms, momentum, strict=True):
         norm.momentum = before
     model.eval()

@@ -65,6 +65,9 @@ class Tokenizing:
     dead_share: float = 0.1
     calibration_spectra: int = 8192
     """Spectra of training clips that batch norms get the statistics of."""
+    fixed_share: float = 0.2
+    """Share of the epochs, the last ones, in which the encoder of sound and all norms stay as they are, calibrated; its
+    codebook starts again, and is trained with the decoder only."""
 
     def __post_init__(self) -> None:
         rules = {
@@ -76,6 +79,7 @@ class Tokenizing:
             "commitment": (0 <= self.commitment < math.inf, "0 or more"),
             "decay": (0 <= self.decay < 1, "0 to below 1"),
             "dead_share": (0 < self.dead_share < 1, "above 0, below 1"),
+            "fixed_share": (0 <= self.fixed_share < 1, "0 to below 1"),
             "calibration_spectra": (2 <= self.calibration_spectra <= 1 << 20, "2 to 1048576"),
         }
         for name, (satisfied, expected) in rules.items():

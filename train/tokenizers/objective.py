@@ -41,15 +41,19 @@ class Tokenization:
     settings: Tokenizing
     reference: Callable[[], Reference]
     """Training clips that batch norms are calibrated on, and their means; equal on all ranks."""
+    fixed_after: int
+    """Epochs after which the encoder of sound and its norms stay as they are, calibrated."""
     seed: int = 0
     selects_epoch: bool = False
 
     def loss(self, model: Callable[..., tuple[Tokenized, Tokenized]], batch: SequenceBatch, epoch: int) -> Tensor:
         """Sum of the clips' losses, [], each the mean over its spectra plus the mean over its faces."""
+        tokenizers = cast(Tokenizers, getattr(model, "module", model))
+        if epoch > self.fixed_after and not tokenizers.audio.fixed:
+            tokenizers.audio.fix(self.reference().power)
         draws = ClipDraws(keys=batch.draw_keys, seed=self.seed, epoch=epoch)
         power, faces = draw_spectra(batch, draws.uniform("spectra", self.settings.spectra)), faces_of(batch)
         heard, seen = model(power, faces)
-        tokenizers = cast(Tokenizers, getattr(model, "module", model))
         audio = tokenizers.audio.losses(power, heard.reconstruction) + self.settings.commitment * heard.commitment
         visual = tokenizers.visual.losses(faces, seen.reconstruction) + self.settings.commitment * seen.commitment
         return _sum_over_clips(audio, batch, SOUND) + _sum_over_clips(visual, batch, FACES)
@@ -59,9 +63,9 @@ class Tokenization:
     ) -> dict[str, float]:
         """What `measure` measures of a loader's clips once batch norms are calibrated."""
         del micro_batches  # clips are encoded one by one
-        tokenizers = cast(Tokenizers, model)
-        reference = self.reference()
-        calibrate(tokenizers.audio, reference.power)
+        tokenizers, reference = cast(Tokenizers, model), self.reference()
+        if not tokenizers.audio.fixed:
+            calibrate(tokenizers.audio, reference.power)
         scores = measure(tokenizers.eval(), cast(Loader, loader), reference, ranks)
         return {"validation_loss": scores["divergence"] + scores["squared_error"], **scores}
 

@@ -54,7 +54,8 @@ def run_tokenizers(setup: TokenizerSetup) -> TrainedFolder:
             setup.checkpoints.remove_partial()
         setup.write_config()
         load_trained(setup.model, setup.checkpoints.best_path(fit(setup)))
-        calibrate(setup.model.audio, setup.reference.power)
+        if not setup.model.audio.fixed:
+            calibrate(setup.model.audio, setup.reference.power)
         scores = measure(setup.model.eval(), setup.make_loader(setup.measured), setup.reference, setup.ranks)
         if setup.ranks.is_main:
             _save(setup, scores)

@@ -12,6 +12,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from manifests.files import atomic_write
 from manifests.index import Dataset
@@ -53,7 +54,6 @@ from train.run_setup import (
     describe_seen,
     make_sampler,
     windows_of,
-    wrap_model,
 )
 from train.runs import RUN_CONFIG_FILE
 from train.tokenizers.objective import Reference, Tokenization, faces_of, power_of, present
@@ -142,7 +142,12 @@ class TokenizerSetup:
     @property
     def objective(self) -> Tokenization:
         """What is learned."""
-        return Tokenization(settings=self.settings, reference=lambda: self.reference, seed=self.config.seed)
+        return Tokenization(
+            settings=self.settings,
+            reference=lambda: self.reference,
+            fixed_after=self.epochs - round(self.settings.fixed_share * self.epochs),
+            seed=self.config.seed,
+        )
 
     def make_loader(self, clips: ClipTable, *, training: bool = False) -> Loader:
         """Batches of clips, in random order for training."""
@@ -166,9 +171,14 @@ class TokenizerSetup:
     def make_trainer(self, logger: MetricLogger) -> Trainer:
         """The training loop of this run, its model wrapped for several ranks."""
         config, ranks, model = self.config, self.ranks, self.model
+        on_gpu = ranks.device.type == "cuda"
         return Trainer(
             model=model,
-            compiled_model=wrap_model(model, replace(config, compile="off"), ranks),  # codebooks change in it
+            compiled_model=model  # not compiled: codebooks change in it
+            if ranks.world_size == 1
+            else DistributedDataParallel(
+                model, device_ids=[ranks.device] if on_gpu else None, find_unused_parameters=True
+            ),
             objective=self.objective,
             optimizer=make_optimizer(model, 0, config.recipe),
             config=config,
