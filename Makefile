@@ -57,7 +57,7 @@ TOKENIZING := --runs=RUNS --dataset+GIVEN_DATASET --shards+SHARDS --fold=FOLD --
             --allow-shared-speakers:ALLOW_SHARED_SPEAKERS --epochs=EPOCHS --batch=BATCH --learning-rate=LR \
             --logger=LOGGER
 PRETRAINING := $(TOKENIZING) --strategy=STRATEGY --label-scheme=LABELS --feature=FEATURE --encoder=ENCODER \
-            --weights=WEIGHTS --model+MODEL --tokenizers=TOKENIZERS --head=HEAD --depth=DEPTH --fusion=FUSION
+            --weights=WEIGHTS --model=MODEL --tokenizers=TOKENIZERS --head=HEAD --depth=DEPTH --fusion=FUSION
 TRAINING := $(PRETRAINING) --test+TEST --refit=REFIT
 
 HUB    := $(if $(filter 1,$(words $(WEIGHTS))),$(if $(wildcard $(WEIGHTS)),,hf://$(WEIGHTS)))# not a file: an id

@@ -177,7 +177,7 @@ def test_what_is_shown_is_a_file_of_the_same_recipe(
     assert cli.run(["train", "--recipe", str(path), "--show-recipe"]) == 0
     assert capsys.readouterr().out == path.read_text()
     changed = ["--set", "augmentation.erase=0", "--set", "drop_path=0.05", "--set", "max_grad_norm=none"]
-    if not recipe.freeze_encoder and not recipe.pretraining and not recipe.tokenizers:
+    if not (recipe.freeze_encoder or recipe.pretraining or recipe.tokenizers or recipe.vq_mae):
         assert cli.run(["train", "--recipe", recipe.name, "--show-recipe", *changed]) == 0
         path.write_text(capsys.readouterr().out)
         erased = replace(recipe.augmentation, erase=0.0)
@@ -273,10 +273,13 @@ def test_any_field_can_be_replaced() -> None:
     """Every field of both tables, by a value of its own type."""
     values: dict[str, str] = {"name": "other", "steps": "7", "schedule": "constant", "betas": "[0.8, 0.9]"}
     values |= {"class_weights": "balanced", "sampling": "balanced", "freeze": '["head.*"]', "test_crop_side": "0.9"}
+    values |= {"loss": "asymmetric"}
     values |= {"window_seconds": "1.5"}
     base = Recipe(name="base", epochs=4, batch=4, learning_rate=1e-3, test_crop_side=0.8, window_seconds=2.0)
     for field in fields(Recipe):
         if field.name in ("augmentation", "corpus_weights", "freeze_encoder", "pretraining", "tokenizers"):
+            continue
+        if field.name in ("vq_mae", "token_pretraining"):  # which take other fields
             continue
         default = getattr(base, field.name)
         text = (
@@ -437,6 +440,6 @@ def test_a_dumped_recipe_has_all_that_is_set() -> None:
         values = {**asdict(recipe), "betas": list(recipe.betas), "freeze": list(recipe.freeze)}
         values["corpus_weights"] = list(recipe.corpus_weights)
         shown.pop("augmentation"), values.pop("augmentation")
-        for table in ("pretraining", "tokenizers"):
+        for table in ("pretraining", "tokenizers", "vq_mae", "token_pretraining"):
             assert (shown.pop(table, None) is None) == (values.pop(table) is None)
         assert shown == {name: value for name, value in values.items() if value is not None}
