@@ -23,7 +23,7 @@ from train.token_models import model_shape, variant_of
 from train.token_variants import Variant, parse_variant
 
 PAGE = (Path(train.__file__).parent / "docs" / "vq-mae-av.md").read_text()
-GENERATIVE = re.search(r"^G='(.*)'$", PAGE, re.MULTILINE)
+GENERATIVE = re.search(r"`G='(.*)'`", PAGE)
 #: Tables, printed accuracy, and commands of each line of the page's table.
 LINES = [
     (found[1].split(", "), found[2], re.findall(r"`(make [^`]*)`", found[3]))
