@@ -20,7 +20,7 @@ from train.data.loader import CachedLoader, Loader
 from train.data.missing import Missing
 from train.data.transforms import CachedTransform, ClipTransform, View, evaluation_views
 from train.distributed import Ranks
-from train.models.vq_mae_heads import asymmetric_loss
+from train.models.vq_mae_losses import asymmetric_loss
 from train.recipes import Recipe
 
 

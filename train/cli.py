@@ -76,10 +76,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def _run_train(args: argparse.Namespace) -> int:
     if args.show_recipe:
-        named = args.dataset or [Path(location).name for location in args.shards or ()]
-        strategy = (args.strategy or ["cfas"])[0]
-        sys.stdout.write(dump_toml(_recipe(args, demo={*named} == {DEMO}, strategy=strategy)))
-        return 0
+        return _show_recipe(args, (args.strategy or ["cfas"])[0])
     for name, values in (("strategy", args.strategy or []), ("fold", args.fold or [])):
         if len(values) > 1:
             raise ConfigError(f"{name}: found {', '.join(values)}, expected one; `sweep` takes several")
@@ -104,18 +101,17 @@ def _run_sweep(args: argparse.Namespace) -> int:
 def _run_pretrain(args: argparse.Namespace) -> int:
     strategies, folds = args.strategy or ["faces"], args.fold or []
     if args.show_recipe:
-        named = args.dataset or [Path(location).name for location in args.shards or ()]
-        sys.stdout.write(dump_toml(_recipe(args, demo={*named} == {DEMO}, strategy=strategies[0])))
-        return 0
+        return _show_recipe(args, strategies[0])
     for name, values in (("strategy", strategies), ("fold", folds)):
         if len(values) > 1:
             raise ConfigError(f"{name}: found {', '.join(values)}, expected one")
-    with (
-        init_distributed(args.device) as ranks,
-        _convert_out_of_memory(f"; try --micro-batches {2 * args.micro_batches}"),
-    ):
+    with init_distributed(args.device) as ranks:
         for config in _configs(args, _open_unlabelled(args), strategies, folds):
-            _pretrain_one(config, ranks)
+            settings = config.recipe.token_pretraining
+            compares = settings is not None and settings.contrastive > 0  # all clips of a step: no micro-batches
+            advice = "a smaller --batch" if compares else f"--micro-batches {2 * args.micro_batches}"
+            with _convert_out_of_memory(f"; try {advice}"):
+                _pretrain_one(config, ranks)
     return 0
 
 
@@ -151,9 +147,7 @@ def _pretrain_one(config: TrainConfig, ranks: Ranks) -> None:
 
 def _run_tokenizers(args: argparse.Namespace) -> int:
     if args.show_recipe:
-        named = args.dataset or [Path(location).name for location in args.shards or ()]
-        sys.stdout.write(dump_toml(_recipe(args, demo={*named} == {DEMO})))
-        return 0
+        return _show_recipe(args)
     for name in ("strategy", "encoder", "weights", "label_scheme"):
         if value := getattr(args, name):
             found = ", ".join(value) if isinstance(value, list) else value
@@ -354,6 +348,16 @@ def _recipe(args: argparse.Namespace, *, demo: bool, strategy: str = "cfas") -> 
     short |= {f"vq_mae.{field}": getattr(args, field) for field in ("head", "depth", "fusion")}
     settings = [f"{name}={value}" for name, value in short.items() if value is not None]
     return override(recipe, [*settings, *args.set])
+
+
+def _show_recipe(args: argparse.Namespace, strategy: str = "cfas") -> int:
+    """Print the recipe of a training; of the demo corpus where local shards say so, or a name or an address does."""
+    named = {*args.dataset} if args.dataset else set[str]()
+    if args.shards:
+        folders = [Path(location) for location in args.shards]
+        named = {load_dataset(each).dataset if (each / DATASET_FILE).is_file() else each.name for each in folders}
+    sys.stdout.write(dump_toml(_recipe(args, demo=named == {DEMO}, strategy=strategy)))
+    return 0
 
 
 def _log_cost_estimate(setup: TrainingSetup) -> None:

@@ -272,7 +272,7 @@ class TrainingSetup:
         Raises DataError, ConfigError for an encoder whose file was changed meanwhile.
         """
         data = self.data.with_validation()
-        model, _ = make_classifier(self.config, data, len(self.protocol.classes))
+        model, _ = make_classifier(self.config, data, len(self.protocol.classes), lambda _: None)
         if model.encoder.config != self.model.encoder.config:
             raise ConfigError(f"{self.config.encoder}: its file was changed during the run; restore it and start again")
         return replace(
@@ -320,7 +320,7 @@ def prepare(config: TrainConfig, ranks: Ranks, log: Callable[[str], None]) -> Tr
         data = data.with_training_share(recipe.training_share, config.seed)
         log(f"trained on {pluralize(len(data.training), 'clip')}, {100 * recipe.training_share:g} % of each class")
     classes = tuple(data.label_scheme.classes)
-    model, weights = make_classifier(config, data, len(classes))
+    model, weights = make_classifier(config, data, len(classes), log)
     own = isinstance(model.encoder, OwnEncoder)
     before = _lineage_before(data, strategy, model, weights)
     built_with = build_of(data.parts)
@@ -371,7 +371,7 @@ def prepare(config: TrainConfig, ranks: Ranks, log: Callable[[str], None]) -> Tr
             encoder=str(variant_of(model, weights)) if strategy.tokens else name,
             weights=config.weights,
             lineage="; ".join([str(before), *notes]),
-            supervision=before.kind,
+            supervision=(weights.lineage if weights else RANDOM).kind if strategy.tokens else before.kind,
             feature=config.feature,
             build=describe_build(built_with),
             windows=describe_seen(recipe, data),
@@ -545,11 +545,14 @@ def check_unseen(config: TrainConfig, data: FoldData, seen: Mapping[str, frozens
     if not any(met.values()):
         return
     known = " and ".join(f"{shorten_list(speakers)} of {name}" for name, speakers in met.items() if speakers)
-    source = config.weights or "the tokenizers of these codes"
+    source, advice = config.weights, "choose other --weights"
+    if source is None:
+        fold = "" if data.corpora.tests else f" FOLD={config.fold}"
+        source, advice = "the tokenizers of these codes", f"train others with make tokenizers{fold}, then make tokens"
     if data.corpora.tests:
         raise ConfigError(
             f"{source}: were trained on {known}, which is tested as a whole; expected weights that have seen "
-            "none of its speakers: choose other --weights, or test another corpus"
+            f"none of its speakers: {advice}, or test another corpus"
         )
     fitting = [
         fold
@@ -559,7 +562,7 @@ def check_unseen(config: TrainConfig, data: FoldData, seen: Mapping[str, frozens
     others = f"fold {shorten_list(fitting)} of {data.fold_scheme}" if fitting else f"no fold of {data.fold_scheme}"
     raise ConfigError(
         f"{source}: were trained on {known}, whom fold {config.fold} tests; "
-        f"expected unseen speakers: these weights can be tested on {others}, or choose other --weights"
+        f"expected unseen speakers: these weights can be tested on {others}, or {advice}"
     )
 
 
@@ -578,7 +581,7 @@ def describe_transfer(lineage: Lineage, build: Mapping[str, Any]) -> list[str]:
 
 
 def make_classifier(
-    config: TrainConfig, data: FoldData, classes: int
+    config: TrainConfig, data: FoldData, classes: int, log: Callable[[str], None]
 ) -> tuple[Classifier | EmotionClassifier, Weights | VqMaeWeights | None]:
     """A classifier on the CPU, pre-trained or random, the same for the same seed; and its initial weights.
 
@@ -586,7 +589,7 @@ def make_classifier(
     """
     recipe = config.recipe
     if recipe.vq_mae:
-        return make_emotion_classifier(config, data, classes)
+        return make_emotion_classifier(config, data, classes, log)
     if config.has_own_encoder:
         return _own_classifier(config, classes), None
     encoders = [ENCODERS[config.encoder]] if config.encoder else [*ENCODERS.values()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -59,7 +60,7 @@ def model_name(shape: VqMaeConfig) -> str:
 
 
 def make_emotion_classifier(
-    config: TrainConfig, data: FoldData, classes: int
+    config: TrainConfig, data: FoldData, classes: int, log: Callable[[str], None]
 ) -> tuple[EmotionClassifier, VqMaeWeights | None]:
     """A classifier on the CPU, pre-trained or random, the same for the same seed; and its initial weights.
 
@@ -71,7 +72,7 @@ def make_emotion_classifier(
     torch.manual_seed(config.seed)
     model = EmotionClassifier(shape, classes, config.recipe.vq_mae.head)
     if weights:
-        initialize_classifier(model, weights)
+        log(f"{config.weights}: begins with its {initialize_classifier(model, weights)}")
     else:
         load_codebooks(config, data, model.encoder)
     freeze_parameters(model, config.recipe.freeze)
@@ -80,19 +81,22 @@ def make_emotion_classifier(
 
 def variant_of(model: EmotionClassifier, weights: VqMaeWeights | None) -> Variant:
     """What a run is called in its protocol and in the report."""
-    shape, losses, start = model.encoder.config, "none", "scratch"
+    shape, losses, separate, start = model.encoder.config, "none", False, "scratch"
     if weights:
         before = weights.details.get("pretraining")
         trained = before if isinstance(before, dict) else {}
         names = [name for name in ("generative", "contrastive") if trained.get(name)]
         losses = "both" if len(names) > 1 else names[0] if names else "unknown"
-        start = "tuned" if all(each.requires_grad for each in model.encoder.parameters()) else "frozen"
+        separate = bool(trained.get("separate")) and "contrastive" in names
+        trains = {each.requires_grad for each in model.encoder.parameters()}
+        start = "partly" if len(trains) > 1 else "tuned" if trains == {True} else "frozen"
     return Variant(
         model=model_name(shape),
         depth=str(shape.depth),
         fusion=describe_fusion(shape),
         head=model.head_name,
         losses=losses,
+        separate=separate,
         start=start,
     )
 

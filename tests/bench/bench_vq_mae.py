@@ -33,8 +33,8 @@ from train.data.windows import RandomWindows
 from train.fusion import strategy_named
 from train.models import vq_mae_av
 from train.models.vq_mae_av import MODELS, WINDOW_SECONDS, VqMae, VqMaeConfig
-from train.models.vq_mae_heads import EmotionClassifier, asymmetric_loss
-from train.models.vq_mae_losses import HiddenCodes, nt_xent
+from train.models.vq_mae_heads import EmotionClassifier
+from train.models.vq_mae_losses import HiddenCodes, asymmetric_loss, nt_xent
 from train.recipes import RECIPES, TokenPretraining
 
 Step = Callable[[], Tensor]

@@ -31,6 +31,7 @@ from train.lineage import RANDOM
 from train.models.tokenizer_files import load_tokenizers, save_tokenizers
 from train.models.vq_mae_av import MODELS, CodeShape, VqMaeConfig
 from train.models.vqvae import AudioTokenizer, Tokenizers, VisualTokenizer, VisualTokenizerConfig
+from train.pretraining import vq_mae_page
 from train.pretraining.page import read_epochs
 from train.pretraining.run import run_pretraining
 from train.pretraining.setup import prepare_pretraining
@@ -257,4 +258,33 @@ def test_it_begins_with_the_codebooks_and_paints_with_the_tokenizers(tmp_path: P
     assert ours.origin == "random weights and the codebooks of the tokenizers"
     assert torch.equal(ours.model.encoder.codebooks["visual"].weight, found.model.visual.codebook)
     run_pretraining(ours)
-    assert (ours.folder / "report.html").read_text().count("data:image/png;base64") == 3
+    page = (ours.folder / "report.html").read_text()
+    assert page.count("data:image/png;base64") == 3
+    assert "Measured on validation speakers" in page
+    assert "of two separate passes, each of one modality, all visible" in page
+    assert "5 % of the tokens of each modality, hidden ones first" in page
+
+
+def test_all_processes_together_paint_the_clips_of_one_and_say_whose_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Tokenizers(AudioTokenizer(), VisualTokenizer(VisualTokenizerConfig(hidden=8, residual_hidden=4))).eval()
+    save_tokenizers(model, tmp_path / "tokenizers", licence="none", lineage=RANDOM, details={}, card="")
+    tokenizers = str(tmp_path / "tokenizers")
+    shards = make_token_folder(tmp_path / "folder", tokenizer=load_tokenizers(tokenizers).sha256)
+    painted = []
+
+    def draw(clips: list[Any], title: str, names: tuple[str, str]) -> bytes:
+        painted.append((len(clips), title, names))
+        return b""
+
+    monkeypatch.setattr(vq_mae_page, "draw_spectra", draw)
+    monkeypatch.setattr(vq_mae_page, "draw_faces", draw)
+    for selection, whose in (("validation", "not trained on"), ("last", "trained on")):
+        ours = setup(shards, tmp_path / selection, tokenizers=tokenizers, selection=selection)
+        vq_mae_page._paint(replace(ours, ranks=replace(ALONE, world_size=2)))
+        assert painted[-2:] == [(3, f"80 % hidden, of clips that were {whose}", ("codes", "painted"))] * 2
+    run_pretraining(ours)
+    page = (ours.folder / "report.html").read_text()
+    assert "Nothing was measured: all speakers were trained on." in page
+    assert "alidation speakers" not in page

@@ -142,9 +142,12 @@ def test_tokenizers_that_saw_a_test_speaker_are_refused(tmp_path: Path) -> None:
     seen = Ancestor(dataset="demo", speakers=("anna",), labels=None, strategy="tokenizers", build="", licence="CC0 1.0")
     folder = make_token_folder(tmp_path / "demo", dataset="demo", lineage=Lineage(ancestors=(seen,)))
     for prepared in (setup, pretraining):
-        with pytest.raises(ValueError, match="the tokenizers of these codes: were trained on anna of demo, whom fold"):
+        with pytest.raises(ValueError, match="the tokenizers of these codes: were trained on anna of demo, whom") as at:
             prepared(folder, tmp_path / "runs")
-    assert setup(folder, tmp_path / "runs", fold="ben").lineage.speakers("demo") >= {"anna"}
+        assert str(at.value).endswith("or train others with make tokenizers FOLD=anna, then make tokens")
+    scratch = setup(folder, tmp_path / "runs", fold="ben")
+    assert scratch.lineage.speakers("demo") >= {"anna"}
+    assert scratch.protocol.supervision == "random"  # of the encoder, whatever made its codes
 
 
 def test_it_is_exported_and_reported(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -179,11 +182,35 @@ def test_commands_take_the_model_and_its_settings(
     assert cli.run(["train", *words, "--head=query2emo", f"--weights={pretrained}", "--recipe=vq-mae-av-tiny"]) == 0
     config = json.loads((tmp_path / "folder" / "vq-mae-av" / "fold-anna" / "config.json").read_text())
     assert config["identity"]["recipe"]["vq_mae"]["head"] == "query2emo"
-    capsys.readouterr()
+    assert f"{pretrained}: begins with its encoder\n" in capsys.readouterr().err
     assert cli.run(["train", *words, "--recipe=finetune"]) == 2
     assert "found strategy vq-mae-av, expected one with a table vq_mae" in capsys.readouterr().err
     assert cli.run(["train", "--model=vq-mae-av", "--show-recipe"]) == 0
     assert 'loss = "asymmetric"' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("dataset", "epochs"), [("demo", 100), ("folder", 160)])
+def test_the_shown_recipe_is_that_of_the_corpus_whatever_its_folder_is_called(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], dataset: str, epochs: int
+) -> None:
+    folder = make_token_folder(tmp_path / f"{dataset}-tokens-S08", dataset=dataset)
+    assert cli.run(["pretrain", "--model=vq-mae-av", f"--shards={folder}", "--show-recipe"]) == 0
+    assert f"epochs = {epochs}\n" in capsys.readouterr().out
+
+
+def test_memory_that_is_too_small_for_pairs_takes_a_smaller_batch(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError("tried to allocate 2 GiB")
+
+    monkeypatch.setattr("train.trainer.Trainer.fit", fail)
+    words = [f"--shards={shards}", f"--runs={tmp_path}", "--encoder=tiny", "--recipe=vq-mae-av-tiny", "--fold=anna"]
+    for settings, advice in (([], "a smaller --batch"), (["contrastive=0"], "--micro-batches 2")):
+        changed = [f"--set=token_pretraining.{each}" for each in settings]
+        runs = [f"--runs={tmp_path / advice}"]
+        assert cli.run(["pretrain", "--model=vq-mae-av", *words, *runs, *changed]) == 2
+        assert capsys.readouterr().err.endswith(f"error: tried to allocate 2 GiB; try {advice}\n")
 
 
 def test_the_number_of_workers_changes_nothing(shards: Path, tmp_path: Path) -> None:

@@ -26,8 +26,8 @@ from train.models.vq_mae_av import (
     join_tubes,
     split_tubes,
 )
-from train.models.vq_mae_heads import HEADS, EmotionClassifier, asymmetric_loss
-from train.models.vq_mae_losses import HiddenCodes, nt_xent
+from train.models.vq_mae_heads import HEADS, EmotionClassifier
+from train.models.vq_mae_losses import HiddenCodes, asymmetric_loss, nt_xent
 
 PAPER = MODELS["vq-mae-av"]
 TINY = VqMaeConfig(

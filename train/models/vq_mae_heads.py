@@ -1,4 +1,4 @@
-"""Classifiers on VQ-MAE-AV's encoder: three heads (paper 3.7, Table 6), and the loss they are trained with.
+"""Classifiers on VQ-MAE-AV's encoder: three heads (paper 3.7, Table 6).
 
 Shape suffixes as in `train.models.vq_mae_av`; C classes.
 """
@@ -101,25 +101,6 @@ class EmotionClassifier(nn.Module):
         """
         codes, visible = inputs
         return self.head(self.encoder(codes, visible), visible).float()
-
-
-def asymmetric_loss(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0, gamma: float = 4.0) -> Tensor:
-    """Sum over clips of the asymmetric loss for one label a clip, [] (Ridnik et al. 2021, gamma+ = 0, gamma- = 4).
-
-    Cross-entropy in which the term of a wrong class, which label smoothing gives a share, counts by the class's
-    probability to the power of gamma-: without label smoothing it is plain cross-entropy.
-
-    Args:
-        logits: [B, C] float32.
-        targets: [B, C] shares of the classes.
-        label_smoothing: share of the targets that is spread evenly over all classes.
-        gamma: gamma-.
-    """
-    log_probabilities = logits.log_softmax(-1)
-    wrong = 1 - targets
-    weights = (1 - wrong * (1 - log_probabilities.exp())).clamp(min=1e-12) ** (gamma * wrong)
-    smoothed = targets * (1 - label_smoothing) + label_smoothing / logits.shape[1]
-    return -(smoothed * weights * log_probabilities).sum()
 
 
 def _relu_mlp(width: int) -> nn.Sequential:

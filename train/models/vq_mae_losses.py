@@ -1,4 +1,5 @@
-"""What VQ-MAE-AV is pre-trained with (paper 3.6): cross-entropy of hidden codes, and a contrastive loss.
+"""Losses of VQ-MAE-AV: cross-entropy of hidden codes and a contrastive loss of its pre-training (paper 3.6), and the
+asymmetric loss of its classifiers (3.7).
 
 Shape suffixes as in `train.models.vq_mae_av`.
 """
@@ -50,10 +51,11 @@ class HiddenCodes:
 def nt_xent(
     own: tuple[Tensor, Tensor], all_clips: tuple[Tensor, Tensor], first: int, temperature: float = 0.5
 ) -> Tensor:
-    """Contrastive loss of each of some clips [B] among all clips of a step (equation 4).
+    """Contrastive loss of each of some clips [B] among all clips of a step (after equation 4).
 
     NT-Xent of SimCLR: both global tokens of a clip are a positive pair, those of other clips, of either modality,
-    negatives; similarity is the cosine. The mean over clips is the mean over both directions.
+    negatives; similarity is the cosine. The mean over clips is the mean over both directions. The paper's equation has
+    pairs of sound and face only, and their dot product; it gives no value of its temperature.
 
     Args:
         own: unit vectors of sound and faces, [B, D] each.
@@ -69,3 +71,22 @@ def nt_xent(
     excluded = (others == 0).all(1) | F.one_hot(itself, 2 * total).bool()
     losses = F.cross_entropy(similarity.masked_fill(excluded, -math.inf), partner, reduction="none")
     return losses.unflatten(0, (2, count)).mean(0)
+
+
+def asymmetric_loss(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0, gamma: float = 4.0) -> Tensor:
+    """Sum over clips of the asymmetric loss for one label a clip, [] (Ridnik et al. 2021, gamma+ = 0, gamma- = 4).
+
+    Cross-entropy in which the term of a wrong class, which label smoothing gives a share, counts by the class's
+    probability to the power of gamma-: without label smoothing it is plain cross-entropy.
+
+    Args:
+        logits: [B, C] float32.
+        targets: [B, C] shares of the classes.
+        label_smoothing: share of the targets that is spread evenly over all classes.
+        gamma: gamma-.
+    """
+    log_probabilities = logits.log_softmax(-1)
+    wrong = 1 - targets
+    weights = (1 - wrong * (1 - log_probabilities.exp())).clamp(min=1e-12) ** (gamma * wrong)
+    smoothed = targets * (1 - label_smoothing) + label_smoothing / logits.shape[1]
+    return -(smoothed * weights * log_probabilities).sum()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +14,7 @@ from manifests.files import atomic_write
 from train.data.augment import ClipDraws
 from train.data.token_masks import draw_fixed_masks
 from train.data.token_transform import window_codes
+from train.distributed import Ranks
 from train.models.tokenizer_files import load_tokenizers
 from train.models.vq_mae_av import AUDIO, VISUAL, join_tubes, split_tubes
 from train.pretraining.hidden_codes import VALIDATION_EPOCH
@@ -52,7 +54,11 @@ def write_page(setup: VqMaePretraining, result: Mapping[str, Any]) -> None:
     introduction = (
         "Masked pre-training on codes: the encoder sees the visible tokens of sound and faces, a decoder predicts the "
         "codes of hidden ones, and global tokens of a clip's sound and face are drawn together. No label was used. "
-        "Measured on validation speakers, none of whose clips were trained on."
+        + (
+            "Measured on validation speakers, none of whose clips were trained on."
+            if setup.validates
+            else "Nothing was measured: all speakers were trained on."
+        )
     )
     _, page = render_report("Pre-training", introduction, [section])
     atomic_write(setup.folder / PAGE_FILE, page.encode())
@@ -60,12 +66,15 @@ def write_page(setup: VqMaePretraining, result: Mapping[str, Any]) -> None:
 
 def _settings(setup: VqMaePretraining) -> ReportTable:
     recipe, settings = setup.config.recipe, setup.settings
+    passes = "of two separate passes, each of one modality, all visible" if settings.separate else "of the masked pass"
     rows = {
         "begins with": setup.origin,
         "recipe": f"{recipe.name}, {recipe.epochs} epochs of {len(setup.data.training):,} clips, batch {recipe.batch}",
         "model": str(setup.model.config),
         "loss": f"{settings.generative:g} x generative + {settings.contrastive:g} x contrastive",
+        "contrastive tokens": passes if settings.contrastive else "none",
         "hidden shares": "Dirichlet({:g}, {:g}), coupled".format(*settings.concentration),
+        "decoded": f"{100 * settings.decoded:g} % of the tokens of each modality, hidden ones first",
         "lineage": str(setup.lineage),
     }
     return ReportTable(
@@ -84,7 +93,8 @@ def _paint(setup: VqMaePretraining) -> list[ReportFigure]:
     spaced = torch.linspace(0, len(clips) - 1, min(SHOWN_CLIPS, len(clips))).round().long().unique().numpy()
     shown = []
     setup.model.eval()
-    for batch in setup.make_loader(clips.take(spaced)).epoch(0):
+    alone = replace(setup, ranks=Ranks(device=device))  # only one process paints, and reads all of the clips
+    for batch in alone.make_loader(clips.take(spaced)).epoch(0):
         codes = window_codes(batch.to(device), 0, shape)
         draws = ClipDraws(keys=batch.draw_keys, seed=setup.config.seed, epoch=VALIDATION_EPOCH)
         tokens = {name: each.tokens for name, each in shape.shapes.items()}
@@ -111,7 +121,8 @@ def _paint(setup: VqMaePretraining) -> list[ReportFigure]:
             )
             for clip, key in enumerate(batch.keys)
         ]
-    title, names = f"{100 * _HIDDEN:.0f} % hidden, of clips that were not trained on", ("codes", "painted")
+    seen = "not trained on" if setup.validates else "trained on"
+    title, names = f"{100 * _HIDDEN:.0f} % hidden, of clips that were {seen}", ("codes", "painted")
     draw = {AUDIO: draw_spectra, VISUAL: draw_faces}
     text = f"Clips decoded from their codes, and painted with {100 * _HIDDEN:.0f} % hidden"
     return [

@@ -218,7 +218,7 @@ class Recipe:
     token_pretraining: TokenPretraining | None = None
     """Of a VQ-MAE-AV's pre-training, which uses no labels; None for a classifier."""
     loss: str = "cross-entropy"
-    """Of a classifier, one of `LOSSES`: see `train.models.vq_mae_heads.asymmetric_loss`."""
+    """Of a classifier, one of `LOSSES`: see `train.models.vq_mae_losses.asymmetric_loss`."""
     tokenizers: Tokenizing | None = None
     """Of VQ-MAE-AV's tokenizers, which use no labels; None for others."""
 

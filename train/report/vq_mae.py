@@ -49,9 +49,12 @@ class ReportedRow:
     """V, A or V+A."""
     variant: Variant | None
     """None for methods of others."""
+    parameters_millions: str
+    """As printed; "" where it is not, as the next."""
     accuracy: str
-    """Percent as printed, as the next; "" where it is not."""
+    """Percent."""
     f1: str
+    """Percent."""
 
 
 def vq_mae_section(summaries: Sequence[RunSummary]) -> ReportSection:
@@ -60,7 +63,10 @@ def vq_mae_section(summaries: Sequence[RunSummary]) -> ReportSection:
     tables = []
     for number, title in _TITLES.items():
         rows = [row for row in ROWS if row.table == number]
-        cells = [(row.method, row.corpus, row.accuracy or "—", row.f1 or "—") for row in rows]
+        cells = [
+            (row.method, row.corpus, *(each or "—" for each in (row.parameters_millions, row.accuracy, row.f1)))
+            for row in rows
+        ]
         ours = [[_find(row, corpus, summaries) for corpus in corpora] for row in rows]
         tables.append(
             ReportTable(
@@ -68,6 +74,7 @@ def vq_mae_section(summaries: Sequence[RunSummary]) -> ReportSection:
                 columns=(
                     "Method",
                     "Corpus",
+                    "Parameters, millions",
                     "Accuracy",
                     "F1",
                     *(f"ours, {corpus}: accuracy / F1" for corpus in corpora),
@@ -92,7 +99,8 @@ def _find(row: ReportedRow, corpus: str, summaries: Sequence[RunSummary]) -> str
         same = row.variant is not None and variant is not None and row.variant.includes(variant)
         if same and run.dataset == corpus and TOKEN_STRATEGIES[run.strategy].modality == row.modality:
             scores = f"{100 * summary.war.mean:.2f} / {100 * summary.weighted_f1.mean:.2f}"
-            found.append(f"{scores} ({variant.model}, {len(summary.folds)} of {len(run.protocol.folds)} folds)")
+            folds = f"{len(summary.folds)} of {len(run.protocol.folds)} folds"
+            found.append(f"{scores} ({variant.model}{', separate passes' if variant.separate else ''}, {folds})")
     return "; ".join(found)
 
 
@@ -100,7 +108,8 @@ def _load_rows(path: Path) -> tuple[ReportedRow, ...]:
     with path.open(encoding="utf-8", newline="") as file:
         return tuple(
             ReportedRow(
-                **{name: row[name] for name in ("table", "method", "corpus", "modality", "accuracy", "f1")},
+                **{name: row[name] for name in ("table", "method", "corpus", "modality")},
+                **{name: row[name] for name in ("parameters_millions", "accuracy", "f1")},
                 variant=Variant(
                     model="",
                     depth=row["depth"],
