@@ -548,8 +548,8 @@ def check_unseen(config: TrainConfig, data: FoldData, seen: Mapping[str, frozens
     source = config.weights or "the tokenizers of these codes"
     if data.corpora.tests:
         raise ConfigError(
-            f"{source}: were trained on {known}, which is tested as a whole; expected weights that have seen "
-            "none of its speakers: choose other --weights, or test another corpus"
+            f"{source}: were trained or validated on {known}, which is tested as a whole; expected weights that have "
+            "seen none of its speakers: choose other --weights, or test another corpus"
         )
     fitting = [
         fold
@@ -558,7 +558,7 @@ def check_unseen(config: TrainConfig, data: FoldData, seen: Mapping[str, frozens
     ]
     others = f"fold {shorten_list(fitting)} of {data.fold_scheme}" if fitting else f"no fold of {data.fold_scheme}"
     raise ConfigError(
-        f"{source}: were trained on {known}, whom fold {config.fold} tests; "
+        f"{source}: were trained or validated on {known}, whom fold {config.fold} tests; "
         f"expected unseen speakers: these weights can be tested on {others}, or choose other --weights"
     )
 

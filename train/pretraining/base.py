@@ -107,6 +107,11 @@ class BasePretraining(ABC):
         """Whether there are validation speakers."""
         return self.config.selection != "last"
 
+    @property
+    def validation_clips(self) -> ClipTable:
+        """Clips of validation speakers, which there are."""
+        return self.data.clips("validation")
+
     def make_trainer(self, logger: MetricLogger) -> Trainer:
         """The training loop of this run, its model wrapped for several ranks and compiled as configured."""
         config, ranks, model = self.config, self.ranks, self.model
@@ -117,7 +122,7 @@ class BasePretraining(ABC):
             optimizer=make_optimizer(model, model.encoder.config.depth, config.recipe),
             config=config,
             train_loader=self.make_loader(self.data.training, training=True),
-            val_loader=self.make_loader(self.data.clips("validation")) if self.validates else None,
+            val_loader=self.make_loader(self.validation_clips) if self.validates else None,
             ranks=ranks,
             checkpoints=self.checkpoints,
             logger=logger,

@@ -134,7 +134,7 @@ class TokenizerSetup:
                     power = power_of(sequences, row)
                     chosen = torch.linspace(0, len(power) - 1, min(-(-most // len(clips)), len(power))).round().long()
                     spectra.append(power[chosen])
-            shown = faces_of(sequences).unflatten(0, (len(batch), -1))[seen > 0].flatten(0, 1)
+            shown = faces_of(sequences).unflatten(0, (len(batch), -1))[seen].flatten(0, 1)
             face, faces = face + shown.double().sum(dim=0), faces + len(shown)
         device = self.ranks.device
         return Reference(torch.cat(spectra).to(device), (face / max(faces, 1)).float().to(device))
