@@ -105,7 +105,7 @@ class VqMaePretraining(BasePretraining):
             }
         return result
 
-    def save_model(self) -> None:
+    def save_model(self, result: Mapping[str, Any]) -> None:  # noqa: ARG002
         """As of every pre-training."""
         details = {
             "pretraining": {"strategy": self.config.strategy_name, **asdict(self.settings)},
