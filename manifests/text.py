@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+#: Characters of a value that a message shows, such as of a hash or of a path.
+_LONGEST_VALUE = 200
 
 
 def pluralize(count: int, noun: str) -> str:
@@ -37,7 +41,7 @@ def shorten_list(names: Iterable[str], most: int = 5) -> str:
 def config_diff(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
     """Differences between two nested configurations, one per line: `config.align: frame -> clip`.
 
-    Values are compared as JSON; of two lists only the items that differ are named.
+    Values are compared as JSON; of two lists only the items that differ are named, and of a long value its hash.
     """
     lines: list[str] = []
     for key in sorted({*before, *now}):
@@ -53,5 +57,11 @@ def _describe_change(old: Any, new: Any) -> str:
     if isinstance(old, list | tuple) and isinstance(new, list | tuple) and len(old) + len(new) > 6:
         removed, added = ([str(item) for item in a if item not in b] for a, b in ((old, new), (new, old)))
         if removed or added:
+            removed, added = ([*map(_shorten_value, items)] for items in (removed, added))
             return ", ".join([*(f"{item} removed" for item in removed), *(f"{item} added" for item in added)])
-    return f"{old} -> {new}"
+    return f"{_shorten_value(old)} -> {_shorten_value(new)}"
+
+
+def _shorten_value(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= _LONGEST_VALUE else f"SHA-256 {hashlib.sha256(text.encode()).hexdigest()[:12]}"

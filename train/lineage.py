@@ -33,7 +33,7 @@ class Ancestor:
 
     dataset: str
     speakers: tuple[str, ...]
-    """Speakers it was trained, or its epoch was selected, on; sorted."""
+    """Its training and validation speakers, sorted; these too where no epoch was selected by them."""
     labels: str | None
     """Label scheme; None if no labels were used."""
     strategy: str
@@ -42,7 +42,7 @@ class Ancestor:
     licence: str
     """Of the recordings."""
     recordings: str = ""
-    """`sketch_recordings` of all clips that it was trained, or its epoch was selected, on."""
+    """`sketch_recordings` of all clips of these speakers."""
     corpora: int = 1
     """Corpora of the training, which is an ancestor for each of them, one after another."""
 

@@ -21,7 +21,6 @@ from train.trainer import TrainingError
 
 if TYPE_CHECKING:
     from train.pretraining.base import BasePretraining
-    from train.tokenizers.setup import TokenizerSetup
 
 
 def run_fold(setup: TrainingSetup) -> RunResult | None:
@@ -54,7 +53,7 @@ def run_fold(setup: TrainingSetup) -> RunResult | None:
         return _test(setup, setup.save_model(epoch))
 
 
-def fit(setup: TrainingSetup | BasePretraining | TokenizerSetup) -> int:
+def fit(setup: TrainingSetup | BasePretraining) -> int:
     """Train what remains of a training; the epoch whose weights are kept."""
     state = setup.checkpoints.load_state()
     if state.epoch <= setup.epochs:

@@ -551,8 +551,8 @@ def check_unseen(config: TrainConfig, data: FoldData, seen: Mapping[str, frozens
         source, advice = "the tokenizers of these codes", f"train others with make tokenizers{fold}, then make tokens"
     if data.corpora.tests:
         raise ConfigError(
-            f"{source}: were trained on {known}, which is tested as a whole; expected weights that have seen "
-            f"none of its speakers: {advice}, or test another corpus"
+            f"{source}: were trained or validated on {known}, which is tested as a whole; expected weights that have "
+            f"seen none of its speakers: {advice}, or test another corpus"
         )
     fitting = [
         fold
@@ -561,7 +561,7 @@ def check_unseen(config: TrainConfig, data: FoldData, seen: Mapping[str, frozens
     ]
     others = f"fold {shorten_list(fitting)} of {data.fold_scheme}" if fitting else f"no fold of {data.fold_scheme}"
     raise ConfigError(
-        f"{source}: were trained on {known}, whom fold {config.fold} tests; "
+        f"{source}: were trained or validated on {known}, whom fold {config.fold} tests; "
         f"expected unseen speakers: these weights can be tested on {others}, or {advice}"
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -62,8 +62,9 @@ def make_token_folder(
     dataset: str = "folder",
     lineage: Lineage = RANDOM,
     tokenizer: str = TOKENIZER,
+    flags: Mapping[str, tuple[str, ...]] | None = None,
 ) -> Path:
-    """Finished shards of clips `<speaker>-<emotion>-<take>` of so many faces."""
+    """Finished shards of clips `<speaker>-<emotion>-<take>` of so many faces; `flags` are of some of these."""
     for name in (index.RECEIPTS, index.FOLDS):
         (out / name).mkdir(parents=True)
     statistics = {f"mfcc_{grid}": SpectrogramSums.of(np.zeros((grid, 13, 224), np.float16)) for grid in (16, 8)}
@@ -77,7 +78,9 @@ def make_token_folder(
                 samples[key] = tokens.encode(
                     make_sample(Clip(**described), make_codes(key, emotion, faces), tokenizer=tokenizer)
                 )
-                rows.append(Row(**described, status="built", source=f"{key}.mp4", shard=path.name))
+                known = (flags or {}).get(key, ())
+                status = "flagged" if known else "built"
+                rows.append(Row(**described, status=status, flags=known, source=f"{key}.mp4", shard=path.name))
         path.write_bytes(_tar(samples))
         receipt = Receipt(
             shard=path.name,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -183,6 +184,11 @@ def test_other_tokenizers_need_another_folder(source: Path, weights: Path, tmp_p
     save_tokenizers(other, tmp_path / "other", licence="none", lineage=LINEAGE, details={}, card="")
     with pytest.raises(FolderError, match=r"was built differently .tokens_from.tokenizer: .*choose another TO="):
         make_tokens(job(source, tmp_path / "other", tmp_path / "tokens"))
+    known = replace(LINEAGE.ancestors[0], recordings="0123456789" * 1000)
+    save_tokenizers(other, tmp_path / "other", licence="none", lineage=RANDOM.after(known), details={}, card="")
+    with pytest.raises(FolderError, match=r"lineage.ancestors: .* -> SHA-256 \w{12}; .*choose another TO=") as caught:
+        make_tokens(job(source, tmp_path / "other", tmp_path / "tokens"))
+    assert len(str(caught.value)) < 700
 
 
 def test_a_withdrawal_goes_on_to_tokens_that_are_made_later(source: Path, weights: Path, tmp_path: Path) -> None:

@@ -428,14 +428,15 @@ def test_weights_of_several_corpora_know_the_speakers_of_each(shards: Path, call
     assert call("train", "--dataset", "alpha", "beta", "--fold=1")[0] == 0
     weights = "--weights=runs/alpha+beta/cfas/fold-1"
     said = refusal(call, "--dataset", "beta", "--fold=2", "--runs=next", weights)
-    assert (
-        "were trained on 2 of beta, whom fold 2 tests; expected unseen speakers: these weights can be tested on" in said
-    )
+    assert "were trained or validated on 2 of beta, whom fold 2 tests; expected unseen speakers: these weights" in said
     assert "fold 1 of loso" in said
     assert call("train", "--dataset", "beta", "--fold=1", "--runs=next", weights)[0] == 0
     assert call("train", "--dataset", "gamma", "--fold=7", "--runs=next", weights)[0] == 0
     said = refusal(call, "--dataset", "gamma", "--test", "beta", "--runs=next", weights)
-    assert "were trained on 2, 3 of beta, which is tested as a whole; expected weights that have seen none" in said
+    assert (
+        "were trained or validated on 2, 3 of beta, which is tested as a whole; expected weights that have seen none"
+        in said
+    )
 
 
 def test_weights_of_one_corpus_are_refused_for_several(shards: Path, call: Command) -> None:
@@ -443,7 +444,7 @@ def test_weights_of_one_corpus_are_refused_for_several(shards: Path, call: Comma
     assert call("train", "--dataset", "beta", "--fold=1")[0] == 0
     weights = "--weights=runs/beta/cfas/fold-1"
     said = refusal(call, "--dataset", "alpha", "beta", "--fold=2", "--runs=next", weights)
-    assert "were trained on 2 of beta, whom fold 2 tests" in said and "on fold 1 of loso+loso" in said
+    assert "were trained or validated on 2 of beta, whom fold 2 tests" in said and "on fold 1 of loso+loso" in said
     assert call("train", "--dataset", "alpha", "beta", "--fold=1", "--runs=next", weights)[0] == 0
     assert call("train", "--dataset", "alpha", "gamma", "--fold=2", "--runs=next", weights)[0] == 0
     last = load_classifier(Path("runs/../next/alpha+beta/cfas/fold-1/model")).lineage
@@ -456,10 +457,12 @@ def test_recordings_of_a_tested_corpus_are_known_under_another_name(shards: Path
     assert call("train", "--dataset", "copy", "gamma", "--fold=1")[0] == 0
     weights = "--weights=runs/copy+gamma/cfas/fold-1"
     said = refusal(call, "--dataset", "alpha", "--test", "beta", "--runs=next", weights)
-    assert "were trained on 2, 3 of beta, which is tested as a whole" in said
+    assert "were trained or validated on 2, 3 of beta, which is tested as a whole" in said
     said = refusal(call, "--dataset", "alpha", "beta", "--fold=3", "--runs=next", weights)
-    assert "were trained on 3 of beta, whom fold 3 tests" in said
-    assert "were trained on 8, 9 of gamma" in refusal(call, "--dataset", "alpha", "--test", "gamma", weights)
+    assert "were trained or validated on 3 of beta, whom fold 3 tests" in said
+    assert "were trained or validated on 8, 9 of gamma" in refusal(
+        call, "--dataset", "alpha", "--test", "gamma", weights
+    )
     assert call("train", "--dataset", "beta", "--test", "alpha", "--runs=next", weights)[0] == 0  # beta is not tested
     result = read_result(Path("next/beta/cfas/test-alpha"))
     assert result.run.protocol.selection.endswith(", whom the initial weights know")

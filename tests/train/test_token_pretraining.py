@@ -17,6 +17,8 @@ import pytest
 import safetensors.torch
 import torch
 
+from manifests.schema import SchemaError
+from manifests.tokens import TokenTiming
 from tests.factories.small_trainings import counted
 from tests.factories.tokens import make_codes, make_token_folder
 from train.config import TrainConfig
@@ -24,10 +26,11 @@ from train.data import DataError
 from train.data.fold_data import open_fold
 from train.data.loader import Loader
 from train.data.sampler import ClipSampler
-from train.data.token_reader import place_codes
+from train.data.token_reader import TokenBatch, place_codes
 from train.data.windows import EvenWindows, Placement, RandomWindows
 from train.distributed import Ranks
 from train.lineage import RANDOM
+from train.models.checkpoint_formats import WeightsError
 from train.models.tokenizer_files import load_tokenizers, save_tokenizers
 from train.models.vq_mae_av import MODELS, CodeShape, VqMaeConfig
 from train.models.vqvae import AudioTokenizer, Tokenizers, VisualTokenizer, VisualTokenizerConfig
@@ -114,10 +117,74 @@ def test_short_clips_wrap_round_in_step(faces: int, spectra: int) -> None:
     assert (len(heard), len(seen)) == (100, 50)
     assert seen.tolist() == [place % length for place in range(50)]
     assert (np.abs(heard // 2 - np.repeat(seen, 2)) <= 1).all() and heard.max() < spectra
-    heard, seen = place_codes(audio, visual, -3, Placement(1.0, 0.0))  # the sound begins later than the faces
-    assert heard.min() == 0 and heard.max() < spectra and seen.max() < faces
     alone, _ = place_codes(audio, None, 0, Placement(1.0, 0.0))
     assert alone.max() < spectra
+
+
+@pytest.mark.parametrize(("lead", "face", "spectrum"), [(3, 0, 3), (0, 0, 0), (-1, 1, 1), (-2, 1, 0), (-3, 2, 1)])
+def test_faces_and_sound_begin_at_one_time(lead: int, face: int, spectrum: int) -> None:
+    audio, visual = np.zeros((200, 64), np.uint8), np.zeros((60, 24, 24), np.uint16)
+    heard, seen = place_codes(audio, visual, lead, Placement(1.0, 0.0))
+    assert seen.tolist() == [*range(face, face + 50)]
+    assert heard.tolist() == [*range(spectrum, spectrum + 100)]
+
+
+@pytest.mark.parametrize("lead", [-120, 200, 1 << 20])
+def test_faces_and_sound_without_a_common_time_are_refused(lead: int) -> None:
+    audio, visual = np.zeros((200, 64), np.uint8), np.zeros((60, 24, 24), np.uint16)
+    with pytest.raises(SchemaError, match="found faces and sound without a time in common"):
+        place_codes(audio, visual, lead, Placement(1.0, 0.0))
+
+
+@pytest.mark.parametrize(
+    ("timing", "message"),
+    [
+        ({"rate_hz": 30.0}, "found 30 faces and 50 spectra a second, expected 25 and 50"),
+        ({"audio_start_seconds": 900.0}, "anna-000.tar.*anna-.*found faces and sound without a time in common"),
+    ],
+)
+def test_clips_that_are_not_in_step_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, timing: dict[str, float], message: str
+) -> None:
+    monkeypatch.setattr("tests.factories.tokens.TokenTiming", lambda **known: TokenTiming(**{**known, **timing}))
+    shards = make_token_folder(tmp_path / "folder")
+    clips = open_fold(shards, "ben", strategy="vq-mae-av").training
+    loader = Loader(clips, ClipSampler(clips=len(clips), batch_size=3, shuffle=False), workers=0)
+    with pytest.raises(DataError, match=message):
+        next(iter(loader.epoch(1)))
+
+
+@pytest.mark.parametrize("separate", [False, True])
+def test_what_clips_lack_is_not_learned(tmp_path: Path, separate: bool) -> None:
+    lacking = {f"{speaker}-joy-0": ("no_sound",) for speaker in ("ben", "cleo", "dora")}
+    lacking |= {f"{speaker}-joy-1": ("no_face",) for speaker in ("ben", "cleo", "dora")}
+    ours = setup(make_token_folder(tmp_path / "folder", flags=lacking), tmp_path / "runs")
+    ours.model.separate = separate
+    batch = next(iter(ours.make_loader(ours.data.training).epoch(1)))
+    assert sorted(batch.missing) == [0, 0, 0, 0, 0, 0, 1, 2]
+    silent, faceless = batch.missing.index(1), batch.missing.index(2)
+
+    def loss(changed: TokenBatch, **settings: float) -> torch.Tensor:
+        objective = replace(ours.objective, settings=replace(ours.settings, **settings))
+        return objective.loss(ours.model, changed, 1)
+
+    def changed(audio_row: int, visual_row: int) -> TokenBatch:
+        audio, visual = batch.audio.clone(), batch.visual.clone()
+        audio[audio_row], visual[visual_row] = 255 - audio[audio_row], 1
+        return replace(batch, audio=audio, visual=visual)
+
+    assert torch.equal(loss(changed(silent, faceless)), loss(batch))
+    assert not torch.equal(loss(changed(faceless, silent)), loss(batch))
+    nobody = replace(batch, missing=(1, 2) * 4)
+    assert loss(nobody, generative=0.0).item() == 0
+    assert 0 < loss(nobody).item() < loss(batch).item()
+    loss(nobody).backward()
+    assert all(each.grad is None or each.grad.isfinite().all() for each in ours.model.parameters())
+    assert len(ours.data.clips("validation")) == 8
+    assert len(ours.validation_clips) == 6
+    run_pretraining(ours)
+    result = json.loads((ours.folder / "pretraining.json").read_text())
+    assert sum(clips for _, clips in result["retrieval"]["speakers"].values()) == 6
 
 
 def test_kinds_of_shards_and_strategies_must_fit(shards: Path, tmp_path: Path) -> None:
@@ -228,8 +295,17 @@ def test_it_begins_with_weights(shards: Path, tmp_path: Path) -> None:
         assert torch.equal(second.model.state_dict()[name], tensor)
     with pytest.raises(ValueError, match="found vq-mae-av, expected weights of vq-mae-a"):
         setup(shards, tmp_path / "third", weights=str(first.folder / "model"), strategy="vq-mae-a")
-    with pytest.raises(ValueError, match="were trained on ben of folder, whom fold ben tests"):
+    with pytest.raises(ValueError, match="were trained or validated on ben of folder, whom fold ben tests"):
         setup(shards, tmp_path / "third", weights=str(first.folder / "model"), fold="ben")
+    folder = first.folder / "model"
+    config = json.loads((folder / "config.json").read_text())
+    for changes, message in (
+        ({"tokenizer": None}, "its config.json: tokenizer: .*; get it again"),
+        ({"sha256": "0" * 64}, "found other weights than config.json describes; get both again"),
+    ):
+        (folder / "config.json").write_text(json.dumps(config | changes))
+        with pytest.raises(WeightsError, match=message):
+            setup(shards, tmp_path / "third", weights=str(folder))
 
 
 def test_what_cannot_be_is_refused(shards: Path, tmp_path: Path) -> None:

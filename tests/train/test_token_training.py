@@ -130,7 +130,7 @@ def test_it_begins_with_a_pretraining_and_may_be_frozen(shards: Path, tmp_path: 
     _, saved = load_emotion_classifier(ours.folder / "model")
     assert saved.lineage.speakers("folder") == {"anna", "ben", "cleo", "dora"} - {"anna"}
     for changes, message in (
-        ({"fold": "ben"}, "were trained on ben of folder, whom fold ben tests"),
+        ({"fold": "ben"}, "were trained or validated on ben of folder, whom fold ben tests"),
         ({"depth": 3}, "expected 3 blocks of width 16, saf-saf; leave DEPTH= and FUSION= out"),
         ({"strategy": "vq-mae-a"}, "found vq-mae-av, expected weights of vq-mae-a"),
     ):
@@ -142,7 +142,8 @@ def test_tokenizers_that_saw_a_test_speaker_are_refused(tmp_path: Path) -> None:
     seen = Ancestor(dataset="demo", speakers=("anna",), labels=None, strategy="tokenizers", build="", licence="CC0 1.0")
     folder = make_token_folder(tmp_path / "demo", dataset="demo", lineage=Lineage(ancestors=(seen,)))
     for prepared in (setup, pretraining):
-        with pytest.raises(ValueError, match="the tokenizers of these codes: were trained on anna of demo, whom") as at:
+        words = "the tokenizers of these codes: were trained or validated on anna of demo, whom"
+        with pytest.raises(ValueError, match=words) as at:
             prepared(folder, tmp_path / "runs")
         assert str(at.value).endswith("or train others with make tokenizers FOLD=anna, then make tokens")
     scratch = setup(folder, tmp_path / "runs", fold="ben")

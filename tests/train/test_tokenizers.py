@@ -329,6 +329,26 @@ def test_clips_without_sound_or_face_are_not_measured(tmp_path: Path) -> None:
     assert all(0 < part.item() < complete.item() for part in parts)
 
 
+@pytest.mark.parametrize(("code", "lacking"), [(1, "audio"), (2, "visual")])
+def test_what_clips_lack_moves_no_codebook_and_no_norm(shards: Path, tmp_path: Path, code: int, lacking: str) -> None:
+    def state_after(missing: tuple[int, int], first: int, clips: int) -> dict[str, torch.Tensor]:
+        ours = setup(shards, tmp_path)
+        batch = next(iter(ours.make_loader(ours.data.training, training=True).epoch(1)))
+        before = {name: each.clone() for name, each in ours.model.state_dict().items()}
+        step = replace(batch, missing=missing)[first : first + clips]
+        ours.objective.loss(ours.model.train(), step, 1).backward()
+        after = ours.model.state_dict()
+        return {name: each for name, each in after.items() if not torch.equal(each, before[name])}
+
+    neither = state_after((code, code), 0, 2)
+    assert neither and not any(name.startswith(lacking) for name in neither)
+    part, alone = state_after((code, 0), 0, 2), state_after((0, 0), 1, 1)
+    of_lacking = [name for name in alone if name.startswith(lacking)]
+    assert of_lacking
+    for name in of_lacking:
+        torch.testing.assert_close(part[name], alone[name])
+
+
 def test_spectra_of_a_step_belong_to_clip_and_epoch(shards: Path, tmp_path: Path) -> None:
     ours = setup(shards, tmp_path)
     batch = next(iter(ours.make_whole_loader(ours.data.training).epoch(0)))

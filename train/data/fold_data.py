@@ -63,7 +63,7 @@ class FoldPart:
 
     @property
     def trained(self) -> frozenset[str]:
-        """Speakers who are trained on, or select the epoch."""
+        """Training and validation speakers, whether or not these select the epoch."""
         return frozenset((*self.sides["train"].subjects, *self.sides["validation"].subjects))
 
     def left_out(self) -> dict[str, int]:

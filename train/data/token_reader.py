@@ -24,10 +24,10 @@ from train.data.sampler import Indices
 from train.data.windows import Placement
 from train.models.vq_mae_av import AUDIO_CODES, VISUAL_CODES
 
-#: Spectra for each face.
-_PER_FACE = AUDIO_CODES.grid[0] // VISUAL_CODES.grid[0]
-#: Most spectra that either stream begins before the other, and what stands for a clip whose times were not read.
-_MOST_LEAD, _UNREAD = 1000, -(1 << 15)
+#: Faces a second, and spectra for each of them.
+_FACES_HZ, _PER_FACE = 25, AUDIO_CODES.grid[0] // VISUAL_CODES.grid[0]
+#: Most spectra that either stream begins before the other, far above any clip; and a clip whose times were not read.
+_MOST_LEAD, _UNREAD = 1 << 20, -(1 << 30)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -53,7 +53,7 @@ class TokenReader(Reader):
         spectra, faces = (AUDIO_CODES.grid[0] * members.audio_codes, VISUAL_CODES.grid[0] * bool(members.faces))
         self.audio = self.buffers((count, spectra, *AUDIO_CODES.grid[1:]), torch.uint8)
         self.visual = self.buffers((count, faces, *VISUAL_CODES.grid[1:]), torch.uint16)
-        self._leads = np.full(len(clips), _UNREAD, dtype=np.int16)
+        self._leads = np.full(len(clips), _UNREAD, dtype=np.int32)
 
     @staticmethod
     def suffixes(faces: int, spectrogram: str) -> tuple[str, ...]:
@@ -69,8 +69,13 @@ class TokenReader(Reader):
         if self._leads[clip] == _UNREAD:
             meta = load_metadata(self.read(clip, JSON))
             timing: TokenTiming = from_json(TokenTiming, meta.get("timing"), "json.timing")
+            if (timing.rate_hz, timing.spectra_hz) != (_FACES_HZ, _PER_FACE * _FACES_HZ):
+                raise SchemaError(
+                    f"json.timing: found {timing.rate_hz:g} faces and {timing.spectra_hz:g} spectra a second, expected "
+                    f"{_FACES_HZ} and {_PER_FACE * _FACES_HZ}"
+                )
             seconds = timing.frame_seconds[0] - timing.audio_start_seconds
-            self._leads[clip] = np.clip(round(seconds * timing.spectra_hz), -_MOST_LEAD, _MOST_LEAD)
+            self._leads[clip] = round(np.clip(seconds * timing.spectra_hz, -_MOST_LEAD, _MOST_LEAD))
         return int(self._leads[clip])
 
 
@@ -89,14 +94,15 @@ class _PendingTokens(PendingBatch):
             try:
                 audio = decode_audio(reader.read(clip, AUDIO_MEMBER)) if members.audio_codes else None
                 visual = decode_visual(reader.read(clip, VISUAL_MEMBER)) if members.faces else None
-                lead = reader.lead(clip) if audio is not None and visual is not None else 0
+                timed = audio is not None and visual is not None and not reader.clips.missing[clip]
+                lead = reader.lead(clip) if timed else 0
                 for codes, shape in ((audio, AUDIO_CODES), (visual, VISUAL_CODES)):
                     if codes is not None and (not len(codes) or codes.max() >= shape.codes):
                         raise SchemaError(f"codes: found none, or one that is not below {shape.codes}")
+                windows = [place_codes(audio, visual, lead, Placement(*each)) for each in self._placements[row]]
             except (SchemaError, OSError) as error:
                 raise reader.damaged(clip, error) from error
-            for place, placement in enumerate(self._placements[row]):
-                spectra, faces = place_codes(audio, visual, lead, Placement(*placement))
+            for place, (spectra, faces) in enumerate(windows):
                 if audio is not None:
                     np.take(audio, spectra, axis=0, out=self._audio[row, place])
                 if visual is not None:
@@ -111,16 +117,21 @@ def place_codes(
 ) -> tuple[Indices, Indices]:
     """Which spectra [100] and faces [50] of a clip a window has: both of the same time. Pure.
 
-    `lead` spectra are before the first face. Faces without sound at the end are left out, as is sound before the first
-    face and after the last; a clip of one modality is seen wholly.
+    `lead` spectra are before the first face. Faces before the first spectrum and after the last are left out, as is
+    sound before the first face and after the last; a clip of one modality is seen wholly. Raises SchemaError where
+    faces and sound have no time in common.
     """
+    start = max(-(lead // _PER_FACE), 0)  # the first face that is not before the first spectrum
+    lead += _PER_FACE * start
     lengths = []
     if audio is not None:
         lengths.append((len(audio) - lead + 1) // _PER_FACE)
     if visual is not None:
-        lengths.append(len(visual))
-    length, window = max(min(lengths, default=1), 1), VISUAL_CODES.grid[0]
+        lengths.append(len(visual) - start)
+    length, window = min(lengths, default=1), VISUAL_CODES.grid[0]
+    if length < 1:
+        raise SchemaError("json.timing: found faces and sound without a time in common, expected both of one time")
     first = round(placement.position * (length - window)) if length > window else 0
-    faces = (first + np.arange(window)) % length
-    spectra = (lead + _PER_FACE * faces[:, None] + np.arange(_PER_FACE)).ravel()
-    return np.clip(spectra, 0, 0 if audio is None else len(audio) - 1), faces
+    places = (first + np.arange(window)) % length
+    spectra = (lead + _PER_FACE * places[:, None] + np.arange(_PER_FACE)).ravel()
+    return np.clip(spectra, 0, 0 if audio is None else len(audio) - 1), start + places

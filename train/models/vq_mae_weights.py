@@ -25,7 +25,7 @@ from train.models.checkpoint_io import (
 )
 from train.models.vq_mae_av import VqMae, VqMaeConfig
 from train.models.vq_mae_heads import HEADS, EmotionClassifier
-from train.models.weights import FORMAT, fingerprint
+from train.models.weights import FORMAT, fingerprint, fingerprint_of
 
 #: In the configuration of every model of this kind.
 FAMILY = "vq-mae-av"
@@ -81,7 +81,7 @@ def save_vq_mae(
 
 
 def load_vq_mae(source: str | Path) -> VqMaeWeights:
-    """Weights of a folder, of a run or of an export. Raises WeightsError for anything else."""
+    """Weights of a folder, of a run or of an export. Raises WeightsError for anything else, or if they were changed."""
     return convert_vq_mae(read_checkpoint(source))
 
 
@@ -98,10 +98,13 @@ def convert_vq_mae(found: CheckpointFile) -> VqMaeWeights:
         config = from_json(VqMaeConfig, settings.get("model"), "model")
         lineage = parse_lineage(found.metadata.get(METADATA_KEY, ""), "lineage")
         classes = from_json(tuple[str, ...], settings.get("classes"), "classes")
+        tokenizer = from_json(str, settings.get("tokenizer"), "tokenizer")
     except (SchemaError, ValueError, RecursionError) as error:
         raise WeightsError(f"{found.where}: its {MODEL_CONFIG_FILE}: {first_line(error)}; get it again") from error
     if broken := [name for name, tensor in found.state.items() if not tensor.isfinite().all()]:
         raise WeightsError(f"{found.where}: found NaN or infinity in {broken[0]}, expected finite numbers")
+    if settings.get("sha256") != fingerprint_of(config, found.state):
+        raise WeightsError(f"{found.where}: found other weights than {MODEL_CONFIG_FILE} describes; get both again")
     details = settings.get("details")
     return VqMaeWeights(
         config=config,
@@ -111,8 +114,8 @@ def convert_vq_mae(found: CheckpointFile) -> VqMaeWeights:
         licence=str(settings.get("licence")),
         lineage=lineage,
         details=details if isinstance(details, dict) else {},
-        tokenizer=str(settings.get("tokenizer")),
-        sha256=str(settings.get("sha256")),
+        tokenizer=tokenizer,
+        sha256=settings["sha256"],
         source=found.where,
     )
 
@@ -155,8 +158,6 @@ def load_emotion_classifier(source: str | Path) -> tuple[EmotionClassifier, VqMa
     with torch.random.fork_rng(devices=()):  # initial weights, which are replaced
         model = EmotionClassifier(weights.config, len(weights.classes), weights.head)
     model.load_state_dict(_part(weights, "", model.state_dict()))
-    if weights.sha256 != fingerprint(model):
-        raise WeightsError(f"{weights.source}: found other weights than {MODEL_CONFIG_FILE} describes; get both again")
     return model.eval(), weights
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor, distributed, nn
 
-from train.models.codebook import Codebook
+from train.models.codebook import Codebook, sum_over_processes
 
 #: Bins of a power spectrum, and codes of one.
 BINS, AUDIO_PLACES = 513, 64
@@ -109,7 +109,12 @@ class Tokenizer(nn.Module, ABC):
         return self._output(self.decoder(self.quantizer(codes).movedim(-1, 1)))
 
     def forward(self, frames: Tensor) -> Tokenized:
-        """Encode and decode frames; in training mode the codebook follows them."""
+        """Encode and decode frames; in training mode the codebook follows them.
+
+        A training step in which no process has any frame changes nothing, and gives them back.
+        """
+        if self.training and not sum_over_processes(torch.tensor(len(frames), device=frames.device)):
+            return Tokenized(frames, frames.flatten(1).sum(dim=1), torch.empty(0, dtype=torch.int64))
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.fixed):
             latents = self._latents(frames)
         flat = latents.detach().flatten(0, -2)

@@ -213,9 +213,13 @@ def _load_own(source: CheckpointFile, encoder: OwnEncoder) -> TrainedClassifier:
 
 def fingerprint(model: nn.Module) -> str:
     """SHA-256 of a model's weights and its encoder's configuration: encoders with the same one compute the same."""
-    config = getattr(model, "encoder", model).config
+    return fingerprint_of(getattr(model, "encoder", model).config, model.state_dict())
+
+
+def fingerprint_of(config: Any, state: Mapping[str, Tensor]) -> str:
+    """The same of an encoder's configuration, a dataclass, and a model's state dict."""
     digest = hashlib.sha256(json.dumps(asdict(config), sort_keys=True).encode())
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(state.items()):
         digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from torch import nn
 
@@ -31,8 +31,6 @@ from train.run_setup import ancestor_of, check_same_settings, check_unseen, conf
 from train.runs import RUN_CONFIG_FILE
 from train.trainer import Objective, Trainer
 
-#: Written last into the folder of a pre-training: it is finished.
-RESULT_FILE = "pretraining.json"
 #: Folder of the model in that of a pre-training.
 MODEL = "model"
 
@@ -41,11 +39,14 @@ MODEL = "model"
 class BasePretraining(ABC):
     """A pre-training that is ready to run."""
 
+    result_file: ClassVar[str] = "pretraining.json"
+    """Written last into its folder: it is finished."""
+
     config: TrainConfig
     data: FoldData
     """Without labels."""
     model: nn.Module
-    """On the device; it has an `encoder`."""
+    """On the device."""
     origin: str
     """What it begins with, in words."""
     licence: str
@@ -67,8 +68,8 @@ class BasePretraining(ABC):
         """Batches of clips, in random order for training."""
 
     @abstractmethod
-    def save_model(self) -> None:
-        """Save the model with its current weights, and what they are."""
+    def save_model(self, result: Mapping[str, Any]) -> None:
+        """Save the model with its current weights, and what they are; `result` is of the run."""
 
     @abstractmethod
     def write_page(self, result: Mapping[str, Any]) -> None:
@@ -79,12 +80,28 @@ class BasePretraining(ABC):
         return {"epochs": self.epochs, "clips": len(self.data.training), "origin": self.origin}
 
     @property
+    def kind(self) -> str:
+        """Its folder within that of the corpora, without fold and seed."""
+        return f"{self.config.strategy_name}/pretrain"
+
+    @property
+    def depth(self) -> int:
+        """Blocks that the decay of learning rates counts."""
+        depth: int = self.model.encoder.config.depth
+        return depth
+
+    @property
+    def wrapped_model(self) -> nn.Module:
+        """The model as training calls it: for several ranks, and compiled as configured."""
+        return wrap_model(self.model, self.config, self.ranks)
+
+    @property
     def folder(self) -> Path:
-        """Folder of this run: `runs/<corpora>/<strategy>/pretrain`, with the fold and the seed, if any."""
+        """Folder of this run: `runs/<corpora>/<kind>`, with the fold and the seed, if any."""
         config = self.config
         fold = "" if config.fold == WHOLE else f"-{config.fold}"
         seed = f"-seed-{config.seed}" if config.seed else ""
-        return Path(config.runs) / self.data.name / config.strategy_name / f"pretrain{fold}{seed}"
+        return Path(config.runs) / self.data.name / f"{self.kind}{fold}{seed}"
 
     @property
     def epochs(self) -> int:
@@ -107,17 +124,22 @@ class BasePretraining(ABC):
         """Whether there are validation speakers."""
         return self.config.selection != "last"
 
+    @property
+    def validation_clips(self) -> ClipTable:
+        """Clips of validation speakers, which there are."""
+        return self.data.clips("validation")
+
     def make_trainer(self, logger: MetricLogger) -> Trainer:
-        """The training loop of this run, its model wrapped for several ranks and compiled as configured."""
+        """The training loop of this run."""
         config, ranks, model = self.config, self.ranks, self.model
         return Trainer(
             model=model,
-            compiled_model=wrap_model(model, config, ranks),
+            compiled_model=self.wrapped_model,
             objective=self.objective,
-            optimizer=make_optimizer(model, model.encoder.config.depth, config.recipe),
+            optimizer=make_optimizer(model, self.depth, config.recipe),
             config=config,
             train_loader=self.make_loader(self.data.training, training=True),
-            val_loader=self.make_loader(self.data.clips("validation")) if self.validates else None,
+            val_loader=self.make_loader(self.validation_clips) if self.validates else None,
             ranks=ranks,
             checkpoints=self.checkpoints,
             logger=logger,
@@ -125,9 +147,9 @@ class BasePretraining(ABC):
 
     def is_finished(self) -> bool:
         """Whether the model is there. Raises ConfigError if it was trained with other settings."""
-        started = self.checkpoints.started or (self.folder / RESULT_FILE).is_file()
+        started = self.checkpoints.started or (self.folder / self.result_file).is_file()
         check_same_settings(self.folder / RUN_CONFIG_FILE, self._config_record()["identity"], started=started)
-        return (self.folder / RESULT_FILE).is_file()
+        return (self.folder / self.result_file).is_file()
 
     def write_config(self) -> None:
         """Write config.json, unless the run is resumed."""

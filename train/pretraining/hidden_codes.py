@@ -1,6 +1,7 @@
 """The objective of VQ-MAE-AV's pre-training: codes of hidden tokens, and pairs of sound and face (paper 3.6).
 
-No label is used. What a model has learned is measured on validation speakers with masks that are always the same:
+No label is used. What a model has learned is measured on clips of validation speakers that have both sound and a face,
+with masks that are always the same:
 
     accuracy            of hidden codes, with coupled masks as in training
     unigram             the same for a model that always says the most frequent code of these clips
@@ -13,7 +14,7 @@ No label is used. What a model has learned is measured on validation speakers wi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,6 +25,7 @@ from torch.nn import functional
 from train.classification import autocast
 from train.data.augment import ClipDraws
 from train.data.loader import Loader
+from train.data.missing import FACES, SOUND, WHOLLY
 from train.data.token_masks import TokenMasks, draw_fixed_masks, draw_masks
 from train.data.token_reader import TokenBatch
 from train.data.token_transform import window_codes
@@ -37,6 +39,7 @@ VALIDATION_EPOCH = 0
 #: Clips whose faces are compared with a sound.
 RETRIEVED_AMONG = 16
 _HIDDEN = 0.9
+_MODALITIES = {AUDIO: SOUND, VISUAL: FACES}
 
 
 @dataclass(kw_only=True)
@@ -91,7 +94,7 @@ class HiddenCodesObjective:
         """Sum of the clips' losses, []; the contrastive one compares them with the clips of all ranks."""
         draws = ClipDraws(keys=batch.draw_keys, seed=self.seed, epoch=epoch)
         masks = draw_masks(self.settings, self._tokens, draws).to(batch.labels.device)
-        losses, _ = self._losses(model, window_codes(batch, 0, self.shape), masks)
+        losses, _ = self._losses(model, window_codes(batch, 0, self.shape), masks, batch.missing)
         return losses["loss"].sum()
 
     def validate(self, model: nn.Module, loader: Loader, ranks: Ranks, micro_batches: int) -> dict[str, float]:  # noqa: ARG002
@@ -111,7 +114,10 @@ class HiddenCodesObjective:
 
     @torch.inference_mode()
     def measure(self, model: nn.Module, loader: Loader) -> Measures:
-        """Measures of all clips of a loader, the same on every rank. Leaves the model in evaluation mode."""
+        """Measures of all clips of a loader, the same on every rank. Leaves the model in evaluation mode.
+
+        Every clip has all modalities of the model.
+        """
         model.eval()
         device, sums = self.ranks.device, dict[str, Tensor]()
         counts = {name: torch.zeros(shape.codes, device=device) for name, shape in self.shape.shapes.items()}
@@ -125,7 +131,7 @@ class HiddenCodesObjective:
             codes = window_codes(moved, 0, self.shape)
             draws = ClipDraws(keys=moved.draw_keys, seed=self.seed, epoch=VALIDATION_EPOCH)
             masks = draw_masks(self.settings, self._tokens, draws).to(device)
-            losses, found = self._losses(model, codes, masks)
+            losses, found = self._losses(model, codes, masks, moved.missing)
             add("clips", torch.ones(len(batch), device=device))
             for name, each in losses.items():
                 add(name, each)
@@ -182,19 +188,40 @@ class HiddenCodesObjective:
         return HiddenCodes.of(codes[name], masks.visible[name], masks.decoded[name], self.shape.shapes[name].tube)
 
     def _losses(
-        self, model: Callable[..., Predicted], codes: Mapping[str, Tensor], masks: TokenMasks
+        self,
+        model: Callable[..., Predicted],
+        codes: Mapping[str, Tensor],
+        masks: TokenMasks,
+        missing: Sequence[int],
     ) -> tuple[dict[str, Tensor], Predicted]:
-        """Name -> losses of clips [B], their weighted sum as `loss`; and what the model predicts."""
+        """Name -> losses of clips [B], their weighted sum as `loss`; and what the model predicts.
+
+        A modality that a clip's recording does not have is hidden wholly and not predicted; such a clip is in no pair.
+        """
+        device = self.ranks.device
+        lacking = {
+            name: torch.tensor([WHOLLY.get(code) == _MODALITIES[name] for code in missing], dtype=torch.bool).to(device)
+            for name in self.shape.shapes
+        }
+        visible = {name: mask & ~lacking[name][:, None] for name, mask in masks.visible.items()}
+        masks = TokenMasks(visible, masks.decoded)
         found = self._predict(model, codes, masks)
         losses, settings = dict[str, Tensor](), self.settings
         if found.logits:
-            parts = [self._hidden(codes, masks, name).cross_entropy(logits) for name, logits in found.logits.items()]
+            parts = [
+                self._hidden(codes, masks, name).cross_entropy(logits).masked_fill(lacking[name], 0)
+                for name, logits in found.logits.items()
+            ]
             losses["generative"] = torch.stack(parts).sum(0)
         if found.pooled:
-            pooled = [functional.normalize(found.pooled[name].float(), dim=1) for name in (AUDIO, VISUAL)]
+            pooled = [
+                functional.normalize(found.pooled[name].float(), dim=1).masked_fill(lacking[name][:, None], 0)
+                for name in (AUDIO, VISUAL)
+            ]
             everybody = [self.ranks.gather(each, self.most) for each in pooled]
             first = self.ranks.rank * self.most
-            losses["contrastive"] = nt_xent(tuple(pooled), tuple(everybody), first, settings.temperature)
+            contrastive = nt_xent(tuple(pooled), tuple(everybody), first, settings.temperature)
+            losses["contrastive"] = contrastive.masked_fill(lacking[AUDIO] | lacking[VISUAL], 0)
         weighted = [getattr(settings, name) * each for name, each in losses.items()]
         return {"loss": torch.stack(weighted).sum(0), **losses}, found
 

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from manifests.files import atomic_write
 from train.classification import autocast
+from train.distributed import Ranks
 from train.models.mae import hide_patches, paint
 from train.pretraining.reconstruction import PROBES, VALIDATION_EPOCH, to_pixels
 from train.report.plots import BLUE, GREEN, ORANGE, as_png, make_figure
@@ -132,13 +133,16 @@ def _learning_rate(steps: list[dict[str, Any]], steps_per_epoch: int) -> tuple[l
 @torch.inference_mode()
 def _draw_clips(setup: PretrainingSetup) -> bytes:
     """Clips of validation speakers or, without any, of training speakers."""
-    clips = setup.data.clips("validation") if setup.validates else setup.data.training
+    clips = setup.validation_clips if setup.validates else setup.data.training
     spaced = torch.linspace(0, len(clips) - 1, min(SHOWN_CLIPS, len(clips))).round().long().unique().numpy()
-    loader, objective, patch = setup.make_loader(clips.take(spaced)), setup.objective, setup.objective.patch
+    objective, patch = setup.objective, setup.objective.patch
     objective.masks = replace(setup.settings, decoded=1.0)  # all that is hidden is painted
     setup.model.eval()
     shown = []
-    for batch in loader.epoch(0):
+    alone = replace(
+        setup, ranks=Ranks(device=setup.ranks.device)
+    )  # only one process paints, and reads all of the clips
+    for batch in alone.make_loader(clips.take(spaced)).epoch(0):
         found = objective.masked(batch.to(setup.ranks.device), VALIDATION_EPOCH, training=False)
         visible, decoded = found.masks.visible, found.masks.decoded
         with autocast(setup.ranks.device):

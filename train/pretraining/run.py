@@ -11,7 +11,7 @@ from typing import Any
 from manifests.files import atomic_write, exclusive_lock, remove_leftovers
 from manifests.text import pluralize
 from train.checkpoint import load_trained
-from train.pretraining.base import MODEL, RESULT_FILE, BasePretraining
+from train.pretraining.base import MODEL, BasePretraining
 from train.pretraining.page import read_epochs
 from train.run_fold import fit
 
@@ -50,9 +50,9 @@ def run_pretraining(setup: BasePretraining) -> Pretrained:
         load_trained(setup.model, setup.checkpoints.best_path(fit(setup)))
         result = setup.result()  # with the other ranks
         if setup.ranks.is_main:
-            setup.save_model()
+            setup.save_model(result)
             setup.write_page(result)
-            atomic_write(setup.folder / RESULT_FILE, (json.dumps(result, indent=1) + "\n").encode())
+            atomic_write(setup.folder / setup.result_file, (json.dumps(result, indent=1) + "\n").encode())
             setup.checkpoints.clear()
         setup.ranks.barrier()
         return _describe(setup)

@@ -131,7 +131,7 @@ class PretrainingSetup(BasePretraining):
         found = measure_cross_modal(self.objective, self.model, loader, self.ranks, self.config.micro_batches)
         return {**super().result(), "hidden_modality": {name: asdict(each) for name, each in found.items()}}
 
-    def save_model(self) -> None:
+    def save_model(self, result: Mapping[str, Any]) -> None:  # noqa: ARG002
         """As of every pre-training."""
         details = {
             "pretraining": {"strategy": self.config.strategy_name, **asdict(self.settings)},

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from manifests.text import pluralize
@@ -64,11 +65,25 @@ class VqMaePretraining(BasePretraining):
             prefetcher=self.data.prefetcher,
         )
 
+    @property
+    def validation_clips(self) -> ClipTable:
+        """As of every pre-training: those that have all modalities of the model. Raises ConfigError for none."""
+        clips = super().validation_clips
+        if len(self.model.config.shapes) == 1:  # others are not in the table
+            return clips
+        complete = clips.take(np.flatnonzero(clips.missing == 0))
+        if not len(complete):
+            raise ConfigError(
+                f"{self.data.name}: found no clip of validation speakers with sound and a face, expected some; "
+                "choose another fold, or FIXED_EPOCHS=1"
+            )
+        return complete
+
     def measure(self) -> tuple[Measures, ClipTable] | None:
         """What the model has learned, of validation speakers; None without any."""
         if not self.validates:
             return None
-        clips = self.data.clips("validation")
+        clips = self.validation_clips
         return self.objective.measure(self.model, self.make_loader(clips)), clips
 
     def result(self) -> dict[str, Any]:
@@ -90,7 +105,7 @@ class VqMaePretraining(BasePretraining):
             }
         return result
 
-    def save_model(self) -> None:
+    def save_model(self, result: Mapping[str, Any]) -> None:  # noqa: ARG002
         """As of every pre-training."""
         details = {
             "pretraining": {"strategy": self.config.strategy_name, **asdict(self.settings)},

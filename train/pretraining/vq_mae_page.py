@@ -89,7 +89,7 @@ def _paint(setup: VqMaePretraining) -> list[ReportFigure]:
     if setup.config.tokenizers is None or setup.model.decoder is None:
         return []
     tokenizers = load_tokenizers(setup.config.tokenizers).model.to(device)
-    clips = setup.data.clips("validation") if setup.validates else setup.data.training
+    clips = setup.validation_clips if setup.validates else setup.data.training
     spaced = torch.linspace(0, len(clips) - 1, min(SHOWN_CLIPS, len(clips))).round().long().unique().numpy()
     shown = []
     setup.model.eval()

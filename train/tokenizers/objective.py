@@ -52,11 +52,13 @@ class Tokenization:
         if epoch > self.fixed_after and not tokenizers.audio.fixed:
             tokenizers.audio.fix(self.reference().power)
         draws = ClipDraws(keys=batch.draw_keys, seed=self.seed, epoch=epoch)
-        power, faces = draw_spectra(batch, draws.uniform("spectra", self.settings.spectra)), faces_of(batch)
+        power = draw_spectra(batch, draws.uniform("spectra", self.settings.spectra))
+        with_sound, with_faces = present(batch, SOUND), present(batch, FACES)
+        power, faces = _frames_of(power, with_sound), _frames_of(faces_of(batch), with_faces)
         heard, seen = model(power, faces)
         audio = tokenizers.audio.losses(power, heard.reconstruction) + self.settings.commitment * heard.commitment
         visual = tokenizers.visual.losses(faces, seen.reconstruction) + self.settings.commitment * seen.commitment
-        return _sum_over_clips(audio, batch, SOUND) + _sum_over_clips(visual, batch, FACES)
+        return _sum_over_clips(audio, with_sound) + _sum_over_clips(visual, with_faces)
 
     def validate(
         self, model: nn.Module, loader: Loader | CachedLoader, ranks: Ranks, micro_batches: int
@@ -132,14 +134,17 @@ def faces_of(batch: SequenceBatch) -> Tensor:
 
 
 def present(batch: SequenceBatch, modality: str) -> Tensor:
-    """float32 [B] 0 for a clip whose recording has nothing of a modality, else 1."""
+    """bool [B] False for a clip whose recording has nothing of a modality."""
     codes = batch.missing or (0,) * len(batch)
-    flags = [float(WHOLLY.get(code) != modality) for code in codes]
-    return torch.tensor(flags, device=batch.labels.device)
+    flags = [WHOLLY.get(code) != modality for code in codes]
+    return torch.tensor(flags, dtype=torch.bool, device=batch.labels.device)
 
 
-def _sum_over_clips(losses: Tensor, batch: SequenceBatch, modality: str) -> Tensor:
-    """Losses of the frames of a batch -> sum over clips of the mean over each one's frames."""
-    if not len(batch):
-        return losses.sum()
-    return (losses.view(len(batch), -1).mean(dim=1) * present(batch, modality)).sum()
+def _frames_of(frames: Tensor, clips: Tensor) -> Tensor:
+    """Of frames of B clips, as many of each, those of some clips, bool [B]."""
+    return frames[clips.repeat_interleave(len(frames) // max(len(clips), 1))]
+
+
+def _sum_over_clips(losses: Tensor, clips: Tensor) -> Tensor:
+    """Losses of the frames of some clips, bool [B] -> sum over these of the mean over each one's frames."""
+    return losses.view(int(clips.sum()), -1).mean(dim=1).sum() if len(losses) else losses.sum()

@@ -101,7 +101,7 @@ def decode_clips(setup: TokenizerSetup) -> list[DecodedClip]:
     shown = []
     for batch in setup.make_whole_loader(clips.take(spaced)).epoch(0):
         sequences = cast(SequenceBatch, batch.to(setup.ranks.device))
-        both = present(sequences, SOUND) * present(sequences, FACES)
+        both = present(sequences, SOUND) & present(sequences, FACES)
         for row, key in enumerate(batch.keys):
             if both[row]:
                 power, faces = power_of(sequences, row), faces_of(cast(SequenceBatch, sequences[row : row + 1]))

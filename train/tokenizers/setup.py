@@ -3,38 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from manifests.files import atomic_write
 from manifests.index import Dataset
-from manifests.joined_folds import WHOLE
 from manifests.kinds import SEQUENCES
-from manifests.labels import NO_LABELS
 from manifests.text import pluralize
-from train.checkpoint import Checkpoints
 from train.config import TOKENIZERS, ConfigError, TrainConfig, settings_hash
 from train.data.batches import SequenceBatch
 from train.data.clip_table import ClipTable
-from train.data.corpora import Corpora, open_corpora, open_whole
-from train.data.fold_data import FoldData, open_fold
 from train.data.loader import Loader
 from train.data.missing import FACES, SOUND
 from train.data.sampler import ClipSampler
-from train.data.shard_folder import Check
 from train.data.windows import WHOLE_CLIPS
 from train.distributed import Ranks
 from train.fusion import Strategy
-from train.lineage import RANDOM, Lineage
-from train.metric_logger import MetricLogger
+from train.lineage import RANDOM
+from train.models.tokenizer_files import save_tokenizers
 from train.models.vqvae import (
     SIDE_PX,
     AudioTokenizer,
@@ -42,82 +35,52 @@ from train.models.vqvae import (
     Tokenizers,
     VisualTokenizer,
     VisualTokenizerConfig,
+    calibrate,
 )
-from train.optim import make_optimizer
-from train.provenance import build_of, describe_build
+from train.pretraining.base import MODEL, BasePretraining, lineage_after, open_for_pretraining, open_unlabelled
+from train.provenance import about_of, build_of, describe_build
 from train.recipes import Tokenizing
-from train.run_setup import (
-    ancestor_of,
-    check_batch,
-    check_same_settings,
-    config_record,
-    describe_seen,
-    make_sampler,
-    windows_of,
-)
-from train.runs import RUN_CONFIG_FILE
-from train.tokenizers.objective import Reference, Tokenization, faces_of, power_of, present
-from train.trainer import Trainer
+from train.report.render import render_template
+from train.run_setup import check_batch, describe_seen, make_sampler, windows_of
+from train.tokenizers.objective import Reference, Tokenization, faces_of, measure, power_of, present
+from train.tokenizers.page import write_page
 
-#: Written last into the folder of a run: it is finished.
-RESULT_FILE = "tokenizers.json"
-#: Folder of the model in that of a run.
-MODEL = "model"
 #: Frames a second of the sequences that tokenizers read.
 RATE_HZ = 25
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class TokenizerSetup:
+class TokenizerSetup(BasePretraining):
     """A training of tokenizers that is ready to run."""
 
-    config: TrainConfig
+    result_file: ClassVar[str] = "tokenizers.json"
+
+    model: Tokenizers
     settings: Tokenizing
     """Of its recipe."""
-    data: FoldData
-    """Without labels."""
-    model: Tokenizers
-    """On the device."""
-    lineage: Lineage
-    """Of the weights after this training."""
-    ranks: Ranks
-    log: Callable[[str], None]
-    identity: dict[str, Any]
-    """What must be equal to resume, beside the settings."""
 
     @property
-    def folder(self) -> Path:
-        """Folder of this run: `runs/<corpora>/tokenizers`, with the fold and the seed, if any."""
-        config = self.config
-        fold = "" if config.fold == WHOLE else f"-{config.fold}"
-        seed = f"-seed-{config.seed}" if config.seed else ""
-        return Path(config.runs) / self.data.name / f"{TOKENIZERS}{fold}{seed}"
+    def kind(self) -> str:
+        """As of every pre-training: runs are `runs/<corpora>/tokenizers`."""
+        return TOKENIZERS
 
     @property
-    def epochs(self) -> int:
-        """Epochs to train."""
-        assert self.config.recipe.epochs is not None
-        return self.config.recipe.epochs
+    def depth(self) -> int:
+        """There are no blocks."""
+        return 0
 
     @property
-    def checkpoints(self) -> Checkpoints:
-        """Those of this training."""
-        return Checkpoints(folder=self.folder, lineage=self.lineage)
-
-    @property
-    def part(self) -> str:
-        """There is one."""
-        return ""
-
-    @property
-    def validates(self) -> bool:
-        """Whether there are validation speakers."""
-        return self.config.selection != "last"
+    def wrapped_model(self) -> nn.Module:
+        """The model for several ranks, not compiled: codebooks change in it."""
+        if self.ranks.world_size == 1:
+            return self.model
+        device_ids = [self.ranks.device] if self.ranks.device.type == "cuda" else None
+        return DistributedDataParallel(self.model, device_ids=device_ids, find_unused_parameters=True)
 
     @property
     def measured(self) -> ClipTable:
         """Clips that reconstructions are measured on: of validation speakers or, without any, those trained on."""
-        return self.data.clips("validation") if self.validates else self.data.training
+        return self.validation_clips if self.validates else self.data.training
 
     @cached_property
     def reference(self) -> Reference:
@@ -134,7 +97,7 @@ class TokenizerSetup:
                     power = power_of(sequences, row)
                     chosen = torch.linspace(0, len(power) - 1, min(-(-most // len(clips)), len(power))).round().long()
                     spectra.append(power[chosen])
-            shown = faces_of(sequences).unflatten(0, (len(batch), -1))[seen > 0].flatten(0, 1)
+            shown = faces_of(sequences).unflatten(0, (len(batch), -1))[seen].flatten(0, 1)
             face, faces = face + shown.double().sum(dim=0), faces + len(shown)
         device = self.ranks.device
         return Reference(torch.cat(spectra).to(device), (face / max(faces, 1)).float().to(device))
@@ -168,42 +131,36 @@ class TokenizerSetup:
             prefetcher=self.data.prefetcher,
         )
 
-    def make_trainer(self, logger: MetricLogger) -> Trainer:
-        """The training loop of this run, its model wrapped for several ranks."""
-        config, ranks, model = self.config, self.ranks, self.model
-        on_gpu = ranks.device.type == "cuda"
-        return Trainer(
-            model=model,
-            compiled_model=model  # not compiled: codebooks change in it
-            if ranks.world_size == 1
-            else DistributedDataParallel(
-                model, device_ids=[ranks.device] if on_gpu else None, find_unused_parameters=True
-            ),
-            objective=self.objective,
-            optimizer=make_optimizer(model, 0, config.recipe),
-            config=config,
-            train_loader=self.make_loader(self.data.training, training=True),
-            val_loader=self.make_loader(self.measured) if self.validates else None,
-            ranks=ranks,
-            checkpoints=self.checkpoints,
-            logger=logger,
+    def result(self) -> dict[str, Any]:
+        """With scores, of the model whose norms are calibrated."""
+        if not self.model.audio.fixed:
+            calibrate(self.model.audio, self.reference.power)
+        scores = measure(self.model.eval(), self.make_loader(self.measured), self.reference, self.ranks)
+        return {**super().result(), "scores": scores}
+
+    def save_model(self, result: Mapping[str, Any]) -> None:
+        """As of every pre-training, with a card."""
+        data, recipe = self.data, self.config.recipe
+        about = about_of(data.trained_parts)
+        card = render_template(
+            "tokenizers.md.j2",
+            corpora=data.name,
+            about=about,
+            recipe=recipe.name,
+            epochs=self.epochs,
+            clips=len(data.training),
+            measured="validation speakers" if self.validates else "the training clips",
+            scores=result["scores"],
+            sizes={"sound": len(self.model.audio.codebook), "faces": len(self.model.visual.codebook)},
+            lineage=self.lineage,
         )
+        details = {"recipe": recipe.name, "tokenizers": asdict(self.settings), "build": build_of(data.parts), **about}
+        folder = self.folder / MODEL
+        save_tokenizers(self.model, folder, licence=self.licence, lineage=self.lineage, details=details, card=card)
 
-    def is_finished(self) -> bool:
-        """Whether the tokenizers are there. Raises ConfigError if they were trained with other settings."""
-        started = self.checkpoints.started or (self.folder / RESULT_FILE).is_file()
-        check_same_settings(self.folder / RUN_CONFIG_FILE, self._config_record()["identity"], started=started)
-        return (self.folder / RESULT_FILE).is_file()
-
-    def write_config(self) -> None:
-        """Write config.json, unless the run is resumed."""
-        path = self.folder / RUN_CONFIG_FILE
-        if self.ranks.is_main and not (path.is_file() and self.checkpoints.started):
-            atomic_write(path, (json.dumps(self._config_record(), indent=1, sort_keys=True) + "\n").encode())
-        self.ranks.barrier()
-
-    def _config_record(self) -> dict[str, Any]:
-        return config_record(self.config, self.ranks, self.identity)
+    def write_page(self, result: Mapping[str, Any]) -> None:
+        """As of every pre-training."""
+        write_page(self, result["scores"])
 
 
 def prepare_tokenizers(config: TrainConfig, ranks: Ranks, log: Callable[[str], None]) -> TokenizerSetup:
@@ -220,24 +177,12 @@ def prepare_tokenizers(config: TrainConfig, ranks: Ranks, log: Callable[[str], N
             f"micro_batches: found {config.micro_batches}, expected 1: batch norms and codebooks see a whole batch"
         )
     check_batch(recipe, ranks)
-    corpora = _open(config)
+    corpora = open_for_pretraining(config)
     for part in corpora.parts:
         check_kind(part.folder.index, part.name)
-    data = open_fold(
-        corpora,
-        config.fold,
-        strategy=_strategy(settings),
-        feature=config.feature,
-        label_scheme=NO_LABELS,
-        unlabelled=True,
-        validation=config.selection != "last",
-        check=cast(Check, config.check),
-    )
+    data = open_unlabelled(config, corpora, _strategy(settings))
     if config.selection == "last":
         data = data.with_validation()
-    lineage = RANDOM
-    for trained in data.trained_parts:
-        lineage = lineage.after(ancestor_of(config, trained, labels=None))
     model = make_tokenizers(settings, config.seed)
     log(f"{pluralize(len(data.training), 'clip')} of {data.name}; {describe_sizes(model)}")
     shapes = json.dumps([asdict(model.audio.config), asdict(model.visual.config)])
@@ -246,7 +191,9 @@ def prepare_tokenizers(config: TrainConfig, ranks: Ranks, log: Callable[[str], N
         settings=settings,
         data=data,
         model=model.to(ranks.device),
-        lineage=lineage,
+        origin="random weights",
+        licence="this project's own",
+        lineage=lineage_after(config, data, RANDOM),
         ranks=ranks,
         log=log if ranks.is_main else lambda _: None,
         identity={
@@ -278,13 +225,6 @@ def describe_sizes(model: Tokenizers) -> str:
 def _strategy(settings: Tokenizing) -> Strategy:
     """What is read of a clip: so many faces, and its sound."""
     return Strategy(name=TOKENIZERS, faces=settings.faces, windows=16, order=0, rule=lambda pairs: pairs.faces)
-
-
-def _open(config: TrainConfig) -> Corpora:
-    if config.fold == WHOLE:
-        return open_whole(config.locations, validation=config.selection != "last")
-    schemes = [config.fold_scheme] if isinstance(config.fold_scheme, str) else config.fold_scheme or ()
-    return open_corpora(config.locations, schemes=schemes, allow_shared_speakers=config.allow_shared_speakers)
 
 
 def check_kind(dataset: Dataset, where: str | Path) -> None:
