@@ -139,9 +139,7 @@ def _draw_clips(setup: PretrainingSetup) -> bytes:
     objective.masks = replace(setup.settings, decoded=1.0)  # all that is hidden is painted
     setup.model.eval()
     shown = []
-    alone = replace(
-        setup, ranks=Ranks(device=setup.ranks.device)
-    )  # only one process paints, and reads all of the clips
+    alone = replace(setup, ranks=Ranks(device=setup.ranks.device))  # one process paints, and reads all clips
     for batch in alone.make_loader(clips.take(spaced)).epoch(0):
         found = objective.masked(batch.to(setup.ranks.device), VALIDATION_EPOCH, training=False)
         visible, decoded = found.masks.visible, found.masks.decoded
