@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -477,7 +477,6 @@ def _reduction(frame: Any, aspect: Fraction) -> tuple[float, float]:
     return reduction[::-1] if transposed else reduction
 
 
-@lru_cache
 def _square_size(width: int, height: int, aspect: Fraction) -> tuple[tuple[int, int], tuple[float, float]]:
     """Width and height of a recorded frame with square pixels, as it is kept, and the reduction."""
     square = base.square_width(width, height, aspect)

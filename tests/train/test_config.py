@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from manifests.records import SchemaError, from_json
-from train.config import ConfigError, TrainConfig, device_for, settings_hash
+from train.config import TOKENIZERS, ConfigError, TrainConfig, device_for, settings_hash
 from train.fusion import FusionError
 from train.recipes import RECIPES, Recipe
 
@@ -22,7 +22,8 @@ def config(**changes: Any) -> TrainConfig:
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=lambda recipe: recipe.name)
 def test_configuration_survives_json(recipe: Recipe) -> None:
-    made = config(recipe=recipe, weights="weights.pth", seed=3)
+    strategy = TOKENIZERS if recipe.tokenizers else "vq-mae-av" if recipe.vq_mae else "cfas"
+    made = config(recipe=recipe, strategy=strategy, weights="weights.pth", seed=3)
     assert from_json(TrainConfig, json.loads(json.dumps(made.to_json())), "config.json") == made
 
 
