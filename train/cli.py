@@ -133,9 +133,8 @@ def _pretrain_one(config: TrainConfig, ranks: Ranks) -> None:
     """Run a pre-training that is not finished."""
     setup = prepare_pretraining(config, ranks, log_line)
     if not setup.is_finished():
-        held_out = "all speakers" if config.fold == WHOLE else f"without the test speakers of fold {config.fold}"
         setup.log(
-            f"{setup.data.name}, {config.strategy}, {held_out}: recipe {config.recipe.name}, "
+            f"{setup.data.name}, {config.strategy}, {_describe_speakers(config)}: recipe {config.recipe.name}, "
             f"encoder {setup.config.encoder}, from {setup.origin}, on {ranks.device}; into {setup.folder}"
         )
     found = run_pretraining(setup)
@@ -143,6 +142,11 @@ def _pretrain_one(config: TrainConfig, ranks: Ranks) -> None:
         say(f"{found.model}: {describe_pretrained(found)}")
         say(f"look at {found.page}; begin with make train WEIGHTS={found.model}")
         sys.stdout.flush()
+
+
+def _describe_speakers(config: TrainConfig) -> str:
+    """Whom a training without a test sees."""
+    return "all speakers" if config.fold == WHOLE else f"without the test speakers of fold {config.fold}"
 
 
 def _run_tokenizers(args: argparse.Namespace) -> int:
@@ -162,10 +166,9 @@ def _train_tokenizers(config: TrainConfig, ranks: Ranks) -> None:
     """Run a training of tokenizers that is not finished."""
     setup = prepare_tokenizers(config, ranks, log_line)
     if not setup.is_finished():
-        held_out = "all speakers" if config.fold == WHOLE else f"without the test speakers of fold {config.fold}"
         setup.log(
-            f"{setup.data.name}, tokenizers, {held_out}: recipe {config.recipe.name}, on {ranks.device}; "
-            f"into {setup.folder}"
+            f"{setup.data.name}, tokenizers, {_describe_speakers(config)}: recipe {config.recipe.name}, "
+            f"on {ranks.device}; into {setup.folder}"
         )
     found = run_tokenizers(setup)
     if ranks.is_main:

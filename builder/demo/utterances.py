@@ -79,9 +79,9 @@ class Utterance:
         return f"{self.speaker}/{self.clip_id}.mp4"
 
 
-def list_utterances(takes: int = TAKES) -> tuple[Utterance, ...]:
-    """Every clip of the corpus with so many takes of each speaker, sorted by speaker, then clip id."""
-    good = [Utterance(speaker=s, emotion=e, take=t) for s in SPEAKER_IDS for e in EMOTIONS for t in range(1, takes + 1)]
+def list_utterances() -> tuple[Utterance, ...]:
+    """Every clip of the corpus, sorted by speaker, then clip id."""
+    good = [Utterance(speaker=s, emotion=e, take=t) for s in SPEAKER_IDS for e in EMOTIONS for t in range(1, TAKES + 1)]
     bad = [Utterance(speaker=s, emotion=e, take=_DEFECT_TAKE, defect=d) for (s, e), d in DEFECTS.items()]
     return tuple(sorted(good + bad, key=lambda utterance: utterance.path))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -16,7 +16,7 @@ from manifests.index import load_rows
 from manifests.joined_folds import WHOLE
 from manifests.labels import NO_LABELS
 from train.checkpoint import Checkpoints
-from train.config import TrainConfig
+from train.config import TrainConfig, settings_hash
 from train.data.clip_table import ClipTable
 from train.data.corpora import Corpora, open_corpora, open_whole
 from train.data.fold_data import FoldData, open_fold
@@ -27,7 +27,8 @@ from train.fusion import Strategy
 from train.lineage import Lineage
 from train.metric_logger import MetricLogger
 from train.optim import make_optimizer
-from train.run_setup import ancestor_of, check_same_settings, check_unseen, config_record, wrap_model
+from train.provenance import build_of, describe_build
+from train.run_setup import ancestor_of, check_same_settings, check_unseen, config_record, describe_seen, wrap_model
 from train.runs import RUN_CONFIG_FILE
 from train.trainer import Objective, Trainer
 
@@ -196,3 +197,12 @@ def lineage_after(config: TrainConfig, data: FoldData, before: Lineage) -> Linea
     for part in data.trained_parts:
         lineage = lineage.after(ancestor_of(config, part, labels=None))
     return lineage
+
+
+def identity_of(config: TrainConfig, data: FoldData, initial: str) -> dict[str, Any]:
+    """What must be equal to resume; `initial` says what the model begins with, by hash or by its sizes."""
+    return {
+        "build": describe_build(build_of(data.parts)),
+        "windows": describe_seen(replace(config.recipe, test_windows=1), data),
+        "settings": settings_hash(config, initial, data.sha256),
+    }

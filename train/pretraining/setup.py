@@ -14,7 +14,7 @@ from torch import nn
 from manifests.errors import UserError
 from manifests.kinds import PAIRS
 from manifests.text import pluralize
-from train.config import ConfigError, TrainConfig, settings_hash
+from train.config import ConfigError, TrainConfig
 from train.data.clip_table import ClipTable
 from train.data.corpora import Corpora
 from train.data.fold_data import FoldData, open_fold
@@ -32,6 +32,7 @@ from train.own_code import is_import_path
 from train.pretraining.base import (
     MODEL,
     BasePretraining,
+    identity_of,
     lineage_after,
     open_for_pretraining,
     open_unlabelled,
@@ -41,12 +42,11 @@ from train.pretraining.page import write_page
 from train.pretraining.probe import linear_probe, nearest_neighbours
 from train.pretraining.reconstruction import PROBES, Reconstruction, encode_clips
 from train.pretraining.vq_mae import prepare_vq_mae
-from train.provenance import build_of, describe_build
+from train.provenance import build_of
 from train.recipes import Pretraining, Recipe
 from train.run_setup import (
     check_batch,
     check_sound,
-    describe_seen,
     describe_transfer,
     make_sampler,
     make_transform,
@@ -198,11 +198,7 @@ def prepare_pretraining(config: TrainConfig, ranks: Ranks, log: Callable[[str], 
         transform=transform,
         ranks=ranks,
         log=log if ranks.is_main else lambda _: None,
-        identity={
-            "build": describe_build(build_of(data.parts)),
-            "windows": describe_seen(replace(config.recipe, test_windows=1), data),
-            "settings": settings_hash(config, initial, data.sha256),
-        },
+        identity=identity_of(config, data, initial),
     )
 
 

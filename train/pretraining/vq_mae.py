@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from manifests.text import pluralize
-from train.config import ConfigError, TrainConfig, settings_hash
+from train.config import ConfigError, TrainConfig
 from train.data.clip_table import ClipTable
 from train.data.loader import Loader
 from train.distributed import Ranks
@@ -19,12 +19,19 @@ from train.fusion import strategy_named
 from train.models.vq_mae_av import VqMae
 from train.models.vq_mae_weights import initialize_pretraining, save_vq_mae
 from train.models.weights import fingerprint
-from train.pretraining.base import MODEL, BasePretraining, lineage_after, open_for_pretraining, open_unlabelled
+from train.pretraining.base import (
+    MODEL,
+    BasePretraining,
+    identity_of,
+    lineage_after,
+    open_for_pretraining,
+    open_unlabelled,
+)
 from train.pretraining.hidden_codes import RETRIEVED_AMONG, HiddenCodesObjective, Measures, speaker_interval
 from train.pretraining.vq_mae_page import write_page
-from train.provenance import build_of, describe_build
+from train.provenance import build_of
 from train.recipes import TokenPretraining
-from train.run_setup import check_batch, describe_seen, describe_transfer, make_sampler, windows_of
+from train.run_setup import check_batch, describe_transfer, make_sampler, windows_of
 from train.token_models import (
     check_tokenizers,
     lineage_with_tokenizers,
@@ -166,9 +173,5 @@ def prepare_vq_mae(config: TrainConfig, ranks: Ranks, log: Callable[[str], None]
         lineage=lineage,
         ranks=ranks,
         log=log if ranks.is_main else lambda _: None,
-        identity={
-            "build": describe_build(build_of(data.parts)),
-            "windows": describe_seen(replace(config.recipe, test_windows=1), data),
-            "settings": settings_hash(config, initial, data.sha256),
-        },
+        identity=identity_of(config, data, initial),
     )

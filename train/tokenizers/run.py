@@ -3,38 +3,24 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import replace
 
 from manifests.text import pluralize
-from train.pretraining.run import run_pretraining
+from train.pretraining.run import Pretrained, run_pretraining
 from train.tokenizers.setup import TokenizerSetup
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainedFolder:
-    """Finished tokenizers."""
-
-    model: Path
-    """Folder to make tokens with."""
-    page: Path
-    """What a person looks at."""
-    epochs: int
-    scores: dict[str, float]
-    """As of `measure`."""
-
-
-def run_tokenizers(setup: TokenizerSetup) -> TrainedFolder:
+def run_tokenizers(setup: TokenizerSetup) -> Pretrained:
     """Train tokenizers, or what remains of it, save them and write their page. Finished ones are only read.
 
-    Raises what `run_pretraining` does.
+    The scores are those of `measure`. Raises what `run_pretraining` does.
     """
     found = run_pretraining(setup)
     scores = json.loads((setup.folder / setup.result_file).read_bytes())["scores"]
-    return TrainedFolder(model=found.model, page=found.page, epochs=found.epochs, scores=scores)
+    return replace(found, scores=scores)
 
 
-def describe_tokenizers(found: TrainedFolder) -> str:
+def describe_tokenizers(found: Pretrained) -> str:
     """Finished tokenizers in a line."""
     scores = found.scores
     return (
