@@ -175,13 +175,13 @@ def _corpus_name(args: argparse.Namespace) -> str:
     return corpus_name(args.dataset, args.name, data_folder(args.dataset, args.name, args.data))
 
 
-def _data_folder(args: argparse.Namespace) -> Path:
+def _data_folder(args: argparse.Namespace, options: Mapping[str, str]) -> Path:
     """Folder of the corpus; a generated corpus is created there first."""
     folder = data_folder(args.dataset, args.name, args.data)
     corpus = get_corpus(args.dataset)
     if corpus.make is not None:
         with ProgressBar(0, f"generating the {corpus.name} corpus") as progress:
-            corpus.make(folder, progress.reach)
+            corpus.make(folder, options, progress.reach)
     return folder
 
 
@@ -203,7 +203,7 @@ def run_shards(args: argparse.Namespace) -> int:
         BuildJob(
             config=config,
             name=name,
-            data=_data_folder(args),
+            data=_data_folder(args, config.options),
             out=_out_folder(args),
             engine=engine,
             part=part,

@@ -135,8 +135,9 @@ class Corpus:
     remote: Remote | None = None
     how_to_get: str = ""
     """How to obtain recordings that cannot be downloaded."""
-    make: Callable[[Path, Callable[[int, int], None]], object] | None = None
-    """(folder, progress(done, total)): generates missing recordings; None for a corpus that is not generated."""
+    make: Callable[[Path, Mapping[str, str], Callable[[int, int], None]], object] | None = None
+    """(folder, options, progress(done, total)): generates missing recordings; None for a corpus that is not generated.
+    """
     is_started: Callable[[Path], bool] | None = None
     """Of a corpus with `make`: whether a folder has a part of it. Raises CorpusError for a folder with other files."""
     shards_gb: float = 0.0

@@ -8,7 +8,8 @@ A folder for each speaker; file names::
     speaker  S01..S08
     emotion  happy = smile, lively voice    calm = smile, dull voice
              angry = frown, lively voice    sad  = frown, dull voice
-    take     01..04: the same words, in the same rhythm, for all four emotions; each recording has a light of its own
+    take     01..04: the same words, in the same rhythm, for all four emotions; each recording has a light of its own.
+             OPTION=takes=16 has more of the same speakers, which pre-training learns from
     defect   crowd   a second, smaller face       silent  digital silence      (kept and flagged by a builder)
              noface  an empty room                cut     the second half of the file is missing (dropped)
 
@@ -23,7 +24,7 @@ from pathlib import Path
 
 from builder.datasets.base import ClipSource, Corpus, CorpusError, CorpusNotFoundError, Scan
 from builder.datasets.checks import is_media, visible_files
-from builder.demo.utterances import MANIFEST, list_utterances
+from builder.demo.utterances import MANIFEST, MAX_TAKES, TAKES, Utterance, list_utterances
 from manifests.corpora import CORPORA
 from manifests.schema import Clip
 from manifests.text import shorten_list
@@ -49,21 +50,35 @@ def is_started(root: Path) -> bool:
     return False
 
 
-def make_demo(root: Path, *, workers: int | None = None, progress: Callable[[int, int], None] | None = None) -> Path:
+def make_demo(
+    root: Path,
+    options: Mapping[str, str] | None = None,
+    *,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
     """Generate the demo corpus in `root` unless it is complete; see `builder.demo.writer.make_demo`.
 
     Raises CorpusError also for a folder with other files.
     """
+    clips = _chosen(options or {})
     is_started(root)
     from builder.demo import writer  # rendering needs libraries that scanning does not
 
-    return writer.make_demo(root, workers=workers, progress=progress)
+    return writer.make_demo(root, clips=clips, workers=workers, progress=progress)
+
+
+def _chosen(options: Mapping[str, str]) -> tuple[Utterance, ...]:
+    """The clips of the corpus with these options. Raises CorpusError."""
+    takes = options.get("takes", str(TAKES))
+    if takes not in map(str, range(1, MAX_TAKES + 1)):
+        raise CorpusError(f"demo: option takes is {takes[:80]!r}; valid are 1 to {MAX_TAKES}")
+    return list_utterances(int(takes))
 
 
 def scan(root: Path, options: Mapping[str, str]) -> Scan:
     """Every clip of the demo below `root`, which is the corpus folder or its parent."""
-    del options  # the corpus has none
-    known = {utterance.clip_id: utterance for utterance in list_utterances()}
+    known = {utterance.clip_id: utterance for utterance in _chosen(options)}
     media = [path for path in visible_files(root, _DEPTH) if is_media(path)]
     used = {path for path in media if path.stem in known and path.suffix == ".mp4"}
     if not used:
@@ -84,7 +99,9 @@ def scan(root: Path, options: Mapping[str, str]) -> Scan:
         sources=tuple(sources),
         missing=tuple(sorted(known[clip_id].path for clip_id in known.keys() - {path.stem for path in used})),
         ignored=tuple(
-            (path.relative_to(root).as_posix(), "not the name of a demo clip") for path in media if path not in used
+            (path.relative_to(root).as_posix(), "not the name of a demo clip, or of a take beyond OPTION=takes=")
+            for path in media
+            if path not in used
         ),
         expected_clips=len(known),
     )
@@ -96,8 +113,9 @@ CORPUS = Corpus(
     citation="Portrait of Eileen Collins, NASA; distributed with scikit-image (van der Walt et al. 2014, PeerJ 2:e453)",
     facts=CORPORA["demo"],
     scan=scan,
+    options={"takes": ()},
     how_to_get="no download needed: make shards generates it in data/demo",
-    make=lambda root, progress: make_demo(root, progress=progress),
+    make=lambda root, options, progress: make_demo(root, options, progress=progress),
     is_started=is_started,
     shards_gb=0.1,
 )

@@ -35,6 +35,8 @@ VERSION = 2
 MANIFEST = "demo.json"
 FPS = Fraction(30_000, 1_001)
 TAKES = 4
+#: Most takes of a speaker; ids have two digits.
+MAX_TAKES = 99
 #: Vowels that are spoken and seen on the lips.
 VOWELS = ("a", "e", "i", "o", "u")
 SPEAKER_IDS = tuple(SPEAKERS)
@@ -79,9 +81,9 @@ class Utterance:
         return f"{self.speaker}/{self.clip_id}.mp4"
 
 
-def list_utterances() -> tuple[Utterance, ...]:
-    """Every clip of the corpus, sorted by speaker, then clip id."""
-    good = [Utterance(speaker=s, emotion=e, take=t) for s in SPEAKER_IDS for e in EMOTIONS for t in range(1, TAKES + 1)]
+def list_utterances(takes: int = TAKES) -> tuple[Utterance, ...]:
+    """Every clip of the corpus with so many takes of each speaker, sorted by speaker, then clip id."""
+    good = [Utterance(speaker=s, emotion=e, take=t) for s in SPEAKER_IDS for e in EMOTIONS for t in range(1, takes + 1)]
     bad = [Utterance(speaker=s, emotion=e, take=_DEFECT_TAKE, defect=d) for (s, e), d in DEFECTS.items()]
     return tuple(sorted(good + bad, key=lambda utterance: utterance.path))
 

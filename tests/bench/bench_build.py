@@ -2,8 +2,9 @@
 
 The floor is what no builder of these shards can avoid: decode every frame, run the model of the face mesh 16 times,
 encode the filmstrip; of sequences (`--frames all`), run it once on every frame on which the builder looks for the face,
-and encode every crop. Clips are measured in turn, floor and build next to each other, so that a noisy machine is as
-noisy for both; figures are the sums of each clip's best time.
+and encode every crop. A mesh reads a picture and a filmstrip has crops, so that there is a second floor with these
+inputs: frames as RGB, pictures sampled for the mesh, crops. Clips are measured in turn, floor and build next to each
+other, so that a noisy machine is as noisy for both; figures are the sums of each clip's best time.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def measure(
     watches = [Stopwatch(best={}) for _ in sources]
     for _ in range(repeats):
         for source, watch in zip(sources, watches, strict=True):
-            _floor(source, mesh, watch)
+            _floor(source, builder.finder, mesh, watch)
             watch.time("build", lambda source=source: builder.build(source))
             _steps(source, builder.finder, watch)
             for name, other in (others or {}).items():
@@ -77,14 +78,15 @@ def measure(
 
 
 def measure_sequences(sources: Sequence[ClipSource], root: Path, repeats: int) -> list[Stopwatch]:
-    """CPU time of floor and build of sequences, per clip, and of all frames as RGB, which is not in the floor."""
+    """CPU time of floor, inputs and build of sequences, per clip."""
     import cv2
     import numpy as np
 
     from builder.clip import ClipBuilder
     from builder.config import BuildConfig
     from builder.decoders.base import Listing
-    from builder.face_models import INPUT_PX, FaceMesh
+    from builder.face_models import INPUT_PX, FaceMesh, sample
+    from builder.faces import warp
     from builder.sequence import plan_frames
     from manifests.sequence import decode, decode_frame, encode_frame
     from manifests.timeline import spread_instants
@@ -96,47 +98,87 @@ def measure_sequences(sources: Sequence[ClipSource], root: Path, repeats: int) -
     for _ in range(repeats):
         for source, watch in zip(sources, watches, strict=True):
             built = watch.time("build", lambda source=source: builder.build(source))
-            sample = decode(built.members)
-            crops = [decode_frame(jpeg, sample.side_px) for jpeg in sample.jpegs]
-            seconds = np.array(sample.timing.frame_seconds)
-            plan = plan_frames(Listing(seconds=seconds, timeline=spread_instants(sample.timing.span_seconds)), None)
+            sequence = decode(built.members)
+            crops = [decode_frame(jpeg, sequence.side_px) for jpeg in sequence.jpegs]
+            seconds = np.array(sequence.timing.frame_seconds)
+            plan = plan_frames(Listing(seconds=seconds, timeline=spread_instants(sequence.timing.span_seconds)), None)
             watch.time("floor: decode all frames", lambda source=source: _decode_all(source))
             small = [cv2.resize(crops[i], (INPUT_PX, INPUT_PX)) for i in {*plan.sampled, *plan.further}]
             watch.time("floor: bare face meshes", lambda small=small: [mesh(crop) for crop in small])
             watch.time("floor: encode all crops", lambda crops=crops: [encode_frame(crop) for crop in crops])
-            watch.time("decode all frames to RGB", lambda source=source: _decode_all(source, form="rgb24"))
+            recorded = _recorded_frames(source)
+            (rgb, *_) = watch.time("inputs: convert all frames to RGB", lambda frames=recorded: _to_rgb(frames))
+            maps = [np.array(each).reshape(2, 3) for each in sequence.transforms]
+            looked_at = [_mesh_region(maps[i]) for i in {*plan.sampled, *plan.further}]
+            watch.time(
+                "inputs: sample pictures for the meshes",
+                lambda frame=rgb, regions=looked_at: [sample(frame, each, cv2.BORDER_REPLICATE) for each in regions],
+            )
+            watch.time("inputs: warp all crops", lambda frame=rgb, maps=maps: [warp(frame, each) for each in maps])
     return watches
 
 
-def _decode_all(source: ClipSource, form: str | None = None) -> int:
-    """Decode every frame, and convert it to a pixel format."""
+def _decode_all(source: ClipSource) -> int:
+    """Decode every frame, keep none."""
     import av
+
+    with av.open(str(source.video)) as container:
+        container.streams.video[0].codec_context.thread_count = 1
+        return sum(frame.height > 0 for frame in container.decode(video=0))
+
+
+def _recorded_frames(source: ClipSource) -> list[Any]:
+    """All frames as the decoder stores them."""
+    import av
+
+    with av.open(str(source.video)) as container:
+        return list(container.decode(video=0))
+
+
+def _to_rgb(frames: Sequence[Any]) -> list[Any]:
+    """The first frame as RGB, after all were converted."""
     from av.video.reformatter import VideoReformatter
 
     converter = VideoReformatter()
-    with av.open(str(source.video)) as container:
-        container.streams.video[0].codec_context.thread_count = 1
-        return sum(
-            1 if form is None else converter.reformat(frame, format=form, threads=1).height > 0
-            for frame in container.decode(video=0)
-        )
+    return [converter.reformat(frame, format="rgb24", threads=1).to_ndarray() for frame in frames][:1]
 
 
-def _floor(source: ClipSource, mesh: Callable[[Any], Any], watch: Stopwatch) -> None:
-    """Decode all frames; 16 bare meshes on crops ready-made; encode the filmstrip."""
+def _mesh_region(to_crop: Any) -> Any:
+    """[2, 3] the region of a frame that a crop shows, as one in which a mesh looks for the face."""
+    import cv2
+
+    from builder.face_models import INPUT_PX
+    from manifests.schema import CROP_PX
+
+    region = cv2.invertAffineTransform(to_crop)
+    region[:, :2] *= CROP_PX / INPUT_PX
+    return region
+
+
+def _floor(source: ClipSource, finder: Any, mesh: Callable[[Any], Any], watch: Stopwatch) -> None:
+    """Decode all frames, 16 bare meshes, encode the filmstrip; and what the last two need."""
     import cv2
     import numpy as np
 
-    from builder import media, timeline
-    from builder.face_models import INPUT_PX
+    from builder import faces, media, timeline
+    from builder.face_models import sample
     from manifests.schema import encode_faces
 
-    frames = media.decode(source, timeline.uniform).video.frames
-    crops = [cv2.resize(frame, (INPUT_PX, INPUT_PX)) for frame in frames]
-    faces = np.stack([np.resize(crop, (224, 224, 3)) for crop in crops])
+    video = media.decode(source, timeline.uniform).video
+    maps = faces.transforms(finder.follow(video.frames), video.frame_seconds)
+    regions = [_mesh_region(each) for each in maps]
     watch.time("floor: decode all frames", lambda: _decode_all(source))
-    watch.time("floor: 16 bare face meshes", lambda: [mesh(crop) for crop in crops])
-    watch.time("floor: encode the filmstrip", lambda: encode_faces(faces))
+    recorded = _recorded_frames(source)[:16]
+    watch.time("inputs: convert 16 frames to RGB", lambda: _to_rgb(recorded))
+    pictures = watch.time(
+        "inputs: sample 16 pictures for the meshes",
+        lambda: [sample(f, region, cv2.BORDER_REPLICATE) for f, region in zip(video.frames, regions, strict=True)],
+    )
+    watch.time("floor: 16 bare face meshes", lambda: [mesh(picture) for picture in pictures])
+    crops = watch.time(
+        "inputs: warp 16 crops", lambda: np.stack([faces.warp(f, m) for f, m in zip(video.frames, maps, strict=True)])
+    )
+    watch.time("floor: encode the filmstrip", lambda: encode_faces(crops))
 
 
 def _steps(source: ClipSource, finder: Any, watch: Stopwatch) -> None:
@@ -169,16 +211,20 @@ def describe(watches: Sequence[Stopwatch]) -> list[str]:
     corpus_minutes = build * CORPUS_CLIPS / CORES / 60_000
     steps = {name: value for name, value in average.items() if name.startswith("step")}
     rest = build - sum(steps.values())
+    inputs = {name: value for name, value in average.items() if name.startswith("inputs")}
+    with_inputs = floor + sum(inputs.values())
     others = {name: value for name, value in average.items() if ":" not in name and name != "build"}
     return [
         f"CPU milliseconds a clip, one thread, mean over {pluralize(len(watches), 'clip')} of the best of each",
         *(f"  {value:7.1f}  {name}" for name, value in average.items() if name.startswith("floor")),
         f"  {floor:7.1f}  floor",
+        *(f"  {value:7.1f}  {name}" for name, value in inputs.items()),
+        f"  {with_inputs:7.1f}  floor with inputs",
         *(f"  {value:7.1f}  {name}" for name, value in steps.items()),
         *([f"  {rest:7.1f}  rest: hashing, statistics, records (what separate measurements leave)"] if steps else []),
-        *(f"  {value:7.1f}  {name}, not in the floor" for name, value in others.items()),
+        *(f"  {value:7.1f}  {name}" for name, value in others.items()),
         f"  {build:7.1f}  build",
-        f"ratio {build / floor:.2f} (build / floor)",
+        f"ratio {build / floor:.2f} (build / floor), {build / with_inputs:.2f} (build / floor with inputs)",
         f"{CORPUS_CLIPS} clips: {corpus_minutes:.1f} minutes on {CORES} cores",
     ]
 

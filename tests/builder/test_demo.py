@@ -109,6 +109,13 @@ def test_every_speaker_has_sixteen_good_clips_four_of_each_class() -> None:
     assert good == Counter({(s, e): 4 for s in SPEAKER_IDS for e in EMOTIONS})
 
 
+def test_more_takes_are_more_clips_of_the_same_speakers() -> None:
+    few, many = ({u.clip_id for u in list_utterances(takes)} for takes in (4, 9))
+    assert few == {u.clip_id for u in list_utterances()}
+    assert many - few == {f"{s}_{e}_{take:02d}" for s in SPEAKER_IDS for e in EMOTIONS for take in range(5, 10)}
+    assert few < many
+
+
 def test_two_clips_are_to_be_dropped_below_two_percent() -> None:
     dropped = [u for u in list_utterances() if u.defect in DROPPED]
     assert len(dropped) == 2
@@ -606,6 +613,25 @@ def test_scan_finds_the_inventory(tree: Path) -> None:
     clip = Clip(clip_id="S03_happy_bad_crowd", speaker="S03", emotion="happy", sentence="take 0")
     assert clip in {s.clip for s in scan.sources}
     assert all(s.video.is_absolute() and s.video.stem == s.clip.clip_id for s in scan.sources)
+
+
+def test_option_takes_says_how_many(tree: Path, tmp_path: Path, written: list[str]) -> None:
+    scan = demo.scan(tree, {"takes": "2"})
+    assert len(scan.sources) == scan.expected_clips == 8 * 4 * 2 + 6
+    assert len(scan.ignored) == 134 - 70
+    assert {reason for _, reason in scan.ignored} == {"not the name of a demo clip, or of a take beyond OPTION=takes="}
+    assert len(demo.scan(tree, {"takes": "5"}).missing) == 8 * 4
+    made = tmp_path / "made"
+    demo.make_demo(made, {"takes": "1"}, workers=1)
+    assert len(written) == 38
+    demo.make_demo(made, {"takes": "2"}, workers=1)
+    assert len(written) == 70, "only what was missing"
+    demo.make_demo(made, {"takes": "1"}, workers=1)
+    assert len(written) == 70
+    assert len(demo.scan(made, {"takes": "2"}).sources) == 70
+    for wrong in ("0", "100", "04", "many", ""):
+        with pytest.raises(CorpusError, match=rf"^demo: option takes is '{wrong}'; valid are 1 to 99$"):
+            demo.scan(tree, {"takes": wrong})
 
 
 def test_scan_takes_the_parent_folder_too(tree: Path) -> None:

@@ -41,6 +41,19 @@ def test_layouts_are_those_of_the_strategies() -> None:
     assert (codes["spectrograms"] == SHOWS_SOUND).all()
 
 
+def test_instants_are_those_of_the_pictures_whatever_modality_they_are_of() -> None:
+    def steps(name: str) -> list[int]:
+        instants = LAYOUTS[name, FULL].instants
+        assert (instants == instants[:, :1, :1]).all()
+        return instants[:, 0, 0].tolist()
+
+    for name in ("cfas", "sfas", "ofos", "faces", "spectrograms"):
+        assert steps(name) == [*range(8)]
+    for name in ("ffls", "fslf"):
+        assert steps(name) == [*range(4), *range(4)]
+    assert steps("rfas") == [0] * 8, "each clip has another order"
+
+
 def test_videomae_hides_176_of_196_places() -> None:
     masks = LAYOUTS["faces", FULL].draw(MaskSettings(), draws("a", "b"))
     assert masks.visible.shape == (2, 8 * 20)

@@ -35,6 +35,7 @@ from train.models.tokenizer_files import load_tokenizers, save_tokenizers
 from train.models.vq_mae_av import MODELS, CodeShape, VqMaeConfig
 from train.models.vqvae import AudioTokenizer, Tokenizers, VisualTokenizer, VisualTokenizerConfig
 from train.pretraining import vq_mae_page
+from train.pretraining.hidden_codes import Measures
 from train.pretraining.page import read_epochs
 from train.pretraining.run import run_pretraining
 from train.pretraining.setup import prepare_pretraining
@@ -209,6 +210,23 @@ def test_it_learns_and_keeps_the_last_epoch(shards: Path, tmp_path: Path) -> Non
     assert sum(clips for _, clips in result["retrieval"]["speakers"].values()) == len(ours.data.clips("validation"))
     assert (ours.folder / "report.html").read_text().count("data:image/png;base64") == 1
     assert run_pretraining(setup(shards, tmp_path, epochs=40, learning_rate=1e-2, validation_steps=40)) == found
+
+
+def test_the_most_similar_face_is_sought_among_neighbours_and_ties_are_shared() -> None:
+    clips = 20
+    faces = torch.eye(clips)
+    measures = Measures(pooled={"audio": faces.clone(), "visual": faces})
+    assert measures.retrieved().tolist() == [1.0] * clips
+    measures.pooled["audio"] = faces.roll(-1, 0)  # the sound of each is that of the next
+    assert measures.retrieved().tolist() == [0.0] * clips
+    measures.pooled["audio"] = faces.roll(-17, 0)  # that of one that is not among the 15 that follow: all are alike
+    assert measures.retrieved().tolist() == pytest.approx([1 / 16] * clips)
+    same = faces.clone()
+    same[3] = same[5]  # the same recording of a face in two clips
+    measures.pooled = {"audio": same, "visual": same.clone()}
+    assert measures.retrieved().tolist() == [
+        0.5 if clip == 3 else 1.0 for clip in range(clips)
+    ]  # 3 is not among the next of 5
 
 
 def test_stopped_and_resumed_it_is_the_same(shards: Path, tmp_path: Path) -> None:

@@ -85,6 +85,8 @@ class TokenLayout:
 
     codes: Codes
     """[t, h, w] SHOWS_FACES, SHOWS_SOUND or SHOWS_BOTH."""
+    instants: npt.NDArray[np.int64]
+    """[t, h, w] when a token's frames are, as its rank among the instants of all; 0 where that depends on the clip."""
     groups: dict[int, npt.NDArray[np.int64]] = field(init=False)
     """Code -> its tokens by tube, [tubes, steps]."""
 
@@ -101,17 +103,27 @@ class TokenLayout:
         """
         keys = tuple(map(str, range(16)))
         side = encoder.input[-1]
-        shown = []
-        for faces, sound in ((1.0, 0.0), (0.0, 1.0)):
+
+        def fuse(faces: Tensor, sound: Tensor) -> Tensor:
+            """Values of a modality's images, [F] and [W] -> their means in each token, [B, t, h, w]."""
             pairs = FusionInput(
-                faces=torch.full((len(keys), strategy.faces, 3, side, side), faces),
-                spectrograms=torch.full((len(keys), strategy.windows, 1, side, side), sound),
+                faces=faces.view(-1, 1, 1, 1).expand(len(keys), -1, 3, side, side),
+                spectrograms=sound.view(-1, 1, 1, 1).expand(len(keys), -1, 1, side, side),
                 keys=keys,
             )
             patches = split_patches(downsample(strategy(pairs), encoder.input), encoder.patch)
-            shown.append((patches != 0).flatten(2).any(dim=2).any(dim=0).reshape(encoder.grid).numpy())
-        codes = SHOWS_FACES * shown[0] + SHOWS_SOUND * shown[1]
-        return cls(codes=np.where(codes, codes, SHOWS_BOTH).astype(np.int8))
+            return patches.flatten(2).mean(dim=2).unflatten(1, encoder.grid)
+
+        faces, sound = torch.ones(strategy.faces), torch.ones(strategy.windows)
+        by_faces, by_sound = fuse(faces, 0 * sound), fuse(0 * faces, sound)
+        codes = SHOWS_FACES * (by_faces != 0).any(dim=0).int() + SHOWS_SOUND * (by_sound != 0).any(dim=0).int()
+        weighted = fuse(faces.cumsum(0), sound.cumsum(0)) / (by_faces + by_sound)
+        fixed = bool((weighted == weighted[0]).all())
+        instants = weighted[0] if fixed else torch.zeros(encoder.grid)
+        return cls(
+            codes=np.where(codes, codes, SHOWS_BOTH).astype(np.int8),
+            instants=np.unique(instants.round(decimals=3), return_inverse=True)[1].reshape(encoder.grid),
+        )
 
     def visible_tubes(self, settings: MaskSettings) -> dict[int, int]:
         """Code -> tubes that stay visible. As in VideoMAE, the number of hidden ones is rounded down."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from train.models.instants import QUIET, attend_within_instants
 from train.models.videomae import (
     CHANNELS,
     ENCODERS,
@@ -104,6 +105,17 @@ class MaskedAutoencoder(nn.Module):
         self.encoder_to_decoder.apply(initialise)
         self.decoder.apply(initialise)
         nn.init.trunc_normal_(self.mask_token, std=0.02, a=-0.02, b=0.02)
+
+    @torch.no_grad()
+    def begin_within_instants(self, instants: Tensor) -> None:
+        """Change random weights, so that the decoder at first attends within the instant: see `train.models.instants`.
+
+        `instants` int64 [N] are those of the tokens.
+        """
+        self.encoder_to_decoder.weight *= QUIET
+        for block in self.decoder.blocks:
+            query, key, _ = block.attn.qkv.weight.chunk(3)
+            attend_within_instants(query, key, block.attn.heads, self.decoder_positions[0], instants)
 
     def forward(self, video: Tensor, visible: Tensor, decoded: Tensor) -> Tensor:
         """Predicted pixels [B, m, P] of the decoded tokens, in the order of `patch_targets`.

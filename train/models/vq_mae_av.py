@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - everybody calls it F
 
+from train.models.instants import QUIET, attend_within_instants
 from train.models.videomae import initialise, sinusoidal_positions, take_tokens
 
 Modality = Literal["audio", "visual"]
@@ -409,6 +410,22 @@ class VqMae(nn.Module):
         self.encoder = Encoder(config)
         self.pools = nn.ModuleDict({name: AttentionPool(config) for name in config.shapes if contrastive})
         self.decoder = Decoder(config) if generative else None
+
+    @torch.no_grad()
+    def begin_within_instants(self) -> None:
+        """Change random weights, so that the decoder attends within the instant first: `train.models.instants`."""
+        if self.decoder is None:
+            return
+        shapes, places = self.config.shapes, self.decoder.places
+        steps = {name: shape.grid[0] // shape.tube[0] for name, shape in shapes.items()}
+        instants = torch.cat([torch.arange(s.tokens) // (s.tokens // steps[name]) for name, s in shapes.items()])
+        positions = torch.cat([(places.positions[name] + places.modalities[name])[0] for name in shapes])
+        for norm in self.encoder.norms.values():
+            norm.weight *= QUIET
+        for attention in self.decoder.fused.modules():
+            if isinstance(attention, Attention):
+                key, _ = attention.key_value.weight.chunk(2)
+                attend_within_instants(attention.query.weight, key, attention.heads, positions, instants)
 
     def forward(self, codes: Tensors, visible: Tensors, decoded: Tensors, slots: int | None = None) -> Predicted:
         """Arguments as of `Encoder.forward` and `Decoder.forward`."""

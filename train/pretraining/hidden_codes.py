@@ -8,8 +8,8 @@ with masks that are always the same:
     accuracy_90         with 90 % of both modalities hidden
     accuracy_90_alone   the same, the other modality hidden wholly
     accuracy_other      of a modality that is hidden wholly, from the other one, all of which is visible
-    retrieval           how often a clip's face is the most similar one, among a few clips', to its sound: each global
-                        token is of a clip of which the encoder sees one modality only
+    retrieval           how often a clip's face is the most similar one to its sound, among those of the clips that
+                        follow it, mostly of the same speaker: each global token is of one modality only
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ from train.recipes import TokenPretraining
 VALIDATION_EPOCH = 0
 #: Clips whose faces are compared with a sound.
 RETRIEVED_AMONG = 16
+#: Cosines that differ by less are a tie: corpora have clips with the same recording of a face.
+_TIE = 1e-5
 _HIDDEN = 0.9
 _MODALITIES = {AUDIO: SOUND, VISUAL: FACES}
 
@@ -64,18 +66,17 @@ class Measures:
             if name.startswith("right "):
                 scores[name.removeprefix("right ")] = self.sums[name] / max(self.sums[f"codes {name[6:]}"], 1)
         if self.pooled:
-            scores["retrieval"] = float(self.retrieved().float().mean())
+            scores["retrieval"] = float(self.retrieved().mean())
         return scores
 
     def retrieved(self) -> Tensor:
-        """bool [clips] whether the most similar face is that of the clip; none is a tie."""
+        """float [clips] 1 where the most similar face is that of the clip, 1 / n in a tie of n, else 0."""
         audio, visual = (self.pooled[name] for name in (AUDIO, VISUAL))
         count = len(audio)
-        among = min(RETRIEVED_AMONG, count)
-        steps = torch.arange(among) * count // among
-        others = (torch.arange(count)[:, None] + steps) % count  # evenly spaced over speakers and clips, its own first
+        others = (torch.arange(count)[:, None] + torch.arange(min(RETRIEVED_AMONG, count))) % count  # its own first
         similarity = (audio[:, None] * visual[others]).sum(-1)
-        return (similarity[:, :1] > similarity[:, 1:]).all(1)
+        best = similarity >= similarity.amax(dim=1, keepdim=True) - _TIE
+        return best[:, 0] / best.sum(1)
 
 
 @dataclass(kw_only=True, eq=False)

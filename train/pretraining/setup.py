@@ -212,6 +212,9 @@ def make_autoencoder(
     encoder = replace(weights.encoder.config, final_norm=False) if weights else encoders[0]
     decoder = decoder_for(encoder, settings.decoder_depth)
     model = MaskedAutoencoder(encoder, decoder, gradient_checkpointing=config.recipe.gradient_checkpointing)
+    if settings.within_instants:
+        layout = TokenLayout.of(strategy_named(config.strategy), encoder)
+        model.begin_within_instants(torch.from_numpy(layout.instants.ravel()))
     if weights is None:
         return model, None, "random weights"
     return model, weights, f"{config.weights}: {initialize_autoencoder(model, weights)}"

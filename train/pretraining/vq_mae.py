@@ -149,6 +149,8 @@ def prepare_vq_mae(config: TrainConfig, ranks: Ranks, log: Callable[[str], None]
     torch.manual_seed(config.seed)
     losses = {"generative": settings.generative > 0, "contrastive": settings.contrastive > 0}
     model = VqMae(shape, **losses, separate=settings.separate)
+    if settings.within_instants:
+        model.begin_within_instants()
     check_tokenizers(config, data, weights)
     origin = "random weights"
     if weights:

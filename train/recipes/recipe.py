@@ -38,6 +38,8 @@ class Pretraining(MaskSettings):
     """Blocks of the decoder; None for those of VideoMAE's official models."""
     motion: bool = False
     """Whether, of each tubelet, the first frame and the difference of the others to it are predicted (MAE-DFER)."""
+    within_instants: bool = False
+    """Whether a decoder with random weights at first attends within the instant: see `train.models.instants`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -121,6 +123,8 @@ class TokenPretraining(TokenMaskSettings):
     separate: bool = False
     """Whether a global token is of a pass that sees its modality only, a pass for each. The paper's are of the pass
     with coupled masks, where the encoder can tell either modality what the other one is."""
+    within_instants: bool = False
+    """Whether a decoder with random weights at first attends within the instant: see `train.models.instants`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
