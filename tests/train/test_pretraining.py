@@ -59,7 +59,9 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def setup(shards: Path | str, runs: Path, **changes: Any) -> PretrainingSetup:
     """A pre-training of few epochs; `changes` are of the recipe, or of the configuration."""
-    recipe = replace(RECIPES["pretrain-tiny"], epochs=3, batch=4, warmup_epochs=1, validation_steps=0)
+    recipe = RECIPES["pretrain-tiny"]
+    short = {"steps": None, "epochs": 3, "batch": 4, "warmup_steps": 0, "warmup_epochs": 1, "validation_steps": 0}
+    recipe = replace(recipe, **short)
     known = set(TrainConfig.__dataclass_fields__)
     recipe = replace(recipe, **{name: value for name, value in changes.items() if name not in known})
     settings = {"strategy": "cfas", "fold": "anna", "encoder": "tiny", **changes}
@@ -203,7 +205,7 @@ def test_its_weights_begin_other_trainings_but_no_test_of_its_speakers(
     assert status == 0, said
     folder = tmp_path / "runs" / "folder" / "cfas" / "pretrain-anna"
     assert f"begin with make train WEIGHTS={folder}/model" in out
-    assert "of which 32 are visible and 96 are predicted" in said
+    assert "of which 64 are visible and 64 are predicted" in said
     lineage = load_pretrained(folder / "model").encoder.lineage
     assert lineage.kind == "self-supervised"
     assert lineage.speakers("folder") == {*SPEAKERS} - {"anna"}
@@ -319,7 +321,7 @@ def test_pictures_are_of_complete_clips_and_all_that_is_hidden_is_painted(
         assert torch.equal(original, whole[clip.key])
         patches = [split_patches(video[None], NARROW.patch)[0].flatten(1) for video in (original, visible, painted)]
         hidden = (patches[1] == 0.5).all(1)
-        assert hidden.sum() == 96
+        assert hidden.sum() == 64
         varied = patches[0].std(1) > 1e-3
         assert not (patches[2] == patches[0]).all(1)[hidden & varied].any()
 
