@@ -194,13 +194,13 @@ def test_kinds_of_shards_and_strategies_must_fit(shards: Path, tmp_path: Path) -
 
 
 def test_it_learns_and_keeps_the_last_epoch(shards: Path, tmp_path: Path) -> None:
-    ours = setup(shards, tmp_path, epochs=40, learning_rate=1e-2, validation_steps=40)
+    ours = setup(shards, tmp_path, epochs=60, learning_rate=1e-2, validation_steps=60)
     before = {name: tensor.clone() for name, tensor in ours.model.state_dict().items()}
     found = run_pretraining(ours)
     epochs = read_epochs(ours.folder)
     last = epochs[-1]
     assert last["train_loss"] < epochs[0]["train_loss"] - 0.2
-    assert last["validation_loss"] < epochs[0]["validation_loss"] - 0.05
+    assert last["validation_loss"] < epochs[0]["validation_loss"] - 0.1
     for name in ("audio", "visual"):
         assert 0 < last[f"{name}_unigram"] < 1
         assert {f"{name}_accuracy{what}" for what in ("_90", "_90_alone", "_other")} <= last.keys()
@@ -209,7 +209,7 @@ def test_it_learns_and_keeps_the_last_epoch(shards: Path, tmp_path: Path) -> Non
     assert result["validation"]["retrieval"] == pytest.approx(last["retrieval"])
     assert sum(clips for _, clips in result["retrieval"]["speakers"].values()) == len(ours.data.clips("validation"))
     assert (ours.folder / "report.html").read_text().count("data:image/png;base64") == 1
-    assert run_pretraining(setup(shards, tmp_path, epochs=40, learning_rate=1e-2, validation_steps=40)) == found
+    assert run_pretraining(setup(shards, tmp_path, epochs=60, learning_rate=1e-2, validation_steps=60)) == found
 
 
 def test_the_most_similar_face_is_sought_among_neighbours_and_ties_are_shared() -> None:

@@ -21,7 +21,7 @@ _GAP = 6.0
 _RIDGE = 0.1
 #: What remains of the other, random channels of queries and keys.
 _REST = 0.1
-#: Gain of what a decoder is told of visible tokens where it begins within instants: positions should be louder.
+#: Gain of the visible tokens that a decoder receives where it begins within instants: positions should be larger.
 QUIET = 0.25
 
 

@@ -417,8 +417,7 @@ class VqMae(nn.Module):
         if self.decoder is None:
             return
         shapes, places = self.config.shapes, self.decoder.places
-        steps = {name: shape.grid[0] // shape.tube[0] for name, shape in shapes.items()}
-        instants = torch.cat([torch.arange(s.tokens) // (s.tokens // steps[name]) for name, s in shapes.items()])
+        instants = torch.cat([torch.arange(s.tokens) * s.grid[0] // (s.tokens * s.tube[0]) for s in shapes.values()])
         positions = torch.cat([(places.positions[name] + places.modalities[name])[0] for name in shapes])
         for norm in self.encoder.norms.values():
             norm.weight *= QUIET
