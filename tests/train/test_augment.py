@@ -127,6 +127,31 @@ def test_flipping_mirrors_as_often_as_is_set() -> None:
     assert (some[:, 0, 0, 0, 0] > 100).float().mean().item() == pytest.approx(0.3, abs=0.06)
 
 
+def test_a_shift_moves_whole_pixels_within_its_range_and_repeats_edges() -> None:
+    """Red of a pixel is the column, green the row that it came from; two of 56 each way, alike often."""
+    line = torch.arange(56.0)
+    picture = torch.stack([line.expand(56, 56), line[:, None].expand(56, 56), torch.zeros(56, 56)])
+    given = picture.expand(500, 1, 3, 56, 56).contiguous()
+    moved = crop_faces(given, replace(NO_AUGMENTATION, shift=0.036), draws(500))[:, 0]
+    across, down = moved[:, 0, 28, 28] - 28, moved[:, 1, 28, 28] - 28
+    for found, columns_moved in ((moved[:, 0, 28], across), (moved[:, 1, :, 28], down)):
+        wanted = (line + columns_moved.round()[:, None]).clamp(0, 55)
+        torch.testing.assert_close(found, wanted, atol=1e-3, rtol=0)
+        counts = torch.bincount(columns_moved.round().long() + 2, minlength=5)
+        assert len(counts) == 5
+        assert stats.chisquare(counts).pvalue > 0.01
+    assert abs(torch.corrcoef(torch.stack([across, down]))[0, 1]) < 0.15
+
+
+def test_a_shift_of_less_than_a_pixel_and_one_of_none_leave_faces_alone() -> None:
+    assert not NO_AUGMENTATION.crops
+    assert replace(NO_AUGMENTATION, shift=0.01).crops
+    small = torch.rand(2, 4, 3, 56, 56)
+    torch.testing.assert_close(
+        crop_faces(small, replace(NO_AUGMENTATION, shift=0.01), draws(2)), small, atol=1e-4, rtol=0
+    )
+
+
 def test_all_faces_of_a_clip_are_cropped_alike_and_clips_differently() -> None:
     still = faces(1, 1).expand(2, 4, -1, -1, -1).contiguous()
     changed = crop_faces(still, CROPPED, draws(2))
@@ -201,6 +226,7 @@ def test_erasing_happens_as_often_as_is_set() -> None:
         *({"window_share": (0.0, 1.0)}, {"window_share": (0.9, 0.5)}, {"window_share": (0.5, 1.5)}),
         *({"flip": 1.5}, {"mixup": -0.1}, {"gain_db": -1.0}, {"gain_db": math.nan}, {"cutmix": math.inf}),
         *({"rand_augment_operations": 16}, {"rand_augment_magnitude": 11.0}, {"modality_dropout": 1.0}),
+        {"shift": 1.5},
     ],
 )
 def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:

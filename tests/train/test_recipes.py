@@ -77,6 +77,7 @@ COMMON: dict[str, Any] = {
 COMMON_AUGMENTATION: dict[str, Any] = {
     "crop_area": (0.08, 1.0),
     "crop_aspect": (0.75, 1.3333),
+    "shift": 0.0,
     "flip": 0.5,
     "colour": 0.0,
     "rand_augment_operations": 4,

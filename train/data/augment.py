@@ -56,6 +56,9 @@ class Augmentation:
     """Least and most area of the box that is cut out of a clip's faces and resized, as a fraction of the face."""
     crop_aspect: tuple[float, float] = (1.0, 1.0)
     """Least and most width of that box divided by its height; drawn uniformly on a logarithmic scale."""
+    shift: float = 0.0
+    """Most that a clip's faces are moved along either axis, as a fraction of the face: by whole pixels, so that nothing
+    is blurred. Edges are repeated."""
     flip: float = 0.0
     """Probability that a clip's faces are mirrored."""
     colour: float = 0.0
@@ -88,7 +91,7 @@ class Augmentation:
     """Probability that either the sound or the faces of a clip, equally likely, are replaced by a constant."""
 
     def __post_init__(self) -> None:
-        shares = ("flip", "colour", "erase", "time_mask", "frequency_mask", "mix_switch", "mix_probability")
+        shares = ("shift", "flip", "colour", "erase", "time_mask", "frequency_mask", "mix_switch", "mix_probability")
         area, aspect, share = self.crop_area, self.crop_aspect, self.window_share
         rules = {
             "window_share": (0.1 <= share[0] <= share[1] <= 1, "two fractions from 0.1 to 1, the least first"),
@@ -114,8 +117,8 @@ class Augmentation:
 
     @property
     def crops(self) -> bool:
-        """Whether faces are cropped, stretched or mirrored."""
-        return (self.crop_area, self.crop_aspect) != ((1.0, 1.0), (1.0, 1.0)) or self.flip > 0
+        """Whether faces are cropped, stretched, moved or mirrored."""
+        return (self.crop_area, self.crop_aspect) != ((1.0, 1.0), (1.0, 1.0)) or self.shift > 0 or self.flip > 0
 
 
 #: No augmentation.
@@ -158,12 +161,16 @@ def crop_faces(faces: Tensor, settings: Augmentation, draws: ClipDraws) -> Tenso
     """One box for all faces of a clip, by area and aspect, resized to the whole face and mirrored or not.
 
     [B, F, 3, S, S] -> the same shape. Boxes have whole pixels and are drawn as in Inception, torchvision and timm:
-    again until one fits into the face, 10 times, then the whole face is taken.
+    again until one fits into the face, 10 times, then the whole face is taken. Then the box is moved, whether it still
+    fits or not.
     """
-    numbers = draws.uniform("crop", 2 * _TRIES + 3)
+    numbers = draws.uniform("crop", 2 * _TRIES + 5)
     areas, aspects, rest = np.split(numbers.astype(np.float64), [_TRIES, 2 * _TRIES], axis=1)
     boxes = _boxes(areas, aspects, settings.crop_area, settings.crop_aspect, CROP_PX)
     left_top = np.floor(rest[:, :2] * (CROP_PX + 1 - boxes))
+    side = faces.shape[-1]
+    most = int(settings.shift * side)
+    left_top += (np.floor(rest[:, 3:] * (2 * most + 1)) - most) * (CROP_PX / side)
     mirrored = rest[:, 2] < settings.flip
     return resample(faces, torch.from_numpy(np.concatenate([left_top, boxes], axis=1)), torch.from_numpy(mirrored))
 

@@ -65,6 +65,7 @@ _ROWS: tuple[tuple[str, Callable[[Recipe], str]], ...] = (
     ("random erasing", lambda r: f"{r.augmentation.erase:g}"),
     ("crop area", lambda r: _join(r.augmentation.crop_area, " to ")),
     ("crop aspect", lambda r: _join(r.augmentation.crop_aspect, " to ")),
+    ("shift", lambda r: f"{r.augmentation.shift:g}"),
     ("flip", lambda r: f"{r.augmentation.flip:g}"),
     ("time mask; frequency mask", lambda r: _join((r.augmentation.time_mask, r.augmentation.frequency_mask))),
     ("gain, dB", lambda r: f"{r.augmentation.gain_db:g}"),
