@@ -102,6 +102,12 @@ def train_on_all(dataset: str, shards: Mapping[str, str], rows: Iterable[Row], *
     """
     clips, facts = {row.clip_id: row for row in rows}, corpus_facts(dataset)
     groups = {speaker: facts.recording_group(speaker) for speaker in shards.values()}
+    if validation and len(set(groups.values())) < 2:
+        found = pluralize(len(groups), "speaker")
+        raise FoldError(
+            f"{dataset}: found {found} to train on and validate with, expected at least 2 of different recordings; "
+            "FIXED_EPOCHS=1 (--fixed-epochs) takes no validation"
+        )
     validating = set(choose_validation(groups.values())) if validation else set()
     placed = {
         clip: "validation" if groups[row.speaker] in validating else "train"

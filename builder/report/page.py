@@ -134,7 +134,7 @@ def _describe_sample(sample: Sample) -> dict[str, list[tuple[str, str]]]:
         ("span", f"{start:.3f}\N{EN DASH}{end:.3f} s"),
         ("step s", f"{timing.step_seconds * 1000:.1f} ms"),
         ("frames off by at most", f"{late:.0f} ms"),
-        ("faces", f"{sum(sample.face_found)} of {FRAMES}"),
+        ("faces found", f"{sum(sample.face_found)} of the {FRAMES} shown"),
         ("sound from", f"{timing.audio_start_seconds:.3f} s"),
     ]
     source = []

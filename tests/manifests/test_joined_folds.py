@@ -173,5 +173,5 @@ def test_partners_validate_together_and_one_speaker_is_too_few() -> None:
     sides = train_on_all("iemocap", shards_of(rows), rows).folds[WHOLE]
     group = corpus_facts("iemocap").recording_group
     assert {*map(group, sides.train.subjects)}.isdisjoint(map(group, sides.validation.subjects))
-    with pytest.raises(FoldError, match="found 1 speaker to train on and validate with, expected at least 2"):
+    with pytest.raises(FoldError, match=r"found 1 speaker to train .*expected at least 2 .*FIXED_EPOCHS=1"):
         train_on_all("mine", shards_of(rows_of(["a"])), rows_of(["a"]))

@@ -12,6 +12,7 @@ import torch
 from matplotlib.figure import Figure
 
 from manifests.files import atomic_write
+from manifests.text import pluralize
 from train.classification import autocast
 from train.distributed import Ranks
 from train.models.mae import hide_patches, paint
@@ -73,7 +74,8 @@ def _settings(setup: PretrainingSetup) -> ReportTable:
     decoder = setup.model.decoder.config
     rows = {
         "begins with": setup.origin,
-        "recipe": f"{recipe.name}, {recipe.epochs} epochs of {len(setup.data.training):,} clips, batch {recipe.batch}",
+        "recipe": f"{recipe.name}, {pluralize(recipe.epochs, 'epoch')} of {len(setup.data.training):,} clips, "
+        f"batch {recipe.batch}",
         "encoder; decoder": f"{setup.config.encoder}; {decoder.depth} blocks of width {decoder.width}",
         "hidden": f"{100 * masks.faces_ratio:g} % of the faces, {100 * masks.sound_ratio:g} % of the sound; one of "
         f"both wholly in {100 * masks.hide_modality:g} % of the clips",

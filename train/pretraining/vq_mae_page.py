@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from manifests.files import atomic_write
+from manifests.text import pluralize
 from train.data.augment import ClipDraws
 from train.data.token_masks import draw_fixed_masks
 from train.data.token_transform import window_codes
@@ -69,7 +70,8 @@ def _settings(setup: VqMaePretraining) -> ReportTable:
     passes = "of two separate passes, each of one modality, all visible" if settings.separate else "of the masked pass"
     rows = {
         "begins with": setup.origin,
-        "recipe": f"{recipe.name}, {recipe.epochs} epochs of {len(setup.data.training):,} clips, batch {recipe.batch}",
+        "recipe": f"{recipe.name}, {pluralize(recipe.epochs, 'epoch')} of {len(setup.data.training):,} clips, "
+        f"batch {recipe.batch}",
         "model": str(setup.model.config),
         "loss": f"{settings.generative:g} x generative + {settings.contrastive:g} x contrastive",
         "contrastive tokens": passes if settings.contrastive else "none",

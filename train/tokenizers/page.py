@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 
 from manifests.files import atomic_write
+from manifests.text import pluralize
 from train.data.batches import SequenceBatch
 from train.data.missing import FACES, SOUND
 from train.pretraining.page import read_epochs
@@ -79,7 +80,7 @@ def _scores(setup: TokenizerSetup, scores: dict[str, float]) -> ReportTable:
 def _settings(setup: TokenizerSetup) -> ReportTable:
     recipe, settings = setup.config.recipe, setup.settings
     rows = {
-        "recipe": f"{recipe.name}, {recipe.epochs} epochs of {len(setup.data.training):,} clips",
+        "recipe": f"{recipe.name}, {pluralize(recipe.epochs, 'epoch')} of {len(setup.data.training):,} clips",
         "a step": f"{recipe.batch * settings.spectra:,} spectra and {recipe.batch * settings.faces} faces of "
         f"{recipe.batch} clips",
         "audio": json.dumps(vars(setup.model.audio.config)),
