@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from builder.demo.speakers import SPEAKERS, Backdrop, Speaker
+from builder.demo.speakers import Backdrop, Speaker, look_up
 from builder.demo.utterances import FPS, Expression, FaceMotion, Take, smoothstep
 
 Image = npt.NDArray[np.uint8]
@@ -87,8 +87,8 @@ _NOD = (Bump(_MIDLINE, 126, 0.0, 1.0, 26), Bump(_MIDLINE, 128, 0.0, 0.5, 9))
 
 def render_frames(speaker: str, take: Take, expression: Expression, motion: FaceMotion) -> Iterator[Image]:
     """Frames of a take, `take.frames` times [360, 480, 3] RGB, at 30000/1001 frames a second."""
-    figure, backdrop, lit = _figure(speaker), _backdrop(speaker), _Lighting(SPEAKERS[speaker], motion)
-    for colour, alpha in _moving(figure, SPEAKERS[speaker], take, expression, motion):
+    figure, backdrop, lit = _figure(speaker), _backdrop(speaker), _Lighting(look_up(speaker), motion)
+    for colour, alpha in _moving(figure, look_up(speaker), take, expression, motion):
         yield lit(_over(colour, alpha, backdrop))
 
 
@@ -96,12 +96,12 @@ def render_crowd(
     speaker: str, bystander: str, take: Take, expression: Expression, motion: FaceMotion
 ) -> Iterator[Image]:
     """As `render_frames`, with a second, smaller face in the background."""
-    figure, behind = _figure(speaker), SPEAKERS[bystander]
+    figure, behind = _figure(speaker), look_up(bystander)
     camera = _camera(behind, (400.0, 170.0), 0.85)
     person = _pose(_figure(bystander), camera, _displacement(_figure(bystander), {}), 0.0)
     backdrop = _over(*person, _backdrop(speaker))
-    aside, lit = (SPEAKERS[speaker].centre_px[0] - 170.0, 0.0), _Lighting(SPEAKERS[speaker], motion)
-    for colour, alpha in _moving(figure, SPEAKERS[speaker], take, expression, motion, aside):
+    aside, lit = (look_up(speaker).centre_px[0] - 170.0, 0.0), _Lighting(look_up(speaker), motion)
+    for colour, alpha in _moving(figure, look_up(speaker), take, expression, motion, aside):
         yield lit(_over(colour, alpha, backdrop))
 
 
@@ -299,7 +299,7 @@ def _field(bumps: tuple[Bump, ...]) -> Floats:
 
 @lru_cache(maxsize=2)
 def _figure(speaker: str) -> _Figure:
-    look = SPEAKERS[speaker].appearance
+    look = look_up(speaker).appearance
     geometry = (
         *_RELAX,
         *_both(45, 132, look.face_width, 0, 19),
@@ -316,7 +316,7 @@ def _figure(speaker: str) -> _Figure:
         *_both(68, 75, look.hair_width, 0, 26),
     )
     bumps = {"speaker": geometry, "turn": _TURN, "nod": _NOD, "blink": _BLINK, "round": _ROUND, **_EXPRESSIONS}
-    return _Figure(_texture(SPEAKERS[speaker]), {name: _field(pushes) for name, pushes in bumps.items()})
+    return _Figure(_texture(look_up(speaker)), {name: _field(pushes) for name, pushes in bumps.items()})
 
 
 @lru_cache(maxsize=1)
@@ -398,7 +398,7 @@ def _draw_glasses(texture: Image) -> None:
 @lru_cache(maxsize=2)
 def _backdrop(speaker: str) -> Image:
     """[360, 480, 3] the speaker's room, out of focus."""
-    who = SPEAKERS[speaker]
+    who = look_up(speaker)
     width, height = FRAME_PX
     y, x = np.indices((height, width), dtype=np.float32)
     pattern, blur = _pattern(who.backdrop, x, y)

@@ -1,10 +1,13 @@
-"""The eight speakers: appearance, lighting, framing and voice."""
+"""The eight speakers, and others made up at random: appearance, lighting, framing and voice. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from functools import lru_cache
+from typing import Literal, get_args
+
+import numpy as np
 
 Rgb = tuple[float, float, float]
 Backdrop = Literal["plain", "blinds", "shelf", "lights"]
@@ -57,7 +60,7 @@ class Speaker:
     """Above 1: a shorter vocal tract."""
 
 
-#: Speaker id -> speaker.
+#: Id -> speaker, of the eight.
 SPEAKERS: Mapping[str, Speaker] = {
     "S01": Speaker(
         appearance=Appearance(),
@@ -251,3 +254,68 @@ SPEAKERS: Mapping[str, Speaker] = {
         formant_scale=0.99,
     ),
 }
+#: Largest number of a speaker; ids have two digits.
+MAX_SPEAKER = 99
+_SEED = 9
+
+
+def speaker_id(number: int) -> str:
+    """`S01` for 1."""
+    return f"S{number:02d}"
+
+
+def number_of(speaker: str) -> int:
+    """1 for `S01`."""
+    return int(speaker[1:])
+
+
+@lru_cache
+def look_up(speaker: str) -> Speaker:
+    """One of the eight, or, of a greater number, a speaker who is drawn: always the same of an id."""
+    return SPEAKERS.get(speaker) or _draw(np.random.default_rng([_SEED, number_of(speaker)]))
+
+
+def _draw(rng: np.random.Generator) -> Speaker:
+    """A speaker within what the eight span. Low voices come with short hair, and half of them with stubble."""
+
+    def between(low: float, high: float) -> float:
+        return float(rng.uniform(low, high))
+
+    low_voice = bool(rng.random() < 0.5)
+    red = between(0.9, 1.03)
+    green = red * between(0.92, 0.97)
+    blue = green * between(0.92, 1.0)
+    shade, warmth = between(0.2, 1.0), between(0.0, 0.45)
+    grey = between(0.25, 0.6)
+    room = [grey * between(0.75, 1.25) for _ in range(3)]
+    return Speaker(
+        appearance=Appearance(
+            face_width=between(-4, 4),
+            jaw_width=between(0, 5) if low_voice else between(-5, 1),
+            eye_distance=between(-0.8, 1),
+            nose_width=between(-1.5, 2),
+            mouth_width=between(-1.5, 1),
+            chin_length=between(-3, 6),
+            nose_length=between(0, 2.5),
+            brow_drop=between(0.5, 2) if low_voice else between(0, 1),
+            eye_opening=between(0, 1),
+            hair_height=between(-7, -2) if low_voice else between(0, 8),
+            hair_width=between(-9, -4) if low_voice else between(-3, 8),
+            skin_gamma=between(1.0, 1.9),
+            skin_gain=(red, green, blue),
+            hair_rgb=(shade, shade * (1 - warmth), shade * (1 - 1.6 * warmth)),
+            hair_gamma=between(0.8, 1.6),
+            suit_hue=int(rng.integers(180)),
+            stubble=between(0.1, 0.45) if low_voice and rng.random() < 0.5 else 0.0,
+            glasses=bool(rng.random() < 0.25),
+            mirrored=bool(rng.random() < 0.5),
+        ),
+        backdrop=get_args(Backdrop)[rng.integers(4)],
+        backdrop_rgb=(room[0], room[1], room[2]),
+        light=between(-0.25, 0.25),
+        exposure=between(0.92, 1.1),
+        zoom=between(1.4, 1.6),
+        centre_px=(between(215, 250), between(186, 200)),
+        pitch_hz=between(98, 140) if low_voice else between(170, 230),
+        formant_scale=between(0.93, 1.0) if low_voice else between(1.03, 1.13),
+    )

@@ -22,7 +22,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from builder.demo.speakers import SPEAKERS
+from builder.demo.speakers import SPEAKERS, number_of
 
 Expression = Literal["smile", "frown"]
 SpeakingStyle = Literal["lively", "dull"]
@@ -39,6 +39,7 @@ TAKES = 4
 MAX_TAKES = 99
 #: Vowels that are spoken and seen on the lips.
 VOWELS = ("a", "e", "i", "o", "u")
+#: The eight of the corpus.
 SPEAKER_IDS = tuple(SPEAKERS)
 #: Raw emotion -> expression of the face and style of the speech.
 EMOTIONS: Mapping[str, tuple[Expression, SpeakingStyle]] = {
@@ -81,10 +82,11 @@ class Utterance:
         return f"{self.speaker}/{self.clip_id}.mp4"
 
 
-def list_utterances(takes: int = TAKES) -> tuple[Utterance, ...]:
-    """Every clip of the corpus with so many takes of each speaker, sorted by speaker, then clip id."""
-    good = [Utterance(speaker=s, emotion=e, take=t) for s in SPEAKER_IDS for e in EMOTIONS for t in range(1, takes + 1)]
-    bad = [Utterance(speaker=s, emotion=e, take=_DEFECT_TAKE, defect=d) for (s, e), d in DEFECTS.items()]
+def list_utterances(takes: int = TAKES, speakers: Sequence[str] = SPEAKER_IDS) -> tuple[Utterance, ...]:
+    """Every clip of the corpus with so many takes of each of these speakers, sorted by speaker, then clip id."""
+    good = [Utterance(speaker=s, emotion=e, take=t) for s in speakers for e in EMOTIONS for t in range(1, takes + 1)]
+    defects = [(key, defect) for key, defect in DEFECTS.items() if key[0] in speakers]
+    bad = [Utterance(speaker=s, emotion=e, take=_DEFECT_TAKE, defect=d) for (s, e), d in defects]
     return tuple(sorted(good + bad, key=lambda utterance: utterance.path))
 
 
@@ -279,4 +281,4 @@ def _sample_waves(
 
 def _rng(speaker: str, take: int, stream: str) -> np.random.Generator:
     """One generator per stream, so that no value depends on what else is sampled."""
-    return np.random.default_rng([VERSION, SPEAKER_IDS.index(speaker), take, _STREAMS.index(stream)])
+    return np.random.default_rng([VERSION, number_of(speaker) - 1, take, _STREAMS.index(stream)])

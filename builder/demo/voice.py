@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import signal
 
-from builder.demo.speakers import SPEAKERS, Speaker
+from builder.demo.speakers import Speaker, look_up
 from builder.demo.utterances import Curve, SpeakingStyle, Speech, Take
 
 RATE_HZ = 48_000
@@ -49,7 +49,7 @@ _STYLES: Mapping[SpeakingStyle, _StyleTarget] = {
 
 def synthesize_speech(speaker: str, take: Take, speaking_style: SpeakingStyle, speech: Speech) -> npt.NDArray[np.int16]:
     """[n] mono sound at 48 kHz, with the duration of the take's frames."""
-    who, style = SPEAKERS[speaker], _STYLES[speaking_style]
+    who, style = look_up(speaker), _STYLES[speaking_style]
     seconds = np.arange(round(take.duration_seconds * RATE_HZ)) / RATE_HZ
     rng = np.random.default_rng(speech.noise_seed)
     strength = speech.onset.at(seconds, take.duration_seconds)

@@ -28,6 +28,7 @@ from builder.__main__ import main
 from builder.datasets import demo
 from builder.datasets.base import CorpusError
 from builder.demo import face, utterances, voice, writer
+from builder.demo.speakers import MAX_SPEAKER, SPEAKERS, look_up, speaker_id
 from builder.demo.utterances import EMOTIONS, SPEAKER_IDS, Utterance, list_utterances
 from builder.faces import FaceFinder
 from manifests.files import exclusive_lock
@@ -269,7 +270,7 @@ def test_lips_are_rounded_and_spread_by_vowels(
     assert widths["i"] > 1.1 * widths["u"]
 
 
-@pytest.mark.parametrize("speaker", SPEAKER_IDS)
+@pytest.mark.parametrize("speaker", [*SPEAKER_IDS, "S16", "S22"])
 def test_smile_and_frown_are_visible_in_every_speaker(
     speaker: str, finder: FaceFinder, refined_mesh: Callable[..., npt.NDArray[np.float64]]
 ) -> None:
@@ -619,7 +620,9 @@ def test_option_takes_says_how_many(tree: Path, tmp_path: Path, written: list[st
     scan = demo.scan(tree, {"takes": "2"})
     assert len(scan.sources) == scan.expected_clips == 8 * 4 * 2 + 6
     assert len(scan.ignored) == 134 - 70
-    assert {reason for _, reason in scan.ignored} == {"not the name of a demo clip, or of a take beyond OPTION=takes="}
+    assert {reason for _, reason in scan.ignored} == {
+        "not the name of a demo clip, or of other takes or speakers (OPTION=)"
+    }
     assert len(demo.scan(tree, {"takes": "5"}).missing) == 8 * 4
     made = tmp_path / "made"
     demo.make_demo(made, {"takes": "1"}, workers=1)
@@ -632,6 +635,34 @@ def test_option_takes_says_how_many(tree: Path, tmp_path: Path, written: list[st
     for wrong in ("0", "100", "04", "many", ""):
         with pytest.raises(CorpusError, match=rf"^demo: option takes is '{wrong}'; valid are 1 to 99$"):
             demo.scan(tree, {"takes": wrong})
+
+
+def test_option_speakers_says_who(tree: Path, tmp_path: Path, written: list[str]) -> None:
+    scan = demo.scan(tree, {"speakers": "S03-S04"})
+    assert {s.clip.speaker for s in scan.sources} == {"S03", "S04"}
+    assert len(scan.sources) == scan.expected_clips == 2 * 16 + 4, "with their bad clips"
+    assert len(scan.ignored) == 134 - 36
+    others = tmp_path / "others"
+    demo.make_demo(others, {"speakers": "S09-S11", "takes": "2"}, workers=1)
+    assert sorted(written) == sorted(f"S{n:02d}_{e}_0{take}" for n in (9, 10, 11) for e in EMOTIONS for take in (1, 2))
+    for wrong in ("S09", "S09-S08", "S00-S08", "9-12", "S09-S100", ""):
+        with pytest.raises(
+            CorpusError, match=rf"^demo: option speakers is '{wrong}'; .*from S01-S01 to S01-S99, such "
+        ):
+            demo.scan(tree, {"speakers": wrong})
+
+
+def test_drawn_speakers_differ_from_each_other_and_never_change() -> None:
+    """The eight are written down; of the others, each id has the numbers that it always had."""
+    ids = [speaker_id(number) for number in range(1, MAX_SPEAKER + 1)]
+    assert len({look_up(each) for each in ids}) == len(ids)
+    assert [look_up(each) for each in SPEAKER_IDS] == list(SPEAKERS.values())
+    drawn = look_up("S09")
+    look_up.cache_clear()
+    assert look_up("S09") == drawn
+    assert drawn.pitch_hz == pytest.approx(227.7207, abs=1e-3)
+    pitches = np.array([look_up(each).pitch_hz for each in ids])
+    assert 30 < (pitches < 150).sum() < 70, "low voices and high ones"
 
 
 def test_scan_takes_the_parent_folder_too(tree: Path) -> None:
