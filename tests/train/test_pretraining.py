@@ -38,6 +38,7 @@ from train.models.mae_weights import load_pretrained
 from train.models.videomae import ENCODERS, EncoderConfig, split_patches, take_tokens
 from train.pretraining import page
 from train.pretraining.cross_modal import measure_cross_modal
+from train.pretraining.hidden_patches import measure_hidden_patches
 from train.pretraining.page import read_epochs
 from train.pretraining.probe import linear_probe, nearest_neighbours
 from train.pretraining.reconstruction import Reconstruction, to_pixels
@@ -105,9 +106,10 @@ def test_it_learns_and_keeps_the_last_epoch(shards: Path, tmp_path: Path) -> Non
     ]
     page = (ours.folder / "report.html").read_text()
     assert page.count("data:image/png;base64") == 2
-    hidden = json.loads((ours.folder / "pretraining.json").read_text())["hidden_modality"]
-    assert hidden.keys() == {"sound", "faces"}
-    assert all(f"{each[name]:.4f}" in page for each in hidden.values() for name in ("own", "other"))
+    scores = json.loads((ours.folder / "pretraining.json").read_text())
+    for measure, names in (("hidden_modality", ("own", "other")), ("hidden_patches", ("model", "mean_of_place"))):
+        assert scores[measure].keys() == {"sound", "faces"}
+        assert all(f"{each[name]:.4f}" in page for each in scores[measure].values() for name in names)
     assert run_pretraining(setup(shards, tmp_path, epochs=30)) == found  # read, not repeated
 
 
@@ -361,6 +363,38 @@ def test_the_right_clip_paints_what_is_hidden_of_it(shards: Path, tmp_path: Path
         objective, lambda _, __, decoded: torch.zeros(*decoded.shape, 1176), ours.make_loader(clips), ALONE, 1
     )
     assert all(each.own == each.other > 0 == each.won for each in nothing.values())
+
+
+def test_hidden_patches_are_painted_beside_what_needs_no_learning(shards: Path, tmp_path: Path) -> None:
+    ours = setup(shards, tmp_path)
+    objective, clips = ours.objective, ours.data.clips("validation")
+
+    def paint_rightly(video: torch.Tensor, _: torch.Tensor, decoded: torch.Tensor) -> torch.Tensor:
+        return take_tokens(patch_targets(to_pixels(video, ours.transform.input_range), objective.patch), decoded)
+
+    loader, training = ours.make_loader(clips), ours.make_loader(ours.data.training)
+    found = measure_hidden_patches(objective, paint_rightly, loader, training, ALONE, 1)
+    assert found.keys() == {"faces", "sound"}
+    codes = objective.layout.codes.reshape(-1)
+    places = np.argwhere(np.ones(objective.layout.codes.shape))
+    known = torch.cat([objective.masked(each, 0, training=False).targets for each in training.epoch(0)]).mean(0)
+    losses: dict[str, list[tuple[float, ...]]] = {"faces": [], "sound": []}
+    for batch in loader.epoch(0):
+        seen = objective.masked(batch, 0, training=False)
+        for targets, visible, decoded in zip(seen.targets, seen.masks.visible, seen.masks.decoded, strict=True):
+            for token in decoded.tolist():
+                alike = [each for each in visible.tolist() if codes[each] == codes[token]] or visible.tolist()
+                near = min(alike, key=lambda each, token=token: np.linalg.norm(places[each] - places[token]))
+                guesses = (targets[token], 0 * targets[token], targets[near], known[token])
+                errors = tuple(float((guess - targets[token]).square().mean()) for guess in guesses)
+                losses["sound" if codes[token] == SHOWS_SOUND else "faces"].append(errors)
+    for name, each in found.items():
+        expected = np.mean(losses[name], axis=0)
+        assert each.model == 0
+        np.testing.assert_allclose([each.mean_patch, each.nearest_visible, each.mean_of_place], expected[1:], rtol=1e-4)
+    assert {*ours.result()["hidden_patches"]} == {"faces", "sound"}
+    assert {*setup(shards, tmp_path, strategy="ofos").result()["hidden_patches"]} == {"both"}
+    assert "hidden_patches" not in setup(shards, tmp_path, selection="last").result()
 
 
 def test_where_tokens_are_shared_no_modality_is_painted_from_the_other(shards: Path, tmp_path: Path) -> None:

@@ -57,9 +57,14 @@ def write_page(setup: PretrainingSetup, result: Mapping[str, Any]) -> None:
             png=_draw_clips(setup),
         ),
     ]
-    hidden = result.get("hidden_modality")
-    tables = (_settings(setup), _hidden(hidden)) if hidden else (_settings(setup),)
-    section = ReportSection(title=f"{setup.data.name}, {setup.config.strategy}", tables=tables, figures=tuple(figures))
+    tables = [_settings(setup)]
+    if patches := result.get("hidden_patches"):
+        tables.append(_hidden_patches(patches))
+    if modalities := result.get("hidden_modality"):
+        tables.append(_hidden_modality(modalities))
+    section = ReportSection(
+        title=f"{setup.data.name}, {setup.config.strategy}", tables=tuple(tables), figures=tuple(figures)
+    )
     introduction = (
         "Masked pre-training: the encoder sees the visible patches of a clip, a decoder paints the hidden ones. No "
         "label was used to train; probes use labels of training speakers to classify clips of validation speakers, "
@@ -89,7 +94,18 @@ def _settings(setup: PretrainingSetup) -> ReportTable:
     )
 
 
-def _hidden(found: Mapping[str, Mapping[str, Any]]) -> ReportTable:
+def _hidden_patches(found: Mapping[str, Mapping[str, float]]) -> ReportTable:
+    """What patches show -> fields of a `PatchLosses`."""
+    columns = ("model", "mean_patch", "nearest_visible", "mean_of_place")
+    rows = [(name, *(f"{each[column]:.4f}" for column in columns)) for name, each in found.items()]
+    return ReportTable(
+        title="Hidden patches of validation clips: loss if painted by",
+        columns=("hidden", "the model", "their own mean", "the nearest visible patch", "the mean of the place"),
+        rows=tuple(TableRow(cells=row) for row in rows),
+    )
+
+
+def _hidden_modality(found: Mapping[str, Mapping[str, Any]]) -> ReportTable:
     """Modality -> fields of a `CrossModal`."""
     rows = [
         (name, f"{each['own']:.4f}", f"{each['other']:.4f}", f"{each['won']} of {each['clips']}")

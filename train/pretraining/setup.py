@@ -38,6 +38,7 @@ from train.pretraining.base import (
     open_unlabelled,
 )
 from train.pretraining.cross_modal import measure_cross_modal
+from train.pretraining.hidden_patches import measure_hidden_patches
 from train.pretraining.page import write_page
 from train.pretraining.probe import linear_probe, nearest_neighbours
 from train.pretraining.reconstruction import PROBES, Reconstruction, encode_clips
@@ -123,13 +124,19 @@ class PretrainingSetup(BasePretraining):
         return dict(zip(PROBES, found, strict=True))
 
     def result(self) -> dict[str, Any]:
-        """With how well a hidden modality is painted of validation speakers, from the right clip and from others."""
+        """With how well what is hidden of validation speakers' clips is painted, beside what needs no learning."""
         if not self.validates:
             return super().result()
         self.model.eval()
-        loader = self.make_loader(self.data.clips("validation"))
-        found = measure_cross_modal(self.objective, self.model, loader, self.ranks, self.config.micro_batches)
-        return {**super().result(), "hidden_modality": {name: asdict(each) for name, each in found.items()}}
+        loader, training = self.make_loader(self.data.clips("validation")), self.make_loader(_some(self.data.training))
+        measured = (self.ranks, self.config.micro_batches)
+        patches = measure_hidden_patches(self.objective, self.model, loader, training, *measured)
+        modality = measure_cross_modal(self.objective, self.model, loader, *measured)
+        return {
+            **super().result(),
+            "hidden_patches": {name: asdict(each) for name, each in patches.items()},
+            "hidden_modality": {name: asdict(each) for name, each in modality.items()},
+        }
 
     def save_model(self, result: Mapping[str, Any]) -> None:  # noqa: ARG002
         """As of every pre-training."""
