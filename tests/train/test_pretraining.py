@@ -31,7 +31,7 @@ from tests.kills import killed_at_random
 from train import cli
 from train.config import TrainConfig
 from train.data.fold_data import open_fold
-from train.data.masks import SHOWS_FACES, SHOWS_SOUND
+from train.data.masks import LACKS, SHOWS_FACES, SHOWS_SOUND
 from train.distributed import Ranks
 from train.models.mae import patch_targets
 from train.models.mae_weights import load_pretrained
@@ -107,7 +107,10 @@ def test_it_learns_and_keeps_the_last_epoch(shards: Path, tmp_path: Path) -> Non
     page = (ours.folder / "report.html").read_text()
     assert page.count("data:image/png;base64") == 2
     scores = json.loads((ours.folder / "pretraining.json").read_text())
-    for measure, names in (("hidden_modality", ("own", "other")), ("hidden_patches", ("model", "mean_of_place"))):
+    for measure, names in (
+        ("hidden_modality", ("own", "shifted", "other")),
+        ("hidden_patches", ("model", "mean_of_place")),
+    ):
         assert scores[measure].keys() == {"sound", "faces"}
         assert all(f"{each[name]:.4f}" in page for each in scores[measure].values() for name in names)
     assert run_pretraining(setup(shards, tmp_path, epochs=30)) == found  # read, not repeated
@@ -354,15 +357,80 @@ def test_the_right_clip_paints_what_is_hidden_of_it(shards: Path, tmp_path: Path
         which = [int((inputs - clip).abs().sum(dim=(1, 2, 3, 4)).argmin()) for clip in seen]
         return take_tokens(targets[which], decoded)
 
-    found = measure_cross_modal(objective, knows_every_clip, ours.make_loader(clips), ALONE, 1)
+    found = measure_cross_modal(objective, knows_every_clip, ours.make_loader, clips, ALONE, 1)
     assert found.keys() == {"sound", "faces"}
     for each in found.values():
         assert each.own == 0 < each.other
-        assert each.won == each.clips == len(clips)
+        assert each.better_than_other == each.clips == len(clips)
     nothing = measure_cross_modal(
-        objective, lambda _, __, decoded: torch.zeros(*decoded.shape, 1176), ours.make_loader(clips), ALONE, 1
+        objective, lambda _, __, decoded: torch.zeros(*decoded.shape, 1176), ours.make_loader, clips, ALONE, 1
     )
-    assert all(each.own == each.other > 0 == each.won for each in nothing.values())
+    for each in nothing.values():
+        assert each.own == each.other == each.shifted > 0 == each.better_than_other == each.better_than_shifted
+
+
+@pytest.mark.parametrize("strategy", ["cfas", "ffls", "fslf"])
+def test_half_a_clip_later_is_told_from_the_right_time(shards: Path, tmp_path: Path, strategy: str) -> None:
+    """A model that copies what is seen at the place and time of a token: other time steps show other pictures."""
+    ours = setup(shards, tmp_path, strategy=strategy)
+    objective, layout, patch = ours.objective, ours.objective.layout, ours.objective.patch
+    clips = ours.data.clips("validation")
+    seen = []
+
+    def record(video: torch.Tensor, _: torch.Tensor, decoded: torch.Tensor) -> torch.Tensor:
+        seen.append(split_patches(video, patch).unflatten(1, layout.codes.shape))
+        return torch.zeros(*decoded.shape, 1176)
+
+    assert measure_cross_modal(objective, record, ours.make_loader, clips, ALONE, 1)
+    own, shifted = seen[:2]
+    for code in (SHOWS_FACES, SHOWS_SOUND):
+        steps = np.flatnonzero((layout.codes == code).any(axis=(1, 2)))
+        shown = torch.from_numpy(layout.codes == code)
+        for place, step in enumerate(steps):
+            later = steps[(place + len(steps) // 2) % len(steps)]
+            assert torch.equal(shifted[:, step][:, shown[step]], own[:, later][:, shown[step]])
+    assert not torch.equal(own, shifted)
+
+
+def test_what_is_told_of_a_hidden_modality_does_not_depend_on_the_batch(shards: Path, tmp_path: Path) -> None:
+    found = []
+    for batch, micro_batches in ((8, 1), (8, 4), (3, 1)):
+        ours = setup(shards, tmp_path, batch=batch)
+        clips = ours.data.clips("validation")
+        found.append(
+            measure_cross_modal(ours.objective, ours.model.eval(), ours.make_loader, clips, ALONE, micro_batches)
+        )
+    for other in found[1:]:
+        for name, each in found[0].items():
+            assert other[name].clips == each.clips == len(clips)
+            assert other[name].own == pytest.approx(each.own, rel=1e-5)
+            assert other[name].shifted == pytest.approx(each.shifted, rel=1e-5)
+            assert other[name].other == pytest.approx(each.other, rel=1e-5)
+
+
+def test_what_a_recording_lacks_is_not_predicted(shards: Path, tmp_path: Path) -> None:
+    """Errors of the tokens of the modality that a clip lacks do not count, and such clips are no others of a clip."""
+    ours = setup(shards, tmp_path)
+    objective, clips = ours.objective, ours.data.clips("validation")
+    (batch,) = ours.make_loader(clips).epoch(0)
+    codes = torch.from_numpy(objective.layout.codes.ravel())
+    lacking = replace(batch, missing=(1, 2, *[0] * (len(batch) - 2)))
+    masked = objective.masked(lacking, 0, training=False)
+    assert objective.masked(batch, 0, training=False).counted is None
+    right = take_tokens(masked.targets, masked.masks.decoded)
+    shown = codes[masked.masks.decoded]
+    for modality in (SHOWS_SOUND, SHOWS_FACES):
+        losses = masked.losses(right + (shown == modality)[..., None])
+        kept = [clip for clip in range(2) if losses[clip] == 0]
+        assert len(kept) == 1, "the clip that lacks this modality"
+        assert LACKS[lacking.missing[kept[0]]] == modality
+        assert torch.equal(losses[2:] > 0, (shown[2:] == modality).any(1))
+    some = replace(clips, missing=np.array([1, *[0] * (len(clips) - 1)], dtype=clips.missing.dtype))
+    found = measure_cross_modal(objective, ours.model.eval(), ours.make_loader, some, ALONE, 1)
+    rest = measure_cross_modal(
+        objective, ours.model.eval(), ours.make_loader, clips.take(np.arange(1, len(clips))), ALONE, 1
+    )
+    assert found == rest
 
 
 def test_hidden_patches_are_painted_beside_what_needs_no_learning(shards: Path, tmp_path: Path) -> None:
@@ -373,7 +441,7 @@ def test_hidden_patches_are_painted_beside_what_needs_no_learning(shards: Path, 
         return take_tokens(patch_targets(to_pixels(video, ours.transform.input_range), objective.patch), decoded)
 
     loader, training = ours.make_loader(clips), ours.make_loader(ours.data.training)
-    found = measure_hidden_patches(objective, paint_rightly, loader, training, ALONE, 1)
+    found = measure_hidden_patches(objective, paint_rightly, ours.make_loader, ours.data.training, clips, ALONE, 1)
     assert found.keys() == {"faces", "sound"}
     codes = objective.layout.codes.reshape(-1)
     places = np.argwhere(np.ones(objective.layout.codes.shape))

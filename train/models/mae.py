@@ -192,6 +192,12 @@ def _grid(pixels: Tensor, patch: tuple[int, int, int]) -> tuple[int, int, int]:
     return frames, rows, columns
 
 
-def reconstruction_losses(predicted: Tensor, targets: Tensor, decoded: Tensor) -> Tensor:
-    """[B, m, P], all targets [B, N, P], decoded [B, m] -> mean squared error of each clip [B], float32."""
-    return (predicted.float() - take_tokens(targets, decoded)).square().mean(dim=(1, 2))
+def reconstruction_losses(predicted: Tensor, targets: Tensor, decoded: Tensor, counted: Tensor | None = None) -> Tensor:
+    """[B, m, P], all targets [B, N, P], decoded [B, m] -> mean squared error of each clip [B], float32.
+
+    Of some tokens only with bool [B, m] `counted`; 0 for a clip without any.
+    """
+    losses = (predicted.float() - take_tokens(targets, decoded)).square().mean(dim=2)
+    if counted is None:
+        return losses.mean(dim=1)
+    return (losses * counted).sum(dim=1) / counted.sum(dim=1).clamp(min=1)

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from train.classification import autocast
-from train.data.loader import CachedLoader, Loader
+from train.data.clip_table import ClipTable
+from train.data.loader import Loader
 from train.data.masks import SHOWS_BOTH, SHOWS_FACES, SHOWS_SOUND, TokenLayout
 from train.distributed import Ranks
 from train.models.videomae import CHANNELS
@@ -45,22 +46,25 @@ class PatchLosses:
 def measure_hidden_patches(
     objective: Reconstruction,
     model: Callable[..., Tensor],
-    loader: Loader | CachedLoader,
-    training: Loader | CachedLoader,
+    make_loader: Callable[[ClipTable], Loader],
+    training: ClipTable,
+    validation: ClipTable,
     ranks: Ranks,
     micro_batches: int,
 ) -> dict[str, PatchLosses]:
-    """What tokens show -> losses over the clips of a loader; neither loader shuffles."""
+    """What tokens show -> losses over the validation clips. Loaders do not shuffle."""
     codes = torch.from_numpy(objective.layout.codes.reshape(-1)).to(ranks.device)
     distances = _distances(objective.layout).to(ranks.device)
-    places = _mean_targets(objective, training, ranks, micro_batches)
+    places = _mean_targets(objective, make_loader(training), ranks, micro_batches)
     sums = {name: torch.zeros(5, dtype=torch.float64, device=ranks.device) for name in _SHOWN}
-    for part in micro_batched(loader, micro_batches):
+    for part in micro_batched(make_loader(validation), micro_batches):
         clips = objective.masked(part.to(ranks.device), VALIDATION_EPOCH, training=False)
         visible, decoded = clips.masks.visible, clips.masks.decoded
         with autocast(ranks.device):
             predicted = model(clips.inputs, visible, decoded)
         for clip, hidden in enumerate(decoded):
+            if clips.counted is not None:
+                hidden = hidden[clips.counted[clip]]
             targets, seen = clips.targets[clip], visible[clip]
             nearest = seen[distances[hidden][:, seen].argmin(dim=1)]
             painted = (predicted[clip].float(), torch.zeros_like(targets[hidden]), targets[nearest], places[hidden])
@@ -81,7 +85,7 @@ def measure_hidden_patches(
     }
 
 
-def _mean_targets(objective: Reconstruction, loader: Loader | CachedLoader, ranks: Ranks, micro_batches: int) -> Tensor:
+def _mean_targets(objective: Reconstruction, loader: Loader, ranks: Ranks, micro_batches: int) -> Tensor:
     """[N, P] mean of what each patch of a loader's clips should be painted as, float32."""
     size = (objective.layout.codes.size, CHANNELS * math.prod(objective.patch))
     total = torch.zeros(size, dtype=torch.float64, device=ranks.device)

@@ -108,12 +108,19 @@ def _hidden_patches(found: Mapping[str, Mapping[str, float]]) -> ReportTable:
 def _hidden_modality(found: Mapping[str, Mapping[str, Any]]) -> ReportTable:
     """Modality -> fields of a `CrossModal`."""
     rows = [
-        (name, f"{each['own']:.4f}", f"{each['other']:.4f}", f"{each['won']} of {each['clips']}")
+        (
+            name,
+            *(f"{each[painted]:.4f}" for painted in ("own", "shifted", "other")),
+            *(f"{each[better]} of {each['clips']}" for better in ("better_than_shifted", "better_than_other")),
+        )
         for name, each in found.items()
     ]
     return ReportTable(
         title="One modality hidden wholly: loss of validation clips",
-        columns=("hidden", "painted from the clip's other modality", "from that of other clips", "own is better"),
+        columns=(
+            *("hidden", "painted from the clip's other modality", "from the same half a clip later"),
+            *("from that of other clips", "own better than later", "own better than others"),
+        ),
         rows=tuple(TableRow(cells=row) for row in rows),
     )
 

@@ -18,7 +18,7 @@ _ITERATIONS = 200
 
 
 def linear_probe(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor) -> float:
-    """Accuracy of logistic regression on standardized features, 0 to 1. Deterministic.
+    """Mean recall over the classes (UAR) of logistic regression on standardized features, 0 to 1. Deterministic.
 
     Args:
         train: [n, D] features.
@@ -41,16 +41,22 @@ def linear_probe(train: Tensor, train_labels: Tensor, test: Tensor, test_labels:
     with torch.enable_grad():
         optimizer.step(closure)
     with torch.no_grad():
-        return float(((test @ weights[:-1] + weights[-1]).argmax(1) == test_labels).double().mean())
+        return _mean_recall((test @ weights[:-1] + weights[-1]).argmax(1), test_labels)
 
 
 def nearest_neighbours(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor) -> float:
-    """Accuracy of a vote of the nearest training clips by cosine similarity, 0 to 1. Arguments as of `linear_probe`."""
+    """The same of a vote of the nearest training clips by cosine similarity. Arguments as of `linear_probe`."""
     train, test = _standardize(train.double(), test.double())
     similarity = functional.normalize(test) @ functional.normalize(train).T
     nearest = similarity.topk(min(NEIGHBOURS, len(train)), dim=1)
     votes = functional.one_hot(train_labels[nearest.indices]).double() * (nearest.values / TEMPERATURE).exp()[..., None]
-    return float((votes.sum(1).argmax(1) == test_labels).double().mean())
+    return _mean_recall(votes.sum(1).argmax(1), test_labels)
+
+
+def _mean_recall(predicted: Tensor, labels: Tensor) -> float:
+    """Over the classes that occur."""
+    recalls = [(predicted[labels == label] == label).double().mean() for label in labels.unique()]
+    return float(torch.stack(recalls).mean())
 
 
 def _standardize(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,8 @@
 No label is used. A batch is transformed as that of a classifier, then most of its tokens are hidden: see
 `train.data.masks`. Where both modalities share tokens, hiding one of them wholly is done in the picture: its faces or
 spectrograms are replaced by their mean in what the encoder sees, and are in the target all the same.
+
+What a recording does not have is not predicted: tokens of a modality that a clip lacks do not count in its loss.
 """
 
 from __future__ import annotations
@@ -43,6 +45,12 @@ class MaskedClips(NamedTuple):
     """On the device."""
     targets: Tensor
     """[B, N, P] what each patch should be painted as, float32."""
+    counted: Tensor | None
+    """bool [B, m] decoded tokens whose modality the recording has; None where all have both."""
+
+    def losses(self, predicted: Tensor) -> Tensor:
+        """[B, m, P] -> [B]: see `reconstruction_losses`."""
+        return reconstruction_losses(predicted, self.targets, self.masks.decoded, self.counted)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -67,8 +75,7 @@ class Reconstruction:
         clips = self.masked(batch, epoch, training=True)
         with autocast(clips.inputs.device):
             predicted = model(clips.inputs, clips.masks.visible, clips.masks.decoded)
-        losses = reconstruction_losses(predicted, clips.targets, clips.masks.decoded)
-        return losses.sum() / self.transform.repeats
+        return clips.losses(predicted).sum() / self.transform.repeats
 
     def masked(self, batch: Batch, epoch: int, *, training: bool) -> MaskedClips:
         """A batch on a device, augmented if it is for training, with masks that belong to (seed, epoch, clip)."""
@@ -89,7 +96,14 @@ class Reconstruction:
             # Each is a batch of all draws, of which only its own counts.
             rows = [part.chunk(repeats)[draw] for draw, part in enumerate(parts)]
             shown = torch.cat(rows)
-        return MaskedClips(shown, pixels, masks, targets)
+        return MaskedClips(shown, pixels, masks, targets, self._counted(masks.decoded, batch.missing * repeats))
+
+    def _counted(self, decoded: Tensor, missing: tuple[int, ...]) -> Tensor | None:
+        if not any(missing):
+            return None
+        lacking = torch.tensor([LACKS.get(code, 0) for code in missing], device=decoded.device)
+        shown = torch.from_numpy(self.layout.codes.reshape(-1)).to(decoded.device)[decoded]
+        return shown != lacking[:, None]
 
     def _video(self, batch: Batch, epoch: int, training: bool) -> Tensor:
         made = self.transform.training_input(batch, epoch) if training else self.transform.evaluation_input(batch)
@@ -110,7 +124,7 @@ class Reconstruction:
             clips = self.masked(part.to(ranks.device), VALIDATION_EPOCH, training=False)
             with autocast(ranks.device):
                 predicted = model(clips.inputs, clips.masks.visible, clips.masks.decoded)
-            total += reconstruction_losses(predicted, clips.targets, clips.masks.decoded).sum()
+            total += clips.losses(predicted).sum()
         return float(ranks.sum(total)) / loader.sampler.clips
 
     def describe(self, scores: dict[str, float]) -> str:

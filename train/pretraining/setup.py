@@ -54,8 +54,8 @@ from train.run_setup import (
     windows_of,
 )
 
-#: Most clips of either side that a probe looks at.
-PROBE_CLIPS = 2000
+#: Most clips of either side that probes and measures look at.
+MEASURED_CLIPS = 2000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,10 +128,10 @@ class PretrainingSetup(BasePretraining):
         if not self.validates:
             return super().result()
         self.model.eval()
-        loader, training = self.make_loader(self.data.clips("validation")), self.make_loader(_some(self.data.training))
-        measured = (self.ranks, self.config.micro_batches)
-        patches = measure_hidden_patches(self.objective, self.model, loader, training, *measured)
-        modality = measure_cross_modal(self.objective, self.model, loader, *measured)
+        training, clips = _some(self.data.training), _some(self.data.clips("validation"))
+        measured = (self.objective, self.model, self.make_loader)
+        patches = measure_hidden_patches(*measured, training, clips, self.ranks, self.config.micro_batches)
+        modality = measure_cross_modal(*measured, clips, self.ranks, self.config.micro_batches)
         return {
             **super().result(),
             "hidden_patches": {name: asdict(each) for name, each in patches.items()},
@@ -244,17 +244,18 @@ def _open_probe(
             raise
         log(f"no probe of the features: {error}")
         return None
+    train, test = _some(train), _some(test)
     if set(np.unique(test.labels)) - set(np.unique(train.labels)):
         log("no probe of the features: validation speakers have classes that training speakers have not")
         return None
-    return ProbeClips(train=_some(train), test=_some(test))
+    return ProbeClips(train=train, test=test)
 
 
 def _some(clips: ClipTable) -> ClipTable:
-    """At most PROBE_CLIPS, evenly spaced."""
-    if len(clips) <= PROBE_CLIPS:
+    """At most MEASURED_CLIPS, always the same. Random ones: the order of a corpus is often periodic in its classes."""
+    if len(clips) <= MEASURED_CLIPS:
         return clips
-    return clips.take(np.linspace(0, len(clips) - 1, PROBE_CLIPS).round().astype(np.int64))
+    return clips.take(np.sort(np.random.default_rng(0).permutation(len(clips))[:MEASURED_CLIPS]))
 
 
 def _fit_to_kind(recipe: Recipe, data: FoldData, log: Callable[[str], None]) -> Recipe:
