@@ -216,17 +216,27 @@ def test_the_most_similar_face_is_sought_among_neighbours_and_ties_are_shared() 
     clips = 20
     faces = torch.eye(clips)
     measures = Measures(pooled={"audio": faces.clone(), "visual": faces})
-    assert measures.retrieved().tolist() == [1.0] * clips
+    assert measures.retrieved(near=True).tolist() == [1.0] * clips
     measures.pooled["audio"] = faces.roll(-1, 0)  # the sound of each is that of the next
-    assert measures.retrieved().tolist() == [0.0] * clips
+    assert measures.retrieved(near=True).tolist() == [0.0] * clips
     measures.pooled["audio"] = faces.roll(-17, 0)  # that of one that is not among the 15 that follow: all are alike
-    assert measures.retrieved().tolist() == pytest.approx([1 / 16] * clips)
+    assert measures.retrieved(near=True).tolist() == pytest.approx([1 / 16] * clips)
     same = faces.clone()
     same[3] = same[5]  # the same recording of a face in two clips
     measures.pooled = {"audio": same, "visual": same.clone()}
-    assert measures.retrieved().tolist() == [
+    assert measures.retrieved(near=True).tolist() == [
         0.5 if clip == 3 else 1.0 for clip in range(clips)
     ]  # 3 is not among the next of 5
+
+
+def test_the_most_similar_face_is_sought_among_clips_of_all_speakers() -> None:
+    """Of 64 clips of four speakers, who look alike in all of theirs, 16 that are evenly spaced are four of each."""
+    looks = torch.eye(4).repeat_interleave(16, dim=0)
+    measures = Measures(pooled={"audio": looks, "visual": looks.clone()})
+    assert measures.retrieved(near=False).tolist() == pytest.approx([1 / 4] * 64)
+    found = measures.retrieved(near=True)
+    assert found[0] == pytest.approx(1 / 16), "all that follow are of the same speaker"
+    assert found[15] == pytest.approx(1), "none of them is"
 
 
 def test_stopped_and_resumed_it_is_the_same(shards: Path, tmp_path: Path) -> None:

@@ -8,8 +8,10 @@ with masks that are always the same:
     accuracy_90         with 90 % of both modalities hidden
     accuracy_90_alone   the same, the other modality hidden wholly
     accuracy_other      of a modality that is hidden wholly, from the other one, all of which is visible
-    retrieval           how often a clip's face is the most similar one to its sound, among those of the clips that
-                        follow it, mostly of the same speaker: each global token is of one modality only
+    retrieval           how often a clip's face is the most similar one to its sound, among those of 15 other clips,
+                        evenly spaced over all: each global token is of one modality only
+    retrieval_near      the same among the 15 clips that follow, mostly of the same speaker: whose voice it is, and how
+                        long a clip lasts, says less there
 """
 
 from __future__ import annotations
@@ -38,6 +40,8 @@ from train.recipes import TokenPretraining
 VALIDATION_EPOCH = 0
 #: Clips whose faces are compared with a sound.
 RETRIEVED_AMONG = 16
+#: Name of a measure -> whether its other clips are those that follow, or evenly spaced ones.
+RETRIEVALS = {"retrieval": False, "retrieval_near": True}
 #: Cosines that differ by less are a tie: corpora have clips with the same recording of a face.
 _TIE = 1e-5
 _HIDDEN = 0.9
@@ -66,14 +70,16 @@ class Measures:
             if name.startswith("right "):
                 scores[name.removeprefix("right ")] = self.sums[name] / max(self.sums[f"codes {name[6:]}"], 1)
         if self.pooled:
-            scores["retrieval"] = float(self.retrieved().mean())
+            scores |= {name: float(self.retrieved(near=near).mean()) for name, near in RETRIEVALS.items()}
         return scores
 
-    def retrieved(self) -> Tensor:
+    def retrieved(self, *, near: bool) -> Tensor:
         """float [clips] 1 where the most similar face is that of the clip, 1 / n in a tie of n, else 0."""
         audio, visual = (self.pooled[name] for name in (AUDIO, VISUAL))
         count = len(audio)
-        others = (torch.arange(count)[:, None] + torch.arange(min(RETRIEVED_AMONG, count))) % count  # its own first
+        apart = 1 if near else max(1, count // RETRIEVED_AMONG)
+        steps = apart * torch.arange(min(RETRIEVED_AMONG, count))
+        others = (torch.arange(count)[:, None] + steps) % count  # its own first
         similarity = (audio[:, None] * visual[others]).sum(-1)
         best = similarity >= similarity.amax(dim=1, keepdim=True) - _TIE
         return best[:, 0] / best.sum(1)

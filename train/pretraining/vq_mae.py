@@ -27,7 +27,13 @@ from train.pretraining.base import (
     open_for_pretraining,
     open_unlabelled,
 )
-from train.pretraining.hidden_codes import RETRIEVED_AMONG, HiddenCodesObjective, Measures, speaker_interval
+from train.pretraining.hidden_codes import (
+    RETRIEVALS,
+    RETRIEVED_AMONG,
+    HiddenCodesObjective,
+    Measures,
+    speaker_interval,
+)
 from train.pretraining.vq_mae_page import write_page
 from train.provenance import build_of
 from train.recipes import TokenPretraining
@@ -100,12 +106,13 @@ class VqMaePretraining(BasePretraining):
             return result
         measures, clips = found
         result["validation"] = measures.scores()
-        if measures.pooled:
-            retrieved, speakers = measures.retrieved(), clips.clip_speakers
+        speakers = clips.clip_speakers
+        for measure, near in RETRIEVALS.items() if measures.pooled else ():
+            retrieved = measures.retrieved(near=near)
             right = {name: [0, 0] for name in sorted(set(speakers))}
             for name, each in zip(speakers, retrieved.tolist(), strict=True):
                 right[name] = [right[name][0] + each, right[name][1] + 1]
-            result["retrieval"] = {
+            result[measure] = {
                 "among": min(RETRIEVED_AMONG, len(clips)),
                 "speakers": right,
                 "interval": speaker_interval(retrieved, speakers),

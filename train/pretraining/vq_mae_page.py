@@ -41,6 +41,10 @@ _MEASURES = {
     "accuracy_90_alone": "90 % hidden, without the other modality",
     "accuracy_other": "from the other modality only",
 }
+_RETRIEVALS = {
+    "retrieval": "the clip's face by its sound, among evenly spaced clips",
+    "retrieval_near": "the same among those that follow",
+}
 
 
 def write_page(setup: VqMaePretraining, result: Mapping[str, Any]) -> None:
@@ -49,7 +53,7 @@ def write_page(setup: VqMaePretraining, result: Mapping[str, Any]) -> None:
     curves = ReportFigure(name="curves.png", text="Losses and accuracies by epoch", png=draw_curves(epochs))
     section = ReportSection(
         title=f"{setup.data.name}, {setup.config.strategy}",
-        tables=(_settings(setup), *_measures(epochs[-1], result.get("retrieval"))),
+        tables=(_settings(setup), *_measures(epochs[-1], result)),
         figures=(curves, *_paint(setup)),
     )
     introduction = (
@@ -133,21 +137,22 @@ def _paint(setup: VqMaePretraining) -> list[ReportFigure]:
     ]
 
 
-def _measures(scores: dict[str, Any], retrieval: Mapping[str, Any] | None) -> tuple[ReportTable, ...]:
-    """What was measured after the last epoch; nothing without validation speakers."""
+def _measures(scores: dict[str, Any], result: Mapping[str, Any]) -> tuple[ReportTable, ...]:
+    """What was measured after the last epoch, and of the final model; nothing without validation speakers."""
     names = [name for name in (AUDIO, VISUAL) if f"{name}_accuracy" in scores]
     rows = [
         (words, *(f"{100 * scores[key]:.1f}" if (key := f"{name}_{measure}") in scores else "-" for name in names))
         for measure, words in _MEASURES.items()
         if names
     ]
-    if "retrieval" in scores:
-        found, words = f"{100 * scores['retrieval']:.1f}", "the clip's face by its sound"
-        if retrieval:
-            words += f", among {retrieval['among']}"
-            if retrieval["interval"]:
-                found += " ({:.1f} to {:.1f})".format(*(100 * bound for bound in retrieval["interval"]))
-        rows.append((words, found, *[""] * (len(names) - 1)))
+    for measure, words in _RETRIEVALS.items():
+        if measure in scores:
+            found = f"{100 * scores[measure]:.1f}"
+            if retrieval := result.get(measure):
+                words += f", of {retrieval['among']}"
+                if retrieval["interval"]:
+                    found += " ({:.1f} to {:.1f})".format(*(100 * bound for bound in retrieval["interval"]))
+            rows.append((words, found, *[""] * (len(names) - 1)))
     if not rows:
         return ()
     columns = ("right, %", *({AUDIO: "sound", VISUAL: "faces"}[name] for name in names or (AUDIO,)))
@@ -166,7 +171,16 @@ def draw_curves(epochs: list[dict[str, Any]]) -> Figure:
     for name, colour, title in ((AUDIO, BLUE, "sound"), (VISUAL, ORANGE, "faces")):
         _plot(rates, epochs, f"{name}_accuracy", 100.0, color=colour, label=title)
         _plot(rates, epochs, f"{name}_unigram", 100.0, color=colour, linestyle=":", label=f"{title}, most frequent")
-    _plot(rates, epochs, "retrieval", 100.0, color=GREEN, label="face by sound")
+    for name, style in zip(_RETRIEVALS, ("-", ":"), strict=True):
+        _plot(
+            rates,
+            epochs,
+            name,
+            100.0,
+            color=GREEN,
+            linestyle=style,
+            label=f"face by sound{name[9:].replace('_', ', ')}",
+        )
     rates.set(xlabel="epoch", ylabel="right, validation speakers, %")
     if rates.lines:
         rates.legend(fontsize=6)
