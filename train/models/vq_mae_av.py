@@ -315,11 +315,19 @@ class Encoder(nn.Module):
         With `slots`, at least as many as any clip has visible tokens, self-attention fusion computes so many of each
         clip, whatever is visible: shapes are static. Hidden tokens never influence others.
         """
+        return self.encode(self.embed(codes), visible, slots)
+
+    def embed(self, codes: Tensors) -> dict[str, Tensor]:
+        """Modality -> codes [B, *grid] -> tokens [B, N, D] with their places."""
         tokens: dict[str, Tensor] = {}
         for name, shape in self.config.shapes.items():
             token = self.codebooks[name](split_tubes(codes[name].int(), shape.tube)).flatten(2)
             tokens[name] = self.project[name](token) if name in self.project else token
-        fused = self.fused(self.places(tokens), visible, slots)
+        return self.places(tokens)
+
+    def encode(self, tokens: Tensors, visible: Tensors | None = None, slots: int | None = None) -> dict[str, Tensor]:
+        """As `forward`, of what `embed` gives; of some modalities only, as if the others were hidden."""
+        fused = self.fused(tokens, visible, slots)
         normed = {name: self.norms[name if name in self.norms else "fused"](each) for name, each in fused.items()}
         if visible is None:
             return normed
@@ -428,16 +436,13 @@ class VqMae(nn.Module):
 
     def forward(self, codes: Tensors, visible: Tensors, decoded: Tensors, slots: int | None = None) -> Predicted:
         """Arguments as of `Encoder.forward` and `Decoder.forward`."""
-        tokens = self.encoder(codes, visible, slots)
+        embedded = self.encoder.embed(codes)
+        tokens = self.encoder.encode(embedded, visible, slots)
         logits = self.decoder(tokens, visible, decoded) if self.decoder is not None else {}
         if self.separate:
-            return Predicted(logits, {name: self._pool_alone(codes, visible, slots, name) for name in self.pools})
+            alone = {name: self.encoder.encode({name: embedded[name]})[name] for name in self.pools}
+            return Predicted(logits, {name: pool(alone[name]) for name, pool in self.pools.items()})
         return Predicted(logits, {name: pool(tokens[name], visible[name]) for name, pool in self.pools.items()})
-
-    def _pool_alone(self, codes: Tensors, visible: Tensors, slots: int | None, name: str) -> Tensor:
-        """Global token [B, D] of a modality of which everything is seen, and nothing of others."""
-        shown = {each: torch.full_like(mask, each == name) for each, mask in visible.items()}
-        return self.pools[name](self.encoder(codes, shown, slots)[name])
 
 
 def axis_positions(shape: CodeShape, width: int) -> Tensor:
