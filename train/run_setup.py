@@ -368,7 +368,7 @@ def prepare(config: TrainConfig, ranks: Ranks, log: Callable[[str], None]) -> Tr
             shared_speakers=data.shared_speakers,
             selection=selection,
             recipe=recipe.name,
-            encoder=str(variant_of(model, weights)) if strategy.tokens else name,
+            encoder=str(variant_of(model, weights, recipe)) if strategy.tokens else name,
             weights=config.weights,
             lineage="; ".join([str(before), *notes]),
             supervision=(weights.lineage if weights else RANDOM).kind if strategy.tokens else before.kind,

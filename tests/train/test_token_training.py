@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -136,6 +137,48 @@ def test_it_begins_with_a_pretraining_and_may_be_frozen(shards: Path, tmp_path: 
     ):
         with pytest.raises(ValueError, match=message):
             setup(shards, tmp_path / "other", weights=str(pretrained), **changes)
+
+
+def test_a_run_is_called_by_all_trainings_that_its_weights_descend_from(
+    shards: Path, tmp_path: Path, pretrained: Path
+) -> None:
+    """The encoder of a pre-training that was continued with another loss has learned from both."""
+    marks = "separate passes, decoded 5 %, within instants"
+    words = "tiny: depth 1, fusion saf-saf, head attention, losses"
+
+    def pretrain(name: str, **changes: Any) -> str:
+        run_pretraining(made := pretraining(shards, tmp_path / name, epochs=1, warmup_epochs=0, **changes))
+        return str(made.folder / "model")
+
+    def called(weights: str | Path, **changes: Any) -> str:
+        return setup(shards, tmp_path / "unused", weights=str(weights), **changes).protocol.encoder
+
+    assert called(pretrained) == f"{words} both ({marks}), tuned"
+    generative = pretrain("generative", contrastive=0.0)
+    assert called(generative) == f"{words} generative (decoded 5 %, within instants), tuned"
+    continued = pretrain("continued", generative=0.0, weights=generative)
+    both = f"{words} both (decoded 5 %, within instants, separate passes, 2 pre-trainings)"
+    assert called(continued) == f"{both}, tuned"
+    again = pretrain("again", generative=0.0, weights=continued)
+    assert called(again, training_share=0.5) == f"{both.replace('2 pre', '3 pre')}, tuned (50 % of the labels)"
+    run_fold(classifier := setup(shards, tmp_path / "classifier", weights=generative, epochs=1, warmup_epochs=0))
+    supervised = classifier.folder / "model"
+    assert called(supervised) == f"{words} unknown, tuned"
+    assert called(pretrain("supervised", contrastive=0.0, weights=str(supervised))) == f"{words} unknown, tuned"
+
+
+def test_weights_that_do_not_say_how_they_were_made_are_in_no_row(
+    shards: Path, tmp_path: Path, pretrained: Path
+) -> None:
+    folder = tmp_path / "changed"
+    shutil.copytree(pretrained, folder)
+    config = json.loads((folder / "config.json").read_text())
+    settings = config["details"]["pretraining"]
+    for changed in (None, {}, {**settings, "generative": "x"}, {**settings, "earlier": [{}]}, {"earlier": 1}):
+        config["details"]["pretraining"] = changed
+        (folder / "config.json").write_text(json.dumps(config))
+        named = setup(shards, tmp_path / "unused", weights=str(folder)).protocol.encoder
+        assert named.endswith("losses unknown, tuned")
 
 
 def test_tokenizers_that_saw_a_test_speaker_are_refused(tmp_path: Path) -> None:
