@@ -189,6 +189,16 @@ def test_tokenizers_that_saw_a_test_speaker_are_refused(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=words) as at:
             prepared(folder, tmp_path / "runs")
         assert str(at.value).endswith("or train others with make tokenizers FOLD=anna, then make tokens")
+    run_pretraining(made := pretraining(folder, tmp_path / "runs", fold="ben", epochs=1, warmup_epochs=0))
+    for prepared, weights in ((setup, str(made.folder / "model")), (pretraining, str(made.folder / "model"))):
+        with pytest.raises(ValueError, match=words) as at:  # who are also in training, but other weights do not help
+            prepared(folder, tmp_path / "others", weights=weights)
+        assert "can be tested on fold ben of loso" in str(at.value)
+        assert str(at.value).endswith(
+            "or train others with make tokenizers FOLD=anna, then make tokens and make pretrain"
+        )
+        with pytest.raises(ValueError, match=r"model: were trained or validated on cleo of demo, .*other --weights$"):
+            prepared(folder, tmp_path / "others", weights=weights, fold="cleo")
     scratch = setup(folder, tmp_path / "runs", fold="ben")
     assert scratch.lineage.speakers("demo") >= {"anna"}
     assert scratch.protocol.supervision == "random"  # of the encoder, whatever made its codes
@@ -231,6 +241,26 @@ def test_commands_take_the_model_and_its_settings(
     assert "found strategy vq-mae-av, expected one with a table vq_mae" in capsys.readouterr().err
     assert cli.run(["train", "--model=vq-mae-av", "--show-recipe"]) == 0
     assert 'loss = "asymmetric"' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["pretrain", "--head=query2emo"], "pretrain: found head query2emo, expected none: a pre-training has no"),
+        (["pretrain", "--label-scheme=emotions"], "pretrain: found label scheme emotions, expected none with vq-mae-a"),
+        *(
+            ([command, "--feature=mfcc"], f"{command}: found feature mfcc, expected none with vq-mae-a: it reads codes")
+            for command in ("pretrain", "train", "sweep")
+        ),
+    ],
+)
+def test_options_that_a_command_cannot_use_are_refused_in_one_line(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    assert cli.run([*words, "--model=vq-mae-a", f"--shards={shards}", f"--runs={tmp_path}", "--fold=anna"]) == 2
+    said = capsys.readouterr()
+    assert message in said.err
+    assert (said.out, said.err.count("\n")) == ("", 1)
 
 
 @pytest.mark.parametrize(("dataset", "epochs"), [("demo", 100), ("folder", 160)])
