@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shlex
 from dataclasses import asdict, replace
@@ -18,10 +19,11 @@ from train.fusion import TOKEN_STRATEGIES
 from train.lineage import RANDOM
 from train.models.vq_mae_heads import EmotionClassifier
 from train.models.vq_mae_weights import VqMaeWeights
-from train.optim import freeze_parameters
+from train.optim import freeze_parameters, lr_at
+from train.recipes import RECIPES, TokenPretraining
 from train.report.vq_mae import ROWS, ReportedRow
 from train.token_models import model_shape, variant_of
-from train.token_variants import Variant, parse_variant
+from train.token_variants import Variant, parse_variant, pretraining_changes
 
 PAGE = (Path(train.__file__).parent / "docs" / "vq-mae-av.md").read_text()
 GENERATIVE = re.search(r"`G='(.*)'`", PAGE)
@@ -156,3 +158,21 @@ def test_what_was_called_separate_before_other_settings_were_named_is_read() -> 
     variant = parse_variant("tiny: depth 3, fusion saf-saf, head mean, losses both (separate passes), tuned")
     assert variant is not None
     assert (variant.losses, variant.pretraining_changes, variant.start) == ("both", ("separate passes",), "tuned")
+
+
+def test_the_page_names_all_that_the_demos_pretraining_has_in_its_own_way() -> None:
+    settings = RECIPES["pretrain-vq-mae-av-tiny"].token_pretraining
+    assert settings is not None
+    named = re.findall(r"^\| `(\w+) = [\w.]+` \| ([^|]+) \|", PAGE, re.MULTILINE)
+    assert sorted(pretraining_changes(settings)) == sorted(mark for _, mark in named)
+    same = {field: getattr(TokenPretraining(), field) for field, _ in named}
+    assert pretraining_changes(replace(settings, **same)) == ()
+
+
+def test_the_page_says_how_the_rate_goes_here_and_in_the_code_of_the_authors() -> None:
+    steps, recipe = 10, replace(RECIPES["pretrain-vq-mae-av"], learning_rate=1.0)
+    ours = [lr_at(step, steps, recipe) for step in range(recipe.epochs * steps)]
+    theirs = [min((e + 1) / 100, (math.cos(math.pi * e / 160) + 1) / 2) for e in range(160)]
+    assert f"reaches {max(ours):.1f}, and\n  adds up to {sum(ours) / steps:.0f} over the epochs" in PAGE
+    most = f"at most {max(theirs):.2f}, in epoch {theirs.index(max(theirs))}"
+    assert f"{most}, and {sum(theirs):.1f} in all" in PAGE
