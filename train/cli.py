@@ -52,6 +52,8 @@ FEATURE_DEFAULT = "mfcc"
 #: Commands whose name begins those of their recipes, which the command adds: `--recipe tiny` of `pretrain` is
 #: `pretrain-tiny`.
 _PREFIXED = ("pretrain", "tokenizers")
+#: Options of `--model` alone, beside its name and recipe.
+_OF_MODELS = ("tokenizers", "head", "depth", "fusion")
 #: Folder with the shards of all corpora.
 _SHARDS = Path("shards")
 _COMMANDS = (
@@ -105,6 +107,9 @@ def _run_pretrain(args: argparse.Namespace) -> int:
     for name, values in (("strategy", strategies), ("fold", folds)):
         if len(values) > 1:
             raise ConfigError(f"{name}: found {', '.join(values)}, expected one")
+    _refuse(args, "head", why=": a pre-training has no classifier")
+    if strategies[0] in TOKEN_STRATEGIES:
+        _refuse(args, "label_scheme", why=f" with {strategies[0]}: it uses no labels")
     with init_distributed(args.device) as ranks:
         for config in _configs(args, _open_unlabelled(args), strategies, folds):
             settings = config.recipe.token_pretraining
@@ -113,6 +118,14 @@ def _run_pretrain(args: argparse.Namespace) -> int:
             with _convert_out_of_memory(f"; try {advice}"):
                 _pretrain_one(config, ranks)
     return 0
+
+
+def _refuse(args: argparse.Namespace, *names: str, why: str = "") -> None:
+    """Raise ConfigError for an option that was given and that the command cannot use."""
+    for name in names:
+        if (value := getattr(args, name)) is not None:
+            found = ", ".join(value) if isinstance(value, list) else value
+            raise ConfigError(f"{args.command}: found {name.replace('_', ' ')} {found}, expected none{why}")
 
 
 def _open_unlabelled(args: argparse.Namespace) -> Corpora:
@@ -152,10 +165,10 @@ def _describe_speakers(config: TrainConfig) -> str:
 def _run_tokenizers(args: argparse.Namespace) -> int:
     if args.show_recipe:
         return _show_recipe(args)
-    for name in ("strategy", "encoder", "weights", "label_scheme"):
-        if value := getattr(args, name):
-            found = ", ".join(value) if isinstance(value, list) else value
-            raise ConfigError(f"tokenizers: found {name.replace('_', ' ')} {found}, expected none")
+    _refuse(args, "strategy", "encoder", "weights", "label_scheme", "feature")
+    _refuse(args, *_OF_MODELS, why=": this is a setting of --model")
+    if args.compile == "on":
+        raise ConfigError("tokenizers: found compile on, expected auto or off: codebooks change during a training")
     with init_distributed(args.device) as ranks, _convert_out_of_memory("; try a smaller --batch"):
         for config in _configs(args, _open_unlabelled(args), [TOKENIZERS], args.fold):
             _train_tokenizers(config, ranks)
@@ -290,6 +303,8 @@ def _configs(
     args: argparse.Namespace, corpora: Corpora, strategies: Sequence[str], folds: Sequence[str] | None
 ) -> list[TrainConfig]:
     """A configuration for each strategy and fold, with the corpus's defaults."""
+    for strategy in TOKEN_STRATEGIES.keys() & strategies:
+        _refuse(args, "feature", why=f" with {strategy}: it reads codes, and no spectrograms")
     trained = [part for part in corpora.parts if "train" in part.sides]
     tested = [part for part in corpora.parts if part not in trained]
     demo = {part.name for part in trained} == {DEMO}

@@ -17,6 +17,8 @@ from train.recipes import Recipe, RecipeError
 
 #: `encoder.module` is an encoder of one's own.
 _BLOCK = re.compile(r"encoder\.(?:module\.)?(?:fused\.blocks\.\w+|blocks)\.(\d+)\.")
+#: Blocks of a VQ-MAE-AV in which each modality attends to both: below all others.
+_FIRST_BLOCK = re.compile(r"encoder\.fused\.cross\.")
 _PATCH_EMBED = re.compile(r"encoder\.(?:(?:module\.)?patch_embed|codebooks|project|places)")
 
 
@@ -71,10 +73,15 @@ def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], depth: int, reci
 
 
 def layer_index(name: str, depth: int) -> int:
-    """0 for the patch embedding, i + 1 for block i, depth + 1 for everything after the blocks."""
+    """0 for the patch embedding, i + 1 for block i, depth + 1 for everything after the blocks.
+
+    Blocks of cross-attention fusion count as block 0: `depth` is without them.
+    """
     block = _BLOCK.match(name)
     if block:
         return int(block[1]) + 1
+    if _FIRST_BLOCK.match(name):
+        return 1
     return 0 if _PATCH_EMBED.match(name) else depth + 1
 
 

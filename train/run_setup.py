@@ -35,7 +35,7 @@ from train.data.transforms import CachedTransform, ClipTransform, NormalizationS
 from train.data.windows import EvenWindows, RandomWindows, Windows, describe_windows
 from train.distributed import Ranks
 from train.embedding_cache import cached_embeddings
-from train.fusion import Strategy, strategy_named
+from train.fusion import TOKEN_STRATEGIES, Strategy, strategy_named
 from train.lineage import RANDOM, Ancestor, Lineage, sketch_recordings
 from train.metric_logger import MetricLogger
 from train.models.checkpoint_io import RUN_MODEL
@@ -368,7 +368,7 @@ def prepare(config: TrainConfig, ranks: Ranks, log: Callable[[str], None]) -> Tr
             shared_speakers=data.shared_speakers,
             selection=selection,
             recipe=recipe.name,
-            encoder=str(variant_of(model, weights)) if strategy.tokens else name,
+            encoder=str(variant_of(model, weights, recipe)) if strategy.tokens else name,
             weights=config.weights,
             lineage="; ".join([str(before), *notes]),
             supervision=(weights.lineage if weights else RANDOM).kind if strategy.tokens else before.kind,
@@ -539,16 +539,21 @@ def _describe_own(encoder: OwnEncoderConfig, recipe: Recipe) -> str:
 def check_unseen(config: TrainConfig, data: FoldData, seen: Mapping[str, frozenset[str]]) -> None:
     """Raise ConfigError if the initial weights have seen, in any training, a speaker who is tested.
 
-    `seen` is corpus -> speakers.
+    `seen` is corpus -> speakers. Of codes it has those of the tokenizers that made them, which are named first: where
+    these have seen a speaker who is tested, no other weights help.
     """
-    met = {part.name: sorted(seen[part.name] & {*part.sides["test"].subjects}) for part in data.parts}
-    if not any(met.values()):
+    if not any((met := _tested_speakers(data, seen)).values()):
         return
-    known = " and ".join(f"{shorten_list(speakers)} of {name}" for name, speakers in met.items() if speakers)
     source, advice = config.weights, "choose other --weights"
-    if source is None:
-        fold = "" if data.corpora.tests else f" FOLD={config.fold}"
-        source, advice = "the tokenizers of these codes", f"train others with make tokenizers{fold}, then make tokens"
+    if config.strategy in TOKEN_STRATEGIES:
+        made = lineage_with_tokenizers(data, None)
+        before = {part.name: made.known_speakers(part.name, load_rows(part.folder.path)) for part in data.parts}
+        if any((of_codes := _tested_speakers(data, before)).values()):
+            fold = "" if data.corpora.tests else f" FOLD={config.fold}"
+            again = "make tokens and make pretrain" if config.weights else "make tokens"
+            met, source = of_codes, "the tokenizers of these codes"
+            advice = f"train others with make tokenizers{fold}, then {again}"
+    known = " and ".join(f"{shorten_list(speakers)} of {name}" for name, speakers in met.items() if speakers)
     if data.corpora.tests:
         raise ConfigError(
             f"{source}: were trained or validated on {known}, which is tested as a whole; expected weights that have "
@@ -564,6 +569,11 @@ def check_unseen(config: TrainConfig, data: FoldData, seen: Mapping[str, frozens
         f"{source}: were trained or validated on {known}, whom fold {config.fold} tests; "
         f"expected unseen speakers: these weights can be tested on {others}, or {advice}"
     )
+
+
+def _tested_speakers(data: FoldData, seen: Mapping[str, frozenset[str]]) -> dict[str, list[str]]:
+    """Corpus -> those of some speakers, by corpus, who are tested."""
+    return {part.name: sorted(seen[part.name] & {*part.sides["test"].subjects}) for part in data.parts}
 
 
 def describe_transfer(lineage: Lineage, build: Mapping[str, Any]) -> list[str]:

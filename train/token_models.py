@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
+from typing import Any
 
 import torch
 
-from manifests.records import from_json
+from manifests.records import SchemaError, from_json
 from manifests.tokens import TokenSource, token_source
 from train.config import ConfigError, TrainConfig
 from train.data.fold_data import FoldData, FoldPart
@@ -18,10 +19,14 @@ from train.models.vq_mae_av import AUDIO, MODALITIES, MODELS, VISUAL, Decoder, E
 from train.models.vq_mae_heads import EmotionClassifier
 from train.models.vq_mae_weights import VqMaeWeights, initialize_classifier, load_vq_mae
 from train.optim import freeze_parameters
-from train.token_variants import Variant, describe_fusion
+from train.recipes import Recipe, TokenPretraining
+from train.token_variants import Variant, describe_fusion, pretraining_changes, tuning_changes
 
 #: Name of a strategy -> modalities that it has not.
 _WITHOUT = {"vq-mae-a": VISUAL, "vq-mae-v": AUDIO}
+_LOSSES = ("generative", "contrastive")
+#: Key, in the settings of a pre-training, of those of the pre-trainings that it continued.
+EARLIER = "earlier"
 
 
 def model_shape(config: TrainConfig) -> tuple[VqMaeConfig, VqMaeWeights | None]:
@@ -79,15 +84,11 @@ def make_emotion_classifier(
     return model, weights
 
 
-def variant_of(model: EmotionClassifier, weights: VqMaeWeights | None) -> Variant:
+def variant_of(model: EmotionClassifier, weights: VqMaeWeights | None, recipe: Recipe) -> Variant:
     """What a run is called in its protocol and in the report."""
-    shape, losses, separate, start = model.encoder.config, "none", False, "scratch"
+    shape, losses, changes, start = model.encoder.config, "none", tuple[str, ...](), "scratch"
     if weights:
-        before = weights.details.get("pretraining")
-        trained = before if isinstance(before, dict) else {}
-        names = [name for name in ("generative", "contrastive") if trained.get(name)]
-        losses = "both" if len(names) > 1 else names[0] if names else "unknown"
-        separate = bool(trained.get("separate")) and "contrastive" in names
+        losses, changes = _describe_pretrainings(weights)
         trains = {each.requires_grad for each in model.encoder.parameters()}
         start = "partly" if len(trains) > 1 else "tuned" if trains == {True} else "frozen"
     return Variant(
@@ -96,9 +97,36 @@ def variant_of(model: EmotionClassifier, weights: VqMaeWeights | None) -> Varian
         fusion=describe_fusion(shape),
         head=model.head_name,
         losses=losses,
-        separate=separate,
+        pretraining_changes=changes,
         start=start,
+        tuning_changes=tuning_changes(recipe),
     )
+
+
+def pretrainings_of(weights: VqMaeWeights) -> list[dict[str, Any]]:
+    """Settings of all pre-trainings that made weights, the oldest first; [{}] where nothing says them."""
+    last = weights.details.get("pretraining")
+    last = dict(last) if isinstance(last, dict) else {}
+    earlier = last.pop(EARLIER, [])
+    return [*(each for each in earlier if isinstance(each, dict)), last] if isinstance(earlier, list) else [{}]
+
+
+def _describe_pretrainings(weights: VqMaeWeights) -> tuple[str, tuple[str, ...]]:
+    """Losses of all pre-trainings together, and what differs from the paper's, as a variant has them."""
+    known, stages = {each.name for each in fields(TokenPretraining)}, pretrainings_of(weights)
+    if weights.lineage.kind in ("supervised", "unknown") or not all({*_LOSSES} <= stage.keys() for stage in stages):
+        return "unknown", ()
+    try:
+        trained: list[TokenPretraining] = [
+            from_json(TokenPretraining, {name: stage[name] for name in known & stage.keys()}, "pretraining")
+            for stage in stages
+        ]
+    except SchemaError:  # of another version
+        return "unknown", ()
+    names = [name for name in _LOSSES if any(getattr(each, name) for each in trained)]
+    changes = dict.fromkeys(change for each in trained for change in pretraining_changes(each))
+    several = [f"{len(trained)} pre-trainings"] if len(trained) > 1 else []
+    return "both" if len(names) > 1 else names[0], (*changes, *several)
 
 
 def tokenizer_of(data: FoldData) -> str:

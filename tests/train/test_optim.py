@@ -48,6 +48,12 @@ def test_positions_are_not_trained(positions: Positions) -> None:
         ("encoder.norm.weight", 25),
         ("fc_norm.weight", 25),
         ("head.bias", 25),
+        ("encoder.fused.cross.audio.attn.query.weight", 1),
+        ("encoder.fused.cross.visual.norm.bias", 1),
+        ("encoder.fused.blocks.audio.0.attn.query.weight", 1),
+        ("encoder.fused.blocks.fused.3.mlp.0.weight", 4),
+        ("encoder.norms.audio.weight", 25),
+        ("decoder.fused.cross.audio.attn.query.weight", 25),
     ],
 )
 def test_layer_of_a_parameter(name: str, layer: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -138,6 +139,48 @@ def test_it_begins_with_a_pretraining_and_may_be_frozen(shards: Path, tmp_path: 
             setup(shards, tmp_path / "other", weights=str(pretrained), **changes)
 
 
+def test_a_run_is_called_by_all_trainings_that_its_weights_descend_from(
+    shards: Path, tmp_path: Path, pretrained: Path
+) -> None:
+    """The encoder of a pre-training that was continued with another loss has learned from both."""
+    marks = "separate passes, decoded 5 %, within instants"
+    words = "tiny: depth 1, fusion saf-saf, head attention, losses"
+
+    def pretrain(name: str, **changes: Any) -> str:
+        run_pretraining(made := pretraining(shards, tmp_path / name, epochs=1, warmup_epochs=0, **changes))
+        return str(made.folder / "model")
+
+    def called(weights: str | Path, **changes: Any) -> str:
+        return setup(shards, tmp_path / "unused", weights=str(weights), **changes).protocol.encoder
+
+    assert called(pretrained) == f"{words} both ({marks}), tuned"
+    generative = pretrain("generative", contrastive=0.0)
+    assert called(generative) == f"{words} generative (decoded 5 %, within instants), tuned"
+    continued = pretrain("continued", generative=0.0, weights=generative)
+    both = f"{words} both (decoded 5 %, within instants, separate passes, 2 pre-trainings)"
+    assert called(continued) == f"{both}, tuned"
+    again = pretrain("again", generative=0.0, weights=continued)
+    assert called(again, training_share=0.5) == f"{both.replace('2 pre', '3 pre')}, tuned (50 % of the labels)"
+    run_fold(classifier := setup(shards, tmp_path / "classifier", weights=generative, epochs=1, warmup_epochs=0))
+    supervised = classifier.folder / "model"
+    assert called(supervised) == f"{words} unknown, tuned"
+    assert called(pretrain("supervised", contrastive=0.0, weights=str(supervised))) == f"{words} unknown, tuned"
+
+
+def test_weights_that_do_not_say_how_they_were_made_are_in_no_row(
+    shards: Path, tmp_path: Path, pretrained: Path
+) -> None:
+    folder = tmp_path / "changed"
+    shutil.copytree(pretrained, folder)
+    config = json.loads((folder / "config.json").read_text())
+    settings = config["details"]["pretraining"]
+    for changed in (None, {}, {**settings, "generative": "x"}, {**settings, "earlier": [{}]}, {"earlier": 1}):
+        config["details"]["pretraining"] = changed
+        (folder / "config.json").write_text(json.dumps(config))
+        named = setup(shards, tmp_path / "unused", weights=str(folder)).protocol.encoder
+        assert named.endswith("losses unknown, tuned")
+
+
 def test_tokenizers_that_saw_a_test_speaker_are_refused(tmp_path: Path) -> None:
     seen = Ancestor(dataset="demo", speakers=("anna",), labels=None, strategy="tokenizers", build="", licence="CC0 1.0")
     folder = make_token_folder(tmp_path / "demo", dataset="demo", lineage=Lineage(ancestors=(seen,)))
@@ -146,6 +189,16 @@ def test_tokenizers_that_saw_a_test_speaker_are_refused(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=words) as at:
             prepared(folder, tmp_path / "runs")
         assert str(at.value).endswith("or train others with make tokenizers FOLD=anna, then make tokens")
+    run_pretraining(made := pretraining(folder, tmp_path / "runs", fold="ben", epochs=1, warmup_epochs=0))
+    for prepared, weights in ((setup, str(made.folder / "model")), (pretraining, str(made.folder / "model"))):
+        with pytest.raises(ValueError, match=words) as at:  # who are also in training, but other weights do not help
+            prepared(folder, tmp_path / "others", weights=weights)
+        assert "can be tested on fold ben of loso" in str(at.value)
+        assert str(at.value).endswith(
+            "or train others with make tokenizers FOLD=anna, then make tokens and make pretrain"
+        )
+        with pytest.raises(ValueError, match=r"model: were trained or validated on cleo of demo, .*other --weights$"):
+            prepared(folder, tmp_path / "others", weights=weights, fold="cleo")
     scratch = setup(folder, tmp_path / "runs", fold="ben")
     assert scratch.lineage.speakers("demo") >= {"anna"}
     assert scratch.protocol.supervision == "random"  # of the encoder, whatever made its codes
@@ -188,6 +241,26 @@ def test_commands_take_the_model_and_its_settings(
     assert "found strategy vq-mae-av, expected one with a table vq_mae" in capsys.readouterr().err
     assert cli.run(["train", "--model=vq-mae-av", "--show-recipe"]) == 0
     assert 'loss = "asymmetric"' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["pretrain", "--head=query2emo"], "pretrain: found head query2emo, expected none: a pre-training has no"),
+        (["pretrain", "--label-scheme=emotions"], "pretrain: found label scheme emotions, expected none with vq-mae-a"),
+        *(
+            ([command, "--feature=mfcc"], f"{command}: found feature mfcc, expected none with vq-mae-a: it reads codes")
+            for command in ("pretrain", "train", "sweep")
+        ),
+    ],
+)
+def test_options_that_a_command_cannot_use_are_refused_in_one_line(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    assert cli.run([*words, "--model=vq-mae-a", f"--shards={shards}", f"--runs={tmp_path}", "--fold=anna"]) == 2
+    said = capsys.readouterr()
+    assert message in said.err
+    assert (said.out, said.err.count("\n")) == ("", 1)
 
 
 @pytest.mark.parametrize(("dataset", "epochs"), [("demo", 100), ("folder", 160)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -39,11 +39,13 @@ from train.provenance import build_of
 from train.recipes import TokenPretraining
 from train.run_setup import check_batch, describe_transfer, make_sampler, windows_of
 from train.token_models import (
+    EARLIER,
     check_tokenizers,
     lineage_with_tokenizers,
     load_codebooks,
     model_name,
     model_shape,
+    pretrainings_of,
     tokenizer_of,
 )
 
@@ -55,6 +57,8 @@ class VqMaePretraining(BasePretraining):
     model: VqMae
     settings: TokenPretraining
     """Of its recipe."""
+    earlier: Sequence[Mapping[str, Any]]
+    """Settings of the pre-trainings that made the initial weights, the oldest first."""
 
     @property
     def objective(self) -> HiddenCodesObjective:
@@ -122,7 +126,7 @@ class VqMaePretraining(BasePretraining):
     def save_model(self, result: Mapping[str, Any]) -> None:  # noqa: ARG002
         """As of every pre-training."""
         details = {
-            "pretraining": {"strategy": self.config.strategy_name, **asdict(self.settings)},
+            "pretraining": {"strategy": self.config.strategy_name, **asdict(self.settings), EARLIER: self.earlier},
             "build": build_of(self.data.parts),
         }
         known = {"licence": self.licence, "lineage": self.lineage, "tokenizer": tokenizer_of(self.data)}
@@ -175,6 +179,7 @@ def prepare_vq_mae(config: TrainConfig, ranks: Ranks, log: Callable[[str], None]
     return VqMaePretraining(
         config=config,
         settings=settings,
+        earlier=pretrainings_of(weights) if weights else (),
         data=data,
         model=model.to(ranks.device),
         origin=origin,

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from train.config import SELECTIONS
 from train.fusion import TOKEN_STRATEGIES
 from train.report.render import ReportSection, ReportTable, TableRow
-from train.runs import RunSummary
+from train.runs import Run, RunSummary
 from train.token_variants import DEFAULT_DEPTH, Variant, parse_variant
 
 _TITLES = {
@@ -33,9 +34,13 @@ NOTES = (
     "loss, where this report has placed them. Their 30.0 million parameters of Table 5 are 29.9 when counted.",
     "The folds' actors are not named. The code shuffles RAVDESS's 24 actors without a seed and leaves four untested, "
     "tests one random window of 2 s of each clip, and keeps the epoch that is best on the test fold.",
-    "Ours: mean over folds of accuracy (WAR) and of weighted F1 in the corpora named, epoch selected on validation "
-    "speakers, several windows of each clip. Tokenizers and models of other rows differ in what they were trained on.",
+    "Ours: mean over folds of accuracy (WAR) and of weighted F1 in the corpora named, several windows of each clip. "
+    'The epoch is selected on validation speakers; where a cell says "last epoch", none is, and they are trained on, '
+    "too. Cells name what else differs from the paper's settings. Tokenizers and models of other rows differ in what "
+    "they were trained on.",
 )
+#: Classes of the paper's corpora.
+_CLASSES = {"ravdess": 8, "crema-d": 6}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,16 +97,33 @@ def is_vq_mae(summary: RunSummary) -> bool:
 
 
 def _find(row: ReportedRow, corpus: str, summaries: Sequence[RunSummary]) -> str:
-    """Our scores of the variant of a row on a corpus; "" for none. Of the same corpus only where it is a real one."""
-    found = []
+    """Our scores of the variant of a row on a corpus; "" for none.
+
+    Scores on one of the paper's corpora stand beside those of the same one only, scores on others beside all.
+    """
+    found: list[str] = []
+    if row.variant is None or (corpus in _CLASSES and corpus != row.corpus):
+        return ""
     for summary in summaries:
         run, variant = summary.run, parse_variant(summary.run.protocol.encoder)
-        same = row.variant is not None and variant is not None and row.variant.includes(variant)
+        same = variant is not None and row.variant.includes(variant)
         if same and run.dataset == corpus and TOKEN_STRATEGIES[run.strategy].modality == row.modality:
             scores = f"{100 * summary.war.mean:.2f} / {100 * summary.weighted_f1.mean:.2f}"
             folds = f"{len(summary.folds)} of {len(run.protocol.folds)} folds"
-            found.append(f"{scores} ({variant.model}{', separate passes' if variant.separate else ''}, {folds})")
+            found.append(f"{scores} ({', '.join([variant.model, *_differences(variant, run), folds])})")
     return "; ".join(found)
+
+
+def _differences(variant: Variant, run: Run) -> list[str]:
+    """What differs from the paper's settings in a run of the same variant, in words."""
+    protocol, classes = run.protocol, len(run.protocol.classes)
+    marks = {
+        f"{classes} classes": classes != _CLASSES.get(run.dataset, classes),
+        "speakers in training too": protocol.shared_speakers,
+        "last epoch": protocol.selection == SELECTIONS["last"],
+    }
+    own = (words for words, differs in marks.items() if differs)
+    return [*variant.pretraining_changes, *variant.tuning_changes, *own]
 
 
 def _load_rows(path: Path) -> tuple[ReportedRow, ...]:
