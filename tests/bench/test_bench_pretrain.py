@@ -38,3 +38,13 @@ def test_it_measures_both_models_and_where_the_time_goes(tmp_path: Path, capsys:
         found["pre-train, ours"]
     )
     assert "TFLOP a clip" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_models_that_decode_different_shares_are_not_compared(tmp_path: Path) -> None:
+    pytest.importorskip("transformers", reason="the reference is in transformers")
+    quick = ["--device=cpu", "--batch=2", "--rounds=1", "--seconds=0.01", "--recipe=pretrain-videomae-v2"]
+    assert main([*quick, f"--json={tmp_path / 'bench.json'}"]) == 0
+    found = {figure.name for figure in figures.load(tmp_path / "bench.json")}
+    assert {"pre-train, ours", "pre-train, transformers"} < found
+    assert "pre-train, ours / transformers" not in found

@@ -51,6 +51,18 @@ def test_each_head_attends_to_the_instant_whatever_modality_shows_it(strategy: s
         assert torch.equal(model.state_dict()[name][values], before[name][values])
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_weights_stay_finite_whatever_the_strategy(strategy: str) -> None:
+    config = ENCODERS["tiny"]
+    model = MaskedAutoencoder(config, decoder_for(config))
+    instants = torch.from_numpy(TokenLayout.of(STRATEGIES[strategy], config).instants.ravel())
+    before = copy.deepcopy(model.state_dict())
+    model.begin_within_instants(instants)
+    assert all(tensor.isfinite().all() for tensor in model.state_dict().values())
+    unchanged = all(torch.equal(each, before[name]) for name, each in model.state_dict().items())
+    assert unchanged == (strategy == "rfas"), "whose tokens have no instant of their own"
+
+
 def test_a_head_that_is_narrower_than_instants_are_many_still_prefers_its_own() -> None:
     torch.manual_seed(0)
     positions, instants = torch.randn(64, 32), torch.arange(64) // 4

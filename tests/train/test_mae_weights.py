@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -135,6 +136,22 @@ def test_of_another_kind_of_decoder_only_the_encoder_is_used(tmp_path: Path) -> 
     torch.save(marlin(full=True), tmp_path / "marlin.pt")
     weights = load_pretrained(tmp_path / "marlin.pt", MARLIN)
     assert (weights.decoder, weights.decoder_config) == ({}, None)
+
+
+@pytest.mark.parametrize("changes", [{"positions": "stored"}, {"input_range": "unit"}])
+def test_what_transformers_cannot_be_is_not_written_for_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any]
+) -> None:
+    model = MaskedAutoencoder(replace(ENCODER, **changes), DECODER)
+    save(model, tmp_path)
+    assert not (tmp_path / TRANSFORMERS).exists()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{tmp_path / TRANSFORMERS}: not written: ")
+    assert all(f"{name} {value}" in line for name, value in changes.items())
+    weights = load_pretrained(tmp_path, ENCODER)
+    other = MaskedAutoencoder(weights.encoder.config, weights.decoder_config)
+    assert initialize_autoencoder(other, weights) == "encoder and decoder"
+    assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in model.state_dict().items())
 
 
 def test_another_decoder_is_not_loaded(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -31,8 +32,9 @@ from tests.kills import killed_at_random
 from train import cli
 from train.config import TrainConfig
 from train.data.fold_data import open_fold
-from train.data.masks import LACKS, SHOWS_FACES, SHOWS_SOUND
+from train.data.masks import LACKS, SHOWS_FACES, SHOWS_SOUND, MaskSettings, TokenLayout
 from train.distributed import Ranks
+from train.fusion import STRATEGIES
 from train.models.mae import patch_targets
 from train.models.mae_weights import load_pretrained
 from train.models.videomae import ENCODERS, EncoderConfig, split_patches, take_tokens
@@ -106,6 +108,7 @@ def test_it_learns_and_keeps_the_last_epoch(shards: Path, tmp_path: Path) -> Non
     ]
     page = (ours.folder / "report.html").read_text()
     assert page.count("data:image/png;base64") == 2
+    assert "50 % of the faces, 50 % of the sound; in 75 % of the clips with both" in page
     scores = json.loads((ours.folder / "pretraining.json").read_text())
     for measure, names in (
         ("hidden_modality", ("own", "shifted", "other")),
@@ -329,6 +332,34 @@ def test_pictures_are_of_complete_clips_and_all_that_is_hidden_is_painted(
         assert hidden.sum() == 64
         varied = patches[0].std(1) > 1e-3
         assert not (patches[2] == patches[0]).all(1)[hidden & varied].any()
+
+
+@pytest.mark.parametrize(
+    ("strategy", "hide_modality", "expected"),
+    [
+        ("faces", 0.25, "89.8 % of the faces"),
+        ("spectrograms", 0.25, "80.6 % of the sound"),
+        ("cfas", 0.0, "89.8 % of the faces, 79.6 % of the sound"),
+        (
+            *("cfas", 0.25),
+            "89.8 % of the faces, 79.6 % of the sound; in 25 % of the clips with both, one modality is hidden wholly "
+            "instead",
+        ),
+        (
+            *("ofos", 0.25),
+            "89.8 % of the tokens, which show both; in 25 % of the clips with both, one modality is replaced by its "
+            "mean, too",
+        ),
+    ],
+)
+def test_the_page_says_what_was_hidden(strategy: str, hide_modality: float, expected: str) -> None:
+    masks = MaskSettings(faces_ratio=0.9, sound_ratio=0.8125, hide_modality=hide_modality)
+    layout = TokenLayout.of(STRATEGIES[strategy], ENCODERS["large"])
+    assert page.describe_hidden(layout, masks) == expected
+    visible, _ = layout.sizes(masks)
+    shares = [float(share) / 100 for share in re.findall(r"([\d.]+) % of the (?:faces|sound|tokens)", expected)]
+    hidden = sum(share * tokens.size for share, tokens in zip(shares, layout.groups.values(), strict=True))
+    assert hidden == pytest.approx(layout.codes.size - visible, abs=1)
 
 
 def test_of_clips_without_sound_nothing_more_is_hidden(shards: Path, tmp_path: Path) -> None:

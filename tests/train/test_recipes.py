@@ -336,6 +336,33 @@ def test_another_length_keeps_the_share_of_the_warm_up() -> None:
         override(base, ["steps=3", "epochs=2"])
 
 
+@pytest.mark.parametrize("name", [name for name in RECIPES if name.startswith("pretrain-")])
+def test_fewer_epochs_are_never_refused_for_the_warm_up(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = recipe_named(name)
+    assert cli.run(["pretrain", "--recipe", name, "--epochs=2", "--show-recipe"]) == 0
+    shown = tomllib.loads(capsys.readouterr().out)
+    whole, warmup = (
+        (recipe.epochs, recipe.warmup_epochs) if recipe.steps is None else (recipe.steps, recipe.warmup_steps)
+    )
+    assert shown["warmup_epochs"] / shown["epochs"] == pytest.approx(warmup / whole)
+    assert cli.run(["pretrain", "--recipe", name, "--epochs=2", "--set=warmup_epochs=1", "--show-recipe"]) == 0
+    assert tomllib.loads(capsys.readouterr().out)["warmup_epochs"] == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "batch", "rate"), [("videomae", 512, 1.5e-4), ("mae-dfer", 160, 3e-4), ("videomae-v2", 64, 1e-3)]
+)
+def test_rates_of_official_pretrainings_are_per_256_clips(name: str, batch: int, rate: float) -> None:
+    """Draws of a clip do not count, and the minimum is scaled, too."""
+    recipe = recipe_named(f"pretrain-{name}")
+    found = recipe.with_batch(256)
+    assert (recipe.batch, found.learning_rate, found.min_learning_rate) == (
+        batch,
+        pytest.approx(rate),
+        pytest.approx(1e-5),
+    )
+
+
 def test_short_options_come_first(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--recipe", "finetune", "--epochs", "7", "--batch", "32", "--learning-rate", "1e-3", "--show-recipe"]
     assert cli.run([*arguments, "--set", "epochs=9"]) == 0

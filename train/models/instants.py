@@ -29,6 +29,8 @@ QUIET = 0.25
 def attend_within_instants(query: Tensor, key: Tensor, heads: int, positions: Tensor, instants: Tensor) -> None:
     """Change weights [D, D] of an attention's queries and keys, so that each head attends to the token's own instant.
 
+    Where all tokens have one instant they stay as they are.
+
     Args:
         query: rows are channels, D / heads of each head.
         key: likewise.
@@ -36,6 +38,8 @@ def attend_within_instants(query: Tensor, key: Tensor, heads: int, positions: Te
         positions: [N, D] that are added to tokens.
         instants: int64 [N] of each token, from 0.
     """
+    if len(instants.unique()) < 2:  # as of `rfas`, where it depends on the clip: there are no others to prefer it to
+        return
     width = positions.shape[1]
     channels = width // heads
     wanted = functional.one_hot(instants).to(positions)

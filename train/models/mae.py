@@ -110,8 +110,10 @@ class MaskedAutoencoder(nn.Module):
     def begin_within_instants(self, instants: Tensor) -> None:
         """Change random weights, so that the decoder at first attends within the instant: see `train.models.instants`.
 
-        `instants` int64 [N] are those of the tokens.
+        `instants` int64 [N] are those of the tokens. Nothing is changed where all have the same one.
         """
+        if len(instants.unique()) < 2:
+            return
         self.encoder_to_decoder.weight *= QUIET
         for block in self.decoder.blocks:
             query, key, _ = block.attn.qkv.weight.chunk(3)

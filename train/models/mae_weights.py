@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from manifests.files import atomic_write
+from manifests.progress import log_line
 from train.lineage import Lineage
 from train.models.checkpoint_formats import WeightsError, detect_format, quote_keys, stack_projections
 from train.models.checkpoint_io import MODEL_CONFIG_FILE, WEIGHTS_FILE, dump_weights, first_line, read_checkpoint
@@ -95,10 +96,15 @@ def save_autoencoder(
     model: MaskedAutoencoder, folder: Path, *, licence: str, lineage: Lineage, details: Mapping[str, Any]
 ) -> None:
     """Write `model.safetensors` and `config.json`, for `load_pretrained` and as WEIGHTS= of every strategy, and the
-    same in Hugging Face's layout in a folder of its own. The configuration is written last."""
-    state, config = to_transformers(model)
-    atomic_write(folder / TRANSFORMERS / WEIGHTS_FILE, dump_weights(state, lineage))
-    atomic_write(folder / TRANSFORMERS / MODEL_CONFIG_FILE, _dump(config))
+    same in Hugging Face's layout in a folder of its own, if it can be; else a line is logged that says why it is not.
+    The configuration is written last."""
+    try:
+        state, config = to_transformers(model)
+    except WeightsError as error:
+        log_line(f"{folder / TRANSFORMERS}: not written: {error}")
+    else:
+        atomic_write(folder / TRANSFORMERS / WEIGHTS_FILE, dump_weights(state, lineage))
+        atomic_write(folder / TRANSFORMERS / MODEL_CONFIG_FILE, _dump(config))
     settings = {
         "format": FORMAT,
         "version": VERSION,
@@ -116,8 +122,18 @@ def save_autoencoder(
 def to_transformers(model: MaskedAutoencoder) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """State dict and configuration of `VideoMAEForPreTraining` of `transformers`.
 
-    It computes the same but for the decoder's last norm, whose epsilon is 1e-5 there.
+    It computes the same but for the decoder's last norm, whose epsilon is 1e-5 there. Raises WeightsError for an
+    encoder that it cannot be.
     """
+    encoder, decoder = model.encoder.config, model.decoder.config
+    frames, rows, columns = encoder.patch
+    if rows != columns or encoder.input[1] != encoder.input[2]:
+        raise WeightsError(f"transformers: found patches of {encoder.patch}, expected square ones")
+    if (encoder.positions, encoder.input_range) != ("sinusoidal", "imagenet"):
+        raise WeightsError(
+            f"transformers: found positions {encoder.positions} and input_range {encoder.input_range}, expected "
+            "sinusoidal and imagenet, the only ones that VideoMAEForPreTraining has"
+        )
     state: dict[str, Tensor] = {}
     for key, tensor in model.state_dict().items():
         name = key
@@ -125,14 +141,10 @@ def to_transformers(model: MaskedAutoencoder) -> tuple[dict[str, Tensor], dict[s
             name = re.sub(pattern, replacement, name)
         if name.endswith("attn.qkv.weight"):
             stem = name.removesuffix("attn.qkv.weight")
-            for part, rows in zip(_PROJECTIONS, tensor.chunk(3), strict=True):
-                state[f"{stem}attention.attention.{part}.weight"] = rows
+            for part, weight in zip(_PROJECTIONS, tensor.chunk(3), strict=True):
+                state[f"{stem}attention.attention.{part}.weight"] = weight
         else:
             state[name] = tensor
-    encoder, decoder = model.encoder.config, model.decoder.config
-    frames, rows, columns = encoder.patch
-    if rows != columns or encoder.input[1] != encoder.input[2]:
-        raise WeightsError(f"transformers: found patches of {encoder.patch}, expected square ones")
     return state, {
         "architectures": ["VideoMAEForPreTraining"],
         "model_type": "videomae",

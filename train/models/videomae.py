@@ -360,7 +360,8 @@ class Classifier(nn.Module):
 
 
 def initialise(module: nn.Module) -> None:
-    """Xavier-uniform matrices, the patch embedding's too, and zero biases, as in masked pre-training."""
+    """Xavier-uniform matrices and zero biases, as in masked pre-training; the patch embedding's, too, as in the image
+    MAE (VideoMAE's keeps PyTorch's default)."""
     if isinstance(module, nn.Linear | nn.Conv3d):
         nn.init.xavier_uniform_(module.weight.flatten(1) if isinstance(module, nn.Conv3d) else module.weight)
         if module.bias is not None:

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from manifests.files import atomic_write
 from manifests.text import pluralize
 from train.classification import autocast
+from train.data.masks import SHOWS_BOTH, SHOWS_FACES, SHOWS_SOUND, MaskSettings, TokenLayout
 from train.distributed import Ranks
 from train.models.mae import hide_patches, paint
 from train.pretraining.reconstruction import PROBES, VALIDATION_EPOCH, to_pixels
@@ -82,8 +83,7 @@ def _settings(setup: PretrainingSetup) -> ReportTable:
         "recipe": f"{recipe.name}, {pluralize(recipe.epochs, 'epoch')} of {len(setup.data.training):,} clips, "
         f"batch {recipe.batch}",
         "encoder; decoder": f"{setup.config.encoder}; {decoder.depth} blocks of width {decoder.width}",
-        "hidden": f"{100 * masks.faces_ratio:g} % of the faces, {100 * masks.sound_ratio:g} % of the sound; one of "
-        f"both wholly in {100 * masks.hide_modality:g} % of the clips",
+        "hidden": describe_hidden(setup.objective.layout, masks),
         "predicted": f"{100 * masks.decoded:g} % of what is hidden{', and motion' if masks.motion else ''}",
         "lineage": str(setup.lineage),
     }
@@ -92,6 +92,18 @@ def _settings(setup: PretrainingSetup) -> ReportTable:
         columns=("", "value"),
         rows=tuple(TableRow(cells=(name, value)) for name, value in rows.items()),
     )
+
+
+def describe_hidden(layout: TokenLayout, masks: MaskSettings) -> str:
+    """Hidden shares of the tokens, which are of whole tubes, and the share of the clips that lose one of both."""
+    shown = {SHOWS_FACES: "faces", SHOWS_SOUND: "sound", SHOWS_BOTH: "tokens, which show both"}
+    visible = layout.visible_tubes(masks)
+    shares = {code: 1 - visible[code] / len(tubes) for code, tubes in layout.groups.items()}
+    parts = ", ".join(f"{100 * share:.3g} % of the {shown[code]}" for code, share in shares.items())
+    if not masks.hide_modality or layout.groups.keys() in ({SHOWS_FACES}, {SHOWS_SOUND}):
+        return parts
+    how = "hidden wholly instead" if layout.separable else "replaced by its mean, too"
+    return f"{parts}; in {100 * masks.hide_modality:g} % of the clips with both, one modality is {how}"
 
 
 def _hidden_patches(found: Mapping[str, Mapping[str, float]]) -> ReportTable:
