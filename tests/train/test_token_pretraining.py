@@ -23,24 +23,27 @@ from tests.factories.small_trainings import counted
 from tests.factories.tokens import make_codes, make_token_folder
 from train.config import TrainConfig
 from train.data import DataError
+from train.data.augment import ClipDraws
 from train.data.fold_data import open_fold
 from train.data.loader import Loader
 from train.data.sampler import ClipSampler
+from train.data.token_masks import draw_masks
 from train.data.token_reader import TokenBatch, place_codes
+from train.data.token_transform import window_codes
 from train.data.windows import EvenWindows, Placement, RandomWindows
 from train.distributed import Ranks
 from train.lineage import RANDOM
 from train.models.checkpoint_formats import WeightsError
 from train.models.tokenizer_files import load_tokenizers, save_tokenizers
-from train.models.vq_mae_av import MODELS, CodeShape, VqMaeConfig
+from train.models.vq_mae_av import MODELS, CodeShape, VqMaeConfig, split_tubes
 from train.models.vqvae import AudioTokenizer, Tokenizers, VisualTokenizer, VisualTokenizerConfig
-from train.pretraining import vq_mae_page
-from train.pretraining.hidden_codes import Measures
+from train.pretraining import vq_mae, vq_mae_page
+from train.pretraining.hidden_codes import VALIDATION_EPOCH, HiddenCodesObjective, Measures
 from train.pretraining.page import read_epochs
 from train.pretraining.run import run_pretraining
 from train.pretraining.setup import prepare_pretraining
 from train.pretraining.vq_mae import VqMaePretraining
-from train.recipes import RECIPES
+from train.recipes import RECIPES, TokenPretraining
 from train.trainer import Stopped
 
 #: As `tiny`, but narrower, and with tubes of a whole face.
@@ -203,6 +206,7 @@ def test_it_learns_and_keeps_the_last_epoch(shards: Path, tmp_path: Path) -> Non
     assert last["validation_loss"] < epochs[0]["validation_loss"] - 0.1
     for name in ("audio", "visual"):
         assert 0 < last[f"{name}_unigram"] < 1
+        assert 0 < last[f"{name}_place"] < 1
         assert {f"{name}_accuracy{what}" for what in ("_90", "_90_alone", "_other")} <= last.keys()
     assert {name for name, tensor in state_of(ours.folder).items() if torch.equal(before[name], tensor)} == set()
     result = json.loads((ours.folder / "pretraining.json").read_text())
@@ -210,6 +214,58 @@ def test_it_learns_and_keeps_the_last_epoch(shards: Path, tmp_path: Path) -> Non
     assert sum(clips for _, clips in result["retrieval"]["speakers"].values()) == len(ours.data.clips("validation"))
     assert (ours.folder / "report.html").read_text().count("data:image/png;base64") == 1
     assert run_pretraining(setup(shards, tmp_path, epochs=60, learning_rate=1e-2, validation_steps=60)) == found
+
+
+def test_the_most_frequent_code_of_each_place_is_that_of_training_clips_that_have_the_modality(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lacking = {f"{speaker}-joy-0": ("no_sound",) for speaker in ("ben", "cleo", "dora")}
+    ours = setup(make_token_folder(tmp_path / "folder", flags=lacking), tmp_path / "runs")
+    clips = ours.data.training
+    assert len(clips) == 16
+    windows = {"audio": [], "visual": []}
+    for key, missing in zip(clips.keys, clips.missing, strict=True):
+        codes = make_codes(key.decode(), key.decode().split("-")[1], 60)
+        windows["visual"].append(codes["visual"][5:55])
+        if not missing:
+            windows["audio"].append(codes["audio"][10:110])
+    assert [len(each) for each in windows.values()] == [14, 16]
+    for name, each in windows.items():
+        counts = np.array([(np.stack(each) == code).sum(0) for code in range(256)])
+        assert np.array_equal(ours.common_codes[name].numpy(), counts.argmax(0))
+    monkeypatch.setattr(vq_mae, "COUNTED_CLIPS", 5)
+    counted = []
+    monkeypatch.setattr(vq_mae, "most_frequent_codes", lambda loader, *_: counted.append(loader.clips) or {})
+    few = setup(tmp_path / "folder", tmp_path / "runs")
+    assert few.common_codes == few.objective.common_codes() == {}
+    (drawn,) = counted  # once
+    assert len({*drawn.ids}) == 5 and {*drawn.ids} < {*clips.ids}
+    assert list(drawn.ids) != list(clips.ids[:5])
+
+
+def test_a_guess_by_place_is_measured_on_the_codes_that_the_model_predicts(shards: Path, tmp_path: Path) -> None:
+    ours = setup(shards, tmp_path)
+    loader = ours.make_loader(ours.validation_clips)
+    sums = ours.objective.measure(ours.model, loader).sums
+    right, count = dict.fromkeys(NARROW.shapes, 0), dict.fromkeys(NARROW.shapes, 0)
+    for batch in loader.epoch(0):
+        draws = ClipDraws(keys=batch.draw_keys, seed=0, epoch=VALIDATION_EPOCH)
+        masks = draw_masks(ours.settings, {name: each.tokens for name, each in NARROW.shapes.items()}, draws)
+        for name, shape in NARROW.shapes.items():
+            codes = split_tubes(window_codes(batch, 0, NARROW)[name].long(), shape.tube)
+            guessed = split_tubes(ours.common_codes[name][None], shape.tube)
+            hidden = ~masks.visible[name] & torch.zeros_like(masks.visible[name]).scatter(1, masks.decoded[name], True)
+            right[name] += int((codes == guessed)[hidden].sum())
+            count[name] += codes[hidden].numel()
+    for name in NARROW.shapes:
+        assert sums[f"right {name}_place"] == right[name] > 0
+        assert sums[f"codes {name}_place"] == sums[f"codes {name}_accuracy"] == count[name]
+
+
+def test_a_line_of_the_log_has_the_guess_by_place() -> None:
+    objective = HiddenCodesObjective(shape=NARROW, settings=TokenPretraining(), ranks=ALONE, most=8, common_codes=dict)
+    scores = {"validation_loss": 5.0, "audio_accuracy": 0.08, "audio_place": 0.057, "audio_unigram": 0.02}
+    assert objective.describe(scores) == "5.000, audio codes 8.0 % (of the place 5.7)"
 
 
 def test_the_most_similar_face_is_sought_among_neighbours_and_ties_are_shared() -> None:

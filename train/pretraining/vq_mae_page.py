@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 #: Measure -> its words.
 _MEASURES = {
     "accuracy": "hidden codes, coupled masks",
+    "place": "the most frequent code of the place in training clips",
     "unigram": "the most frequent code",
     "accuracy_90": "90 % hidden, of both modalities",
     "accuracy_90_alone": "90 % hidden, without the other modality",
@@ -161,7 +162,7 @@ def _measures(scores: dict[str, Any], result: Mapping[str, Any]) -> tuple[Report
 
 @as_png
 def draw_curves(epochs: list[dict[str, Any]]) -> Figure:
-    """Losses, and accuracies of hidden codes beside those of the most frequent code, by epoch."""
+    """Losses, and accuracies of hidden codes beside those of the most frequent code of each place, by epoch."""
     figure = make_figure(3.0)
     losses, rates = figure.subplots(1, 2)
     for name, colour, title in (("train_loss", BLUE, "training"), ("validation_loss", ORANGE, "validation")):
@@ -170,7 +171,7 @@ def draw_curves(epochs: list[dict[str, Any]]) -> Figure:
     losses.legend()
     for name, colour, title in ((AUDIO, BLUE, "sound"), (VISUAL, ORANGE, "faces")):
         _plot(rates, epochs, f"{name}_accuracy", 100.0, color=colour, label=title)
-        _plot(rates, epochs, f"{name}_unigram", 100.0, color=colour, linestyle=":", label=f"{title}, most frequent")
+        _plot(rates, epochs, f"{name}_place", 100.0, color=colour, linestyle=":", label=f"{title}, code of the place")
     for name, style in zip(_RETRIEVALS, ("-", ":"), strict=True):
         _plot(
             rates,
