@@ -250,16 +250,33 @@ def test_a_guess_by_place_is_measured_on_the_codes_that_the_model_predicts(shard
     right, count = dict.fromkeys(NARROW.shapes, 0), dict.fromkeys(NARROW.shapes, 0)
     for batch in loader.epoch(0):
         draws = ClipDraws(keys=batch.draw_keys, seed=0, epoch=VALIDATION_EPOCH)
-        masks = draw_masks(ours.settings, {name: each.tokens for name, each in NARROW.shapes.items()}, draws)
+        masks = draw_masks(TokenPretraining(), {name: each.tokens for name, each in NARROW.shapes.items()}, draws)
         for name, shape in NARROW.shapes.items():
             codes = split_tubes(window_codes(batch, 0, NARROW)[name].long(), shape.tube)
             guessed = split_tubes(ours.common_codes[name][None], shape.tube)
-            hidden = ~masks.visible[name] & torch.zeros_like(masks.visible[name]).scatter(1, masks.decoded[name], True)
+            hidden = ~masks.visible[name]
             right[name] += int((codes == guessed)[hidden].sum())
             count[name] += codes[hidden].numel()
     for name in NARROW.shapes:
         assert sums[f"right {name}_place"] == right[name] > 0
         assert sums[f"codes {name}_place"] == sums[f"codes {name}_accuracy"] == count[name]
+
+
+def test_what_is_measured_is_of_all_hidden_codes_whatever_a_training_decodes(shards: Path, tmp_path: Path) -> None:
+    ours = setup(shards, tmp_path)
+    few, all_codes = (
+        replace(ours.objective, settings=replace(ours.settings, decoded=share)).measure(
+            ours.model, ours.make_loader(ours.validation_clips)
+        )
+        for share in (0.05, 1.0)
+    )
+    assert few.sums == all_codes.sums
+    assert few.scores() == all_codes.scores()
+    for name, shape in NARROW.shapes.items():
+        codes = shape.codes_per_token * round(0.9 * shape.tokens)
+        assert few.sums[f"codes {name}_accuracy_90"] == 8 * codes
+        assert few.sums[f"codes {name}_accuracy_90_alone"] == 8 * codes
+        assert few.sums[f"codes {name}_accuracy_other"] == 8 * shape.codes_per_token * shape.tokens
 
 
 def test_a_line_of_the_log_has_the_guess_by_place() -> None:

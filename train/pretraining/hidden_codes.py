@@ -1,7 +1,8 @@
 """The objective of VQ-MAE-AV's pre-training: codes of hidden tokens, and pairs of sound and face (paper 3.6).
 
 No label is used. What a model has learned is measured on clips of validation speakers that have both sound and a face,
-with masks that are always the same:
+with masks that are always the same. All hidden codes are predicted then, whatever share of the tokens a training
+decodes (`decoded`):
 
     accuracy            of hidden codes, with coupled masks as in training
     place               the same of a guess that knows no clip: at each place of the window, the most frequent code
@@ -20,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -132,6 +133,7 @@ class HiddenCodesObjective:
         """
         model.eval()
         device, sums = self.ranks.device, dict[str, Tensor]()
+        settings = replace(self.settings, decoded=1.0)
         counts = {name: torch.zeros(shape.codes, device=device) for name, shape in self.shape.shapes.items()}
         alone: dict[str, list[Tensor]] = {name: [] for name in self.shape.shapes}
 
@@ -142,7 +144,7 @@ class HiddenCodesObjective:
             moved = batch.to(device)
             codes = window_codes(moved, 0, self.shape)
             draws = ClipDraws(keys=moved.draw_keys, seed=self.seed, epoch=VALIDATION_EPOCH)
-            masks = draw_masks(self.settings, self._tokens, draws).to(device)
+            masks = draw_masks(settings, self._tokens, draws).to(device)
             losses, found = self._losses(model, codes, masks, moved.missing)
             add("clips", torch.ones(len(batch), device=device))
             for name, each in losses.items():
@@ -157,7 +159,9 @@ class HiddenCodesObjective:
                 kept = expected.codes[expected.hidden].flatten()
                 counts[name] += torch.bincount(kept, minlength=len(counts[name]))
             for hidden, measured, complete in self._conditions:
-                fixed = draw_fixed_masks(hidden, self._tokens, draws, self.settings.decoded).to(device)
+                visible, decoded = draw_fixed_masks(hidden, self._tokens, draws).to(device)
+                # Of a modality that is not measured a token is enough: of all of them, logits are the largest tensor.
+                fixed = TokenMasks(visible, {n: each if n in measured else each[:, :1] for n, each in decoded.items()})
                 found = self._predict(model, codes, fixed)
                 for name, measure in measured.items() if found.logits else ():
                     expected = self._hidden(codes, fixed, name)

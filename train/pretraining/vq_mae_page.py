@@ -81,7 +81,8 @@ def _settings(setup: VqMaePretraining) -> ReportTable:
         "loss": f"{settings.generative:g} x generative + {settings.contrastive:g} x contrastive",
         "contrastive tokens": passes if settings.contrastive else "none",
         "hidden shares": "Dirichlet({:g}, {:g}), coupled".format(*settings.concentration),
-        "decoded": f"{100 * settings.decoded:g} % of the tokens of each modality, hidden ones first",
+        "decoded": f"{100 * settings.decoded:g} % of the tokens of each modality, hidden ones first, in a step; all "
+        "when measured",
         "lineage": str(setup.lineage),
     }
     return ReportTable(
