@@ -35,7 +35,7 @@ from train.distributed import Ranks
 from train.lineage import RANDOM
 from train.models.checkpoint_formats import WeightsError
 from train.models.tokenizer_files import load_tokenizers, save_tokenizers
-from train.models.vq_mae_av import MODELS, CodeShape, VqMaeConfig, split_tubes
+from train.models.vq_mae_av import MODELS, CodeShape, Predicted, VqMaeConfig, split_tubes
 from train.models.vqvae import AudioTokenizer, Tokenizers, VisualTokenizer, VisualTokenizerConfig
 from train.pretraining import vq_mae, vq_mae_page
 from train.pretraining.hidden_codes import VALIDATION_EPOCH, HiddenCodesObjective, Measures
@@ -207,7 +207,9 @@ def test_it_learns_and_keeps_the_last_epoch(shards: Path, tmp_path: Path) -> Non
     for name in ("audio", "visual"):
         assert 0 < last[f"{name}_unigram"] < 1
         assert 0 < last[f"{name}_place"] < 1
-        assert {f"{name}_accuracy{what}" for what in ("_90", "_90_alone", "_other")} <= last.keys()
+        assert {
+            f"{name}_accuracy{what}" for what in ("_90", "_90_alone", "_90_swapped", "_other", "_other_swapped")
+        } <= last.keys()
     assert {name for name, tensor in state_of(ours.folder).items() if torch.equal(before[name], tensor)} == set()
     result = json.loads((ours.folder / "pretraining.json").read_text())
     assert result["validation"]["retrieval"] == pytest.approx(last["retrieval"])
@@ -279,8 +281,72 @@ def test_what_is_measured_is_of_all_hidden_codes_whatever_a_training_decodes(sha
         assert few.sums[f"codes {name}_accuracy_other"] == 8 * shape.codes_per_token * shape.tokens
 
 
+class Shown(torch.nn.Module):
+    """Predicts code 0, with any codes, and keeps what it was shown: name -> codes and visible tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[dict[str, tuple[torch.Tensor, torch.Tensor]]] = []
+
+    def forward(self, codes: Any, visible: Any, decoded: Any, slots: int) -> Predicted:
+        self.calls.append({name: (codes[name].int(), visible[name]) for name in codes})
+        shapes = {
+            name: (*decoded[name].shape, shape.codes_per_token, shape.codes) for name, shape in NARROW.shapes.items()
+        }
+        return Predicted({name: torch.zeros(1).expand(shape) for name, shape in shapes.items()}, {})
+
+
+@pytest.mark.parametrize("batch", [3, 8])
+def test_a_swapped_modality_is_that_of_the_next_clip_with_the_same_masks(
+    shards: Path, tmp_path: Path, batch: int
+) -> None:
+    """Of all clips, whatever is in a batch."""
+    ours, model = setup(shards, tmp_path, batch=batch), Shown()
+    clips = ours.validation_clips
+    assert len(clips) == 8
+    ours.objective.measure(model, ours.make_loader(clips))
+    names = [name for each in ours.objective._conditions(8) for name in ["+".join(each.measured.values())]]
+    names = ["coupled", *names]
+    assert len(model.calls) == len(names) * -(-8 // batch)
+    shown = {
+        condition: {
+            name: [torch.cat([call[name][what] for call in model.calls[place :: len(names)]]) for what in (0, 1)]
+            for name in NARROW.shapes
+        }
+        for place, condition in enumerate(names)
+    }
+    own = {name: codes for name, (codes, _) in shown["coupled"].items()}
+    for name, other in (("audio", "visual"), ("visual", "audio")):
+        for measure, fair in (("90", "audio_accuracy_90+visual_accuracy_90"), ("other", f"{name}_accuracy_other")):
+            swapped = shown[f"{name}_accuracy_{measure}_swapped"]
+            assert torch.equal(swapped[name][0], own[name])
+            assert torch.equal(swapped[other][0], own[other].roll(-1, 0))
+            assert not torch.equal(swapped[other][0], own[other])
+            for each in NARROW.shapes:
+                assert torch.equal(shown[fair][each][0], own[each])
+                assert torch.equal(swapped[each][1], shown[fair][each][1])
+
+
+def test_accuracies_of_swapped_clips_are_of_the_clip_s_own_codes_and_need_another_clip(
+    shards: Path, tmp_path: Path
+) -> None:
+    ours = setup(shards, tmp_path)
+    clips = ours.validation_clips
+    found = ours.objective.measure(Shown(), ours.make_loader(clips)).sums
+    for name in NARROW.shapes:
+        for measure in ("90", "other"):
+            for what in ("right", "codes"):
+                key = f"{what} {name}_accuracy_{measure}"
+                assert found[f"{key}_swapped"] == found[key] > 0  # what is predicted is the same, and so is the truth
+    one = ours.objective.measure(ours.model, ours.make_loader(clips.take(np.array([0])))).scores()
+    assert "audio_accuracy_other" in one
+    assert not any(name.endswith("_swapped") for name in one)
+
+
 def test_a_line_of_the_log_has_the_guess_by_place() -> None:
-    objective = HiddenCodesObjective(shape=NARROW, settings=TokenPretraining(), ranks=ALONE, most=8, common_codes=dict)
+    objective = HiddenCodesObjective(
+        shape=NARROW, settings=TokenPretraining(), ranks=ALONE, most=8, make_loader=lambda _: None, common_codes=dict
+    )
     scores = {"validation_loss": 5.0, "audio_accuracy": 0.08, "audio_place": 0.057, "audio_unigram": 0.02}
     assert objective.describe(scores) == "5.000, audio codes 8.0 % (of the place 5.7)"
 

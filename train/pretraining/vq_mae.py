@@ -70,6 +70,7 @@ class VqMaePretraining(BasePretraining):
             settings=self.settings,
             ranks=self.ranks,
             most=self.config.recipe.batch // self.ranks.world_size,
+            make_loader=self.make_loader,
             common_codes=lambda: self.common_codes,
             seed=self.config.seed,
         )

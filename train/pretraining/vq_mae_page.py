@@ -39,8 +39,10 @@ _MEASURES = {
     "place": "the most frequent code of the place in training clips",
     "unigram": "the most frequent code",
     "accuracy_90": "90 % hidden, of both modalities",
+    "accuracy_90_swapped": "the same, with another clip's other modality",
     "accuracy_90_alone": "90 % hidden, without the other modality",
     "accuracy_other": "from the other modality only",
+    "accuracy_other_swapped": "the same, from another clip's",
 }
 _RETRIEVALS = {
     "retrieval": "the clip's face by its sound, among evenly spaced clips",
