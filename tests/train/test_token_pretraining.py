@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import socket
@@ -451,7 +452,49 @@ def test_ablations_have_only_what_they_train(
     last = read_epochs(ours.folder)[-1]
     assert ("retrieval" in last) == ("pools" in parts)
     assert any(name.endswith("_accuracy") for name in last) == ("decoder" in parts)
-    assert (ours.folder / "report.html").is_file()
+    page = html.unescape((ours.folder / "report.html").read_text())
+    seen = {"vq-mae-a": "sound", "vq-mae-v": "faces"}.get(ours.config.strategy, "sound and faces")
+    generative, contrastive, both = "decoder" in parts, "pools" in parts, "strategy" not in changes
+    said = {
+        "Masked pre-training on codes. ": generative,
+        f"The encoder sees the visible tokens of {seen}, and a decoder predicts the codes of hidden ones.": generative,
+        "90 % of the tokens hidden": generative,
+        "the most frequent code of the place in training clips": generative,
+        "hidden ones first, in a step; all when measured": generative,
+        "true: a decoder with random weights at first attends within the instant": generative,
+        "1 x generative": generative,
+        "the other modality": generative and both,
+        "Dirichlet(1, 1), coupled": generative and both,
+        "the first of Dirichlet(1, 1)": not both,
+        "Global tokens of a clip's sound and face, of two separate passes": contrastive,
+        "true: contrastive tokens are of two separate passes, each of one modality, all visible": contrastive,
+        "1 x contrastive": contrastive,
+        "among the clip and 7 that follow, mostly of the same speaker": contrastive,
+        "by chance": contrastive,
+        "12.5": contrastive,
+    }
+    assert {text: text in page for text in said} == said
+    assert "<td>-</td>" not in page
+
+
+def test_a_page_says_of_which_passes_the_losses_are(shards: Path, tmp_path: Path) -> None:
+    ours = setup(shards, tmp_path)
+
+    def introduced(**settings: Any) -> str:
+        return vq_mae_page._introduce(replace(ours, settings=replace(ours.settings, **settings)))
+
+    assert "of the masked pass, are drawn together. No label" in introduced(separate=False)
+    assert introduced(separate=False, generative=0.0).startswith("Masked pre-training on codes. Global tokens")
+    assert introduced(separate=True, generative=0.0).startswith("Pre-training on codes. Global tokens")
+
+
+def test_accuracies_are_drawn_above_a_guess_by_place() -> None:
+    line = {"epoch": 1, "train_loss": 2.0, "validation_loss": 3.0, "retrieval": 0.1, "retrieval_near": 0.2}
+    line |= {f"audio_{name}": share for name, share in (("accuracy", 0.5), ("place", 0.25), ("unigram", 0.125))}
+    (_, rates) = vq_mae_page.draw_curves.__wrapped__([line]).axes
+    dotted = {each.get_label(): each for each in rates.lines if each.get_linestyle() == ":"}
+    assert dotted.keys() == {"sound, code of the place", "face by sound, near"}
+    assert dotted["sound, code of the place"].get_ydata().tolist() == [25.0]
 
 
 def test_it_begins_with_weights(shards: Path, tmp_path: Path) -> None:
