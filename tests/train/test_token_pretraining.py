@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import socket
@@ -23,24 +24,27 @@ from tests.factories.small_trainings import counted
 from tests.factories.tokens import make_codes, make_token_folder
 from train.config import TrainConfig
 from train.data import DataError
+from train.data.augment import ClipDraws
 from train.data.fold_data import open_fold
 from train.data.loader import Loader
 from train.data.sampler import ClipSampler
+from train.data.token_masks import draw_masks
 from train.data.token_reader import TokenBatch, place_codes
+from train.data.token_transform import window_codes
 from train.data.windows import EvenWindows, Placement, RandomWindows
 from train.distributed import Ranks
 from train.lineage import RANDOM
 from train.models.checkpoint_formats import WeightsError
 from train.models.tokenizer_files import load_tokenizers, save_tokenizers
-from train.models.vq_mae_av import MODELS, CodeShape, VqMaeConfig
+from train.models.vq_mae_av import MODELS, CodeShape, Predicted, VqMaeConfig, split_tubes
 from train.models.vqvae import AudioTokenizer, Tokenizers, VisualTokenizer, VisualTokenizerConfig
-from train.pretraining import vq_mae_page
-from train.pretraining.hidden_codes import Measures
+from train.pretraining import vq_mae, vq_mae_page
+from train.pretraining.hidden_codes import VALIDATION_EPOCH, HiddenCodesObjective, Measures
 from train.pretraining.page import read_epochs
 from train.pretraining.run import run_pretraining
 from train.pretraining.setup import prepare_pretraining
 from train.pretraining.vq_mae import VqMaePretraining
-from train.recipes import RECIPES
+from train.recipes import RECIPES, TokenPretraining
 from train.trainer import Stopped
 
 #: As `tiny`, but narrower, and with tubes of a whole face.
@@ -203,13 +207,149 @@ def test_it_learns_and_keeps_the_last_epoch(shards: Path, tmp_path: Path) -> Non
     assert last["validation_loss"] < epochs[0]["validation_loss"] - 0.1
     for name in ("audio", "visual"):
         assert 0 < last[f"{name}_unigram"] < 1
-        assert {f"{name}_accuracy{what}" for what in ("_90", "_90_alone", "_other")} <= last.keys()
+        assert 0 < last[f"{name}_place"] < 1
+        assert {
+            f"{name}_accuracy{what}" for what in ("_90", "_90_alone", "_90_swapped", "_other", "_other_swapped")
+        } <= last.keys()
     assert {name for name, tensor in state_of(ours.folder).items() if torch.equal(before[name], tensor)} == set()
     result = json.loads((ours.folder / "pretraining.json").read_text())
     assert result["validation"]["retrieval"] == pytest.approx(last["retrieval"])
     assert sum(clips for _, clips in result["retrieval"]["speakers"].values()) == len(ours.data.clips("validation"))
     assert (ours.folder / "report.html").read_text().count("data:image/png;base64") == 1
     assert run_pretraining(setup(shards, tmp_path, epochs=60, learning_rate=1e-2, validation_steps=60)) == found
+
+
+def test_the_most_frequent_code_of_each_place_is_that_of_training_clips_that_have_the_modality(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lacking = {f"{speaker}-joy-0": ("no_sound",) for speaker in ("ben", "cleo", "dora")}
+    ours = setup(make_token_folder(tmp_path / "folder", flags=lacking), tmp_path / "runs")
+    clips = ours.data.training
+    assert len(clips) == 16
+    windows = {"audio": [], "visual": []}
+    for key, missing in zip(clips.keys, clips.missing, strict=True):
+        codes = make_codes(key.decode(), key.decode().split("-")[1], 60)
+        windows["visual"].append(codes["visual"][5:55])
+        if not missing:
+            windows["audio"].append(codes["audio"][10:110])
+    assert [len(each) for each in windows.values()] == [14, 16]
+    for name, each in windows.items():
+        counts = np.array([(np.stack(each) == code).sum(0) for code in range(256)])
+        assert np.array_equal(ours.common_codes[name].numpy(), counts.argmax(0))
+    monkeypatch.setattr(vq_mae, "COUNTED_CLIPS", 5)
+    counted = []
+    monkeypatch.setattr(vq_mae, "most_frequent_codes", lambda loader, *_: counted.append(loader.clips) or {})
+    few = setup(tmp_path / "folder", tmp_path / "runs")
+    assert few.common_codes == few.objective.common_codes() == {}
+    (drawn,) = counted  # once
+    assert len({*drawn.ids}) == 5 and {*drawn.ids} < {*clips.ids}
+    assert list(drawn.ids) != list(clips.ids[:5])
+
+
+def test_a_guess_by_place_is_measured_on_the_codes_that_the_model_predicts(shards: Path, tmp_path: Path) -> None:
+    ours = setup(shards, tmp_path)
+    loader = ours.make_loader(ours.validation_clips)
+    sums = ours.objective.measure(ours.model, loader).sums
+    right, count = dict.fromkeys(NARROW.shapes, 0), dict.fromkeys(NARROW.shapes, 0)
+    for batch in loader.epoch(0):
+        draws = ClipDraws(keys=batch.draw_keys, seed=0, epoch=VALIDATION_EPOCH)
+        masks = draw_masks(TokenPretraining(), {name: each.tokens for name, each in NARROW.shapes.items()}, draws)
+        for name, shape in NARROW.shapes.items():
+            codes = split_tubes(window_codes(batch, 0, NARROW)[name].long(), shape.tube)
+            guessed = split_tubes(ours.common_codes[name][None], shape.tube)
+            hidden = ~masks.visible[name]
+            right[name] += int((codes == guessed)[hidden].sum())
+            count[name] += codes[hidden].numel()
+    for name in NARROW.shapes:
+        assert sums[f"right {name}_place"] == right[name] > 0
+        assert sums[f"codes {name}_place"] == sums[f"codes {name}_accuracy"] == count[name]
+
+
+def test_what_is_measured_is_of_all_hidden_codes_whatever_a_training_decodes(shards: Path, tmp_path: Path) -> None:
+    ours = setup(shards, tmp_path)
+    few, all_codes = (
+        replace(ours.objective, settings=replace(ours.settings, decoded=share)).measure(
+            ours.model, ours.make_loader(ours.validation_clips)
+        )
+        for share in (0.05, 1.0)
+    )
+    assert few.sums == all_codes.sums
+    assert few.scores() == all_codes.scores()
+    for name, shape in NARROW.shapes.items():
+        codes = shape.codes_per_token * round(0.9 * shape.tokens)
+        assert few.sums[f"codes {name}_accuracy_90"] == 8 * codes
+        assert few.sums[f"codes {name}_accuracy_90_alone"] == 8 * codes
+        assert few.sums[f"codes {name}_accuracy_other"] == 8 * shape.codes_per_token * shape.tokens
+
+
+class Shown(torch.nn.Module):
+    """Predicts code 0, with any codes, and keeps what it was shown: name -> codes and visible tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[dict[str, tuple[torch.Tensor, torch.Tensor]]] = []
+
+    def forward(self, codes: Any, visible: Any, decoded: Any, slots: int) -> Predicted:
+        self.calls.append({name: (codes[name].int(), visible[name]) for name in codes})
+        shapes = {
+            name: (*decoded[name].shape, shape.codes_per_token, shape.codes) for name, shape in NARROW.shapes.items()
+        }
+        return Predicted({name: torch.zeros(1).expand(shape) for name, shape in shapes.items()}, {})
+
+
+@pytest.mark.parametrize("batch", [3, 8])
+def test_a_swapped_modality_is_that_of_the_next_clip_with_the_same_masks(
+    shards: Path, tmp_path: Path, batch: int
+) -> None:
+    """Of all clips, whatever is in a batch."""
+    ours, model = setup(shards, tmp_path, batch=batch), Shown()
+    clips = ours.validation_clips
+    assert len(clips) == 8
+    ours.objective.measure(model, ours.make_loader(clips))
+    names = [name for each in ours.objective._conditions(8) for name in ["+".join(each.measured.values())]]
+    names = ["coupled", *names]
+    assert len(model.calls) == len(names) * -(-8 // batch)
+    shown = {
+        condition: {
+            name: [torch.cat([call[name][what] for call in model.calls[place :: len(names)]]) for what in (0, 1)]
+            for name in NARROW.shapes
+        }
+        for place, condition in enumerate(names)
+    }
+    own = {name: codes for name, (codes, _) in shown["coupled"].items()}
+    for name, other in (("audio", "visual"), ("visual", "audio")):
+        for measure, fair in (("90", "audio_accuracy_90+visual_accuracy_90"), ("other", f"{name}_accuracy_other")):
+            swapped = shown[f"{name}_accuracy_{measure}_swapped"]
+            assert torch.equal(swapped[name][0], own[name])
+            assert torch.equal(swapped[other][0], own[other].roll(-1, 0))
+            assert not torch.equal(swapped[other][0], own[other])
+            for each in NARROW.shapes:
+                assert torch.equal(shown[fair][each][0], own[each])
+                assert torch.equal(swapped[each][1], shown[fair][each][1])
+
+
+def test_accuracies_of_swapped_clips_are_of_the_clip_s_own_codes_and_need_another_clip(
+    shards: Path, tmp_path: Path
+) -> None:
+    ours = setup(shards, tmp_path)
+    clips = ours.validation_clips
+    found = ours.objective.measure(Shown(), ours.make_loader(clips)).sums
+    for name in NARROW.shapes:
+        for measure in ("90", "other"):
+            for what in ("right", "codes"):
+                key = f"{what} {name}_accuracy_{measure}"
+                assert found[f"{key}_swapped"] == found[key] > 0  # what is predicted is the same, and so is the truth
+    one = ours.objective.measure(ours.model, ours.make_loader(clips.take(np.array([0])))).scores()
+    assert "audio_accuracy_other" in one
+    assert not any(name.endswith("_swapped") for name in one)
+
+
+def test_a_line_of_the_log_has_the_guess_by_place() -> None:
+    objective = HiddenCodesObjective(
+        shape=NARROW, settings=TokenPretraining(), ranks=ALONE, most=8, make_loader=lambda _: None, common_codes=dict
+    )
+    scores = {"validation_loss": 5.0, "audio_accuracy": 0.08, "audio_place": 0.057, "audio_unigram": 0.02}
+    assert objective.describe(scores) == "5.000, audio codes 8.0 % (of the place 5.7)"
 
 
 def test_the_most_similar_face_is_sought_among_neighbours_and_ties_are_shared() -> None:
@@ -312,7 +452,49 @@ def test_ablations_have_only_what_they_train(
     last = read_epochs(ours.folder)[-1]
     assert ("retrieval" in last) == ("pools" in parts)
     assert any(name.endswith("_accuracy") for name in last) == ("decoder" in parts)
-    assert (ours.folder / "report.html").is_file()
+    page = html.unescape((ours.folder / "report.html").read_text())
+    seen = {"vq-mae-a": "sound", "vq-mae-v": "faces"}.get(ours.config.strategy, "sound and faces")
+    generative, contrastive, both = "decoder" in parts, "pools" in parts, "strategy" not in changes
+    said = {
+        "Masked pre-training on codes. ": generative,
+        f"The encoder sees the visible tokens of {seen}, and a decoder predicts the codes of hidden ones.": generative,
+        "90 % of the tokens hidden": generative,
+        "the most frequent code of the place in training clips": generative,
+        "hidden ones first, in a step; all when measured": generative,
+        "true: a decoder with random weights at first attends within the instant": generative,
+        "1 x generative": generative,
+        "the other modality": generative and both,
+        "Dirichlet(1, 1), coupled": generative and both,
+        "the first of Dirichlet(1, 1)": not both,
+        "Global tokens of a clip's sound and face, of two separate passes": contrastive,
+        "true: contrastive tokens are of two separate passes, each of one modality, all visible": contrastive,
+        "1 x contrastive": contrastive,
+        "among the clip and 7 that follow, mostly of the same speaker": contrastive,
+        "by chance": contrastive,
+        "12.5": contrastive,
+    }
+    assert {text: text in page for text in said} == said
+    assert "<td>-</td>" not in page
+
+
+def test_a_page_says_of_which_passes_the_losses_are(shards: Path, tmp_path: Path) -> None:
+    ours = setup(shards, tmp_path)
+
+    def introduced(**settings: Any) -> str:
+        return vq_mae_page._introduce(replace(ours, settings=replace(ours.settings, **settings)))
+
+    assert "of the masked pass, are drawn together. No label" in introduced(separate=False)
+    assert introduced(separate=False, generative=0.0).startswith("Masked pre-training on codes. Global tokens")
+    assert introduced(separate=True, generative=0.0).startswith("Pre-training on codes. Global tokens")
+
+
+def test_accuracies_are_drawn_above_a_guess_by_place() -> None:
+    line = {"epoch": 1, "train_loss": 2.0, "validation_loss": 3.0, "retrieval": 0.1, "retrieval_near": 0.2}
+    line |= {f"audio_{name}": share for name, share in (("accuracy", 0.5), ("place", 0.25), ("unigram", 0.125))}
+    (_, rates) = vq_mae_page.draw_curves.__wrapped__([line]).axes
+    dotted = {each.get_label(): each for each in rates.lines if each.get_linestyle() == ":"}
+    assert dotted.keys() == {"sound, code of the place", "face by sound, near"}
+    assert dotted["sound, code of the place"].get_ydata().tolist() == [25.0]
 
 
 def test_it_begins_with_weights(shards: Path, tmp_path: Path) -> None:

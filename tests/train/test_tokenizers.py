@@ -39,7 +39,8 @@ from train.models.vqvae import BatchNorm
 from train.pretraining.page import read_epochs
 from train.recipes import RECIPES, Tokenizing
 from train.report.tokenizers import griffin_lim
-from train.tokenizers.objective import draw_spectra
+from train.tokenizers.objective import MEASURED_FACES, draw_spectra, faces_of, measure
+from train.tokenizers.page import SHOWN_FACES, decode_clips
 from train.tokenizers.run import run_tokenizers
 from train.tokenizers.setup import TokenizerSetup, prepare_tokenizers
 from train.trainer import Stopped
@@ -111,6 +112,7 @@ def test_both_learn_and_the_folder_says_what_they_are(shards: Path, tmp_path: Pa
     page = (ours.folder / "report.html").read_text()
     assert page.count("data:image/png;base64") == 3
     assert page.count("data:audio/wav;base64") == 2
+    assert "all spectra are measured, and 16 evenly spaced faces" in page
     sound, rate = soundfile.read(io.BytesIO((ours.folder / "decoded.wav").read_bytes()))
     assert rate == 16_000
     assert len(sound) == pytest.approx(1.7 * rate, abs=320)
@@ -354,6 +356,30 @@ def test_what_clips_lack_moves_no_codebook_and_no_norm(shards: Path, tmp_path: P
     assert of_lacking
     for name in of_lacking:
         torch.testing.assert_close(part[name], alone[name])
+
+
+def test_faces_that_are_measured_are_not_those_that_a_training_draws(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clip has 40 faces, whose colours drift: 16 of them, evenly spaced, are measured whatever is drawn."""
+    found, scores = [], []
+    for count in (1, 8):
+        monkeypatch.setattr(sys.modules[__name__], "SMALL", replace(SMALL, faces=count))
+        ours = setup(shards, tmp_path)
+        found.append(ours)
+        trained = next(iter(ours.make_loader(ours.data.training, training=True).epoch(1)))
+        assert trained.frames.shape == (2, 1, count, 96, 96, 3)
+        loader = ours.make_loader(ours.measured)
+        seen = next(iter(loader.epoch(0))).frames[0, 0].int()
+        assert len(seen) == MEASURED_FACES == 16
+        assert ((seen[1:] - seen[:-1]).abs().amax(dim=(1, 2, 3)) > 0).all(), "all are different"
+        scores.append(measure(ours.model.eval(), loader, ours.reference, ALONE))
+    assert scores[0] == scores[1]
+    few, many = found
+    everything = torch.cat([faces_of(each) for each in many.make_whole_loader(many.data.training).epoch(0)])
+    assert len(everything) == 16 * len(many.data.training)
+    torch.testing.assert_close(few.reference.face, everything.mean(dim=0))
+    assert [len(clip.faces) for clip in decode_clips(few)] == [SHOWN_FACES] * len(decode_clips(many))
 
 
 def test_spectra_of_a_step_belong_to_clip_and_epoch(shards: Path, tmp_path: Path) -> None:

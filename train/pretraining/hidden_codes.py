@@ -1,23 +1,37 @@
 """The objective of VQ-MAE-AV's pre-training: codes of hidden tokens, and pairs of sound and face (paper 3.6).
 
 No label is used. What a model has learned is measured on clips of validation speakers that have both sound and a face,
-with masks that are always the same:
+with masks that are always the same. All hidden codes are predicted then, whatever share of the tokens a training
+decodes (`decoded`):
 
     accuracy            of hidden codes, with coupled masks as in training
-    unigram             the same for a model that always says the most frequent code of these clips
-    accuracy_90         with 90 % of both modalities hidden
+    place               the same of a guess that knows no clip: at each place of the window, the most frequent code
+                        that training clips have there
+    unigram             the same of the most frequent code of the measured clips, whatever the place
+    accuracy_90         with 90 % of each modality hidden
+    accuracy_90_swapped
+                        the same, the codes of the other modality being those of another clip
     accuracy_90_alone   the same, the other modality hidden wholly
     accuracy_other      of a modality that is hidden wholly, from the other one, all of which is visible
+    accuracy_other_swapped
+                        the same, from the other modality of another clip
     retrieval           how often a clip's face is the most similar one to its sound, among those of 15 other clips,
                         evenly spaced over all: each global token is of one modality only
     retrieval_near      the same among the 15 clips that follow, mostly of the same speaker: whose voice it is, and how
                         long a clip lasts, says less there
+
+What a modality says of the other one is the difference to the swapped accuracy: as many tokens are visible, at the same
+places. `accuracy_90_alone` is no such control: it is of one and the same model, which sees fewer tokens there than ever
+in training, and says nothing of a model of one modality. The other clip is the next one of the table, mostly of the
+same speaker, and of the last one the first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -26,6 +40,7 @@ from torch.nn import functional
 
 from train.classification import autocast
 from train.data.augment import ClipDraws
+from train.data.clip_table import ClipTable
 from train.data.loader import Loader
 from train.data.missing import FACES, SOUND, WHOLLY
 from train.data.token_masks import TokenMasks, draw_fixed_masks, draw_masks
@@ -85,6 +100,19 @@ class Measures:
         return best[:, 0] / best.sum(1)
 
 
+class _Condition(NamedTuple):
+    """What a model is shown of clips, and what is measured then."""
+
+    hidden: dict[str, float]
+    """Modality -> share of its tokens that is hidden."""
+    measured: dict[str, str]
+    """Modality -> name of the accuracy of its hidden codes."""
+    swapped: str = ""
+    """Modality whose codes are those of another clip; "" for none."""
+    pooled: str = ""
+    """Modality whose global token is compared, as the only one that is visible; "" for none."""
+
+
 @dataclass(kw_only=True, eq=False)
 class HiddenCodesObjective:
     """Trains a `VqMae`; the last epoch is kept."""
@@ -94,6 +122,10 @@ class HiddenCodesObjective:
     ranks: Ranks
     most: int
     """Clips that a rank has in a step, at most."""
+    make_loader: Callable[[ClipTable], Loader]
+    """Batches of clips in their order, in windows of a validation."""
+    common_codes: Callable[[], Mapping[str, Tensor]]
+    """What `most_frequent_codes` finds in training clips, which is counted once, when it is first measured."""
     seed: int = 0
     selects_epoch: bool = False
 
@@ -109,12 +141,12 @@ class HiddenCodesObjective:
         return self.measure(model, loader).scores()
 
     def describe(self, scores: dict[str, float]) -> str:
-        """Loss, accuracies beside those of the most frequent code, and retrieval."""
+        """Loss, accuracies beside those of the most frequent code of each place, and retrieval."""
         parts = [f"{scores['validation_loss']:.3f}"]
         for name in self.shape.shapes:
             if f"{name}_accuracy" in scores:
-                right, unigram = (100 * scores[f"{name}_{what}"] for what in ("accuracy", "unigram"))
-                parts.append(f"{name} codes {right:.1f} % (most frequent {unigram:.1f})")
+                right, place = (100 * scores[f"{name}_{what}"] for what in ("accuracy", "place"))
+                parts.append(f"{name} codes {right:.1f} % (of the place {place:.1f})")
         if "retrieval" in scores:
             parts.append(f"face from sound {100 * scores['retrieval']:.1f} %")
         return ", ".join(parts)
@@ -127,18 +159,18 @@ class HiddenCodesObjective:
         """
         model.eval()
         device, sums = self.ranks.device, dict[str, Tensor]()
+        settings, conditions = replace(self.settings, decoded=1.0), self._conditions(len(loader.clips))
+        swaps = any(condition.swapped for condition in conditions)
         counts = {name: torch.zeros(shape.codes, device=device) for name, shape in self.shape.shapes.items()}
         alone: dict[str, list[Tensor]] = {name: [] for name in self.shape.shapes}
 
         def add(name: str, value: Tensor) -> None:
             sums[name] = sums.get(name, torch.zeros((), dtype=torch.float64, device=device)) + value.sum()
 
-        for batch in loader.epoch(0):
-            moved = batch.to(device)
-            codes = window_codes(moved, 0, self.shape)
-            draws = ClipDraws(keys=moved.draw_keys, seed=self.seed, epoch=VALIDATION_EPOCH)
-            masks = draw_masks(self.settings, self._tokens, draws).to(device)
-            losses, found = self._losses(model, codes, masks, moved.missing)
+        for batch, codes, swapped in self._batches(loader, swaps=swaps):
+            draws = ClipDraws(keys=batch.draw_keys, seed=self.seed, epoch=VALIDATION_EPOCH)
+            masks = draw_masks(settings, self._tokens, draws).to(device)
+            losses, found = self._losses(model, codes, masks, batch.missing)
             add("clips", torch.ones(len(batch), device=device))
             for name, each in losses.items():
                 add(name, each)
@@ -146,17 +178,24 @@ class HiddenCodesObjective:
                 expected = self._hidden(codes, masks, name)
                 add(f"right {name}_accuracy", expected.correct(logits.argmax(-1)))
                 add(f"codes {name}_accuracy", expected.counts)
+                guessed = {name: self.common_codes()[name].expand_as(codes[name])}
+                add(f"right {name}_place", expected.correct(self._hidden(guessed, masks, name).codes))
+                add(f"codes {name}_place", expected.counts)
                 kept = expected.codes[expected.hidden].flatten()
                 counts[name] += torch.bincount(kept, minlength=len(counts[name]))
-            for hidden, measured, complete in self._conditions:
-                fixed = draw_fixed_masks(hidden, self._tokens, draws, self.settings.decoded).to(device)
-                found = self._predict(model, codes, fixed)
-                for name, measure in measured.items() if found.logits else ():
+            for condition in conditions:
+                visible, decoded = draw_fixed_masks(condition.hidden, self._tokens, draws).to(device)
+                # Of a modality that is not measured a token is enough: of all of them, logits are the largest tensor.
+                few = {name: each if name in condition.measured else each[:, :1] for name, each in decoded.items()}
+                fixed = TokenMasks(visible, few)
+                shown = {name: (swapped if name == condition.swapped else codes)[name] for name in codes}
+                found = self._predict(model, shown, fixed)
+                for name, measure in condition.measured.items() if found.logits else ():
                     expected = self._hidden(codes, fixed, name)
                     add(f"right {measure}", expected.correct(found.logits[name].argmax(-1)))
                     add(f"codes {measure}", expected.counts)
-                if complete and found.pooled:
-                    alone[complete].append(functional.normalize(found.pooled[complete].float(), dim=1))
+                if condition.pooled and found.pooled:
+                    alone[condition.pooled].append(functional.normalize(found.pooled[condition.pooled].float(), dim=1))
         clips = torch.from_numpy(np.concatenate(loader.sampler.batches(0))).to(device)
         pooled = {}
         for name, parts in alone.items():
@@ -170,22 +209,41 @@ class HiddenCodesObjective:
             pooled=pooled,
         )
 
+    def _batches(
+        self, loader: Loader, *, swaps: bool
+    ) -> Iterator[tuple[TokenBatch, dict[str, Tensor], dict[str, Tensor]]]:
+        """Batches on the device, their codes, and with `swaps` the codes of the next clip of each; else their own.
+
+        The next clip is that of the table, and of the last one the first: it depends on neither batches nor ranks.
+        """
+        loaders = [loader]
+        if swaps:
+            loaders.append(self.make_loader(loader.clips.take(np.roll(np.arange(len(loader.clips)), -1))))
+        for batches in zip(*(each.epoch(0) for each in loaders), strict=True):
+            moved = [cast(TokenBatch, each.to(self.ranks.device)) for each in batches]
+            yield moved[0], window_codes(moved[0], 0, self.shape), window_codes(moved[-1], 0, self.shape)
+
     @property
     def _tokens(self) -> dict[str, int]:
         return {name: shape.tokens for name, shape in self.shape.shapes.items()}
 
-    @property
-    def _conditions(self) -> list[tuple[dict[str, float], dict[str, str], str]]:
-        """Hidden share of each modality, name of the accuracy of each that is measured, and which one is complete."""
-        names = list(self.shape.shapes)
-        conditions = [(dict.fromkeys(names, _HIDDEN), {name: f"{name}_accuracy_90" for name in names}, "")]
-        if len(names) > 1:
-            for name, other in ((AUDIO, VISUAL), (VISUAL, AUDIO)):
+    def _conditions(self, clips: int) -> list[_Condition]:
+        """What is measured of so many clips; there is no other one of a single clip."""
+        names, settings = list(self.shape.shapes), self.settings
+        most = dict.fromkeys(names, _HIDDEN)
+        conditions = [_Condition(most, {name: f"{name}_accuracy_90" for name in names})]
+        for name, other in ((AUDIO, VISUAL), (VISUAL, AUDIO)) if len(names) > 1 else ():
+            from_other = {name: 1.0, other: 0.0}
+            conditions += [
+                _Condition({name: _HIDDEN, other: 1.0}, {name: f"{name}_accuracy_90_alone"}),
+                _Condition(from_other, {name: f"{name}_accuracy_other"}, pooled=other),
+            ]
+            if clips > 1:
                 conditions += [
-                    ({name: _HIDDEN, other: 1.0}, {name: f"{name}_accuracy_90_alone"}, ""),
-                    ({name: 1.0, other: 0.0}, {name: f"{name}_accuracy_other"}, other),
+                    _Condition(most, {name: f"{name}_accuracy_90_swapped"}, swapped=other),
+                    _Condition(from_other, {name: f"{name}_accuracy_other_swapped"}, swapped=other),
                 ]
-        return [({name: hidden[name] for name in names}, *rest) for hidden, *rest in conditions]
+        return [each for each in conditions if settings.generative or (each.pooled and settings.contrastive)]
 
     def _predict(self, model: Callable[..., Predicted], codes: Mapping[str, Tensor], masks: TokenMasks) -> Predicted:
         with autocast(self.ranks.device):
@@ -206,10 +264,7 @@ class HiddenCodesObjective:
         A modality that a clip's recording does not have is hidden wholly and not predicted; such a clip is in no pair.
         """
         device = self.ranks.device
-        lacking = {
-            name: torch.tensor([WHOLLY.get(code) == _MODALITIES[name] for code in missing], dtype=torch.bool).to(device)
-            for name in self.shape.shapes
-        }
+        lacking = {name: _lacking(missing, name).to(device) for name in self.shape.shapes}
         visible = {name: mask & ~lacking[name][:, None] for name, mask in masks.visible.items()}
         masks = TokenMasks(visible, masks.decoded)
         found = self._predict(model, codes, masks)
@@ -231,6 +286,30 @@ class HiddenCodesObjective:
             losses["contrastive"] = contrastive.masked_fill(lacking[AUDIO] | lacking[VISUAL], 0)
         weighted = [getattr(settings, name) * each for name, each in losses.items()]
         return {"loss": torch.stack(weighted).sum(0), **losses}, found
+
+
+@torch.inference_mode()
+def most_frequent_codes(loader: Loader, shape: VqMaeConfig, ranks: Ranks) -> dict[str, Tensor]:
+    """Modality -> the most frequent code of a loader's clips at each place of a window, int64 [*grid], on the device.
+
+    All ranks call it together, and get the same. Clips that lack a modality do not count for it; of several codes that
+    are the most frequent it is the lowest. Counts take places x codes x 4 bytes: 59 MB for the paper's faces.
+    """
+    counts = {
+        name: torch.zeros(math.prod(each.grid), each.codes, dtype=torch.int32, device=ranks.device)
+        for name, each in shape.shapes.items()
+    }
+    for batch in loader.epoch(0):
+        for name, codes in window_codes(batch.to(ranks.device), 0, shape).items():
+            places = torch.arange(len(counts[name]), device=ranks.device)
+            for clip in codes.long().flatten(1)[~_lacking(batch.missing, name).to(ranks.device)]:
+                counts[name][places, clip] += 1
+    return {name: ranks.sum(each).argmax(dim=1).view(shape.shapes[name].grid) for name, each in counts.items()}
+
+
+def _lacking(missing: Sequence[int], name: str) -> Tensor:
+    """bool [B] True for a clip whose recording has nothing of a modality."""
+    return torch.tensor([WHOLLY.get(code) == _MODALITIES[name] for code in missing], dtype=torch.bool)
 
 
 def speaker_interval(retrieved: Tensor, speakers: tuple[str, ...]) -> tuple[float, float] | None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from manifests.text import pluralize
 from train.config import ConfigError, TrainConfig
@@ -32,6 +34,7 @@ from train.pretraining.hidden_codes import (
     RETRIEVED_AMONG,
     HiddenCodesObjective,
     Measures,
+    most_frequent_codes,
     speaker_interval,
 )
 from train.pretraining.vq_mae_page import write_page
@@ -48,6 +51,9 @@ from train.token_models import (
     pretrainings_of,
     tokenizer_of,
 )
+
+#: Random training clips whose codes are counted, at most: the most frequent code of each place needs no more.
+COUNTED_CLIPS = 2000
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -68,8 +74,19 @@ class VqMaePretraining(BasePretraining):
             settings=self.settings,
             ranks=self.ranks,
             most=self.config.recipe.batch // self.ranks.world_size,
+            make_loader=self.make_loader,
+            common_codes=lambda: self.common_codes,
             seed=self.config.seed,
         )
+
+    @cached_property
+    def common_codes(self) -> dict[str, Tensor]:
+        """What `most_frequent_codes` finds in training clips, at most `COUNTED_CLIPS`, in windows of a validation."""
+        clips = self.data.training
+        if len(clips) > COUNTED_CLIPS:
+            drawn = np.random.default_rng(self.config.seed).permutation(len(clips))[:COUNTED_CLIPS]
+            clips = clips.take(np.sort(drawn))  # as they are stored
+        return most_frequent_codes(self.make_loader(clips), self.model.config, self.ranks)
 
     def make_loader(self, clips: ClipTable, *, training: bool = False) -> Loader:
         """As of every pre-training."""

@@ -33,17 +33,22 @@ _EVERY = {AUDIO: 1, VISUAL: 7}
 if TYPE_CHECKING:
     from train.pretraining.vq_mae import VqMaePretraining
 
+#: Modality -> its words.
+_WORDS = {AUDIO: "sound", VISUAL: "faces"}
 #: Measure -> its words.
 _MEASURES = {
-    "accuracy": "hidden codes, coupled masks",
-    "unigram": "the most frequent code",
-    "accuracy_90": "90 % hidden, of both modalities",
-    "accuracy_90_alone": "90 % hidden, without the other modality",
+    "accuracy": "hidden codes, masks as in training",
+    "place": "the same, guessed: the most frequent code of the place in training clips",
+    "unigram": "the same, guessed: the most frequent code of all",
+    "accuracy_90": "90 % of the tokens hidden",
+    "accuracy_90_swapped": "the same, with another clip's other modality",
+    "accuracy_90_alone": "the same, without the other modality",
     "accuracy_other": "from the other modality only",
+    "accuracy_other_swapped": "the same, from another clip's",
 }
 _RETRIEVALS = {
-    "retrieval": "the clip's face by its sound, among evenly spaced clips",
-    "retrieval_near": "the same among those that follow",
+    "retrieval": "among the clip and {others} evenly spaced ones",
+    "retrieval_near": "among the clip and {others} that follow, mostly of the same speaker",
 }
 
 
@@ -56,33 +61,65 @@ def write_page(setup: VqMaePretraining, result: Mapping[str, Any]) -> None:
         tables=(_settings(setup), *_measures(epochs[-1], result)),
         figures=(curves, *_paint(setup)),
     )
-    introduction = (
-        "Masked pre-training on codes: the encoder sees the visible tokens of sound and faces, a decoder predicts the "
-        "codes of hidden ones, and global tokens of a clip's sound and face are drawn together. No label was used. "
-        + (
-            "Measured on validation speakers, none of whose clips were trained on."
-            if setup.validates
-            else "Nothing was measured: all speakers were trained on."
-        )
-    )
-    _, page = render_report("Pre-training", introduction, [section])
+    _, page = render_report("Pre-training", _introduce(setup), [section])
     atomic_write(setup.folder / PAGE_FILE, page.encode())
+
+
+def _introduce(setup: VqMaePretraining) -> str:
+    """What the model is trained to do, with its modalities and losses, and on whom it was measured."""
+    settings, seen = setup.settings, " and ".join(_WORDS[name] for name in setup.model.config.shapes)
+    sentences = ["Masked pre-training on codes." if _is_masked(setup) else "Pre-training on codes."]
+    if settings.generative:
+        sentences.append(
+            f"The encoder sees the visible tokens of {seen}, and a decoder predicts the codes of hidden ones."
+        )
+    if settings.contrastive:
+        sentences.append(f"Global tokens of a clip's sound and face, {_passes(setup)}, are drawn together.")
+    sentences.append("No label was used.")
+    if setup.validates:
+        sentences.append("Measured on validation speakers, none of whose clips were trained on.")
+    else:
+        sentences.append("Nothing was measured: all speakers were trained on.")
+    return " ".join(sentences)
+
+
+def _is_masked(setup: VqMaePretraining) -> bool:
+    """Whether a loss is of a masked pass."""
+    return setup.settings.generative > 0 or not setup.settings.separate
+
+
+def _passes(setup: VqMaePretraining) -> str:
+    separate = "of two separate passes, each of one modality, all visible"
+    return separate if setup.settings.separate else "of the masked pass"
 
 
 def _settings(setup: VqMaePretraining) -> ReportTable:
     recipe, settings = setup.config.recipe, setup.settings
-    passes = "of two separate passes, each of one modality, all visible" if settings.separate else "of the masked pass"
+    weights = {"generative": settings.generative, "contrastive": settings.contrastive}
     rows = {
         "begins with": setup.origin,
         "recipe": f"{recipe.name}, {pluralize(recipe.epochs, 'epoch')} of {len(setup.data.training):,} clips, "
         f"batch {recipe.batch}",
         "model": str(setup.model.config),
-        "loss": f"{settings.generative:g} x generative + {settings.contrastive:g} x contrastive",
-        "contrastive tokens": passes if settings.contrastive else "none",
-        "hidden shares": "Dirichlet({:g}, {:g}), coupled".format(*settings.concentration),
-        "decoded": f"{100 * settings.decoded:g} % of the tokens of each modality, hidden ones first",
-        "lineage": str(setup.lineage),
+        "loss": " + ".join(f"{weight:g} x {name}" for name, weight in weights.items() if weight),
     }
+    if settings.contrastive:
+        rows["separate"] = f"{str(settings.separate).lower()}: contrastive tokens are {_passes(setup)}"
+    if _is_masked(setup):
+        drawn = "Dirichlet({:g}, {:g})".format(*settings.concentration)
+        both = len(setup.model.config.shapes) > 1
+        rows["hidden shares"] = f"{drawn}, coupled" if both else f"the first of {drawn}"
+    if settings.generative:
+        rows["decoded"] = (
+            f"{100 * settings.decoded:g} % of the tokens of each modality, hidden ones first, in a step; all when "
+            "measured"
+        )
+        rows["within_instants"] = (
+            "true: a decoder with random weights at first attends within the instant"
+            if settings.within_instants
+            else "false"
+        )
+    rows["lineage"] = str(setup.lineage)
     return ReportTable(
         title="Settings", columns=("", "value"), rows=tuple(TableRow(cells=cells) for cells in rows.items())
     )
@@ -137,40 +174,48 @@ def _paint(setup: VqMaePretraining) -> list[ReportFigure]:
     ]
 
 
-def _measures(scores: dict[str, Any], result: Mapping[str, Any]) -> tuple[ReportTable, ...]:
+def _measures(scores: Mapping[str, Any], result: Mapping[str, Any]) -> tuple[ReportTable, ...]:
     """What was measured after the last epoch, and of the final model; nothing without validation speakers."""
     names = [name for name in (AUDIO, VISUAL) if f"{name}_accuracy" in scores]
-    rows = [
-        (words, *(f"{100 * scores[key]:.1f}" if (key := f"{name}_{measure}") in scores else "-" for name in names))
+    accuracies = [
+        (words, *(f"{100 * scores[f'{name}_{measure}']:.1f}" for name in names))
         for measure, words in _MEASURES.items()
-        if names
+        if names and all(f"{name}_{measure}" in scores for name in names)
     ]
+    faces = []
     for measure, words in _RETRIEVALS.items():
         if measure in scores:
-            found = f"{100 * scores[measure]:.1f}"
-            if retrieval := result.get(measure):
-                words += f", of {retrieval['among']}"
-                if retrieval["interval"]:
-                    found += " ({:.1f} to {:.1f})".format(*(100 * bound for bound in retrieval["interval"]))
-            rows.append((words, found, *[""] * (len(names) - 1)))
-    if not rows:
-        return ()
-    columns = ("right, %", *({AUDIO: "sound", VISUAL: "faces"}[name] for name in names or (AUDIO,)))
-    return (ReportTable(title="Validation speakers", columns=columns, rows=tuple(TableRow(cells=row) for row in rows)),)
+            found, retrieval = f"{100 * scores[measure]:.1f}", result[measure]
+            if retrieval["interval"]:
+                found += " ({:.1f} to {:.1f})".format(*(100 * bound for bound in retrieval["interval"]))
+            others = retrieval["among"] - 1
+            faces.append((words.format(others=others), found, f"{100 / retrieval['among']:.3g}"))
+    tables = (
+        ("hidden codes", ("right, %", *(_WORDS[name] for name in names)), accuracies),
+        ("a clip's face by its sound", ("right, %", "found", "by chance"), faces),
+    )
+    return tuple(
+        ReportTable(
+            title=f"Validation speakers: {title}", columns=columns, rows=tuple(TableRow(cells=row) for row in rows)
+        )
+        for title, columns, rows in tables
+        if rows
+    )
 
 
 @as_png
 def draw_curves(epochs: list[dict[str, Any]]) -> Figure:
-    """Losses, and accuracies of hidden codes beside those of the most frequent code, by epoch."""
+    """Losses, and accuracies of hidden codes beside those of the most frequent code of each place, by epoch."""
     figure = make_figure(3.0)
     losses, rates = figure.subplots(1, 2)
     for name, colour, title in (("train_loss", BLUE, "training"), ("validation_loss", ORANGE, "validation")):
         _plot(losses, epochs, name, 1.0, color=colour, label=title)
     losses.set(xlabel="epoch", ylabel="loss")
     losses.legend()
-    for name, colour, title in ((AUDIO, BLUE, "sound"), (VISUAL, ORANGE, "faces")):
+    for name, colour in ((AUDIO, BLUE), (VISUAL, ORANGE)):
+        title = _WORDS[name]
         _plot(rates, epochs, f"{name}_accuracy", 100.0, color=colour, label=title)
-        _plot(rates, epochs, f"{name}_unigram", 100.0, color=colour, linestyle=":", label=f"{title}, most frequent")
+        _plot(rates, epochs, f"{name}_place", 100.0, color=colour, linestyle=":", label=f"{title}, code of the place")
     for name, style in zip(_RETRIEVALS, ("-", ":"), strict=True):
         _plot(
             rates,

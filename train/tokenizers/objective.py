@@ -24,6 +24,9 @@ from train.models.codebook import perplexity
 from train.models.vqvae import BINS, Tokenized, Tokenizers, calibrate
 from train.recipes import Tokenizing
 
+#: Faces of a clip that are measured, evenly spaced over it, whatever a training draws: all that a reader gives.
+MEASURED_FACES = 16
+
 
 class Reference(NamedTuple):
     """Some frames of training clips, on the device."""
@@ -31,7 +34,7 @@ class Reference(NamedTuple):
     power: Tensor
     """[n, 513] spectra of all clips, evenly spaced."""
     face: Tensor
-    """[3, 96, 96] mean of faces of all clips."""
+    """[3, 96, 96] mean of `MEASURED_FACES` of each clip."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -82,6 +85,8 @@ class Tokenization:
 @torch.inference_mode()
 def measure(model: Tokenizers, loader: Loader, reference: Reference, ranks: Ranks) -> dict[str, float]:
     """How well tokenizers in evaluation mode reconstruct the clips of a loader: all spectra, and the faces it gives.
+
+    These are `MEASURED_FACES` of each clip where the loader is one of `TokenizerSetup` that is not for training.
 
     `divergence` is Itakura-Saito, mean over spectra; `squared_error` of RGB in 0..1, `psnr` the same in dB. Those with
     `mean_` are what mean spectrum and mean face of training clips reach. Perplexities are those of all codes together.

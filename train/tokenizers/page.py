@@ -14,15 +14,15 @@ from train.data.missing import FACES, SOUND
 from train.pretraining.page import read_epochs
 from train.report.render import ReportFigure, ReportSection, ReportSound, ReportTable, TableRow, render_report
 from train.report.tokenizers import DecodedClip, as_wav, draw_curves, draw_faces, draw_spectra, griffin_lim
-from train.tokenizers.objective import faces_of, power_of, present
+from train.tokenizers.objective import MEASURED_FACES, faces_of, power_of, present
 
 if TYPE_CHECKING:
     from train.tokenizers.setup import TokenizerSetup
 
 PAGE_FILE = "report.html"
 SOUND_FILE = "decoded.wav"
-#: Clips that are shown.
-SHOWN_CLIPS = 3
+#: Clips that are shown, and faces of each.
+SHOWN_CLIPS, SHOWN_FACES = 3, 4
 
 
 def write_page(setup: TokenizerSetup, scores: dict[str, float]) -> None:
@@ -56,7 +56,8 @@ def write_page(setup: TokenizerSetup, scores: dict[str, float]) -> None:
     introduction = (
         "Tokenizers of VQ-MAE-AV: a spectrum becomes 64 codes, a face 24x24. Whenever they are measured, batch norms "
         "have the statistics of training clips, as in the model. Perplexity is how many codes, equally used, would be "
-        "as diverse as those of the measured clips."
+        "as diverse as those of the measured clips. Of each of these all spectra are measured, and "
+        f"{MEASURED_FACES} evenly spaced faces."
     )
     _, page = render_report("Tokenizers", introduction, [section])
     atomic_write(setup.folder / PAGE_FILE, page.encode())
@@ -105,7 +106,8 @@ def decode_clips(setup: TokenizerSetup) -> list[DecodedClip]:
         both = present(sequences, SOUND) & present(sequences, FACES)
         for row, key in enumerate(batch.keys):
             if both[row]:
-                power, faces = power_of(sequences, row), faces_of(cast(SequenceBatch, sequences[row : row + 1]))
+                power, measured = power_of(sequences, row), faces_of(cast(SequenceBatch, sequences[row : row + 1]))
+                faces = measured[:: MEASURED_FACES // SHOWN_FACES]
                 decoded = model.audio.decode(model.audio.encode(power)), model.visual.decode(model.visual.encode(faces))
                 shown.append(
                     DecodedClip(

@@ -42,7 +42,7 @@ from train.provenance import about_of, build_of, describe_build
 from train.recipes import Tokenizing
 from train.report.render import render_template
 from train.run_setup import check_batch, describe_seen, make_sampler, windows_of
-from train.tokenizers.objective import Reference, Tokenization, faces_of, measure, power_of, present
+from train.tokenizers.objective import MEASURED_FACES, Reference, Tokenization, faces_of, measure, power_of, present
 from train.tokenizers.page import write_page
 
 #: Frames a second of the sequences that tokenizers read.
@@ -113,14 +113,16 @@ class TokenizerSetup(BasePretraining):
         )
 
     def make_loader(self, clips: ClipTable, *, training: bool = False) -> Loader:
-        """Batches of clips, in random order for training."""
+        """Batches of clips, in random order for training; else with all faces that are measured."""
         return self._loader(clips, make_sampler(self.config, self.ranks, clips, training=training), training=training)
 
     def make_whole_loader(self, clips: ClipTable) -> Loader:
-        """All of some clips, in their order, on every rank."""
+        """All of some clips, in their order, on every rank, with all faces that are measured."""
         return self._loader(clips, ClipSampler(clips=len(clips), batch_size=16, shuffle=False), training=False)
 
     def _loader(self, clips: ClipTable, sampler: ClipSampler, *, training: bool) -> Loader:
+        if not training:
+            clips = replace(clips, members=replace(clips.members, faces=MEASURED_FACES))
         return Loader(
             clips,
             sampler,
