@@ -44,7 +44,7 @@ _NEW_IN_RECIPES = (
     *("test_crop_side", "test_windows", "training_share", "window_seconds"),
 )
 #: The same of the augmentation.
-_NEW_IN_AUGMENTATION = ("window_share",)
+_NEW_IN_AUGMENTATION = ("window_share", "shift")
 
 
 class ConfigError(UserError):

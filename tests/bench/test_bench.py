@@ -50,7 +50,7 @@ def test_the_page_shows_a_table_as_it_is_printed() -> None:
         kind, _, bound = aim.partition(":")[0].rpartition(" ")
         limits = {"at least": "least", "at most": "most"}
         limit = {limits[kind]: float(bound)} if aim else {}
-        figure = Figure(name=name, value=float(value), unit=unit, **limit)
+        figure = Figure(name=name, value=float(value.replace(",", "")), unit=unit, **limit)
         assert (figure.aim, figures.format_number(figure.value)) == (aim, value)
 
 
