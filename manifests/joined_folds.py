@@ -105,7 +105,7 @@ def train_on_all(dataset: str, shards: Mapping[str, str], rows: Iterable[Row], *
     if validation and len(set(groups.values())) < 2:
         found = pluralize(len(groups), "speaker")
         raise FoldError(
-            f"{dataset}: found {found} to train on and validate with, expected at least 2 of different recordings; "
+            f"found {found} to train on and validate with, expected at least 2 of different recordings; "
             "FIXED_EPOCHS=1 (--fixed-epochs) takes no validation"
         )
     validating = set(choose_validation(groups.values())) if validation else set()
