@@ -74,11 +74,13 @@ def measure_cross_modal(
     later = torch.from_numpy(_half_later(layout)).to(ranks.device)
     sums = {name: torch.zeros(6, dtype=torch.float64, device=ranks.device) for name in HIDDEN}
     for batches in _with_others(complete, make_loader, micro_batches):
-        own, *others = (objective.transform.evaluation_input(each.to(ranks.device)).inputs for each in batches)
+        clip, *others_of = (each.to(ranks.device) for each in batches)
+        masked = objective.masked(clip, VALIDATION_EPOCH, training=False)
+        own, targets = masked.inputs, masked.targets  # inputs are complete where each modality has tokens of its own
+        others = [objective.transform.evaluation_input(each).inputs for each in others_of]
         patches = split_patches(own, objective.patch)[:, later]
         shifted = join_patches(patches, layout.codes.shape, objective.patch)
-        targets = objective.masked(batches[0].to(ranks.device), VALIDATION_EPOCH, training=False).targets
-        draws = ClipDraws(keys=batches[0].draw_keys, seed=objective.seed, epoch=VALIDATION_EPOCH, draw=0)
+        draws = ClipDraws(keys=clip.draw_keys, seed=objective.seed, epoch=VALIDATION_EPOCH, draw=0)
         for name, code in HIDDEN.items():
             visible = layout.draw(settings, draws, hidden=code).visible.to(ranks.device)
             decoded = torch.from_numpy(np.flatnonzero(layout.codes == code)).to(ranks.device).expand(len(own), -1)

@@ -216,16 +216,8 @@ def draw_curves(epochs: list[dict[str, Any]]) -> Figure:
         title = _WORDS[name]
         _plot(rates, epochs, f"{name}_accuracy", 100.0, color=colour, label=title)
         _plot(rates, epochs, f"{name}_place", 100.0, color=colour, linestyle=":", label=f"{title}, code of the place")
-    for name, style in zip(_RETRIEVALS, ("-", ":"), strict=True):
-        _plot(
-            rates,
-            epochs,
-            name,
-            100.0,
-            color=GREEN,
-            linestyle=style,
-            label=f"face by sound{name[9:].replace('_', ', ')}",
-        )
+    for name, title, style in (("retrieval", "face by sound", "-"), ("retrieval_near", "face by sound, near", ":")):
+        _plot(rates, epochs, name, 100.0, color=GREEN, linestyle=style, label=title)
     rates.set(xlabel="epoch", ylabel="right, validation speakers, %")
     if rates.lines:
         rates.legend(fontsize=6)
